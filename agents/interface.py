@@ -1,0 +1,119 @@
+"""What an agent is, and what it is given: the one interface between the papers and everything around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Transitions side by side; every field float32 on the agent's device."""
+
+    obs: Tensor  # (B, obs)
+    action: Tensor  # (B, act), in [-1, 1]
+    reward: Tensor  # (B,)
+    next_obs: Tensor  # (B, obs), the true successor, also where an episode ended
+    terminated: Tensor  # (B,), 1 where the task ended; a time-out is 0 and does not mask a bootstrap
+
+
+class Episodes(NamedTuple):
+    """The lanes of a vector step whose episode ended in it; `episode_return` and `length` mean nothing elsewhere."""
+
+    ended: Tensor  # (N,) bool
+    episode_return: Tensor  # (N,) undiscounted
+    length: Tensor  # (N,)
+
+
+class Progress(NamedTuple):
+    """What one `Agent.step` did. Metrics stay tensors (of any shape: the logger averages) until a log row is written."""
+
+    env_steps: int
+    updates: int
+    metrics: dict[str, Tensor]
+    episodes: tuple[Episodes, ...] = ()
+
+
+class VectorEnv(Protocol):
+    """N lanes of one task with tensors in and out: `surefoot.envs.make_vec` makes one from any Gymnasium id.
+
+    Autoreset is SAME_STEP. `info["final_obs"]` (N, obs) is the true successor of *every* lane; the returned obs differs
+    from it only where an episode ended and the lane was reset. Actions are in [-1, 1] and scaled to the task's bounds.
+    """
+
+    num_envs: int
+    single_observation_space: gym.spaces.Box
+    single_action_space: gym.spaces.Box
+
+    def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]: ...
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+class OfflineData(Protocol):
+    """Recorded transitions, as `surefoot.offline_data.load` returns them; fields as in `Batch`."""
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminated: Tensor
+
+    def __len__(self) -> int: ...
+
+
+class Spaces(NamedTuple):
+    """The two spaces a policy is made for."""
+
+    observation: gym.spaces.Space
+    action: gym.spaces.Space
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything outside its own config that an agent is built from."""
+
+    spaces: Spaces
+    seed: int
+    device: torch.device
+    env: VectorEnv | None = None  # None for agents that only read data
+    data: OfflineData | None = None  # None for agents that only act
+    compile: bool = False  # wrap update phases in torch.compile
+    cudagraph: bool = False  # capture update phases as CUDA graphs
+
+
+class Policy(Protocol):
+    """The part of an agent that is deployed: a torch module with an `act`."""
+
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class Agent(Protocol):
+    """One method. `state_dict` holds everything: a run that is stopped and resumed is the same run."""
+
+    @property
+    def policy(self) -> Policy: ...
+    def step(self) -> Progress: ...
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """One entry of the registry: how to configure, build and deploy an agent."""
+
+    default: Any  # an instance of its frozen config dataclass; the command line and presets change fields of it
+    make_agent: Callable[[Any, Setting], Agent]
+    make_policy: Callable[[Any, Spaces], Policy]  # what evaluation builds: needs neither data nor a training task
+    summary: str  # one line for `train.py --help`
+    acts: bool = True  # False: never steps an environment; its budget counts updates
+    needs_data: bool = False

@@ -1,0 +1,8 @@
+"""The front door: `python train.py AGENT --preset TASK` is `surefoot train AGENT --preset TASK`."""
+
+import sys
+
+from surefoot.training.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -36,7 +36,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     lanes: int = LANES,
 ) -> EvalResult:
-    """Return the result of `episodes` episodes of `act`, a map from (N, obs) to (N, action), in environments of its own.
+    """Return the outcome of `episodes` episodes of `act`, a map (N, obs) -> (N, action), in environments of its own.
 
     Episode `i` starts from reset seed `seed + i` in every Gymnasium task, so which lane runs it and how many `lanes`
     there are does not matter, except that a matrix product over another number of rows may round its last bit

@@ -1,0 +1,166 @@
+"""Pictures of runs: learning curves with their spread over seeds, and the metrics an agent logged."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from surefoot.training.statistics import iqm, stratified_bootstrap
+
+# Okabe and Ito's colours, safe for colour-blind readers; an agent keeps its colour and dash in every picture.
+AGENT_STYLE: dict[str, tuple[str, str]] = {
+    "h2o": ("#0072B2", "-"),
+    "sac": ("#E69F00", "-"),
+    "bc": ("#000000", "-"),
+    "sac-mix": ("#56B4E9", "-"),
+    "cql": ("#009E73", "-"),
+    "darc": ("#CC79A7", "-"),
+    "darc-plus": ("#D55E00", "-"),
+    "sb3-sac": ("#E69F00", "--"),
+    "sb3-td3": ("#7F7F7F", "--"),
+    "sb3-ppo": ("#7F7F7F", ":"),
+}
+EVALUATION_LABELS = {
+    "episode_return": "evaluation return (sum of rewards)",
+    "score": "D4RL-normalised score (0 random, 100 expert)",
+    "length": "evaluation episode length (steps)",
+}
+Runs = Mapping[str, Path | Sequence[Path]]
+
+
+class Curve(NamedTuple):
+    """A quantity along training: one row a run, NaN where a run has no value."""
+
+    steps: np.ndarray  # (T,)
+    values: np.ndarray  # (R, T)
+
+
+def learning_curves(
+    runs: Runs, out: Path, *, metric: str = "episode_return", references: Mapping[str, float] | None = None
+) -> Path:
+    """Draw one line a label from the `evaluations.csv` of its run folder(s), write the picture to `out`, return `out`.
+
+    Several runs under one label are its seeds: the line is their interquartile mean and the band the 95% bootstrap
+    interval over runs. A single run has a line and no band. `references` are named horizontal lines.
+    """
+    if metric not in EVALUATION_LABELS:
+        raise ValueError(f"unknown evaluation metric {metric!r}; choose one of {', '.join(EVALUATION_LABELS)}")
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    _draw_curves(axes, runs, "evaluations.csv", metric)
+    for i, (name, value) in enumerate((references or {}).items()):
+        axes.axhline(value, color="0.45", linewidth=1.0, linestyle=(0, (1 + 2 * i, 2)), label=name, zorder=1)
+    axes.set_ylabel(EVALUATION_LABELS[metric])
+    _legend_below(figure, axes)
+    return _write(figure, out)
+
+
+def metric_panels(runs: Runs, out: Path, metrics: Sequence[str]) -> Path:
+    """Draw one panel for each of `metrics`, columns of `metrics.csv`, with one line a label; write and return `out`."""
+    columns = min(3, len(metrics))
+    rows = -(-len(metrics) // columns)
+    size = (4.4 * columns + 1.0, 2.9 * rows + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    for i, metric in enumerate(metrics):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        _draw_curves(axes, runs, "metrics.csv", metric)
+        axes.set_ylabel(metric)
+    _legend_below(figure, figure.axes[0])
+    return _write(figure, out)
+
+
+def read_curve(folders: Sequence[Path], filename: str, column: str) -> Curve:
+    """Return `column` of `filename` for every folder, averaged over the rows of a step (the episodes of an evaluation).
+
+    `FileNotFoundError` for a folder without the file; `ValueError`, which lists the columns, for an unknown one.
+    """
+    series = [_read_series(folder / filename, column) for folder in folders]
+    steps = sorted(set().union(*series))
+    values = [[np.mean(one[step]) if step in one else np.nan for step in steps] for one in series]
+    return Curve(np.array(steps, dtype=np.float64), np.array(values, dtype=np.float64))
+
+
+def _read_series(path: Path, column: str) -> dict[int, list[float]]:
+    """Return {step: the finite values logged there}."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; is {path.parent} a run folder that got as far as its first row?")
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if column not in (reader.fieldnames or ()):
+            raise ValueError(f"{path}: no column {column!r}; it has {', '.join(reader.fieldnames or ())}")
+        series: dict[int, list[float]] = {}
+        for row in reader:
+            if row[column] not in ("", None):
+                series.setdefault(int(float(row["step"])), []).append(float(row[column]))
+    return series
+
+
+def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the (T,) interquartile mean of (R, T) values over runs, and its (2, T) 95% interval: None for one run."""
+    middle = iqm(values, axis=0)
+    if len(values) < 2:
+        return middle, None
+    # A fresh generator a point: the band at a step depends on that step's values alone.
+    intervals = [
+        stratified_bootstrap([column], generator=np.random.default_rng(0), resamples=2000) for column in values.T
+    ]
+    return middle, np.array(intervals).T
+
+
+def _draw_curves(axes: Axes, runs: Runs, filename: str, column: str) -> None:
+    used: dict[str, int] = {}
+    for label, folders in runs.items():
+        paths = [folders] if isinstance(folders, Path) else list(folders)
+        curve = read_curve(paths, filename, column)
+        # Runs that stopped early would bend the line where they leave it: show the steps that all of them reached.
+        shared = ~np.isnan(curve.values).any(axis=0)
+        middle, band = spread(curve.values[:, shared])
+        agent = _agent_of(paths[0])
+        color, dash = agent_style(agent)
+        marker = "os^Dv"[used.setdefault(agent, 0) % 5]  # several labels of one agent share its colour
+        used[agent] += 1
+        name = label if len(paths) == 1 else f"{label} ({len(paths)} runs)"
+        axes.plot(
+            curve.steps[shared], middle, dash, color=color, marker=marker, markersize=3, linewidth=1.6, label=name
+        )
+        if band is not None:
+            axes.fill_between(curve.steps[shared], *band, color=color, alpha=0.2, linewidth=0)
+    axes.set_xlabel("step (of the environment; of the optimiser for offline agents)")
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
+    axes.grid(True, linewidth=0.5, alpha=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def agent_style(agent: str) -> tuple[str, str]:
+    """Return the colour and dash of an agent; an agent outside the table gets a fixed one by its name."""
+    return AGENT_STYLE.get(agent) or (list(AGENT_STYLE.values())[crc32(agent.encode()) % 7][0], "-.")
+
+
+def _agent_of(folder: Path) -> str:
+    config = folder / "config.yaml"
+    return yaml.safe_load(config.read_text())["agent_name"] if config.is_file() else folder.name
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False)
+
+
+def _write(figure: Figure, out: Path) -> Path:
+    """Write the picture whole or not at all; the canvas is our own, so no global matplotlib state is touched."""
+    FigureCanvasAgg(figure)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.stem}.part{out.suffix}")
+    figure.savefig(partial, dpi=150)
+    os.replace(partial, out)
+    return out

@@ -1,0 +1,179 @@
+"""The D4RL HDF5 layout (Gym-MuJoCo and kin): one flat array a field, episodes end to end.
+
+Two views of the same file, `View`:
+
+- "exact" (default, what H2O needs): every row's `next_obs` is its true successor. With `next_observations` in the file
+  all rows are kept. Without, the successor is the following row's observation, and every last row of an episode is
+  dropped: time-outs, terminals, the end of the file. A classifier on (s, a, s') has no mask that could hide a wrong s'.
+- "qlearning": D4RL's own conversion, row for row: rows 0 … N-2, successor = following observation, time-outs dropped,
+  terminals kept. A terminal's `next_obs` is the next episode's first observation: only right under the Bellman mask.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+
+from surefoot.offline_data.files import atomic_file, refuse_existing
+from surefoot.offline_data.transitions import Transitions, squeeze_column
+
+View = Literal["exact", "qlearning"]
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+OPTIONAL = ("next_observations", "timeouts")
+
+
+def read_d4rl(path: str | Path, *, view: View = "exact", max_episode_steps: int | None = None) -> Transitions:
+    """Return the transitions of a D4RL file; `max_episode_steps` is used only where the file has no `timeouts`."""
+    return from_d4rl_arrays(read_arrays(path), view=view, max_episode_steps=max_episode_steps, source=str(path))
+
+
+def from_d4rl_arrays(
+    arrays: Mapping[str, np.ndarray],
+    *,
+    view: View = "exact",
+    max_episode_steps: int | None = None,
+    source: str = "arrays",
+) -> Transitions:
+    """Return the transitions of arrays under D4RL's names, (N, ·) each; see the module docstring for the views."""
+    _check_keys(arrays, source)
+    terminals, timeouts = _flag(arrays, "terminals", source), _timeouts(arrays, max_episode_steps, source)
+    ends = terminals | timeouts
+    ends[-1] = True
+    if view == "exact" and "next_observations" in arrays:
+        keep, next_obs = np.ones(len(ends), bool), arrays["next_observations"]
+    else:
+        if view == "exact" and terminals.any():
+            warnings.warn(
+                f"{source}: no 'next_observations', so {terminals.sum()} terminal rows have no successor and are left "
+                "out; view 'qlearning' keeps them, for methods that use a successor only under the Bellman mask",
+                stacklevel=2,
+            )
+        keep = ~ends if view == "exact" else ~timeouts
+        keep[-1] = False
+        next_obs = np.roll(arrays["observations"], -1, axis=0)
+    return Transitions.from_arrays(
+        obs=arrays["observations"][keep],
+        action=arrays["actions"][keep],
+        reward=arrays["rewards"][keep],
+        next_obs=next_obs[keep],
+        terminated=terminals[keep],
+        truncated=timeouts[keep],
+        episode_end=_last_kept(ends, keep),
+        source=source,
+    )
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the row arrays of a D4RL file as stored, under D4RL's names; nothing but readability is checked."""
+    with open_hdf5(path) as file:
+        return {name: _read(file, name, path) for name in REQUIRED + OPTIONAL if name in file}
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the text entries of the file's `metadata` group: how the data came to be."""
+    with open_hdf5(path) as file:
+        group = file.get("metadata")
+        entries = group.items() if isinstance(group, h5py.Group) else ()
+        scalars = {name: item[()] for name, item in entries if isinstance(item, h5py.Dataset) and item.shape == ()}
+    return {name: value.decode() if isinstance(value, bytes) else str(value) for name, value in scalars.items()}
+
+
+def write_d4rl(
+    path: str | Path, transitions: Transitions, metadata: Mapping[str, object] | None = None, *, force: bool = False
+) -> None:
+    """Write transitions as a D4RL file (gzip + shuffle), atomically; `metadata` values are stored as text.
+
+    An episode that the recording cut in the middle of the file is written as a time-out, the only way the layout has to
+    end it. A cut at the very end of the file carries neither flag, as in D4RL's own files.
+    """
+    path = Path(path)
+    refuse_existing(path, force)
+    data = transitions.to("cpu")
+    timeouts = (data.episode_end & (data.terminated == 0)).numpy().copy()
+    timeouts[-1] = bool(data.truncated[-1])
+    arrays = {
+        "observations": data.obs.numpy(),
+        "actions": data.action.numpy(),
+        "rewards": data.reward.numpy(),
+        "next_observations": data.next_obs.numpy(),
+        "terminals": data.terminated.numpy().astype(bool),
+        "timeouts": timeouts,
+    }
+    with atomic_file(path) as part, h5py.File(part, "w") as file:
+        for name, values in arrays.items():
+            file.create_dataset(name, data=values, compression="gzip", shuffle=True)
+        for name, value in (metadata or {}).items():
+            file[f"metadata/{name}"] = np.bytes_(str(value).encode())
+
+
+def open_hdf5(path: str | Path) -> h5py.File:
+    """Return the opened file; `FileNotFoundError` or `ValueError` says what else it is (HTML, truncated, not HDF5)."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; `surefoot data list` shows the known data sets")
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise ValueError(f"{path}: this is a web page, not HDF5: the download failed; delete it and download again")
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"{path}: not an HDF5 file ({path.stat().st_size} bytes)")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: truncated or damaged HDF5 ({error}); download it again") from error
+
+
+def _read(file: h5py.File, name: str, path: str | Path) -> np.ndarray:
+    item = file[name]
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "biuf":
+        kind = f"dtype {item.dtype}" if isinstance(item, h5py.Dataset) else "a group"
+        raise ValueError(f"{path}: '{name}' must be a plain array of numbers, found {kind}")
+    try:
+        return item[()]
+    except OSError as error:
+        raise ValueError(
+            f"{path}: '{name}' cannot be read ({error}); the file is damaged, download it again"
+        ) from error
+
+
+def _check_keys(arrays: Mapping[str, np.ndarray], source: str) -> None:
+    missing = [name for name in REQUIRED if name not in arrays]
+    if missing:
+        raise ValueError(f"{source}: missing {', '.join(missing)}; found {', '.join(sorted(arrays)) or 'none of them'}")
+    lengths = {name: len(np.atleast_1d(values)) for name, values in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{source}: arrays differ in length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
+    if lengths["observations"] == 0:
+        raise ValueError(f"{source}: no transitions in it")
+
+
+def _flag(arrays: Mapping[str, np.ndarray], name: str, source: str) -> np.ndarray:
+    """Return (N,) bool from booleans or from the 0.0 and 1.0 of older files."""
+    values = squeeze_column(arrays[name])
+    wrong = np.flatnonzero((values != 0) & (values != 1)) if values.ndim == 1 else np.zeros(1, int)
+    if wrong.size:
+        raise ValueError(f"{source}: '{name}' must be (N,) of 0 and 1, row {wrong[0]} holds {values[wrong[0]]}")
+    return values.astype(bool)
+
+
+def _timeouts(arrays: Mapping[str, np.ndarray], max_episode_steps: int | None, source: str) -> np.ndarray:
+    """Return (N,) bool: stored, or counted from the last terminal as D4RL does."""
+    if "timeouts" in arrays:
+        return _flag(arrays, "timeouts", source)
+    if max_episode_steps is None:
+        raise ValueError(f"{source}: no 'timeouts'; pass max_episode_steps= so that episode ends can be found")
+    terminals = _flag(arrays, "terminals", source)
+    row = np.arange(len(terminals))
+    first = np.maximum.accumulate(np.where(np.roll(terminals, 1), row, 0))  # first row after the last terminal
+    return (row - first + 1) % max_episode_steps == 0
+
+
+def _last_kept(ends: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Return, for kept rows, whether the next kept row belongs to another episode."""
+    episode = (np.cumsum(ends) - ends)[keep]
+    return np.append(episode[1:] != episode[:-1], True) if episode.size else np.zeros(0, bool)

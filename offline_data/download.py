@@ -1,0 +1,136 @@
+"""Downloading D4RL files: resumable, checked, never half in place."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from surefoot.offline_data.d4rl import open_hdf5
+from surefoot.offline_data.files import atomic_file, sync
+from surefoot.offline_data.scores import find_d4rl
+
+CHUNK = 1 << 20
+TIMEOUT = 30.0  # seconds without a byte
+
+
+def cache_dir() -> Path:
+    """Return the folder of downloaded files: the variable SUREFOOT_DATA, else ~/.surefoot/datasets."""
+    return Path(os.environ.get("SUREFOOT_DATA") or Path.home() / ".surefoot" / "datasets")
+
+
+def cached_file(name: str) -> Path:
+    """Return the verified local file of a D4RL data set; `FileNotFoundError` says how to get it."""
+    path = cache_dir() / find_d4rl(name).file_name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not downloaded yet; run `surefoot data download {name}`")
+    verify_sha256(path)
+    return path
+
+
+def download(url: str, path: Path, *, progress: bool = True) -> Path:
+    """Fetch an HDF5 file to `path` and return it; an interrupted call is resumed by the next one.
+
+    Bytes go to `path` + ".part" first. When they are complete and open as HDF5, the file gets its name and its SHA-256
+    is written to `path` + ".sha256". A file that is there already is only verified.
+    """
+    if path.exists():
+        verify_sha256(path)
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        _fetch(url, part, progress)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(f"disk full at {part}; free some space and run the same command to resume") from error
+        raise
+    try:
+        open_hdf5(part).close()
+    except ValueError as error:
+        part.unlink()
+        raise ValueError(f"{url} did not give a whole HDF5 file: {str(error).split(': ', 1)[1]}") from error
+    sync(part)
+    _write_sha256(path, _sha256(part))
+    os.replace(part, path)
+    return path
+
+
+def verify_sha256(path: Path) -> None:
+    """Raise `ValueError` when the SHA-256 beside a file is not the file's own; silent when there is none."""
+    beside = _beside(path)
+    if beside.exists() and beside.read_text().split()[0] != _sha256(path):
+        raise ValueError(
+            f"{path}: SHA-256 differs from {beside.name}; the file is damaged or changed, download it again"
+        )
+
+
+def _fetch(url: str, part: Path, progress: bool) -> None:
+    """Append the bytes that `part` lacks; `ConnectionError` when they did not all come."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    try:
+        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":
+            return  # nothing is missing: stopped between the last byte and the rename
+        if error.code == 416:
+            part.unlink()
+            return _fetch(url, part, progress)
+        raise ConnectionError(f"{url}: the server answers {error.code} {error.reason}") from error
+    except URLError as error:
+        raise ConnectionError(f"{url}: no connection ({error.reason}); check the network and run it again") from error
+    with response:
+        if response.status != 206:  # no Range on this server: from the start
+            have = 0
+        _refuse_page(url, response.headers.get_content_type())
+        total = have + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
+        _check_space(part, (total or have) - have)
+        got = _copy(response, part, have, total, progress)
+    if total is not None and got != total:
+        raise ConnectionError(f"{url}: interrupted at {got} of {total} bytes; run the same command to resume")
+
+
+def _copy(response, part: Path, have: int, total: int | None, progress: bool) -> int:
+    """Write the answer's bytes behind the first `have` of `part`; return the size reached."""
+    bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=not progress)
+    with bar, open(part, "ab" if have else "wb") as file:
+        try:
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                have += len(chunk)
+                bar.update(len(chunk))
+        except (TimeoutError, ConnectionError) as error:
+            raise ConnectionError(f"interrupted at {have} bytes ({error}); run the same command to resume") from error
+    return have
+
+
+def _refuse_page(url: str, content_type: str) -> None:
+    if content_type in ("text/html", "application/xhtml+xml"):
+        raise ValueError(f"{url}: the server answered with a web page, not with a file; is the address right?")
+
+
+def _check_space(part: Path, missing: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if missing > free:
+        raise OSError(errno.ENOSPC, f"{missing} bytes to come, {free} free")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_sha256(path: Path, digest: str) -> None:
+    with atomic_file(_beside(path)) as temporary:
+        temporary.write_text(f"{digest}  {path.name}\n")  # as `sha256sum -c` reads it

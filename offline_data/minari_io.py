@@ -1,0 +1,209 @@
+"""Minari data sets, read and written through Minari's own API (extra `minari`).
+
+Minari's MuJoCo sets are new recordings in Gymnasium's v5 tasks, not conversions of D4RL's files: D4RL's reference
+scores do not belong to them. Files hold T + 1 observations an episode, so a successor never comes from another episode.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from surefoot.offline_data.transitions import Transitions
+
+Format = Literal["hdf5", "arrow", "parquet"]
+
+
+def read_minari(source: str | Path | Any) -> Transitions:
+    """Return the transitions of a Minari data set: its id in the local store, its folder, or a `MinariDataset`.
+
+    Actions recorded in other bounds than [-1, 1] are scaled into them by the set's own action space.
+    """
+    dataset = open_minari(source) if isinstance(source, str | Path) else source
+    name = dataset.spec.dataset_id
+    _check_spaces(dataset, name)
+    arrays = read_minari_arrays(dataset)
+    return Transitions.from_arrays(
+        obs=arrays["observations"],
+        action=unit_actions(arrays["actions"], dataset.action_space),
+        reward=arrays["rewards"],
+        next_obs=arrays["next_observations"],
+        terminated=arrays["terminals"],
+        truncated=arrays["timeouts"],
+        episode_end=arrays["episode_ends"],
+        source=f"minari:{name}",
+    )
+
+
+def read_minari_arrays(dataset: Any) -> dict[str, np.ndarray]:
+    """Return the rows of a `MinariDataset` as stored, under D4RL's names, with `episode_ends` added."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for episode in dataset.iterate_episodes():
+        steps = len(episode.rewards)
+        if len(episode.observations) != steps + 1 or len(episode.actions) != steps:
+            raise ValueError(
+                f"{dataset.spec.dataset_id}: episode {episode.id} has {len(episode.observations)} observations and "
+                f"{len(episode.actions)} actions for {steps} rewards; expected one observation more than rewards"
+            )
+        rows = {
+            "observations": episode.observations[:-1],
+            "next_observations": episode.observations[1:],
+            "actions": episode.actions,
+            "rewards": episode.rewards,
+            "terminals": episode.terminations,
+            "timeouts": episode.truncations,
+            "episode_ends": np.arange(1, steps + 1) == steps,
+        }
+        for name, values in rows.items():
+            columns.setdefault(name, []).append(np.asarray(values))
+    if not columns:
+        raise ValueError(f"{dataset.spec.dataset_id}: no episodes in it")
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def write_minari(
+    dataset_id: str,
+    transitions: Transitions,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    data_format: Format = "hdf5",
+    force: bool = False,
+) -> Path:
+    """Write a Minari data set to the local store and return its folder.
+
+    Spaces are Box float32, actions in [-1, 1]. `metadata` may hold Minari's text entries: description, algorithm_name,
+    author, author_email, code_permalink. Minari keeps T + 1 observations an episode, so inside one every `next_obs`
+    must be the next row's `obs`; otherwise `ValueError` tells where it is not.
+    """
+    minari = _minari()
+    folder = store() / dataset_id
+    if folder.exists() and not force:
+        raise FileExistsError(f"{folder} exists already; choose another id or pass --force to replace it")
+    data = transitions.to("cpu")
+    episodes = [_buffer(minari, data, rows) for rows in episode_slices(data)]
+    with _temporary_store(folder) as made, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is set to None.*|env_spec is None.*", category=UserWarning)
+        minari.create_dataset_from_buffers(
+            dataset_id=dataset_id,
+            buffer=episodes,
+            observation_space=gym.spaces.Box(-np.inf, np.inf, data.obs.shape[1:], np.float32),
+            action_space=gym.spaces.Box(-1.0, 1.0, data.action.shape[1:], np.float32),
+            data_format=data_format,
+            **(metadata or {}),
+        )
+        _replace_folder(made / dataset_id, folder)
+    return folder
+
+
+def episode_slices(data: Transitions) -> list[slice]:
+    """Return one slice of rows an episode; `ValueError` where a successor is not the next observation inside one."""
+    broken = (data.next_obs[:-1] != data.obs[1:]).any(1) & ~data.episode_end[:-1]
+    if broken.any():
+        raise ValueError(
+            f"{data.source}: in {int(broken.sum())} rows inside an episode next_obs is not the next row's obs "
+            f"(first in row {int(broken.int().argmax())}); Minari stores each observation once and cannot hold that"
+        )
+    ends = data.episode_end.nonzero()[:, 0].add(1).tolist()
+    return [slice(start, stop) for start, stop in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def reference_scores(dataset: Any) -> tuple[float, float] | None:
+    """Return the set's own reference returns (random, expert), or None where it has none."""
+    metadata = dataset.storage.metadata
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    return None if low is None or high is None else (float(low), float(high))
+
+
+def open_minari(source: str | Path) -> Any:
+    """Return the `MinariDataset` of a local id or a folder; `FileNotFoundError` lists the ids in the local store."""
+    minari = _minari()
+    folder = Path(source) if Path(source).is_dir() else store() / source
+    data = folder / "data" if (folder / "data").is_dir() else folder
+    if not (data / "metadata.json").is_file():
+        known = ", ".join(local_ids()) or "none"
+        raise FileNotFoundError(
+            f"no Minari data set {str(source)!r} in {store()}; there are: {known}; fetch one with `minari download ID`"
+        )
+    metadata = json.loads((data / "metadata.json").read_text())
+    if not {"observation_space", "action_space"} <= set(metadata):
+        # Minari would import and build the environment named in the file to learn the spaces: that runs code.
+        raise ValueError(f"{data}: metadata.json does not state observation_space and action_space; not opened")
+    return minari.MinariDataset(data)
+
+
+def store() -> Path:
+    """Return Minari's local store: the variable MINARI_DATASETS_PATH, else ~/.minari/datasets."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
+def local_ids() -> list[str]:
+    """Return the ids in the local store."""
+    found = store().glob("**/data/metadata.json")
+    ids = (path.parent.parent.relative_to(store()) for path in found)
+    return sorted(str(name) for name in ids if not str(name).startswith("."))
+
+
+def unit_actions(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
+    """Return actions scaled from the bounds of their space to [-1, 1]; unchanged where these are the bounds already."""
+    if not space.is_bounded() or (np.all(space.low == -1) and np.all(space.high == 1)):
+        return actions
+    return 2 * (actions - space.low) / (space.high - space.low) - 1
+
+
+def _minari() -> ModuleType:
+    try:
+        import minari
+    except ImportError as error:
+        raise ImportError('Minari data sets need the extra: pip install "surefoot[minari]"') from error
+    return minari
+
+
+def _check_spaces(dataset: Any, name: str) -> None:
+    for what, space in (("observations", dataset.observation_space), ("actions", dataset.action_space)):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"{name}: {what} are {space}; only flat Box spaces can be read")
+
+
+def _buffer(minari: ModuleType, data: Transitions, rows: slice) -> Any:
+    from minari.data_collector import EpisodeBuffer  # the root module does not export it
+
+    truncated = data.truncated[rows].numpy()
+    return EpisodeBuffer(
+        observations=np.concatenate([data.obs[rows].numpy(), data.next_obs[rows][-1:].numpy()]),
+        actions=data.action[rows].numpy(),
+        rewards=data.reward[rows].numpy(),
+        terminations=data.terminated[rows].numpy().astype(bool),
+        truncations=truncated,
+    )
+
+
+@contextmanager
+def _temporary_store(folder: Path) -> Iterator[Path]:
+    """Let Minari write to a hidden store on the same disk, so that a half-written set never gets its final name."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    with tempfile.TemporaryDirectory(prefix=".surefoot-", dir=store()) as made:
+        os.environ["MINARI_DATASETS_PATH"] = made
+        try:
+            yield Path(made)
+        finally:
+            os.environ.pop("MINARI_DATASETS_PATH")
+            if before is not None:
+                os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Move `new` to `folder`; what was there goes to the temporary store first and disappears with it."""
+    if folder.exists():
+        os.replace(folder, new.with_name(f"{new.name}-replaced"))
+    os.replace(new, folder)

@@ -1,0 +1,97 @@
+"""From a source string to transitions that fit a task."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gymnasium as gym
+import torch
+
+from surefoot.offline_data.d4rl import View, read_d4rl
+from surefoot.offline_data.download import cached_file
+from surefoot.offline_data.minari_io import read_minari
+from surefoot.offline_data.transitions import Transitions
+
+ROUNDING = 1e-3  # actions this little beyond [-1, 1] are float noise of a tanh and are clipped without asking
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which recorded transitions to learn from."""
+
+    source: str | None = None
+    """A D4RL .hdf5 file, a Minari folder, or d4rl:NAME, minari:ID, sample:NAME."""
+    fraction: float = 1.0
+    """Share of the transitions to use: a uniform sample, drawn with the run's seed."""
+    view: View = "exact"
+    """D4RL files: "exact" keeps only true successors, "qlearning" is D4RL's own conversion (docs/data.md)."""
+    max_episode_steps: int | None = None
+    """Time limit of the recorded task; needed for D4RL files without a timeouts array."""
+    clip_actions: bool = False
+    """Clip actions to [-1, 1]. Without it, actions out of bounds by more than 0.001 are an error."""
+
+
+def load(source: str | Path, *, view: View = "exact", max_episode_steps: int | None = None) -> Transitions:
+    """Return the transitions of a source: a D4RL .hdf5, a Minari folder, or "d4rl:NAME", "minari:ID", "sample:NAME".
+
+    `view` and `max_episode_steps` concern D4RL files only (see `surefoot.offline_data.d4rl`).
+    """
+    source = str(source)
+    if source.startswith("minari:") or Path(source).is_dir():
+        return read_minari(source.removeprefix("minari:"))
+    return replace(read_d4rl(d4rl_path(source), view=view, max_episode_steps=max_episode_steps), source=source)
+
+
+def d4rl_path(source: str) -> Path:
+    """Return the D4RL file behind a path, "d4rl:NAME" or "sample:NAME"."""
+    kind, _, name = source.partition(":")
+    finders: dict[str, Callable[[str], Path]] = {"d4rl": cached_file, "sample": sample_file}
+    return finders[kind](name) if kind in finders else Path(source)
+
+
+def sample_file(name: str) -> Path:
+    """Return the path of a packaged sample; `ValueError` lists them."""
+    folder = Path(str(importlib.resources.files("surefoot.offline_data.samples")))
+    samples = {path.stem: path for path in sorted(folder.glob("*.hdf5"))}
+    if name not in samples:
+        raise ValueError(f"unknown sample {name!r}; packaged are: {', '.join(samples) or 'none'}")
+    return samples[name]
+
+
+def load_for(
+    config: DataConfig, observation_space: gym.spaces.Space, action_space: gym.spaces.Space, *, seed: int
+) -> Transitions:
+    """Return the configured transitions, checked against the spaces an agent sees (flat Box; actions in [-1, 1])."""
+    if config.source is None:
+        raise ValueError("no data given; set data.source, for example --data.source sample:halfcheetah-demo")
+    data = load(config.source, view=config.view, max_episode_steps=config.max_episode_steps)
+    _check_dimensions(data, observation_space, action_space)
+    data = _bounded_actions(data, clip=config.clip_actions)
+    return data.subsample(config.fraction, torch.Generator().manual_seed(seed))
+
+
+def _check_dimensions(data: Transitions, observation_space: gym.spaces.Space, action_space: gym.spaces.Space) -> None:
+    found = (tuple(data.obs.shape[1:]), tuple(data.action.shape[1:]))
+    wanted = (observation_space.shape, action_space.shape)
+    if found != wanted:
+        raise ValueError(
+            f"{data.source}: observations {found[0]} and actions {found[1]}, "
+            f"but the environment has {wanted[0]} and {wanted[1]}; choose data recorded in this task"
+        )
+
+
+def _bounded_actions(data: Transitions, *, clip: bool) -> Transitions:
+    """Return the data with actions in [-1, 1] (H2O clips at loading); refuse what rounding does not explain."""
+    excess = data.action.abs().amax(1) - 1
+    outside, worst = int((excess > ROUNDING).sum()), int(excess.argmax())
+    if outside and not clip:
+        row = data.action[worst].tolist()
+        raise ValueError(
+            f"{data.source}: {outside} of {len(data)} actions leave [-1, 1], the worst by {excess[worst]:.3g} "
+            f"(row {worst}: {[round(value, 3) for value in row]}); "
+            "rescale them if they are in the task's own units, or set --data.clip-actions True"
+        )
+    return replace(data, action=data.action.clamp(-1, 1))

@@ -1,0 +1,165 @@
+"""Recorded transitions: the one record that every reader returns and every agent takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """N transitions in recorded order, episodes one after the other; fields as in `surefoot.agents.interface.Batch`.
+
+    Make one with `Transitions.from_arrays`, which checks everything; the constructor trusts its arguments.
+    """
+
+    obs: Tensor  # (N, obs) float32
+    action: Tensor  # (N, act) float32
+    reward: Tensor  # (N,) float32
+    next_obs: Tensor  # (N, obs) float32, the successor in the same episode
+    terminated: Tensor  # (N,) float32, 1 where the task itself ended; the only mask of a bootstrap
+    truncated: Tensor  # (N,) bool, a time limit ended the episode here
+    episode_end: Tensor  # (N,) bool, last row of an episode: terminated, truncated, or where the recording stops
+    source: str  # where the data came from, for messages and for the run folder
+
+    @classmethod
+    def from_arrays(
+        cls,
+        *,
+        obs: Any,
+        action: Any,
+        reward: Any,
+        next_obs: Any,
+        terminated: Any,
+        truncated: Any = None,
+        episode_end: Any = None,
+        source: str = "arrays",
+    ) -> Transitions:
+        """Return checked transitions on the CPU from arrays or CPU tensors (memory is shared where no cast is needed).
+
+        Columns (N, 1) are squeezed. Left out, `truncated` is nowhere true and `episode_end` is where either flag is.
+        A row with both flags counts as terminated. The last row always ends an episode. Raises `ValueError` when
+        shapes disagree, a value is NaN or infinite, a flag is not 0 or 1, or nothing is there.
+        """
+        rows = {
+            "obs": _matrix("obs", obs, source),
+            "action": _matrix("action", action, source),
+            "reward": _column("reward", reward, source),
+            "next_obs": _matrix("next_obs", next_obs, source),
+            "terminated": _flags("terminated", terminated, source),
+        }
+        n = len(rows["obs"])
+        rows["truncated"] = np.zeros(n, bool) if truncated is None else _flags("truncated", truncated, source)
+        rows["episode_end"] = np.zeros(n, bool) if episode_end is None else _flags("episode_end", episode_end, source)
+        _check_lengths(rows, source)
+        rows["truncated"] = rows["truncated"] & ~rows["terminated"]
+        rows["episode_end"] = rows["episode_end"] | rows["terminated"] | rows["truncated"]
+        rows["episode_end"][-1] = True
+        rows["terminated"] = rows["terminated"].astype(np.float32)
+        return cls(**{name: torch.from_numpy(values) for name, values in rows.items()}, source=source)
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    def to(self, device: torch.device | str) -> Transitions:
+        """Return the same rows on another device."""
+        return replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
+
+    def rows(self, index: Tensor) -> Transitions:
+        """Return the rows of an increasing index (K,); the last kept row of each episode becomes its end."""
+        episode = self.episode_index()[index]
+        kept = {name: value[index] for name, value in self._tensors().items()}
+        kept["episode_end"] = torch.ones_like(kept["episode_end"])
+        kept["episode_end"][:-1] = episode[1:] != episode[:-1]
+        return replace(self, **kept)
+
+    def subsample(self, fraction: float, generator: torch.Generator) -> Transitions:
+        """Return a uniform sample of transitions without replacement, in recorded order.
+
+        Episodes have holes afterwards: `episode_returns` of the result sums only what was kept.
+        """
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], got {fraction}")
+        if fraction == 1:
+            return self
+        count = max(1, int(fraction * len(self)))
+        chosen = torch.randperm(len(self), generator=generator, device=generator.device)[:count]
+        return self.rows(chosen.sort().values.to(self.reward.device))
+
+    def episode_index(self) -> Tensor:
+        """Return (N,) int64: the number of each row's episode, from 0."""
+        return self.episode_end.cumsum(0) - self.episode_end.long()
+
+    def episode_returns(self) -> Tensor:
+        """Return (E,) float64 undiscounted returns, a cut last episode included."""
+        index = self.episode_index()
+        sums = torch.zeros(int(index[-1]) + 1, dtype=torch.float64, device=index.device)
+        return sums.index_add_(0, index, self.reward.double())
+
+    def episode_lengths(self) -> Tensor:
+        """Return (E,) int64 numbers of steps, a cut last episode included."""
+        return torch.bincount(self.episode_index())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+
+def _column(name: str, values: Any, source: str) -> np.ndarray:
+    """Return a finite (N,) float32 array."""
+    array = squeeze_column(_numeric(name, values, source))
+    if array.ndim != 1:
+        raise ValueError(f"{source}: {name} must have shape (N,) or (N, 1), got {array.shape}")
+    return _finite(name, array, source)
+
+
+def _matrix(name: str, values: Any, source: str) -> np.ndarray:
+    """Return a finite (N, D) float32 array."""
+    array = _numeric(name, values, source)
+    if array.ndim != 2:
+        raise ValueError(f"{source}: {name} must have shape (N, D), got {array.shape}")
+    return _finite(name, array, source)
+
+
+def _flags(name: str, values: Any, source: str) -> np.ndarray:
+    """Return an (N,) bool array from booleans or from numbers that are exactly 0 or 1."""
+    array = _column(name, values, source)
+    wrong = np.flatnonzero((array != 0) & (array != 1))
+    if wrong.size:
+        raise ValueError(f"{source}: {name} must be 0 or 1, but row {wrong[0]} holds {array[wrong[0]]:g}")
+    return array.astype(bool)
+
+
+def _numeric(name: str, values: Any, source: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{source}: {name} must hold numbers, got dtype {array.dtype}")
+    return array
+
+
+def _finite(name: str, array: np.ndarray, source: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is reported below
+        array = np.require(array, np.float32, ["C", "W"])
+    bad = ~np.isfinite(array)
+    if bad.any():
+        row = int(np.argwhere(bad)[0][0])
+        raise ValueError(f"{source}: {name} holds {int(bad.sum())} NaN or infinite values, the first in row {row}")
+    return array
+
+
+def _check_lengths(rows: dict[str, np.ndarray], source: str) -> None:
+    lengths = {name: len(values) for name, values in rows.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{source}: arrays differ in length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
+    if lengths["obs"] == 0:
+        raise ValueError(f"{source}: no transitions in it")
+    if rows["obs"].shape != rows["next_obs"].shape:
+        raise ValueError(f"{source}: obs {rows['obs'].shape} and next_obs {rows['next_obs'].shape} differ in shape")
+
+
+def squeeze_column(array: np.ndarray) -> np.ndarray:
+    """Return (N,) for a column stored as (N, 1), else the array itself."""
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array

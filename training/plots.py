@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
+from surefoot.training.checkpoint import write_atomically
+from surefoot.training.presets import read_yaml
 from surefoot.training.statistics import iqm, stratified_bootstrap
 
 # Okabe and Ito's colours, safe for colour-blind readers; an agent keeps its colour and dash in every picture.
@@ -135,8 +136,8 @@ def _draw_curves(axes: Axes, runs: Runs, filename: str, column: str) -> None:
         )
         if band is not None:
             axes.fill_between(curve.steps[shared], *band, color=color, alpha=0.2, linewidth=0)
-    axes.set_xlabel("step (of the environment; of the optimiser for offline agents)")
-    axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
+    axes.set_xlabel("steps (environment; optimiser for offline agents)")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1M
     axes.grid(True, linewidth=0.5, alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -147,8 +148,7 @@ def agent_style(agent: str) -> tuple[str, str]:
 
 
 def _agent_of(folder: Path) -> str:
-    config = folder / "config.yaml"
-    return yaml.safe_load(config.read_text())["agent_name"] if config.is_file() else folder.name
+    return read_yaml(folder / "config.yaml")["agent_name"]
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
@@ -160,7 +160,5 @@ def _write(figure: Figure, out: Path) -> Path:
     """Write the picture whole or not at all; the canvas is our own, so no global matplotlib state is touched."""
     FigureCanvasAgg(figure)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.stem}.part{out.suffix}")
-    figure.savefig(partial, dpi=150)
-    os.replace(partial, out)
+    write_atomically(out, lambda file: figure.savefig(file, dpi=150, format=out.suffix.removeprefix(".") or "png"))
     return out

@@ -1,0 +1,28 @@
+"""Tasks: Gymnasium's with changed physics, and our own as batched tensor programs."""
+
+from surefoot.envs.config import EnvConfig
+from surefoot.envs.make import find_spec, make_single, make_vec, spaces_of
+from surefoot.envs.native import SingleEnv, TensorEnv, register
+from surefoot.envs.pendulum import Pendulum
+from surefoot.envs.physics import ActionNoise, Physics, apply_physics
+from surefoot.envs.resumable import Resumable
+from surefoot.envs.vector import TensorVectorEnv
+
+__all__ = [
+    "ActionNoise",
+    "EnvConfig",
+    "Pendulum",
+    "Physics",
+    "Resumable",
+    "SingleEnv",
+    "TensorEnv",
+    "TensorVectorEnv",
+    "apply_physics",
+    "find_spec",
+    "make_single",
+    "make_vec",
+    "register",
+    "spaces_of",
+]
+
+register("surefoot/Pendulum-v0", Pendulum, max_episode_steps=200)

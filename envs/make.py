@@ -1,0 +1,140 @@
+"""From an `EnvConfig` to an environment: look the id up, change the physics, normalise the spaces."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.wrappers import RescaleAction, TransformObservation
+
+from surefoot.envs.config import EnvConfig
+from surefoot.envs.native import TensorEnv
+from surefoot.envs.physics import ActionNoise, Physics, with_physics
+from surefoot.envs.resumable import Resumable
+from surefoot.envs.vector import AsyncLanes, SyncLanes, TensorVectorEnv
+
+
+def make_vec(
+    config: EnvConfig, *, device: str | torch.device = "cpu", render_mode: str | None = None
+) -> TensorVectorEnv | TensorEnv:
+    """`config.num_envs` lanes of a task with tensors in and out, an `agents.interface.VectorEnv`.
+
+    Raises:
+        ValueError: an unknown id, a space or a change of physics that is not supported.
+        ImportError: a package the task needs is not installed.
+    """
+    spec = find_spec(config.id)
+    if native := _native(spec):
+        limit = config.max_episode_steps or spec.max_episode_steps
+        kwargs: dict[str, Any] = {**spec.kwargs, **config.kwargs, "physics": config.physics, "max_episode_steps": limit}
+        return native(config.num_envs, device=device, **kwargs)
+    lanes = {"sync": SyncLanes, "async": AsyncLanes}[config.vectorization]
+    make_lane = partial(make_single, config, render_mode)
+    return TensorVectorEnv(lanes(make_lane, config.num_envs), config.num_envs, device)
+
+
+def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
+    """One lane of `make_vec` as a NumPy environment: float32 observations, actions in [-1, 1], same physics.
+
+    Raises:
+        As `make_vec`.
+    """
+    spec = find_spec(config.id)
+    native = _native(spec)
+    kwargs: dict[str, Any] = dict(config.kwargs)
+    if native:
+        kwargs["physics"] = config.physics
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    env = _gym_make(spec, config.max_episode_steps, kwargs)
+    physics = Physics() if native else config.physics  # a native task has changed itself
+    env = _normalised_actions(with_physics(env, physics), config.id)
+    if physics.action_noise > 0.0:
+        env = ActionNoise(env, physics.action_noise)
+    return _float32_observations(Resumable(env), config.id)
+
+
+def spaces_of(config: EnvConfig) -> tuple[gym.Space, gym.Space]:
+    """Observation and action space of a task as agents see them."""
+    env = make_single(config)
+    env.close()
+    return env.observation_space, env.action_space
+
+
+def find_spec(env_id: str) -> EnvSpec:
+    """Gymnasium's entry for an id; `module:EnvId` imports `module` first.
+
+    Raises:
+        ValueError: no such id; names the closest ones.
+        ImportError: no such module.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import(module, env_id)
+    try:
+        spec = gym.spec(name)
+    except gym.error.Error as error:
+        newest = {f"{s.namespace}/{s.name}" if s.namespace else s.name: s.id for s in gym.registry.values()}
+        close = difflib.get_close_matches(name, newest.values(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "is its package installed? module:EnvId imports it"
+        raise ValueError(f"unknown environment {env_id!r}; {hint}") from error
+    if "mujoco" in str(spec.entry_point) and spec.version in (2, 3):
+        raise ValueError(f"{env_id}: Gymnasium no longer has the v2 and v3 MuJoCo tasks; use {spec.name}-v5")
+    return spec
+
+
+def _import(module: str, env_id: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"environment {env_id!r}: cannot import {module!r} ({error}); install it or put its folder on PYTHONPATH"
+        ) from error
+
+
+def _native(spec: EnvSpec) -> type[TensorEnv] | None:
+    """The batched tensor task behind an id, if it is one."""
+    entry: Any = spec.vector_entry_point
+    creator = load_env_creator(entry) if isinstance(entry, str) else entry
+    return creator if isinstance(creator, type) and issubclass(creator, TensorEnv) else None
+
+
+def _gym_make(spec: EnvSpec, max_episode_steps: int | None, kwargs: dict[str, Any]) -> gym.Env:
+    """`gymnasium.make` without its step-by-step checker; what goes wrong in it becomes one line."""
+    try:
+        return gym.make(spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+    except gym.error.DependencyNotInstalled as error:
+        raise ImportError(f"{spec.id}: {error}") from error
+    except (TypeError, gym.error.Error) as error:
+        raise ValueError(f"{spec.id} with {kwargs}: {error}") from error
+
+
+def _normalised_actions(env: gym.Env, env_id: str) -> gym.Env:
+    """Box actions scaled affinely to [-1, 1] (not clipped); left alone where they are so already, and where discrete."""
+    space = env.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        return env
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"{env_id}: actions are {space}; supported are one-dimensional Box and Discrete")
+    if not space.is_bounded():
+        raise ValueError(f"{env_id}: actions are {space}; they cannot be scaled to [-1, 1] without finite bounds")
+    if np.all(space.low == -1.0) and np.all(space.high == 1.0):
+        return env
+    return RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+
+
+def _float32_observations(env: gym.Env, env_id: str) -> gym.Env:
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"{env_id}: observations are {space}; supported are one-dimensional Box")
+    if space.dtype == np.float32:
+        return env
+    # Not Gymnasium's DtypeObservation: it warns about the very conversion that it is for.
+    bounds = space.low.astype(np.float32), space.high.astype(np.float32)
+    return TransformObservation(env, partial(np.asarray, dtype=np.float32), gym.spaces.Box(*bounds))

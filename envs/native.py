@@ -1,0 +1,139 @@
+"""The pattern for our own tasks: N copies at a time, in torch, on any device, and nothing written twice."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from surefoot.envs.physics import Physics, check_supported
+
+State = tuple[Tensor, ...]  # every field (N, …)
+
+
+class TensorEnv(gym.vector.VectorEnv, ABC):
+    """A batched task is three functions of tensors, `draw_state`, `advance` and `observe`; this adds what all share.
+
+    That is: the episode clock, SAME_STEP autoreset by masks (no host sync; `info["final_obs"]` is the true successor of
+    every lane), action noise, an owned generator and `state_dict`. One generator serves all lanes, so the episodes of a
+    lane depend on the seed *and* on the number of lanes.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # type: ignore[misc]
+    physics_factors: ClassVar[tuple[str, ...]] = ()  # fields of Physics that the task's own `advance` takes care of
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        num_envs: int = 1,
+        *,
+        device: str | torch.device = "cpu",
+        max_episode_steps: int | None = None,
+        physics: Physics = Physics(),  # noqa: B008 - frozen
+    ):
+        noisy = ("action_noise",) if isinstance(action_space, gym.spaces.Box) else ()
+        check_supported(physics, (*self.physics_factors, *noisy), type(self).__name__)
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.single_observation_space = observation_space
+        self.single_action_space = action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+        self.physics = physics
+        self.generator = torch.Generator(device=self.device)
+        self.generator.seed()
+        self._limit = max_episode_steps or torch.iinfo(torch.int64).max
+
+    @abstractmethod
+    def draw_state(self) -> State:
+        """Initial states of all lanes, drawn from `self.generator`."""
+
+    @abstractmethod
+    def advance(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Next state, reward (N,), terminated (N,) bool."""
+
+    @abstractmethod
+    def observe(self, state: State) -> Tensor:
+        """Observations (N, obs)."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Start an episode in every lane; a seed restarts the generator, no seed goes on with it."""
+        if seed is not None:
+            self.generator.manual_seed(seed)
+        self._state = self.draw_state()
+        self._clock = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        return self.observe(self._state), {}
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Observation (N, obs), reward, terminated, truncated (N,), and `final_obs`, `_final_obs` in the info."""
+        successor, reward, terminated = self.advance(self._state, self._executed(actions))
+        clock = self._clock + 1
+        truncated = clock >= self._limit
+        ended = terminated | truncated
+        self._state = tuple(map(partial(_where, ended), self.draw_state(), successor))
+        self._clock = clock.masked_fill(ended, 0)
+        info = {"final_obs": self.observe(successor), "_final_obs": ended}
+        return self.observe(self._state), reward, terminated, truncated, info
+
+    def _executed(self, actions: Tensor) -> Tensor:
+        if self.physics.action_noise == 0.0:
+            return actions
+        noise = torch.randn(actions.shape, generator=self.generator, device=self.device, dtype=actions.dtype)
+        return actions + self.physics.action_noise * noise
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": list(self._state), "clock": self._clock, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if len(state["clock"]) != self.num_envs:
+            raise ValueError(f"the saved state has {len(state['clock'])} lanes, this environment {self.num_envs}")
+        self._state = tuple(field.to(self.device) for field in state["state"])
+        self._clock = state["clock"].to(self.device)
+        self.generator.set_state(state["generator"].cpu())
+
+
+def _where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(mask.view(-1, *[1] * (yes.ndim - 1)), yes, no)
+
+
+class SingleEnv(gym.Env):
+    """A batch of one as an ordinary NumPy environment: what `gymnasium.make` returns for our own tasks.
+
+    Every episode takes its seed from `np_random`, as Gymnasium's tools expect. The time limit is Gymnasium's wrapper.
+    """
+
+    def __init__(self, make_batch: Callable[..., TensorEnv], **kwargs: Any):
+        self.batch = make_batch(num_envs=1, **kwargs)
+        self.observation_space = self.batch.single_observation_space
+        self.action_space = self.batch.single_action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        obs, _ = self.batch.reset(seed=int(self.np_random.integers(2**63)))
+        return obs[0].cpu().numpy(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        actions = torch.as_tensor(action, device=self.batch.device)[None]
+        _, reward, terminated, truncated, info = self.batch.step(actions)
+        return info["final_obs"][0].cpu().numpy(), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+
+
+def register(env_id: str, make_batch: type[TensorEnv], max_episode_steps: int | None) -> None:
+    """Let `gymnasium.make` and `gymnasium.make_vec` find a task of ours under one id."""
+    gym.register(
+        id=env_id,
+        entry_point=partial(SingleEnv, make_batch),
+        vector_entry_point=make_batch,
+        max_episode_steps=max_episode_steps,
+    )

@@ -1,0 +1,106 @@
+"""Dynamics gaps: multipliers on a compiled MuJoCo model, and noise between the policy and the actuators."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
+
+
+@dataclass(frozen=True)
+class Physics:
+    """How a simulator differs from the stock task. All defaults together are the stock task, bit for bit.
+
+    Raises:
+        ValueError: a number out of its range, named.
+    """
+
+    gravity: float = 1.0
+    """Factor on every component of gravity; a negative one turns it round."""
+    friction: float = 1.0
+    """Factor (>= 0) on all three friction numbers of every geom of the compiled model, the floor included."""
+    mass: float = 1.0
+    """Factor (> 0) on the mass and the inertia of every body."""
+    damping: float = 1.0
+    """Factor (>= 0) on the damping of every degree of freedom."""
+    action_noise: float = 0.0
+    """Standard deviation (>= 0) of Gaussian noise on every executed action, in normalised action units."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not math.isfinite(value):
+                raise ValueError(f"physics.{name} must be finite, got {value}")
+            if name != "gravity" and (value < 0 or (name == "mass" and value == 0)):
+                raise ValueError(f"physics.{name} must be {'> 0' if name == 'mass' else '>= 0'}, got {value}")
+
+    def changes(self) -> dict[str, float]:
+        """The fields that differ from the stock task."""
+        stock = dataclasses.asdict(Physics())
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != stock[name]}
+
+
+def check_supported(physics: Physics, supported: Collection[str], task: str) -> None:
+    """Raise ValueError where `physics` changes something that `task` has no way to change."""
+    if extra := sorted(set(physics.changes()) - set(supported)):
+        raise ValueError(f"{task} cannot change physics.{extra[0]}; it supports {', '.join(supported) or 'none'}")
+
+
+def apply_physics(model: mujoco.MjModel, physics: Physics) -> None:
+    """Edit a compiled model in place (no file is touched: H2O's code overwrites the installed XML).
+
+    Factors of 1 are skipped, so that neutral physics leaves every bit of the model alone.
+    """
+    if physics.gravity != 1.0:
+        model.opt.gravity[:] *= physics.gravity
+    if physics.friction != 1.0:
+        model.geom_friction[:] *= physics.friction
+    if physics.damping != 1.0:
+        model.dof_damping[:] *= physics.damping
+    if physics.mass != 1.0:
+        model.body_mass[:] *= physics.mass
+        model.body_inertia[:] *= physics.mass
+        # Sub-tree masses, inverse weights and mean inertia follow from the masses; contacts and the solver read them.
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+
+
+def with_physics(env: gym.Env, physics: Physics) -> gym.Env:
+    """`env` with its dynamics changed; action noise is a wrapper of its own (`ActionNoise`).
+
+    Raises:
+        ValueError: the task has no such quantity.
+    """
+    task = env.unwrapped
+    factors = dataclasses.replace(physics, action_noise=0.0)
+    model: Any = getattr(task, "model", None)
+    if isinstance(model, mujoco.MjModel):
+        apply_physics(model, factors)
+    elif isinstance(task, PendulumEnv):
+        check_supported(factors, ["gravity", "action_noise"], "Pendulum")
+        task.g *= factors.gravity
+    else:
+        check_supported(factors, ["action_noise"], f"{task.spec.id if task.spec else task}: not a MuJoCo task, it")
+    return env
+
+
+class ActionNoise(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
+    """Executes action + ε, ε ~ N(0, std² I), drawn every step from the task's own generator and not clipped.
+
+    The caller keeps the clean action (H2O, section 7). MuJoCo's actuators clip the torque, but the control cost is
+    computed from the noisy action, so the reward changes too.
+    """
+
+    def __init__(self, env: gym.Env, std: float):
+        gym.utils.RecordConstructorArgs.__init__(self, std=std)
+        super().__init__(env)
+        self.std = std
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        noise = self.std * self.np_random.standard_normal(action.shape)
+        return (action + noise).astype(action.dtype)

@@ -1,0 +1,67 @@
+"""Put an episode away and take it out again, for any Gymnasium task: remember its beginning, replay its actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+
+class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """Gives a task an `episode_state` that can be read, and assigned to a fresh copy of the same task.
+
+    Gymnasium tasks cannot save themselves, and a MuJoCo state vector is not enough (warm starts, derived forces, wrapper
+    clocks). But a task is a function of how its episode began and the actions since, so these are recorded and replayed.
+    The price is a replay of the current episode when a run is resumed. A property, not a pair of methods, because
+    `set_attr` of Gymnasium's vector environments is the one call that sends every lane its own value.
+    """
+
+    def __init__(self, env: gym.Env):
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self._begin: dict[str, Any] | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        generator = self.np_random.bit_generator.state if seed is None else None
+        self._begin = {"seed": seed, "generator": generator, "options": options}
+        self._actions: list[np.ndarray] = []
+        self._obs, info = self.env.reset(seed=seed, options=options)
+        return self._obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self._actions.append(np.array(action))  # a copy: the caller may reuse its array
+        self._obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._obs, reward, terminated, truncated, info
+
+    @property
+    def episode_state(self) -> dict[str, Any] | None:
+        """How the episode began, `actions` (T, …) since, and what to check a replay against: `obs`, `generator_now`.
+
+        None before the first reset.
+        """
+        if self._begin is None:
+            return None
+        return {
+            **self._begin,
+            "actions": np.array(self._actions),
+            "obs": np.array(self._obs),
+            "generator_now": self.np_random.bit_generator.state,
+        }
+
+    @episode_state.setter
+    def episode_state(self, state: dict[str, Any] | None) -> None:
+        if state is None:
+            return
+        if state["generator"] is not None:
+            self.np_random.bit_generator.state = state["generator"]
+        self.reset(seed=state["seed"], options=state["options"])
+        for action in state["actions"]:
+            self.step(action)
+        same_obs = np.array(self._obs).tobytes() == state["obs"].tobytes()
+        if not (same_obs and self.np_random.bit_generator.state == state["generator_now"]):
+            raise ValueError(
+                f"{self.spec.id if self.spec else self.env}: replaying the episode gave another state, so this task is "
+                "not reproducible (it draws from a generator that is not its np_random, or its version or settings "
+                "changed); resume needs one that is"
+            )

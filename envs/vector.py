@@ -1,0 +1,184 @@
+"""Any Gymnasium task as N lanes with tensors in and out; how the lanes are stepped is one of two small classes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+MakeLane = Callable[[], gym.Env]
+EpisodeState = dict[str, Any] | None  # of `Resumable`
+
+
+class Stepped(NamedTuple):
+    """What one step of all lanes gave, as arrays of our own; `final_obs` holds the rows of the ended lanes only."""
+
+    obs: np.ndarray  # (N, obs) float32
+    reward: np.ndarray  # (N,) float32
+    terminated: np.ndarray  # (N,) bool
+    truncated: np.ndarray  # (N,) bool
+    final_obs: dict[int, np.ndarray]
+
+
+class Lanes(Protocol):
+    """N numpy environments with SAME_STEP autoreset."""
+
+    spaces: tuple[gym.Space, gym.Space]  # observation and action, of one lane
+
+    def reset(self, seed: int | None, options: dict[str, Any] | None) -> np.ndarray: ...
+    def step(self, actions: np.ndarray) -> Stepped: ...
+    def episode_states(self) -> Sequence[EpisodeState]: ...
+    def load_episode_states(self, states: Sequence[EpisodeState]) -> None: ...
+    def render(self) -> tuple[Any, ...]: ...
+    def close(self) -> None: ...
+
+
+class SyncLanes:
+    """One after the other in this process. Gymnasium's SyncVectorEnv does the same and, for one lane, takes longer
+    than a HalfCheetah step: it copies observations deeply and merges the info dictionaries, which no agent reads."""
+
+    def __init__(self, make_lane: MakeLane, num_envs: int):
+        self.envs = [make_lane() for _ in range(num_envs)]
+        self.spaces = (self.envs[0].observation_space, self.envs[0].action_space)
+        self._shape = (num_envs, *(self.spaces[0].shape or ()))
+
+    def reset(self, seed: int | None, options: dict[str, Any] | None) -> np.ndarray:
+        seeds = [None if seed is None else seed + lane for lane in range(len(self.envs))]
+        return np.stack([env.reset(seed=s, options=options)[0] for env, s in zip(self.envs, seeds, strict=True)])
+
+    def step(self, actions: np.ndarray) -> Stepped:
+        n = len(self.envs)
+        obs, reward = np.empty(self._shape, np.float32), np.empty(n, np.float32)
+        terminated, truncated = np.empty(n, np.bool_), np.empty(n, np.bool_)
+        final_obs = {}
+        for i, env in enumerate(self.envs):
+            obs[i], reward[i], terminated[i], truncated[i], _ = env.step(actions[i])
+            if terminated[i] or truncated[i]:
+                final_obs[i] = obs[i].copy()
+                obs[i], _ = env.reset()
+        return Stepped(obs, reward, terminated, truncated, final_obs)
+
+    def episode_states(self) -> list[EpisodeState]:
+        return [env.get_wrapper_attr("episode_state") for env in self.envs]
+
+    def load_episode_states(self, states: Sequence[EpisodeState]) -> None:
+        for env, state in zip(self.envs, states, strict=True):
+            env.set_wrapper_attr("episode_state", state)
+
+    def render(self) -> tuple[Any, ...]:
+        return tuple(env.render() for env in self.envs)
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+class AsyncLanes:
+    """A process for every lane, by Gymnasium's AsyncVectorEnv."""
+
+    def __init__(self, make_lane: MakeLane, num_envs: int):
+        make = _deaf_to_ctrl_c(make_lane)
+        self._envs: AsyncVectorEnv = AsyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        self.spaces = (self._envs.single_observation_space, self._envs.single_action_space)
+
+    def reset(self, seed: int | None, options: dict[str, Any] | None) -> np.ndarray:
+        return self._envs.reset(seed=seed, options=options)[0]
+
+    def step(self, actions: np.ndarray) -> Stepped:
+        obs, reward, terminated, truncated, info = self._envs.step(actions)
+        final_obs = {int(i): info["final_obs"][i] for i in np.flatnonzero(terminated | truncated)}
+        return Stepped(obs, reward.astype(np.float32), terminated, truncated, final_obs)
+
+    def episode_states(self) -> Sequence[EpisodeState]:
+        return self._envs.get_attr("episode_state")
+
+    def load_episode_states(self, states: Sequence[EpisodeState]) -> None:
+        self._envs.set_attr("episode_state", list(states))
+
+    def render(self) -> tuple[Any, ...]:
+        return tuple(self._envs.render() or ())
+
+    def close(self) -> None:
+        self._envs.close()
+
+
+def _deaf_to_ctrl_c(make_lane: MakeLane) -> MakeLane:
+    """Ctrl-C reaches every process of the terminal; workers must outlive it, or there is nothing left to save."""
+    owner = os.getpid()
+
+    def make() -> gym.Env:
+        if os.getpid() != owner:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return make_lane()
+
+    return make
+
+
+class TensorVectorEnv(gym.vector.VectorEnv):
+    """Lanes of one task as `surefoot.agents.interface.VectorEnv`: SAME_STEP, `final_obs` the true successor of every lane.
+
+    Where no episode ended, `info["final_obs"]` *is* the returned observation, not a copy.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own declaration
+
+    def __init__(self, lanes: Lanes, num_envs: int, device: str | torch.device):
+        self.lanes = lanes
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.single_observation_space, self.single_action_space = lanes.spaces
+        self.observation_space, self.action_space = (batch_space(space, num_envs) for space in lanes.spaces)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Start an episode in every lane, lane i with `seed + i`."""
+        return self._tensor(self.lanes.reset(seed, options)), {}
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Observation (N, obs), reward (N,), terminated, truncated (N,) bool, {"final_obs", "_final_obs"}."""
+        stepped = self.lanes.step(actions.detach().cpu().numpy())
+        obs = self._tensor(stepped.obs)
+        final_obs = obs
+        if stepped.final_obs:
+            successor = stepped.obs.copy()
+            for lane, row in stepped.final_obs.items():
+                successor[lane] = row
+            final_obs = self._tensor(successor)
+        terminated, truncated = self._tensor(stepped.terminated), self._tensor(stepped.truncated)
+        info = {"final_obs": final_obs, "_final_obs": terminated | truncated}
+        return obs, self._tensor(stepped.reward), terminated, truncated, info
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def render(self) -> tuple[Any, ...]:
+        """A frame of every lane."""
+        return self.lanes.render()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running episode of every lane (see `Resumable`), as tensors and plain values."""
+        return {"lanes": [_with_tensors(state) for state in self.lanes.episode_states()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replay the saved episodes; ValueError where that does not give the saved observations bit for bit."""
+        if len(state["lanes"]) != self.num_envs:
+            raise ValueError(f"the saved state has {len(state['lanes'])} lanes, this environment {self.num_envs}")
+        self.lanes.load_episode_states([_with_arrays(lane) for lane in state["lanes"]])
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self.lanes.close()
+
+
+def _with_tensors(state: EpisodeState) -> EpisodeState:
+    return state and {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
+
+
+def _with_arrays(state: EpisodeState) -> EpisodeState:
+    return state and {k: v.cpu().numpy() if isinstance(v, Tensor) else v for k, v in state.items()}

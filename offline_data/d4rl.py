@@ -46,6 +46,7 @@ def from_d4rl_arrays(
     ends[-1] = True
     if view == "exact" and "next_observations" in arrays:
         keep, next_obs = np.ones(len(ends), bool), arrays["next_observations"]
+        _check_successors(arrays["observations"], next_obs, ends, source)
     else:
         if view == "exact" and terminals.any():
             warnings.warn(
@@ -162,15 +163,29 @@ def _flag(arrays: Mapping[str, np.ndarray], name: str, source: str) -> np.ndarra
 
 
 def _timeouts(arrays: Mapping[str, np.ndarray], max_episode_steps: int | None, source: str) -> np.ndarray:
-    """Return (N,) bool: stored, or counted from the last terminal as D4RL does."""
+    """Return (N,) bool: stored, or counted as D4RL does."""
     if "timeouts" in arrays:
         return _flag(arrays, "timeouts", source)
     if max_episode_steps is None:
         raise ValueError(f"{source}: no 'timeouts'; pass max_episode_steps= so that episode ends can be found")
-    terminals = _flag(arrays, "terminals", source)
+    return infer_timeouts(_flag(arrays, "terminals", source), max_episode_steps)
+
+
+def infer_timeouts(terminals: np.ndarray, max_episode_steps: int) -> np.ndarray:
+    """Return (N,) bool: rows at which an episode that began after the last terminal reaches the time limit."""
     row = np.arange(len(terminals))
     first = np.maximum.accumulate(np.where(np.roll(terminals, 1), row, 0))  # first row after the last terminal
     return (row - first + 1) % max_episode_steps == 0
+
+
+def _check_successors(obs: np.ndarray, next_obs: np.ndarray, ends: np.ndarray, source: str) -> None:
+    """Refuse successors that were made by shifting the observations, which cross every episode end."""
+    last = np.flatnonzero(ends[:-1])
+    if last.size and obs.shape == next_obs.shape and (next_obs[last] == obs[last + 1]).all():
+        raise ValueError(
+            f"{source}: 'next_observations' holds the next episode's first observation at all {last.size} episode ends;"
+            " take that array out of the file, or use view 'qlearning', which does not read it"
+        )
 
 
 def _last_kept(ends: np.ndarray, keep: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+from http.client import HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -97,7 +98,7 @@ def _fetch(url: str, part: Path, progress: bool) -> None:
         raise ConnectionError(f"{url}: interrupted at {got} of {total} bytes; run the same command to resume")
 
 
-def _copy(response, part: Path, have: int, total: int | None, progress: bool) -> int:
+def _copy(response: HTTPResponse, part: Path, have: int, total: int | None, progress: bool) -> int:
     """Write the answer's bytes behind the first `have` of `part`; return the size reached."""
     bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=not progress)
     with bar, open(part, "ab" if have else "wb") as file:

@@ -44,14 +44,22 @@ def find_d4rl(name: str) -> D4RLDataset:
     return D4RL_DATASETS[name]
 
 
+def d4rl_references(env_id: str) -> tuple[float, float] | None:
+    """Return D4RL's (random, expert) returns for a Gymnasium id of any version or a D4RL name; None where undefined."""
+    known = D4RL_DATASETS.get(env_id)
+    env = known.env if known else re.sub(r"-v\d+$", "", env_id).lower()
+    return REFERENCE_SCORES.get(env)
+
+
+def scale_score(returns: Any, low: float, high: float) -> np.ndarray:
+    """Return 100 · (R - low) / (high - low)."""
+    return 100 * (np.asarray(returns, np.float64) - low) / (high - low)
+
+
 def normalized_score(env_id: str, returns: Any) -> np.ndarray | None:
-    """Return 100 · (R - R_min) / (R_max - R_min) for undiscounted returns, or None where D4RL defines no references.
+    """Return D4RL's normalised score (x 100) of undiscounted returns, or None where no references are defined.
 
     `env_id` is a Gymnasium id of any version ("HalfCheetah-v5") or the name of a D4RL data set.
     """
-    known = D4RL_DATASETS.get(env_id)
-    env = known.env if known else re.sub(r"-v\d+$", "", env_id).lower()
-    if env not in REFERENCE_SCORES:
-        return None
-    low, high = REFERENCE_SCORES[env]
-    return 100 * (np.asarray(returns, np.float64) - low) / (high - low)
+    references = d4rl_references(env_id)
+    return None if references is None else scale_score(returns, *references)

@@ -40,9 +40,14 @@ def load(source: str | Path, *, view: View = "exact", max_episode_steps: int | N
     `view` and `max_episode_steps` concern D4RL files only (see `surefoot.offline_data.d4rl`).
     """
     source = str(source)
-    if source.startswith("minari:") or Path(source).is_dir():
+    if is_minari(source):
         return read_minari(source.removeprefix("minari:"))
     return replace(read_d4rl(d4rl_path(source), view=view, max_episode_steps=max_episode_steps), source=source)
+
+
+def is_minari(source: str | Path) -> bool:
+    """Return whether a source names a Minari data set: "minari:ID" or a folder."""
+    return str(source).startswith("minari:") or Path(source).is_dir()
 
 
 def d4rl_path(source: str) -> Path:

@@ -104,7 +104,7 @@ class Transitions:
         """Return (E,) int64 numbers of steps, a cut last episode included."""
         return torch.bincount(self.episode_index())
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 

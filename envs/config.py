@@ -18,7 +18,7 @@ class EnvConfig:
 
     id: str = "HalfCheetah-v5"
     """A Gymnasium id; `module:EnvId` imports `module`, which registers the id, first."""
-    physics: Physics = Physics()
+    physics: Physics = field(default_factory=Physics)
     """How the dynamics differ from the stock task."""
     num_envs: int = 1
     """Copies ("lanes") stepped together."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,9 @@ from gymnasium.wrappers import RescaleAction, TransformObservation
 
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.native import TensorEnv
-from surefoot.envs.physics import ActionNoise, Physics, with_physics
+from surefoot.envs.physics import STOCK, ActionNoise, with_physics
 from surefoot.envs.resumable import Resumable
-from surefoot.envs.vector import AsyncLanes, SyncLanes, TensorVectorEnv
+from surefoot.envs.vector import AsyncLanes, Lanes, MakeLane, SyncLanes, TensorVectorEnv
 
 
 def make_vec(
@@ -33,8 +34,8 @@ def make_vec(
     if native := _native(spec):
         limit = config.max_episode_steps or spec.max_episode_steps
         kwargs: dict[str, Any] = {**spec.kwargs, **config.kwargs, "physics": config.physics, "max_episode_steps": limit}
-        return native(config.num_envs, device=device, **kwargs)
-    lanes = {"sync": SyncLanes, "async": AsyncLanes}[config.vectorization]
+        return native(num_envs=config.num_envs, device=device, **kwargs)
+    lanes: Callable[[MakeLane, int], Lanes] = SyncLanes if config.vectorization == "sync" else AsyncLanes
     make_lane = partial(make_single, config, render_mode)
     return TensorVectorEnv(lanes(make_lane, config.num_envs), config.num_envs, device)
 
@@ -53,7 +54,7 @@ def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     env = _gym_make(spec, config.max_episode_steps, kwargs)
-    physics = Physics() if native else config.physics  # a native task has changed itself
+    physics = STOCK if native else config.physics  # a native task has changed itself
     env = _normalised_actions(with_physics(env, physics), config.id)
     if physics.action_noise > 0.0:
         env = ActionNoise(env, physics.action_noise)
@@ -98,7 +99,7 @@ def _import(module: str, env_id: str) -> None:
         ) from error
 
 
-def _native(spec: EnvSpec) -> type[TensorEnv] | None:
+def _native(spec: EnvSpec) -> Callable[..., TensorEnv] | None:
     """The batched tensor task behind an id, if it is one."""
     entry: Any = spec.vector_entry_point
     creator = load_env_creator(entry) if isinstance(entry, str) else entry
@@ -116,7 +117,7 @@ def _gym_make(spec: EnvSpec, max_episode_steps: int | None, kwargs: dict[str, An
 
 
 def _normalised_actions(env: gym.Env, env_id: str) -> gym.Env:
-    """Box actions scaled affinely to [-1, 1] (not clipped); left alone where they are so already, and where discrete."""
+    """Box actions scaled affinely to [-1, 1], not clipped; left alone where they are so already, or discrete."""
     space = env.action_space
     if isinstance(space, gym.spaces.Discrete):
         return env

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from surefoot.envs.physics import Physics, check_supported
+from surefoot.envs.physics import STOCK, Physics, check_supported
 
 State = tuple[Tensor, ...]  # every field (N, …)
 
@@ -38,7 +38,7 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         *,
         device: str | torch.device = "cpu",
         max_episode_steps: int | None = None,
-        physics: Physics = Physics(),  # noqa: B008 - frozen
+        physics: Physics = STOCK,
     ):
         noisy = ("action_noise",) if isinstance(action_space, gym.spaces.Box) else ()
         check_supported(physics, (*self.physics_factors, *noisy), type(self).__name__)
@@ -129,7 +129,7 @@ class SingleEnv(gym.Env):
         return info["final_obs"][0].cpu().numpy(), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
 
 
-def register(env_id: str, make_batch: type[TensorEnv], max_episode_steps: int | None) -> None:
+def register(env_id: str, make_batch: Callable[..., TensorEnv], max_episode_steps: int | None) -> None:
     """Let `gymnasium.make` and `gymnasium.make_vec` find a task of ours under one id."""
     gym.register(
         id=env_id,

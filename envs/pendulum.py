@@ -44,7 +44,7 @@ class Pendulum(TensorEnv):
     physics_factors = ("gravity",)
 
     def __init__(self, num_envs: int = 1, *, dtype: torch.dtype = torch.float32, **kwargs: Any):
-        numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
+        numpy_dtype: Any = np.float64 if dtype == torch.float64 else np.float32
         high = np.array([1.0, 1.0, MAX_SPEED], numpy_dtype)
         super().__init__(
             gym.spaces.Box(-high, high, dtype=numpy_dtype), gym.spaces.Box(-1.0, 1.0, (1,)), num_envs, **kwargs

@@ -42,8 +42,10 @@ class Physics:
 
     def changes(self) -> dict[str, float]:
         """The fields that differ from the stock task."""
-        stock = dataclasses.asdict(Physics())
-        return {name: value for name, value in dataclasses.asdict(self).items() if value != stock[name]}
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != getattr(STOCK, name)}
+
+
+STOCK = Physics()
 
 
 def check_supported(physics: Physics, supported: Collection[str], task: str) -> None:

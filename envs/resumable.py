@@ -11,10 +11,10 @@ import numpy as np
 class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """Gives a task an `episode_state` that can be read, and assigned to a fresh copy of the same task.
 
-    Gymnasium tasks cannot save themselves, and a MuJoCo state vector is not enough (warm starts, derived forces, wrapper
-    clocks). But a task is a function of how its episode began and the actions since, so these are recorded and replayed.
-    The price is a replay of the current episode when a run is resumed. A property, not a pair of methods, because
-    `set_attr` of Gymnasium's vector environments is the one call that sends every lane its own value.
+    Gymnasium tasks cannot save themselves, and a MuJoCo state vector is not enough (warm starts, derived forces, clocks
+    of wrappers). But a task is a function of how its episode began and the actions since, so these are recorded and
+    replayed. The price is a replay of the current episode when a run is resumed. A property, not a pair of methods,
+    because `set_attr` of Gymnasium's vector environments is the one call that sends every lane its own value.
     """
 
     def __init__(self, env: gym.Env):

@@ -123,9 +123,10 @@ def _deaf_to_ctrl_c(make_lane: MakeLane) -> MakeLane:
 
 
 class TensorVectorEnv(gym.vector.VectorEnv):
-    """Lanes of one task as `surefoot.agents.interface.VectorEnv`: SAME_STEP, `final_obs` the true successor of every lane.
+    """Lanes of one task as `surefoot.agents.interface.VectorEnv`: SAME_STEP autoreset.
 
-    Where no episode ended, `info["final_obs"]` *is* the returned observation, not a copy.
+    `info["final_obs"]` (N, obs) is the true successor of every lane, `info["_final_obs"]` (N,) says whose episode ended.
+    Where none did, `final_obs` *is* the returned observation, not a copy.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own declaration
@@ -151,9 +152,9 @@ class TensorVectorEnv(gym.vector.VectorEnv):
             for lane, row in stepped.final_obs.items():
                 successor[lane] = row
             final_obs = self._tensor(successor)
-        terminated, truncated = self._tensor(stepped.terminated), self._tensor(stepped.truncated)
-        info = {"final_obs": final_obs, "_final_obs": terminated | truncated}
-        return obs, self._tensor(stepped.reward), terminated, truncated, info
+        ended = stepped.terminated | stepped.truncated
+        reward, terminated, truncated, ended = map(self._tensor, (*stepped[1:4], ended))
+        return obs, reward, terminated, truncated, {"final_obs": final_obs, "_final_obs": ended}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)

@@ -1,0 +1,181 @@
+"""Companion runs: other methods trained in parallel, each an ordinary run of its own, and the comparison at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from surefoot import agents
+from surefoot.training.checkpoint import write_atomically
+from surefoot.training.config import RunConfig
+from surefoot.training.evaluation import EvalResult, evaluate
+from surefoot.training.plots import learning_curves
+from surefoot.training.presets import load_preset
+from surefoot.training.run_folder import checkpoint_steps, load_policy
+
+LAST_LINES = 15  # of a failed companion's log, enough for the error and where it came from
+
+
+def companion_folder(run: Path, entry: str) -> Path:
+    """Return where the companion `AGENT/PRESET` of a run lives."""
+    return run / "beside" / entry.replace("/", "-")
+
+
+def require_companions(config: RunConfig) -> None:
+    """Raise for an entry of `beside` that names no agent or preset, before anything is started."""
+    for entry in config.beside:
+        agent_name, preset = entry.split("/")
+        load_preset(agent_name, preset)
+
+
+class Companions:
+    """The companions of a run as child processes, one CPU thread each, leaving one CPU to the run itself."""
+
+    def __init__(self, run: Path, config: RunConfig, should_stop: Callable[[], object]) -> None:
+        self.run, self.config, self.should_stop = run, config, should_stop
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.lock = threading.Lock()
+        self.stopping = False
+
+    def __enter__(self) -> Companions:
+        self.pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1))
+        self.waiting = [self.pool.submit(self._train, entry) for entry in self.config.beside]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ask whatever still runs to save and end, and wait for it."""
+        with self.lock:
+            self.stopping = True
+            for child in self.children:
+                if child.poll() is None:
+                    child.send_signal(signal.SIGINT)
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def wait(self) -> None:
+        """Wait for every companion, or for a request to stop. Raises `RuntimeError` with the log's end of one that failed."""
+        for future in self.waiting:
+            while not self.should_stop() and not _ended(future):
+                pass
+            if future.done():
+                future.result()
+
+    def _train(self, entry: str) -> None:
+        folder = companion_folder(self.run, entry)
+        folder.parent.mkdir(exist_ok=True)
+        log = folder.with_suffix(".log")
+        with log.open("ab") as output:
+            with self.lock:
+                if self.stopping:
+                    return
+                # A session of its own: Ctrl-C in the terminal reaches it through this run only, once.
+                child = subprocess.Popen(
+                    self._command(entry, folder),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+                self.children.append(child)
+            code = child.wait()
+        if code and not self.stopping:
+            end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
+            raise RuntimeError(f"the companion run {entry} failed with exit code {code}; the end of {log}:\n{end}")
+
+    def _command(self, entry: str, folder: Path) -> list[str]:
+        agent_name, preset = entry.split("/")
+        call = [sys.executable, "-m", "surefoot.training.cli", "train", agent_name]
+        if checkpoint_steps(folder):
+            return [*call, "--resume", str(folder)]
+        if folder.exists():  # killed before its first checkpoint
+            shutil.rmtree(folder)
+        place = ["--out", str(folder.parent), "--name", folder.name]
+        return [*call, "--preset", preset, *place, "--seed", str(self.config.seed), "--threads", "1"]
+
+
+def _ended(future: Future[None], patience: float = 0.2) -> bool:
+    """Whether the future is done, after waiting for it a moment; its error is left for `result`."""
+    try:
+        future.exception(timeout=patience)
+    except TimeoutError:
+        return False
+    return True
+
+
+# --- the comparison ---------------------------------------------------------------------------------------------------
+
+
+def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device) -> None:
+    """Draw the learning curves of a run and its companions; with companions, also print and write a table.
+
+    Every policy is measured at its last checkpoint in the simulator (`env.physics`) and in the real dynamics
+    (`eval.physics`) of this run, on the same episodes.
+    """
+    runs = {agent_name: run} | {_label(entry, agent_name): companion_folder(run, entry) for entry in config.beside}
+    learning_curves(runs, run / "plots" / "learning_curve.png")
+    if config.beside:
+        rows = [_measure(label, folder, config, device) for label, folder in runs.items()]
+        text = json.dumps(rows, indent=2) + "\n"
+        write_atomically(run / "comparison.json", lambda file: file.write(text.encode()))
+        Console().print(_table(rows, config))
+
+
+def _label(entry: str, agent_name: str) -> str:
+    return entry if entry.split("/")[0] == agent_name else entry.split("/")[0]
+
+
+def _measure(label: str, folder: Path, config: RunConfig, device: torch.device) -> dict[str, Any]:
+    loaded = load_policy(folder, device=device)
+    simulator, real = (
+        evaluate(
+            loaded.policy.act,
+            replace(config.env, physics=physics),
+            episodes=config.eval.episodes,
+            seed=config.eval.seed,
+            device=device,
+        )
+        for physics in (config.env.physics, config.eval.physics)
+    )
+    spec = agents.get(loaded.agent_name)
+    saw = [name for name, used in (("simulator", spec.acts), ("data", loaded.config.data.source is not None)) if used]
+    return {"method": label, "saw": " + ".join(saw), "step": loaded.step} | _numbers(simulator, real)
+
+
+def _numbers(simulator: EvalResult, real: EvalResult) -> dict[str, Any]:
+    return {
+        "simulator_return": float(np.mean(simulator.returns)),
+        "simulator_std": float(np.std(simulator.returns)),
+        "real_return": float(np.mean(real.returns)),
+        "real_std": float(np.std(real.returns)),
+        "score": None if real.score is None else float(np.mean(real.score)),
+    }
+
+
+def _table(rows: list[dict[str, Any]], config: RunConfig) -> Table:
+    caption = f"mean ± std over {config.eval.episodes} episodes of the last policy; score: D4RL-normalised"
+    table = Table(title=f"{config.env.id}, seed {config.seed}", caption=caption)
+    for name in ("method", "learned from"):
+        table.add_column(name)
+    for name in ("simulator return", "real return", "score"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        returns = [f"{row[f'{place}_return']:.0f} ± {row[f'{place}_std']:.0f}" for place in ("simulator", "real")]
+        table.add_row(row["method"], row["saw"], *returns, "-" if row["score"] is None else f"{row['score']:.1f}")
+    return table

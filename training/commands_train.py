@@ -1,0 +1,120 @@
+"""`surefoot train`: from a command line to a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+import tyro
+
+from surefoot import agents
+from surefoot.configs import preset_names
+from surefoot.training import run_folder
+from surefoot.training.beside import require_companions
+from surefoot.training.cli import one_line_errors
+from surefoot.training.config import RunConfig
+from surefoot.training.interrupt import StopRequest, stop_on_signals
+from surefoot.training.presets import default_config, from_plain, load_preset, read_yaml
+from surefoot.training.run import Run, carry_out, resume, start
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Launch(Generic[C]):
+    """What the command line says: the run, and where it starts from."""
+
+    run: Annotated[RunConfig[C], tyro.conf.arg(name="")]
+    preset: str | None = None
+    """Start from a preset: one of the agent's own, OTHER/NAME of another agent, or a YAML file. Options override it."""
+    config: Path | None = None
+    """Start from the config.yaml of another run. Options override it."""
+    resume: Path | None = None
+    """Go on with the run in this folder; --steps may extend its budget."""
+    out: Path = Path("runs")
+    """Folder that new run folders are made in."""
+    name: str | None = None
+    """Name of the new run folder; made from agent, task, preset, seed and time by default."""
+
+
+def main(arguments: list[str]) -> int:
+    """Train, and return the exit code."""
+    agent_name, launch = parse(arguments)
+    with stop_on_signals() as stop:
+        if launch.resume is not None:
+            if run_folder.is_finished(launch.resume, launch.run):
+                print(f"{launch.resume} is finished; --steps more than {launch.run.steps} goes on with it")
+                return 0
+            run = resume(launch.resume, agent_name, launch.run)
+        else:
+            require_companions(launch.run)
+            name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
+            run = start(agent_name, launch.run, launch.out / name, launch.preset)
+        return _train(run, stop)
+
+
+def _train(run: Run, stop: StopRequest) -> int:
+    print(f"run folder: {run.folder}")
+    try:
+        carry_out(run, stop)
+    except OSError as error:
+        if error.errno is not None:  # not one of ours, which are whole sentences: keep its traceback
+            raise RuntimeError("unexpected failure while training") from error
+        with one_line_errors(1):
+            raise
+    if stop:
+        print(f"stopped at step {run.counters.step}; go on with: {_door()} {run.agent_name} --resume {run.folder}")
+    return stop.exit_code
+
+
+def _door() -> str:
+    """Return how this command was called, for the user to call it again."""
+    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "surefoot train"
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, Launch]:
+    """Return agent name and launch: options over `--preset`, `--config` or the resumed run's config over the defaults."""
+    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    options = list(arguments[1:] if named else arguments)
+    base = argparse.ArgumentParser(prog=f"train.py {named or ''}", add_help=False, allow_abbrev=False)
+    for name in ("preset", "config", "resume"):
+        base.add_argument(f"--{name}")
+    chosen, _ = base.parse_known_args(options)
+    agent_name, config = _starting_point(named, chosen.preset, chosen.config, chosen.resume)
+    spec = agents.get(agent_name)
+    presets = ", ".join(preset_names(agent_name)) or "none"
+    launch = tyro.cli(
+        Launch[type(config.agent)],  # type: ignore[misc]
+        args=options,
+        default=Launch(config),
+        prog=f"train.py {agent_name}",
+        description=f"{spec.summary}. Presets: {presets}.",
+    )
+    return agent_name, launch
+
+
+def _starting_point(
+    named: str | None, preset: str | None, config: str | None, resumed: str | None
+) -> tuple[str, RunConfig]:
+    if config and (preset or resumed):
+        raise ValueError(
+            "--config cannot be combined with --preset or --resume: each says where the settings come from"
+        )
+    if resumed:
+        agent_name, settings = run_folder.read_config(Path(resumed))
+        started_from = run_folder.read_meta(Path(resumed)).get("preset")
+        if preset and preset != started_from:
+            raise ValueError(f"{resumed}: started from preset {started_from}, not {preset}; leave --preset out")
+    elif config:
+        agent_name, settings = from_plain(read_yaml(Path(config)), config)
+    elif named is None:
+        raise ValueError(f"say which agent to train: {', '.join(agents.REGISTRY)}")
+    else:
+        return named, load_preset(named, preset) if preset else default_config(named)
+    if named not in (None, agent_name):
+        raise ValueError(f"{resumed or config} is of {agent_name}, not of {named}")
+    return agent_name, settings

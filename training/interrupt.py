@@ -1,0 +1,50 @@
+"""Stopping a run from outside without harm."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Whether SIGINT (Ctrl-C) or SIGTERM asked the run to stop; the run loop looks after every agent step."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._owner = os.getpid()
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + signal, as shells report it; 0 when nothing asked to stop."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Note the first signal; from the second on, the default applies: at once. Files are only ever renamed whole."""
+        self.signal = number
+        if (
+            os.getpid() == self._owner
+        ):  # environment workers forked from here get Ctrl-C too, and must wait to be closed
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request; outside of the main thread no signal arrives and none is caught."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    previous = {number: signal.signal(number, request.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,61 @@
+"""Running means of what an agent reports, kept as tensors until a log row is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.agents.interface import Episodes, Progress
+
+
+class Meter:
+    """Means over one log interval: of every metric, and of the episodes that ended in it. Part of a checkpoint."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._clear()
+
+    def _clear(self) -> None:
+        self.sums: dict[str, Tensor] = {}  # float64 scalars
+        self.counts: dict[str, int] = {}
+        self.episodes = torch.zeros(3, dtype=torch.float64, device=self.device)  # number, Σ return, Σ length
+
+    def add(self, progress: Progress) -> None:
+        """Take in one agent step, without waiting for the device."""
+        for name, value in progress.metrics.items():
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), dtype=torch.float64, device=self.device)
+                self.counts[name] = 0
+            self.sums[name].add_(value if value.ndim == 0 else value.double().mean())
+            self.counts[name] += 1
+        for episodes in progress.episodes:
+            self.episodes += _totals(episodes)
+
+    def read(self) -> dict[str, float]:
+        """Return the means and start anew: one transfer from the device. Without an ended episode its columns are absent."""
+        values = torch.stack([*self.sums.values(), *self.episodes]).tolist()
+        number, returns, lengths = values[-3:]
+        row = {"episodes": number}
+        if number:
+            row |= {"episode_return": returns / number, "episode_length": lengths / number}
+        row |= {name: total / self.counts[name] for name, total in zip(self.sums, values[:-3], strict=True)}
+        self._clear()
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "counts": self.counts, "episodes": self.episodes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
+        self.counts = dict(state["counts"])
+        self.episodes = state["episodes"].to(self.device)
+
+
+def _totals(episodes: Episodes) -> Tensor:
+    """Return (3,): how many lanes ended, their summed returns and lengths (the other lanes' numbers mean nothing)."""
+    columns = torch.stack(
+        [torch.ones_like(episodes.ended, dtype=torch.float64), episodes.episode_return, episodes.length]
+    )
+    return torch.where(episodes.ended, columns, 0.0).sum(1)

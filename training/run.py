@@ -1,0 +1,362 @@
+"""One run: step the agent, log, evaluate, checkpoint, until the budget is spent; and go on where a run stopped.
+
+Whatever decides when a row, an evaluation or a checkpoint is due depends on counters alone, and what is pending between
+two rows is part of the checkpoint: N + M steps are the same run as N, a stop anywhere, and M.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from surefoot import agents
+from surefoot.agents.interface import Agent, AgentSpec, OfflineData, Progress, Setting, Spaces, VectorEnv
+from surefoot.envs import make_vec, spaces_of
+from surefoot.offline_data import load_for
+from surefoot.training import run_folder
+from surefoot.training.beside import Companions, compare
+from surefoot.training.checkpoint import load as load_checkpoint
+from surefoot.training.checkpoint import remove_leftovers
+from surefoot.training.checkpoint import save as save_checkpoint
+from surefoot.training.config import RunConfig
+from surefoot.training.evaluation import EvalResult, evaluate
+from surefoot.training.interrupt import StopRequest, stop_on_signals
+from surefoot.training.loggers import (
+    EVALUATION_COLUMNS,
+    METRIC_COLUMNS,
+    CsvLog,
+    Logger,
+    Row,
+    make_loggers,
+    require_installed,
+)
+from surefoot.training.meters import Meter
+from surefoot.training.presets import from_plain, to_plain
+
+# What may change on resume: the budget, and what decides no number of the run. `threads` can move the last bit.
+CHANGEABLE = ("steps", "threads", "logger", "checkpoint_every", "keep_checkpoints", "beside")
+
+
+@dataclass
+class Counters:
+    """Where a run stands. `step` counts in the budget's unit."""
+
+    step: int = 0
+    env_steps: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    logged_step: int = 0
+    logged_seconds: float = 0.0
+    evaluated_step: int = -1
+    best_return: float = -float("inf")
+
+    def advance(self, progress: Progress, acts: bool) -> None:
+        """Count one agent step; the budget is in environment steps, or in updates for an agent that never acts."""
+        self.env_steps += progress.env_steps
+        self.updates += progress.updates
+        self.step = self.env_steps if acts else self.updates
+
+
+@dataclass
+class Run:
+    """All that a run in progress holds."""
+
+    agent_name: str
+    config: RunConfig
+    folder: Path
+    spec: AgentSpec
+    spaces: Spaces
+    device: torch.device
+    env: VectorEnv | None
+    agent: Agent
+    meter: Meter
+    metrics: CsvLog
+    evaluations: CsvLog
+    loggers: dict[str, Logger] = field(default_factory=dict)
+    counters: Counters = field(default_factory=Counters)
+    saved_step: int = -1
+
+
+def train(
+    agent_name: str, config: RunConfig, *, out: Path = Path("runs"), name: str | None = None, preset: str | None = None
+) -> Path:
+    """Train an agent and return its run folder `out/name`. A signal stops it early, with a checkpoint.
+
+    Raises `ValueError`, `FileNotFoundError`, `FileExistsError` or `ImportError` before the folder is made.
+    """
+    with stop_on_signals() as stop:
+        run = start(agent_name, config, out / (name or run_folder.default_name(agent_name, config, preset)), preset)
+        carry_out(run, stop)
+    return run.folder
+
+
+# --- set-up -----------------------------------------------------------------------------------------------------------
+
+
+def start(agent_name: str, config: RunConfig, folder: Path, preset: str | None = None) -> Run:
+    """Return a new run at its first step, its folder made last, when everything else has been found in order."""
+    run_folder.require_free(folder)
+    require_installed(config.logger)
+    run = _build(agent_name, config, folder)
+    run_folder.create(folder, agent_name, config, preset)
+    try:
+        run.metrics.start()
+        run.evaluations.start()
+        run.loggers = make_loggers(config.logger, folder, to_plain(agent_name, config))
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return run
+
+
+def resume(folder: Path, agent_name: str, config: RunConfig) -> Run:
+    """Return a run at its latest checkpoint, rows written after it dropped.
+
+    Raises `ValueError` where agent or configuration is another than the run's, but for the `CHANGEABLE` fields.
+    """
+    steps = run_folder.checkpoint_steps(folder)
+    if not steps:
+        raise FileNotFoundError(f"{folder}: no checkpoint to resume from; start the run again under another --name")
+    path = run_folder.checkpoint_path(folder, "step", steps[-1])
+    state = load_checkpoint(path)
+    _require_same_run(state, agent_name, config, path)
+    require_installed(config.logger)
+    run = _build(agent_name, config, folder)
+    if state["device"] != run.device.type:
+        raise ValueError(f"{path}: made on {state['device']}, not {run.device.type}; pass --device {state['device']}")
+    run.agent.load_state_dict(state["agent"])
+    run.meter.load_state_dict(state["meter"])
+    run.counters = Counters(**state["counters"])
+    run.saved_step = run.counters.step
+    run.metrics.load_state_dict(state["metrics"])
+    run.evaluations.load_state_dict(state["evaluations"])
+    remove_leftovers(folder / "checkpoints")
+    run.loggers = make_loggers(
+        config.logger, folder, to_plain(agent_name, config), run.counters.env_steps, state["loggers"]
+    )
+    run_folder.mark_resumed(folder, agent_name, config)
+    return run
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that `auto`, `cpu`, `cuda` or `cuda:N` stands for; `ValueError` where it is missing."""
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= available:
+        raise ValueError(f"device {name} was asked for, but PyTorch sees {available} CUDA devices; pass --device cpu")
+    return device
+
+
+def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
+    spec, device = agents.get(agent_name), pick_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    spaces = Spaces(*spaces_of(config.env))
+    data = _load_data(agent_name, spec, config, spaces, device)
+    env = make_vec(config.env, device=device) if spec.acts else None
+    setting = Setting(spaces, config.seed, device, env, data, config.compile, config.cudagraph)
+    try:
+        agent = spec.make_agent(config.agent, setting)
+    except BaseException:
+        if env is not None:
+            env.close()
+        raise
+    logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", EVALUATION_COLUMNS)
+    return Run(agent_name, config, folder, spec, spaces, device, env, agent, Meter(device), *logs)
+
+
+def _load_data(
+    agent_name: str, spec: AgentSpec, config: RunConfig, spaces: Spaces, device: torch.device
+) -> OfflineData | None:
+    if config.data.source is None:
+        if spec.needs_data:
+            raise ValueError(f"{agent_name} learns from recorded data: pass --data.source, or a preset that names one")
+        return None
+    return load_for(config.data, *spaces, seed=config.seed).to(device)
+
+
+def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig, path: Path) -> None:
+    missing = {"agent", "agent_name", "config", "counters", "meter", "metrics", "evaluations"} - set(state)
+    if missing:
+        raise ValueError(f"{path}: not a training checkpoint (no {', '.join(sorted(missing))})")
+    if state["agent_name"] != agent_name:
+        raise ValueError(f"{path}: a run of {state['agent_name']}, not of {agent_name}")
+    _, before = from_plain(state["config"], str(path))
+    old, new = (_flat(to_plain(agent_name, settings)) for settings in (before, config))
+    changed = [name for name in new if new[name] != old[name] and name not in CHANGEABLE]
+    if changed:
+        changes = ", ".join(f"{name} was {old[name]!r}, not {new[name]!r}" for name in changed)
+        raise ValueError(f"{path}: {changes}; only {', '.join(CHANGEABLE)} may change on resume")
+    if config.steps < state["counters"]["step"]:
+        raise ValueError(f"{path}: already at step {state['counters']['step']}; --steps {config.steps} is less")
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+    return flat
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def carry_out(run: Run, stop: StopRequest) -> None:
+    """Train until the budget is spent or `stop` asks to end, with companions beside it, and leave the folder in order."""
+    began = time.perf_counter() - run.counters.seconds
+    status = "failed"
+    run_folder.mark(run.folder, "running", run.counters.seconds)
+    try:
+        with Companions(run.folder, run.config, lambda: stop) as companions:
+            _loop(run, stop, lambda: time.perf_counter() - began)
+            if not stop:
+                _finish(run)
+                companions.wait()
+            if not stop:
+                compare(run.folder, run.agent_name, run.config, run.device)
+        status = "interrupted" if stop else "finished"
+    finally:
+        run.counters.seconds = time.perf_counter() - began
+        with suppress(OSError):  # a full disk must not hide what went wrong before
+            run_folder.mark(run.folder, status, run.counters.seconds)
+        for logger in run.loggers.values():
+            logger.close()
+        if run.env is not None:
+            run.env.close()
+
+
+def _loop(run: Run, stop: StopRequest, clock: Callable[[], float]) -> None:
+    config, counters = run.config, run.counters
+    with tqdm(total=config.steps, initial=counters.step, unit="step", disable=None, desc=run.agent_name) as bar:
+        while counters.step < config.steps and not stop:
+            before = counters.step
+            progress = run.agent.step()
+            counters.advance(progress, run.spec.acts)
+            run.meter.add(progress)
+            bar.update(counters.step - before)
+            counters.seconds = clock()
+            due = {name: _crosses(before, counters.step, every) for name, every in _intervals(config).items()}
+            row: dict[str, Any] = {}
+            if due["log"]:
+                row |= log_metrics(run, bar)
+            if due["evaluation"]:
+                row |= log_evaluation(run)
+            _send(run, row)
+            if due["checkpoint"]:
+                save(run)
+    if run.saved_step != counters.step:
+        save(run)
+
+
+def _finish(run: Run) -> None:
+    """Write the rows of the last, incomplete intervals.
+
+    They come after the last checkpoint on purpose: a run whose budget is extended drops them and is the same run as
+    one that had the longer budget from the start.
+    """
+    row: dict[str, Any] = {}
+    if run.counters.logged_step != run.counters.step:
+        row |= log_metrics(run)
+    if run.counters.evaluated_step != run.counters.step:
+        row |= log_evaluation(run)
+    _send(run, row)
+
+
+def _intervals(config: RunConfig) -> dict[str, int]:
+    return {"log": config.log_every, "evaluation": config.eval.every, "checkpoint": config.checkpoint_every}
+
+
+def _crosses(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]; an agent may take many steps at once."""
+    return after // every > before // every
+
+
+def log_metrics(run: Run, bar: tqdm | None = None) -> Row:
+    """Append the means since the last row to metrics.csv and return them."""
+    counters, means = run.counters, run.meter.read()
+    rate = (counters.step - counters.logged_step) / max(counters.seconds - counters.logged_seconds, 1e-9)
+    row = {**_place(run), "seconds": counters.seconds, "steps_per_second": rate, **means}
+    run.metrics.write([row])
+    counters.logged_step, counters.logged_seconds = counters.step, counters.seconds
+    if bar is not None and "episode_return" in means:
+        bar.set_postfix_str(f"episode return {means['episode_return']:.1f}", refresh=False)
+    return row
+
+
+def log_evaluation(run: Run) -> Row:
+    """Measure the policy in `eval.physics`, append its episodes to evaluations.csv, keep the best policy."""
+    settings = run.config.eval
+    env = replace(run.config.env, physics=settings.physics)
+    result = evaluate(run.agent.act, env, episodes=settings.episodes, seed=settings.seed, device=run.device)
+    run.evaluations.write(_evaluation_rows(run, result))
+    run.counters.evaluated_step = run.counters.step
+    mean = float(result.returns.mean())
+    if mean > run.counters.best_return:
+        run.counters.best_return = mean
+        _save_policy(run, run.folder / "checkpoints" / "best.pt")
+    score = {} if result.score is None else {"eval/score": float(result.score.mean())}
+    suffix = f", score {score['eval/score']:.1f}" if score else ""
+    tqdm.write(f"{run.agent_name} at {run.counters.step:,}: return {mean:.1f} ± {result.returns.std():.1f}{suffix}")
+    return {"eval/episode_return": mean, "eval/length": float(result.lengths.mean()), **score}
+
+
+def _evaluation_rows(run: Run, result: EvalResult) -> list[Row]:
+    scores = [None] * len(result.returns) if result.score is None else result.score.tolist()
+    columns = zip(result.returns.tolist(), result.lengths.tolist(), scores, strict=True)
+    return [
+        {**_place(run), "episode": i, "episode_return": episode_return, "length": length, "score": score}
+        for i, (episode_return, length, score) in enumerate(columns)
+    ]
+
+
+def _place(run: Run) -> dict[str, int]:
+    return {name: getattr(run.counters, name) for name in ("step", "env_steps", "updates")}
+
+
+def _send(run: Run, row: Row) -> None:
+    if row:
+        for logger in run.loggers.values():
+            logger.log(row, run.counters.env_steps)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def save(run: Run) -> None:
+    """Write the checkpoint of this step, then drop the oldest. The policy goes first: no checkpoint is without one."""
+    step = run.counters.step
+    _save_policy(run, run_folder.checkpoint_path(run.folder, "policy", step))
+    save_checkpoint(run_folder.checkpoint_path(run.folder, "step", step), _state(run))
+    run.saved_step = step
+    for kind in ("step", "policy"):
+        for old in run_folder.checkpoint_steps(run.folder, kind)[: -run.config.keep_checkpoints]:
+            run_folder.checkpoint_path(run.folder, kind, old).unlink()
+
+
+def _state(run: Run) -> dict[str, Any]:
+    return {
+        "agent_name": run.agent_name,
+        "config": to_plain(run.agent_name, run.config),
+        "device": run.device.type,
+        "agent": run.agent.state_dict(),
+        "meter": run.meter.state_dict(),
+        "counters": asdict(run.counters),
+        "metrics": run.metrics.state_dict(),
+        "evaluations": run.evaluations.state_dict(),
+        "loggers": {name: logger.state_dict() for name, logger in run.loggers.items()},
+    }
+
+
+def _save_policy(run: Run, path: Path) -> None:
+    step, policy = run.counters.step, run.agent.policy
+    run_folder.save_policy(path, run.agent_name, run.config, run.spaces, step, policy)

@@ -124,11 +124,18 @@ def reference_scores(dataset: Any) -> tuple[float, float] | None:
     return None if low is None or high is None else (float(low), float(high))
 
 
+def minari_metadata(source: str | Path) -> dict[str, str]:
+    """Return the set's text entries that are not about storage: id, description, author, reference scores …"""
+    storage = {"observation_space", "action_space", "data_format", "total_episodes", "total_steps", "dataset_size"}
+    metadata = json.loads((_data_folder(source) / "metadata.json").read_text())
+    kept = {name: value for name, value in metadata.items() if name not in storage | {"jpeg_encoding"}}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in kept.items()}
+
+
 def open_minari(source: str | Path) -> Any:
     """Return the `MinariDataset` of a local id or a folder; `FileNotFoundError` lists the ids in the local store."""
     minari = _minari()
-    folder = Path(source) if Path(source).is_dir() else store() / source
-    data = folder / "data" if (folder / "data").is_dir() else folder
+    data = _data_folder(source)
     if not (data / "metadata.json").is_file():
         known = ", ".join(local_ids()) or "none"
         raise FileNotFoundError(
@@ -139,6 +146,11 @@ def open_minari(source: str | Path) -> Any:
         # Minari would import and build the environment named in the file to learn the spaces: that runs code.
         raise ValueError(f"{data}: metadata.json does not state observation_space and action_space; not opened")
     return minari.MinariDataset(data)
+
+
+def _data_folder(source: str | Path) -> Path:
+    folder = Path(source) if Path(source).is_dir() else store() / source
+    return folder / "data" if (folder / "data").is_dir() else folder
 
 
 def store() -> Path:

@@ -59,11 +59,18 @@ def d4rl_path(source: str) -> Path:
 
 def sample_file(name: str) -> Path:
     """Return the path of a packaged sample; `ValueError` lists them."""
-    folder = Path(str(importlib.resources.files("surefoot.offline_data.samples")))
-    samples = {path.stem: path for path in sorted(folder.glob("*.hdf5"))}
-    if name not in samples:
-        raise ValueError(f"unknown sample {name!r}; packaged are: {', '.join(samples) or 'none'}")
-    return samples[name]
+    if name not in sample_names():
+        raise ValueError(f"unknown sample {name!r}; packaged are: {', '.join(sample_names()) or 'none'}")
+    return _samples() / f"{name}.hdf5"
+
+
+def sample_names() -> list[str]:
+    """Return the names of the packaged samples."""
+    return sorted(path.stem for path in _samples().glob("*.hdf5"))
+
+
+def _samples() -> Path:
+    return Path(str(importlib.resources.files("surefoot.offline_data.samples")))
 
 
 def load_for(
@@ -97,6 +104,6 @@ def _bounded_actions(data: Transitions, *, clip: bool) -> Transitions:
         raise ValueError(
             f"{data.source}: {outside} of {len(data)} actions leave [-1, 1], the worst by {excess[worst]:.3g} "
             f"(row {worst}: {[round(value, 3) for value in row]}); "
-            "rescale them if they are in the task's own units, or set --data.clip-actions True"
+            "rescale them if they are in the task's own units, or set --data.clip-actions"
         )
     return replace(data, action=data.action.clamp(-1, 1))

@@ -1,0 +1,286 @@
+"""`surefoot data`: list, inspect, download, collect and convert recorded transitions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from surefoot.envs import EnvConfig, make_vec, spaces_of
+from surefoot.offline_data import collect as record
+from surefoot.offline_data import load, write_d4rl, write_minari
+from surefoot.offline_data.d4rl import View, read_metadata
+from surefoot.offline_data.download import cache_dir
+from surefoot.offline_data.download import download as fetch
+from surefoot.offline_data.files import refuse_existing
+from surefoot.offline_data.health import Health, check_health
+from surefoot.offline_data.minari_io import Format, local_ids, minari_metadata
+from surefoot.offline_data.scores import D4RL_DATASETS, REFERENCE_SCORES, find_d4rl
+from surefoot.offline_data.sources import d4rl_path, is_minari, sample_names
+from surefoot.training import run_folder
+
+
+Json = Annotated[bool, tyro.conf.arg(name="json", help="print JSON instead of a table")]
+
+
+def main(arguments: list[str]) -> int:
+    """Run `surefoot data COMMAND …` and return its exit code."""
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if name not in COMMANDS:
+        if name not in ("", "-h", "--help"):
+            print(f"surefoot data: error: unknown command {name!r}", file=sys.stderr)
+        print(_overview(), file=sys.stdout if name in ("-h", "--help") else sys.stderr)
+        return 0 if name in ("-h", "--help") else 2
+    command = COMMANDS[name]
+    if name == "collect":
+        command = partial(collect, env=_env_of_run(rest))
+    return tyro.cli(command, args=rest, prog=f"surefoot data {name}", description=command_help(name)) or 0
+
+
+def list_sources(*, as_json: Json = False) -> None:
+    """List D4RL's data sets with addresses and reference scores, packaged samples and the local Minari store."""
+    rows = [
+        {
+            "source": f"d4rl:{entry.name}",
+            "random": REFERENCE_SCORES[entry.env][0],
+            "expert": REFERENCE_SCORES[entry.env][1],
+            "local": (cache_dir() / entry.file_name).is_file(),
+            "address": entry.url,
+        }
+        for entry in D4RL_DATASETS.values()
+    ]
+    rows += [{"source": f"sample:{name}", "local": True} for name in sample_names()]
+    rows += [{"source": f"minari:{name}", "local": True} for name in local_ids()]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("source", "random", "expert", "local", "address", title=f"local D4RL files are in {cache_dir()}")
+    for row in rows:
+        marks = "yes" if row["local"] else ""
+        table.add_row(
+            row["source"], *(f"{row.get(key, '')}" for key in ("random", "expert")), marks, row.get("address")
+        )
+    _console().print(table)
+
+
+def info(
+    source: tyro.conf.Positional[str],
+    *,
+    env: str | None = None,
+    max_episode_steps: int | None = None,
+    as_json: Json = False,
+) -> int:
+    """Print statistics and a health report of a data set; the exit code is 1 when it has problems.
+
+    Args:
+        source: a D4RL .hdf5, a Minari folder, or d4rl:NAME, minari:ID, sample:NAME.
+        env: a Gymnasium id whose spaces the data should fit, and whose reference scores apply.
+        max_episode_steps: time limit of the recorded task, for files without timeouts.
+    """
+    observation_space, action_space = spaces_of(EnvConfig(id=env)) if env else (None, None)
+    report = check_health(
+        source,
+        observation_space=observation_space,
+        action_space=action_space,
+        env_id=env,
+        max_episode_steps=max_episode_steps,
+    )
+    print(json.dumps(asdict(report), indent=2)) if as_json else _print_report(report)
+    return 1 if report.problems else 0
+
+
+def download(name: tyro.conf.Positional[str], *, url: str | None = None, force: bool = False) -> None:
+    """Download a D4RL data set to the local cache; run again after an interruption, it resumes.
+
+    Args:
+        name: as `surefoot data list` shows it, with or without "d4rl:".
+        url: another address of the same file (a mirror).
+        force: replace the local file.
+    """
+    entry = find_d4rl(name.removeprefix("d4rl:"))
+    path = cache_dir() / entry.file_name
+    if force:
+        path.unlink(missing_ok=True)
+    try:
+        fetch(url or entry.url, path)
+    except KeyboardInterrupt:
+        print(f"stopped; `surefoot data download {entry.name}` resumes", file=sys.stderr)
+        raise
+    print(f"{path}: {path.stat().st_size} bytes, SHA-256 beside it; use it as d4rl:{entry.name}")
+
+
+def collect(
+    policy: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    *,
+    env: EnvConfig,
+    steps: int = 100_000,
+    seed: int = 0,
+    checkpoint: str = "latest",
+    stochastic: bool = False,
+    noise: float = 0.0,
+    epsilon: float = 0.0,
+    device: str = "cpu",
+    allow_pickle: bool = False,
+    force: bool = False,
+) -> None:
+    """Record a policy in a task and write a D4RL file with its provenance.
+
+    Args:
+        policy: a run folder, or a Stable-Baselines3 .zip (with --allow-pickle).
+        out: the .hdf5 file to write.
+        env: the task; starts from that of the run, in the dynamics the run is evaluated in.
+        steps: transitions to record, over all copies of the task together.
+        seed: of the task's resets and of the exploration.
+        checkpoint: latest, best or a step of the run.
+        stochastic: sample from the policy instead of taking its mean action.
+        noise: standard deviation of Gaussian noise on the actions, which are in [-1, 1].
+        epsilon: share of the actions replaced by uniform ones.
+        device: where policy and task run.
+        allow_pickle: load a Stable-Baselines3 file although that format can run code.
+        force: replace an existing file.
+    """
+    refuse_existing(out, force)
+    loaded = _load_policy(policy, checkpoint, device, allow_pickle)
+    lanes = make_vec(env, device=device)
+    try:
+        with torch.no_grad():
+            data = record(
+                partial(loaded.policy.act, explore=stochastic),
+                lanes,
+                steps,
+                seed=seed,
+                noise_std=noise,
+                epsilon=epsilon,
+                source=str(out),
+                progress=True,
+            )
+    finally:
+        lanes.close()
+    recipe = {"stochastic": stochastic, "noise_std": noise, "epsilon": epsilon, "seed": seed, "steps": steps}
+    write_d4rl(out, data, {**_provenance(policy, loaded, env), **recipe}, force=force)
+    returns = data.episode_returns()
+    print(f"{out}: {len(data)} transitions, {len(returns)} episodes, mean return {returns.mean():.1f}")
+
+
+def convert(
+    source: tyro.conf.Positional[str],
+    target: tyro.conf.Positional[str],
+    *,
+    format: Format = "hdf5",
+    view: View = "exact",
+    max_episode_steps: int | None = None,
+    force: bool = False,
+) -> None:
+    """Convert between the D4RL layout and Minari; transitions, episode ends and text metadata are kept.
+
+    Args:
+        source: a D4RL .hdf5, a Minari folder, or d4rl:NAME, minari:ID, sample:NAME.
+        target: minari:ID for Minari's local store, else the path of a D4RL .hdf5 file.
+        format: of a Minari target.
+        view: how a D4RL source without next_observations is read (docs/data.md).
+        max_episode_steps: time limit of the recorded task, for D4RL sources without timeouts.
+        force: replace what is at the target.
+    """
+    data = load(source, view=view, max_episode_steps=max_episode_steps)
+    origin = {"converted_from": source if ":" in source else Path(source).name}
+    if target.startswith("minari:"):
+        description = json.dumps({**_source_metadata(source), **origin})
+        place = write_minari(
+            target.removeprefix("minari:"), data, {"description": description}, data_format=format, force=force
+        )
+    elif target.endswith(".hdf5"):
+        place = Path(target)
+        write_d4rl(place, data, {**_source_metadata(source), **origin}, force=force)
+    else:
+        raise ValueError(f"target {target!r} is neither minari:ID nor a path that ends in .hdf5")
+    print(f"{place}: {len(data)} transitions, {int(data.episode_end.sum())} episodes")
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "list": list_sources,
+    "info": info,
+    "download": download,
+    "collect": collect,
+    "convert": convert,
+}
+
+
+def command_help(name: str) -> str:
+    """Return the first line of a command's docstring."""
+    return (COMMANDS[name].__doc__ or "").splitlines()[0]
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10}{command_help(name)}" for name in COMMANDS]
+    return "\n".join(["usage: surefoot data COMMAND …", "", *lines, "", "surefoot data COMMAND --help says more"])
+
+
+def _env_of_run(arguments: list[str]) -> EnvConfig:
+    """Return the task that `collect` starts from: that of the run on the command line, as the run is evaluated."""
+    for argument in arguments:
+        if (Path(argument) / "config.yaml").is_file():
+            _, config = run_folder.read_config(Path(argument))
+            return replace(config.env, physics=config.eval.physics, num_envs=1)
+    return EnvConfig()
+
+
+def _load_policy(path: Path, checkpoint: str, device: str, allow_pickle: bool) -> Any:
+    if path.suffix == ".zip":
+        from surefoot.training.policies import load_any  # imports Stable-Baselines3
+
+        return load_any(path, allow_pickle=allow_pickle)
+    return run_folder.load_policy(path, checkpoint, device)
+
+
+def _provenance(policy: Path, loaded: Any, env: EnvConfig) -> dict[str, object]:
+    """Return how a recording came to be, without the places of this machine."""
+    versions = {name: importlib.metadata.version(name) for name in ("surefoot", "gymnasium", "mujoco", "torch")}
+    return {
+        "algorithm": loaded.agent_name,
+        "policy": policy.name,
+        "policy_step": loaded.step,
+        "env_id": env.id,
+        "env": json.dumps(asdict(env)),
+        "commit": run_folder.git_commit()["commit"],
+        **{f"version_{name}": version for name, version in versions.items()},
+    }
+
+
+def _source_metadata(source: str) -> dict[str, str]:
+    return minari_metadata(source.removeprefix("minari:")) if is_minari(source) else read_metadata(d4rl_path(source))
+
+
+def _console() -> Console:
+    """Return a console that does not cut long lines where the output is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def _print_report(report: Health) -> None:
+    table = Table(show_header=False, title=report.source)
+    for name, value in report.facts.items():
+        table.add_row(name.replace("_", " "), _text(value))
+    console = _console()
+    console.print(table)
+    for line in report.notes:
+        console.print(f"note: {line}", markup=False)
+    for line in report.problems:
+        console.print(f"PROBLEM: {line}", markup=False, style="bold red")
+    if not report.problems:
+        console.print("no problems found")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {_text(part)}" for name, part in value.items())
+    return f"{value:.6g}" if isinstance(value, float) else "not defined" if value is None else str(value)

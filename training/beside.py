@@ -13,7 +13,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -58,9 +57,7 @@ class Companions:
         self.waiting = [self.pool.submit(self._train, entry) for entry in self.config.beside]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Ask whatever still runs to save and end, and wait for it."""
         with self.lock:
             self.stopping = True
@@ -70,7 +67,7 @@ class Companions:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
     def wait(self) -> None:
-        """Wait for every companion, or for a request to stop. Raises `RuntimeError` with the log's end of one that failed."""
+        """Wait for every companion or for a request to stop; `ChildProcessError` with the log's end if one failed."""
         for future in self.waiting:
             while not self.should_stop() and not _ended(future):
                 pass
@@ -97,7 +94,7 @@ class Companions:
             code = child.wait()
         if code and not self.stopping:
             end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
-            raise RuntimeError(f"the companion run {entry} failed with exit code {code}; the end of {log}:\n{end}")
+            raise ChildProcessError(f"the companion run {entry} failed with exit code {code}; the end of {log}:\n{end}")
 
     def _command(self, entry: str, folder: Path) -> list[str]:
         agent_name, preset = entry.split("/")

@@ -48,8 +48,11 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "train" and rest in ([], ["-h"], ["--help"]):
         print(agents_overview())
         return 0 if rest else 2
+    run_command = import_module(f"surefoot.training.commands_{command}").main
+    if command == "train":  # tells set-up, where an error is the user's, from training, where it is ours
+        return run_command(rest)
     with one_line_errors(2):
-        return import_module(f"surefoot.training.commands_{command}").main(rest)
+        return run_command(rest)
 
 
 @contextmanager
@@ -60,7 +63,9 @@ def one_line_errors(exit_code: int) -> Iterator[None]:
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("SUREFOOT_DEBUG") == "1":
             raise
-        print(f"surefoot: error: {' '.join(str(error).split())}", file=sys.stderr)
+        quotes_a_log = isinstance(error, ChildProcessError)
+        text = str(error) if quotes_a_log else " ".join(str(error).split())
+        print(f"surefoot: error: {text}", file=sys.stderr)
         raise SystemExit(exit_code) from None
 
 

@@ -43,18 +43,22 @@ class Launch(Generic[C]):
 
 def main(arguments: list[str]) -> int:
     """Train, and return the exit code."""
-    agent_name, launch = parse(arguments)
     with stop_on_signals() as stop:
-        if launch.resume is not None:
-            if run_folder.is_finished(launch.resume, launch.run):
-                print(f"{launch.resume} is finished; --steps more than {launch.run.steps} goes on with it")
-                return 0
-            run = resume(launch.resume, agent_name, launch.run)
-        else:
-            require_companions(launch.run)
-            name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
-            run = start(agent_name, launch.run, launch.out / name, launch.preset)
-        return _train(run, stop)
+        with one_line_errors(2):
+            run = prepare(*parse(arguments))
+        return 0 if run is None else _train(run, stop)
+
+
+def prepare(agent_name: str, launch: Launch) -> Run | None:
+    """Return the run that a launch asks for, new or resumed; None where it is finished already."""
+    if launch.resume is None:
+        require_companions(launch.run)
+        name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
+        return start(agent_name, launch.run, launch.out / name, launch.preset)
+    if run_folder.is_finished(launch.resume, launch.run):
+        print(f"{launch.resume} is finished; --steps more than {launch.run.steps} goes on with it")
+        return None
+    return resume(launch.resume, agent_name, launch.run)
 
 
 def _train(run: Run, stop: StopRequest) -> int:
@@ -62,8 +66,8 @@ def _train(run: Run, stop: StopRequest) -> int:
     try:
         carry_out(run, stop)
     except OSError as error:
-        if error.errno is not None:  # not one of ours, which are whole sentences: keep its traceback
-            raise RuntimeError("unexpected failure while training") from error
+        if error.errno is not None:  # unlike ours, which are whole sentences
+            raise
         with one_line_errors(1):
             raise
     if stop:
@@ -77,7 +81,7 @@ def _door() -> str:
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Launch]:
-    """Return agent name and launch: options over `--preset`, `--config` or the resumed run's config over the defaults."""
+    """Return agent name and launch: options lie over `--preset`, `--config` or the resumed run's configuration."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     options = list(arguments[1:] if named else arguments)
     base = argparse.ArgumentParser(prog=f"train.py {named or ''}", add_help=False, allow_abbrev=False)
@@ -101,9 +105,7 @@ def _starting_point(
     named: str | None, preset: str | None, config: str | None, resumed: str | None
 ) -> tuple[str, RunConfig]:
     if config and (preset or resumed):
-        raise ValueError(
-            "--config cannot be combined with --preset or --resume: each says where the settings come from"
-        )
+        raise ValueError("--config does not go with --preset or --resume: each says where the settings come from")
     if resumed:
         agent_name, settings = run_folder.read_config(Path(resumed))
         started_from = run_folder.read_meta(Path(resumed)).get("preset")

@@ -26,18 +26,16 @@ class StopRequest:
         return 0 if self.signal is None else 128 + self.signal
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note the first signal; from the second on, the default applies: at once. Files are only ever renamed whole."""
+        """Note the first signal; the second one ends the process at once, which harms no file."""
         self.signal = number
-        if (
-            os.getpid() == self._owner
-        ):  # environment workers forked from here get Ctrl-C too, and must wait to be closed
+        if os.getpid() == self._owner:  # forked environment workers get Ctrl-C too, and wait to be closed
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; outside of the main thread no signal arrives and none is caught."""
+    """Turn the first SIGINT or SIGTERM into a request. Outside of the main thread none arrives, and none is caught."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

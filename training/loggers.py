@@ -151,7 +151,7 @@ def make_loggers(
     env_steps: int = 0,
     states: Mapping[str, Any] | None = None,
 ) -> dict[str, Logger]:
-    """Return the loggers asked for, by name; `env_steps` and `states` are those of the checkpoint a run goes on from."""
+    """Return the loggers asked for, by name; `env_steps` and `states` come from the checkpoint of a resumed run."""
     loggers: dict[str, Logger] = {}
     for name in names:
         if name == "wandb":

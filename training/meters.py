@@ -34,7 +34,7 @@ class Meter:
             self.episodes += _totals(episodes)
 
     def read(self) -> dict[str, float]:
-        """Return the means and start anew: one transfer from the device. Without an ended episode its columns are absent."""
+        """Return the means and start anew: one transfer from the device. No episode ended: no return, no length."""
         values = torch.stack([*self.sums.values(), *self.episodes]).tolist()
         number, returns, lengths = values[-3:]
         row = {"episodes": number}
@@ -54,7 +54,7 @@ class Meter:
 
 
 def _totals(episodes: Episodes) -> Tensor:
-    """Return (3,): how many lanes ended, their summed returns and lengths (the other lanes' numbers mean nothing)."""
+    """Return (3,): how many lanes ended, their summed returns and lengths."""
     columns = torch.stack(
         [torch.ones_like(episodes.ended, dtype=torch.float64), episodes.episode_return, episodes.length]
     )

@@ -30,14 +30,16 @@ def load_preset(agent_name: str, preset: str) -> RunConfig:
     `preset` is a name of the agent's own, `OTHER/NAME` of another agent (allowed where its keys fit), or the path of a
     YAML file. Raises `FileNotFoundError` with the available names, `ValueError` for a key or a value that does not fit.
     """
+    defaults = default_config(agent_name)
     source = _locate(agent_name, preset)
-    return overlay(default_config(agent_name), read_yaml(source), str(source))
+    return overlay(defaults, read_yaml(source), str(source))
 
 
 def _locate(agent_name: str, preset: str) -> Traversable:
     if preset.endswith((".yaml", ".yml")):
         return Path(preset)
     owner, _, name = preset.rpartition("/")
+    agents.get(owner or agent_name)  # an unknown agent is the better message
     return preset_file(owner or agent_name, name)
 
 
@@ -85,7 +87,7 @@ def _plain(value: Any) -> Any:
 
 
 def overlay(base: T, changes: Any, where: str, prefix: str = "") -> T:
-    """Return the dataclass `base` with the nested mapping `changes` laid over it, each value cast to its field's type."""
+    """Return the dataclass `base` with a nested mapping laid over it, each value cast to its field's type."""
     if not isinstance(changes, Mapping):
         raise ValueError(f"{where}: {prefix.rstrip('.')} holds settings of its own, found {changes!r}")
     hints = get_type_hints(type(base))

@@ -212,7 +212,7 @@ def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def carry_out(run: Run, stop: StopRequest) -> None:
-    """Train until the budget is spent or `stop` asks to end, with companions beside it, and leave the folder in order."""
+    """Train until the budget is spent or `stop` asks to end, companions beside it; leave the folder in order."""
     began = time.perf_counter() - run.counters.seconds
     status = "failed"
     run_folder.mark(run.folder, "running", run.counters.seconds)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -40,7 +41,7 @@ def require_free(folder: Path) -> None:
     """Raise unless a new run can be made at `folder`."""
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(
-            f"{folder}: not empty; continue that run with --resume {folder}, or choose another --name"
+            f"{folder}: not empty; go on with that run by --resume {folder}, or choose another --name"
         )
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: a file is in the way of the run folder; choose another --name or --out")
@@ -90,9 +91,8 @@ def mark(folder: Path, status: str, seconds: float) -> None:
 
 
 def is_finished(folder: Path, config: RunConfig) -> bool:
-    """Whether the run was carried through and `config` asks for no more steps."""
-    steps = checkpoint_steps(folder)
-    return bool(steps) and config.steps <= steps[-1] and read_meta(folder).get("status") == "finished"
+    """Whether the run was carried through and `config` asks for nothing else."""
+    return read_meta(folder).get("status") == "finished" and config == read_config(folder)[1]
 
 
 def mark_resumed(folder: Path, agent_name: str, config: RunConfig) -> None:
@@ -185,7 +185,7 @@ def _space_from_plain(plain: dict[str, Any]) -> gym.spaces.Box:
 
 def _provenance() -> dict[str, Any]:
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         **git_commit(),
         "versions": _versions(),
         "hardware": _hardware(),
@@ -195,8 +195,11 @@ def _provenance() -> dict[str, Any]:
 def git_commit() -> dict[str, Any]:
     """Return the commit of the checkout this code runs from and whether it was changed; Nones outside of a checkout."""
     try:
-        commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+        _git("ls-files", "--error-unmatch", __file__)  # fails where the package is installed inside some other checkout
+        return {
+            "commit": _git("rev-parse", "HEAD"),
+            "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
 

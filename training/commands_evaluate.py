@@ -1,0 +1,240 @@
+"""`surefoot evaluate`: measure the policies of finished runs on fresh episodes, in any dynamics."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from surefoot.envs import EnvConfig, spaces_of
+from surefoot.training.checkpoint import write_atomically
+from surefoot.training.evaluation import LANES, EvalResult, evaluate
+from surefoot.training.policies import AnyPolicy, load_any
+from surefoot.training.run import pick_device
+from surefoot.training.run_folder import git_commit
+from surefoot.training.statistics import Interval, iqm, stratified_bootstrap
+from surefoot.training.video import record_episode
+
+Record = dict[str, Any]
+STATISTICS = {"iqm": iqm, "mean": np.mean, "median": np.median}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, and how."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, policy files (.pt) or Stable-Baselines3 archives (.zip)."""
+    env: EnvConfig = field(default_factory=lambda: EnvConfig(id="", num_envs=LANES))
+    """The task. What is not given here is the run's own, in the dynamics of its `eval.physics`; `num_envs` is how many
+    episodes run side by side."""
+    episodes: int = 20
+    """Episodes from each of the seeds; episode i starts from reset seed `seed + i`."""
+    seeds: tuple[int, ...] = (10_000,)
+    """Reset seeds; the default is away from those by which training chose its best policy."""
+    checkpoint: str = "latest"
+    """`latest`, `best` or the step of a checkpoint."""
+    allow_pickle: bool = False
+    """Load Stable-Baselines3 archives, which run code stored in them."""
+    video: bool = False
+    """Also write the first episode of every run as an MP4."""
+    json: Path | None = None
+    """Write all results and the aggregate to this file too."""
+    device: str = "cpu"
+    """Where the policies compute: `auto`, `cpu`, `cuda` or `cuda:N`."""
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print the tables, write the JSON files, and return the exit code."""
+    request = parse(arguments)
+    check(request)
+    device = pick_device(request.device)
+    chosen = [
+        load_any(p, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle, device=device)
+        for p in request.runs
+    ]
+    tasks = [_task(arguments, path, policy) for path, policy in zip(request.runs, chosen, strict=True)]
+    records = []
+    for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
+        records.append(measure(policy, task, request, device))
+        write_record(path, records[-1])
+        if request.video:
+            out = _beside(path, "videos", records[-1], ".mp4")
+            record_episode(policy.act, task, out, seed=request.seeds[0], device=device)
+            print(f"video: {out}")
+    groups = aggregate(records) if len(records) > 1 else []
+    show(records, groups)
+    if request.json is not None:
+        _write_json(request.json, {**_provenance(), "results": records, "aggregate": groups})
+    return 0
+
+
+def parse(arguments: Sequence[str], env: EnvConfig | None = None) -> Request:
+    """Return the request; the fields of `env` are the defaults of the `--env` options."""
+    default = Request(runs=()) if env is None else Request(runs=(), env=env)
+    return tyro.cli(Request, args=arguments, default=default, prog="surefoot evaluate")
+
+
+def check(request: Request) -> None:
+    """Raise `ValueError` for requests that would count something twice or nothing at all."""
+    if not request.runs:
+        raise ValueError("name at least one run folder, policy file or archive to evaluate")
+    if len({path.resolve() for path in request.runs}) < len(request.runs):
+        raise ValueError("the same run is given twice; an interval over runs needs different ones")
+    starts = sorted(request.seeds)
+    if not starts or starts[0] < 0:
+        raise ValueError(f"--seeds must be numbers from 0 on, not {starts}")
+    for one, following in pairwise(starts):
+        if following - one < request.episodes:
+            raise ValueError(
+                f"--seeds {one} and {following} with {request.episodes} episodes each share start states; space them"
+            )
+
+
+def _task(arguments: Sequence[str], path: Path, policy: AnyPolicy) -> EnvConfig:
+    """Return the task of the policy's run with the `--env` options laid over it, after checking that the two fit."""
+    own = policy.env_config or EnvConfig(id="")
+    task = parse(arguments, replace(own, num_envs=LANES)).env
+    if not task.id:
+        raise ValueError(f"{path}: an archive does not say which task it was trained on; add --env.id")
+    given = [space.shape for space in spaces_of(task)]
+    wanted = [space.shape for space in policy.spaces]
+    if given != wanted:
+        raise ValueError(
+            f"{path}: its policy maps observations {wanted[0]} to actions {wanted[1]}, but {task.id} has observations "
+            f"{given[0]} and actions {given[1]}; choose a fitting --env.id"
+        )
+    return task
+
+
+def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.device) -> Record:
+    """Return the results of one policy and everything needed to get them again, as plain values."""
+    results = [
+        evaluate(policy.act, task, episodes=request.episodes, seed=seed, device=device, lanes=task.num_envs)
+        for seed in request.seeds
+    ]
+    result = EvalResult(*(None if c[0] is None else np.concatenate(c) for c in zip(*results, strict=True)))
+    return {
+        "label": policy.label,
+        "agent": policy.agent_name,
+        "step": policy.step,
+        "env": asdict(task),
+        "seeds": list(request.seeds),
+        "episodes": request.episodes,
+        "return": _summary(result.returns),
+        "score": None if result.score is None else _summary(result.score),
+        "lengths": result.lengths.tolist(),
+    }
+
+
+def _summary(values: np.ndarray) -> Record:
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),  # of the episodes, divided by their number
+        "iqm": float(iqm(values)),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "values": values.tolist(),
+    }
+
+
+def aggregate(records: Sequence[Record]) -> list[Record]:
+    """Return statistics over runs, each run counting by its mean, with 95% intervals; None where a task has one run.
+
+    Scores are comparable across tasks, so where every run has one, an agent's tasks are pooled as strata; returns are
+    not, so otherwise every task has a row of its own.
+    """
+    unit = "score" if all(record["score"] for record in records) else "return"
+    groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for record in records:
+        task = json.dumps(record["env"], sort_keys=True)
+        key = (record["agent"],) if unit == "score" else (record["agent"], task)
+        groups.setdefault(key, {}).setdefault(task, []).append(record[unit]["mean"])
+    return [_aggregate_group(key[0], unit, list(strata.values())) for key, strata in groups.items()]
+
+
+def _aggregate_group(agent: str, unit: str, strata: list[list[float]]) -> Record:
+    pooled = np.concatenate(strata)
+    group: Record = {"agent": agent, "unit": unit, "tasks": len(strata), "runs": len(pooled)}
+    for name, statistic in STATISTICS.items():
+        generator = np.random.default_rng(0)
+        interval = stratified_bootstrap([np.array(runs) for runs in strata], statistic, generator=generator)
+        group[name] = {"value": float(statistic(pooled)), "interval": None if interval is None else list(interval)}
+    return group
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def show(records: Sequence[Record], groups: Sequence[Record]) -> None:
+    """Print one row a run and, for several runs, one row an agent."""
+    console = Console()
+    table = Table(title="Returns", caption="± std, IQM, min and max over the episodes of a run; score: D4RL-normalised")
+    for name in ("run", "task"):
+        table.add_column(name, overflow="fold")
+    for name in ("episodes", "return", "IQM", "min", "max", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for record in records:
+        run = f"{record['label']} ({record['agent']}, step {record['step']})"
+        mean, std, *others = [f"{record['return'][name]:.1f}" for name in ("mean", "std", "iqm", "min", "max")]
+        score = f"{record['score']['mean']:.1f}" if record["score"] else "-"
+        table.add_row(run, describe(record["env"]), str(len(record["lengths"])), f"{mean} ± {std}", *others, score)
+    console.print(table)
+    if groups:
+        console.print(_aggregate_table(groups))
+
+
+def _aggregate_table(groups: Sequence[Record]) -> Table:
+    table = Table(
+        title=f"Over runs: {groups[0]['unit']}", caption="95% stratified bootstrap interval over runs (seeds)"
+    )
+    for name in ("agent", "tasks", "runs", "IQM", "interval", "mean", "median"):
+        table.add_column(name, justify="left" if name == "agent" else "right", no_wrap=True)
+    for group in groups:
+        interval = group["iqm"]["interval"]
+        shown = "none: a single run" if interval is None else "[{:.1f}, {:.1f}]".format(*Interval(*interval))
+        values = {name: f"{group[name]['value']:.1f}" for name in STATISTICS}
+        counts = (group["agent"], str(group["tasks"]), str(group["runs"]))
+        table.add_row(*counts, values["iqm"], shown, values["mean"], values["median"])
+    return table
+
+
+def describe(env: Record) -> str:
+    """Return the task and how its dynamics differ from the stock ones, such as `Hopper-v5, gravity 2.0`."""
+    neutral = asdict(EnvConfig().physics)
+    changes = [f"{name} {value}" for name, value in env["physics"].items() if value != neutral[name]]
+    return ", ".join([env["id"], *changes])
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write the record into the run folder; for a policy file or an archive, beside it."""
+    _write_json(_beside(path, "evaluations", record, ".json"), {**_provenance(), **record})
+
+
+def _beside(path: Path, subfolder: str, record: Record, suffix: str) -> Path:
+    """Return a place that another task, seed or checkpoint does not share and the same request finds again."""
+    asked = {name: record[name] for name in ("step", "env", "seeds", "episodes")}
+    code = crc32(json.dumps(asked, sort_keys=True).encode())
+    name = f"{record['env']['id'].replace('/', '-').replace(':', '-')}-{record['step']:09d}-{code:08x}{suffix}"
+    return path / subfolder / name if path.is_dir() else path.with_name(f"{path.stem}-{name}")
+
+
+def _write_json(path: Path, content: Record) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+
+
+def _provenance() -> Record:
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv), **git_commit()}

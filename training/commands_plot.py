@@ -1,0 +1,61 @@
+"""`surefoot plot`: learning curves of runs, and panels of what their agents logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from surefoot.training.plots import EVALUATION_LABELS, learning_curves, metric_panels
+from surefoot.training.run_folder import read_config
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders; runs that differ in nothing but their seed share a line and a band."""
+    metric: tuple[str, ...] = ("episode_return",)
+    """`episode_return`, `score` or `length` of the evaluations, or columns of metrics.csv, one panel each."""
+    out: Path = Path("learning_curves.png")
+    """Picture to write; the ending chooses the format (png, pdf, svg)."""
+
+
+def main(arguments: list[str]) -> int:
+    """Draw, and return the exit code."""
+    request = tyro.cli(Request, args=arguments, default=Request(runs=()), prog="surefoot plot")
+    if not request.runs or not request.metric:
+        raise ValueError("name at least one run folder and one metric to plot")
+    runs = group(request.runs)
+    logged = [name for name in request.metric if name not in EVALUATION_LABELS]
+    if logged and len(logged) < len(request.metric):
+        raise ValueError(f"{', '.join(logged)}: logged while training; plot evaluation metrics separately")
+    if logged:
+        metric_panels(runs, request.out, logged)
+    elif len(request.metric) > 1:
+        raise ValueError(f"one evaluation metric a picture, not {', '.join(request.metric)}")
+    else:
+        learning_curves(runs, request.out, metric=request.metric[0])
+    print(f"picture: {request.out}")
+    return 0
+
+
+def group(folders: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return label -> runs. Runs are seeds of one method where all that decides their numbers, but the seed, is equal."""
+    methods: dict[str, list[Path]] = {}
+    names: dict[str, str] = {}
+    for folder in folders:
+        agent_name, config = read_config(folder)
+        method = repr((agent_name, config.agent, config.env, config.data, config.eval))
+        methods.setdefault(method, []).append(folder)
+        names[method] = f"{agent_name}, {config.env.id}"
+    if len({name.split(", ")[1] for name in names.values()}) == 1:  # the task goes without saying
+        names = {method: name.split(", ")[0] for method, name in names.items()}
+    shared = [name for name in names.values() if list(names.values()).count(name) > 1]
+    return {
+        f"{names[method]}: {runs[0].name}" if names[method] in shared else names[method]: runs
+        for method, runs in methods.items()
+    }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -33,8 +34,9 @@ def make_vec(
     spec = find_spec(config.id)
     if native := _native(spec):
         limit = config.max_episode_steps or spec.max_episode_steps
-        kwargs: dict[str, Any] = {**spec.kwargs, **config.kwargs, "physics": config.physics, "max_episode_steps": limit}
-        return native(num_envs=config.num_envs, device=device, **kwargs)
+        kwargs = {**spec.kwargs, **_constructor_kwargs(spec, config, render_mode)}
+        with _one_line_errors(spec, kwargs):
+            return native(num_envs=config.num_envs, device=device, max_episode_steps=limit, **kwargs)
     lanes: Callable[[MakeLane, int], Lanes] = SyncLanes if config.vectorization == "sync" else AsyncLanes
     make_lane = partial(make_single, config, render_mode)
     return TensorVectorEnv(lanes(make_lane, config.num_envs), config.num_envs, device)
@@ -47,14 +49,11 @@ def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
         As `make_vec`.
     """
     spec = find_spec(config.id)
-    native = _native(spec)
-    kwargs: dict[str, Any] = dict(config.kwargs)
-    if native:
-        kwargs["physics"] = config.physics
-    if render_mode is not None:
-        kwargs["render_mode"] = render_mode
-    env = _gym_make(spec, config.max_episode_steps, kwargs)
-    physics = STOCK if native else config.physics  # a native task has changed itself
+    kwargs = _constructor_kwargs(spec, config, render_mode)
+    with _one_line_errors(spec, kwargs):
+        # Gymnasium's step-by-step checker is for authors of tasks; `check_env` in the tests does its work once.
+        env = gym.make(spec, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **kwargs)
+    physics = STOCK if "physics" in kwargs else config.physics
     env = _normalised_actions(with_physics(env, physics), config.id)
     if physics.action_noise > 0.0:
         env = ActionNoise(env, physics.action_noise)
@@ -106,10 +105,20 @@ def _native(spec: EnvSpec) -> Callable[..., TensorEnv] | None:
     return creator if isinstance(creator, type) and issubclass(creator, TensorEnv) else None
 
 
-def _gym_make(spec: EnvSpec, max_episode_steps: int | None, kwargs: dict[str, Any]) -> gym.Env:
-    """`gymnasium.make` without its step-by-step checker; what goes wrong in it becomes one line."""
+def _constructor_kwargs(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
+    kwargs: dict[str, Any] = dict(config.kwargs)
+    if _native(spec):
+        kwargs["physics"] = config.physics  # a native task changes itself
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    return kwargs
+
+
+@contextmanager
+def _one_line_errors(spec: EnvSpec, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Say which task could not be made, with builtin exceptions."""
     try:
-        return gym.make(spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+        yield
     except gym.error.DependencyNotInstalled as error:
         raise ImportError(f"{spec.id}: {error}") from error
     except (TypeError, gym.error.Error) as error:

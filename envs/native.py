@@ -51,6 +51,8 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         self.physics = physics
         self.generator = torch.Generator(device=self.device)
         self.generator.seed()
+        self._state: State = ()
+        self._clock = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._limit = max_episode_steps or torch.iinfo(torch.int64).max
 
     @abstractmethod
@@ -70,7 +72,7 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         if seed is not None:
             self.generator.manual_seed(seed)
         self._state = self.draw_state()
-        self._clock = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        self._clock = torch.zeros_like(self._clock)
         return self.observe(self._state), {}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:

@@ -68,8 +68,10 @@ def apply_physics(model: mujoco.MjModel, physics: Physics) -> None:
     if physics.mass != 1.0:
         model.body_mass[:] *= physics.mass
         model.body_inertia[:] *= physics.mass
-        # Sub-tree masses, inverse weights and mean inertia follow from the masses; contacts and the solver read them.
+        # Sub-tree masses and inverse weights follow from the masses; contacts and the solver read them. The mean
+        # inertia, which scales the solver's tolerance, is not among what mj_setConst renews.
         mujoco.mj_setConst(model, mujoco.MjData(model))
+        model.stat.meaninertia = model.dof_M0.mean()
 
 
 def with_physics(env: gym.Env, physics: Physics) -> gym.Env:
@@ -99,6 +101,8 @@ class ActionNoise(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env, std: float):
+        if not isinstance(env.action_space, gym.spaces.Box):
+            raise ValueError(f"{env}: physics.action_noise needs Box actions, these are {env.action_space}")
         gym.utils.RecordConstructorArgs.__init__(self, std=std)
         super().__init__(env)
         self.std = std

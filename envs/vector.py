@@ -125,8 +125,8 @@ def _deaf_to_ctrl_c(make_lane: MakeLane) -> MakeLane:
 class TensorVectorEnv(gym.vector.VectorEnv):
     """Lanes of one task as `surefoot.agents.interface.VectorEnv`: SAME_STEP autoreset.
 
-    `info["final_obs"]` (N, obs) is the true successor of every lane, `info["_final_obs"]` (N,) says whose episode ended.
-    Where none did, `final_obs` *is* the returned observation, not a copy.
+    `info["final_obs"]` (N, obs) is the true successor of every lane, `info["_final_obs"]` (N,) says whose episode
+    ended. Where none did, `final_obs` *is* the returned observation, not a copy.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own declaration
@@ -144,7 +144,7 @@ class TensorVectorEnv(gym.vector.VectorEnv):
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Observation (N, obs), reward (N,), terminated, truncated (N,) bool, {"final_obs", "_final_obs"}."""
-        stepped = self.lanes.step(actions.detach().cpu().numpy())
+        stepped = self.lanes.step(actions.numpy(force=True))
         obs = self._tensor(stepped.obs)
         final_obs = obs
         if stepped.final_obs:
@@ -157,7 +157,8 @@ class TensorVectorEnv(gym.vector.VectorEnv):
         return obs, reward, terminated, truncated, {"final_obs": final_obs, "_final_obs": ended}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device)  # .to() costs as much as from_numpy()
 
     def render(self) -> tuple[Any, ...]:
         """A frame of every lane."""

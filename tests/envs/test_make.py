@@ -1,0 +1,149 @@
+"""From an id to an environment: spaces as agents see them, independent checkers, and bad input."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+
+import surefoot.envs
+from surefoot.envs import EnvConfig, Physics, make_single, make_vec, spaces_of
+
+OURS = sorted(env_id for env_id in gym.registry if env_id.startswith("surefoot/"))
+MUJOCO = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "InvertedPendulum-v5", "Pendulum-v1"]
+
+
+@pytest.fixture(autouse=True)
+def _scripted_env_is_importable(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+
+
+@pytest.mark.parametrize("env_id", [*OURS, *MUJOCO])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_independent_checkers_accept_the_single_stack(env_id):
+    from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+    for physics in (Physics(), Physics(action_noise=0.1)):
+        gymnasium_check_env(make_single(EnvConfig(env_id, physics)), skip_render_check=True)
+        sb3_check_env(make_single(EnvConfig(env_id, physics)), skip_render_check=True)
+
+
+@pytest.mark.parametrize("env_id", OURS)
+def test_independent_checkers_accept_what_gymnasium_makes(env_id):
+    gymnasium_check_env(gym.make(env_id).unwrapped, skip_render_check=True)
+
+
+@pytest.mark.parametrize("env_id", [*OURS, *MUJOCO, "Humanoid-v5"])
+def test_spaces_are_the_same_by_every_door(env_id):
+    config = EnvConfig(env_id)
+    observation, action = spaces_of(config)
+    vec, single = make_vec(config), make_single(config)
+    assert (vec.single_observation_space, vec.single_action_space) == (observation, action)
+    assert (single.observation_space, single.action_space) == (observation, action)
+    assert observation.dtype == np.float32
+    assert action == gym.spaces.Box(-1.0, 1.0, action.shape, np.float32)
+    assert vec.reset(seed=0)[0].shape == (1, *observation.shape)
+
+
+@pytest.mark.parametrize(("action", "torque"), [(-1.0, -2.0), (0.25, 0.5), (1.0, 2.0)])
+def test_actions_are_scaled_to_the_tasks_bounds(action, torque):
+    env = make_single(EnvConfig("Pendulum-v1"))
+    env.reset(seed=0)
+    env.step(np.array([action], np.float32))
+    assert env.unwrapped.last_u == torque
+
+
+def test_actions_beyond_the_bounds_are_not_clipped():
+    env = make_single(EnvConfig("InvertedPendulum-v5"))  # bounds of 3; the actuator itself clips
+    env.reset(seed=0)
+    env.step(np.array([1.5], np.float32))
+    np.testing.assert_allclose(env.unwrapped.data.ctrl, 4.5)
+
+
+def test_constructor_arguments_reach_the_task():
+    obs = make_vec(EnvConfig("HalfCheetah-v5", kwargs={"exclude_current_positions_from_observation": False})).reset()[0]
+    assert obs.shape == (1, 18)
+    assert make_vec(EnvConfig("surefoot/Pendulum-v0", Physics(gravity=0.5))).gravity == 5.0
+    assert make_single(EnvConfig("surefoot/Pendulum-v0", Physics(gravity=0.5))).unwrapped.batch.gravity == 5.0
+
+
+def test_a_module_registers_its_tasks():
+    assert make_vec(EnvConfig("scripted_env:Scripted-v0", num_envs=2)).num_envs == 2
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("HalfCheeta-v5", "did you mean HalfCheetah-v5"),
+        ("HalfCheetah", "did you mean HalfCheetah-v5"),
+        ("HalfCheetah-v9", "did you mean HalfCheetah-v5"),
+        ("surefoot/Pendulun-v0", "did you mean surefoot/Pendulum-v0"),
+        ("no such task", "unknown environment 'no such task'"),
+        ("HalfCheetah-v3", "use HalfCheetah-v5"),
+        ("Hopper-v2", "use Hopper-v5"),
+        ("scripted_env:Image-v0", "supported are one-dimensional Box"),
+        ("scripted_env:Dict-v0", "supported are one-dimensional Box"),
+        ("scripted_env:DiscreteObs-v0", "supported are one-dimensional Box"),
+        ("scripted_env:InfiniteAction-v0", "without finite bounds"),
+        ("scripted_env:TupleAction-v0", "one-dimensional Box and Discrete"),
+    ],
+)
+@pytest.mark.parametrize("make", [make_vec, make_single, spaces_of])
+def test_bad_ids_and_spaces_are_one_line(make, env_id, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make(EnvConfig(env_id))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_module_is_one_line_that_names_it():
+    with pytest.raises(ImportError, match=r"cannot import 'no_such_module'.*PYTHONPATH") as error:
+        make_vec(EnvConfig("no_such_module:Task-v0"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_package_of_a_task_is_an_import_error(monkeypatch):
+    def missing(**kwargs):
+        raise gym.error.DependencyNotInstalled("Box2D is not installed")
+
+    monkeypatch.setitem(gym.registry, "NeedsBox2D-v0", gym.envs.registration.EnvSpec("NeedsBox2D-v0", missing))
+    with pytest.raises(ImportError, match="NeedsBox2D-v0: Box2D is not installed"):
+        make_vec(EnvConfig("NeedsBox2D-v0"))
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "surefoot/Pendulum-v0"])
+def test_an_unknown_constructor_argument_is_named(env_id):
+    for make in (make_vec, make_single):
+        with pytest.raises(ValueError, match=rf"{env_id}.*wheels"):
+            make(EnvConfig(env_id, kwargs={"wheels": 4}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_envs", 0), ("num_envs", -1), ("max_episode_steps", 0), ("vectorization", "threads")]
+)
+def test_config_out_of_range_names_the_field(field, value):
+    with pytest.raises(ValueError, match=f"env.{field}"):
+        EnvConfig(**{field: value})
+
+
+def test_a_native_task_that_cannot_be_rendered_says_so():
+    for make in (make_vec, make_single):
+        with pytest.raises(ValueError, match="render_mode"):
+            make(EnvConfig("surefoot/Pendulum-v0"), render_mode="rgb_array")
+
+
+def test_public_names_exist():
+    assert all(hasattr(surefoot.envs, name) for name in surefoot.envs.__all__)
+
+
+def test_vector_env_follows_the_agents_interface():
+    from surefoot.agents.interface import VectorEnv
+
+    for env_id in ("HalfCheetah-v5", "surefoot/Pendulum-v0"):
+        env = make_vec(EnvConfig(env_id))
+        env.reset(seed=0)
+        obs, reward, terminated, truncated, info = env.step(torch.zeros(1, *env.single_action_space.shape))
+        assert all(hasattr(env, name) for name in [*VectorEnv.__annotations__, *vars(VectorEnv)] if name[0] != "_")
+        assert obs.dtype == reward.dtype == info["final_obs"].dtype == torch.float32
+        assert terminated.dtype == truncated.dtype == info["_final_obs"].dtype == torch.bool

@@ -1,0 +1,146 @@
+"""Lanes with tensors: autoreset, flags and final observations, the same through sync and async."""
+
+import os
+import signal
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from surefoot.envs import EnvConfig, make_single, make_vec
+
+BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
+
+
+@pytest.fixture(autouse=True)
+def _scripted_env_is_importable(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+
+
+@BOTH
+def test_flags_and_final_obs_of_a_scripted_task(vectorization):
+    """Episode 1 terminates at step 3, episode 2 is truncated at step 2, and so on."""
+    env = make_vec(EnvConfig("scripted_env:Scripted-v0", num_envs=2, vectorization=vectorization))
+    obs, _ = env.reset(seed=0)
+    torch.testing.assert_close(obs, torch.tensor([[1.0, 0.0]] * 2))
+    expected = [  # obs, true successor, terminated, truncated
+        ([1, 1], [1, 1], False, False),
+        ([1, 2], [1, 2], False, False),
+        ([2, 0], [1, 3], True, False),
+        ([2, 1], [2, 1], False, False),
+        ([3, 0], [2, 2], False, True),
+        ([3, 1], [3, 1], False, False),
+    ]
+    for next_obs, successor, ends, times_out in expected:
+        obs, reward, terminated, truncated, info = env.step(torch.tensor([[0.0], [0.5]]))
+        torch.testing.assert_close(obs, torch.tensor([next_obs] * 2, dtype=torch.float32))
+        torch.testing.assert_close(info["final_obs"], torch.tensor([successor] * 2, dtype=torch.float32))
+        torch.testing.assert_close(reward, torch.tensor([0.0, 5.0]) + successor[1])
+        assert terminated.tolist() == [ends] * 2
+        assert truncated.tolist() == [times_out] * 2
+        assert info["_final_obs"].tolist() == [ends or times_out] * 2
+    env.close()
+
+
+@BOTH
+def test_lanes_that_end_at_different_steps_keep_their_own_final_obs(vectorization):
+    env = make_vec(EnvConfig("Hopper-v5", num_envs=3, vectorization=vectorization))
+    obs, _ = env.reset(seed=0)
+    singles = [make_single(EnvConfig("Hopper-v5")) for _ in range(3)]
+    expected = np.stack([single.reset(seed=lane)[0] for lane, single in enumerate(singles)])
+    generator, partial_ends = torch.Generator().manual_seed(0), 0
+    for _ in range(200):
+        np.testing.assert_array_equal(obs, expected)
+        actions = 2 * torch.rand(3, 3, generator=generator) - 1
+        obs, reward, terminated, truncated, info = env.step(actions)
+        for lane, single in enumerate(singles):
+            successor, lane_reward, *ended, _ = single.step(actions[lane].numpy())
+            np.testing.assert_array_equal(info["final_obs"][lane], successor)
+            assert float(reward[lane]) == np.float32(lane_reward)
+            assert [bool(terminated[lane]), bool(truncated[lane])] == ended
+            expected[lane] = single.reset()[0] if any(ended) else successor
+        partial_ends += 0 < int(info["_final_obs"].sum()) < 3
+    assert partial_ends > 3
+    env.close()
+
+
+def test_sync_lanes_are_gymnasiums_sync_vector_env():
+    config = EnvConfig("Hopper-v5", num_envs=2, max_episode_steps=15)
+    ours = make_vec(config)
+    theirs = gym.vector.SyncVectorEnv(
+        [lambda: make_single(config)] * 2, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP
+    )
+    np.testing.assert_array_equal(ours.reset(seed=5)[0], theirs.reset(seed=5)[0])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        actions = 2 * torch.rand(2, 3, generator=generator) - 1
+        obs, reward, terminated, truncated, info = ours.step(actions)
+        expected = theirs.step(actions.numpy())
+        np.testing.assert_array_equal(obs, expected[0])
+        np.testing.assert_array_equal(reward, expected[1].astype(np.float32))
+        np.testing.assert_array_equal(terminated, expected[2])
+        np.testing.assert_array_equal(truncated, expected[3])
+        np.testing.assert_array_equal(info["_final_obs"], expected[4].get("_final_obs", np.zeros(2, bool)))
+        for lane in np.flatnonzero(info["_final_obs"]):
+            np.testing.assert_array_equal(info["final_obs"][lane], expected[4]["final_obs"][lane])
+
+
+def test_returned_tensors_are_not_overwritten_by_later_steps():
+    env = make_vec(EnvConfig("Pendulum-v1", num_envs=2))
+    env.reset(seed=0)
+    first = env.step(torch.ones(2, 1))
+    kept = [tensor.clone() for tensor in first[:4]]
+    for _ in range(3):
+        env.step(torch.ones(2, 1))
+    for tensor, copy in zip(first[:4], kept, strict=True):
+        torch.testing.assert_close(tensor, copy, rtol=0, atol=0)
+
+
+@BOTH
+def test_discrete_actions_pass_through(vectorization):
+    env = make_vec(EnvConfig("CartPole-v1", num_envs=2, vectorization=vectorization))
+    assert env.single_action_space == gym.spaces.Discrete(2)
+    env.reset(seed=0)
+    velocity = [env.step(torch.tensor([0, 1]))[0][:, 1] for _ in range(5)][-1]
+    assert velocity[0] < 0 < velocity[1]  # pushed left, pushed right
+    env.close()
+
+
+def test_time_limit_truncates_and_never_terminates():
+    env = make_vec(EnvConfig("HalfCheetah-v5", max_episode_steps=4))
+    env.reset(seed=0)
+    flags = [env.step(torch.zeros(1, 6))[2:4] for _ in range(8)]
+    assert [bool(truncated) for _, truncated in flags] == [False, False, False, True] * 2
+    assert not any(bool(terminated) for terminated, _ in flags)
+
+
+def test_async_closes_its_processes_twice_without_complaint():
+    env = make_vec(EnvConfig("Pendulum-v1", num_envs=2, vectorization="async"))
+    processes = env.lanes._envs.processes
+    assert all(process.is_alive() for process in processes)
+    env.close()
+    env.close()
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_async_workers_outlive_ctrl_c_so_that_the_run_can_be_saved():
+    env = make_vec(EnvConfig("Pendulum-v1", num_envs=2, vectorization="async"))
+    env.reset(seed=0)
+    for process in env.lanes._envs.processes:
+        os.kill(process.pid, signal.SIGINT)
+    env.step(torch.zeros(2, 1))
+    assert len(env.state_dict()["lanes"]) == 2
+    env.close()
+
+
+@BOTH
+def test_frames_of_every_lane(vectorization):
+    env = make_vec(
+        EnvConfig("scripted_env:Scripted-v0", num_envs=2, vectorization=vectorization), render_mode="rgb_array"
+    )
+    env.reset(seed=0)
+    env.step(torch.zeros(2, 1))
+    assert [frame.tolist() for frame in env.render()] == [[[[1, 1, 1]]]] * 2  # a pixel as bright as the step count
+    env.close()

@@ -103,7 +103,7 @@ def _copy(response: HTTPResponse, part: Path, have: int, total: int | None, prog
     bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=not progress)
     with bar, open(part, "ab" if have else "wb") as file:
         try:
-            while chunk := response.read(CHUNK):
+            while chunk := response.read1(CHUNK):
                 file.write(chunk)
                 have += len(chunk)
                 bar.update(len(chunk))

@@ -68,6 +68,8 @@ def check_health(
 def examine(arrays: Mapping[str, np.ndarray], report: Health, max_episode_steps: int | None = None) -> None:
     """Add to the report what the rows show; `arrays` are under D4RL's names, in any state."""
     rows = _common_rows(arrays, report)
+    if not rows:
+        return
     _values(rows, report)
     if "actions" in rows:
         _actions(rows["actions"], report)
@@ -216,6 +218,7 @@ def _spaces(
         if space is None or name not in arrays:
             continue
         found = arrays[name].shape[1:]
+        report.facts[f"{name}_fit_environment"] = found == space.shape
         if found != space.shape:
             report.problems.append(f"{name} have shape {found}, the environment's have {space.shape}")
         elif isinstance(space, gym.spaces.Box) and name == "observations":

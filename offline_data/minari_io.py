@@ -90,7 +90,7 @@ def write_minari(
     if folder.exists() and not force:
         raise FileExistsError(f"{folder} exists already; choose another id or pass --force to replace it")
     data = transitions.to("cpu")
-    episodes = [_buffer(minari, data, rows) for rows in episode_slices(data)]
+    episodes = [_buffer(data, rows) for rows in episode_slices(data)]
     with _temporary_store(folder) as made, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is set to None.*|env_spec is None.*", category=UserWarning)
         minari.create_dataset_from_buffers(
@@ -186,16 +186,15 @@ def _check_spaces(dataset: Any, name: str) -> None:
             raise ValueError(f"{name}: {what} are {space}; only flat Box spaces can be read")
 
 
-def _buffer(minari: ModuleType, data: Transitions, rows: slice) -> Any:
+def _buffer(data: Transitions, rows: slice) -> Any:
     from minari.data_collector import EpisodeBuffer  # the root module does not export it
 
-    truncated = data.truncated[rows].numpy()
     return EpisodeBuffer(
         observations=np.concatenate([data.obs[rows].numpy(), data.next_obs[rows][-1:].numpy()]),
         actions=data.action[rows].numpy(),
         rewards=data.reward[rows].numpy(),
         terminations=data.terminated[rows].numpy().astype(bool),
-        truncations=truncated,
+        truncations=data.truncated[rows].numpy(),
     )
 
 

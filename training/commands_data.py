@@ -15,7 +15,9 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
+from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig, make_vec, spaces_of
 from surefoot.offline_data import collect as record
 from surefoot.offline_data import load, write_d4rl, write_minari
@@ -25,10 +27,10 @@ from surefoot.offline_data.download import download as fetch
 from surefoot.offline_data.files import refuse_existing
 from surefoot.offline_data.health import Health, check_health
 from surefoot.offline_data.minari_io import Format, local_ids, minari_metadata
-from surefoot.offline_data.scores import D4RL_DATASETS, REFERENCE_SCORES, find_d4rl
+from surefoot.offline_data.scores import ADDRESS, D4RL_DATASETS, REFERENCE_SCORES, find_d4rl
 from surefoot.offline_data.sources import d4rl_path, is_minari, sample_names
 from surefoot.training import run_folder
-
+from surefoot.training.policies import AnyPolicy, load_any
 
 Json = Annotated[bool, tyro.conf.arg(name="json", help="print JSON instead of a table")]
 
@@ -43,13 +45,13 @@ def main(arguments: list[str]) -> int:
         return 0 if name in ("-h", "--help") else 2
     command = COMMANDS[name]
     if name == "collect":
-        command = partial(collect, env=_env_of_run(rest))
+        command = partial(collect, env=_task_of_policy(rest))
     return tyro.cli(command, args=rest, prog=f"surefoot data {name}", description=command_help(name)) or 0
 
 
 def list_sources(*, as_json: Json = False) -> None:
     """List D4RL's data sets with addresses and reference scores, packaged samples and the local Minari store."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "source": f"d4rl:{entry.name}",
             "random": REFERENCE_SCORES[entry.env][0],
@@ -64,13 +66,13 @@ def list_sources(*, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table("source", "random", "expert", "local", "address", title=f"local D4RL files are in {cache_dir()}")
+    table = Table("source", "random", "expert", "local", "file")
     for row in rows:
-        marks = "yes" if row["local"] else ""
-        table.add_row(
-            row["source"], *(f"{row.get(key, '')}" for key in ("random", "expert")), marks, row.get("address")
-        )
-    _console().print(table)
+        scores = (f"{row.get(key, '')}" for key in ("random", "expert"))
+        table.add_row(row["source"], *scores, "yes" if row["local"] else "", row.get("address", "").rpartition("/")[2])
+    console = _console()
+    console.print(table)
+    console.print(f"D4RL files come from {ADDRESS}/FILE and go to {cache_dir()}", soft_wrap=True)
 
 
 def info(
@@ -137,9 +139,9 @@ def collect(
     """Record a policy in a task and write a D4RL file with its provenance.
 
     Args:
-        policy: a run folder, or a Stable-Baselines3 .zip (with --allow-pickle).
+        policy: a run folder, a policy .pt of one, or a Stable-Baselines3 .zip (with --allow-pickle).
         out: the .hdf5 file to write.
-        env: the task; starts from that of the run, in the dynamics the run is evaluated in.
+        env: the task. What is not given is the run's own, in the dynamics of its eval.physics.
         steps: transitions to record, over all copies of the task together.
         seed: of the task's resets and of the exploration.
         checkpoint: latest, best or a step of the run.
@@ -151,12 +153,16 @@ def collect(
         force: replace an existing file.
     """
     refuse_existing(out, force)
-    loaded = _load_policy(policy, checkpoint, device, allow_pickle)
+    if not env.id:
+        raise ValueError(f"{policy} does not say which task it is for; give --env.id")
+    chosen = load_any(policy, checkpoint=checkpoint, allow_pickle=allow_pickle, device=device)
+    act = _stochastic(policy, checkpoint, device) if stochastic else chosen.act
     lanes = make_vec(env, device=device)
     try:
+        _check_task(chosen, Spaces(lanes.single_observation_space, lanes.single_action_space), env.id)
         with torch.no_grad():
             data = record(
-                partial(loaded.policy.act, explore=stochastic),
+                act,
                 lanes,
                 steps,
                 seed=seed,
@@ -168,9 +174,8 @@ def collect(
     finally:
         lanes.close()
     recipe = {"stochastic": stochastic, "noise_std": noise, "epsilon": epsilon, "seed": seed, "steps": steps}
-    write_d4rl(out, data, {**_provenance(policy, loaded, env), **recipe}, force=force)
-    returns = data.episode_returns()
-    print(f"{out}: {len(data)} transitions, {len(returns)} episodes, mean return {returns.mean():.1f}")
+    write_d4rl(out, data, {**_provenance(policy, chosen, env), **recipe}, force=force)
+    print(f"{out}: {len(data)} transitions, {int(data.episode_end.sum())} episodes; `surefoot data info` describes it")
 
 
 def convert(
@@ -226,30 +231,41 @@ def _overview() -> str:
     return "\n".join(["usage: surefoot data COMMAND …", "", *lines, "", "surefoot data COMMAND --help says more"])
 
 
-def _env_of_run(arguments: list[str]) -> EnvConfig:
-    """Return the task that `collect` starts from: that of the run on the command line, as the run is evaluated."""
-    for argument in arguments:
-        if (Path(argument) / "config.yaml").is_file():
-            _, config = run_folder.read_config(Path(argument))
-            return replace(config.env, physics=config.eval.physics, num_envs=1)
-    return EnvConfig()
+def _task_of_policy(arguments: list[str]) -> EnvConfig:
+    """Return the task `collect` starts from: that of the policy on the command line; no id where it names none."""
+    for path in map(Path, arguments):
+        if (path / "config.yaml").is_file():
+            _, config = run_folder.read_config(path)
+        elif path.suffix == ".pt" and path.is_file():
+            config = run_folder.load_policy(path).config
+        else:
+            continue
+        return replace(config.env, physics=config.eval.physics, num_envs=1, vectorization="sync")
+    return EnvConfig(id="")
 
 
-def _load_policy(path: Path, checkpoint: str, device: str, allow_pickle: bool) -> Any:
-    if path.suffix == ".zip":
-        from surefoot.training.policies import load_any  # imports Stable-Baselines3
-
-        return load_any(path, allow_pickle=allow_pickle)
-    return run_folder.load_policy(path, checkpoint, device)
+def _stochastic(policy: Path, checkpoint: str, device: str) -> Callable[[Tensor], Tensor]:
+    if policy.suffix == ".zip":
+        raise ValueError(f"{policy}: --stochastic is for runs of ours; use --noise or --epsilon with an archive")
+    return partial(run_folder.load_policy(policy, checkpoint, device).policy.act, explore=True)
 
 
-def _provenance(policy: Path, loaded: Any, env: EnvConfig) -> dict[str, object]:
+def _check_task(chosen: AnyPolicy, task: Spaces, env_id: str) -> None:
+    wanted, found = ((spaces.observation.shape, spaces.action.shape) for spaces in (chosen.spaces, task))
+    if wanted != found:
+        raise ValueError(
+            f"{chosen.label} was trained for observations {wanted[0]} and actions {wanted[1]}, "
+            f"but {env_id} has {found[0]} and {found[1]}; give its own task with --env.id"
+        )
+
+
+def _provenance(policy: Path, chosen: AnyPolicy, env: EnvConfig) -> dict[str, object]:
     """Return how a recording came to be, without the places of this machine."""
     versions = {name: importlib.metadata.version(name) for name in ("surefoot", "gymnasium", "mujoco", "torch")}
     return {
-        "algorithm": loaded.agent_name,
-        "policy": policy.name,
-        "policy_step": loaded.step,
+        "algorithm": chosen.agent_name,
+        "policy": policy.resolve().name,
+        "policy_step": chosen.step,
         "env_id": env.id,
         "env": json.dumps(asdict(env)),
         "commit": run_folder.git_commit()["commit"],
@@ -263,7 +279,7 @@ def _source_metadata(source: str) -> dict[str, str]:
 
 def _console() -> Console:
     """Return a console that does not cut long lines where the output is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def _print_report(report: Health) -> None:

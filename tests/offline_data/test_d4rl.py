@@ -1,0 +1,208 @@
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+
+from surefoot.offline_data import Transitions, read_d4rl, write_d4rl
+from surefoot.offline_data.d4rl import from_d4rl_arrays, read_arrays, read_metadata
+
+
+def never_crosses(data: Transitions) -> bool:
+    """The hand-made observations are (episode, step): a true successor is the same episode, one step on."""
+    return bool((data.next_obs == data.obs + data.obs.new_tensor([0, 1])).all())
+
+
+def test_with_next_observations_all_rows_are_kept(rows, save):
+    data = read_d4rl(save(rows))
+    assert len(data) == 10
+    assert never_crosses(data)
+    assert data.terminated.nonzero().tolist() == [[2]]
+    assert data.truncated.nonzero().tolist() == [[6]]
+    assert data.episode_end.nonzero().tolist() == [[2], [6], [9]]
+    assert data.reward.tolist() == list(range(10))
+
+
+def test_without_next_observations_every_episode_end_is_left_out(rows, save):
+    del rows["next_observations"]
+    with pytest.warns(UserWarning, match="1 terminal rows have no successor"):
+        data = read_d4rl(save(rows))
+    assert data.reward.tolist() == [0, 1, 3, 4, 5, 7, 8]
+    assert never_crosses(data)
+    assert not data.terminated.any()
+    assert data.episode_end.nonzero().tolist() == [[1], [4], [6]]
+
+
+@pytest.mark.parametrize("with_next", [True, False])
+def test_qlearning_view_is_d4rls_own_rows(rows, save, with_next):
+    if not with_next:
+        del rows["next_observations"]
+    data = read_d4rl(save(rows), view="qlearning")
+    assert data.reward.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]  # N - 1 - time-outs
+    assert data.next_obs.tolist() == rows["observations"][[1, 2, 3, 4, 5, 6, 8, 9]].tolist()
+    assert data.terminated.tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+    assert data.episode_end.nonzero().tolist() == [[2], [5], [7]]
+
+
+@pytest.mark.parametrize(("episodes", "kept"), [(1000, 999_000), (202, 201_798)])
+def test_qlearning_row_counts_of_halfcheetah(episodes, kept):
+    n = 1000 * episodes
+    timeouts = np.arange(1, n + 1) % 1000 == 0
+    one = np.zeros((n, 1), np.float32)
+    arrays = {"observations": one, "actions": one, "rewards": one, "terminals": ~timeouts & False, "timeouts": timeouts}
+    assert len(from_d4rl_arrays(arrays, view="qlearning")) == kept
+
+
+def test_missing_timeouts_are_counted_from_the_last_terminal(rows, save):
+    del rows["timeouts"]
+    data = read_d4rl(save(rows), max_episode_steps=4)
+    assert data.truncated.nonzero().tolist() == [[6]]
+    assert len(read_d4rl(save(rows, "b.hdf5"), view="qlearning", max_episode_steps=4)) == 8
+
+
+def test_missing_timeouts_need_the_time_limit(rows, save):
+    del rows["timeouts"]
+    with pytest.raises(ValueError, match="no 'timeouts'; pass max_episode_steps="):
+        read_d4rl(save(rows))
+
+
+def test_columns_and_float_terminals_of_old_files(rows, save, same):
+    plain = read_d4rl(save(rows))
+    for name in ("rewards", "terminals", "timeouts"):
+        rows[name] = rows[name].astype(np.float32)[:, None]
+    same(read_d4rl(save(rows, "old.hdf5")), plain)
+
+
+def test_nested_groups_are_passed_over(rows, save, same):
+    extra = {"infos/qpos": np.zeros((10, 9)), "infos/action_log_probs": np.zeros((10, 1))}
+    policy = {"metadata/algorithm": np.bytes_("SAC"), "metadata/iteration": np.int32(3)}
+    path = save(rows | extra | policy | {"metadata/policy/fc0/weight": np.zeros((4, 4))})
+    same(read_d4rl(path), from_d4rl_arrays(rows))
+    assert read_metadata(path) == {"algorithm": "SAC", "iteration": "3"}
+
+
+def test_next_observations_made_by_shifting_are_refused(rows, save):
+    rows["next_observations"] = np.roll(rows["observations"], -1, axis=0)
+    with pytest.raises(ValueError, match="next episode's first observation at all 2 episode ends"):
+        read_d4rl(save(rows))
+    assert len(read_d4rl(save(rows, "b.hdf5"), view="qlearning")) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"actions": None}, "missing actions; found next_observations, observations, rewards, terminals, timeouts"),
+        ({"rewards": np.zeros(9)}, "differ in length.*rewards 9"),
+        ({"observations": np.full((10, 2), np.nan)}, "obs holds 20 NaN or infinite values, the first in row 0"),
+        ({"terminals": np.full(10, 0.5)}, "'terminals' must be .* of 0 and 1, row 0 holds 0.5"),
+        ({"terminals": np.full(10, np.nan)}, "'terminals' must be .* of 0 and 1"),
+        ({"actions": [b"x"] * 10}, "'actions' must be a plain array of numbers, found dtype"),
+        ({"actions": None, "actions/left": np.zeros(10)}, "'actions' must be a plain array of numbers, found a group"),
+        (
+            {key: np.zeros((0, 1)) for key in ("observations", "actions", "rewards", "terminals")},
+            "differ|no transitions",
+        ),
+    ],
+)
+def test_sick_files_are_refused(rows, save, change, message):
+    arrays = {name: values for name, values in (rows | change).items() if values is not None}
+    with pytest.raises(ValueError, match=message):
+        read_d4rl(save(arrays))
+
+
+def test_empty_file_is_refused(rows, save):
+    with pytest.raises(ValueError, match="no transitions"):
+        read_d4rl(save({name: values[:0] for name, values in rows.items()}))
+
+
+def test_one_row_without_successor_is_refused(rows, save):
+    del rows["next_observations"]
+    with pytest.raises(ValueError, match="no transitions"):
+        read_d4rl(save({name: values[:1] for name, values in rows.items()}))
+
+
+def test_files_that_are_not_hdf5_say_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_d4rl(tmp_path / "none.hdf5")
+    page = tmp_path / "page.hdf5"
+    page.write_text("\n<!DOCTYPE html><html>404</html>")
+    with pytest.raises(ValueError, match="this is a web page"):
+        read_d4rl(page)
+    junk = tmp_path / "junk.hdf5"
+    junk.write_bytes(b"PK\x03\x04 something else")
+    with pytest.raises(ValueError, match="not an HDF5 file"):
+        read_d4rl(junk)
+
+
+def test_a_truncated_file_says_so(data, tmp_path):
+    path = tmp_path / "data.hdf5"
+    write_d4rl(path, data)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read_d4rl(path)
+
+
+def test_a_pickle_named_as_data_is_refused_unread(tmp_path, monkeypatch):
+    path = tmp_path / "data.hdf5"
+    path.write_bytes(pickle.dumps({"observations": [1]}))
+    monkeypatch.setattr(pickle, "loads", lambda *_: pytest.fail("unpickled"))
+    monkeypatch.setattr(pickle, "load", lambda *_: pytest.fail("unpickled"))
+    with pytest.raises(ValueError, match="not an HDF5 file"):
+        read_d4rl(path)
+
+
+def test_writing_and_reading_loses_nothing(data, tmp_path, same):
+    write_d4rl(tmp_path / "data.hdf5", data, {"seed": 3, "who": "ünï"})
+    same(read_d4rl(tmp_path / "data.hdf5"), data)
+    assert read_metadata(tmp_path / "data.hdf5") == {"seed": "3", "who": "ünï"}
+
+
+def test_written_files_have_d4rls_layout(data, rows, tmp_path):
+    write_d4rl(tmp_path / "data.hdf5", data, {"seed": 3})
+    for name, values in read_arrays(tmp_path / "data.hdf5").items():
+        np.testing.assert_array_equal(values, rows[name])
+        assert values.dtype == rows[name].dtype, name
+    with h5py.File(tmp_path / "data.hdf5") as file:
+        assert set(file) == {*rows, "metadata"}
+        assert all(file[name].compression == "gzip" and file[name].shuffle for name in rows)
+        assert file["metadata/seed"].dtype.kind == "S"
+
+
+def test_an_episode_cut_inside_the_file_is_written_as_a_time_out(rows, tmp_path):
+    rows["timeouts"] = np.zeros(10, bool)
+    cut = Transitions.from_arrays(
+        obs=rows["observations"],
+        action=rows["actions"],
+        reward=rows["rewards"],
+        next_obs=rows["next_observations"],
+        terminated=rows["terminals"],
+        episode_end=np.arange(10) == 6,
+    )
+    write_d4rl(tmp_path / "data.hdf5", cut)
+    stored = read_arrays(tmp_path / "data.hdf5")
+    assert np.flatnonzero(stored["timeouts"]).tolist() == [6]
+    assert not (stored["timeouts"] & stored["terminals"]).any()
+
+
+def test_an_existing_file_is_kept_unless_forced(data, tmp_path):
+    path = tmp_path / "data.hdf5"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match="--force"):
+        write_d4rl(path, data)
+    assert path.read_text() == "mine"
+    write_d4rl(path, data, force=True)
+    assert len(read_d4rl(path)) == 10
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(data, tmp_path):
+    path = tmp_path / "data.hdf5"
+    path.write_text("mine")
+
+    class Unprintable:
+        def __str__(self):
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_d4rl(path, data, {"x": Unprintable()}, force=True)
+    assert [item.name for item in tmp_path.iterdir()] == ["data.hdf5"]
+    assert path.read_text() == "mine"

@@ -1,0 +1,75 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from surefoot.offline_data import DataConfig, load, load_for, sources, write_d4rl
+
+OBSERVATIONS = gym.spaces.Box(-np.inf, np.inf, (2,))
+ACTIONS = gym.spaces.Box(-1, 1, (1,))
+
+
+def prepare(path, **options):
+    return load_for(DataConfig(str(path), **options), OBSERVATIONS, ACTIONS, seed=0)
+
+
+def test_a_file_is_loaded_whole(rows, save, data, same):
+    same(prepare(save(rows)), data)
+
+
+def test_every_option_reaches_the_reader(rows, save):
+    del rows["timeouts"], rows["next_observations"]
+    path = save(rows)
+    assert len(prepare(path, view="qlearning", max_episode_steps=4)) == 8
+    assert len(prepare(path, view="qlearning", max_episode_steps=4, fraction=0.5)) == 4
+
+
+def test_the_sample_depends_on_the_seed_alone(rows, save):
+    config, spaces = DataConfig(str(save(rows)), fraction=0.5), (OBSERVATIONS, ACTIONS)
+    draws = [load_for(config, *spaces, seed=seed).reward.tolist() for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_samples_are_found_by_name(data, tmp_path, monkeypatch, same):
+    monkeypatch.setattr(sources, "_samples", lambda: tmp_path)
+    with pytest.raises(ValueError, match="unknown sample 'toy'; packaged are: none"):
+        load("sample:toy")
+    write_d4rl(tmp_path / "toy.hdf5", data)
+    same(load("sample:toy"), data)
+    assert load("sample:toy").source == "sample:toy"
+
+
+def test_other_dimensions_name_both_shapes(rows, save):
+    with pytest.raises(ValueError, match=r"observations \(2,\) and actions \(1,\).* has \(17,\) and \(6,\)"):
+        load_for(DataConfig(str(save(rows))), gym.spaces.Box(-1, 1, (17,)), gym.spaces.Box(-1, 1, (6,)), seed=0)
+
+
+def test_without_a_source_an_example_is_given():
+    with pytest.raises(ValueError, match=r"no data given; set data\.source"):
+        load_for(DataConfig(), OBSERVATIONS, ACTIONS, seed=0)
+
+
+def test_missing_file_and_unknown_name():
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load("nowhere.hdf5")
+    with pytest.raises(ValueError, match="unknown D4RL data set 'halfcheetah'"):
+        load("d4rl:halfcheetah")
+
+
+def test_actions_out_of_bounds_are_refused_or_clipped_when_told(rows, save):
+    rows["actions"] = rows["actions"] * 3
+    path = save(rows)
+    with pytest.raises(ValueError, match=r"6 of 10 actions leave \[-1, 1\], the worst by 2 \(row 0: \[-3.0\]\).*clip"):
+        prepare(path)
+    clipped = prepare(path, clip_actions=True).action
+    np.testing.assert_array_equal(clipped, np.clip(rows["actions"], -1, 1))
+
+
+def test_rounding_of_actions_is_clipped_without_asking(rows, save):
+    rows["actions"] = rows["actions"] * np.float32(1.0005)
+    assert prepare(save(rows)).action.abs().max() == 1
+
+
+def test_values_that_are_not_finite_are_refused(rows, save):
+    rows["rewards"][3] = np.nan
+    with pytest.raises(ValueError, match="reward holds 1 NaN or infinite values, the first in row 3"):
+        prepare(save(rows))

@@ -30,7 +30,7 @@ class Episodes(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What one `Agent.step` did. Metrics stay tensors (of any shape: the logger averages) until a log row is written."""
+    """What one `Agent.step` did. Metrics stay tensors, of any shape (the logger averages), until a row is written."""
 
     env_steps: int
     updates: int

@@ -1,0 +1,72 @@
+"""Behaviour cloning: the policy under which the recorded actions are most likely.
+
+The comparison every method with offline data must beat (brief h2o.md, section 10: "log-likelihood on D").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
+from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.networks import TanhGaussianPolicy
+from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.replay import FixedReplay
+from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.sac import H2OHeads, PolicyConfig, make_policy, take_step
+
+
+@dataclass(frozen=True)
+class BCConfig(H2OHeads, PolicyConfig):
+    """Behaviour cloning with H2O's policy network."""
+
+    batch_size: int = 256
+    """Real transitions an update."""
+
+
+def cloning_loss(policy: TanhGaussianPolicy, batch: Batch) -> Tensor:
+    """Return −mean_B log π(a|s) of the recorded actions."""
+    return -policy.log_prob(batch.obs, batch.action).mean()
+
+
+class BC:
+    """Maximum likelihood on the data; one `step` is one update."""
+
+    STATEFUL = ("policy", "optimiser", "real", "noise_generator")
+
+    def __init__(self, config: BCConfig, setting: Setting) -> None:
+        assert setting.data is not None, "BC needs offline data"
+        self.config = config
+        self.policy = make_policy(config, setting.spaces, make_generator(setting.seed, "networks")).to(setting.device)
+        self.optimiser = adam(self.policy.parameters(), config.policy_lr, setting)
+        self.real = FixedReplay(
+            setting.data, make_generator(setting.seed, "real replay", setting.device), setting.device
+        )
+        self.noise_generator = make_generator(setting.seed, "acting", setting.device)
+        self.update = accelerate(self.update_eager, setting, [self.policy, self.optimiser])
+
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
+        """Return actions (N, act) for obs (N, obs): tanh(mean), or a sample."""
+        return self.policy.act(obs, explore=explore, generator=self.noise_generator)
+
+    def step(self) -> Progress:
+        """One update."""
+        return Progress(0, 1, self.update(self.real.sample(self.config.batch_size)))
+
+    def update_eager(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step."""
+        loss = cloning_loss(self.policy, batch)
+        take_step(self.optimiser, loss)
+        return {"cloning_loss": loss.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return pack(self, self.STATEFUL)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        unpack(self, self.STATEFUL, state)
+
+
+BC_SPEC = AgentSpec(BCConfig(), BC, make_policy, "behaviour cloning of the data", acts=False, needs_data=True)

@@ -1,0 +1,169 @@
+"""DARC: act in the simulator, paid extra where it behaves like the real system.
+
+Eysenbach, Chaudhari, Asawa, Levine, Salakhutdinov, "Off-Dynamics Reinforcement Learning: Training for Transfer with
+Domain Classifiers", ICLR 2021, arXiv 2006.13916; as the baseline of H2O (brief h2o.md, section 10).
+
+| paper | here |
+|---|---|
+| (3) Δr = log P_real − log P_sim | `reward_correction` |
+| classifier losses | `parts.classifiers.domain_loss` |
+
+Where this differs, and why:
+- The real class of the classifiers is fed by offline data, as in H2O's comparison; the paper has a little on-line data.
+- `darc-plus` adds real rows with their own reward to the critics' loss: ours, H2O names it without a recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
+from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.classifiers import (
+    ClassifierConfig,
+    classifier_step,
+    log_ratio,
+    make_classifiers,
+    transition_rows,
+)
+from surefoot.agents.parts.interaction import RolloutConfig
+from surefoot.agents.parts.networks import TanhGaussianPolicy
+from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.replay import FixedReplay
+from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.sac import (
+    AT_LEAST_1,
+    POSITIVE,
+    ActorCritic,
+    ActorCriticConfig,
+    H2OHeads,
+    box_dims,
+    check_ranges,
+    make_policy,
+    make_replay,
+    make_rollout,
+    two_domain_loss,
+)
+
+
+@dataclass(frozen=True)
+class DARCConfig(ClassifierConfig, H2OHeads, RolloutConfig, ActorCriticConfig):
+    """Defaults: the authors of H2O's own DARC (brief h2o.md, section 10)."""
+
+    sim_batch_size: int = 256
+    """Simulated transitions an update."""
+    real_batch_size: int = 0
+    """Real transitions an update, with their own reward; 0 in DARC, half of the batch in `darc-plus`."""
+    replay_capacity: int = 1_000_000
+    """Simulated transitions kept."""
+    reward_clip: float = 10.0
+    """Bound of |Δr| (never reached behind the default `classifier_bound`)."""
+    rollout_steps: int = 1_000
+    """Simulator steps between two rounds of updates."""
+    learning_starts: int = 256
+    """Simulator steps before the first round of updates: at least one classifier batch."""
+    random_steps: int = 0
+    """Simulator steps with uniform actions at the start."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"sim_batch_size": AT_LEAST_1, "reward_clip": POSITIVE})
+
+
+def reward_correction(g: Tensor, clip: float = 10.0) -> Tensor:
+    """Return Δr = log P_real − log P_sim (B,) of simulated transitions from g (B, 2), without a gradient."""
+    return log_ratio(g).detach().clamp(-clip, clip)
+
+
+class DARCNoise(NamedTuple):
+    """Standard normal numbers of one update."""
+
+    policy: Tensor  # (b_r + b_s, act)
+    target: Tensor  # (b_r + b_s, act)
+    classifier: Tensor  # (2, classifier batch, 2·obs + act)
+
+
+class DARC:
+    """SAC in the simulator with a corrected reward; real rows, if any, keep their own."""
+
+    STATEFUL = ("nets", "real", "sim", "rollout", "classifiers", "classifier_optimiser", "noise_generator")
+
+    def __init__(self, config: DARCConfig, setting: Setting) -> None:
+        assert setting.data is not None, "DARC needs offline data"
+        self.config, self.device = config, setting.device
+        _, self.action_dim = box_dims(setting.spaces)
+        self.nets = ActorCritic(config, setting)
+        self.real = FixedReplay(setting.data, make_generator(setting.seed, "real replay", self.device), self.device)
+        self.sim = make_replay(config.replay_capacity, setting)
+        self.rollout = make_rollout(config, setting)
+        self.noise_generator = make_generator(setting.seed, "update noise", self.device)
+        self.classifiers = make_classifiers(config, setting)
+        self.classifier_optimiser = adam(self.classifiers.parameters(), config.classifier_lr, setting)
+        owners = [*self.nets.owners(), self.classifiers, self.classifier_optimiser]
+        self.update = accelerate(self.update_eager, setting, owners)
+
+    @property
+    def policy(self) -> TanhGaussianPolicy:
+        return self.nets.policy
+
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
+        """Return actions (N, act) for obs (N, obs): tanh(mean), or a sample."""
+        return self.policy.act(obs, explore=explore, generator=self.noise_generator)
+
+    def step(self) -> Progress:
+        """A rollout in the simulator if no update is due, then one update."""
+        env_steps, episodes = self.rollout.advance(self.policy, self.sim)
+        if not self.rollout.take_update():
+            return Progress(env_steps, 0, {}, episodes)
+        config = self.config
+        sizes = (config.real_batch_size, config.sim_batch_size, config.classifier_batch_size)
+        batches = self.real.sample(sizes[0]), self.sim.sample(sizes[1])
+        rows = self.real.sample(sizes[2]), self.sim.sample(sizes[2])
+        action = (sizes[0] + sizes[1], self.action_dim)
+        shapes = (action, action, (2, sizes[2], self.classifiers.width))
+        noise = DARCNoise(*(torch.randn(s, generator=self.noise_generator, device=self.device) for s in shapes))
+        return Progress(env_steps, 1, self.update(*batches, *rows, noise), episodes)
+
+    def update_eager(
+        self, real: Batch, sim: Batch, real_rows: Batch, sim_rows: Batch, noise: DARCNoise
+    ) -> dict[str, Tensor]:
+        """One gradient step on everything."""
+        nets, config = self.nets, self.config
+        scaled = config.classifier_noise * noise.classifier
+        metrics = classifier_step(self.classifiers, self.classifier_optimiser, real_rows, sim_rows, scaled)
+        with torch.no_grad():
+            correction = reward_correction(self.classifiers.g(transition_rows(sim)), config.reward_clip)
+        sim = sim._replace(reward=sim.reward + correction)
+        both = Batch(*(torch.cat(pair) for pair in zip(real, sim, strict=True)))
+        alpha_loss, actor_loss, actor_metrics = nets.actor_losses(both.obs, noise.policy)
+        y = nets.td_target(both, noise.target)
+        q = nets.critic(both.obs, both.action)
+        td_loss = two_domain_loss(q, y, config.real_batch_size)
+        nets.descend(alpha_loss, actor_loss, td_loss)
+        metrics |= {"td_loss": td_loss.detach(), "q": q.detach().mean(), "reward_correction": correction.mean()}
+        return metrics | actor_metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return pack(self, self.STATEFUL)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        unpack(self, self.STATEFUL, state)
+
+
+DARC_SPEC = AgentSpec(
+    DARCConfig(),
+    DARC,
+    make_policy,
+    "SAC in the simulator, reward corrected by classifiers (arXiv 2006.13916)",
+    needs_data=True,
+)
+DARC_PLUS_SPEC = AgentSpec(
+    DARCConfig(sim_batch_size=128, real_batch_size=128),
+    DARC,
+    make_policy,
+    "DARC that also learns values from the real rows",
+    needs_data=True,
+)

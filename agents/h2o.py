@@ -1,0 +1,343 @@
+"""H2O: one policy from a fixed set of real transitions and an imperfect simulator.
+
+Niu, Sharma, Qiu, Li, Zhou, Hu, Zhan, "When to Trust Your Simulator: Dynamics-Aware Hybrid Offline-and-Online
+Reinforcement Learning", NeurIPS 2022, arXiv 2206.13464.
+
+| paper | here |
+|---|---|
+| log P_real/P_sim from two classifiers | `parts.classifiers.log_ratio` |
+| dynamics gap u(s, a), a KL divergence | `dynamics_gap` |
+| ω, u normalised over the simulated batch | `log_gap_weights` |
+| importance weight of a simulated TD error | `importance_weight` |
+| value regularisation, min-max form solved | `value_regulariser` |
+| importance-weighted Bellman error | `sac.two_domain_loss` |
+
+Where this differs from the authors' code, and why:
+- The log-ratio is g₀ − g₁ directly, the same number as their product of four softmaxes; it cannot overflow.
+- σ of the widened next state is that of the real data; theirs is that of a zero-padded buffer (`gap_std="padded"`).
+- ω lives in log space over gaps floored at a normal number (1e-8; theirs is 1e-45, which underflows to log 0).
+- τ ≠ 1 means τ·log Σ ω·exp(Q/τ); theirs divides log ω by τ as well. The same at the default τ = 1.
+- `beta=0` removes the regulariser and nothing else; their switch also skips every other optimiser step.
+- Dropout in the classifiers and a learned model of the real dynamics (both off or unfinished there) are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting
+from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.classifiers import (
+    ClassifierConfig,
+    DomainClassifiers,
+    classifier_step,
+    log_ratio,
+    make_classifiers,
+    transition_rows,
+)
+from surefoot.agents.parts.interaction import RolloutConfig
+from surefoot.agents.parts.networks import TanhGaussianPolicy
+from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.replay import FixedReplay
+from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.sac import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    POSITIVE,
+    ActorCritic,
+    ActorCriticConfig,
+    H2OHeads,
+    box_dims,
+    check_ranges,
+    make_policy,
+    make_replay,
+    make_rollout,
+    take_step,
+    two_domain_loss,
+)
+
+
+@dataclass(frozen=True)
+class H2OConfig(ClassifierConfig, H2OHeads, RolloutConfig, ActorCriticConfig):
+    """Defaults: the authors' code (brief, section 6)."""
+
+    real_batch_size: int = 128
+    """Real transitions an update, b_r; 0 leaves the real data to the classifiers alone."""
+    sim_batch_size: int = 128
+    """Simulated transitions an update, b_s."""
+    sim_capacity_ratio: float = 10.0
+    """Simulated transitions kept, as a multiple of the size of the real data."""
+    rollout_steps: int = 1_000
+    """Simulator steps between two rounds of updates."""
+    learning_starts: int = 256
+    """Simulator steps before the first round of updates: at least one classifier batch."""
+    random_steps: int = 0
+    """Simulator steps with uniform actions at the start (the authors take none)."""
+    entropy_in_target: bool = False
+    """Whether TD targets carry −α·log π(a'|s')."""
+
+    importance_weights: bool = True
+    """Weight simulated TD errors by P_real/P_sim; off: w ≡ 1 (ablation "no dynamics ratio")."""
+    beta: float = 0.01
+    """Weight β of the value regulariser; 0 removes it (ablation "no value regularisation")."""
+    adaptive_weighting: bool = True
+    """Tilt the regulariser by the dynamics gap; off: u ≡ 1, ω = 1/b_s (ablation "no adaptive weighting")."""
+    linear_regulariser: bool = False
+    """Σ ω·Q in place of the log-sum-exp ("H2O-variant")."""
+    temperature: float = 1.0
+    """τ of the log-sum-exp."""
+    regulariser_clip: float = 1_000.0
+    """Bound of |log-sum-exp − mean Q_real|; beyond it the regulariser has no gradient."""
+    lagrange: bool = False
+    """Replace β by α'·β with a learned multiplier α'."""
+    lagrange_target: float = 1.0
+    """Gap log-sum-exp − mean Q_real that the multiplier aims at."""
+    lagrange_lr: float = 3e-4
+    """Adam step size of log α'."""
+
+    gap_samples: int = 10
+    """N, widened next states a gap is averaged over."""
+    gap_std_multiplier: float = 1.0
+    """κ, width of that Gaussian in standard deviations of the real states."""
+    gap_std: Literal["data", "padded"] = "data"
+    """σ_D of the real states, or of the authors' zero-padded buffer (compatibility)."""
+    gap_floor: float = 1e-8
+    """Smallest gap û."""
+    gap_cap: float = 10.0
+    """Largest gap û (never reached behind the default `classifier_bound`)."""
+    weight_floor: float = 1e-5
+    """Smallest importance weight; the largest is 1."""
+
+    def __post_init__(self) -> None:
+        rules = dict.fromkeys(
+            ["sim_capacity_ratio", "temperature", "regulariser_clip", "lagrange_lr", "gap_floor", "gap_cap"], POSITIVE
+        )
+        rules |= dict.fromkeys(["beta", "gap_std_multiplier", "weight_floor"], AT_LEAST_0)
+        check_ranges(self, rules | dict.fromkeys(["sim_batch_size", "gap_samples"], AT_LEAST_1))
+
+    @property
+    def uses_gap(self) -> bool:
+        return self.beta > 0 and self.adaptive_weighting
+
+    @property
+    def uses_classifiers(self) -> bool:
+        return self.importance_weights or self.uses_gap
+
+
+# --- the mathematics -------------------------------------------------------------------------------------------------
+
+
+def importance_weight(log_p_ratio: Tensor, floor: float = 1e-5) -> Tensor:
+    """Return w = clip(P_real/P_sim, floor, 1) (B,) of simulated transitions, without a gradient."""
+    return log_p_ratio.detach().exp().clamp(floor, 1.0)
+
+
+def dynamics_gap(classifiers: DomainClassifiers, sim: Batch, spread: Tensor) -> Tensor:
+    """Return u = KL(P_sim ‖ P_real) (B,), before clipping, of simulated pairs, without a gradient.
+
+    The simulator gives one s' a pair; its law is replaced by s' + spread, `spread` (N, B, obs) = κ·σ_D·ε, and the
+    divergence by the mean of log P_sim/P_real over the N points. Noisy: often below zero.
+    """
+    samples = len(spread)
+    pair = torch.cat([sim.obs, sim.action], -1).expand(samples, -1, -1)
+    rows = torch.cat([pair, sim.next_obs + spread], -1)
+    with torch.no_grad():
+        return -log_ratio(classifiers.g(rows.flatten(0, 1))).view(samples, -1).mean(0)
+
+
+def log_gap_weights(gap: Tensor) -> Tensor:
+    """Return log ω (B,) of positive gaps (B,): ω = u/Σu over the simulated batch."""
+    return gap.log().log_softmax(0)
+
+
+def value_regulariser(
+    q_real: Tensor, q_sim: Tensor, log_omega: Tensor, *, temperature: float = 1.0, linear: bool = False
+) -> Tensor:
+    """Return τ·log Σ ω·exp(Q_sim/τ) − mean Q_real for each critic (2,), or Σ ω·Q_sim − mean Q_real if `linear`.
+
+    q_real (2, b_r), q_sim (2, b_s), log ω (b_s,). The sum runs over the simulated batch: no actions are sampled.
+    """
+    if linear:
+        tilted = (log_omega.exp() * q_sim).sum(-1)
+    else:
+        tilted = temperature * (log_omega + q_sim / temperature).logsumexp(-1)
+    return tilted - q_real.mean(-1)
+
+
+def state_std(data: OfflineData, kind: str, padding: float = 10.0) -> Tensor:
+    """Return σ_D (obs,) + 1e-3 of the real states; "padded": over them and `padding` times as many rows of zeros."""
+    if kind == "data":
+        return data.obs.std(0, correction=0) + 1e-3
+    second, mean = data.obs.square().mean(0) / (1 + padding), data.obs.mean(0) / (1 + padding)
+    return (second - mean.square()).clamp(min=0).sqrt() + 1e-3
+
+
+# --- the agent -------------------------------------------------------------------------------------------------------
+
+
+class H2ONoise(NamedTuple):
+    """Standard normal numbers of one update."""
+
+    policy: Tensor  # (b_r + b_s, act)
+    target: Tensor  # (b_r + b_s, act)
+    classifier: Tensor  # (2, classifier batch, 2·obs + act)
+    gap: Tensor  # (N, b_s, obs)
+
+
+class H2O:
+    """SAC on real and simulated transitions, with the two corrections of the critics."""
+
+    STATEFUL = (
+        "nets",
+        "real",
+        "sim",
+        "rollout",
+        "classifiers",
+        "classifier_optimiser",
+        "log_multiplier",
+        "multiplier_optimiser",
+        "noise_generator",
+    )
+
+    def __init__(self, config: H2OConfig, setting: Setting) -> None:
+        assert setting.data is not None, "H2O needs offline data"
+        self.config, self.device = config, setting.device
+        self.obs_dim, self.action_dim = box_dims(setting.spaces)
+        self.nets = ActorCritic(config, setting)
+        self.real = FixedReplay(setting.data, make_generator(setting.seed, "real replay", self.device), self.device)
+        self.sim = make_replay(max(1, round(config.sim_capacity_ratio * len(setting.data))), setting)
+        self.rollout = make_rollout(config, setting)
+        self.noise_generator = make_generator(setting.seed, "update noise", self.device)
+        self.sigma = state_std(setting.data, config.gap_std, config.sim_capacity_ratio).to(self.device)
+        self.classifiers = make_classifiers(config, setting)
+        self.classifier_optimiser = adam(self.classifiers.parameters(), config.classifier_lr, setting)
+        self.log_multiplier = nn.Parameter(torch.ones((), device=self.device))  # log α', 1.0 in the authors' code
+        self.multiplier_optimiser = adam([self.log_multiplier], config.lagrange_lr, setting)
+        self.update = accelerate(self.update_eager, setting, self.owners())
+
+    def owners(self) -> list[Any]:
+        mine = [self.classifiers, self.classifier_optimiser, self.log_multiplier, self.multiplier_optimiser]
+        return [*self.nets.owners(), *mine]
+
+    @property
+    def policy(self) -> TanhGaussianPolicy:
+        return self.nets.policy
+
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
+        """Return actions (N, act) for obs (N, obs): tanh(mean), or a sample."""
+        return self.policy.act(obs, explore=explore, generator=self.noise_generator)
+
+    def step(self) -> Progress:
+        """A rollout in the simulator if no update is due, then one update."""
+        env_steps, episodes = self.rollout.advance(self.policy, self.sim)
+        if not self.rollout.take_update():
+            return Progress(env_steps, 0, {}, episodes)
+        config = self.config
+        critic_batches = self.real.sample(config.real_batch_size), self.sim.sample(config.sim_batch_size)
+        rows = config.classifier_batch_size if config.uses_classifiers else 0
+        classifier_batches = self.real.sample(rows), self.sim.sample(rows)
+        metrics = self.update(*critic_batches, *classifier_batches, self.draw_noise())
+        return Progress(env_steps, 1, metrics, episodes)
+
+    def draw_noise(self) -> H2ONoise:
+        config = self.config
+        batch = config.real_batch_size + config.sim_batch_size
+        action = (batch, self.action_dim)
+        classifier = (2, config.classifier_batch_size * config.uses_classifiers, self.classifiers.width)
+        gap = (config.gap_samples * config.uses_gap, config.sim_batch_size, self.obs_dim)
+        shapes = (action, action, classifier, gap)
+        return H2ONoise(*(torch.randn(s, generator=self.noise_generator, device=self.device) for s in shapes))
+
+    def update_eager(
+        self, real: Batch, sim: Batch, real_rows: Batch, sim_rows: Batch, noise: H2ONoise
+    ) -> dict[str, Tensor]:
+        """One gradient step on everything (brief, section 4, steps 2.2 to 2.8)."""
+        nets, config = self.nets, self.config
+        metrics: dict[str, Tensor] = {}
+        if config.uses_classifiers:
+            scaled = config.classifier_noise * noise.classifier
+            metrics |= classifier_step(self.classifiers, self.classifier_optimiser, real_rows, sim_rows, scaled)
+        both = Batch(*(torch.cat(pair) for pair in zip(real, sim, strict=True)))
+        alpha_loss, actor_loss, actor_metrics = nets.actor_losses(both.obs, noise.policy)
+        critic_loss, critic_metrics = self.critic_loss(both, sim, noise)
+        nets.descend(alpha_loss, actor_loss, critic_loss)
+        return metrics | actor_metrics | critic_metrics
+
+    def critic_loss(self, both: Batch, sim: Batch, noise: H2ONoise) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of both critics' losses, and what to log of it; the real rows of `both` come first."""
+        real_rows = self.config.real_batch_size
+        y = self.nets.td_target(both, noise.target)
+        q = self.nets.critic(both.obs, both.action)
+        weight, metrics = self.weigh(sim)
+        td_loss = two_domain_loss(q, y, real_rows, weight)
+        q_real, q_sim = q[:, :real_rows], q[:, real_rows:]
+        metrics |= {"td_loss": td_loss.detach(), "q_real": q_real.detach().mean(), "q_sim": q_sim.detach().mean()}
+        if self.config.beta == 0:
+            return td_loss, metrics
+        penalty, penalty_metrics = self.regularise(q_real, q_sim, sim, noise)
+        return td_loss + penalty, metrics | penalty_metrics
+
+    def weigh(self, sim: Batch) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Return the importance weights of simulated transitions, None where they are all 1."""
+        if not self.config.importance_weights:
+            return None, {}
+        with torch.no_grad():
+            weight = importance_weight(log_ratio(self.classifiers.g(transition_rows(sim))), self.config.weight_floor)
+        return weight, {"importance_weight": weight.mean()}
+
+    def regularise(
+        self, q_real: Tensor, q_sim: Tensor, sim: Batch, noise: H2ONoise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return Σ_j β·clip(regulariser_j), times α' in the Lagrange form, whose multiplier takes its step here."""
+        config = self.config
+        log_omega, metrics = self.tilt(sim, noise)
+        gap = value_regulariser(
+            q_real, q_sim, log_omega, temperature=config.temperature, linear=config.linear_regulariser
+        )
+        clipped = gap.clamp(-config.regulariser_clip, config.regulariser_clip)
+        metrics["regulariser"] = gap.detach().mean()
+        metrics["regulariser_clipped"] = (gap.detach() != clipped.detach()).float().mean()
+        if not config.lagrange:
+            return config.beta * clipped.sum(), metrics
+        multiplier = self.log_multiplier.exp().clamp(0.0, 1e6)
+        excess = clipped - config.lagrange_target
+        take_step(self.multiplier_optimiser, -0.5 * (multiplier * config.beta * excess.detach()).sum())
+        metrics["multiplier"] = multiplier.detach()
+        return config.beta * (multiplier.detach() * excess).sum(), metrics
+
+    def tilt(self, sim: Batch, noise: H2ONoise) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return log ω (b_s,), uniform without adaptive weighting."""
+        config = self.config
+        if not config.adaptive_weighting:
+            return log_gap_weights(torch.ones_like(sim.reward)), {}
+        raw = dynamics_gap(self.classifiers, sim, config.gap_std_multiplier * self.sigma * noise.gap)
+        gap = raw.clamp(config.gap_floor, config.gap_cap)
+        log_omega = log_gap_weights(gap)
+        floored = (raw <= config.gap_floor).float().mean()
+        return log_omega, {"gap": gap.mean(), "gap_floored": floored, "omega_std": log_omega.exp().std()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return pack(self, self.STATEFUL)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        unpack(self, self.STATEFUL, state)
+
+
+H2O_SPEC = AgentSpec(
+    H2OConfig(),
+    H2O,
+    make_policy,
+    "real offline data and a wrong simulator together (arXiv 2206.13464)",
+    needs_data=True,
+)
+SAC_MIX_SPEC = AgentSpec(
+    H2OConfig(importance_weights=False, beta=0.0),
+    H2O,
+    make_policy,
+    "SAC on real and simulated rows alike: H2O without its two corrections (control)",
+    needs_data=True,
+)

@@ -1,0 +1,99 @@
+"""Faster ways to run an update phase that is a function of tensors: the same code, compiled or captured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surefoot.agents.interface import Setting
+
+Phase = Callable[..., dict[str, Tensor]]  # (nested) tuples of tensors in, named tensors out
+Owner = nn.Module | torch.optim.Optimizer | Tensor  # what a phase changes in place
+
+
+def adam(parameters: Iterable[Tensor], lr: float, setting: Setting) -> torch.optim.Adam:
+    """Return Adam, with its fused kernel, over what requires a gradient.
+
+    Where its step will be recorded into a CUDA graph its state is made at once, so that it can be put back after warm-up.
+    """
+    learned = [parameter for parameter in parameters if parameter.requires_grad]
+    optimiser = torch.optim.Adam(learned, lr=lr, fused=True, capturable=setting.cudagraph)
+    if setting.cudagraph:
+        for parameter in optimiser.param_groups[0]["params"]:
+            step = torch.zeros((), device=parameter.device)
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimiser.state[parameter] = {"step": step, **moments}
+    return optimiser
+
+
+def accelerate(phase: Phase, setting: Setting, owners: Sequence[Owner]) -> Phase:
+    """Wrap `phase` as the setting asks: compiled, captured, both, or left as it is.
+
+    `owners` are the modules, optimisers and tensors that the phase changes. Raises `ValueError` for a capture on a CPU.
+    """
+    if setting.compile:
+        phase = torch.compile(phase)
+    if not setting.cudagraph:
+        return phase
+    if setting.device.type != "cuda":
+        raise ValueError(f"--cudagraph needs a CUDA device, not {setting.device}; drop the flag or pass --device cuda")
+    return GraphedPhase(phase, owners)
+
+
+class GraphedPhase:
+    """A phase recorded at its first call as a CUDA graph and replayed from then on; shapes must not change."""
+
+    def __init__(self, phase: Phase, owners: Sequence[Owner], warm_up: int = 3) -> None:
+        self.phase, self.owners, self.warm_up = phase, owners, warm_up
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, *args: Any) -> dict[str, Tensor]:
+        if self.graph is None:
+            self._record(args)
+        torch._foreach_copy_(self.inputs, leaves(args))
+        assert self.graph is not None
+        self.graph.replay()
+        return {name: value.clone() for name, value in self.outputs.items()}
+
+    def _record(self, args: tuple[Any, ...]) -> None:
+        """Warm up on a side stream, undo what that changed, and record on copies of the arguments."""
+        static = clone(args)
+        self.inputs = leaves(static)
+        state = [tensor for owner in self.owners for tensor in tensors_of(owner)]
+        saved = [tensor.detach().clone() for tensor in state]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(self.warm_up):
+                self.phase(*static)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.no_grad():
+            torch._foreach_copy_(state, saved)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = self.phase(*static)
+
+
+def tensors_of(owner: Owner) -> list[Tensor]:
+    """Return every tensor that a module, optimiser or tensor keeps between two calls."""
+    if isinstance(owner, Tensor):
+        return [owner]
+    if isinstance(owner, nn.Module):
+        return [*owner.parameters(), *owner.buffers()]
+    return [value for state in owner.state.values() for value in state.values() if isinstance(value, Tensor)]
+
+
+def leaves(tree: Any) -> list[Tensor]:
+    """Return the tensors of nested tuples, in order."""
+    return [tree] if isinstance(tree, Tensor) else [leaf for child in tree for leaf in leaves(child)]
+
+
+def clone(tree: Any) -> Any:
+    """Return nested (named) tuples with every tensor copied."""
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    children = [clone(child) for child in tree]
+    return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)

@@ -1,0 +1,121 @@
+"""Which dynamics made this transition? Two domain classifiers whose logits give a ratio of transition laws.
+
+Eysenbach et al., "Off-Dynamics Reinforcement Learning", arXiv 2006.13916 (DARC); Niu et al., arXiv 2206.13464 (H2O).
+Class 0 is the real system, class 1 the simulator, everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from surefoot.agents.interface import Batch, OfflineData, Setting
+from surefoot.agents.parts.networks import MLP
+from surefoot.agents.parts.normaliser import Normaliser
+from surefoot.agents.parts.random import make_generator
+
+REAL, SIM = 0, 1
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """The two domain classifiers. Defaults: H2O's code (brief h2o.md, sections 5 and 6)."""
+
+    classifier_hidden: tuple[int, ...] = (256, 256)
+    """Hidden layer widths of both classifiers."""
+    classifier_lr: float = 3e-4
+    """Adam step size of both classifiers."""
+    classifier_batch_size: int = 256
+    """Transitions of each domain a classifier step, drawn apart from the critics' batches."""
+    classifier_noise: float = 0.1
+    """Std of the noise on every classifier input in training."""
+    classifier_bound: float | None = 2.0
+    """Logits are bound·tanh(·), so |log-ratio| ≤ 2·bound; None: unbounded."""
+    normalise_classifier_inputs: bool = False
+    """Scale classifier inputs by mean and std of the real transitions (for tasks with tiny coordinates)."""
+
+
+def log_ratio(g: Tensor) -> Tensor:
+    """Return log P_real(s'|s,a) − log P_sim(s'|s,a) (…) from the residual logits g (…, 2): g₀ − g₁, equation (★).
+
+    With D_sa = softmax(f) and D_sas = softmax(f + g), f and the class priors cancel exactly in Bayes' rule.
+    """
+    return g[..., REAL] - g[..., SIM]
+
+
+def domain_loss(real_logits: Tensor, sim_logits: Tensor) -> Tensor:
+    """Return −mean log p(real) over real rows − mean log p(sim) over simulated rows; logits (B, 2)."""
+    real, sim = F.log_softmax(real_logits, -1), F.log_softmax(sim_logits, -1)
+    return -real[..., REAL].mean() - sim[..., SIM].mean()
+
+
+def transition_rows(batch: Batch | OfflineData) -> Tensor:
+    """Return (s, a, s') side by side, (B, 2·obs + act)."""
+    return torch.cat([batch.obs, batch.action, batch.next_obs], -1)
+
+
+class DomainClassifiers(nn.Module):
+    """Logits f(s, a) and residual logits g(s, a, s'), each bounded by `bound`·tanh (None: unbounded)."""
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        *,
+        generator: torch.Generator,
+        bound: float | None = 2.0,
+    ) -> None:
+        super().__init__()
+        self.pair = obs_dim + action_dim
+        self.width = self.pair + obs_dim
+        self.bound = bound
+        self.f_net = MLP(self.pair, hidden, 2, generator=generator)
+        self.g_net = MLP(self.width, hidden, 2, generator=generator)
+        self.normaliser = Normaliser(self.width)
+
+    def logits(self, net: MLP, rows: Tensor) -> Tensor:
+        raw = net(rows)
+        return raw if self.bound is None else self.bound * raw.tanh()
+
+    def f(self, rows: Tensor) -> Tensor:
+        """Return f (B, 2) of transition rows; their s' is not looked at."""
+        return self.logits(self.f_net, self.normaliser(rows)[:, : self.pair])
+
+    def g(self, rows: Tensor) -> Tensor:
+        """Return g (B, 2) of transition rows (B, 2·obs + act)."""
+        return self.logits(self.g_net, self.normaliser(rows))
+
+    def losses(self, real: Tensor, sim: Tensor) -> tuple[Tensor, Tensor]:
+        """Return L_sa and L_sas of transition rows; the gradient of L_sas goes into g and into f."""
+        f_real, f_sim = self.f(real), self.f(sim)
+        loss_sa = domain_loss(f_real, f_sim)
+        loss_sas = domain_loss(f_real + self.g(real), f_sim + self.g(sim))
+        return loss_sa, loss_sas
+
+
+def classifier_step(
+    classifiers: DomainClassifiers, optimiser: torch.optim.Optimizer, real: Batch, sim: Batch, noise: Tensor
+) -> dict[str, Tensor]:
+    """One Adam step on both networks; `noise` (2, B, 2·obs + act) is added to the inputs of both domains."""
+    loss_sa, loss_sas = classifiers.losses(transition_rows(real) + noise[REAL], transition_rows(sim) + noise[SIM])
+    optimiser.zero_grad(set_to_none=True)
+    (loss_sa + loss_sas).backward(inputs=list(classifiers.parameters()))
+    optimiser.step()
+    return {"classifier_loss_sa": loss_sa.detach(), "classifier_loss_sas": loss_sas.detach()}
+
+
+def make_classifiers(config: ClassifierConfig, setting: Setting) -> DomainClassifiers:
+    """Return the classifiers a config describes, scaled to the real data if it says so."""
+    data = setting.data
+    assert data is not None, "domain classifiers need offline data"
+    generator = make_generator(setting.seed, "classifiers")
+    dims = data.obs.shape[1], data.action.shape[1]
+    classifiers = DomainClassifiers(*dims, config.classifier_hidden, generator=generator, bound=config.classifier_bound)
+    if config.normalise_classifier_inputs:
+        classifiers.normaliser.fit(transition_rows(data).cpu())
+    return classifiers.to(setting.device)

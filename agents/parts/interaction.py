@@ -1,0 +1,104 @@
+"""Acting in a vector environment: what was seen, what ended, and where to go on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.agents.interface import Batch, Episodes, VectorEnv
+from surefoot.agents.parts.networks import TanhGaussianPolicy
+from surefoot.agents.parts.replay import Replay
+from surefoot.agents.parts.state import pack, unpack
+
+
+class Interaction:
+    """The lanes of one environment between two steps; owns the current observation and the running episode sums."""
+
+    STATEFUL = ("env", "obs", "episode_return", "length")
+
+    def __init__(self, env: VectorEnv, seed: int) -> None:
+        self.env = env
+        self.obs, _ = env.reset(seed=seed)  # (N, obs)
+        self.episode_return = torch.zeros(env.num_envs, dtype=torch.float64, device=self.obs.device)
+        self.length = torch.zeros(env.num_envs, dtype=torch.int64, device=self.obs.device)
+
+    def step(self, action: Tensor) -> tuple[Batch, Episodes]:
+        """Take `action` (N, act) in every lane; `next_obs` is the true successor, also at an episode's end."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        batch = Batch(self.obs, action, reward.float(), info["final_obs"], terminated.float())
+        ended = terminated | truncated
+        episodes = Episodes(ended, self.episode_return + reward, self.length + 1)
+        self.episode_return = torch.where(ended, 0.0, episodes.episode_return)
+        self.length = torch.where(ended, 0, episodes.length)
+        self.obs = obs
+        return batch, episodes
+
+    def state_dict(self) -> dict[str, Any]:
+        return pack(self, self.STATEFUL)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        unpack(self, self.STATEFUL, state)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How an off-policy agent alternates between acting and learning."""
+
+    rollout_steps: int = 1
+    """Environment steps between two rounds of updates (rounded to whole steps of all lanes)."""
+    updates_per_step: float = 1.0
+    """Gradient updates an environment step."""
+    learning_starts: int = 5_000
+    """Environment steps before the first round of updates."""
+    random_steps: int = 5_000
+    """Environment steps with uniform actions at the start (SAC's authors: 1,000 to 10,000, by task)."""
+
+
+class Rollout:
+    """The acting half of an off-policy agent: a rollout earns updates, which are spent before the next rollout."""
+
+    STATEFUL = ("interaction", "generator", "env_steps", "updates_due")
+
+    def __init__(self, interaction: Interaction, generator: torch.Generator, config: RolloutConfig) -> None:
+        self.interaction, self.generator, self.config = interaction, generator, config
+        self.env_steps = 0
+        self.updates_due = 0.0
+
+    def advance(self, policy: TanhGaussianPolicy, replay: Replay) -> tuple[int, tuple[Episodes, ...]]:
+        """Unless updates are due, act and push to `replay`; return the environment steps taken and their episodes."""
+        if self.updates_due >= 1:
+            return 0, ()
+        lanes = self.interaction.env.num_envs
+        ended = []
+        for _ in range(max(1, self.config.rollout_steps // lanes)):
+            batch, episodes = self.interaction.step(self.choose(policy))
+            replay.push(batch)
+            ended.append(episodes)
+            self.env_steps += lanes
+        steps = lanes * len(ended)
+        if self.env_steps > self.config.learning_starts:
+            self.updates_due += steps * self.config.updates_per_step
+        return steps, tuple(ended)
+
+    def choose(self, policy: TanhGaussianPolicy) -> Tensor:
+        """Return exploring actions (N, act): uniform in the first `random_steps`, then sampled from the policy."""
+        obs = self.interaction.obs
+        if self.env_steps >= self.config.random_steps:
+            return policy.act(obs, explore=True, generator=self.generator)
+        shape = (len(obs), *self.interaction.env.single_action_space.shape)
+        return torch.rand(shape, generator=self.generator, device=obs.device) * 2 - 1
+
+    def take_update(self) -> bool:
+        """Spend one update if one is due."""
+        due = self.updates_due >= 1
+        self.updates_due -= due
+        return due
+
+    def state_dict(self) -> dict[str, Any]:
+        return pack(self, self.STATEFUL)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        unpack(self, self.STATEFUL, state)

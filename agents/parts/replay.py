@@ -1,0 +1,105 @@
+"""Replay: transitions as rows of one packed tensor on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.agents.interface import Batch, OfflineData
+
+
+class Replay:
+    """A ring of `capacity` transitions; offline data, on-line data and model rollouts are all instances of it.
+
+    One float32 row holds a whole transition, so a minibatch is one `index_select` and its fields are views.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        obs_dim: int,
+        action_dim: int,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"replay capacity must be at least 1, not {capacity}")
+        self.widths = [obs_dim, action_dim, 1, obs_dim, 1]
+        self.rows = torch.empty(capacity, sum(self.widths), device=device)
+        self.generator = generator
+        self.position = 0  # where the next row goes
+        self.size = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def capacity(self) -> int:
+        return self.rows.shape[0]
+
+    def push(self, batch: Batch) -> None:
+        """Append N transitions; past the end the oldest rows are overwritten."""
+        rows = torch.cat(
+            [batch.obs, batch.action, batch.reward[:, None], batch.next_obs, batch.terminated[:, None]], -1
+        )[-self.capacity :]
+        head = min(len(rows), self.capacity - self.position)
+        self.rows[self.position : self.position + head] = rows[:head]
+        self.rows[: len(rows) - head] = rows[head:]
+        self.position = (self.position + len(rows)) % self.capacity
+        self.size = min(self.size + len(rows), self.capacity)
+
+    def sample(self, batch_size: int) -> Batch:
+        """Return `batch_size` transitions drawn uniformly with replacement."""
+        if not self.size:
+            raise ValueError("cannot sample from an empty replay; push transitions first")
+        index = torch.randint(self.size, (batch_size,), generator=self.generator, device=self.rows.device)
+        return self.unpack(self.rows.index_select(0, index))
+
+    def unpack(self, rows: Tensor) -> Batch:
+        """Return packed rows (B, width) as a batch of views."""
+        obs, action, reward, next_obs, terminated = rows.split(self.widths, -1)
+        return Batch(obs, action, reward.squeeze(-1), next_obs, terminated.squeeze(-1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything; rows are a copy of the filled part only, since saving a view would save all of its storage."""
+        rows = self.rows[: self.size].clone()
+        return {"rows": rows, "position": self.position, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        rows = state["rows"]
+        if len(rows) > self.capacity or rows.shape[1] != self.rows.shape[1]:
+            raise ValueError(
+                f"the saved replay holds rows of shape {tuple(rows.shape)}, this one takes up to "
+                f"{self.capacity} rows of {self.rows.shape[1]} numbers; resume with the run's own config"
+            )
+        self.rows[: len(rows)] = rows
+        self.size, self.position = len(rows), state["position"]
+        self.generator.set_state(state["generator"])
+
+
+class FixedReplay(Replay):
+    """The offline data: never pushed to, and not written into checkpoints; a resumed run reads its source again."""
+
+    def __init__(self, data: OfflineData, generator: torch.Generator, device: torch.device | str = "cpu") -> None:
+        super().__init__(len(data), data.obs.shape[1], data.action.shape[1], generator, device)
+        super().push(Batch(data.obs, data.action, data.reward, data.next_obs, data.terminated))
+
+    def push(self, batch: Batch) -> None:
+        raise TypeError("offline data is fixed: push what the agent experiences to a replay of its own")
+
+    def fingerprint(self) -> Tensor:
+        """Return row count and float64 sum: equal for the same data, on whatever device."""
+        return torch.tensor([len(self.rows), self.rows.cpu().double().sum()], dtype=torch.float64)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"fingerprint": self.fingerprint(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not torch.equal(state["fingerprint"], self.fingerprint()):
+            raise ValueError(
+                f"the offline data ({len(self)} rows) is not the data this run was trained on "
+                f"({int(state['fingerprint'][0])} rows, or other values); put the original file back to resume"
+            )
+        self.generator.set_state(state["generator"])

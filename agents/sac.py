@@ -1,0 +1,335 @@
+"""Soft Actor-Critic with a learned temperature: the backbone of the suite.
+
+Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", arXiv 1812.05905 (equation numbers below are its own).
+
+| paper | here |
+|---|---|
+| (5) critic loss J_Q | `twin_q_loss`; over two domains (H2O) `two_domain_loss` |
+| (3), (6) soft value in the target | `soft_target` |
+| (7) policy loss J_π | `policy_loss` |
+| (17), (18) temperature loss J(α) | `temperature_loss` |
+| appendix C, tanh-Gaussian log-density | `parts.networks.tanh_gaussian_log_prob` |
+
+Where this differs, and why:
+- The critic loss has no factor ½ (H2O's weights β and w are read against that scale); Adam does not notice.
+- All losses of an update are computed from the same parameters before any of them moves, so that one policy sample of
+  `obs` serves actor and temperature, and so that H2O without its additions is this update bit for bit.
+- J(α) uses log α in place of α, as the authors' later code and Stable-Baselines3 do: α cannot become negative.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces
+from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.interaction import Interaction, Rollout, RolloutConfig
+from surefoot.agents.parts.networks import TanhGaussianPolicy, TwinQ, soft_update
+from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.replay import Replay
+from surefoot.agents.parts.state import pack, unpack
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The tanh-Gaussian policy."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Hidden layer widths of every network."""
+    policy_lr: float = 3e-4
+    """Adam step size of the policy."""
+    log_std_offset: float = 0.0
+    """c₂ in log std = c₁·raw + c₂."""
+    learn_log_std_affine: bool = False
+    """Learn c₁ and c₂ beside the weights."""
+    last_layer_gain: float | None = None
+    """Xavier gain of the output layers of policy and critics; None: PyTorch's default initialisation."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig(PolicyConfig):
+    """Policy, twin critics and temperature. Defaults: arXiv 1812.05905, table 1 (appendix D)."""
+
+    gamma: float = 0.99
+    """Discount."""
+    tau: float = 0.005
+    """Weight of the new parameters in the target critics, at every update."""
+    critic_lr: float = 3e-4
+    """Adam step size of both critics."""
+    alpha_lr: float = 3e-4
+    """Adam step size of log α."""
+    initial_alpha: float = 1.0
+    """Temperature at the start."""
+    target_entropy: float | None = None
+    """H̄ of the temperature loss; None: −dim(A)."""
+    entropy_in_target: bool = True
+    """Whether TD targets carry −α·log π(a'|s')."""
+
+
+@dataclass(frozen=True)
+class H2OHeads:
+    """The output heads of the code family that H2O, its CQL and its DARC come from (H2O brief, section 5)."""
+
+    log_std_offset: float = -1.0
+    """c₂ in log std = c₁·raw + c₂."""
+    learn_log_std_affine: bool = True
+    """Learn c₁ and c₂ beside the weights."""
+    last_layer_gain: float | None = 0.01
+    """Xavier gain of the output layers of policy and critics; None: PyTorch's default initialisation."""
+
+
+@dataclass(frozen=True)
+class SACConfig(RolloutConfig, ActorCriticConfig):
+    """Soft Actor-Critic."""
+
+    batch_size: int = 256
+    """Transitions an update."""
+    replay_capacity: int = 1_000_000
+    """Transitions kept; the oldest are overwritten."""
+
+
+AT_LEAST_0, AT_LEAST_1 = (lambda x: x >= 0, "at least 0"), (lambda x: x >= 1, "at least 1")
+POSITIVE, FRACTION = (lambda x: x > 0, "positive"), (lambda x: 0 < x <= 1, "in (0, 1]")
+RANGES = {
+    "gamma": (lambda x: 0 <= x <= 1, "in [0, 1]"),
+    "hidden": (lambda x: len(x) > 0 and min(x) >= 1, "one or more widths of at least 1"),
+    "tau": FRACTION,
+    **dict.fromkeys(
+        ["policy_lr", "critic_lr", "alpha_lr", "classifier_lr", "initial_alpha", "updates_per_step"], POSITIVE
+    ),
+    **dict.fromkeys(["batch_size", "replay_capacity", "rollout_steps", "classifier_batch_size"], AT_LEAST_1),
+    **dict.fromkeys(["random_steps", "learning_starts", "real_batch_size", "classifier_noise"], AT_LEAST_0),
+}
+
+
+def check_ranges(config: Any, more: dict[str, Any] | None = None) -> None:
+    """Raise `ValueError` for a hyper-parameter out of its range; `more` adds an agent's own rules."""
+    for name, (holds, says) in {**RANGES, **(more or {})}.items():
+        if hasattr(config, name) and not holds(getattr(config, name)):
+            raise ValueError(f"agent.{name} must be {says}, not {getattr(config, name)}")
+
+
+# --- the mathematics -------------------------------------------------------------------------------------------------
+
+
+def soft_target(
+    batch: Batch, policy: TanhGaussianPolicy, target: TwinQ, noise: Tensor, gamma: float, alpha: Tensor | None
+) -> Tensor:
+    """Return y = r + γ(1 − d)·(min_j Q̄_j(s', a') − α log π(a'|s')) (B,), a' ~ π; no entropy for alpha None."""
+    with torch.no_grad():
+        next_action, next_log_prob = policy.sample(batch.next_obs, noise)
+        next_value = target(batch.next_obs, next_action).amin(0)
+        if alpha is not None:
+            next_value = next_value - alpha * next_log_prob
+        return batch.reward + gamma * (1 - batch.terminated) * next_value
+
+
+def twin_q_loss(q: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return Σ_j mean_B w·(Q_j − y)² of q (2, B) and y (B,); the mean divides by B, not by Σw."""
+    error = (q - y).square()
+    return (error if weight is None else weight * error).mean(-1).sum()
+
+
+def two_domain_loss(q: Tensor, y: Tensor, real_rows: int, sim_weight: Tensor | None = None) -> Tensor:
+    """Return Σ_j of mean_real (Q_j − y)² + mean_sim w·(Q_j − y)²; the first `real_rows` of q (2, B) and y (B,) are real.
+
+    Two means (H2O, arXiv 2206.13464): each domain weighs the same, whatever its share of the batch.
+    """
+    sim = twin_q_loss(q[:, real_rows:], y[real_rows:], sim_weight)
+    return twin_q_loss(q[:, :real_rows], y[:real_rows]) + sim if real_rows else sim
+
+
+def policy_loss(log_prob: Tensor, q: Tensor, alpha: Tensor) -> Tensor:
+    """Return mean_B of α·log π(ã|s) − min_j Q_j(s, ã), q (2, B)."""
+    return (alpha * log_prob - q.amin(0)).mean()
+
+
+def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """Return −log α · mean_B(log π(ã|s) + H̄); no gradient into the policy."""
+    return -log_alpha * (log_prob.detach() + target_entropy).mean()
+
+
+# --- networks and their optimisers -----------------------------------------------------------------------------------
+
+
+def box_dims(spaces: Spaces) -> tuple[int, int]:
+    """Return (obs, act) widths; `ValueError` for a task whose actions are not a continuous vector."""
+    observation, action = spaces
+    if not isinstance(action, gym.spaces.Box):
+        raise ValueError(f"this agent needs a continuous (Box) action space, not {action}; choose another env.id")
+    if not isinstance(observation, gym.spaces.Box):
+        raise ValueError(f"this agent needs vector (Box) observations, not {observation}; choose another env.id")
+    return observation.shape[0], action.shape[0]
+
+
+def make_policy(config: Any, spaces: Spaces, generator: torch.Generator | None = None) -> TanhGaussianPolicy:
+    """Return the policy a config describes; without a generator its weights are only there to be loaded over."""
+    obs_dim, action_dim = box_dims(spaces)
+    return TanhGaussianPolicy(
+        obs_dim,
+        action_dim,
+        config.hidden,
+        generator=generator or torch.Generator(),
+        log_std_offset=config.log_std_offset,
+        learn_log_std_affine=config.learn_log_std_affine,
+        last_gain=config.last_layer_gain,
+    )
+
+
+class ActorCritic:
+    """Policy, twin critics, their targets and the temperature, each with its optimiser."""
+
+    STATEFUL = (
+        "policy",
+        "critic",
+        "target",
+        "log_alpha",
+        "policy_optimiser",
+        "critic_optimiser",
+        "alpha_optimiser",
+    )
+
+    def __init__(self, config: ActorCriticConfig, setting: Setting) -> None:
+        self.config = config
+        obs_dim, action_dim = box_dims(setting.spaces)
+        generator = make_generator(setting.seed, "networks")  # on the CPU: the same start on every device
+        self.policy = make_policy(config, setting.spaces, generator).to(setting.device)
+        critic = TwinQ(obs_dim, action_dim, config.hidden, generator=generator, last_gain=config.last_layer_gain)
+        self.critic = critic.to(setting.device)
+        self.target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.log_alpha = nn.Parameter(torch.tensor(config.initial_alpha, device=setting.device).log())
+        self.target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
+        self.policy_optimiser = adam(self.policy.parameters(), config.policy_lr, setting)
+        self.critic_optimiser = adam(self.critic.parameters(), config.critic_lr, setting)
+        self.alpha_optimiser = adam([self.log_alpha], config.alpha_lr, setting)
+
+    @property
+    def alpha(self) -> Tensor:
+        """α, without a gradient."""
+        return self.log_alpha.detach().exp()
+
+    def td_target(self, batch: Batch, noise: Tensor) -> Tensor:
+        """Return y (B,), with the entropy if the config says so."""
+        alpha = self.alpha if self.config.entropy_in_target else None
+        return soft_target(batch, self.policy, self.target, noise, self.config.gamma, alpha)
+
+    def actor_losses(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return temperature loss, policy loss and what to log, from one sample ã ~ π(·|s) a row."""
+        alpha = self.alpha
+        action, log_prob = self.policy.sample(obs, noise)
+        actor_loss = policy_loss(log_prob, self.critic(obs, action), alpha)
+        alpha_loss = temperature_loss(self.log_alpha, log_prob, self.target_entropy)
+        entropy = -log_prob.detach().mean()
+        return alpha_loss, actor_loss, {"policy_loss": actor_loss.detach(), "alpha": alpha, "entropy": entropy}
+
+    def descend(self, alpha_loss: Tensor, policy_loss: Tensor, critic_loss: Tensor) -> None:
+        """Take the three steps, then move the targets; the losses were all computed before."""
+        take_step(self.alpha_optimiser, alpha_loss)
+        take_step(self.policy_optimiser, policy_loss)
+        take_step(self.critic_optimiser, critic_loss)
+        soft_update(self.target.parameters(), self.critic.parameters(), self.config.tau)
+
+    def owners(self) -> list[Any]:
+        """All that `descend` changes (for `accelerate`)."""
+        return [getattr(self, name) for name in self.STATEFUL]
+
+    def state_dict(self) -> dict[str, Any]:
+        return pack(self, self.STATEFUL)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        unpack(self, self.STATEFUL, state)
+
+
+def take_step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step of `optimiser` down `loss`; gradients of nothing but its own parameters are computed."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward(inputs=[parameter for group in optimiser.param_groups for parameter in group["params"]])
+    optimiser.step()
+
+
+# --- the agent -------------------------------------------------------------------------------------------------------
+
+
+class SACNoise(NamedTuple):
+    """Standard normal numbers of one update."""
+
+    policy: Tensor  # (B, act)
+    target: Tensor  # (B, act)
+
+
+class SAC:
+    """Off-policy maximum-entropy actor-critic on one vector environment."""
+
+    STATEFUL = ("nets", "replay", "rollout", "noise_generator")
+
+    def __init__(self, config: SACConfig, setting: Setting) -> None:
+        self.config = config
+        self.nets = ActorCritic(config, setting)
+        _, self.action_dim = box_dims(setting.spaces)
+        self.device = setting.device
+        self.replay = make_replay(config.replay_capacity, setting)
+        self.rollout = make_rollout(config, setting)
+        self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
+        self.update = accelerate(self.update_eager, setting, self.nets.owners())
+
+    @property
+    def policy(self) -> TanhGaussianPolicy:
+        return self.nets.policy
+
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
+        """Return actions (N, act) for obs (N, obs): tanh(mean), or a sample."""
+        return self.policy.act(obs, explore=explore, generator=self.noise_generator)
+
+    def step(self) -> Progress:
+        """One environment step in every lane and the updates it is due."""
+        env_steps, episodes = self.rollout.advance(self.policy, self.replay)
+        if not self.rollout.take_update():
+            return Progress(env_steps, 0, {}, episodes)
+        batch = self.replay.sample(self.config.batch_size)
+        shape = (2, self.config.batch_size, self.action_dim)
+        noise = torch.randn(shape, generator=self.noise_generator, device=self.device)
+        return Progress(env_steps, 1, self.update(batch, SACNoise(*noise)), episodes)
+
+    def update_eager(self, batch: Batch, noise: SACNoise) -> dict[str, Tensor]:
+        """One gradient step on everything."""
+        nets = self.nets
+        y = nets.td_target(batch, noise.target)
+        q = nets.critic(batch.obs, batch.action)
+        critic_loss = twin_q_loss(q, y)
+        alpha_loss, actor_loss, metrics = nets.actor_losses(batch.obs, noise.policy)
+        nets.descend(alpha_loss, actor_loss, critic_loss)
+        return {"critic_loss": critic_loss.detach(), "q": q.detach().mean(), **metrics}
+
+    def state_dict(self) -> dict[str, Any]:
+        return pack(self, self.STATEFUL)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        unpack(self, self.STATEFUL, state)
+
+
+def make_replay(capacity: int, setting: Setting) -> Replay:
+    """Return an empty replay for what the agent will experience."""
+    generator = make_generator(setting.seed, "replay", setting.device)
+    return Replay(capacity, *box_dims(setting.spaces), generator, setting.device)
+
+
+def make_rollout(config: Any, setting: Setting) -> Rollout:
+    """Return the acting half of an off-policy agent."""
+    assert setting.env is not None, "an agent that acts needs an environment"
+    return Rollout(
+        Interaction(setting.env, setting.seed),
+        make_generator(setting.seed, "acting", setting.device),
+        config,
+    )
+
+
+SAC_SPEC = AgentSpec(SACConfig(), SAC, make_policy, "Soft Actor-Critic, on any task with continuous actions")

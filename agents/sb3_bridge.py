@@ -21,7 +21,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.ppo import MlpPolicy as PPOPolicy
@@ -195,7 +194,7 @@ class SB3Agent:
         return {
             "parameters": model.get_parameters(),  # networks, targets, optimisers
             "log_ent_coef": _log_ent_coef(model),
-            "replay": _replay_state(model.replay_buffer) if isinstance(model, OffPolicyAlgorithm) else None,
+            "replay": _replay_state(model),
             "counters": {name: getattr(model, name) for name in ("num_timesteps", "_n_updates", "_episode_num")},
             "episode_starts": _optional_tensor(model._last_episode_starts),  # None until the first step
             "interaction": self.env.interaction.state_dict(),
@@ -208,7 +207,7 @@ class SB3Agent:
         model.set_parameters(state["parameters"], exact_match=True, device=model.device)
         if state["log_ent_coef"] is not None:
             model.log_ent_coef.data.copy_(state["log_ent_coef"])
-        if isinstance(model, OffPolicyAlgorithm):
+        if state["replay"] is not None:
             _load_replay(model.replay_buffer, state["replay"])
         for name, value in state["counters"].items():
             setattr(model, name, value)
@@ -224,7 +223,7 @@ def _make_model(config: SB3Config, env: TensorVecEnv, setting: Setting) -> Any:
     options = asdict(config)
     policy_kwargs = {"net_arch": list(options.pop("net_arch"))}
     if isinstance(config, SB3TD3Config):
-        size = env.action_space.shape
+        size = env.interaction.env.single_action_space.shape[0]
         noise = NormalActionNoise(np.zeros(size), np.full(size, options["action_noise"]))
         options["action_noise"] = noise if config.action_noise > 0 else None
     algorithm = ALGORITHMS[type(config)][0]
@@ -251,8 +250,11 @@ def _optional_tensor(array: np.ndarray | None) -> Tensor | None:
     return None if array is None else torch.from_numpy(array)
 
 
-def _replay_state(buffer: ReplayBuffer) -> dict[str, Any]:
-    """Return the written rows and where the next one goes."""
+def _replay_state(model: Any) -> dict[str, Any] | None:
+    """Return the written rows and where the next one goes; PPO has no replay, and no rollout between two steps."""
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is None:
+        return None
     columns = {name: torch.from_numpy(getattr(buffer, name)[: buffer.size()]) for name in REPLAY_COLUMNS}
     return {"columns": columns, "pos": buffer.pos, "full": buffer.full}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from surefoot.envs import EnvConfig, spaces_of
 from surefoot.training.checkpoint import write_atomically
-from surefoot.training.evaluation import LANES, EvalResult, evaluate
+from surefoot.training.evaluation import LANES, evaluate
 from surefoot.training.policies import AnyPolicy, load_any
 from surefoot.training.run import pick_device
 from surefoot.training.run_folder import git_commit
@@ -28,7 +28,7 @@ from surefoot.training.statistics import Interval, iqm, stratified_bootstrap
 from surefoot.training.video import record_episode
 
 Record = dict[str, Any]
-STATISTICS = {"iqm": iqm, "mean": np.mean, "median": np.median}
+STATISTICS: dict[str, Callable[..., Any]] = {"iqm": iqm, "mean": np.mean, "median": np.median}
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.
         evaluate(policy.act, task, episodes=request.episodes, seed=seed, device=device, lanes=task.num_envs)
         for seed in request.seeds
     ]
-    result = EvalResult(*(None if c[0] is None else np.concatenate(c) for c in zip(*results, strict=True)))
+    scores = [result.score for result in results if result.score is not None]
     return {
         "label": policy.label,
         "agent": policy.agent_name,
@@ -133,9 +133,9 @@ def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.
         "env": asdict(task),
         "seeds": list(request.seeds),
         "episodes": request.episodes,
-        "return": _summary(result.returns),
-        "score": None if result.score is None else _summary(result.score),
-        "lengths": result.lengths.tolist(),
+        "return": _summary(np.concatenate([result.returns for result in results])),
+        "score": _summary(np.concatenate(scores)) if scores else None,
+        "lengths": np.concatenate([result.lengths for result in results]).tolist(),
     }
 
 
@@ -179,21 +179,29 @@ def _aggregate_group(agent: str, unit: str, strata: list[list[float]]) -> Record
 
 
 def show(records: Sequence[Record], groups: Sequence[Record]) -> None:
-    """Print one row a run and, for several runs, one row an agent."""
+    """Print a table a task with one row a run and, for several runs, a table with one row an agent."""
     console = Console()
-    table = Table(title="Returns", caption="± std, IQM, min and max over the episodes of a run; score: D4RL-normalised")
-    for name in ("run", "task"):
-        table.add_column(name, overflow="fold")
-    for name in ("episodes", "return", "IQM", "min", "max", "score"):
-        table.add_column(name, justify="right", no_wrap=True)
+    by_task: dict[str, list[Record]] = {}
     for record in records:
-        run = f"{record['label']} ({record['agent']}, step {record['step']})"
-        mean, std, *others = [f"{record['return'][name]:.1f}" for name in ("mean", "std", "iqm", "min", "max")]
-        score = f"{record['score']['mean']:.1f}" if record["score"] else "-"
-        table.add_row(run, describe(record["env"]), str(len(record["lengths"])), f"{mean} ± {std}", *others, score)
-    console.print(table)
+        by_task.setdefault(describe(record["env"]), []).append(record)
+    for task, runs in by_task.items():
+        console.print(_task_table(task, runs))
     if groups:
         console.print(_aggregate_table(groups))
+
+
+def _task_table(task: str, runs: Sequence[Record]) -> Table:
+    title = f"{task}: {len(runs[0]['lengths'])} episodes a run"
+    table = Table(title=title, caption="± std, IQM, min and max over the episodes; score: D4RL-normalised")
+    for name in ("run", "agent", "step"):
+        table.add_column(name, overflow="fold")
+    for name in ("return", "IQM", "min", "max", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for record in runs:
+        mean, std, *others = [f"{record['return'][name]:.1f}" for name in ("mean", "std", "iqm", "min", "max")]
+        score = f"{record['score']['mean']:.1f}" if record["score"] else "-"
+        table.add_row(record["label"], record["agent"], str(record["step"]), f"{mean} ± {std}", *others, score)
+    return table
 
 
 def _aggregate_table(groups: Sequence[Record]) -> Table:
@@ -212,9 +220,11 @@ def _aggregate_table(groups: Sequence[Record]) -> Table:
 
 
 def describe(env: Record) -> str:
-    """Return the task and how its dynamics differ from the stock ones, such as `Hopper-v5, gravity 2.0`."""
-    neutral = asdict(EnvConfig().physics)
-    changes = [f"{name} {value}" for name, value in env["physics"].items() if value != neutral[name]]
+    """Return the task and how it differs from the stock one, such as `Hopper-v5, gravity 2.0`."""
+    stock = asdict(EnvConfig())
+    settings = {**env["physics"], "max_episode_steps": env["max_episode_steps"], **env["kwargs"]}
+    usual = {**stock["physics"], "max_episode_steps": None}
+    changes = [f"{name} {value}" for name, value in settings.items() if name not in usual or value != usual[name]]
     return ", ".join([env["id"], *changes])
 
 

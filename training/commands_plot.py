@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
 
 def group(folders: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return label -> runs. Runs are seeds of one method where all that decides their numbers, but the seed, is equal."""
+    """Return label -> runs. Runs are seeds of one method where all that decides their numbers is equal but the seed."""
     methods: dict[str, list[Path]] = {}
     names: dict[str, str] = {}
     for folder in folders:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import VectorEnv
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.offline_data import normalized_score
 
@@ -55,7 +55,7 @@ def evaluate(
     return EvalResult(returns, lengths, normalized_score(env_config.id, returns))
 
 
-def _first_episodes(act: Callable[[Tensor], Tensor], env: VectorEnv, seed: int) -> tuple[Tensor, Tensor]:
+def _first_episodes(act: Callable[[Tensor], Tensor], env: gym.vector.VectorEnv, seed: int) -> tuple[Tensor, Tensor]:
     """Return (N,) returns and lengths of each lane's first episode; a lane that is done waits for the others."""
     obs, _ = env.reset(seed=seed)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)

@@ -1,0 +1,138 @@
+"""What can be loaded, what is refused, and that an archive's actions arrive in our bounds."""
+
+import base64
+import json
+import pickle
+import sys
+import zipfile
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+import torch
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from surefoot.envs import EnvConfig, Physics
+from surefoot.training.evaluation import evaluate
+from surefoot.training.policies import load_any
+from surefoot.training.run_folder import load_policy
+
+
+def random_obs(n=6):
+    return torch.randn(n, 3, generator=torch.Generator().manual_seed(0))
+
+
+class Trap:
+    """A pickle that leaves a file behind when it is loaded."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def write_archive(path, data):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", json.dumps(data))
+
+
+def trapped_data(tmp_path):
+    code = base64.b64encode(pickle.dumps(Trap(tmp_path / "sprung"))).decode()
+    policy_class = {":serialized:": code, "__module__": "stable_baselines3.sac.policies"}
+    return {"policy_class": policy_class, "num_timesteps": 1}
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_run_and_its_policy_file_are_the_same_policy(make_run, as_file):
+    run = make_run("a", seed=3)
+    loaded = load_any(run / "checkpoints" / "policy-000000100.pt" if as_file else run)
+    torch.testing.assert_close(loaded.act(random_obs()), load_policy(run).policy.act(random_obs()), rtol=0, atol=0)
+    assert (loaded.agent_name, loaded.step, loaded.env_config.id) == ("sac", 100, "Pendulum-v1")
+    assert [space.shape for space in loaded.spaces] == [(3,), (1,)]
+
+
+def test_evaluation_defaults_to_the_real_dynamics_of_the_run(make_run):
+    run = make_run("a", env=EnvConfig("InvertedPendulum-v5", Physics(gravity=2.0), num_envs=4))
+    loaded = load_any(run)
+    assert loaded.env_config == EnvConfig("InvertedPendulum-v5")
+
+
+@pytest.mark.parametrize("name", ["SAC", "TD3", "DDPG", "PPO", "A2C"])
+def test_an_archive_acts_in_our_bounds(name, tmp_path):
+    env = gym.make("Pendulum-v1")  # its torque is in [-2, 2]
+    model = getattr(sb3, name)("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, device="cpu", seed=0)
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.mul_(3).add_(0.5)  # large enough that PPO and A2C are clipped
+    model.save(tmp_path / "model.zip")
+    loaded = load_any(tmp_path / "model.zip", allow_pickle=True)
+    torque, _ = model.predict(random_obs().numpy(), deterministic=True)
+    action = loaded.act(random_obs())
+    assert action.dtype == torch.float32
+    np.testing.assert_allclose(2 * action.numpy(), torque, atol=1e-6)
+    assert np.abs(torque).max() > 1  # the factor matters
+    assert loaded.env_config is None
+    assert loaded.agent_name == {"DDPG": "sb3-td3"}.get(name, f"sb3-{name.lower()}")
+
+
+def test_an_archive_earns_what_the_library_measures(tmp_path):
+    model = sb3.TD3("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, device="cpu", seed=0, buffer_size=10)
+    model.save(tmp_path / "model.zip")
+    ours = evaluate(
+        load_any(tmp_path / "model.zip", allow_pickle=True).act, EnvConfig("Pendulum-v1"), episodes=2, seed=5
+    )
+    env = make_vec_env("Pendulum-v1", n_envs=2, seed=5)
+    returns, lengths = evaluate_policy(model, env, n_eval_episodes=2, return_episode_rewards=True)
+    np.testing.assert_allclose(ours.returns, returns, rtol=1e-4)
+    np.testing.assert_array_equal(ours.lengths, lengths)
+
+
+def test_no_archive_is_opened_without_the_flag(tmp_path):
+    write_archive(tmp_path / "evil.zip", trapped_data(tmp_path))
+    with pytest.raises(ValueError, match=r"evil\.zip.*runs code.*--allow-pickle"):
+        load_any(tmp_path / "evil.zip")
+    assert not (tmp_path / "sprung").exists()
+    # With the flag the same file does spring its trap: what was refused was real.
+    with pytest.raises(Exception, match=r".*"):  # whatever the library makes of it
+        load_any(tmp_path / "evil.zip", allow_pickle=True)
+    assert (tmp_path / "sprung").exists()
+
+
+def test_a_pickle_named_as_a_policy_file_is_refused(tmp_path):
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(ValueError, match=r"evil\.pt"):
+        load_any(tmp_path / "evil.pt")
+    torch.save({"format": 1, "policy": Trap(tmp_path / "sprung")}, tmp_path / "evil2.pt")
+    with pytest.raises(ValueError, match="refused"):
+        load_any(tmp_path / "evil2.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_unsupported_archives_are_named_before_anything_is_unpickled(tmp_path):
+    data = trapped_data(tmp_path)
+    write_archive(tmp_path / "dqn.zip", data | {"policy_class": {"__module__": "stable_baselines3.dqn.policies"}})
+    with pytest.raises(ValueError, match=r"stable_baselines3\.dqn\.policies; supported are"):
+        load_any(tmp_path / "dqn.zip", allow_pickle=True)
+    (tmp_path / "page.zip").write_text("<html>")
+    with pytest.raises(ValueError, match="not a Stable-Baselines3 archive"):
+        load_any(tmp_path / "page.zip", allow_pickle=True)
+    write_archive(tmp_path / "normal.zip", data)
+    (tmp_path / "vecnormalize.pkl").touch()
+    with pytest.raises(ValueError, match=r"VecNormalize .* not supported"):
+        load_any(tmp_path / "normal.zip", allow_pickle=True)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone: no run folder, policy file \(\.pt\)"):
+        load_any(tmp_path / "gone")
+
+
+def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
+    write_archive(tmp_path / "model.zip", trapped_data(tmp_path))
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    with pytest.raises(ImportError, match=r"surefoot\[sb3\]"):
+        load_any(tmp_path / "model.zip", allow_pickle=True)

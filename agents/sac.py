@@ -140,7 +140,7 @@ def twin_q_loss(q: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def two_domain_loss(q: Tensor, y: Tensor, real_rows: int, sim_weight: Tensor | None = None) -> Tensor:
-    """Return Σ_j of mean_real (Q_j − y)² + mean_sim w·(Q_j − y)²; the first `real_rows` of q (2, B) and y (B,) are real.
+    """Return Σ_j of mean_real (Q_j − y)² + mean_sim w·(Q_j − y)²; `real_rows` rows of q (2, B), y (B,) come first.
 
     Two means (H2O, arXiv 2206.13464): each domain weighs the same, whatever its share of the batch.
     """

@@ -17,7 +17,7 @@ Owner = nn.Module | torch.optim.Optimizer | Tensor  # what a phase changes in pl
 def adam(parameters: Iterable[Tensor], lr: float, setting: Setting) -> torch.optim.Adam:
     """Return Adam, with its fused kernel, over what requires a gradient.
 
-    Where its step will be recorded into a CUDA graph its state is made at once, so that it can be put back after warm-up.
+    Where its step will be recorded into a CUDA graph its state is made at once, so that warm-up can be undone.
     """
     learned = [parameter for parameter in parameters if parameter.requires_grad]
     optimiser = torch.optim.Adam(learned, lr=lr, fused=True, capturable=setting.cudagraph)

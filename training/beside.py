@@ -24,7 +24,6 @@ from surefoot import agents
 from surefoot.training.checkpoint import write_atomically
 from surefoot.training.config import RunConfig
 from surefoot.training.evaluation import EvalResult, evaluate
-from surefoot.training.plots import learning_curves
 from surefoot.training.presets import load_preset
 from surefoot.training.run_folder import checkpoint_steps, load_policy
 
@@ -126,6 +125,8 @@ def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device)
     (`eval.physics`) of this run, on the same episodes.
     """
     runs = {agent_name: run} | {_label(entry, agent_name): companion_folder(run, entry) for entry in config.beside}
+    from surefoot.training.plots import learning_curves  # matplotlib takes half a second to import
+
     learning_curves(runs, run / "plots" / "learning_curve.png")
     if config.beside:
         rows = [_measure(label, folder, config, device) for label, folder in runs.items()]

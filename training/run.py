@@ -129,9 +129,9 @@ def resume(folder: Path, agent_name: str, config: RunConfig) -> Run:
     state = load_checkpoint(path)
     _require_same_run(state, agent_name, config, path)
     require_installed(config.logger)
+    if state["device"] != (device := pick_device(config.device).type):
+        raise ValueError(f"{path}: made on {state['device']}, not {device}; go on with it on a machine that has one")
     run = _build(agent_name, config, folder)
-    if state["device"] != run.device.type:
-        raise ValueError(f"{path}: made on {state['device']}, not {run.device.type}; pass --device {state['device']}")
     run.agent.load_state_dict(state["agent"])
     run.meter.load_state_dict(state["meter"])
     run.counters = Counters(**state["counters"])
@@ -224,11 +224,11 @@ def carry_out(run: Run, stop: StopRequest) -> None:
                 companions.wait()
             if not stop:
                 compare(run.folder, run.agent_name, run.config, run.device)
-        status = "interrupted" if stop else "finished"
+        status = "finished"
     finally:
         run.counters.seconds = time.perf_counter() - began
         with suppress(OSError):  # a full disk must not hide what went wrong before
-            run_folder.mark(run.folder, status, run.counters.seconds)
+            run_folder.mark(run.folder, "interrupted" if stop else status, run.counters.seconds)
         for logger in run.loggers.values():
             logger.close()
         if run.env is not None:

@@ -1,0 +1,46 @@
+"""The fake agent, known to the registry of every test here, and tiny runs of it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # test folders are no packages; the registry finds agents by module name
+
+from fake_agent import FakeConfig  # noqa: E402
+
+from surefoot import agents  # noqa: E402
+from surefoot.envs import EnvConfig  # noqa: E402
+from surefoot.training.config import EvalConfig, RunConfig  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch):
+    """Register the fake agent."""
+    monkeypatch.setitem(agents.REGISTRY, "fake", "fake_agent:FAKE_SPEC")
+
+
+@pytest.fixture
+def tiny():
+    """Return a run of the fake agent that takes well under a second: 20 iterations of 3 environment steps."""
+    return RunConfig(
+        agent=FakeConfig(),
+        env=EnvConfig(id="surefoot/Pendulum-v0", max_episode_steps=10),
+        eval=EvalConfig(every=25, episodes=2),
+        steps=60,
+        log_every=14,
+        checkpoint_every=20,
+    )
+
+
+@pytest.fixture
+def command():
+    """Return a function that starts the command line, fake agent included, in a process of its own."""
+
+    def start(*arguments: object, **options):
+        call = [sys.executable, str(HERE / "fake_agent.py"), *map(str, arguments)]
+        return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+    return start

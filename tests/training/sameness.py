@@ -1,0 +1,49 @@
+"""Equality of nested states and of run folders, to the last bit."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surefoot.training.checkpoint import load
+from surefoot.training.run_folder import checkpoint_path
+
+WALL_CLOCK = ("seconds", "steps_per_second")
+
+
+def assert_same(one: Any, other: Any, where: str = "state") -> None:
+    """Compare tensors bitwise and plain values exactly; NaN equals NaN."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True, msg=lambda text: f"{where}: {text}")
+    elif isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}[{i}]")
+    else:
+        assert one == other or (one != one and other != other), where
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file without its wall-clock columns."""
+    with path.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    return [{name: value for name, value in row.items() if name not in WALL_CLOCK} for row in table]
+
+
+def assert_same_run(one: Path, other: Path, step: int) -> None:
+    """Compare all that two runs wrote: metric rows, evaluation rows, and the whole state at `step`."""
+    for name in ("metrics.csv", "evaluations.csv"):
+        assert rows(one / name) == rows(other / name), name
+    states = [load(checkpoint_path(run, "step", step)) for run in (one, other)]
+    for state in states:
+        for name in ("seconds", "logged_seconds"):
+            state["counters"].pop(name)
+        for name in ("loggers", "config"):  # the first half had another budget
+            state.pop(name)
+    assert_same(*states)

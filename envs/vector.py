@@ -126,7 +126,8 @@ class TensorVectorEnv(gym.vector.VectorEnv):
     """Lanes of one task as `surefoot.agents.interface.VectorEnv`: SAME_STEP autoreset.
 
     `info["final_obs"]` (N, obs) is the true successor of every lane, `info["_final_obs"]` (N,) says whose episode
-    ended. Where none did, `final_obs` *is* the returned observation, not a copy.
+    ended. Where none did, `final_obs` *is* the returned observation and all flags are one tensor: read them, do not
+    write into them. (Each small tensor costs 2 to 3 µs after a physics step has filled the caches.)
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own declaration
@@ -135,6 +136,7 @@ class TensorVectorEnv(gym.vector.VectorEnv):
         self.lanes = lanes
         self.num_envs = num_envs
         self.device = torch.device(device)
+        self._none = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self.single_observation_space, self.single_action_space = lanes.spaces
         self.observation_space, self.action_space = (batch_space(space, num_envs) for space in lanes.spaces)
 
@@ -145,16 +147,15 @@ class TensorVectorEnv(gym.vector.VectorEnv):
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Observation (N, obs), reward (N,), terminated, truncated (N,) bool, {"final_obs", "_final_obs"}."""
         stepped = self.lanes.step(actions.numpy(force=True))
-        obs = self._tensor(stepped.obs)
-        final_obs = obs
-        if stepped.final_obs:
-            successor = stepped.obs.copy()
-            for lane, row in stepped.final_obs.items():
-                successor[lane] = row
-            final_obs = self._tensor(successor)
-        ended = stepped.terminated | stepped.truncated
-        reward, terminated, truncated, ended = map(self._tensor, (*stepped[1:4], ended))
-        return obs, reward, terminated, truncated, {"final_obs": final_obs, "_final_obs": ended}
+        obs, reward = self._tensor(stepped.obs), self._tensor(stepped.reward)
+        if not stepped.final_obs:
+            return obs, reward, self._none, self._none, {"final_obs": obs, "_final_obs": self._none}
+        final_obs = stepped.obs.copy()
+        for lane, row in stepped.final_obs.items():
+            final_obs[lane] = row
+        terminated, truncated = self._tensor(stepped.terminated), self._tensor(stepped.truncated)
+        info = {"final_obs": self._tensor(final_obs), "_final_obs": terminated | truncated}
+        return obs, reward, terminated, truncated, info
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def play(env, steps: int, generator: torch.Generator) -> list[torch.Tensor]:
     return out
 
 
-def assert_same(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
+def assert_same(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> None:
     for a, b in zip(left, right, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -67,6 +68,17 @@ def test_a_run_without_a_seed_resumes_too(tmp_path):
     fresh.load_state_dict(saved(env, tmp_path / "env.pt"))
     go_on = generator.get_state()
     assert_same(play(env, 50, generator), play(fresh, 50, generator.set_state(go_on)))
+
+
+def test_the_caller_may_reuse_its_action_tensor():
+    env, fresh = make_vec(TASKS["pendulum"]), make_vec(TASKS["pendulum"])
+    env.reset(seed=0)
+    actions = torch.zeros(2, 1)
+    for _ in range(5):
+        actions += 0.1
+        env.step(actions)
+    fresh.load_state_dict(env.state_dict())
+    assert_same(env.step(actions)[:4], fresh.step(actions)[:4])
 
 
 def test_async_lanes_go_on_from_a_sync_state_and_back(tmp_path):

@@ -47,7 +47,7 @@ def collect(
     for _ in trange(rounds, desc="collect", unit="step", unit_scale=env.num_envs, disable=not progress):
         action = explore(act(obs), generator, noise_std=noise_std, epsilon=epsilon)
         following, reward, terminated, truncated, info = env.step(action)
-        columns.append((obs, action, reward, info["final_obs"].clone(), terminated, truncated))
+        columns.append((obs, action, reward, info["final_obs"], terminated, truncated))
         obs = following
     by_lane = [torch.stack(column, dim=1) for column in zip(*columns, strict=True)]  # (lane, time, …)
     obs, action, reward, next_obs, terminated, truncated = (x.flatten(0, 1)[:steps].cpu() for x in by_lane)

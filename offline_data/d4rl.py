@@ -11,6 +11,7 @@ Two views of the same file, `View`:
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,9 +44,9 @@ def from_d4rl_arrays(
     _check_keys(arrays, source)
     terminals, timeouts = _flag(arrays, "terminals", source), _timeouts(arrays, max_episode_steps, source)
     ends = terminals | timeouts
-    ends[-1] = True
+    keep: slice | np.ndarray
     if view == "exact" and "next_observations" in arrays:
-        keep, next_obs = np.ones(len(ends), bool), arrays["next_observations"]
+        keep, next_obs = slice(None), arrays["next_observations"]
         _check_successors(arrays["observations"], next_obs, ends, source)
     else:
         if view == "exact" and terminals.any():
@@ -105,11 +106,14 @@ def write_d4rl(
         "terminals": data.terminated.numpy().astype(bool),
         "timeouts": timeouts,
     }
-    with atomic_file(path) as part, h5py.File(part, "w") as file:
+    image = io.BytesIO()  # HDF5's library crashes when the disk fills under it; Python's own write raises
+    with h5py.File(image, "w") as file:
         for name, values in arrays.items():
             file.create_dataset(name, data=values, compression="gzip", shuffle=True)
         for name, value in (metadata or {}).items():
             file[f"metadata/{name}"] = np.bytes_(str(value).encode())
+    with atomic_file(path) as part:
+        part.write_bytes(image.getbuffer())
 
 
 def open_hdf5(path: str | Path) -> h5py.File:
@@ -188,7 +192,7 @@ def _check_successors(obs: np.ndarray, next_obs: np.ndarray, ends: np.ndarray, s
         )
 
 
-def _last_kept(ends: np.ndarray, keep: np.ndarray) -> np.ndarray:
+def _last_kept(ends: np.ndarray, keep: slice | np.ndarray) -> np.ndarray:
     """Return, for kept rows, whether the next kept row belongs to another episode."""
     episode = (np.cumsum(ends) - ends)[keep]
     return np.append(episode[1:] != episode[:-1], True) if episode.size else np.zeros(0, bool)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 from http.client import HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -14,7 +13,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from surefoot.offline_data.d4rl import open_hdf5
-from surefoot.offline_data.files import atomic_file, sync
+from surefoot.offline_data.files import atomic_file, require_space, sync
 from surefoot.offline_data.scores import find_d4rl
 
 CHUNK = 1 << 20
@@ -92,7 +91,7 @@ def _fetch(url: str, part: Path, progress: bool) -> None:
             have = 0
         _refuse_page(url, response.headers.get_content_type())
         total = have + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
-        _check_space(part, (total or have) - have)
+        require_space(part.parent, (total or have) - have)
         got = _copy(response, part, have, total, progress)
     if total is not None and got != total:
         raise ConnectionError(f"{url}: interrupted at {got} of {total} bytes; run the same command to resume")
@@ -115,12 +114,6 @@ def _copy(response: HTTPResponse, part: Path, have: int, total: int | None, prog
 def _refuse_page(url: str, content_type: str) -> None:
     if content_type in ("text/html", "application/xhtml+xml"):
         raise ValueError(f"{url}: the server answered with a web page, not with a file; is the address right?")
-
-
-def _check_space(part: Path, missing: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if missing > free:
-        raise OSError(errno.ENOSPC, f"{missing} bytes to come, {free} free")
 
 
 def _beside(path: Path) -> Path:

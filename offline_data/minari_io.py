@@ -19,6 +19,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
+from surefoot.offline_data.files import require_space
 from surefoot.offline_data.transitions import Transitions
 
 Format = Literal["hdf5", "arrow", "parquet"]
@@ -90,6 +91,8 @@ def write_minari(
     if folder.exists() and not force:
         raise FileExistsError(f"{folder} exists already; choose another id or pass --force to replace it")
     data = transitions.to("cpu")
+    store().mkdir(parents=True, exist_ok=True)
+    require_space(store(), 4 * data.obs.numel() + 4 * data.action.numel() + 10 * len(data))  # it writes plain arrays
     episodes = [_buffer(data, rows) for rows in episode_slices(data)]
     with _temporary_store(folder) as made, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is set to None.*|env_spec is None.*", category=UserWarning)

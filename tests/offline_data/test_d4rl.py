@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -192,6 +193,26 @@ def test_an_existing_file_is_kept_unless_forced(data, tmp_path):
     assert path.read_text() == "mine"
     write_d4rl(path, data, force=True)
     assert len(read_d4rl(path)) == 10
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is a Linux device")
+def test_a_full_disk_is_one_line(data, tmp_path, monkeypatch):
+    def write_bytes(_, content):
+        with open("/dev/full", "wb", buffering=0) as full:
+            full.write(content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(
+        OSError, match=r"data\.hdf5: cannot be written \(No space left on device\); nothing was changed"
+    ):
+        write_d4rl(tmp_path / "data.hdf5", data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"data\.hdf5: cannot be written \((Not a directory|File exists)\)"):
+        write_d4rl(tmp_path / "file" / "data.hdf5", data)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(data, tmp_path):

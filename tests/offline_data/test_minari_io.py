@@ -1,6 +1,7 @@
 import builtins
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium as gym
 import minari
@@ -165,6 +166,13 @@ def test_a_failed_write_leaves_the_old_set_and_no_litter(data, store, monkeypatc
         write_minari("toy/line/ours-v0", data, force=True)
     assert [item.name for item in store.iterdir()] == ["toy"]
     assert len(load("minari:toy/line/ours-v0")) == 10
+
+
+def test_a_full_disk_is_seen_before_anything_is_written(data, store, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(OSError, match="220 bytes needed, 100 free"):
+        write_minari("toy/line/ours-v0", data)
+    assert list(store.iterdir()) == []
 
 
 def test_metadata_are_text_without_storage_details(data):

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 from sameness import assert_same_run
@@ -15,13 +16,19 @@ RUN = ("train", "fake", *TASK, "--steps", "600", "--eval.every", "150", "--log-e
 SLOW = os.environ | {"FAKE_PAUSE": "0.01"}  # two seconds, enough to be interrupted in
 
 
-def wait_for_rows(run, number):
+def wait_until(condition):
+    """Wait for a condition on files of the other process, which may not be there yet."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if (run / "metrics.csv").is_file() and (run / "metrics.csv").read_text().count("\n") > number:
-            return
+        with suppress(FileNotFoundError):
+            if condition():
+                return
         time.sleep(0.01)
-    raise TimeoutError(f"no {number} metric rows in {run}")
+    raise TimeoutError("the other process did not come so far in a minute")
+
+
+def wait_for_rows(run, number):
+    wait_until(lambda: (run / "metrics.csv").read_text().count("\n") > number)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -57,7 +64,10 @@ def assert_goes_on_as_if_nothing_had_happened(folder):
 def test_a_second_ctrl_c_ends_at_once(tmp_path, command):
     env = os.environ | {"FAKE_PAUSE": "20"}
     process = command(*RUN, "--log-every", "1", "--out", tmp_path, "--name", "run", env=env)
-    wait_for_rows(tmp_path / "run", 1)  # the next agent step takes twenty seconds
+    wait_until(
+        lambda: '"status": "running"' in (tmp_path / "run" / "meta.json").read_text()
+    )  # and a little later in its first agent step
+    time.sleep(1)
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     began = time.monotonic()

@@ -1,0 +1,163 @@
+"""What every registered agent must hold to: one contract, one tiny run each."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from sameness import assert_same, assert_same_run
+
+from surefoot import agents
+from surefoot.agents.interface import Setting, Spaces
+from surefoot.envs import EnvConfig, make_vec, spaces_of
+from surefoot.offline_data import DataConfig, load_for
+from surefoot.training.config import EvalConfig, RunConfig
+from surefoot.training.interrupt import StopRequest
+from surefoot.training.run import carry_out, resume, train
+from surefoot.training.run_folder import load_policy
+
+NAMES = sorted(agents.REGISTRY)
+# Applied to whichever of these fields an agent has.
+SMALL = {
+    "hidden": (8, 8),
+    "classifier_hidden": (8, 8),
+    "net_arch": (8, 8),
+    "batch_size": 8,
+    "real_batch_size": 8,
+    "sim_batch_size": 8,
+    "classifier_batch_size": 8,
+    "learning_starts": 16,
+    "random_steps": 10,
+    "rollout_steps": 4,
+    "replay_capacity": 400,
+    "buffer_size": 400,
+    "gap_samples": 3,
+    "sampled_actions": 3,
+    "n_steps": 16,
+    "n_epochs": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory):
+    """Return a D4RL file of made-up Pendulum transitions: 3 episodes of 40 steps."""
+    import h5py
+
+    generator, path = np.random.default_rng(0), tmp_path_factory.mktemp("data") / "tiny.hdf5"
+    size = 120
+    with h5py.File(path, "w") as file:
+        for name in ("observations", "next_observations"):
+            file[name] = generator.uniform(-1, 1, (size, 3)).astype(np.float32)
+        file["actions"] = generator.uniform(-0.9, 0.9, (size, 1)).astype(np.float32)
+        file["rewards"] = generator.normal(size=size).astype(np.float32)
+        file["terminals"] = np.zeros(size, bool)
+        file["timeouts"] = np.arange(1, size + 1) % 40 == 0
+    return path
+
+
+@pytest.fixture
+def config_of(data_file):
+    """Return a function that makes the tiny run of an agent."""
+    torch.set_num_threads(1)
+
+    def make(name: str) -> RunConfig:
+        if name.startswith("sb3-"):
+            pytest.importorskip("stable_baselines3", reason="extra sb3 not installed")
+        spec = agents.get(name)
+        known = {field.name for field in dataclasses.fields(spec.default)}
+        wanted = {field: value for field, value in SMALL.items() if field in known}
+        if getattr(spec.default, "real_batch_size", 1) == 0:  # DARC: no data in the critics
+            wanted.pop("real_batch_size")
+        return RunConfig(
+            agent=dataclasses.replace(spec.default, **wanted),
+            env=EnvConfig(id="Pendulum-v1", max_episode_steps=15),
+            data=DataConfig(source=str(data_file)) if spec.needs_data else DataConfig(),
+            eval=EvalConfig(every=30, episodes=2),
+            steps=80,
+            log_every=17,
+            checkpoint_every=33,
+        )
+
+    return make
+
+
+def build(name, config):
+    spec, spaces = agents.get(name), Spaces(*spaces_of(config.env))
+    env = make_vec(config.env) if spec.acts else None
+    data = load_for(config.data, *spaces, seed=config.seed) if spec.needs_data else None
+    return spec.make_agent(config.agent, Setting(spaces, config.seed, torch.device("cpu"), env, data))
+
+
+def advance(agent, steps):
+    """Step until so many updates were made."""
+    updates = 0
+    while updates < steps:
+        updates += agent.step().updates
+    return agent
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_actions_are_in_bounds_and_deterministic(name, config_of):
+    agent = build(name, config_of(name))
+    obs = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)) * 10
+    action = agent.act(obs)
+    assert action.shape == (7, 1)
+    assert action.dtype == torch.float32
+    assert bool((action.abs() <= 1).all())
+    torch.testing.assert_close(agent.act(obs), action, rtol=0, atol=0)
+    explored = agent.act(obs, explore=True)
+    assert explored.shape == (7, 1)
+    assert bool((explored.abs() <= 1).all())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_acting_and_reading_the_state_change_nothing(name, config_of):
+    agent = advance(build(name, config_of(name)), 2)
+    other = advance(build(name, config_of(name)), 2)
+    agent.act(torch.zeros(4, 3))
+    agent.state_dict()
+    assert_same(advance(agent, 3).state_dict(), advance(other, 3).state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_changes_the_policy_and_reports_numbers(name, config_of):
+    agent = build(name, config_of(name))
+    before = {key: value.clone() for key, value in agent.policy.state_dict().items()}
+    progress = agent.step()
+    while not progress.updates:
+        progress = agent.step()
+    changed = [key for key, value in agent.policy.state_dict().items() if not torch.equal(value, before[key])]
+    assert changed
+    assert progress.metrics
+    assert all(bool(value.isfinite().all()) and not value.requires_grad for value in progress.metrics.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_put_into_another_agent_makes_it_the_same(name, config_of):
+    config = config_of(name)
+    agent = advance(build(name, config), 3)
+    other = advance(build(name, dataclasses.replace(config, seed=1)), 5)
+    other.load_state_dict(agent.state_dict())
+    assert_same(other.state_dict(), agent.state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_in_two_parts_is_the_run_in_one_and_its_policy_can_be_deployed(name, config_of, tmp_path):
+    config = config_of(name)
+    straight = train(name, config, out=tmp_path, name="straight")
+    parts = train(name, dataclasses.replace(config, steps=45), out=tmp_path, name="parts")
+    run = resume(parts, name, config)
+    carry_out(run, StopRequest())
+    assert_same_run(straight, parts, run.counters.step)
+    obs = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(load_policy(parts).policy.act(obs), run.agent.act(obs), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_seed_decides_the_run(name, config_of, tmp_path):
+    config = config_of(name)
+    runs = [train(name, config, out=tmp_path, name=part) for part in "ab"]
+    assert_same_run(*runs, load_policy(runs[0]).step)
+    other = train(name, dataclasses.replace(config, seed=1), out=tmp_path, name="c")
+    with pytest.raises(AssertionError):
+        assert_same_run(runs[0], other, load_policy(runs[0]).step)

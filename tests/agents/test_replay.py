@@ -1,0 +1,139 @@
+"""The ring against Stable-Baselines3's buffer and against its own promises."""
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from tiny import ACT, OBS, make_batch, make_data, make_spaces
+from torch.testing import assert_close
+
+from surefoot.agents.interface import Batch
+from surefoot.agents.parts.replay import FixedReplay, Replay
+
+
+def make_replay(capacity: int, seed: int = 0) -> Replay:
+    return Replay(capacity, OBS, ACT, torch.Generator().manual_seed(seed))
+
+
+def row(number: float) -> Batch:
+    return Batch(
+        torch.full((1, OBS), number),
+        torch.full((1, ACT), number),
+        torch.tensor([number]),
+        torch.full((1, OBS), number + 0.5),
+        torch.tensor([number % 2]),
+    )
+
+
+def contents(replay: Replay) -> set[float]:
+    return {float(r[0]) for r in replay.rows[: len(replay)]}
+
+
+@pytest.mark.parametrize("count", [3, 5, 13])
+def test_holds_the_newest_rows(count):
+    replay = make_replay(5)
+    for number in range(count):
+        replay.push(row(number))
+    assert len(replay) == min(count, 5)
+    assert contents(replay) == set(range(max(0, count - 5), count))
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 7, 12])
+def test_many_rows_at_once_are_the_same_as_one_by_one(lanes):
+    together, apart = make_replay(7), make_replay(7)
+    for step in range(5):
+        batch = make_batch(lanes, seed=step)
+        together.push(batch)
+        for lane in range(lanes):
+            apart.push(Batch(*(field[lane : lane + 1] for field in batch)))
+    assert contents(together) == contents(apart)
+    assert len(together) == len(apart)
+    if lanes <= 7:
+        assert_close(together.rows[: len(together)], apart.rows[: len(apart)], rtol=0, atol=0)
+
+
+def test_never_returns_an_unwritten_row_and_reaches_every_written_one():
+    replay = make_replay(100)
+    replay.rows.fill_(torch.nan)
+    for number in range(10):
+        replay.push(row(number))
+    batch = replay.sample(1000)
+    assert {float(x) for x in batch.reward} == set(range(10))
+    assert all(field.isfinite().all() for field in batch)
+
+
+def test_fields_of_a_row_stay_together():
+    replay = make_replay(50)
+    for number in range(70):
+        replay.push(row(number))
+    batch = replay.sample(200)
+    assert_close(batch.obs[:, 0], batch.reward)
+    assert_close(batch.action[:, 1], batch.reward)
+    assert_close(batch.next_obs[:, 2], batch.reward + 0.5)
+    assert_close(batch.terminated, batch.reward % 2)
+
+
+def test_same_rows_as_stable_baselines3_for_the_same_indices():
+    oracle = ReplayBuffer(8, *make_spaces(), device="cpu", handle_timeout_termination=False)
+    replay = make_replay(8)
+    for step in range(11):
+        batch = make_batch(1, seed=step)
+        replay.push(batch)
+        arrays = [field.numpy() for field in batch]
+        oracle.add(arrays[0], arrays[3], arrays[1], arrays[2], arrays[4], [{}])
+    assert oracle.pos == replay.position
+    index = np.array([0, 3, 7, 2, 5])
+    expected = oracle._get_samples(index)
+    actual = replay.unpack(replay.rows[torch.from_numpy(index)])
+    assert_close(actual.obs, expected.observations)
+    assert_close(actual.action, expected.actions)
+    assert_close(actual.next_obs, expected.next_observations)
+    assert_close(actual.reward[:, None], expected.rewards)
+    assert_close(actual.terminated[:, None], expected.dones)
+
+
+def test_state_round_trip_goes_on_with_the_same_samples():
+    replay, other = make_replay(6, seed=1), make_replay(6, seed=2)
+    replay.push(make_batch(9))
+    replay.sample(4)
+    other.load_state_dict(replay.state_dict())
+    assert_close(other.sample(5), replay.sample(5), rtol=0, atol=0)
+    for buffer in (replay, other):
+        buffer.push(make_batch(2, seed=3))
+    assert_close(other.sample(5), replay.sample(5), rtol=0, atol=0)
+
+
+def test_state_holds_only_what_was_written():
+    replay = make_replay(1000)
+    replay.push(make_batch(3))
+    assert replay.state_dict()["rows"].untyped_storage().nbytes() == 3 * replay.rows.shape[1] * 4
+
+
+def test_offline_rows_are_never_overwritten():
+    data = make_data(16)
+    fixed = FixedReplay(data, torch.Generator().manual_seed(0))
+    before = fixed.rows.clone()
+    ring = make_replay(10)
+    for _ in range(3 * ring.capacity):
+        ring.push(make_batch(1))
+    assert torch.equal(fixed.rows, before)
+    with pytest.raises(TypeError, match="offline data is fixed"):
+        fixed.push(make_batch(1))
+
+
+def test_resuming_with_other_data_is_refused():
+    first, other = (FixedReplay(make_data(16, seed), torch.Generator()) for seed in (0, 1))
+    with pytest.raises(ValueError, match="not the data this run was trained on"):
+        other.load_state_dict(first.state_dict())
+
+
+def test_bad_capacity_and_empty_sample_say_what_to_do():
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        make_replay(0)
+    with pytest.raises(ValueError, match="push transitions first"):
+        make_replay(3).sample(1)
+
+
+def test_a_million_halfcheetah_rows_fit_in_200_megabytes():
+    replay = Replay(1_000_000, 17, 6, torch.Generator())
+    assert replay.rows.untyped_storage().nbytes() <= 200e6

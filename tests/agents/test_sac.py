@@ -1,0 +1,225 @@
+"""SAC's losses by hand, against Stable-Baselines3 on copied weights, and the agent's bookkeeping."""
+
+import gymnasium as gym
+import pytest
+import torch
+import torch.nn.functional as F
+from stable_baselines3 import SAC as OracleSAC
+from tiny import ACT, DriftEnv, make_batch, make_setting, make_spaces, small
+from torch.testing import assert_close
+
+from surefoot.agents.interface import Spaces
+from surefoot.agents.sac import (
+    SAC,
+    ActorCritic,
+    ActorCriticConfig,
+    SACConfig,
+    policy_loss,
+    soft_target,
+    temperature_loss,
+    twin_q_loss,
+    two_domain_loss,
+)
+
+
+def test_twin_q_loss_by_hand():
+    q, y = torch.tensor([[1.0, 2.0], [0.0, 5.0]]), torch.tensor([0.0, 4.0])
+    assert twin_q_loss(q, y).item() == pytest.approx((1 + 4) / 2 + (0 + 1) / 2)
+    assert twin_q_loss(q, y, torch.tensor([1.0, 0.5])).item() == pytest.approx((1 + 2) / 2 + 0.5 / 2)
+
+
+def test_two_domains_weigh_the_same_whatever_their_rows():
+    q, y = torch.tensor([[1.0, 1.0, 1.0, 3.0]] * 2), torch.zeros(4)
+    assert two_domain_loss(q, y, 3).item() == pytest.approx(2 * (1 + 9))
+    assert two_domain_loss(q, y, 0).item() == pytest.approx(twin_q_loss(q, y).item())
+    weighted = two_domain_loss(q, y, 3, torch.tensor([0.25]))
+    assert weighted.item() == pytest.approx(2 * (1 + 9 / 4))
+
+
+def test_policy_and_temperature_loss_by_hand():
+    log_prob, q = torch.tensor([-1.0, 3.0]), torch.tensor([[5.0, 1.0], [2.0, 4.0]])
+    assert policy_loss(log_prob, q, torch.tensor(0.5)).item() == pytest.approx((0.5 * 2 - (2 + 1)) / 2)
+    log_alpha = torch.tensor(0.3, requires_grad=True)
+    loss = temperature_loss(log_alpha, log_prob, target_entropy=-2.0)
+    assert loss.item() == pytest.approx(-0.3 * (1.0 - 2.0))
+    loss.backward()
+    assert log_alpha.grad.item() == pytest.approx(1.0)
+
+
+def make_nets(seed: int = 0, **changes) -> ActorCritic:
+    return ActorCritic(small(ActorCriticConfig(), **changes), make_setting(seed))
+
+
+def test_target_masks_terminals_and_carries_entropy_only_if_told():
+    nets, batch, noise = make_nets(), make_batch(12), torch.randn(12, ACT)
+    action, log_prob = nets.policy.sample(batch.next_obs, noise)
+    value = nets.target(batch.next_obs, action).min(0).values
+    for alpha, bonus in ((None, 0.0), (torch.tensor(0.7), 0.7 * log_prob)):
+        y = soft_target(batch, nets.policy, nets.target, noise, 0.9, alpha)
+        expected = torch.where(batch.terminated > 0, batch.reward, batch.reward + 0.9 * (value - bonus))
+        assert_close(y, expected.detach())
+        assert not y.requires_grad
+
+
+def copy_to_oracle(nets: ActorCritic, oracle: OracleSAC) -> None:
+    """Give Stable-Baselines3's networks our weights (theirs are (out, in), one module a critic)."""
+    policy = oracle.policy
+    with torch.no_grad():
+        for ours, theirs in ((nets.critic, policy.critic), (nets.target, policy.critic_target)):
+            for member, net in enumerate(theirs.q_networks):
+                linears = [module for module in net if isinstance(module, torch.nn.Linear)]
+                for linear, weight, bias in zip(linears, ours.weights, ours.biases, strict=True):
+                    linear.weight.copy_(weight[member].T)
+                    linear.bias.copy_(bias[member, 0])
+        net = nets.policy.net
+        body = [module for module in policy.actor.latent_pi if isinstance(module, torch.nn.Linear)]
+        for linear, weight, bias in zip(body, net.weights, net.biases, strict=False):
+            linear.weight.copy_(weight[0].T)
+            linear.bias.copy_(bias[0, 0])
+        for linear, columns in ((policy.actor.mu, slice(0, ACT)), (policy.actor.log_std, slice(ACT, 2 * ACT))):
+            linear.weight.copy_(net.weights[-1][0, :, columns].T)
+            linear.bias.copy_(net.biases[-1][0, 0, columns])
+
+
+@pytest.fixture
+def oracle_and_nets():
+    env = OracleEnv()
+    oracle = OracleSAC("MlpPolicy", env, policy_kwargs={"net_arch": [8, 8]}, seed=0, device="cpu")
+    nets = make_nets()
+    copy_to_oracle(nets, oracle)
+    return oracle, nets
+
+
+class OracleEnv(gym.Env):
+    def __init__(self):
+        self.observation_space, self.action_space = make_spaces()
+
+
+def oracle_sample(oracle, obs, noise):
+    """Stable-Baselines3's action and log-prob for given noise: its distribution with its rsample's draw replaced."""
+    mean, log_std, _ = oracle.actor.get_action_dist_params(obs)
+    distribution = oracle.actor.action_dist.proba_distribution(mean, log_std)
+    gaussian = mean + log_std.exp() * noise
+    action = torch.tanh(gaussian)
+    return action, distribution.log_prob(action, gaussian)
+
+
+def test_losses_and_gradients_equal_stable_baselines3(oracle_and_nets):
+    oracle, nets = oracle_and_nets
+    batch, alpha = make_batch(32), torch.tensor(0.4)
+    noise, next_noise = torch.randn(2, 32, ACT, generator=torch.Generator().manual_seed(5))
+
+    y = soft_target(batch, nets.policy, nets.target, next_noise, 0.99, alpha)
+    next_action, next_log_prob = oracle_sample(oracle, batch.next_obs, next_noise)
+    next_q = torch.cat(oracle.critic_target(batch.next_obs, next_action), 1).min(1).values - alpha * next_log_prob
+    oracle_y = (batch.reward + (1 - batch.terminated) * 0.99 * next_q).detach()
+    assert_close(y, oracle_y, rtol=1e-5, atol=1e-5)
+
+    loss = twin_q_loss(nets.critic(batch.obs, batch.action), y)
+    oracle_q = oracle.critic(batch.obs, batch.action)
+    oracle_loss = sum(F.mse_loss(q, oracle_y[:, None]) for q in oracle_q)  # theirs, without its factor ½
+    assert_close(loss, oracle_loss, rtol=1e-5, atol=1e-5)
+    loss.backward()
+    oracle_loss.backward()
+    first = torch.stack([net[0].weight.grad.T for net in oracle.critic.q_networks])
+    last = torch.stack([net[-1].weight.grad.T for net in oracle.critic.q_networks])
+    assert_close(nets.critic.weights[0].grad, first, rtol=1e-5, atol=1e-5)
+    assert_close(nets.critic.weights[-1].grad, last, rtol=1e-5, atol=1e-5)
+
+    action, log_prob = nets.policy.sample(batch.obs, noise)
+    actor_loss = policy_loss(log_prob, nets.critic(batch.obs, action), alpha)
+    oracle_action, oracle_log_prob = oracle_sample(oracle, batch.obs, noise)
+    oracle_min = torch.cat(oracle.critic(batch.obs, oracle_action), 1).min(1).values
+    oracle_actor_loss = (alpha * oracle_log_prob - oracle_min).mean()
+    assert_close(actor_loss, oracle_actor_loss, rtol=1e-5, atol=1e-5)
+    actor_loss.backward()
+    oracle_actor_loss.backward()
+    assert_close(nets.policy.net.weights[0].grad[0], oracle.actor.latent_pi[0].weight.grad.T, rtol=1e-5, atol=1e-5)
+    mean_gradient = nets.policy.net.weights[-1].grad[0, :, :ACT]
+    assert_close(mean_gradient, oracle.actor.mu.weight.grad.T, rtol=1e-5, atol=1e-5)
+
+
+def test_each_step_moves_its_own_parameters_only():
+    nets, batch = make_nets(), make_batch(8)
+    before = {name: first_weight(nets, name).detach().clone() for name in ("policy", "critic", "target")}
+    alpha_loss, actor_loss, _ = nets.actor_losses(batch.obs, torch.randn(8, ACT))
+    zero = nets.critic(batch.obs, batch.action).sum() * 0
+    nets.descend(alpha_loss, actor_loss, zero)
+    assert not torch.equal(before["policy"], first_weight(nets, "policy"))
+    assert torch.equal(before["critic"], first_weight(nets, "critic"))  # the policy loss left the critics alone
+    assert_close(before["target"], first_weight(nets, "target"), rtol=0, atol=1e-7)
+
+
+def first_weight(nets, name):
+    module = getattr(nets, name)
+    return (module.net if name == "policy" else module).weights[0]
+
+
+def test_temperature_falls_when_the_policy_is_too_random_and_rises_when_too_sure():
+    for target, direction in ((-50.0, -1), (50.0, 1)):
+        nets, batch = make_nets(target_entropy=target), make_batch(8)
+        start = nets.alpha.item()
+        alpha_loss, actor_loss, _ = nets.actor_losses(batch.obs, torch.randn(8, ACT))
+        nets.descend(alpha_loss, actor_loss, nets.critic(batch.obs, batch.action).sum())
+        assert (nets.alpha.item() - start) * direction > 0
+
+
+def test_same_seed_same_two_hundred_losses():
+    def losses():
+        agent = SAC(small(SACConfig()), make_setting(3))
+        steps = [agent.step() for _ in range(210)]
+        return torch.stack([step.metrics["critic_loss"] for step in steps if step.metrics])
+
+    first, second = losses(), losses()
+    assert len(first) >= 200
+    assert torch.equal(first, second)
+
+
+def test_pacing_of_rollouts_and_updates():
+    config = small(SACConfig(), rollout_steps=6, updates_per_step=0.5, learning_starts=6, random_steps=0)
+    agent = SAC(config, make_setting(lanes=2))
+    done = [(p.env_steps, p.updates) for p in (agent.step() for _ in range(8))]
+    assert done == [(6, 0), (6, 1), (0, 1), (0, 1), (6, 1), (0, 1), (0, 1), (6, 1)]
+
+
+def test_stored_successor_is_the_true_one_and_time_outs_do_not_terminate():
+    agent = SAC(small(SACConfig(), learning_starts=1000, random_steps=1000), make_setting())
+    for _ in range(7):
+        progress = agent.step()
+    assert progress.episodes[0].ended.item()
+    last = agent.replay.unpack(agent.replay.rows[6:7])
+    assert_close(last.next_obs[:, :ACT], last.obs[:, :ACT] + 0.1 * last.action)
+    assert last.terminated.item() == 0
+    assert agent.rollout.interaction.obs.eq(0).all()  # the next episode starts from the reset
+
+
+def test_first_steps_are_uniform_then_the_policys():
+    agent = SAC(small(SACConfig(), random_steps=2000, learning_starts=10_000), make_setting())
+    actions = torch.cat([agent.rollout.choose(agent.policy) for _ in range(2000)])
+    assert actions.abs().max() <= 1
+    assert actions.std().item() == pytest.approx(3**-0.5, rel=0.05)
+    agent.rollout.env_steps = 2000
+    assert agent.rollout.choose(agent.policy).std() < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gamma": 1.5}, r"agent\.gamma must be in \[0, 1\], not 1\.5"),
+        ({"tau": 0.0}, r"agent\.tau must be in \(0, 1\]"),
+        ({"critic_lr": -1e-3}, r"agent\.critic_lr must be positive"),
+        ({"batch_size": 0}, r"agent\.batch_size must be at least 1"),
+        ({"hidden": ()}, r"agent\.hidden must be one or more widths"),
+        ({"random_steps": -1}, r"agent\.random_steps must be at least 0"),
+    ],
+)
+def test_hyper_parameters_out_of_range(change, message):
+    with pytest.raises(ValueError, match=message):
+        SACConfig(**change)
+
+
+def test_discrete_actions_are_refused_with_a_way_out():
+    setting = make_setting()
+    discrete = Spaces(setting.spaces.observation, gym.spaces.Discrete(3))
+    with pytest.raises(ValueError, match=r"continuous .* choose another env\.id"):
+        SAC(SACConfig(), type(setting)(discrete, 0, setting.device, env=DriftEnv()))

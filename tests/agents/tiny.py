@@ -1,0 +1,85 @@
+"""A tiny task and tiny data, so that an update takes a millisecond."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from surefoot.agents.interface import Batch, Setting, Spaces
+
+OBS, ACT = 3, 2
+
+
+class DriftEnv:
+    """Lanes of s' = s + 0.1·(a, 0); every seventh step of a lane ends its episode, by a time-out."""
+
+    def __init__(self, num_envs: int = 1) -> None:
+        self.num_envs = num_envs
+        self.single_observation_space, self.single_action_space = make_spaces()
+        self.state, self.clock = torch.zeros(num_envs, OBS), 0
+
+    def reset(self, *, seed=None):
+        self.state, self.clock = torch.zeros(self.num_envs, OBS), 0
+        return self.state, {}
+
+    def step(self, actions):
+        final = self.state + 0.1 * torch.nn.functional.pad(actions, (0, OBS - ACT))
+        self.clock += 1
+        truncated = torch.full((self.num_envs,), self.clock % 7 == 0)
+        self.state = torch.where(truncated[:, None], 0.0, final)
+        terminated = torch.zeros_like(truncated)
+        return self.state, -final.square().sum(-1), terminated, truncated, {"final_obs": final}
+
+    def state_dict(self):
+        return {"state": self.state, "clock": self.clock}
+
+    def load_state_dict(self, state):
+        self.state, self.clock = state["state"], state["clock"]
+
+    def close(self):
+        pass
+
+
+class Data(SimpleNamespace):
+    def __len__(self) -> int:
+        return len(self.obs)
+
+
+def make_spaces() -> Spaces:
+    return Spaces(gym.spaces.Box(-np.inf, np.inf, (OBS,), np.float32), gym.spaces.Box(-1.0, 1.0, (ACT,), np.float32))
+
+
+def make_batch(rows: int, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    obs, next_obs = torch.randn(2, rows, OBS, generator=generator)
+    action = torch.rand(rows, ACT, generator=generator) * 2 - 1
+    reward = torch.randn(rows, generator=generator)
+    terminated = (torch.rand(rows, generator=generator) < 0.3).float()
+    return Batch(obs, action, reward, next_obs, terminated)
+
+
+def make_data(rows: int = 64, seed: int = 0) -> Data:
+    return Data(**make_batch(rows, seed)._asdict())
+
+
+def make_setting(seed: int = 0, *, lanes: int = 1, data: Data | None = None) -> Setting:
+    device = torch.device("cpu")
+    return Setting(make_spaces(), seed, device, env=DriftEnv(lanes), data=data or make_data())
+
+
+def small(config, **changes):
+    """A config with small networks and an early start, whichever of these fields it has."""
+    wanted = {
+        "hidden": (8, 8),
+        "classifier_hidden": (8, 8),
+        "rollout_steps": 1,
+        "learning_starts": 4,
+        "random_steps": 2,
+    }
+    wanted |= {"batch_size": 8, "real_batch_size": 4, "sim_batch_size": 6, "classifier_batch_size": 5}
+    has = {field.name for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **({k: v for k, v in wanted.items() if k in has} | changes))

@@ -105,7 +105,9 @@ def test_same_seed_is_the_same_run_whatever_else_draws_from_the_global_generator
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("stop", [0, 2, 9, 23])  # before the first step, in the warm-up, learning, with a full replay
+@pytest.mark.parametrize(
+    "stop", [0, 2, 10, 23]
+)  # at the start, in the warm-up, between two TD3 actor updates, replay full
 def test_resume_is_the_same_run(name, stop, tmp_path):
     straight, stopped, resumed = build(name), build(name), build(name, seed=5)
     run(straight, stop), run(stopped, stop)

@@ -115,8 +115,9 @@ class DARC:
 
     def step(self) -> Progress:
         """A rollout in the simulator if no update is due, then one update."""
-        env_steps, episodes = self.rollout.advance(self.policy, self.sim)
-        if not self.rollout.take_update():
+        episodes = self.rollout.advance(self.policy, self.sim)
+        update, env_steps = self.rollout.take_update()
+        if not update:
             return Progress(env_steps, 0, {}, episodes)
         config = self.config
         sizes = (config.real_batch_size, config.sim_batch_size, config.classifier_batch_size)

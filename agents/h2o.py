@@ -233,8 +233,9 @@ class H2O:
 
     def step(self) -> Progress:
         """A rollout in the simulator if no update is due, then one update."""
-        env_steps, episodes = self.rollout.advance(self.policy, self.sim)
-        if not self.rollout.take_update():
+        episodes = self.rollout.advance(self.policy, self.sim)
+        update, env_steps = self.rollout.take_update()
+        if not update:
             return Progress(env_steps, 0, {}, episodes)
         config = self.config
         critic_batches = self.real.sample(config.real_batch_size), self.sim.sample(config.sim_batch_size)

@@ -291,8 +291,9 @@ class SAC:
 
     def step(self) -> Progress:
         """One environment step in every lane and the updates it is due."""
-        env_steps, episodes = self.rollout.advance(self.policy, self.replay)
-        if not self.rollout.take_update():
+        episodes = self.rollout.advance(self.policy, self.replay)
+        update, env_steps = self.rollout.take_update()
+        if not update:
             return Progress(env_steps, 0, {}, episodes)
         batch = self.replay.sample(self.config.batch_size)
         shape = (2, self.config.batch_size, self.action_dim)

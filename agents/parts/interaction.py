@@ -58,19 +58,23 @@ class RolloutConfig:
 
 
 class Rollout:
-    """The acting half of an off-policy agent: a rollout earns updates, which are spent before the next rollout."""
+    """The acting half of an off-policy agent: a rollout earns updates, which are spent before the next rollout.
 
-    STATEFUL = ("interaction", "generator", "env_steps", "updates_due")
+    Environment steps are counted as their updates are spent, so that "10,000 steps" always means with their updates.
+    """
+
+    STATEFUL = ("interaction", "generator", "env_steps", "uncounted", "updates_due")
 
     def __init__(self, interaction: Interaction, generator: torch.Generator, config: RolloutConfig) -> None:
         self.interaction, self.generator, self.config = interaction, generator, config
         self.env_steps = 0
+        self.uncounted = 0
         self.updates_due = 0.0
 
-    def advance(self, policy: TanhGaussianPolicy, replay: Replay) -> tuple[int, tuple[Episodes, ...]]:
-        """Unless updates are due, act and push to `replay`; return the environment steps taken and their episodes."""
+    def advance(self, policy: TanhGaussianPolicy, replay: Replay) -> tuple[Episodes, ...]:
+        """Unless updates are due, act and push to `replay`; return what ended in those steps."""
         if self.updates_due >= 1:
-            return 0, ()
+            return ()
         lanes = self.interaction.env.num_envs
         ended = []
         for _ in range(max(1, self.config.rollout_steps // lanes)):
@@ -79,9 +83,18 @@ class Rollout:
             ended.append(episodes)
             self.env_steps += lanes
         steps = lanes * len(ended)
+        self.uncounted += steps
         if self.env_steps > self.config.learning_starts:
             self.updates_due += steps * self.config.updates_per_step
-        return steps, tuple(ended)
+        return tuple(ended)
+
+    def take_update(self) -> tuple[bool, int]:
+        """Spend one update if one is due; return whether it was, and the environment steps that are counted with it."""
+        due = int(self.updates_due)
+        steps = self.uncounted // due if due else self.uncounted
+        self.uncounted -= steps
+        self.updates_due -= due > 0
+        return due > 0, steps
 
     def choose(self, policy: TanhGaussianPolicy) -> Tensor:
         """Return exploring actions (N, act): uniform in the first `random_steps`, then sampled from the policy."""
@@ -90,12 +103,6 @@ class Rollout:
             return policy.act(obs, explore=True, generator=self.generator)
         shape = (len(obs), *self.interaction.env.single_action_space.shape)
         return torch.rand(shape, generator=self.generator, device=obs.device) * 2 - 1
-
-    def take_update(self) -> bool:
-        """Spend one update if one is due."""
-        due = self.updates_due >= 1
-        self.updates_due -= due
-        return due
 
     def state_dict(self) -> dict[str, Any]:
         return pack(self, self.STATEFUL)

@@ -179,7 +179,8 @@ def test_pacing_of_rollouts_and_updates():
     config = small(SACConfig(), rollout_steps=6, updates_per_step=0.5, learning_starts=6, random_steps=0)
     agent = SAC(config, make_setting(lanes=2))
     done = [(p.env_steps, p.updates) for p in (agent.step() for _ in range(8))]
-    assert done == [(6, 0), (6, 1), (0, 1), (0, 1), (6, 1), (0, 1), (0, 1), (6, 1)]
+    assert done == [(6, 0), (2, 1), (2, 1), (2, 1), (2, 1), (2, 1), (2, 1), (2, 1)]
+    assert agent.rollout.env_steps == 24  # taken, the last round's not yet counted in full
 
 
 def test_stored_successor_is_the_true_one_and_time_outs_do_not_terminate():

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -91,8 +91,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, Launch]:
     agent_name, config = _starting_point(named, chosen.preset, chosen.config, chosen.resume)
     spec = agents.get(agent_name)
     presets = ", ".join(preset_names(agent_name)) or "none"
+    form: Any = Launch[type(config.agent)]  # type: ignore[misc]  # only known now, which is what tyro is for
     launch = tyro.cli(
-        Launch[type(config.agent)],  # type: ignore[misc]
+        form,
         args=options,
         default=Launch(config),
         prog=f"train.py {agent_name}",

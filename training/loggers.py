@@ -116,9 +116,16 @@ class WandbLogger:
 
         project = os.environ.get("WANDB_PROJECT", "surefoot")
         settings = wandb.Settings(init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", 30)), silent=True)
-        arguments = {"project": project, "dir": str(folder), "name": folder.name, "config": config, "id": run_id}
         try:
-            self.run = wandb.init(**arguments, resume="allow" if run_id else None, settings=settings)
+            self.run = wandb.init(
+                project=project,
+                name=folder.name,
+                dir=str(folder),
+                config=config,
+                id=run_id,
+                resume="allow" if run_id else None,
+                settings=settings,
+            )
         except (wandb.errors.Error, OSError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(

@@ -1,5 +1,6 @@
 """The run folder: found by name, movable, and enough to evaluate from."""
 
+import pickle
 import shutil
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from fake_agent import FakeConfig
 
+from surefoot.offline_data import load as load_data
 from surefoot.training import run_folder
 from surefoot.training.checkpoint import save
-from surefoot.training.run import train
+from surefoot.training.run import resume, train
 
 
 @pytest.fixture
@@ -84,3 +86,17 @@ def test_the_default_name_is_safe_and_says_what_it_is(tiny):
     name = run_folder.default_name("fake", tiny, "sac/demo")
     assert name.startswith("fake-surefoot_Pendulum-v0-demo-s0-20")
     assert "/" not in name
+
+
+def test_nothing_of_ours_is_ever_unpickled(run, tiny, data_file, monkeypatch):
+    """Policies, whole checkpoints, configs and data are read while every way into pickle is closed."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("something was unpickled")
+
+    for name in ("load", "loads", "Unpickler", "_Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    for checkpoint in ("latest", "best", 42):
+        run_folder.load_policy(run, checkpoint)
+    assert resume(run, *run_folder.read_config(run)).counters.step == 60
+    assert len(load_data(str(data_file))) == 120

@@ -56,7 +56,7 @@ def create(folder: Path, agent_name: str, config: RunConfig, preset: str | None)
     except OSError as error:
         raise OSError(f"{folder}: cannot make the run folder ({error.strerror}); choose another --out") from error
     write_config(folder, agent_name, config)
-    write_meta(folder, {"agent": agent_name, "preset": preset, "seed": config.seed, "started": _now(), **_provenance()})
+    write_meta(folder, {"agent": agent_name, "preset": preset, "seed": config.seed, "started": _now(), **provenance()})
 
 
 def write_config(folder: Path, agent_name: str, config: RunConfig) -> None:
@@ -98,7 +98,7 @@ def is_finished(folder: Path, config: RunConfig) -> bool:
 def mark_resumed(folder: Path, agent_name: str, config: RunConfig) -> None:
     """Record that the run was taken up again: with which budget, by which command and on which machine."""
     write_config(folder, agent_name, config)
-    write_meta(folder, {"resumed": [*read_meta(folder).get("resumed", []), {"started": _now(), **_provenance()}]})
+    write_meta(folder, {"resumed": [*read_meta(folder).get("resumed", []), {"started": _now(), **provenance()}]})
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -183,7 +183,8 @@ def _space_from_plain(plain: dict[str, Any]) -> gym.spaces.Box:
 # --- provenance -------------------------------------------------------------------------------------------------------
 
 
-def _provenance() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
+    """Return what a number depends on: command, commit, package versions and hardware."""
     return {
         "command": shlex.join(sys.argv),
         **git_commit(),

@@ -1,8 +1,12 @@
 """The methods: one file a paper, found by name."""
 
-from importlib import import_module
+from __future__ import annotations
 
-from surefoot.agents.interface import AgentSpec
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from surefoot.agents.interface import AgentSpec  # not at run time: it takes PyTorch, and `--help` must be quick
 
 # name -> "module:attribute"; modules are imported when asked for, so that `--help` stays quick.
 REGISTRY = {

@@ -14,9 +14,8 @@ from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
 from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.replay import FixedReplay
 from surefoot.agents.parts.state import pack, unpack
-from surefoot.agents.sac import H2OHeads, PolicyConfig, make_policy, take_step
+from surefoot.agents.sac import H2OHeads, PolicyConfig, make_policy, make_real_replay, take_step
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,10 @@ class BC:
     STATEFUL = ("policy", "optimiser", "real", "noise_generator")
 
     def __init__(self, config: BCConfig, setting: Setting) -> None:
-        assert setting.data is not None, "BC needs offline data"
         self.config = config
         self.policy = make_policy(config, setting.spaces, make_generator(setting.seed, "networks")).to(setting.device)
         self.optimiser = adam(self.policy.parameters(), config.policy_lr, setting)
-        self.real = FixedReplay(
-            setting.data, make_generator(setting.seed, "real replay", setting.device), setting.device
-        )
+        self.real = make_real_replay(setting)
         self.noise_generator = make_generator(setting.seed, "acting", setting.device)
         self.update = accelerate(self.update_eager, setting, [self.policy, self.optimiser])
 

@@ -23,8 +23,7 @@ from torch import Tensor
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
 from surefoot.agents.parts.acceleration import accelerate
 from surefoot.agents.parts.networks import TanhGaussianPolicy
-from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.replay import FixedReplay
+from surefoot.agents.parts.random import make_generator, normal, uniform
 from surefoot.agents.parts.state import pack, unpack
 from surefoot.agents.sac import (
     AT_LEAST_0,
@@ -36,6 +35,7 @@ from surefoot.agents.sac import (
     box_dims,
     check_ranges,
     make_policy,
+    make_real_replay,
     twin_q_loss,
 )
 
@@ -86,12 +86,11 @@ class CQL:
     STATEFUL = ("nets", "real", "noise_generator")
 
     def __init__(self, config: CQLConfig, setting: Setting) -> None:
-        assert setting.data is not None, "CQL needs offline data"
-        self.config, self.device = config, setting.device
+        self.config = config
         _, self.action_dim = box_dims(setting.spaces)
         self.nets = ActorCritic(config, setting)
-        self.real = FixedReplay(setting.data, make_generator(setting.seed, "real replay", self.device), self.device)
-        self.noise_generator = make_generator(setting.seed, "update noise", self.device)
+        self.real = make_real_replay(setting)
+        self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
         self.update = accelerate(self.update_eager, setting, self.nets.owners())
 
     @property
@@ -110,9 +109,8 @@ class CQL:
     def draw_noise(self) -> CQLNoise:
         one = (self.config.batch_size, self.action_dim)
         many = (self.config.sampled_actions, *one)
-        random = {"generator": self.noise_generator, "device": self.device}
-        normal = [torch.randn(shape, **random) for shape in (one, one, many, many)]
-        return CQLNoise(normal[0], normal[1], torch.rand(many, **random) * 2 - 1, normal[2], normal[3])
+        policy, target, current, following = normal(self.noise_generator, one, one, many, many)
+        return CQLNoise(policy, target, uniform(self.noise_generator, many), current, following)
 
     def sampled_values(self, batch: Batch, noise: CQLNoise) -> Tensor:
         """Return corrected Q (2, 3·A, B) of uniform actions and of the policy's at s and at s', all taken in s."""

@@ -32,8 +32,7 @@ from surefoot.agents.parts.classifiers import (
 )
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.networks import TanhGaussianPolicy
-from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.replay import FixedReplay
+from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.state import pack, unpack
 from surefoot.agents.sac import (
     AT_LEAST_1,
@@ -44,6 +43,7 @@ from surefoot.agents.sac import (
     box_dims,
     check_ranges,
     make_policy,
+    make_real_replay,
     make_replay,
     make_rollout,
     two_domain_loss,
@@ -92,14 +92,13 @@ class DARC:
     STATEFUL = ("nets", "real", "sim", "rollout", "classifiers", "classifier_optimiser", "noise_generator")
 
     def __init__(self, config: DARCConfig, setting: Setting) -> None:
-        assert setting.data is not None, "DARC needs offline data"
-        self.config, self.device = config, setting.device
+        self.config = config
         _, self.action_dim = box_dims(setting.spaces)
         self.nets = ActorCritic(config, setting)
-        self.real = FixedReplay(setting.data, make_generator(setting.seed, "real replay", self.device), self.device)
+        self.real = make_real_replay(setting)
         self.sim = make_replay(config.replay_capacity, setting)
         self.rollout = make_rollout(config, setting)
-        self.noise_generator = make_generator(setting.seed, "update noise", self.device)
+        self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
         self.classifiers = make_classifiers(config, setting)
         self.classifier_optimiser = adam(self.classifiers.parameters(), config.classifier_lr, setting)
         owners = [*self.nets.owners(), self.classifiers, self.classifier_optimiser]
@@ -124,8 +123,7 @@ class DARC:
         batches = self.real.sample(sizes[0]), self.sim.sample(sizes[1])
         rows = self.real.sample(sizes[2]), self.sim.sample(sizes[2])
         action = (sizes[0] + sizes[1], self.action_dim)
-        shapes = (action, action, (2, sizes[2], self.classifiers.width))
-        noise = DARCNoise(*(torch.randn(s, generator=self.noise_generator, device=self.device) for s in shapes))
+        noise = DARCNoise(*normal(self.noise_generator, action, action, (2, sizes[2], self.classifiers.width)))
         return Progress(env_steps, 1, self.update(*batches, *rows, noise), episodes)
 
     def update_eager(

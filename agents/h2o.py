@@ -41,8 +41,7 @@ from surefoot.agents.parts.classifiers import (
 )
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.networks import TanhGaussianPolicy
-from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.replay import FixedReplay
+from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.state import pack, unpack
 from surefoot.agents.sac import (
     AT_LEAST_0,
@@ -54,6 +53,7 @@ from surefoot.agents.sac import (
     box_dims,
     check_ranges,
     make_policy,
+    make_real_replay,
     make_replay,
     make_rollout,
     take_step,
@@ -205,17 +205,17 @@ class H2O:
 
     def __init__(self, config: H2OConfig, setting: Setting) -> None:
         assert setting.data is not None, "H2O needs offline data"
-        self.config, self.device = config, setting.device
+        self.config = config
         self.obs_dim, self.action_dim = box_dims(setting.spaces)
         self.nets = ActorCritic(config, setting)
-        self.real = FixedReplay(setting.data, make_generator(setting.seed, "real replay", self.device), self.device)
+        self.real = make_real_replay(setting)
         self.sim = make_replay(max(1, round(config.sim_capacity_ratio * len(setting.data))), setting)
         self.rollout = make_rollout(config, setting)
-        self.noise_generator = make_generator(setting.seed, "update noise", self.device)
-        self.sigma = state_std(setting.data, config.gap_std, config.sim_capacity_ratio).to(self.device)
+        self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
+        self.sigma = state_std(setting.data, config.gap_std, config.sim_capacity_ratio).to(setting.device)
         self.classifiers = make_classifiers(config, setting)
         self.classifier_optimiser = adam(self.classifiers.parameters(), config.classifier_lr, setting)
-        self.log_multiplier = nn.Parameter(torch.ones((), device=self.device))  # log α', 1.0 in the authors' code
+        self.log_multiplier = nn.Parameter(torch.ones((), device=setting.device))  # log α', 1.0 in the authors' code
         self.multiplier_optimiser = adam([self.log_multiplier], config.lagrange_lr, setting)
         self.update = accelerate(self.update_eager, setting, self.owners())
 
@@ -250,8 +250,7 @@ class H2O:
         action = (batch, self.action_dim)
         classifier = (2, config.classifier_batch_size * config.uses_classifiers, self.classifiers.width)
         gap = (config.gap_samples * config.uses_gap, config.sim_batch_size, self.obs_dim)
-        shapes = (action, action, classifier, gap)
-        return H2ONoise(*(torch.randn(s, generator=self.noise_generator, device=self.device) for s in shapes))
+        return H2ONoise(*normal(self.noise_generator, action, action, classifier, gap))
 
     def update_eager(
         self, real: Batch, sim: Batch, real_rows: Batch, sim_rows: Batch, noise: H2ONoise

@@ -45,10 +45,12 @@ class VectorEnv(Protocol):
     from it only where an episode ended and the lane was reset. Actions are in [-1, 1] and scaled to the task's bounds.
     """
 
-    num_envs: int
-    single_observation_space: gym.spaces.Box
-    single_action_space: gym.spaces.Box
-
+    @property
+    def num_envs(self) -> int: ...
+    @property
+    def single_observation_space(self) -> gym.Space: ...
+    @property
+    def single_action_space(self) -> gym.Space: ...
     def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]: ...
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -59,12 +61,16 @@ class VectorEnv(Protocol):
 class OfflineData(Protocol):
     """Recorded transitions, as `surefoot.offline_data.load` returns them; fields as in `Batch`."""
 
-    obs: Tensor
-    action: Tensor
-    reward: Tensor
-    next_obs: Tensor
-    terminated: Tensor
-
+    @property
+    def obs(self) -> Tensor: ...
+    @property
+    def action(self) -> Tensor: ...
+    @property
+    def reward(self) -> Tensor: ...
+    @property
+    def next_obs(self) -> Tensor: ...
+    @property
+    def terminated(self) -> Tensor: ...
     def __len__(self) -> int: ...
 
 

@@ -31,8 +31,8 @@ from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Space
 from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.interaction import Interaction, Rollout, RolloutConfig
 from surefoot.agents.parts.networks import TanhGaussianPolicy, TwinQ, soft_update
-from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.replay import Replay
+from surefoot.agents.parts.random import make_generator, normal
+from surefoot.agents.parts.replay import FixedReplay, Replay
 from surefoot.agents.parts.state import pack, unpack
 
 
@@ -275,7 +275,6 @@ class SAC:
         self.config = config
         self.nets = ActorCritic(config, setting)
         _, self.action_dim = box_dims(setting.spaces)
-        self.device = setting.device
         self.replay = make_replay(config.replay_capacity, setting)
         self.rollout = make_rollout(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
@@ -296,9 +295,9 @@ class SAC:
         if not update:
             return Progress(env_steps, 0, {}, episodes)
         batch = self.replay.sample(self.config.batch_size)
-        shape = (2, self.config.batch_size, self.action_dim)
-        noise = torch.randn(shape, generator=self.noise_generator, device=self.device)
-        return Progress(env_steps, 1, self.update(batch, SACNoise(*noise)), episodes)
+        shape = (self.config.batch_size, self.action_dim)
+        noise = SACNoise(*normal(self.noise_generator, shape, shape))
+        return Progress(env_steps, 1, self.update(batch, noise), episodes)
 
     def update_eager(self, batch: Batch, noise: SACNoise) -> dict[str, Tensor]:
         """One gradient step on everything."""
@@ -321,6 +320,12 @@ def make_replay(capacity: int, setting: Setting) -> Replay:
     """Return an empty replay for what the agent will experience."""
     generator = make_generator(setting.seed, "replay", setting.device)
     return Replay(capacity, *box_dims(setting.spaces), generator, setting.device)
+
+
+def make_real_replay(setting: Setting) -> FixedReplay:
+    """Return the offline data of a setting as a replay."""
+    assert setting.data is not None, "an agent that reads data needs some"
+    return FixedReplay(setting.data, make_generator(setting.seed, "real replay", setting.device), setting.device)
 
 
 def make_rollout(config: Any, setting: Setting) -> Rollout:

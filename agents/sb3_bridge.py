@@ -82,8 +82,9 @@ class TensorVecEnv(VecEnv):
         return [False] * self.num_envs
 
 
-def _own(box: spaces.Box) -> spaces.Box:
+def _own(box: spaces.Space) -> spaces.Box:
     """Return a copy of the space: the library seeds and samples it."""
+    assert isinstance(box, spaces.Box), "agents of the library are made for vectors"
     return spaces.Box(box.low, box.high, dtype=np.float32)
 
 
@@ -223,7 +224,7 @@ def _make_model(config: SB3Config, env: TensorVecEnv, setting: Setting) -> Any:
     options = asdict(config)
     policy_kwargs = {"net_arch": list(options.pop("net_arch"))}
     if isinstance(config, SB3TD3Config):
-        size = env.interaction.env.single_action_space.shape[0]
+        (size,) = env.action_space.shape or ()
         noise = NormalActionNoise(np.zeros(size), np.full(size, options["action_noise"]))
         options["action_noise"] = noise if config.action_noise > 0 else None
     algorithm = ALGORITHMS[type(config)][0]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import Batch, Episodes, VectorEnv
 from surefoot.agents.parts.networks import TanhGaussianPolicy
+from surefoot.agents.parts.random import uniform
 from surefoot.agents.parts.replay import Replay
 from surefoot.agents.parts.state import pack, unpack
 
@@ -101,8 +102,7 @@ class Rollout:
         obs = self.interaction.obs
         if self.env_steps >= self.config.random_steps:
             return policy.act(obs, explore=True, generator=self.generator)
-        shape = (len(obs), *self.interaction.env.single_action_space.shape)
-        return torch.rand(shape, generator=self.generator, device=obs.device) * 2 - 1
+        return uniform(self.generator, (len(obs), policy.action_dim))
 
     def state_dict(self) -> dict[str, Any]:
         return pack(self, self.STATEFUL)

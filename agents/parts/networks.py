@@ -136,6 +136,7 @@ class TanhGaussianPolicy(nn.Module):
         last_gain: float | None = None,
     ) -> None:
         super().__init__()
+        self.action_dim = action_dim
         self.net = MLP(obs_dim, hidden, 2 * action_dim, generator=generator, last_gain=last_gain)
         affine = torch.tensor([1.0, log_std_offset])
         self.log_std_affine = nn.Parameter(affine, requires_grad=learn_log_std_affine)

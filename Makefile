@@ -1,0 +1,51 @@
+# `make train`: set up and train the demo. `make test`: set up and run the default tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+EXTRAS := minari,wandb,tensorboard,video,sb3,dev
+SOURCES := agents envs offline_data training configs
+
+.PHONY: train test test-slow test-gpu lint format typecheck clean
+
+train: $(VENV)/.core
+	$(BIN)/python train.py h2o --preset demo
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+test-slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --timeout 3600
+
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m gpu
+
+lint: $(VENV)/.dev typecheck
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# mypy finds no sub-packages through an editable install; it reads them through links under one parent.
+typecheck: $(VENV)/.dev
+	mkdir -p build/typing/surefoot
+	for package in $(SOURCES); do ln -sfn ../../../$$package build/typing/surefoot/$$package; done
+	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Surefoot needs Python 3.11 or newer; name one: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[$(EXTRAS)]'
+	touch $@ $(VENV)/.core
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec, load_env_creator
@@ -50,7 +52,7 @@ def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
     """
     spec = find_spec(config.id)
     kwargs = _constructor_kwargs(spec, config, render_mode)
-    with _one_line_errors(spec, kwargs):
+    with _one_line_errors(spec, kwargs), _known_compiler_warnings_dropped():
         # Gymnasium's step-by-step checker is for authors of tasks; `check_env` in the tests does its work once.
         env = gym.make(spec, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **kwargs)
     physics = STOCK if "physics" in kwargs else config.physics
@@ -123,6 +125,20 @@ def _one_line_errors(spec: EnvSpec, kwargs: dict[str, Any]) -> Iterator[None]:
         raise ImportError(f"{spec.id}: {error}") from error
     except (TypeError, gym.error.Error) as error:
         raise ValueError(f"{spec.id} with {kwargs}: {error}") from error
+
+
+@contextmanager
+def _known_compiler_warnings_dropped() -> Iterator[None]:
+    """Pass MuJoCo's warnings on to Python, but for the one that Gymnasium's own HalfCheetah model raises every time.
+
+    MuJoCo's default handler prints to stderr and appends to MUJOCO_LOG.TXT in the user's working folder.
+    """
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda text: None if "'settotalmass'" in text else warnings.warn(text, stacklevel=2))
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
 
 
 def _normalised_actions(env: gym.Env, env_id: str) -> gym.Env:

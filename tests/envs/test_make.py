@@ -147,3 +147,11 @@ def test_vector_env_follows_the_agents_interface():
         assert all(hasattr(env, name) for name in [*VectorEnv.__annotations__, *vars(VectorEnv)] if name[0] != "_")
         assert obs.dtype == reward.dtype == info["final_obs"].dtype == torch.float32
         assert terminated.dtype == truncated.dtype == info["_final_obs"].dtype == torch.bool
+
+
+def test_making_a_task_prints_nothing_and_writes_no_log(capfd, tmp_path, monkeypatch):
+    """MuJoCo's own handler would print a deprecation of Gymnasium's model and leave MUJOCO_LOG.TXT behind."""
+    monkeypatch.chdir(tmp_path)
+    make_single(EnvConfig(id="HalfCheetah-v5")).close()
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())

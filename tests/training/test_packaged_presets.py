@@ -6,15 +6,15 @@ import pytest
 
 from surefoot import agents
 from surefoot.agents.h2o import H2OConfig
-from surefoot.configs import preset_names
-from surefoot.envs import Physics
+from surefoot.configs import preset_file, preset_names
+from surefoot.envs import EnvConfig, Physics
 from surefoot.offline_data.scores import find_d4rl
 from surefoot.training.config import EvalConfig
 from surefoot.training.presets import default_config, load_preset
 
 TASKS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5"}
 GAPS = {"gravity": Physics(gravity=2.0), "friction": Physics(friction=0.3), "noise": Physics(action_noise=1.0)}
-QUALITIES = {task: ("medium", "medium-replay") for task in TASKS} | {
+QUALITIES = dict.fromkeys(TASKS, ("medium", "medium-replay")) | {
     "halfcheetah": ("medium", "medium-replay", "medium-expert")
 }
 CELLS = [(task, q, gap) for task, qualities in QUALITIES.items() for q, gap in itertools.product(qualities, GAPS)]
@@ -24,8 +24,7 @@ BASELINES = ("sac-mix", "darc", "darc-plus", "cql", "bc")
 @pytest.mark.parametrize(("task", "quality", "gap"), CELLS)
 def test_a_cell_of_the_study_is_what_its_name_says(task, quality, gap):
     config = load_preset("h2o", f"{task}-{quality}-{gap}")
-    assert config.env.id == TASKS[task]
-    assert config.env.physics == GAPS[gap]
+    assert config.env == EnvConfig(TASKS[task], GAPS[gap])
     assert config.eval == EvalConfig(every=10_000, episodes=5, physics=Physics())
     assert config.data.source == f"d4rl:{find_d4rl(f'{task}-{quality}-v2').name}"
     assert config.data.clip_actions
@@ -59,13 +58,11 @@ def test_sac_sim_is_the_baseline_of_the_study(gap):
 @pytest.mark.parametrize(("task", "random_steps"), [("halfcheetah", 10_000), ("hopper", 1_000), ("walker2d", 1_000)])
 def test_plain_sac_trains_in_the_stock_task(task, random_steps):
     config = load_preset("sac", task)
-    assert (config.env.id, config.env.physics, config.steps) == (TASKS[task], Physics(), 1_000_000)
+    assert (config.env, config.steps) == (EnvConfig(TASKS[task]), 1_000_000)
     assert (config.agent.random_steps, config.agent.learning_starts) == (random_steps, 1_000)
 
 
 def test_every_packaged_preset_loads_and_says_what_it_is_for():
-    from surefoot.configs import preset_file
-
     seen = 0
     for agent_name in sorted(agents.REGISTRY):
         for preset in preset_names(agent_name):

@@ -1,0 +1,167 @@
+"""What users install: a wheel that is all of `surefoot` and nothing else, or an editable install of the folders."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+FOREIGN = b"owner = 'openai-agents'\n"  # a distribution whose top-level package is called as one of our folders
+TIMEOUT = 120
+
+
+def run(*arguments: str | Path, cwd: Path, **environment: str) -> str:
+    """Return what a Python process printed; its error output is in the failure."""
+    call = [sys.executable, *map(str, arguments)]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
+    done = subprocess.run(call, cwd=cwd, env=clean | environment, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, f"{call}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def pip(*arguments: str | Path, cwd: Path) -> None:
+    """Run pip without a network."""
+    run("-m", "pip", "--disable-pip-version-check", *arguments, "--no-deps", "--no-index", "--quiet", cwd=cwd)
+
+
+def copy_of_the_checkout(to: Path) -> Path:
+    """Return a copy of what a build reads: it leaves nothing in the checkout and finds no old build there."""
+    for folder in {Path(folder).parts[0] for folder in FOLDERS.values()}:
+        shutil.copytree(ROOT / folder, to / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, to)
+    return to
+
+
+def foreign_wheel(folder: Path) -> Path:
+    """Return a wheel that owns the top-level package `agents`."""
+    path, info = folder / "foreign-1.0-py3-none-any.whl", "foreign-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("agents/__init__.py", FOREIGN)
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: foreign\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", f"agents/__init__.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    return path
+
+
+def site_packages() -> str:
+    return os.pathsep.join(dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib")))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel once."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    pip("wheel", copy_of_the_checkout(source), "--no-build-isolation", "--wheel-dir", out, cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def target(wheel, tmp_path_factory):
+    """Install the foreign distribution and then ours into one folder; --upgrade replaces what both would own."""
+    folder = tmp_path_factory.mktemp("target")
+    for each in (foreign_wheel(wheel.parent), wheel):
+        pip("install", "--target", folder, "--upgrade", each, cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def installed(target, tmp_path):
+    """Return a function that runs Python on the installed folder and the dependencies, without the checkout.
+
+    -S leaves out the .pth files of site-packages, and with them the editable install; -P the working folder.
+    """
+    path = os.pathsep.join([str(target), site_packages()])
+    return lambda *arguments: run("-S", "-P", *arguments, cwd=tmp_path, PYTHONPATH=path)
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    tracked = {
+        f"surefoot/{path.relative_to(ROOT).as_posix()}"
+        for folder in FOLDERS.values()
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".yaml", ".hdf5") or path.name == "py.typed"
+    }
+    assert names == tracked
+    assert {f"surefoot/{folder}/py.typed" for folder in FOLDERS.values()} <= names
+
+
+def test_every_module_of_the_wheel_is_imported_from_it(installed, target):
+    modules = [".".join(path.relative_to(target).with_suffix("").parts) for path in target.glob("surefoot/**/*.py")]
+    wanted = sorted(name.removesuffix(".__init__") for name in modules if not name.endswith("sb3_bridge"))  # an extra
+    code = f"import importlib\nfor name in {wanted}: print(importlib.import_module(name).__file__)"
+    files = installed("-c", code).split()
+    assert len(files) == len(wanted) > 30
+    assert all(Path(file).is_relative_to(target) for file in files), files
+
+
+def test_the_wheel_brings_presets_and_the_sample(installed):
+    code = (
+        "from surefoot import agents\n"
+        "from surefoot.offline_data import load\n"
+        "from surefoot.training.presets import load_preset\n"
+        "print(load_preset('h2o', 'demo').data.source, len(load('sample:halfcheetah-demo')))"
+    )
+    source, rows = installed("-c", code).split()
+    assert source == "sample:halfcheetah-demo"
+    assert int(rows) > 10_000
+
+
+def test_the_console_command_is_there(installed, target):
+    (ours,) = metadata.distributions(name="surefoot", path=[str(target)])
+    (entry,) = ours.entry_points.select(group="console_scripts")
+    assert (entry.name, entry.value) == ("surefoot", "surefoot.training.cli:main")
+    assert set(ours.metadata.get_all("Provides-Extra")) == {"minari", "wandb", "tensorboard", "video", "sb3", "dev"}
+    assert installed(target / "bin" / "surefoot", "--version").strip() == f"surefoot {ours.version}"
+
+
+def test_a_distribution_called_agents_stays_whole(installed, target):
+    assert (target / "agents" / "__init__.py").read_bytes() == FOREIGN
+    code = "import agents, surefoot.agents; print(agents.owner, sorted(surefoot.agents.REGISTRY)[0])"
+    assert installed("-c", code).split() == ["openai-agents", "bc"]
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_the_editable_install_maps_the_folders(package):
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert Path(str(spec.origin)) == ROOT / FOLDERS[package] / "__init__.py"
+
+
+@pytest.mark.slow
+def test_an_editable_install_in_a_fresh_environment_follows_the_checkout(tmp_path):
+    for name in ("checkout", "elsewhere"):
+        (tmp_path / name).mkdir()
+    checkout = copy_of_the_checkout(tmp_path / "checkout")
+    run("-m", "venv", "--without-pip", "fresh", cwd=tmp_path)
+    fresh = tmp_path / "fresh" / "bin" / "python"
+    scheme = {"base": str(tmp_path / "fresh"), "platbase": str(tmp_path / "fresh")}
+    site = Path(sysconfig.get_path("purelib", "venv", scheme))
+    (site / "dependencies.pth").write_text("\n".join(site_packages().split(os.pathsep)))  # nested .pth are not read
+    pip("--python", fresh, "install", foreign_wheel(tmp_path), cwd=tmp_path)
+    pip("--python", fresh, "install", "--no-build-isolation", "--editable", checkout, cwd=tmp_path)
+    (checkout / "configs" / "h2o" / "mine.yaml").write_text("seed: 3\n")
+    code = (
+        "import agents, surefoot.agents, surefoot.configs\n"
+        "print(agents.owner, surefoot.agents.__file__, *surefoot.configs.preset_names('h2o'))"
+    )
+    call = [fresh, "-c", code]
+    done = subprocess.run(call, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=True, timeout=TIMEOUT)
+    owner, file, *presets = done.stdout.split()
+    assert owner == "openai-agents"
+    assert Path(file) == checkout / "agents" / "__init__.py"
+    assert "mine" in presets
+    assert (site / "agents" / "__init__.py").read_bytes() == FOREIGN

@@ -1,0 +1,159 @@
+"""Render the tables of README.md and docs/ from benchmarks/results/*.json: numbers are never typed.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, each on a line of its own; NAME is a result file's.
+
+    python benchmarks/render_tables.py [--check]
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from record import RESULTS
+
+ROOT = RESULTS.parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+OPENING = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
+BLOCK = re.compile(r"^(<!-- table: (\w+) -->)\n(?:(?!<!--).*\n)*?<!-- end -->$", re.MULTILINE)
+PROVENANCE = ("benchmark", "command", "commit", "dirty", "versions", "hardware", "seeds", "minutes")
+
+Result = dict[str, Any]
+
+
+def main(check: bool = False) -> int:
+    """Bring every table up to date and return 0.
+
+    Args:
+        check: write nothing; return 1 and name the pages where a table is not what its result file says.
+    """
+    stale = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if (fresh := rendered(text, str(page))) != text:
+            stale += 1
+            print(f"{page.relative_to(ROOT)}: {'stale; run benchmarks/render_tables.py' if check else 'rendered'}")
+            if not check:
+                page.write_text(fresh, encoding="utf-8")
+    return int(check and stale > 0)
+
+
+def rendered(text: str, where: str, results: Path = RESULTS) -> str:
+    """Return a page with every table replaced; `ValueError` for a table that is not closed."""
+    blocks = [match.group(2) for match in BLOCK.finditer(text)]
+    if (opened := OPENING.findall(text)) != blocks:
+        raise ValueError(f"{where}: tables {opened} are opened, {blocks} closed by a line <!-- end -->")
+    return BLOCK.sub(lambda match: f"{match.group(1)}\n{table_of(match.group(2), results)}\n<!-- end -->", text)
+
+
+def table_of(name: str, results: Path) -> str:
+    """Return the Markdown of one result file."""
+    path = results / f"{name}.json"
+    if not path.is_file():
+        return f"*Not measured yet: there is no `benchmarks/results/{name}.json`.*"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return f"{RENDERERS.get(name, key_values)(result)}\n\n{provenance(result)}"
+
+
+# --- one function a result file ---------------------------------------------------------------------------------------
+
+# Real returns in simulator (b) of an independent implementation of the same set-up (brief h2o.md, section 12.2).
+H2O_REFERENCE = {
+    ("b", "h2o"): -455,
+    ("b", "sac-mix"): -1072,
+    ("b", "weights-only"): -379,
+    ("b", "regulariser-only"): -1158,
+    ("b", "sac-sim"): -1344,
+}
+
+
+def h2o_pendulum(result: Result) -> str:
+    """Return, a simulator and method, the mean of the evaluations from 4000 steps on, best first."""
+    cells = [(*name.split("/"), cell) for name, cell in result["summary"].items()]
+    rows = [
+        (
+            f"({simulator})",
+            method,
+            number(cell["real"]),
+            " ".join(number(np.mean(run["real"][1:])) for run in result["runs"] if is_of(run, simulator, method)),
+            number(H2O_REFERENCE.get((simulator, method))),
+            number(cell["sim"]),
+            number(cell.get("gap"), 2),
+            number(cell.get("importance_weight"), 2),
+        )
+        for simulator, method, cell in sorted(cells, key=lambda each: (each[0], -each[2]["real"]))
+    ]
+    header = ("simulator", "method", "real return", "by seed", "reference", "in its simulator", "mean û", "mean w")
+    return markdown(header, rows)
+
+
+def is_of(run: Result, simulator: str, method: str) -> bool:
+    return (run["simulator"], run["method"]) == (simulator, method)
+
+
+def throughput(result: Result) -> str:
+    """Return speeds of SAC and of the replay, ours beside Stable-Baselines3's."""
+    training, replay = result["training"], result["replay"]
+    steps, step, sample = training["steps_per_second"], training["milliseconds_per_step"], replay["microseconds"]
+    low, high = training["ratio_range"]
+    rows = [
+        ("environment steps a second", steps["ours"], steps["sb3"], f"{training['ratio']} ({low} to {high})"),
+        ("milliseconds a step", step["ours"], step["sb3"], ""),
+        ("of these, matrix products of one update", step["floor"], step["floor"], ""),
+        ("µs to sample 256 of 1e6 rows", sample["ours"], sample["sb3"], str(replay["ratio"])),
+        ("MB of a replay of 1e6 rows", replay["megabytes"], "", ""),
+    ]
+    threads = f"SAC on HalfCheetah-v5, {training['threads']} thread{'s' * (training['threads'] > 1)}"
+    return markdown((threads, "Surefoot", "Stable-Baselines3", "ratio"), rows)
+
+
+def key_values(result: Result) -> str:
+    """Return every single figure of a result file that has no table of its own."""
+    figures = {key: value for key, value in result.items() if key not in PROVENANCE}
+    return markdown(("figure", "value"), flatten(figures))
+
+
+RENDERERS: dict[str, Callable[[Result], str]] = {"h2o_pendulum": h2o_pendulum, "throughput": throughput}
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted name, value) of every number and text in nested mappings; lists of records stay in the file."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flatten(item, f"{name}.{key}".lstrip("."))
+    elif not isinstance(value, list):
+        yield name, str(value)
+    elif not any(isinstance(item, dict | list) for item in value):
+        yield name, ", ".join(map(str, value))
+
+
+def markdown(header: Sequence[str], rows: Iterator[tuple[Any, ...]] | Sequence[tuple[Any, ...]]) -> str:
+    """Return a Markdown table; columns after the first are set right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    return "" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def provenance(result: Result) -> str:
+    """Return the line under a table: what it takes to get the same numbers."""
+    hardware = result["hardware"]
+    machine = f"{hardware['cpus']} CPUs ({hardware['processor']})" + (f", {hardware['gpu']}" if hardware["gpu"] else "")
+    commit = f"commit `{(result['commit'] or 'unknown')[:10]}`" + (" with changes" if result["dirty"] else "")
+    seeds = f"seed{'s' * (len(result['seeds']) > 1)} {', '.join(map(str, result['seeds']))}"
+    return f"`python {result['command']}`; {commit}; {machine}; {seeds}; {result['minutes']:g} minutes."
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))

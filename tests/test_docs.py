@@ -1,0 +1,143 @@
+"""What the pages say is so: tables, links, options, metrics, versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from surefoot import agents
+from surefoot.agents.interface import Setting, Spaces
+from surefoot.configs import preset_names
+from surefoot.envs import EnvConfig, make_vec, spaces_of
+from surefoot.offline_data import Transitions
+from surefoot.training.presets import default_config
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
+RENDER = ROOT / "benchmarks" / "render_tables.py"
+PAGE_OF = {"h2o": "h2o", "sac-mix": "h2o", "darc": "h2o", "darc-plus": "h2o", "cql": "h2o", "bc": "h2o", "sac": "sac"}
+
+
+def test_tables_are_what_the_result_files_say():
+    done = subprocess.run([sys.executable, RENDER, "--check"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def render(monkeypatch):
+    """Import the renderer as its own folder's module."""
+    monkeypatch.syspath_prepend(str(RENDER.parent))
+    import render_tables
+
+    return render_tables
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Write a result file without a renderer of its own."""
+    provenance = (
+        '"command": "benchmarks/toy.py --seeds 0 1", "commit": "0123456789abcdef", "dirty": false, "seeds": [0, 1], '
+        '"minutes": 2.5, "versions": {}, "hardware": {"cpus": 2, "processor": "x86_64", "gpu": null}'
+    )
+    text = f'{{"benchmark": "toy", "speed": {{"ours": 3, "all": [1, 2]}}, "runs": [{{"a": 1}}], {provenance}}}'
+    (tmp_path / "toy.json").write_text(text)
+    return tmp_path
+
+
+def test_a_table_is_rendered_between_its_markers_once(render, results):
+    page = "before\n<!-- table: toy -->\nold\n<!-- end -->\nafter\n"
+    fresh = render.rendered(page, "page", results)
+    assert fresh == (
+        "before\n<!-- table: toy -->\n"
+        "| figure | value |\n| --- | ---: |\n| speed.ours | 3 |\n| speed.all | 1, 2 |\n\n"
+        "`python benchmarks/toy.py --seeds 0 1`; commit `0123456789`; 2 CPUs (x86_64); seeds 0, 1; 2.5 minutes.\n"
+        "<!-- end -->\nafter\n"
+    )
+    assert render.rendered(fresh, "page", results) == fresh
+
+
+def test_a_missing_result_says_so_and_an_open_table_is_refused(render, results):
+    page = "<!-- table: absent -->\n<!-- end -->\n"
+    assert "*Not measured yet: there is no `benchmarks/results/absent.json`.*" in render.rendered(page, "page", results)
+    with pytest.raises(ValueError, match=r"page: tables \['toy'\] are opened, \[\] closed"):
+        render.rendered("<!-- table: toy -->\ntext\n", "page", results)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    broken = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not broken
+
+
+def option_exists(option: str) -> bool:
+    """Whether `--agent.beta` or `--env.physics.gravity` is a field of some agent's run."""
+    return any(has_field(default_config(name), option.split(".")) for name in agents.REGISTRY)
+
+
+def has_field(config: object, path: list[str]) -> bool:
+    name = path[0].replace("-", "_").removeprefix("no_")
+    if not dataclasses.is_dataclass(config) or name not in {field.name for field in dataclasses.fields(config)}:
+        return False
+    return len(path) == 1 or has_field(getattr(config, name), path[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_named_in_the_pages_exist(page):
+    named = set(re.findall(r"--((?:agent|env|data|eval)\.[a-z0-9.-]*[a-z0-9])", page.read_text(encoding="utf-8")))
+    assert not {option for option in named if not option_exists(option)}
+    assert not option_exists("agent.nonsense")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_presets_named_in_the_pages_exist(page):
+    calls = re.findall(r"(?:train\.py|surefoot train) ([a-z0-9-]+) --preset ([\w/-]+)", page.read_text("utf-8"))
+    assert not {call for call in calls if call[1].split("/")[-1] not in preset_names(owner_of(*call))}
+
+
+def owner_of(agent_name: str, preset: str) -> str:
+    return preset.split("/")[0] if "/" in preset else agent_name
+
+
+def logged_by(name: str) -> set[str]:
+    """Return the names of the metrics of one update, with every optional part switched on."""
+    torch.set_num_threads(1)
+    env, default, rng = EnvConfig(id="surefoot/Pendulum-v0"), agents.get(name).default, np.random.default_rng(0)
+    changes = {"lagrange": True, "learning_starts": 0, "random_steps": 0, "rollout_steps": 1, "hidden": (4,)}
+    known = {field.name for field in dataclasses.fields(default)}
+    arrays = {"obs": rng.normal(size=(9, 3)), "action": rng.uniform(-1, 1, (9, 1)), "reward": rng.normal(size=9)}
+    data = Transitions.from_arrays(**arrays, next_obs=rng.normal(size=(9, 3)), terminated=np.zeros(9))
+    config = dataclasses.replace(default, **{key: value for key, value in changes.items() if key in known})
+    setting = Setting(Spaces(*spaces_of(env)), 0, torch.device("cpu"), make_vec(env), data)
+    return set(agents.get(name).make_agent(config, setting).step().metrics)
+
+
+@pytest.mark.parametrize(("name", "page"), PAGE_OF.items())
+def test_every_metric_stands_in_a_table_of_its_page(name, page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    explained = {metric for row in re.findall(r"^\| (`.*?) \|", text, re.M) for metric in re.findall(r"`(\w+)`", row)}
+    metrics = logged_by(name)
+    assert metrics
+    assert metrics <= explained
+
+
+def test_the_citation_file_is_complete():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    papers = {reference["identifiers"][0]["value"] for reference in citation["references"]}
+    known = {"2206.13464", "2311.08384", "2505.03710", "2410.06212", "2501.13028", "2302.01244", "2211.08997"}
+    assert papers == {f"arXiv:{paper}" for paper in known}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(paper in readme for paper in known)
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -40,6 +40,7 @@ from surefoot.training.loggers import (
 )
 from surefoot.training.meters import Meter
 from surefoot.training.presets import from_plain, to_plain
+from surefoot.training.process import quick_process
 
 # What may change on resume: the budget, and what decides no number of the run. `threads` can move the last bit.
 CHANGEABLE = ("steps", "threads", "logger", "checkpoint_every", "keep_checkpoints", "beside")
@@ -217,7 +218,7 @@ def carry_out(run: Run, stop: StopRequest) -> None:
     status = "failed"
     run_folder.mark(run.folder, "running", run.counters.seconds)
     try:
-        with Companions(run.folder, run.config, lambda: stop) as companions:
+        with quick_process(), Companions(run.folder, run.config, lambda: stop) as companions:
             _loop(run, stop, lambda: time.perf_counter() - began)
             if not stop:
                 _finish(run)

@@ -17,19 +17,19 @@ OBS, ACT = 3, 2
 class DriftEnv:
     """Lanes of s' = s + 0.1·(a, 0); every seventh step of a lane ends its episode, by a time-out."""
 
-    def __init__(self, num_envs: int = 1) -> None:
-        self.num_envs = num_envs
+    def __init__(self, num_envs: int = 1, device: str | torch.device = "cpu") -> None:
+        self.num_envs, self.device = num_envs, device
         self.single_observation_space, self.single_action_space = make_spaces()
-        self.state, self.clock = torch.zeros(num_envs, OBS), 0
+        self.state, self.clock = torch.zeros(num_envs, OBS, device=device), 0
 
     def reset(self, *, seed=None):
-        self.state, self.clock = torch.zeros(self.num_envs, OBS), 0
+        self.state, self.clock = torch.zeros(self.num_envs, OBS, device=self.device), 0
         return self.state, {}
 
     def step(self, actions):
         final = self.state + 0.1 * torch.nn.functional.pad(actions, (0, OBS - ACT))
         self.clock += 1
-        truncated = torch.full((self.num_envs,), self.clock % 7 == 0)
+        truncated = torch.full((self.num_envs,), self.clock % 7 == 0, device=self.device)
         self.state = torch.where(truncated[:, None], 0.0, final)
         terminated = torch.zeros_like(truncated)
         return self.state, -final.square().sum(-1), terminated, truncated, {"final_obs": final}

@@ -1,0 +1,203 @@
+"""Environment steps a second of SAC: ours against Stable-Baselines3's, in turn, in one call, on HalfCheetah-v5.
+
+Same networks (256-256), batch 256, one update a step, same threads; each in a process of its own, as a user gets it.
+Also, in the same call: replay sampling at a million rows, and the floor under any update of these shapes, the time of
+its matrix products alone.
+
+    python benchmarks/throughput.py [--threads 2] [--rounds 5] [--steps 300]
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from record import record
+
+# Of 256³ products, a critic's layers 23→256→256→1 take 1.1, a policy's 17→256→256→12 as well. An update needs: targets
+# (policy and two critics forward, 3.3), critics (two forward, and backward into weights and hidden units, 6.4), policy
+# (itself and two critics forward, backward through the critics' inputs and into its weights, 7.9).
+PRODUCTS = 17.6
+WARM_UP = 600
+
+
+@dataclass
+class Options:
+    """What to time."""
+
+    threads: int = 2
+    rounds: int = 5
+    """Timed segments of each, in turn."""
+    steps: int = 300
+    """Environment steps a segment."""
+    worker: str | None = None
+    """Used by the script itself."""
+
+
+# --- the workers: a generator each, which takes the number of steps and yields the seconds they took ------------------
+
+
+def ours() -> Iterator[float]:
+    """Our loop's own body: step, count, meter."""
+    from surefoot import agents
+    from surefoot.agents.interface import Setting, Spaces
+    from surefoot.envs import EnvConfig, make_vec, spaces_of
+    from surefoot.training.meters import Meter
+
+    config, device = EnvConfig(id="HalfCheetah-v5"), torch.device("cpu")
+    spec = agents.get("sac")
+    changes = {"random_steps": 100, "learning_starts": 100}
+    agent = spec.make_agent(
+        type(spec.default)(**changes), Setting(Spaces(*spaces_of(config)), 0, device, make_vec(config))
+    )
+    meter = Meter(device)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            meter.add(agent.step())
+        meter.read()
+
+    yield from timed(run)
+
+
+def stable_baselines3() -> Iterator[float]:
+    from stable_baselines3 import SAC
+
+    model = SAC("MlpPolicy", "HalfCheetah-v5", learning_starts=100, device="cpu", seed=0)
+    yield from timed(lambda steps: model.learn(steps, reset_num_timesteps=False, log_interval=1000))
+
+
+def floor() -> Iterator[float]:
+    """The products of one update's shapes, as often as there are steps."""
+    a, b = torch.randn(256, 256), torch.randn(256, 256)
+
+    def run(steps: int) -> None:
+        for _ in range(round(PRODUCTS * steps)):
+            torch.mm(a, b)
+
+    yield from timed(run)
+
+
+def timed(run: Callable[[int], Any]) -> Iterator[float]:
+    run(WARM_UP)
+    seconds = 0.0
+    while True:
+        steps = yield seconds
+        began = time.perf_counter()
+        run(steps)
+        seconds = time.perf_counter() - began
+
+
+WORKERS = {"ours": ours, "sb3": stable_baselines3, "floor": floor}
+
+
+def serve(name: str, threads: int) -> None:
+    """Run in a child: read a number of steps a line, answer the seconds they took."""
+    from surefoot.training.process import quick_process
+
+    torch.set_num_threads(threads)
+    with quick_process() if name == "ours" else nullcontext():
+        worker = WORKERS[name]()
+        next(worker)
+        print("ready", flush=True)
+        for line in sys.stdin:
+            print(worker.send(int(line)), flush=True)
+
+
+# --- the parent -------------------------------------------------------------------------------------------------------
+
+
+class Child:
+    """A worker process that is asked for one segment at a time, so that the others are idle while it runs."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        command = [sys.executable, str(Path(__file__)), "--worker", name, "--threads", str(threads)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.read() == "ready"
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        return next(line.strip() for line in self.process.stdout if line.strip())
+
+    def seconds(self, steps: int) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        return float(self.read())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def time_training(options: Options) -> dict[str, Any]:
+    children = {name: Child(name, options.threads) for name in WORKERS}
+    seconds: dict[str, list[float]] = {name: [] for name in WORKERS}
+    for _ in range(options.rounds):
+        for name, child in children.items():
+            seconds[name].append(child.seconds(options.steps))
+    for child in children.values():
+        child.close()
+    ratios = [theirs / mine for theirs, mine in zip(seconds["sb3"], seconds["ours"], strict=True)]
+    per_step = {name: statistics.median(values) / options.steps for name, values in seconds.items()}
+    return {
+        "threads": options.threads,
+        "steps_per_second": {name: round(1 / per_step[name], 1) for name in ("ours", "sb3")},
+        "ratio": round(statistics.median(ratios), 2),
+        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "milliseconds_per_step": {name: round(1000 * value, 2) for name, value in per_step.items()},
+    }
+
+
+def time_replay(rows: int = 1_000_000, batch: int = 256, repeats: int = 300) -> dict[str, Any]:
+    """Time sampling a full replay of HalfCheetah shapes, ours and Stable-Baselines3's in turn."""
+    import gymnasium as gym
+    from stable_baselines3.common.buffers import ReplayBuffer
+
+    from surefoot.agents.parts.replay import Replay
+
+    obs, action = gym.spaces.Box(-np.inf, np.inf, (17,), np.float32), gym.spaces.Box(-1, 1, (6,), np.float32)
+    mine = Replay(rows, 17, 6, torch.Generator().manual_seed(0))
+    mine.rows.normal_()
+    mine.size = rows
+    theirs = ReplayBuffer(rows, obs, action, device="cpu")
+    for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+        getattr(theirs, name).fill(1.0)
+    theirs.full = True
+    seconds: dict[str, list[float]] = {"ours": [], "sb3": []}
+    for _ in range(9):
+        for name, sample in (("ours", mine.sample), ("sb3", theirs.sample)):
+            began = time.perf_counter()
+            for _ in range(repeats):
+                sample(batch)
+            seconds[name].append((time.perf_counter() - began) / repeats)
+    ratios = [b / a for a, b in zip(seconds["ours"], seconds["sb3"], strict=True)]
+    return {
+        "microseconds": {name: round(1e6 * statistics.median(values), 1) for name, values in seconds.items()},
+        "ratio": round(statistics.median(ratios), 2),
+        "megabytes": round(mine.rows.untyped_storage().nbytes() / 1e6, 1),
+    }
+
+
+def main(options: Options) -> None:
+    if options.worker:
+        serve(options.worker, options.threads)
+        return
+    began = time.perf_counter()
+    torch.set_num_threads(options.threads)
+    figures = {"training": time_training(options), "replay": time_replay()}
+    record("throughput", figures, began=began, seeds=[0])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,84 @@
+"""The wrapped update phase is the eager one: same inputs, same parameters afterwards."""
+
+import dataclasses
+
+import pytest
+import torch
+from tiny import DriftEnv, make_batch, make_data, make_setting, small
+from torch.testing import assert_close
+
+from surefoot import agents
+from surefoot.agents.interface import Batch, Setting
+from surefoot.agents.parts.acceleration import accelerate, adam, clone, leaves, tensors_of
+
+PHASED = ("sac", "h2o", "darc", "cql", "bc")
+
+
+def make_agent(name: str, setting: Setting):
+    spec = agents.get(name)
+    return spec.make_agent(small(spec.default), setting)
+
+
+def parameters_after(name: str, setting: Setting, updates: int = 10) -> list[torch.Tensor]:
+    agent = make_agent(name, setting)
+    done = 0
+    while done < updates:
+        done += agent.step().updates
+    policy = [p.detach().cpu() for p in agent.policy.parameters()]
+    return policy + [p.detach().cpu() for p in agent.nets.critic.parameters()] if hasattr(agent, "nets") else policy
+
+
+def test_unwrapped_phase_is_the_function_itself():
+    def phase(x):
+        return {"x": x}
+
+    assert accelerate(phase, make_setting(), []) is phase
+
+
+@pytest.mark.parametrize("name", PHASED)
+def test_graphs_without_a_gpu_are_refused_with_a_way_out(name):
+    setting = dataclasses.replace(make_setting(), cudagraph=True)
+    with pytest.raises(ValueError, match=r"--cudagraph needs a CUDA device, not cpu; drop the flag"):
+        make_agent(name, setting)
+
+
+def test_nested_inputs_are_flattened_and_copied_in_order():
+    batch, extra = make_batch(3), torch.ones(2)
+    copies = clone((batch, (extra,)))
+    assert isinstance(copies[0], Batch)
+    assert_close(leaves(copies), [*batch, extra])
+    copies[0].obs.zero_()
+    assert batch.obs.abs().sum() > 0
+
+
+def test_everything_a_step_changes_is_found():
+    layer = torch.nn.Linear(2, 1)
+    optimiser = adam(layer.parameters(), 1e-3, make_setting())
+    layer(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    assert len(tensors_of(layer)) == 2
+    assert len(tensors_of(optimiser)) == 6  # step, first and second moment of weight and of bias
+    assert len(tensors_of(torch.ones(1))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PHASED)
+def test_compiled_equals_eager_over_ten_updates(name):
+    eager = parameters_after(name, make_setting())
+    compiled = parameters_after(name, dataclasses.replace(make_setting(), compile=True))
+    assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", PHASED)
+def test_graph_equals_eager_over_ten_updates(name):
+    device = torch.device("cuda")
+
+    def setting(cudagraph: bool) -> Setting:
+        data = make_data()
+        for field, value in vars(data).items():
+            setattr(data, field, value.to(device))
+        env = DriftEnv(device=device)
+        return Setting(make_setting().spaces, 0, device, env, data, cudagraph=cudagraph)
+
+    assert_close(parameters_after(name, setting(True)), parameters_after(name, setting(False)), rtol=1e-4, atol=1e-5)

@@ -55,7 +55,7 @@ class BC:
     def update_eager(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step."""
         loss = cloning_loss(self.policy, batch)
-        take_step(self.optimiser, loss)
+        take_step([self.optimiser], loss)
         return {"cloning_loss": loss.detach()}
 
     def state_dict(self) -> dict[str, Any]:

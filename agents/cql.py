@@ -132,8 +132,8 @@ class CQL:
         q = nets.critic(batch.obs, batch.action)
         td_loss = twin_q_loss(q, y)
         gap = conservative_gap(self.sampled_values(batch, noise), q, config.temperature)
-        alpha_loss, actor_loss, metrics = nets.actor_losses(batch.obs, noise.policy)
-        nets.descend(alpha_loss, actor_loss, td_loss + config.min_q_weight * gap.sum())
+        actor_loss, metrics = nets.actor_loss(batch.obs, noise.policy)
+        nets.descend(td_loss + config.min_q_weight * gap.sum() + actor_loss)
         mine = {"td_loss": td_loss.detach(), "conservative_gap": gap.detach().mean(), "q": q.detach().mean()}
         return mine | metrics
 

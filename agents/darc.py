@@ -137,11 +137,11 @@ class DARC:
             correction = reward_correction(self.classifiers.g(transition_rows(sim)), config.reward_clip)
         sim = sim._replace(reward=sim.reward + correction)
         both = Batch(*(torch.cat(pair) for pair in zip(real, sim, strict=True)))
-        alpha_loss, actor_loss, actor_metrics = nets.actor_losses(both.obs, noise.policy)
+        actor_loss, actor_metrics = nets.actor_loss(both.obs, noise.policy)
         y = nets.td_target(both, noise.target)
         q = nets.critic(both.obs, both.action)
         td_loss = two_domain_loss(q, y, config.real_batch_size)
-        nets.descend(alpha_loss, actor_loss, td_loss)
+        nets.descend(td_loss + actor_loss)
         metrics |= {"td_loss": td_loss.detach(), "q": q.detach().mean(), "reward_correction": correction.mean()}
         return metrics | actor_metrics
 

@@ -56,7 +56,6 @@ from surefoot.agents.sac import (
     make_real_replay,
     make_replay,
     make_rollout,
-    take_step,
     two_domain_loss,
 )
 
@@ -262,9 +261,12 @@ class H2O:
             scaled = config.classifier_noise * noise.classifier
             metrics |= classifier_step(self.classifiers, self.classifier_optimiser, real_rows, sim_rows, scaled)
         both = Batch(*(torch.cat(pair) for pair in zip(real, sim, strict=True)))
-        alpha_loss, actor_loss, actor_metrics = nets.actor_losses(both.obs, noise.policy)
+        actor_loss, actor_metrics = nets.actor_loss(both.obs, noise.policy)
         critic_loss, critic_metrics = self.critic_loss(both, sim, noise)
-        nets.descend(alpha_loss, actor_loss, critic_loss)
+        self.multiplier_optimiser.zero_grad(set_to_none=True)
+        nets.descend(critic_loss + actor_loss)
+        if config.lagrange:
+            self.multiplier_optimiser.step()
         return metrics | actor_metrics | critic_metrics
 
     def critic_loss(self, both: Batch, sim: Batch, noise: H2ONoise) -> tuple[Tensor, dict[str, Tensor]]:
@@ -292,7 +294,7 @@ class H2O:
     def regularise(
         self, q_real: Tensor, q_sim: Tensor, sim: Batch, noise: H2ONoise
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return Σ_j β·clip(regulariser_j), times α' in the Lagrange form, whose multiplier takes its step here."""
+        """Return Σ_j β·clip(regulariser_j), times α' in the Lagrange form, with the loss of log α' added."""
         config = self.config
         log_omega, metrics = self.tilt(sim, noise)
         gap = value_regulariser(
@@ -305,9 +307,9 @@ class H2O:
             return config.beta * clipped.sum(), metrics
         multiplier = self.log_multiplier.exp().clamp(0.0, 1e6)
         excess = clipped - config.lagrange_target
-        take_step(self.multiplier_optimiser, -0.5 * (multiplier * config.beta * excess.detach()).sum())
+        multiplier_loss = -0.5 * (multiplier * config.beta * excess.detach()).sum()
         metrics["multiplier"] = multiplier.detach()
-        return config.beta * (multiplier.detach() * excess).sum(), metrics
+        return config.beta * (multiplier.detach() * excess).sum() + multiplier_loss, metrics
 
     def tilt(self, sim: Batch, noise: H2ONoise) -> tuple[Tensor, dict[str, Tensor]]:
         """Return log ω (b_s,), uniform without adaptive weighting."""

@@ -20,6 +20,7 @@ Where this differs, and why:
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -222,20 +223,22 @@ class ActorCritic:
         alpha = self.alpha if self.config.entropy_in_target else None
         return soft_target(batch, self.policy, self.target, noise, self.config.gamma, alpha)
 
-    def actor_losses(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return temperature loss, policy loss and what to log, from one sample ã ~ π(·|s) a row."""
+    def actor_loss(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return policy loss plus temperature loss, from one sample ã ~ π(·|s) a row, and what to log."""
         alpha = self.alpha
         action, log_prob = self.policy.sample(obs, noise)
-        actor_loss = policy_loss(log_prob, self.critic(obs, action), alpha)
-        alpha_loss = temperature_loss(self.log_alpha, log_prob, self.target_entropy)
-        entropy = -log_prob.detach().mean()
-        return alpha_loss, actor_loss, {"policy_loss": actor_loss.detach(), "alpha": alpha, "entropy": entropy}
+        of_policy = policy_loss(log_prob, self.critic(obs, action, frozen=True), alpha)
+        of_alpha = temperature_loss(self.log_alpha, log_prob, self.target_entropy)
+        metrics = {"policy_loss": of_policy.detach(), "alpha": alpha, "entropy": -log_prob.detach().mean()}
+        return of_policy + of_alpha, metrics
 
-    def descend(self, alpha_loss: Tensor, policy_loss: Tensor, critic_loss: Tensor) -> None:
-        """Take the three steps, then move the targets; the losses were all computed before."""
-        take_step(self.alpha_optimiser, alpha_loss)
-        take_step(self.policy_optimiser, policy_loss)
-        take_step(self.critic_optimiser, critic_loss)
+    def descend(self, loss: Tensor) -> None:
+        """Take one step of every optimiser down the sum of all losses, then move the targets.
+
+        No two losses reach the same parameters, so one backward pass gives each its own gradient; several would break
+        `torch.compile`, which makes one graph of them.
+        """
+        take_step([self.alpha_optimiser, self.policy_optimiser, self.critic_optimiser], loss)
         soft_update(self.target.parameters(), self.critic.parameters(), self.config.tau)
 
     def owners(self) -> list[Any]:
@@ -249,11 +252,13 @@ class ActorCritic:
         unpack(self, self.STATEFUL, state)
 
 
-def take_step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step of `optimiser` down `loss`; gradients of nothing but its own parameters are computed."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward(inputs=[parameter for group in optimiser.param_groups for parameter in group["params"]])
-    optimiser.step()
+def take_step(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
+    """One step of every optimiser down `loss`."""
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    for optimiser in optimisers:
+        optimiser.step()
 
 
 # --- the agent -------------------------------------------------------------------------------------------------------
@@ -305,8 +310,8 @@ class SAC:
         y = nets.td_target(batch, noise.target)
         q = nets.critic(batch.obs, batch.action)
         critic_loss = twin_q_loss(q, y)
-        alpha_loss, actor_loss, metrics = nets.actor_losses(batch.obs, noise.policy)
-        nets.descend(alpha_loss, actor_loss, critic_loss)
+        actor_loss, metrics = nets.actor_loss(batch.obs, noise.policy)
+        nets.descend(critic_loss + actor_loss)
         return {"critic_loss": critic_loss.detach(), "q": q.detach().mean(), **metrics}
 
     def state_dict(self) -> dict[str, Any]:

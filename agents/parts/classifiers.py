@@ -104,7 +104,7 @@ def classifier_step(
     """One Adam step on both networks; `noise` (2, B, 2·obs + act) is added to the inputs of both domains."""
     loss_sa, loss_sas = classifiers.losses(transition_rows(real) + noise[REAL], transition_rows(sim) + noise[SIM])
     optimiser.zero_grad(set_to_none=True)
-    (loss_sa + loss_sas).backward(inputs=list(classifiers.parameters()))
+    (loss_sa + loss_sas).backward()
     optimiser.step()
     return {"classifier_loss_sa": loss_sa.detach(), "classifier_loss_sas": loss_sas.detach()}
 

@@ -60,9 +60,11 @@ class StackedMLP(nn.Module):
         if last_gain is not None:
             xavier_last_(self.weights[-1], self.biases[-1], last_gain, generator)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in), seen by every member, or (E, B, in) to (E, B, out)."""
+    def forward(self, x: Tensor, *, frozen: bool = False) -> Tensor:
+        """Map (B, in), seen by every member, or (E, B, in) to (E, B, out); `frozen`: no gradient into the weights."""
         weights, biases = list(self.weights), list(self.biases)
+        if frozen:
+            weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
         if x.dim() == 2:
             x = x.expand(weights[0].shape[0], -1, -1)
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
@@ -84,9 +86,9 @@ class MLP(StackedMLP):
     ) -> None:
         super().__init__(1, in_dim, hidden, out_dim, generator=generator, last_gain=last_gain)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, frozen: bool = False) -> Tensor:
         """Map (B, in) to (B, out)."""
-        return super().forward(x).squeeze(0)
+        return super().forward(x, frozen=frozen).squeeze(0)
 
 
 class TwinQ(StackedMLP):
@@ -103,9 +105,9 @@ class TwinQ(StackedMLP):
     ) -> None:
         super().__init__(2, obs_dim + action_dim, hidden, 1, generator=generator, last_gain=last_gain)
 
-    def forward(self, obs: Tensor, action: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, obs: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:  # type: ignore[override]
         """Map (B, obs) and (B, act) to (2, B)."""
-        return super().forward(torch.cat([obs, action], -1)).squeeze(-1)
+        return super().forward(torch.cat([obs, action], -1), frozen=frozen).squeeze(-1)
 
 
 def tanh_gaussian_log_prob(noise: Tensor, log_std: Tensor, pre_tanh: Tensor) -> Tensor:

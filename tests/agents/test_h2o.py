@@ -163,7 +163,7 @@ def test_critic_and_actor_losses_leave_the_classifiers_alone():
     real, sim, noise = agent.real.sample(4), make_batch(6), agent.draw_noise()
     both = Batch(*(torch.cat(pair) for pair in zip(real, sim, strict=True)))
     critic_loss, _ = agent.critic_loss(both, sim, noise)
-    _, actor_loss, _ = agent.nets.actor_losses(both.obs, noise.policy)
+    actor_loss, _ = agent.nets.actor_loss(both.obs, noise.policy)
     parameters = list(agent.classifiers.parameters())
     for loss in (critic_loss, actor_loss):
         grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -218,8 +218,7 @@ def test_without_its_additions_it_is_sac_on_both_domains_bit_for_bit():
     both = Batch(*(torch.cat(pair) for pair in zip(real, sim, strict=True)))
     q, y = nets.critic(both.obs, both.action), nets.td_target(both, noise.target)
     loss = twin_q_loss(q[:, 4:], y[4:]) + twin_q_loss(q[:, :4], y[:4])
-    alpha_loss, actor_loss, _ = nets.actor_losses(both.obs, noise.policy)
-    nets.descend(alpha_loss, actor_loss, loss)
+    nets.descend(loss + nets.actor_loss(both.obs, noise.policy)[0])
     assert_same_nets(agent.nets, nets)
 
 
@@ -314,12 +313,21 @@ def test_every_ablation_still_moves_policy_and_critics(changes, absent):
 def test_lagrange_multiplier_grows_while_the_regulariser_exceeds_its_target():
     for q_level, direction in ((5.0, 1), (-5.0, -1)):
         agent = make_agent(lagrange=True, adaptive_weighting=False)
-        start = agent.log_multiplier.item()
-        q_real, q_sim = torch.zeros(2, 4), torch.full((2, 6), q_level)
-        penalty, metrics = agent.regularise(q_real, q_sim, make_batch(6), agent.draw_noise())
-        assert (agent.log_multiplier.item() - start) * direction > 0
-        assert penalty.item() == pytest.approx(2 * 0.01 * math.e * (q_level - 1), rel=1e-4)
+        q_real, q_sim = torch.zeros(2, 4), torch.full((2, 6), q_level, requires_grad=True)
+        loss, metrics = agent.regularise(q_real, q_sim, make_batch(6), agent.draw_noise())
+        loss.backward()
         assert metrics["multiplier"].item() == pytest.approx(math.e)
+        assert_close(q_sim.grad.sum(), torch.tensor(2 * 0.01 * math.e))  # α'β a critic
+        assert -agent.log_multiplier.grad * direction > 0
+        assert agent.log_multiplier.grad.item() == pytest.approx(-0.01 * math.e * (q_level - 1), rel=1e-4)
+
+
+def test_lagrange_multiplier_moves_only_in_its_own_form():
+    for lagrange in (False, True):
+        agent = make_agent(lagrange=lagrange)
+        while not agent.step().updates:
+            pass
+        assert (agent.log_multiplier.item() != 1.0) == lagrange
 
 
 def test_real_rows_stay_byte_identical_while_the_ring_turns():

@@ -142,9 +142,8 @@ def test_losses_and_gradients_equal_stable_baselines3(oracle_and_nets):
 def test_each_step_moves_its_own_parameters_only():
     nets, batch = make_nets(), make_batch(8)
     before = {name: first_weight(nets, name).detach().clone() for name in ("policy", "critic", "target")}
-    alpha_loss, actor_loss, _ = nets.actor_losses(batch.obs, torch.randn(8, ACT))
-    zero = nets.critic(batch.obs, batch.action).sum() * 0
-    nets.descend(alpha_loss, actor_loss, zero)
+    actor_loss, _ = nets.actor_loss(batch.obs, torch.randn(8, ACT))
+    nets.descend(actor_loss)
     assert not torch.equal(before["policy"], first_weight(nets, "policy"))
     assert torch.equal(before["critic"], first_weight(nets, "critic"))  # the policy loss left the critics alone
     assert_close(before["target"], first_weight(nets, "target"), rtol=0, atol=1e-7)
@@ -159,8 +158,7 @@ def test_temperature_falls_when_the_policy_is_too_random_and_rises_when_too_sure
     for target, direction in ((-50.0, -1), (50.0, 1)):
         nets, batch = make_nets(target_entropy=target), make_batch(8)
         start = nets.alpha.item()
-        alpha_loss, actor_loss, _ = nets.actor_losses(batch.obs, torch.randn(8, ACT))
-        nets.descend(alpha_loss, actor_loss, nets.critic(batch.obs, batch.action).sum())
+        nets.descend(nets.actor_loss(batch.obs, torch.randn(8, ACT))[0])
         assert (nets.alpha.item() - start) * direction > 0
 
 

@@ -30,9 +30,9 @@ class Options:
     """Run folder of `sac --preset sample-source`; None trains it."""
     out: Path = Path("offline_data/samples/halfcheetah-demo.hdf5")
     """File to write."""
-    checkpoints: tuple[int, ...] = (60_000,)
+    checkpoints: tuple[int, ...] = (20_000, 40_000)
     """Steps of the checkpoints that act, one after the other."""
-    episodes: int = 40
+    episodes: int = 20
     """Episodes of each."""
     seed: int = 0
     force: bool = False

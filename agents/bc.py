@@ -6,7 +6,6 @@ The comparison every method with offline data must beat (brief h2o.md, section 1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
 from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import H2OHeads, PolicyConfig, make_policy, make_real_replay, take_step
 
 
@@ -31,7 +30,7 @@ def cloning_loss(policy: TanhGaussianPolicy, batch: Batch) -> Tensor:
     return -policy.log_prob(batch.obs, batch.action).mean()
 
 
-class BC:
+class BC(Stateful):
     """Maximum likelihood on the data; one `step` is one update."""
 
     STATEFUL = ("policy", "optimiser", "real", "noise_generator")
@@ -57,12 +56,6 @@ class BC:
         loss = cloning_loss(self.policy, batch)
         take_step([self.optimiser], loss)
         return {"cloning_loss": loss.detach()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)
 
 
 BC_SPEC = AgentSpec(BCConfig(), BC, make_policy, "behaviour cloning of the data", acts=False, needs_data=True)

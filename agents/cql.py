@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
 from surefoot.agents.parts.acceleration import accelerate
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal, uniform
-from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     AT_LEAST_0,
     AT_LEAST_1,
@@ -80,7 +80,7 @@ class CQLNoise(NamedTuple):
     following: Tensor  # (A, B, act) normal
 
 
-class CQL:
+class CQL(Stateful):
     """SAC on the data alone, with the conservative term; one `step` is one update."""
 
     STATEFUL = ("nets", "real", "noise_generator")
@@ -136,12 +136,6 @@ class CQL:
         nets.descend(td_loss + config.min_q_weight * gap.sum() + actor_loss)
         mine = {"td_loss": td_loss.detach(), "conservative_gap": gap.detach().mean(), "q": q.detach().mean()}
         return mine | metrics
-
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)
 
 
 CQL_SPEC = AgentSpec(

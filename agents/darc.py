@@ -16,7 +16,7 @@ Where this differs, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,16 +30,16 @@ from surefoot.agents.parts.classifiers import (
     make_classifiers,
     transition_rows,
 )
-from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal
-from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     AT_LEAST_1,
     POSITIVE,
     ActorCritic,
     ActorCriticConfig,
     H2OHeads,
+    SimulatorRollout,
     box_dims,
     check_ranges,
     make_policy,
@@ -51,7 +51,7 @@ from surefoot.agents.sac import (
 
 
 @dataclass(frozen=True)
-class DARCConfig(ClassifierConfig, H2OHeads, RolloutConfig, ActorCriticConfig):
+class DARCConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig):
     """Defaults: the authors of H2O's own DARC (brief h2o.md, section 10)."""
 
     sim_batch_size: int = 256
@@ -62,12 +62,6 @@ class DARCConfig(ClassifierConfig, H2OHeads, RolloutConfig, ActorCriticConfig):
     """Simulated transitions kept."""
     reward_clip: float = 10.0
     """Bound of |Δr| (never reached behind the default `classifier_bound`)."""
-    rollout_steps: int = 1_000
-    """Simulator steps between two rounds of updates."""
-    learning_starts: int = 256
-    """Simulator steps before the first round of updates: at least one classifier batch."""
-    random_steps: int = 0
-    """Simulator steps with uniform actions at the start."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"sim_batch_size": AT_LEAST_1, "reward_clip": POSITIVE})
@@ -86,7 +80,7 @@ class DARCNoise(NamedTuple):
     classifier: Tensor  # (2, classifier batch, 2·obs + act)
 
 
-class DARC:
+class DARC(Stateful):
     """SAC in the simulator with a corrected reward; real rows, if any, keep their own."""
 
     STATEFUL = ("nets", "real", "sim", "rollout", "classifiers", "classifier_optimiser", "noise_generator")
@@ -144,12 +138,6 @@ class DARC:
         nets.descend(td_loss + actor_loss)
         metrics |= {"td_loss": td_loss.detach(), "q": q.detach().mean(), "reward_correction": correction.mean()}
         return metrics | actor_metrics
-
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)
 
 
 DARC_SPEC = AgentSpec(

@@ -39,10 +39,9 @@ from surefoot.agents.parts.classifiers import (
     make_classifiers,
     transition_rows,
 )
-from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal
-from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     AT_LEAST_0,
     AT_LEAST_1,
@@ -50,6 +49,7 @@ from surefoot.agents.sac import (
     ActorCritic,
     ActorCriticConfig,
     H2OHeads,
+    SimulatorRollout,
     box_dims,
     check_ranges,
     make_policy,
@@ -61,7 +61,7 @@ from surefoot.agents.sac import (
 
 
 @dataclass(frozen=True)
-class H2OConfig(ClassifierConfig, H2OHeads, RolloutConfig, ActorCriticConfig):
+class H2OConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig):
     """Defaults: the authors' code (brief, section 6)."""
 
     real_batch_size: int = 128
@@ -70,12 +70,6 @@ class H2OConfig(ClassifierConfig, H2OHeads, RolloutConfig, ActorCriticConfig):
     """Simulated transitions an update, b_s."""
     sim_capacity_ratio: float = 10.0
     """Simulated transitions kept, as a multiple of the size of the real data."""
-    rollout_steps: int = 1_000
-    """Simulator steps between two rounds of updates."""
-    learning_starts: int = 256
-    """Simulator steps before the first round of updates: at least one classifier batch."""
-    random_steps: int = 0
-    """Simulator steps with uniform actions at the start (the authors take none)."""
     entropy_in_target: bool = False
     """Whether TD targets carry −α·log π(a'|s')."""
 
@@ -117,6 +111,10 @@ class H2OConfig(ClassifierConfig, H2OHeads, RolloutConfig, ActorCriticConfig):
         )
         rules |= dict.fromkeys(["beta", "gap_std_multiplier", "weight_floor"], AT_LEAST_0)
         check_ranges(self, rules | dict.fromkeys(["sim_batch_size", "gap_samples"], AT_LEAST_1))
+        if self.beta > 0 and self.real_batch_size == 0:
+            raise ValueError("agent.real_batch_size is 0, but the regulariser needs real rows; pass --agent.beta 0")
+                "agent.real_batch_size is 0, but the value regulariser needs real rows; pass --agent.beta 0"
+            )
 
     @property
     def uses_gap(self) -> bool:
@@ -187,7 +185,7 @@ class H2ONoise(NamedTuple):
     gap: Tensor  # (N, b_s, obs)
 
 
-class H2O:
+class H2O(Stateful):
     """SAC on real and simulated transitions, with the two corrections of the critics."""
 
     STATEFUL = (
@@ -321,12 +319,6 @@ class H2O:
         log_omega = log_gap_weights(gap)
         floored = (raw <= config.gap_floor).float().mean()
         return log_omega, {"gap": gap.mean(), "gap_floored": floored, "omega_std": log_omega.exp().std()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)
 
 
 H2O_SPEC = AgentSpec(

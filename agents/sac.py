@@ -34,7 +34,7 @@ from surefoot.agents.parts.interaction import Interaction, Rollout, RolloutConfi
 from surefoot.agents.parts.networks import TanhGaussianPolicy, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.replay import FixedReplay, Replay
-from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.parts.state import Stateful
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,18 @@ class H2OHeads:
     """Learn c₁ and c₂ beside the weights."""
     last_layer_gain: float | None = 0.01
     """Xavier gain of the output layers of policy and critics; None: PyTorch's default initialisation."""
+
+
+@dataclass(frozen=True)
+class SimulatorRollout(RolloutConfig):
+    """How H2O and its DARC alternate (H2O brief, section 4)."""
+
+    rollout_steps: int = 1_000
+    """Simulator steps between two rounds of updates."""
+    learning_starts: int = 256
+    """Simulator steps before the first round of updates: at least one classifier batch."""
+    random_steps: int = 0
+    """Simulator steps with uniform actions at the start (the authors take none)."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +198,7 @@ def make_policy(config: Any, spaces: Spaces, generator: torch.Generator | None =
     )
 
 
-class ActorCritic:
+class ActorCritic(Stateful):
     """Policy, twin critics, their targets and the temperature, each with its optimiser."""
 
     STATEFUL = (
@@ -245,12 +257,6 @@ class ActorCritic:
         """All that `descend` changes (for `accelerate`)."""
         return [getattr(self, name) for name in self.STATEFUL]
 
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)
-
 
 def take_step(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
     """One step of every optimiser down `loss`."""
@@ -271,7 +277,7 @@ class SACNoise(NamedTuple):
     target: Tensor  # (B, act)
 
 
-class SAC:
+class SAC(Stateful):
     """Off-policy maximum-entropy actor-critic on one vector environment."""
 
     STATEFUL = ("nets", "replay", "rollout", "noise_generator")
@@ -313,12 +319,6 @@ class SAC:
         actor_loss, metrics = nets.actor_loss(batch.obs, noise.policy)
         nets.descend(critic_loss + actor_loss)
         return {"critic_loss": critic_loss.detach(), "q": q.detach().mean(), **metrics}
-
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)
 
 
 def make_replay(capacity: int, setting: Setting) -> Replay:

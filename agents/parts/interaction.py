@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +11,10 @@ from surefoot.agents.interface import Batch, Episodes, VectorEnv
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import uniform
 from surefoot.agents.parts.replay import Replay
-from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.parts.state import Stateful
 
 
-class Interaction:
+class Interaction(Stateful):
     """The lanes of one environment between two steps; owns the current observation and the running episode sums."""
 
     STATEFUL = ("env", "obs", "episode_return", "length")
@@ -37,12 +36,6 @@ class Interaction:
         self.obs = obs
         return batch, episodes
 
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)
-
 
 @dataclass(frozen=True)
 class RolloutConfig:
@@ -58,7 +51,7 @@ class RolloutConfig:
     """Environment steps with uniform actions at the start (SAC's authors: 1,000 to 10,000, by task)."""
 
 
-class Rollout:
+class Rollout(Stateful):
     """The acting half of an off-policy agent: a rollout earns updates, which are spent before the next rollout.
 
     Environment steps are counted as their updates are spent, so that "10,000 steps" always means with their updates.
@@ -103,9 +96,3 @@ class Rollout:
         if self.env_steps >= self.config.random_steps:
             return policy.act(obs, explore=True, generator=self.generator)
         return uniform(self.generator, (len(obs), policy.action_dim))
-
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)

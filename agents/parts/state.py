@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+
+class Stateful:
+    """What is saved and restored by naming it: the attributes in `STATEFUL` are all the state there is."""
+
+    STATEFUL: ClassVar[tuple[str, ...]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return pack(self, self.STATEFUL)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        unpack(self, self.STATEFUL, state)
 
 
 def pack(owner: Any, names: Iterable[str]) -> dict[str, Any]:

@@ -371,5 +371,10 @@ def test_hyper_parameters_out_of_range(change):
         H2OConfig(**change)
 
 
+def test_regulariser_without_real_rows_is_refused():
+    with pytest.raises(ValueError, match=r"needs real rows; pass --agent\.beta 0"):
+        H2OConfig(real_batch_size=0)
+
+
 def test_transition_rows_of_data_and_batch_agree():
     assert_close(transition_rows(make_data(5)), transition_rows(make_batch(5)))

@@ -112,9 +112,7 @@ class H2OConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig)
         rules |= dict.fromkeys(["beta", "gap_std_multiplier", "weight_floor"], AT_LEAST_0)
         check_ranges(self, rules | dict.fromkeys(["sim_batch_size", "gap_samples"], AT_LEAST_1))
         if self.beta > 0 and self.real_batch_size == 0:
-            raise ValueError("agent.real_batch_size is 0, but the regulariser needs real rows; pass --agent.beta 0")
-                "agent.real_batch_size is 0, but the value regulariser needs real rows; pass --agent.beta 0"
-            )
+            raise ValueError("agent.real_batch_size is 0: the regulariser needs real rows; pass --agent.beta 0")
 
     @property
     def uses_gap(self) -> bool:

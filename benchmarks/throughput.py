@@ -24,6 +24,8 @@ import torch
 import tyro
 from record import record
 
+from surefoot.training.process import quick_process
+
 # Of 256³ products, a critic's layers 23→256→256→1 take 1.1, a policy's 17→256→256→12 as well. An update needs: targets
 # (policy and two critics forward, 3.3), critics (two forward, and backward into weights and hidden units, 6.4), policy
 # (itself and two critics forward, backward through the critics' inputs and into its weights, 7.9).
@@ -47,20 +49,23 @@ class Options:
 # --- the workers: a generator each, which takes the number of steps and yields the seconds they took ------------------
 
 
-def ours() -> Iterator[float]:
-    """Our loop's own body: step, count, meter."""
+def make_agent() -> Any:
+    """Return our SAC on HalfCheetah-v5, as the command line makes it."""
     from surefoot import agents
     from surefoot.agents.interface import Setting, Spaces
     from surefoot.envs import EnvConfig, make_vec, spaces_of
+
+    config = EnvConfig(id="HalfCheetah-v5")
+    spec = agents.get("sac")
+    setting = Setting(Spaces(*spaces_of(config)), 0, torch.device("cpu"), make_vec(config))
+    return spec.make_agent(type(spec.default)(random_steps=100, learning_starts=100), setting)
+
+
+def ours() -> Iterator[float]:
+    """Our loop's own body: step and meter."""
     from surefoot.training.meters import Meter
 
-    config, device = EnvConfig(id="HalfCheetah-v5"), torch.device("cpu")
-    spec = agents.get("sac")
-    changes = {"random_steps": 100, "learning_starts": 100}
-    agent = spec.make_agent(
-        type(spec.default)(**changes), Setting(Spaces(*spaces_of(config)), 0, device, make_vec(config))
-    )
-    meter = Meter(device)
+    agent, meter = make_agent(), Meter(torch.device("cpu"))
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -103,8 +108,6 @@ WORKERS = {"ours": ours, "sb3": stable_baselines3, "floor": floor}
 
 def serve(name: str, threads: int) -> None:
     """Run in a child: read a number of steps a line, answer the seconds they took."""
-    from surefoot.training.process import quick_process
-
     torch.set_num_threads(threads)
     with quick_process() if name == "ours" else nullcontext():
         worker = WORKERS[name]()
@@ -159,6 +162,31 @@ def time_training(options: Options) -> dict[str, Any]:
     }
 
 
+def time_parts(steps: int = 300) -> dict[str, float]:
+    """Return where one of our environment steps spends its time, in milliseconds."""
+    agent = make_agent()
+    for _ in range(WARM_UP):
+        agent.step()
+    seconds = dict.fromkeys(("act_and_environment", "sample", "update", "backward_and_optimisers"), 0.0)
+    calls = ((agent.rollout, "advance"), (agent.replay, "sample"), (agent, "update"), (agent.nets, "descend"))
+    for name, (owner, method) in zip(seconds, calls, strict=True):
+        setattr(owner, method, clocked(getattr(owner, method), seconds, name))
+    for _ in range(steps):
+        agent.step()
+    seconds["forward"] = seconds.pop("update") - seconds["backward_and_optimisers"]
+    return {name: round(1000 * value / steps, 2) for name, value in seconds.items()}
+
+
+def clocked(function: Callable[..., Any], seconds: dict[str, float], name: str) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        began = time.perf_counter()
+        result = function(*args)
+        seconds[name] += time.perf_counter() - began
+        return result
+
+    return call
+
+
 def time_replay(rows: int = 1_000_000, batch: int = 256, repeats: int = 300) -> dict[str, Any]:
     """Time sampling a full replay of HalfCheetah shapes, ours and Stable-Baselines3's in turn."""
     import gymnasium as gym
@@ -195,7 +223,10 @@ def main(options: Options) -> None:
         return
     began = time.perf_counter()
     torch.set_num_threads(options.threads)
-    figures = {"training": time_training(options), "replay": time_replay()}
+    figures: dict[str, Any] = {"training": time_training(options)}
+    with quick_process():
+        figures["training"]["milliseconds_of_ours"] = time_parts()
+        figures["replay"] = time_replay()
     record("throughput", figures, began=began, seeds=[0])
 
 

@@ -93,7 +93,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
         f"surefoot/{path.relative_to(ROOT).as_posix()}"
         for folder in FOLDERS.values()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".yaml", ".hdf5") or path.name == "py.typed"
+        if path.suffix in (".py", ".yaml", ".hdf5", ".md") or path.name == "py.typed"
     }
     assert names == tracked
     assert {f"surefoot/{folder}/py.typed" for folder in FOLDERS.values()} <= names

@@ -36,6 +36,7 @@ class Progress(NamedTuple):
     updates: int
     metrics: dict[str, Tensor]
     episodes: tuple[Episodes, ...] = ()
+    done: bool = False  # the agent has reached what it was to stop at: the run ends before its budget
 
 
 class VectorEnv(Protocol):
@@ -71,6 +72,8 @@ class OfflineData(Protocol):
     def next_obs(self) -> Tensor: ...
     @property
     def terminated(self) -> Tensor: ...
+    @property
+    def episode_end(self) -> Tensor: ...  # (N,) bool, last row of each episode
     def __len__(self) -> int: ...
 
 
@@ -92,6 +95,7 @@ class Setting:
     data: OfflineData | None = None  # None for agents that only act
     compile: bool = False  # wrap update phases in torch.compile
     cudagraph: bool = False  # capture update phases as CUDA graphs
+    num_seeds: int = 1  # seeds trained side by side; the lanes of `env` are shared out among them
 
 
 class Policy(Protocol):
@@ -123,3 +127,5 @@ class AgentSpec:
     summary: str  # one line for `train.py --help`
     acts: bool = True  # False: never steps an environment; its budget counts updates
     needs_data: bool = False
+    stacks_seeds: bool = False  # can train several seeds at once
+    shown: tuple[str, ...] = ()  # metrics that the progress line shows beside the episode return

@@ -26,6 +26,8 @@ class EnvConfig:
     """`async` gives every lane a process of its own. Batched tensor tasks ignore it."""
     max_episode_steps: int | None = None
     """Time limit of an episode; None keeps the task's own."""
+    clock: bool = False
+    """Append the number of steps since the reset to the observation, for policies of a finite horizon."""
     kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Further keyword arguments of the task's constructor."""
 

@@ -22,6 +22,7 @@ from surefoot.agents.interface import Agent, AgentSpec, OfflineData, Progress, S
 from surefoot.envs import make_vec, spaces_of
 from surefoot.offline_data import load_for
 from surefoot.training import run_folder
+from surefoot.training.behaviour import BEHAVIOUR, behaviour_data
 from surefoot.training.beside import Companions, compare
 from surefoot.training.checkpoint import load as load_checkpoint
 from surefoot.training.checkpoint import remove_leftovers
@@ -57,6 +58,7 @@ class Counters:
     logged_step: int = 0
     logged_seconds: float = 0.0
     evaluated_step: int = -1
+    done: bool = False
     best_return: float = -float("inf")
 
     def advance(self, progress: Progress, acts: bool) -> None:
@@ -64,6 +66,7 @@ class Counters:
         self.env_steps += progress.env_steps
         self.updates += progress.updates
         self.step = self.env_steps if acts else self.updates
+        self.done = progress.done
 
 
 @dataclass
@@ -160,12 +163,15 @@ def pick_device(name: str) -> torch.device:
 
 def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
     spec, device = agents.get(agent_name), pick_device(config.device)
+    if config.num_seeds > 1 and not spec.stacks_seeds:
+        raise ValueError(f"{agent_name} trains one seed a run, not num_seeds {config.num_seeds}; start one run for each")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     spaces = Spaces(*spaces_of(config.env))
     data = _load_data(agent_name, spec, config, spaces, device)
-    env = make_vec(config.env, device=device) if spec.acts else None
-    setting = Setting(spaces, config.seed, device, env, data, config.compile, config.cudagraph)
+    lanes = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
+    env = make_vec(lanes, device=device) if spec.acts else None
+    setting = Setting(spaces, config.seed, device, env, data, config.compile, config.cudagraph, config.num_seeds)
     try:
         agent = spec.make_agent(config.agent, setting)
     except BaseException:
@@ -183,6 +189,8 @@ def _load_data(
         if spec.needs_data:
             raise ValueError(f"{agent_name} learns from recorded data: pass --data.source, or a preset that names one")
         return None
+    if config.data.source.startswith(BEHAVIOUR):
+        return behaviour_data(config.data, config.env, seed=config.seed).to(device)
     return load_for(config.data, *spaces, seed=config.seed).to(device)
 
 
@@ -239,7 +247,7 @@ def carry_out(run: Run, stop: StopRequest) -> None:
 def _loop(run: Run, stop: StopRequest, clock: Callable[[], float]) -> None:
     config, counters = run.config, run.counters
     with tqdm(total=config.steps, initial=counters.step, unit="step", disable=None, desc=run.agent_name) as bar:
-        while counters.step < config.steps and not stop:
+        while counters.step < config.steps and not counters.done and not stop:
             before = counters.step
             progress = run.agent.step()
             counters.advance(progress, run.spec.acts)
@@ -289,9 +297,15 @@ def log_metrics(run: Run, bar: tqdm | None = None) -> Row:
     row = {**_place(run), "seconds": counters.seconds, "steps_per_second": rate, **means}
     run.metrics.write([row])
     counters.logged_step, counters.logged_seconds = counters.step, counters.seconds
-    if bar is not None and "episode_return" in means:
-        bar.set_postfix_str(f"episode return {means['episode_return']:.1f}", refresh=False)
+    if bar is not None:
+        bar.set_postfix_str(", ".join(_shown(run.spec, means)), refresh=False)
     return row
+
+
+def _shown(spec: AgentSpec, means: dict[str, float]) -> list[str]:
+    """Return what the progress line says."""
+    named = {"episode return": means.get("episode_return")} | {name: means.get(name) for name in spec.shown}
+    return [f"{name} {value:.3g}" for name, value in named.items() if value is not None]
 
 
 def log_evaluation(run: Run) -> Row:

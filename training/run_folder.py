@@ -169,13 +169,17 @@ def _policy_path(run: Path, name: str | int) -> Path:
 
 
 def _plain_space(space: gym.Space) -> dict[str, Any]:
+    if isinstance(space, gym.spaces.Discrete):
+        return {"n": int(space.n), "start": int(space.start)}
     if not isinstance(space, gym.spaces.Box):
-        raise ValueError(f"{space} is not a Box; only continuous spaces can be stored")
+        raise ValueError(f"{space} is neither Box nor Discrete; only these can be stored")
     bounds = {name: torch.as_tensor(np.array(getattr(space, name))) for name in ("low", "high")}
     return {**bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
 
 
-def _space_from_plain(plain: dict[str, Any]) -> gym.spaces.Box:
+def _space_from_plain(plain: dict[str, Any]) -> gym.Space:
+    if "n" in plain:
+        return gym.spaces.Discrete(plain["n"], start=plain["start"])
     low, high = (plain[name].cpu().numpy() for name in ("low", "high"))
     return gym.spaces.Box(low, high, tuple(plain["shape"]), np.dtype(plain["dtype"]).type)
 

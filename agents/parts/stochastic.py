@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from surefoot.agents.parts.heads import CategoricalHead, GaussianHead, Head
 from surefoot.agents.parts.networks import StackedMLP
+from surefoot.agents.parts.regression import Adam, squared_error_gradients
 
 LAST_SCALE = 0.1  # of the output layers at the start: policies near N(0, 1) or uniform, critics near 0
 
@@ -83,6 +84,7 @@ class CriticStack(StackedMLP):
         return self(torch.cat([obs, action], -1), parameters).squeeze(-1)
 
 
+@torch.no_grad()
 def fit_values(
     critic: CriticStack, chosen: slice, x: Tensor, target: Tensor, weight: Tensor, *, lr: float, steps: int
 ) -> Tensor:
@@ -91,18 +93,16 @@ def fit_values(
     x (E, B, obs + act), z (E, B), w (B,): members do not share parameters, so their losses add up without mixing. What
     is returned belongs to the parameters before the last step.
     """
-    leaves = [parameter[chosen].detach().clone().requires_grad_() for parameter in critic.parameters()]
-    optimiser = torch.optim.Adam(leaves, lr=lr, fused=True)
+    layers = len(critic.weights)
+    fitted = [parameter[chosen].clone() for parameter in critic.parameters()]
+    adam = Adam(fitted, lr)
     error = torch.zeros_like(target)
     for _ in range(steps):
-        error = (critic(x, leaves).squeeze(-1) - target).square()
-        optimiser.zero_grad(set_to_none=True)
-        (weight * error).sum().backward()
-        optimiser.step()
-    with torch.no_grad():
-        for parameter, leaf in zip(critic.parameters(), leaves, strict=True):
-            parameter[chosen] = leaf
-    return error.detach()
+        error, gradients = squared_error_gradients(fitted[:layers], fitted[layers:], x, target, weight)
+        adam.step(gradients)
+    for parameter, new in zip(critic.parameters(), fitted, strict=True):
+        parameter[chosen] = new
+    return error
 
 
 @torch.no_grad()

@@ -144,7 +144,7 @@ def _measure(label: str, folder: Path, config: RunConfig, device: torch.device) 
     simulator, real = (
         evaluate(
             loaded.policy.act,
-            replace(config.env, physics=physics),
+            replace(config.env, physics=physics, clock=loaded.config.env.clock),  # as the policy sees the task
             episodes=config.eval.episodes,
             seed=config.eval.seed,
             device=device,

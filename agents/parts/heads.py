@@ -58,8 +58,8 @@ class GaussianHead:
 class CategoricalHead:
     """softmax of the outputs (…, n); actions are one-hot."""
 
-    def __init__(self, n: int) -> None:
-        self.dim = n
+    def __init__(self, n: int, start: int = 0) -> None:
+        self.dim, self.start = n, start  # `start` is the task's number of the first action
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         race = torch.empty_like(outputs).exponential_(generator=generator)
@@ -82,14 +82,14 @@ class CategoricalHead:
         return p * (v - (p * v).sum(-1, keepdim=True))
 
     def to_task(self, action: Tensor) -> Tensor:
-        return action.argmax(-1)
+        return action.argmax(-1) + self.start
 
     def to_critic(self, action: Tensor) -> Tensor:
         return action
 
     def from_data(self, action: Tensor) -> Tensor:
         """Return one-hot actions (N, n) of recorded numbers (N, 1)."""
-        return F.one_hot(action.squeeze(-1).long(), self.dim).to(action.dtype)
+        return F.one_hot(action.squeeze(-1).long() - self.start, self.dim).to(action.dtype)
 
     def _one_hot(self, index: Tensor, like: Tensor) -> Tensor:
         return F.one_hot(index, self.dim).to(like.dtype)
@@ -101,7 +101,7 @@ Head = GaussianHead | CategoricalHead
 def head_for(space: gym.Space | Any) -> Head:
     """Return the head of an action space: one-dimensional Box (clipped if it is bounded) or Discrete."""
     if isinstance(space, gym.spaces.Discrete):
-        return CategoricalHead(int(space.n))
+        return CategoricalHead(int(space.n), int(space.start))
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
         return GaussianHead(space.shape[0], bool(space.is_bounded()))
     raise ValueError(f"this agent needs Box or Discrete actions, not {space}; choose another env.id")

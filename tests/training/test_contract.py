@@ -34,6 +34,14 @@ SMALL = {
     "sampled_actions": 3,
     "n_steps": 16,
     "n_epochs": 2,
+    "policy_hidden": (8, 8),
+    "critic_hidden": (8, 8),
+    "batch_steps": 10,
+    "critic_steps": 2,
+    "value_samples": 2,
+    "rounds": 2,
+    "ensemble": 3,
+    "critic_updates": 2,
 }
 
 

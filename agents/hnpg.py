@@ -5,7 +5,7 @@ arXiv 2311.08384 (algorithms 4 and 5; the exact, tabular form is `hnpg_exact.py`
 
 | paper | here |
 |---|---|
-| (1) hybrid critic loss: offline TD error + λ · on-policy Monte-Carlo error | `hybrid_weights`, `parts.stochastic.fit_values` |
+| (1) critic loss: offline TD error + λ · on-policy Monte-Carlo error | `hybrid_weights`, `parts.stochastic.fit_values` |
 | offline target r + f_{h+1}(s', a'), a' ~ π_{h+1} | `bootstrap_target` |
 | algorithm 5, critics from the last step to the first | `HNPG.sweep` |
 | (2) advantage regression on the score features | `parts.trust_region.trust_region_step`, on `HNPG.policy_rows` |
@@ -109,8 +109,8 @@ def episode_grid(data: OfflineData, horizon: int) -> int:
     if len(wrong):
         first = int(wrong[0])
         raise ValueError(
-            f"the data's episode {first} takes {int(lengths[first])} steps, but agent.horizon is {horizon}; choose data "
-            "recorded in a task of this horizon, whole episodes only (data.fraction 1)"
+            f"the data's episode {first} takes {int(lengths[first])} steps, but agent.horizon is {horizon}; choose "
+            "data recorded in a task of this horizon, whole episodes only (data.fraction 1)"
         )
     if bool((data.obs[:, -1].view(-1, horizon) != torch.arange(horizon, device=data.obs.device)).any()):
         raise ValueError(
@@ -236,11 +236,12 @@ class HNPG:
         if self.config.offline_actions == "resample":
             off_action = nets.head.sample(nets.policy(off.obs), nets.generator)
         f = nets.critic.value(off.obs, nets.head.to_critic(off_action))
-        both = (
-            torch.cat(pair, 1)
-            for pair in ((off.obs, obs), (off_action, action), (f - nets.values(off.obs), advantage))
+        return StepRows(
+            torch.cat([off.obs, obs], 1),
+            torch.cat([off_action, action], 1),
+            torch.cat([f - nets.values(off.obs), advantage], 1),
+            hybrid_weights(self.policy_lam, off.obs.shape[1], obs.shape[1]).to(self.device),
         )
-        return StepRows(*both, hybrid_weights(self.policy_lam, off.obs.shape[1], obs.shape[1]).to(self.device))
 
     def state_dict(self) -> dict[str, Any]:
         return pack(self, self.STATEFUL)

@@ -1,6 +1,7 @@
 """RLPD: Soft Actor-Critic on half offline and half fresh transitions, with a normalised ensemble of critics.
 
-Ball, Smith, Kostrikov, Levine, "Efficient Online Reinforcement Learning with Offline Data", ICML 2023, arXiv 2302.02948.
+Ball, Smith, Kostrikov, Levine, "Efficient Online Reinforcement Learning with Offline Data", ICML 2023,
+arXiv 2302.02948.
 
 | paper | here |
 |---|---|
@@ -136,9 +137,7 @@ class RLPD:
         self.alpha_optimiser = adam([self.log_alpha], config.alpha_lr, setting)
         for group in self.alpha_optimiser.param_groups:
             group["betas"] = (config.alpha_beta, 0.999)
-        self.offline = FixedReplay(
-            setting.data, make_generator(setting.seed, "real replay", self.device), self.device
-        )
+        self.offline = FixedReplay(setting.data, make_generator(setting.seed, "real replay", self.device), self.device)
         self.replay = make_replay(config.replay_capacity, setting)
         self.rollout = make_rollout(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", self.device)

@@ -1,7 +1,7 @@
 """HNPG, its ablations and its baselines on the continuous combination lock (brief hnpg.md, sections 9.1 and 12.2).
 
-Defaults of the paper and its code, reward mode `terminal`, 20,000 offline episodes, float32. The seeds of a job are trained
-side by side on one lock and one data set; by symmetry the code words make no difference to a policy that starts without
+Defaults of the paper and its code, reward mode `terminal`, 20,000 offline episodes, float32. The seeds of a job are
+trained side by side on one lock and one data set; by symmetry the code words make no difference to a policy that starts without
 preference, so the seeds are those of networks, exploration and sampling.
 
     python benchmarks/hnpg_lock.py [--jobs h5/hnpg h5/trpo …] [--seeds 5] [--iterations N]
@@ -100,7 +100,7 @@ def run(job: str, options: Options) -> dict[str, Any]:
             print(job, agent.nets.env_steps, [round(x, 3) for x in rows[-1]["success"]], flush=True)
     figures = summarise(rows, agent.nets.env_steps // iterations)
     solved = [int(x) if x >= 0 else None for x in agent.nets.success.solved_steps.tolist()]
-    more = {} if not task.startswith("image-") else {"test_success": test_success(agent, env)}
+    more = {} if not task.startswith("image-") else {"test_success": rate_on_test_split(agent, env)}
     cpu_seconds = round(time.process_time() - began, 1)
     return {"seeds": options.seeds, "iterations": iterations, "solved_at": solved, **figures, **more} | {
         "cpu_seconds": cpu_seconds
@@ -123,7 +123,7 @@ def row(progress: Progress, seeds: int, horizon: int) -> dict[str, list[float]]:
 
 
 def summarise(rows: list[dict[str, list[float]]], batch: int) -> dict[str, Any]:
-    """Return figures a seed: first success above one half, the last 10 iterations, and curves of every 5th iteration."""
+    """Return figures a seed: first success above one half, the last 10 iterations, curves over 5 iterations each."""
     by_name = {name: torch.tensor([r[name] for r in rows]) for name in rows[0]}  # (iterations, S)
     above = by_name["success"] > 0.5
     first = [int(column.nonzero()[0]) * batch + batch if column.any() else None for column in above.T]
@@ -140,7 +140,7 @@ def rounded(values: torch.Tensor) -> list[float]:
 
 
 @torch.no_grad()
-def test_success(agent: Any, env: EnvConfig, lanes: int = 2000) -> list[float]:
+def rate_on_test_split(agent: Any, env: EnvConfig, lanes: int = 2000) -> list[float]:
     """Return the success rate of each seed's stochastic policy on the image lock's test split."""
     nets = agent.nets
     config = replace(env, num_envs=lanes * nets.seeds, kwargs={**env.kwargs, "split": "test"})

@@ -1,7 +1,7 @@
 """One outer iteration of HNPG as one writes it down first: a network and a loop for everything. Slow on purpose.
 
-One environment, episode after episode; a module and an optimiser a step; V(s) sample by sample, as in the authors' released
-program. The reference of benchmarks/hnpg_speed.py for time, and of tests/agents/test_plain_hnpg.py for the numbers.
+One environment, episode after episode; a module and an optimiser a step; V(s) sample by sample, as in the authors'
+released program. The reference of benchmarks/hnpg_speed.py for time, and of tests/agents/test_plain_hnpg.py for the numbers.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ def advantages(values: list[Tensor], on: list[Rows], tau: float = 0.97) -> list[
     return result[::-1]
 
 
-def iteration(env: Any, policies: Sequence[Policy], critics: Sequence[nn.Module], data: list[Rows], episodes: int) -> None:
+def iteration(
+    env: Any, policies: Sequence[Policy], critics: Sequence[nn.Module], data: list[Rows], episodes: int
+) -> None:
     """One outer iteration; `data` holds the offline samples of every step."""
     on = collect(env, policies, episodes)
     off = [Rows(*(field[torch.randint(len(rows.obs), (episodes,))] for field in rows)) for rows in data]
@@ -160,5 +162,7 @@ def iteration(env: Any, policies: Sequence[Policy], critics: Sequence[nn.Module]
             action = policies[h](off[h].obs).sample()
             f = critics[h](torch.cat([off[h].obs, action], -1)).squeeze(-1)
         off_advantage = f - value(critics[h], policies[h], off[h].obs)
-        both = (torch.cat(pair) for pair in ((off[h].obs, on[h].obs), (action, on[h].action), (off_advantage, advantage)))
+        both = (
+            torch.cat(pair) for pair in ((off[h].obs, on[h].obs), (action, on[h].action), (off_advantage, advantage))
+        )
         policy_step(policies[h], *both)

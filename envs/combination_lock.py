@@ -20,7 +20,9 @@ from surefoot.envs.native import State, TensorEnv
 
 DEAD = 2
 ACTIONS = 10  # latent actions, and the width of an action vector
-TEMPERATURE = 0.1  # of the softmax that picks a latent action; without it a one-hot action would be right 23 % of the time
+TEMPERATURE = (
+    0.1  # of the softmax that picks a latent action; without it a one-hot action would be right 23 % of the time
+)
 ANTI_REWARD, ANTI_CHANCE = 0.1, 0.5  # the bait for leaving the good latents
 
 RewardMode = Literal["terminal", "transition"]

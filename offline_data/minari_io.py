@@ -173,7 +173,11 @@ def unit_actions(actions: np.ndarray, space: gym.spaces.Box | gym.spaces.Discret
 
     Discrete actions stay the numbers they are.
     """
-    if isinstance(space, gym.spaces.Discrete) or not space.is_bounded() or (np.all(space.low == -1) and np.all(space.high == 1)):
+    if (
+        isinstance(space, gym.spaces.Discrete)
+        or not space.is_bounded()
+        or (np.all(space.low == -1) and np.all(space.high == 1))
+    ):
         return actions
     return 2 * (actions - space.low) / (space.high - space.low) - 1
 

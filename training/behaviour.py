@@ -1,12 +1,13 @@
 """Data by the behaviour policy that a task of ours documents: recorded anew for each run, the same for the same seed.
 
-The combination lock's is the ε-greedy expert of HNPG's experiments. Recording 20,000 episodes takes seconds, so nothing is
-cached and nothing can be stale; `surefoot data collect behaviour OUT.hdf5` writes the same to a file.
+The combination lock's is the ε-greedy expert of HNPG's experiments. Recording 20,000 episodes takes seconds, so nothing
+is cached and nothing can be stale; `surefoot data collect behaviour OUT.hdf5` writes the same to a file.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ def record_behaviour(
     env: EnvConfig, episodes: int, *, seed: int, epsilon: float | None = None, progress: bool = False
 ) -> Transitions:
     """Return whole episodes of the task's own behaviour policy; `epsilon` None is the task's documented share."""
-    lanes = make_vec(replace(env, num_envs=min(episodes, LANES)))
+    lanes: Any = make_vec(replace(env, num_envs=min(episodes, LANES)))
     if not hasattr(lanes, "behaviour"):
         lanes.close()
         raise ValueError(f"{env.id} documents no behaviour policy; record a run with `surefoot data collect` instead")
@@ -42,7 +43,11 @@ def record_behaviour(
     waves = -(-episodes // lanes.num_envs)
     steps = waves * lanes.num_envs * lanes.horizon
     data = collect(
-        lambda obs: lanes.behaviour(share, generator), lanes, steps, seed=seed, source=f"{env.id} behaviour",
+        lambda obs: lanes.behaviour(share, generator),
+        lanes,
+        steps,
+        seed=seed,
+        source=f"{env.id} behaviour",
         progress=progress,
     )
     lanes.close()

@@ -182,9 +182,7 @@ def collect(
     print(f"{out}: {len(data)} transitions, {int(data.episode_end.sum())} episodes; `surefoot data info` describes it")
 
 
-def _collect_behaviour(
-    out: Path, env: EnvConfig, steps: int, seed: int, epsilon: float | None, force: bool
-) -> None:
+def _collect_behaviour(out: Path, env: EnvConfig, steps: int, seed: int, epsilon: float | None, force: bool) -> None:
     """Write whole episodes of a task's own behaviour policy: as many as `steps` hold."""
     horizon = int(env.kwargs.get("horizon", 1))
     data = record_behaviour(env, max(1, steps // horizon), seed=seed, epsilon=epsilon, progress=True)

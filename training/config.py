@@ -48,8 +48,8 @@ class RunConfig(Generic[C]):
     seed: int = 0
     """Seed of every generator of the run: parameters, exploration, replay, environments."""
     num_seeds: int = 1
-    """Seeds trained side by side in one run, for agents that can stack their networks. `env.num_envs` and `steps` count for
-    one of them; metrics come for each; policy files and evaluations are of the first."""
+    """Seeds trained side by side in one run, for agents that can stack their networks. `env.num_envs` and `steps` count
+    for one of them; metrics come for each; policy files and evaluations are of the first."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`."""
     threads: int | None = None

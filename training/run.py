@@ -164,7 +164,9 @@ def pick_device(name: str) -> torch.device:
 def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
     spec, device = agents.get(agent_name), pick_device(config.device)
     if config.num_seeds > 1 and not spec.stacks_seeds:
-        raise ValueError(f"{agent_name} trains one seed a run, not num_seeds {config.num_seeds}; start one run for each")
+        raise ValueError(
+            f"{agent_name} trains one seed a run, not num_seeds {config.num_seeds}; start one run for each"
+        )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     spaces = Spaces(*spaces_of(config.env))

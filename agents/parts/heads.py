@@ -1,8 +1,8 @@
 """What a stochastic policy's network outputs mean: a diagonal Gaussian, or a softmax over discrete actions.
 
 The two classes have the same methods, functions of outputs (…, width) and actions (…, dim). Actions are what densities
-are taken of: raw Gaussian samples, one-hot vectors. `to_task` makes of them what the environment takes, `to_critic` what
-a critic sees.
+are taken of: raw Gaussian samples, one-hot vectors. `to_task` makes of them what the environment takes, `to_critic`
+what a critic sees.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class GaussianHead:
     def __init__(self, dim: int, bounded: bool) -> None:
         self.dim, self.bounded = dim, bounded
 
-    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
         mean, log_std = outputs.chunk(2, -1)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return mean + log_std.exp() * noise
@@ -61,7 +61,7 @@ class CategoricalHead:
     def __init__(self, n: int, start: int = 0) -> None:
         self.dim, self.start = n, start  # `start` is the task's number of the first action
 
-    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
         race = torch.empty_like(outputs).exponential_(generator=generator)
         return self._one_hot((outputs.softmax(-1) / race).argmax(-1), outputs)
 

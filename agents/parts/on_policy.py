@@ -82,7 +82,7 @@ def require(name: str, value: Any, holds: Any, says: str) -> None:
 
 
 class DeployedPolicy(nn.Module):
-    """The policy of one seed. With a horizon the last coordinate of an observation is the step, which picks the network."""
+    """The policy of one seed. With a horizon an observation's last coordinate is the step, which picks the network."""
 
     def __init__(self, stack: PolicyStack, horizon: int | None) -> None:
         super().__init__()
@@ -186,15 +186,13 @@ class OnPolicy:
 
     def values(self, obs: Tensor) -> Tensor:
         """Return V (E, B) of rows (E, B, obs)."""
-        return state_values(
-            self.critic, self.policy, obs, samples=self.config.value_samples, generator=self.generator
-        )
+        return state_values(self.critic, self.policy, obs, samples=self.config.value_samples, generator=self.generator)
 
     def returns(self, segment: Segment) -> Tensor:
         """Return y (E, B), Monte-Carlo returns: to the episode's end, never bootstrapped within it.
 
-        Without a horizon they are discounted, and where a time-out or the end of the batch cuts an episode, V stands for
-        what would have followed.
+        Without a horizon they are discounted, and where a time-out or the end of the batch cuts an episode, V stands
+        for what would have followed.
         """
         if self.config.horizon is not None:
             return self.by_member(backward_sums(segment.reward, torch.ones_like(segment.reward)))

@@ -1,7 +1,7 @@
 """Least squares by Adam for stacks of tanh networks, with the gradient written out.
 
-HNPG fits its critics H times an iteration, 30 steps each, one after the other, on batches so small that autograd and the
-optimiser class cost as much as the arithmetic. Here a step is the products and nothing else (tests hold it to both).
+HNPG fits its critics H times an iteration, 30 steps each, one after the other, on batches so small that autograd and
+the optimiser class cost as much as the arithmetic. Here a step is the products and nothing else (tests hold it to both).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Adam:
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.square = [torch.zeros_like(p) for p in self.parameters]
 
-    def step(self, gradients: Sequence[Tensor]) -> None:
+    def step(self, gradients: list[Tensor]) -> None:
         self.steps += 1
         torch._foreach_lerp_(self.mean, gradients, 1 - BETA_1)
         torch._foreach_mul_(self.square, BETA_2)

@@ -74,9 +74,7 @@ class CriticStack(StackedMLP):
         self, members: int, obs_dim: int, action_dim: int, hidden: Sequence[int], generator: torch.Generator
     ) -> None:
         width = obs_dim + action_dim
-        super().__init__(
-            members, width, hidden, 1, generator=generator, last_scale=LAST_SCALE, activation="tanh"
-        )
+        super().__init__(members, width, hidden, 1, generator=generator, last_scale=LAST_SCALE, activation="tanh")
 
     def value(self, obs: Tensor, action: Tensor, chosen: slice = slice(None)) -> Tensor:
         """Map (E, B, obs) and (E, B, act) to (E, B), by the chosen members."""

@@ -77,8 +77,8 @@ def scale_to_limit(x: Tensor, curved: Tensor, kl_limit: float) -> Tensor:
 class FisherProduct:
     """v ↦ (Σ_i w_i J_iᵀ M_i J_i + ξ) v, the Hessian of Σ_i w_i KL(π_old ‖ π) at π_old, plus damping.
 
-    M is the head's Fisher matrix in the network's outputs (the expectation over actions is exact), J the Jacobian of the
-    outputs. The graph of Jᵀu is built once; Jv is its derivative in u, so each product is two backward passes.
+    M is the head's Fisher matrix in the network's outputs (the expectation over actions is exact), J the Jacobian of
+    the outputs. The graph of Jᵀu is built once; Jv is its derivative in u, so each product is two backward passes.
     """
 
     def __init__(self, policy: PolicyStack, outputs: Tensor, theta: Tensor, weight: Tensor, damping: float) -> None:

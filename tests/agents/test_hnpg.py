@@ -21,7 +21,9 @@ from surefoot.training.behaviour import record_behaviour
 
 H = 3
 LOCK = EnvConfig("surefoot/CombinationLock-v0", num_envs=20, kwargs={"horizon": H}, clock=True)
-SMALL = HNPGConfig(horizon=H, policy_hidden=(8, 8), critic_hidden=(8, 8), batch_steps=60, critic_steps=4, value_samples=3)
+SMALL = HNPGConfig(
+    horizon=H, policy_hidden=(8, 8), critic_hidden=(8, 8), batch_steps=60, critic_steps=4, value_samples=3
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -73,12 +75,14 @@ def test_duplicating_the_offline_batch_changes_nothing():
         agent.nets.head.sample = lambda outputs, generator: outputs.chunk(2, -1)[0]
         agent.evaluate_policy(segment, off)
         trust_region_step(agent.nets.policy, agent.policy_rows(segment, off), agent.config)
-        vectors.append(torch.cat([agent.nets.policy.vector().flatten(), *(p.flatten() for p in agent.nets.critic.parameters())]))
+        vectors.append(
+            torch.cat([agent.nets.policy.vector().flatten(), *(p.flatten() for p in agent.nets.critic.parameters())])
+        )
     assert_close(vectors[0], vectors[1], rtol=1e-9, atol=1e-11)
 
 
 def test_without_offline_weight_an_iteration_is_plain_trpo():
-    """λ = inf against the TRPO agent, which has no line in common with the hybrid parts, three iterations, same seeds."""
+    """λ = inf against the TRPO agent, without the hybrid parts, three iterations, same seeds."""
     hybrid = make(replace(SMALL, lam=math.inf))
     fields = {name: getattr(SMALL, name) for name in OnPolicyConfig.__dataclass_fields__}
     plain = TRPO(TRPOConfig(**fields), setting_for())
@@ -222,7 +226,13 @@ def test_rounds_bootstrap_through_time_outs_and_not_through_terminations():
     off = Batch(*(torch.zeros(1, 2, *shape) for shape in ((8,), (10,), (), (8,), ())))
     off = off._replace(reward=torch.ones(1, 2), terminated=torch.tensor([[1.0, 0.0]]))
     z = bootstrap_target(
-        agent.nets.policy, agent.nets.critic, slice(None), off.reward, off.next_obs, 0.9 * (1 - off.terminated), generator()
+        agent.nets.policy,
+        agent.nets.critic,
+        slice(None),
+        off.reward,
+        off.next_obs,
+        0.9 * (1 - off.terminated),
+        generator(),
     )
     assert z[0, 0] == 1.0
     assert z[0, 1] != 1.0
@@ -263,9 +273,9 @@ def transitions(lengths, clock=True):
 
 def test_episodes_of_another_length_are_refused():
     assert episode_grid(transitions([4, 4, 4]), 4) == 3
-    with pytest.raises(ValueError, match="episode 1 takes 3 steps, but agent.horizon is 4"):
+    with pytest.raises(ValueError, match=r"episode 1 takes 3 steps, but agent.horizon is 4"):
         episode_grid(transitions([4, 3, 4]), 4)
-    with pytest.raises(ValueError, match="episode 0 takes 4 steps, but agent.horizon is 2"):
+    with pytest.raises(ValueError, match=r"episode 0 takes 4 steps, but agent.horizon is 2"):
         episode_grid(transitions([4, 4]), 2)
     with pytest.raises(ValueError, match="is not the step"):
         episode_grid(transitions([4, 4], clock=False), 4)
@@ -403,5 +413,5 @@ def test_a_task_that_is_not_of_the_horizon_is_refused(env, horizon, message):
 
 def test_data_of_another_horizon_is_refused():
     data = record_behaviour(replace(LOCK, kwargs={"horizon": 4}), 5, seed=0)
-    with pytest.raises(ValueError, match="episode 0 takes 4 steps, but agent.horizon is 3"):
+    with pytest.raises(ValueError, match=r"episode 0 takes 4 steps, but agent.horizon is 3"):
         make(data=data)

@@ -42,7 +42,9 @@ def random_policy(mdp):
 
 
 def test_dynamic_programming_by_hand():
-    mdp = TabularMDP(torch.ones(1).double(), torch.ones(2, 1, 2, 1).double(), torch.tensor([[[1.0, 0.0]], [[2.0, 4.0]]]).double())
+    mdp = TabularMDP(
+        torch.ones(1).double(), torch.ones(2, 1, 2, 1).double(), torch.tensor([[[1.0, 0.0]], [[2.0, 4.0]]]).double()
+    )
     policy = torch.tensor([[[0.5, 0.5]], [[0.25, 0.75]]]).double()
     assert_close(dynamic_programming(mdp, policy), torch.tensor([[[4.5, 3.5]], [[2.0, 4.0]]]).double())
 
@@ -84,7 +86,14 @@ def test_a_sweep_is_exact_where_everything_is_deterministic():
     policy = torch.nn.functional.one_hot(random_policy(mdp).argmax(-1), 2).double()
     off = sample_pairs(mdp, torch.full_like(policy, 0.5), 3000, generator(1))
     f = backward_sweep(torch.zeros_like(policy), policy, off, sample_pairs(mdp, policy, 50, generator(2)))
-    seen = hybrid_table(torch.zeros(3, 2).double(), (off.state[3], off.action[3]), torch.ones(3000).double(), (off.state[3][:0], off.action[3][:0]), torch.ones(0).double(), 1.0)
+    seen = hybrid_table(
+        torch.zeros(3, 2).double(),
+        (off.state[3], off.action[3]),
+        torch.ones(3000).double(),
+        (off.state[3][:0], off.action[3][:0]),
+        torch.ones(0).double(),
+        1.0,
+    )
     assert seen.sum() > 3
     exact = dynamic_programming(mdp, policy)
     for h in range(4):

@@ -253,7 +253,7 @@ class Table(PolicyStack):
 
 
 def test_natural_direction_is_the_regression_on_compatible_features():
-    """Brief 12.1.3: every (state, action) once, weighed by state weight and policy; min-norm solutions, wᵀφ compared."""
+    """Brief 12.1.3: every (state, action) once, weighed by state and policy; min-norm, wᵀφ compared."""
     states, actions = 3, 4
     policy = Table(states, actions)
     g = generator(8)

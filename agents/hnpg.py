@@ -5,7 +5,7 @@ arXiv 2311.08384 (algorithms 4 and 5; the exact, tabular form is `hnpg_exact.py`
 
 | paper | here |
 |---|---|
-| (1) critic loss: offline TD error + λ · on-policy Monte-Carlo error | `hybrid_weights`, `parts.stochastic.fit_values` |
+| (1) critic loss: offline TD + λ · on-policy Monte-Carlo error | `hybrid_weights`, `parts.stochastic.fit_values` |
 | offline target r + f_{h+1}(s', a'), a' ~ π_{h+1} | `bootstrap_target` |
 | algorithm 5, critics from the last step to the first | `HNPG.sweep` |
 | (2) advantage regression on the score features | `parts.trust_region.trust_region_step`, on `HNPG.policy_rows` |

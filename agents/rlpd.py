@@ -185,7 +185,7 @@ class RLPD:
             alpha = self.log_alpha.exp() if config.entropy_in_target else None
             y = ensemble_target(batch, next_q, subset, config.gamma, alpha, next_log_prob)
         q = self.critic(torch.cat([batch.obs, batch.action], -1)).squeeze(-1)
-        take_step(self.critic_optimiser, twin_q_loss(q, y) / config.ensemble)
+        take_step([self.critic_optimiser], twin_q_loss(q, y) / config.ensemble)
         error = (q.detach() - y).square()
         return {"offline_loss": error[:, :half].mean(), "online_loss": error[:, half:].mean(), "q": q.detach().mean()}
 
@@ -193,11 +193,10 @@ class RLPD:
         """One gradient step on policy and temperature."""
         alpha = self.log_alpha.detach().exp()
         action, log_prob = self.policy.sample(batch.obs, noise)
-        q = self.critic(torch.cat([batch.obs, action], -1)).squeeze(-1)
+        q = self.critic(torch.cat([batch.obs, action], -1), frozen=True).squeeze(-1)
         actor_loss = mean_policy_loss(log_prob, q, alpha)
         alpha_loss = temperature_loss(self.log_alpha, log_prob, self.target_entropy)
-        take_step(self.policy_optimiser, actor_loss)
-        take_step(self.alpha_optimiser, alpha_loss)
+        take_step([self.policy_optimiser, self.alpha_optimiser], actor_loss + alpha_loss)
         return {"policy_loss": actor_loss.detach(), "alpha": alpha, "entropy": -log_prob.detach().mean()}
 
     def state_dict(self) -> dict[str, Any]:

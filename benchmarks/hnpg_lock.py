@@ -1,8 +1,8 @@
 """HNPG, its ablations and its baselines on the continuous combination lock (brief hnpg.md, sections 9.1 and 12.2).
 
 Defaults of the paper and its code, reward mode `terminal`, 20,000 offline episodes, float32. The seeds of a job are
-trained side by side on one lock and one data set; by symmetry the code words make no difference to a policy that starts without
-preference, so the seeds are those of networks, exploration and sampling.
+trained side by side on one lock and one data set; by symmetry the code words make no difference to a policy that
+starts without preference, so the seeds are those of networks, exploration and sampling.
 
     python benchmarks/hnpg_lock.py [--jobs h5/hnpg h5/trpo …] [--seeds 5] [--iterations N]
 

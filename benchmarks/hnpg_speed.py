@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import tyro
 from hnpg_lock import lock, make_agent
-from plain_hnpg import Policy, Rows, iteration, mlp
+from plain_hnpg import Policy, Rows, iteration, mlp, value, value_in_batches
 from record import record
 
 from surefoot.envs import make_vec
@@ -35,8 +35,8 @@ def timed(call: Callable[[], Any], repeat: int) -> float:
     return statistics.median(seconds)
 
 
-def plain(repeat: int) -> float:
-    """Return the time of the plain loop's iteration."""
+def plain(repeat: int, evaluate: Callable[..., torch.Tensor]) -> float:
+    """Return the time of the plain loop's iteration, with one of its two ways to V(s)."""
     env, _ = lock(f"h{HORIZON}")
     data = record_behaviour(env, 20_000, seed=0)
     fields = (data.obs[:, :-1], data.action, data.reward, data.next_obs[:, :-1])
@@ -45,7 +45,7 @@ def plain(repeat: int) -> float:
     policies = [Policy(width, 10, (16, 16)) for _ in range(HORIZON)]
     critics = [mlp(width + 10, (64, 64), 1) for _ in range(HORIZON)]
     single = make_vec(type(env)(env.id, kwargs=env.kwargs))
-    return timed(lambda: iteration(single, policies, critics, rows, EPISODES), repeat)
+    return timed(lambda: iteration(single, policies, critics, rows, EPISODES, evaluate), repeat)
 
 
 def main(repeat: int = 7) -> None:
@@ -55,10 +55,15 @@ def main(repeat: int = 7) -> None:
     torch.manual_seed(0)
     env, _ = lock(f"h{HORIZON}")
     stacked = {s: timed(make_agent(env, "hnpg", HORIZON, s, 20_000).step, repeat) for s in (1, 2, 5)}
-    loop = plain(max(1, repeat // 3))
+    loop, batched = (plain(max(1, repeat // 3), evaluate) for evaluate in (value, value_in_batches))
     figures = {
-        "cpu_seconds": {"plain": loop, **{f"stacked_{s}_seeds": x for s, x in stacked.items()}},
+        "cpu_seconds": {
+            "plain": loop,
+            "plain_batched_values": batched,
+            **{f"stacked_{s}_seeds": x for s, x in stacked.items()},
+        },
         "plain_over_stacked": round(loop / stacked[1], 1),
+        "plain_batched_values_over_stacked": round(batched / stacked[1], 1),
         "two_seeds_over_one": round(stacked[2] / stacked[1], 2),
         "five_seeds_over_one": round(stacked[5] / stacked[1], 2),
     }

@@ -1,12 +1,13 @@
 """One outer iteration of HNPG as one writes it down first: a network and a loop for everything. Slow on purpose.
 
 One environment, episode after episode; a module and an optimiser a step; V(s) sample by sample, as in the authors'
-released program. The reference of benchmarks/hnpg_speed.py for time, and of tests/agents/test_plain_hnpg.py for the numbers.
+released program. The reference of benchmarks/hnpg_speed.py for time, and of tests/agents/test_plain_hnpg.py for the
+numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -97,6 +98,13 @@ def value(critic: nn.Module, policy: Policy, obs: Tensor, samples: int = 10) -> 
     return torch.stack(values)
 
 
+@torch.no_grad()
+def value_in_batches(critic: nn.Module, policy: Policy, obs: Tensor, samples: int = 10) -> Tensor:
+    """Return V (B,) as `value` does, all states at once."""
+    drawn = [critic(torch.cat([obs, policy(obs).sample()], -1)).squeeze(-1) for _ in range(samples)]
+    return torch.stack(drawn).mean(0)
+
+
 def policy_step(policy: Policy, obs: Tensor, action: Tensor, advantage: Tensor, kl_limit: float = 0.01) -> None:
     """One damped natural-gradient step with line search, by double backpropagation of the KL."""
     parameters = list(policy.parameters())
@@ -150,7 +158,12 @@ def advantages(values: list[Tensor], on: list[Rows], tau: float = 0.97) -> list[
 
 
 def iteration(
-    env: Any, policies: Sequence[Policy], critics: Sequence[nn.Module], data: list[Rows], episodes: int
+    env: Any,
+    policies: Sequence[Policy],
+    critics: Sequence[nn.Module],
+    data: list[Rows],
+    episodes: int,
+    value: Callable[[nn.Module, Policy, Tensor], Tensor] = value,
 ) -> None:
     """One outer iteration; `data` holds the offline samples of every step."""
     on = collect(env, policies, episodes)
@@ -158,11 +171,10 @@ def iteration(
     fit_critics(critics, policies, on, off)
     values = [value(critic, policy, rows.obs) for critic, policy, rows in zip(critics, policies, on, strict=True)]
     for h, advantage in enumerate(advantages(values, on)):
+        critic, policy, obs = critics[h], policies[h], off[h].obs
         with torch.no_grad():
-            action = policies[h](off[h].obs).sample()
-            f = critics[h](torch.cat([off[h].obs, action], -1)).squeeze(-1)
-        off_advantage = f - value(critics[h], policies[h], off[h].obs)
-        both = (
-            torch.cat(pair) for pair in ((off[h].obs, on[h].obs), (action, on[h].action), (off_advantage, advantage))
-        )
-        policy_step(policies[h], *both)
+            action = policy(obs).sample()
+            f = critic(torch.cat([obs, action], -1)).squeeze(-1)
+        off_advantage = f - value(critic, policy, obs)
+        both = (torch.cat(pair) for pair in ((obs, on[h].obs), (action, on[h].action), (off_advantage, advantage)))
+        policy_step(policy, *both)

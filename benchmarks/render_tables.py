@@ -119,7 +119,53 @@ def key_values(result: Result) -> str:
     return markdown(("figure", "value"), flatten(figures))
 
 
-RENDERERS: dict[str, Callable[[Result], str]] = {"h2o_pendulum": h2o_pendulum, "throughput": throughput}
+def hnpg_lock(result: Result) -> str:
+    """Return, a lock and method, when each seed was solved and how it ended."""
+    rows = [
+        (
+            job,
+            cell["seeds"],
+            f"{cell['curve']['env_steps'][-1] // 1000}k",
+            " ".join(thousands(steps) for steps in cell["solved_at"]),
+            " ".join(thousands(steps) for steps in cell["first_above_half"]),
+            " ".join(number(rate, 2) for rate in cell["last10_success"]),
+            number(max(cell["last10_on_policy_loss"]), 3),
+            number(max(cell["last10_offline_loss"]), 3) if "last10_offline_loss" in cell else "",
+            number(max(cell["largest_kl"]), 4),
+            number(cell["cpu_seconds"]),
+        )
+        for job, cell in result["jobs"].items()
+    ]
+    losses = ("on-policy loss", "offline loss", "largest KL")
+    last = ("success, last 10 iterations", *losses, "CPU s")
+    return markdown(("lock / method", "seeds", "samples", "solved at (MA50)", "first above ½", *last), rows)
+
+
+def thousands(steps: int | None) -> str:
+    return "—" if steps is None else f"{steps / 1000:.0f}k"
+
+
+def hnpg_speed(result: Result) -> str:
+    """Return CPU seconds of an outer iteration, and each as a multiple of one stacked seed."""
+    names = {
+        "plain": "plain loop, V(s) sample by sample",
+        "plain_batched_values": "plain loop, V(s) in batches",
+        "stacked_1_seeds": "stacked, 1 seed",
+        "stacked_2_seeds": "stacked, 2 seeds",
+        "stacked_5_seeds": "stacked, 5 seeds",
+    }
+    seconds = result["cpu_seconds"]
+    one = seconds["stacked_1_seeds"]
+    rows = [(text, number(seconds[name], 3), number(seconds[name] / one, 2)) for name, text in names.items()]
+    return markdown(("one outer iteration, H = 10, batch 1000", "CPU seconds", "ratio"), rows)
+
+
+RENDERERS: dict[str, Callable[[Result], str]] = {
+    "h2o_pendulum": h2o_pendulum,
+    "hnpg_lock": hnpg_lock,
+    "hnpg_speed": hnpg_speed,
+    "throughput": throughput,
+}
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

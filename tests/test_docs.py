@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
 RENDER = ROOT / "benchmarks" / "render_tables.py"
 PAGE_OF = {"h2o": "h2o", "sac-mix": "h2o", "darc": "h2o", "darc-plus": "h2o", "cql": "h2o", "bc": "h2o", "sac": "sac"}
+PAGE_OF |= dict.fromkeys(["hnpg", "trpo", "rlpd"], "hnpg")
 
 
 def test_tables_are_what_the_result_files_say():
@@ -113,6 +114,7 @@ def logged_by(name: str) -> set[str]:
     torch.set_num_threads(1)
     env, default, rng = EnvConfig(id="surefoot/Pendulum-v0"), agents.get(name).default, np.random.default_rng(0)
     changes = {"lagrange": True, "learning_starts": 0, "random_steps": 0, "rollout_steps": 1, "hidden": (4,)}
+    changes |= {"success_return": 0.0, "batch_steps": 4, "batch_size": 8}
     known = {field.name for field in dataclasses.fields(default)}
     arrays = {"obs": rng.normal(size=(9, 3)), "action": rng.uniform(-1, 1, (9, 1)), "reward": rng.normal(size=9)}
     data = Transitions.from_arrays(**arrays, next_obs=rng.normal(size=(9, 3)), terminated=np.zeros(9))

@@ -82,7 +82,7 @@ class StackedMLP(nn.Module):
 
         `parameters` stand in for the module's own, in the order of `parameters()`, of as many members as they have.
         """
-        own = list(self.parameters()) if parameters is None else list(parameters)
+        own = [*self.weights, *self.biases, *self.gains, *self.shifts] if parameters is None else list(parameters)
         if frozen:
             own = [parameter.detach() for parameter in own]
         layers = len(self.weights)

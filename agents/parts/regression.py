@@ -1,7 +1,8 @@
 """Least squares by Adam for stacks of tanh networks, with the gradient written out.
 
 HNPG fits its critics H times an iteration, 30 steps each, one after the other, on batches so small that autograd and
-the optimiser class cost as much as the arithmetic. Here a step is the products and nothing else (tests hold it to both).
+the optimiser class cost as much as the arithmetic. Here a step is the products and nothing else (tests hold it to
+both).
 """
 
 from __future__ import annotations

@@ -113,9 +113,7 @@ def episode_grid(data: OfflineData, horizon: int) -> int:
             "data recorded in a task of this horizon, whole episodes only (data.fraction 1)"
         )
     if bool((data.obs[:, -1].view(-1, horizon) != torch.arange(horizon, device=data.obs.device)).any()):
-        raise ValueError(
-            "the last coordinate of the data's observations is not the step; record it with --env.clock True"
-        )
+        raise ValueError("the last coordinate of the data's observations is not the step; record it with --env.clock")
     return len(ends)
 
 

@@ -174,6 +174,12 @@ def _table(rows: list[dict[str, Any]], config: RunConfig) -> Table:
     for name in ("simulator return", "real return", "score"):
         table.add_column(name, justify="right")
     for row in rows:
-        returns = [f"{row[f'{place}_return']:.0f} ± {row[f'{place}_std']:.0f}" for place in ("simulator", "real")]
+        returns = [_spread(row[f"{place}_return"], row[f"{place}_std"]) for place in ("simulator", "real")]
         table.add_row(row["method"], row["saw"], *returns, "-" if row["score"] is None else f"{row['score']:.1f}")
     return table
+
+
+def _spread(mean: float, std: float) -> str:
+    """Return mean ± std; two decimals where returns are so small that they say something."""
+    digits = 0 if abs(mean) + std >= 10 else 2
+    return f"{mean:.{digits}f} ± {std:.{digits}f}"

@@ -158,6 +158,10 @@ def collect(
     if not env.id:
         raise ValueError(f"{policy} does not say which task it is for; give --env.id")
     if str(policy) == "behaviour":
+        if stochastic or noise:
+            raise ValueError(
+                "`behaviour` acts as the task documents it: --stochastic and --noise do not apply, --epsilon does"
+            )
         return _collect_behaviour(out, env, steps, seed, epsilon, force)
     chosen = load_any(policy, checkpoint=checkpoint, allow_pickle=allow_pickle, device=device)
     act = _stochastic(policy, checkpoint, device) if stochastic else chosen.act
@@ -184,11 +188,13 @@ def collect(
 
 def _collect_behaviour(out: Path, env: EnvConfig, steps: int, seed: int, epsilon: float | None, force: bool) -> None:
     """Write whole episodes of a task's own behaviour policy: as many as `steps` hold."""
-    horizon = int(env.kwargs.get("horizon", 1))
-    data = record_behaviour(env, max(1, steps // horizon), seed=seed, epsilon=epsilon, progress=True)
+    task: Any = make_vec(replace(env, num_envs=1))
+    episodes = max(1, steps // getattr(task, "horizon", 1))
+    data = record_behaviour(env, episodes, seed=seed, epsilon=epsilon, progress=True)
     recipe = {"algorithm": "behaviour", "env_id": env.id, "env": json.dumps(asdict(env)), "seed": seed}
     versions = {f"version_{name}": importlib.metadata.version(name) for name in ("surefoot", "torch")}
-    metadata = {**recipe, **versions, "epsilon": epsilon, "commit": run_folder.git_commit()["commit"]}
+    share = task.behaviour_epsilon if epsilon is None else epsilon
+    metadata = {**recipe, **versions, "epsilon": share, "commit": run_folder.git_commit()["commit"]}
     write_d4rl(out, data, metadata, force=force)
     print(f"{out}: {len(data)} transitions, {int(data.episode_end.sum())} episodes; `surefoot data info` describes it")
 

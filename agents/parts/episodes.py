@@ -52,7 +52,7 @@ def join_lanes(segments: list[Segment]) -> Segment:
 def require_horizon(env: VectorEnv, horizon: int, seed: int) -> None:
     """Raise `ValueError` unless every episode of the task ends at its H-th step and no earlier; seen by trying."""
     obs, _ = env.reset(seed=seed)
-    shape = env.single_action_space.shape
+    shape = env.single_action_space.shape or ()
     dtype = torch.float32 if shape else torch.int64  # Discrete actions have no shape
     still = torch.zeros((env.num_envs, *shape), dtype=dtype, device=obs.device)
     for step in range(1, horizon + 1):

@@ -242,7 +242,7 @@ def require_clock(spaces: Spaces) -> None:
     """Raise unless the last coordinate of an observation can be the clock (a number from 0 up, without bound)."""
     box = spaces.observation
     if not (isinstance(box, gym.spaces.Box) and box.low[-1] == 0 and box.high[-1] == float("inf")):
-        raise ValueError("agent.horizon needs observations that show the step: add --env.clock True")
+        raise ValueError("agent.horizon needs observations that show the step: add --env.clock")
 
 
 def mean_sigma(policy: PolicyStack) -> dict[str, Tensor]:

@@ -400,7 +400,7 @@ def test_settings_out_of_range_are_named(change, message):
     [
         (LOCK, 2, "episodes of this task go on after 2 steps"),
         (LOCK, 4, "an episode of this task ended after 3 steps"),
-        (replace(LOCK, clock=False), 3, "add --env.clock True"),
+        (replace(LOCK, clock=False), 3, "add --env.clock"),
         (EnvConfig("Pendulum-v1", clock=True), 20, "--env.max-episode-steps 20"),
         (EnvConfig("InvertedPendulum-v5", clock=True), 100, "an episode of this task ended after"),
     ],

@@ -262,6 +262,15 @@ def test_data_actions_keep_what_was_recorded_and_resampled_ones_do_not():
         assert_close(rows.obs[:, :20], off.obs)
 
 
+def test_offline_advantages_are_values_over_the_states_mean():
+    agent = make(replace(SMALL, offline_actions="data"))
+    segment, _, _ = agent.nets.collect()
+    off = agent.draw_offline(segment)
+    agent.nets.values = lambda obs: torch.full(obs.shape[:2], 7.0)
+    advantage = agent.policy_rows(segment, off).advantage[:, :20]
+    assert_close(advantage, agent.nets.critic.value(off.obs, off.action).detach() - 7.0)
+
+
 def transitions(lengths, clock=True):
     steps = torch.cat([torch.arange(n) for n in lengths]).float()
     obs = torch.stack([torch.zeros_like(steps), steps if clock else steps + 1], 1)

@@ -217,3 +217,18 @@ def test_bad_embeddings_say_what_is_wrong(tmp_path):
     (tmp_path / "text.npz").write_text("not numpy")
     with pytest.raises(ValueError, match="no readable array"):
         make(embeddings=str(tmp_path / "text.npz"))
+
+
+def test_a_right_action_leads_to_either_good_latent_and_the_last_one_stays():
+    env = CombinationLock(20_000, horizon=2)
+    env.reset(seed=0)
+    for step in range(2):
+        before = env._state[0]
+        (after, h, _), _, terminated = env.advance(env._state, 100 * right(env))
+        switched = (before != after).float().mean().item()
+        assert switched == (pytest.approx(0.5, abs=0.015) if step == 0 else 0.0)
+        assert bool((h == step + 1).all())
+        assert bool(terminated.all()) == (step == 1)
+        env._state = (after, h, env._state[2])
+    (after, _, _), _, _ = env.advance((torch.full_like(h, 2), torch.zeros_like(h), env._state[2]), uniform(env))
+    assert bool((after == 2).all())  # dead for ever

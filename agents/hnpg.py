@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ from surefoot.agents.parts.on_policy import (
 )
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.replay import FixedReplay
-from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.stochastic import CriticStack, PolicyStack, fit_values
 from surefoot.agents.parts.trust_region import StepRows, trust_region_step
 
@@ -120,7 +120,7 @@ def episode_grid(data: OfflineData, horizon: int) -> int:
 # --- the agent -------------------------------------------------------------------------------------------------------
 
 
-class HNPG:
+class HNPG(Stateful):
     """One `step` is one outer iteration: act, evaluate the current policy, move it once."""
 
     STATEFUL = ("nets", "offline")
@@ -240,12 +240,6 @@ class HNPG:
             torch.cat([f - nets.values(off.obs), advantage], 1),
             hybrid_weights(self.policy_lam, off.obs.shape[1], obs.shape[1]).to(self.device),
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)
 
 
 HNPG_SPEC = AgentSpec(

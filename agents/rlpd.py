@@ -20,7 +20,6 @@ Where this differs, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.networks import StackedMLP, soft_update
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.replay import FixedReplay
-from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     AT_LEAST_1,
     ActorCriticConfig,
@@ -101,7 +100,7 @@ def mean_policy_loss(log_prob: Tensor, q: Tensor, alpha: Tensor) -> Tensor:
 # --- the agent -------------------------------------------------------------------------------------------------------
 
 
-class RLPD:
+class RLPD(Stateful):
     """Off-policy, with a replay of its own and the data beside it."""
 
     STATEFUL = (
@@ -198,12 +197,6 @@ class RLPD:
         alpha_loss = temperature_loss(self.log_alpha, log_prob, self.target_entropy)
         take_step([self.policy_optimiser, self.alpha_optimiser], actor_loss + alpha_loss)
         return {"policy_loss": actor_loss.detach(), "alpha": alpha, "entropy": -log_prob.detach().mean()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)
 
 
 RLPD_SPEC = AgentSpec(

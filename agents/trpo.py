@@ -14,14 +14,13 @@ Where this differs: the baseline is a mean of Q(s, a) over actions, as in HNPG, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Progress, Setting
 from surefoot.agents.parts.on_policy import DeployedPolicy, OnPolicy, OnPolicyConfig, make_policy, mean_sigma
-from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.stochastic import fit_values
 from surefoot.agents.parts.trust_region import StepRows, trust_region_step
 
@@ -31,7 +30,7 @@ class TRPOConfig(OnPolicyConfig):
     """HNPG's settings without those of the offline data."""
 
 
-class TRPO:
+class TRPO(Stateful):
     """One `step` is one batch of experience, one fit of the critics and one policy step."""
 
     STATEFUL = ("nets",)
@@ -63,12 +62,6 @@ class TRPO:
         metrics = trust_region_step(nets.policy, rows, config)
         metrics |= {"on_policy_loss": error.mean(1), **mean_sigma(nets.policy), **success}
         return Progress(nets.env_steps - before, 1, metrics, tuple(episodes), nets.success.done)
-
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)
 
 
 TRPO_SPEC = AgentSpec(

@@ -27,7 +27,7 @@ from surefoot.agents.parts.gae import backward_sums, generalised_advantages
 from surefoot.agents.parts.heads import head_for
 from surefoot.agents.parts.interaction import Interaction
 from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.state import pack, unpack
+from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.stochastic import CriticStack, PolicyStack, state_values
 from surefoot.agents.parts.trust_region import TrustRegionConfig
 
@@ -118,7 +118,7 @@ def obs_width(config: OnPolicyConfig, spaces: Spaces) -> int:
     return spaces.observation.shape[0] - (config.horizon is not None)
 
 
-class OnPolicy:
+class OnPolicy(Stateful):
     """Policies, critics and the lanes they act in, for S seeds; what is common to HNPG and its TRPO baseline."""
 
     STATEFUL = ("policy", "critic", "interaction", "generator", "success", "env_steps")
@@ -214,7 +214,7 @@ class OnPolicy:
         )
         return self.by_member(advantages)
 
-    # --- deployment and state -----------------------------------------------------------------------------------------
+    # --- deployment ---------------------------------------------------------------------------------------------------
 
     def deployed(self) -> DeployedPolicy:
         """Return the policy of the first seed; it shares no memory with the stack."""
@@ -223,12 +223,6 @@ class OnPolicy:
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
         """Return actions of the first seed's policy for obs (N, obs): its mode, or a sample."""
         return self.deployed().act(obs, explore=explore, generator=self.generator)
-
-    def state_dict(self) -> dict[str, Any]:
-        return pack(self, self.STATEFUL)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        unpack(self, self.STATEFUL, state)
 
 
 def cut_ends(segment: Segment) -> Tensor:

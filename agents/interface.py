@@ -113,6 +113,24 @@ class Agent(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class RegretCurve(Protocol):
+    """Cumulative regret of N replicates, kept at log-spaced rounds."""
+
+    t: int  # rounds so far
+    total: Tensor  # (N,) steady-state pseudo-regret Σ (J* − J(u))
+
+    @property
+    def realised(self) -> Tensor: ...  # (N,) t·J* − Σ y
+    def trace(self) -> tuple[list[int], Tensor]: ...  # rounds (P,), pseudo-regret (P, N), now included
+
+
+class BanditAgent(Agent, Protocol):
+    """An agent whose lanes are independent replicates; `env_steps` counts the rounds of one of them."""
+
+    @property
+    def regret(self) -> RegretCurve: ...
+
+
 @dataclass(frozen=True)
 class AgentSpec:
     """One entry of the registry: how to configure, build and deploy an agent."""
@@ -123,3 +141,4 @@ class AgentSpec:
     summary: str  # one line for `train.py --help`
     acts: bool = True  # False: never steps an environment; its budget counts updates
     needs_data: bool = False
+    bandit: bool = False  # True: a `BanditAgent`, measured by its regret as it learns and never evaluated on episodes

@@ -1,6 +1,7 @@
 """Tasks: Gymnasium's with changed physics, and our own as batched tensor programs."""
 
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.dynamical_linear import DynamicalLinear
 from surefoot.envs.make import find_spec, make_single, make_vec, spaces_of
 from surefoot.envs.native import SingleEnv, TensorEnv, register
 from surefoot.envs.pendulum import Pendulum
@@ -10,6 +11,7 @@ from surefoot.envs.vector import TensorVectorEnv
 
 __all__ = [
     "ActionNoise",
+    "DynamicalLinear",
     "EnvConfig",
     "Pendulum",
     "Physics",
@@ -26,3 +28,4 @@ __all__ = [
 ]
 
 register("surefoot/Pendulum-v0", Pendulum, max_episode_steps=200)
+register("surefoot/DynamicalLinear-v0", DynamicalLinear, max_episode_steps=None)

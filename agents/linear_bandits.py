@@ -10,11 +10,11 @@ NeurIPS 2023).
 | linucb-paper | the authors' "1": no σ, constant in t, L = 1.5 | `constant_radius` |
 | linucb-log | the authors' "log": DynLin-UCB without epochs and without c₁ | `parts.oracle.stationary_radius` |
 | d-linucb, -paper | discounted OFUL; "-paper" has λγ^{-t} for λ and L = 1.5 | `discounted_radius` |
-| d-linucb-log | the authors' "log": LinUCB-log with another bonus; it discounts nothing and is misnamed | `misnamed_radius` |
+| d-linucb-log | the authors' "log": LinUCB-log with another bonus; it discounts nothing | `misnamed_radius` |
 | exp3, batch-exp3 | exponential weights; actions held for k rounds | `exp3_rate`, `batch_length` |
 | batch-exp3-paper | the authors' slip: updated after 2 rounds, with rewards of the batch before | `BatchExp3Paper` |
 | ar2 | arm-wise AR(1) estimates; triggered arms are never released, as in the authors' code | `AR2` |
-| expert, clairvoyant, uniform | a fixed split of the budget; argmax J; a fair die | `Expert`, `Clairvoyant`, `Uniform` |
+| expert, clairvoyant, uniform | a fixed split of the budget; argmax J; a fair die | `make_expert`, … |
 """
 
 from __future__ import annotations
@@ -130,9 +130,7 @@ class LinUCBConfig(BanditConfig):
     def __post_init__(self) -> None:
         rules = {"rounds_per_step": AT_LEAST_1, "action_bound": POSITIVE}
         rules |= {"lam": (lambda x: x is None or x > 0, "positive")}
-        check_ranges(self, rules)
-        if self.gamma is not None and not 0 < self.gamma < 1:
-            raise ValueError(f"agent.gamma must be in (0, 1), not {self.gamma}")
+        check_ranges(self, rules | {"gamma": (lambda x: x is None or 0 < x < 1, "in (0, 1)")})
 
 
 class LinUCB:
@@ -214,9 +212,10 @@ class DLinUCB:
         whitened = forward(factor, actions)  # (K, N) each
         mean = total([w * z for w, z in zip(whitened, forward(factor, self.ridge.moment.unbind()), strict=True)])
         inverse = backward(factor, whitened)  # V⁻¹ a
-        squared = total(
-            [inverse[i] * self.squared.gram[i, j] * inverse[j] for i in range(self.d) for j in range(self.d)]
-        )
+        rows = [
+            total([g * v for g, v in zip(row.unbind(), inverse, strict=True)]) for row in self.squared.gram.unbind()
+        ]
+        squared = total([v * row for v, row in zip(inverse, rows, strict=True)])
         return first_best(mean + self.beta * squared.clamp(min=0.0).sqrt())
 
     def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
@@ -384,9 +383,7 @@ class AR2:
         bounds, arms, replicates = bounds_of(game), len(table_of(game).actions), game.env.num_envs
         alpha, sigma = bounds.rho, bounds.sigma
         if alpha == 0.0 or sigma == 0.0:
-            raise ValueError(
-                f"AR2 divides by the spectral radius ({alpha:g}) and the noise ({sigma:g}); both must be > 0"
-            )
+            raise ValueError(f"AR2 divides by the spectral radius {alpha:g} and the noise {sigma:g}; both must be > 0")
         self.alpha, self.arms = alpha, arms
         self.epoch = math.ceil(arms * alpha**-3 * sigma**-3)
         c0 = math.sqrt(4 * math.log(1 / (alpha * sigma)) + 4 * math.log(self.epoch) + 2 * math.log(4 * arms))
@@ -533,15 +530,13 @@ def spec(config: BanditConfig, make_learner: Callable[[Any, Game], Any], summary
 
 
 LINUCB_SPEC = spec(LinUCBConfig(), LinUCB, "linear UCB (OFUL) on every round's reward")
-LINUCB_PAPER_SPEC = spec(
-    LinUCBConfig(variant="paper"), LinUCB, "linear UCB with the DynLin-UCB authors' constants, λ = 1"
-)
+LINUCB_PAPER_SPEC = spec(LinUCBConfig(variant="paper"), LinUCB, "linear UCB with the authors' constants and λ = 1")
 LINUCB_LOG_SPEC = spec(LinUCBConfig(variant="log"), LinUCB, "linear UCB with DynLin-UCB's c₂ and σ̃, λ = ln T")
 D_LINUCB_SPEC = spec(LinUCBConfig(gamma=1 - 1e-4), DLinUCB, "discounted linear UCB (arXiv 1909.09146)")
 D_LINUCB_PAPER_SPEC = spec(
     LinUCBConfig(variant="paper", gamma=1 - 1e-9),
     DLinUCB,
-    "discounted linear UCB with the DynLin-UCB authors' constants",
+    "discounted linear UCB with the authors' constants",
 )
 D_LINUCB_LOG_SPEC = spec(
     LinUCBConfig(variant="log", gamma=0.999999), LinUCB, 'the authors\' D-LinUCB "log", which discounts nothing'

@@ -42,8 +42,8 @@ class DynamicalLinear(TensorEnv):
     With a table of actions (or the vertices of a polytope) an action is a row number, (N,) integers; on a ball it is a
     vector of the unit ball, (N, d), scaled by the radius. Vectors (N, d) are taken with a table, too: as they are.
 
-    `info` holds `steady_state_reward` <h, u>, `optimal_steady_state_reward` J* and `mean_reward` given the hidden state,
-    each (N,). Lanes are replicates: what happens in lane i is a function of (seed, i, actions), to the last bit,
+    `info` holds `steady_state_reward` <h, u>, `optimal_steady_state_reward` J* and `mean_reward` given the hidden
+    state, each (N,). Lanes are replicates: what happens in lane i is a function of (seed, i, actions), to the last bit,
     however many lanes there are. Hence sums are written term by term, each term one operation over all lanes; a matrix
     product may round differently for another number of columns.
     """
@@ -128,7 +128,7 @@ class DynamicalLinear(TensorEnv):
         return self.ball * unit / length.clamp(min=1.0)  # a longer vector is put on the sphere
 
     def _apply(self, rounds: int, x: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return, after a hold: x (n, N), its last reward, the sum of the earlier ones, the last mean reward, <h, u>."""
+        """Return x (n, N) after a hold, its last reward, the sum of the earlier ones, the last mean reward, <h, u>."""
         law = self._law(rounds)
         if law.table is not None and not action.is_floating_point():
             driven = law.table.index_select(1, action)

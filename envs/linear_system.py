@@ -186,7 +186,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 class HoldLaw(NamedTuple):
-    """The joint law of (x_{L+1}, y_L, Σ y_1 … y_{L-1}) given x_1 while u is held: state·x + action·u + noise·N(0, I)."""
+    """The law of (x_{L+1}, y_L, y_1 + … + y_{L-1}) given x_1 while u is held: state·x + action·u + noise·N(0, I)."""
 
     state: np.ndarray  # (n + 2, n)
     action: np.ndarray  # (n + 2, d)

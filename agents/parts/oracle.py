@@ -57,7 +57,7 @@ def from_system(
     rho = told.get("rho", true_rho)
     if rho < true_rho * (1 - 1e-9):
         warnings.warn(
-            f"agent.rho_bar {rho:g} is below the spectral radius {true_rho:.6g}: epochs may end before the state settles",
+            f"agent.rho_bar {rho:g} is below the spectral radius {true_rho:.6g}: epochs end before the state settles",
             stacklevel=2,
         )
     u = told.get("u", u_bound)

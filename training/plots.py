@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
+from torch import Tensor
 
 from surefoot.training.checkpoint import write_atomically
 from surefoot.training.presets import read_yaml
@@ -140,6 +141,15 @@ def _draw_curves(axes: Axes, runs: Runs, filename: str, column: str) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1M
     axes.grid(True, linewidth=0.5, alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def last_decade_slope(rounds: Sequence[int], curve: Tensor) -> float:
+    """Return the slope of log mean regret against log round over the last decade of rounds (P,), curve (P, N)."""
+    t, mean = np.array(rounds, dtype=np.float64), curve.mean(1).numpy(force=True)
+    last = (t >= t[-1] / 10) & (mean > 0)
+    if last.sum() < 2:
+        return float("nan")
+    return float(np.polyfit(np.log(t[last]), np.log(mean[last]), 1)[0])
 
 
 def agent_style(agent: str) -> tuple[str, str]:

@@ -73,7 +73,7 @@ class BanditConfig:
     path: Literal["epochs", "rounds"] = "epochs"
     """`epochs`: held actions are simulated at once, by their exact law; `rounds`: round by round."""
     rounds_per_step: int = 100
-    """Rounds (at least) that one agent step plays before it reports."""
+    """An agent step plays until this many rounds, or a multiple, are done."""
 
 
 class Learner(Protocol):
@@ -213,9 +213,13 @@ class Bandit:
         return self.policy.act(obs)
 
     def step(self) -> Progress:
-        """Play whole epochs, or rounds on the round path, until `rounds_per_step` are done."""
+        """Play whole epochs, or rounds on the round path, up to the next multiple of `rounds_per_step`, or to T."""
         began, updates, before = self.regret.t, 0, self.regret.total.clone()
-        while self.regret.t - began < self.config.rounds_per_step:
+        every = self.config.rounds_per_step
+        until = (began // every + 1) * every
+        if began < (self.config.horizon or 0):
+            until = min(until, self.config.horizon or 0)
+        while self.regret.t < until:
             if self.left == 0:
                 self.begin_epoch()
             last = self.play()

@@ -56,6 +56,12 @@ def play(name: str, kwargs: dict[str, Any], rounds: int, replicates: int, seed: 
     return agent
 
 
+def slope(agent: Bandit) -> float:
+    """Return the log-log slope of the mean regret over the last decade of rounds."""
+    rounds, curve = agent.regret.trace()
+    return last_decade_slope(np.array(rounds), curve.numpy())
+
+
 def outcome(agent: Bandit) -> dict[str, Any]:
     """Return the regrets at the end over replicates, the slope of the last decade and the final actions."""
     total = agent.regret.total.numpy()
@@ -65,7 +71,7 @@ def outcome(agent: Bandit) -> dict[str, Any]:
         "regret_std": round(float(total.std(ddof=1)), 1),
         "regret_median": round(float(np.median(total)), 1),
         "realised_mean": round(float(agent.regret.realised.mean()), 1),
-        "slope": round(last_decade_slope(*agent.regret.trace()), 3),
+        "slope": round(slope(agent), 3),
     }
     if greedy.ndim == 1:
         result["final_actions"] = torch.bincount(greedy, minlength=len(agent.env.actions)).tolist()  # type: ignore[arg-type]

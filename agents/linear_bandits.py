@@ -99,7 +99,7 @@ def table_of(game: Game) -> ActionTable:
 
 def bounds_of(game: Game) -> Bounds:
     """Return the true system's bounds."""
-    return from_system(game.env.system, float(np.linalg.norm(game.env.actions, axis=1).max()))  # type: ignore[arg-type]
+    return from_system(game.env.system, float(table_of(game).actions.square().sum(1).max().sqrt()))
 
 
 def die(game: Game, stream: str) -> ReplicateUniforms:

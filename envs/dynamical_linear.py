@@ -82,7 +82,6 @@ class DynamicalLinear(TensorEnv):
         self._table = None if self.actions is None else self._tensor(self.actions.T)  # (d, K)
         self._never = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self._optimum = torch.full((num_envs,), self.optimum, dtype=torch.float64, device=self.device)
-        self._obs = torch.zeros(num_envs, 1, device=self.device)
         self._draw_noise(0)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
@@ -96,7 +95,7 @@ class DynamicalLinear(TensorEnv):
         return (self._start,)
 
     def observe(self, state: State) -> Tensor:
-        return self._obs
+        return torch.zeros(self.num_envs, 1, device=self.device)
 
     def advance(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
         """One round: a hold of length 1."""

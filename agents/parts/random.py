@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class ReplicateUniforms:
     """A stream of uniform numbers a replicate: that of replicate i does not depend on how many replicates there are.
 
     Counter-based: the number of a draw is a hash of (seed, stream, replicate, draw), by SplitMix64 (Steele, Lea, Flood
-    2014), so that the state is the number of draws. Made for a few numbers a round, not for millions at once.
+    2014), so that the state is a key each and the number of draws. Made for a few numbers a round, not for millions at once.
     """
 
     def __init__(self, seed: int, stream: str, replicates: int, device: torch.device | str = "cpu") -> None:
@@ -44,10 +45,11 @@ class ReplicateUniforms:
         hashed = _mix(self.keys + step)
         return _shift(hashed, 11).double() * 2.0**-53
 
-    def state_dict(self) -> dict[str, int]:
-        return {"draws": self.draws}
+    def state_dict(self) -> dict[str, Any]:
+        return {"keys": self.keys.clone(), "draws": self.draws}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.keys.copy_(state["keys"])
         self.draws = state["draws"]
 
 

@@ -30,7 +30,7 @@ class ReplicateUniforms:
     """A stream of uniform numbers a replicate: that of replicate i does not depend on how many replicates there are.
 
     Counter-based: the number of a draw is a hash of (seed, stream, replicate, draw), by SplitMix64 (Steele, Lea, Flood
-    2014), so that the state is a key each and the number of draws. Made for a few numbers a round, not for millions at once.
+    2014), so that the state is a key each and the number of draws. Made for a few numbers a round, not for millions.
     """
 
     def __init__(self, seed: int, stream: str, replicates: int, device: torch.device | str = "cpu") -> None:

@@ -40,7 +40,7 @@ from surefoot.agents.parts.oracle import (
     stationary_radius,
 )
 from surefoot.agents.parts.random import ReplicateUniforms
-from surefoot.agents.parts.ridge import ActionTable, Ridge, backward, cholesky, first_best, forward, total
+from surefoot.agents.parts.ridge import ActionTable, Ridge, backward, cholesky, first_best, quadratic_form, total
 from surefoot.agents.parts.state import pack, unpack
 from surefoot.agents.sac import AT_LEAST_1, POSITIVE, check_ranges
 
@@ -192,7 +192,8 @@ class DLinUCB:
         self.table, self.bounds = table_of(game), bounds_of(game)
         self.d = self.table.actions.shape[1]
         self.lam = config.lam or 1.0
-        self.ridge, self.squared = (Ridge(self.d, game.env.num_envs, self.lam, game.device) for _ in range(2))
+        self.ridge = Ridge(self.d, game.env.num_envs, self.lam, game.device)
+        self.squared = self.ridge.gram.clone()  # Ṽ
         self.identity = torch.eye(self.d, dtype=torch.float64, device=game.device)[..., None]
         self.uniforms = die(game, "first action")
         self.beta, self.t = 0.0, 0
@@ -208,24 +209,20 @@ class DLinUCB:
         return (self.optimistic() if t else throw(self.uniforms, len(self.table.actions))), 1
 
     def optimistic(self) -> Tensor:
-        factor, actions = cholesky(self.ridge.gram), self.table.columns[..., None].unbind()
-        whitened = forward(factor, actions)  # (K, N) each
-        mean = total([w * z for w, z in zip(whitened, forward(factor, self.ridge.moment.unbind()), strict=True)])
+        factor = cholesky(self.ridge.gram)
+        mean, whitened = self.table.whiten(factor, self.ridge.moment)
         inverse = backward(factor, whitened)  # V⁻¹ a
-        rows = [
-            total([g * v for g, v in zip(row.unbind(), inverse, strict=True)]) for row in self.squared.gram.unbind()
-        ]
-        squared = total([v * row for v, row in zip(inverse, rows, strict=True)])
+        squared = quadratic_form(self.squared, inverse)
         return first_best(mean + self.beta * squared.clamp(min=0.0).sqrt())
 
     def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
         """Discount what is known, then take in the round."""
         self.t += 1
         u, r = self.table.vectors(action), self.regulariser()
-        for ridge, gamma in ((self.ridge, self.gamma), (self.squared, self.gamma**2)):
-            ridge.gram.mul_(gamma).add_((1 - gamma) * r * self.identity)
-            ridge.moment.mul_(gamma)
-            ridge.update(u, last)
+        outer = u[:, None] * u
+        for gram, gamma in ((self.ridge.gram, self.gamma), (self.squared, self.gamma**2)):
+            gram.mul_(gamma).add_((1 - gamma) * r * self.identity).add_(outer)
+        self.ridge.moment.mul_(self.gamma).add_(u * last)
 
     def greedy(self) -> Tensor:
         """Return the action that the estimate alone ranks first."""

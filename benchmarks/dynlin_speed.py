@@ -66,7 +66,8 @@ class Options:
     replicates: int = 1000
     rounds: int = 100_000
     """Of the epoch path."""
-    round_path_rounds: int = 300
+    round_path_rounds: int = 1024
+    """Four blocks of noise."""
     loop_rounds: int = 20_000
 
 
@@ -75,10 +76,9 @@ def main(options: Options) -> None:
     began, kwargs, n = time.perf_counter(), SYSTEMS["synthetic"], options.replicates
     loop = timed(lambda: numpy_loop(options.loop_rounds), options.loop_rounds)
     epochs = timed(lambda: play("dynlin-ucb", kwargs, options.rounds, n), options.rounds * n)
-    rounds = {}
+    rounds, short = {}, options.round_path_rounds
     for name in ("dynlin-ucb", *BASELINES):
-        played = options.round_path_rounds
-        rounds[name] = timed(lambda name=name: play(name, kwargs, played, n, path="rounds"), played * n)
+        rounds[name] = timed(lambda name=name: play(name, kwargs, short, n, path="rounds"), short * n)
     for cell in (epochs, *rounds.values()):
         cell["ratio"] = round(loop["cpu_ns"] / cell["cpu_ns"], 1)
     figures = {

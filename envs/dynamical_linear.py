@@ -23,7 +23,7 @@ class _DeviceLaw(NamedTuple):
 
     state: Tensor  # (n + 2, n, 1)
     action: Tensor  # (n + 3, d, 1)
-    noise: Tensor  # (n + 2, n + 2, 1)
+    noise: Tensor  # (n + 2, n + 2, 1), or (n + 2, 1) where it is diagonal
     table: Tensor | None  # (n + 3, K), the action part of every action
 
 
@@ -135,7 +135,8 @@ class DynamicalLinear(TensorEnv):
             driven = _combine(law.action, self.vectors(action))
         n = len(x)
         mean = driven[:-1] + _combine(law.state, x)
-        out = mean + _combine(law.noise, self.noise.next())
+        noise = self.noise.next()
+        out = mean + (law.noise * noise if law.noise.ndim == 2 else _combine(law.noise, noise))
         return out[:n], out[n], out[n + 1], mean[n], driven[-1]
 
     def _law(self, rounds: int) -> _DeviceLaw:
@@ -147,9 +148,10 @@ class DynamicalLinear(TensorEnv):
         law = hold_law(self.system, rounds)
         action = self._tensor(np.vstack([law.action, self.h]))
         table = None if self._table is None else _combine(action[..., None], self._table)
-        return _DeviceLaw(
-            self._tensor(law.state)[..., None], action[..., None], self._tensor(law.noise)[..., None], table
-        )
+        state, noise = self._tensor(law.state)[..., None], self._tensor(law.noise)[..., None]
+        if rounds == 1:  # ε and η are independent
+            noise = noise.diagonal().T.contiguous()
+        return _DeviceLaw(state, action[..., None], noise, table)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.device)

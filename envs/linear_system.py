@@ -215,8 +215,8 @@ def hold_law(system: LinearSystem, rounds: int) -> HoldLaw:
 
 
 def _square_root(factor: np.ndarray) -> np.ndarray:
-    """Return a square F with F Fᵀ = factor factorᵀ; unlike Cholesky's, it may be singular (no noise, L = 1)."""
-    left, singular, _ = np.linalg.svd(factor, full_matrices=False)
+    """Return a lower-triangular F with F Fᵀ = factor factorᵀ; unlike Cholesky's, it may be singular (L = 1)."""
+    triangle = np.linalg.qr(factor.T, mode="r").T
     square = np.zeros((len(factor), len(factor)))
-    square[:, : len(singular)] = left * singular
+    square[:, : triangle.shape[1]] = triangle * np.where(np.diag(triangle) < 0, -1.0, 1.0)
     return square

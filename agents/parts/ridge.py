@@ -79,6 +79,15 @@ def backward(factor: Triangle, right: Sequence[Tensor]) -> list[Tensor]:
     return solved[::-1]
 
 
+def quadratic_form(matrix: Tensor, v: Sequence[Tensor]) -> Tensor:
+    """Return vᵀ M v of a symmetric M (d, d, N) and d entries v that broadcast with (N,); only half of M is read."""
+    rows = []
+    for i, row in enumerate(matrix.unbind()):
+        terms = [row[i] * v[i]] + [2 * row[j] * v[j] for j in range(i)]
+        rows.append(v[i] * total(terms))
+    return total(rows)
+
+
 def total(terms: Sequence[Tensor]) -> Tensor:
     """Return the sum of the terms, taken in their order."""
     result = terms[0]
@@ -103,10 +112,15 @@ class ActionTable:
 
     def values(self, ridge: Ridge) -> tuple[Tensor, Tensor]:
         """Return <ĥ, a> and ‖a‖²_{V⁻¹}, both (K, N)."""
-        self._right[:, -1] = ridge.moment
-        solved = forward(cholesky(ridge.gram), self._right.unbind())
-        mean = total([w[:-1] * w[-1] for w in solved])
-        return mean, total([w[:-1] * w[:-1] for w in solved])
+        mean, whitened = self.whiten(cholesky(ridge.gram), ridge.moment)
+        return mean, total([w * w for w in whitened])
+
+    def whiten(self, factor: Triangle, moment: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return <ĥ, a> (K, N) and the d components (K, N) of L⁻¹a."""
+        self._right[:, -1] = moment
+        solved = forward(factor, self._right.unbind())
+        whitened = [w[:-1] for w in solved]
+        return total([w * solution[-1] for w, solution in zip(whitened, solved, strict=True)]), whitened
 
 
 def first_best(values: Tensor) -> Tensor:

@@ -301,7 +301,7 @@ def test_epochs_and_rounds_give_the_same_regret():
 
 
 def test_the_realised_regret_differs_by_a_bounded_transient():
-    agent = play(make("dynlin-ucb", lanes=20, horizon=20_000), 20_000)
+    agent = play(make("dynlin-ucb", lanes=20, horizon=20_000, env={"system": "s1", "noise": 0.001}), 20_000)
     assert 0 < float(agent.regret.realised.mean() - agent.regret.total.mean()) < 15
 
 

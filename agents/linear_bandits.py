@@ -408,7 +408,7 @@ class AR2:
     def superior(self) -> tuple[Tensor, Tensor]:
         """Return the better-estimated of the last two arms and its estimate, both (N,)."""
         last, previous = self.estimates.gather(0, self.recent)
-        return torch.where(last >= previous, *self.recent), torch.maximum(last, previous)
+        return torch.where(last >= previous, self.recent[0], self.recent[1]), torch.maximum(last, previous)
 
     def earliest(self, otherwise: Tensor) -> Tensor:
         """Return the arm that was triggered first, drawn among equals; `otherwise` where none was."""

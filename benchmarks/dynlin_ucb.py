@@ -172,7 +172,7 @@ class Options:
     """T of `systems` and `sensitivity`."""
     replicates: int = 20
     seed: int = 0
-    baselines: tuple[str, ...] = ("expert", "batch-exp3-paper", "exp3", "linucb-log")
+    baselines: tuple[str, ...] = ("batch-exp3-paper",)
     """Further baselines of `full`, on real data; those that learn every round take 2 to 6 minutes each."""
 
 

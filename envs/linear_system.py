@@ -216,7 +216,7 @@ def hold_law(system: LinearSystem, rounds: int) -> HoldLaw:
 
 def _square_root(factor: np.ndarray) -> np.ndarray:
     """Return a lower-triangular F with F Fᵀ = factor factorᵀ; unlike Cholesky's, it may be singular (L = 1)."""
-    triangle = np.linalg.qr(factor.T, mode="r").T
+    triangle = np.asarray(np.linalg.qr(factor.T, mode="r")).T
     square = np.zeros((len(factor), len(factor)))
     square[:, : triangle.shape[1]] = triangle * np.where(np.diag(triangle) < 0, -1.0, 1.0)
     return square

@@ -170,8 +170,8 @@ def _policy_path(run: Path, name: str | int) -> Path:
 
 def save_regret(run: Path, rounds: list[int], regret: torch.Tensor) -> None:
     """Write a bandit's cumulative regret (P, N) at log-spaced rounds (P,) to regret.npz."""
-    arrays = {"rounds": np.array(rounds, dtype=np.int64), "regret": regret.numpy(force=True)}
-    write_atomically(run / "regret.npz", lambda file: np.savez(file, **arrays))
+    t, curve = np.array(rounds, dtype=np.int64), regret.numpy(force=True)
+    write_atomically(run / "regret.npz", lambda file: np.savez(file, rounds=t, regret=curve))
 
 
 def load_regret(run: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -79,7 +79,8 @@ class BanditConfig:
 class Learner(Protocol):
     """One method, all replicates at once. `STATEFUL` names the attributes that are its state."""
 
-    STATEFUL: tuple[str, ...]
+    @property
+    def STATEFUL(self) -> tuple[str, ...]: ...
 
     def choose(self, t: int) -> tuple[Tensor, int]:
         """Return the next action, indices (N,) or vectors (N, d), and for how many rounds; t rounds are done."""

@@ -174,11 +174,11 @@ def test_the_authors_batch_exp3_credits_an_action_with_its_predecessors_rewards(
 
 def test_ar2_follows_a_scalar_loop():
     rounds, lane = 60, 1
-    tape = Tape("ar2", rounds, lanes=3, env=SYNTHETIC)
+    tape = Tape("ar2", rounds, lanes=3, env=REAL)
     actions, rewards = tape.lane(lane)
-    alpha, sigma, K = 0.2, 0.01, 6
+    alpha, sigma, K = bounds_of("real-data").rho, 0.01, 6
     delta = math.ceil(K * alpha**-3 * sigma**-3)
-    assert delta == pytest.approx(7.5e8)
+    assert make("ar2", horizon=10, env=SYNTHETIC).learner.epoch == pytest.approx(7.5e8)
     c0 = math.sqrt(4 * math.log(1 / (alpha * sigma)) + 4 * math.log(delta) + 2 * math.log(4 * K))
     assert actions[:6] == [5, 4, 3, 2, 1, 0]
     estimate, played, triggered = np.zeros(K), np.zeros(K), np.full(K, np.inf)
@@ -232,6 +232,8 @@ def test_a_stop_in_the_middle_of_an_epoch_changes_nothing(name, stop):
     second.load_state_dict(first.state_dict())
     torch.testing.assert_close(play(second, 200).regret.trace()[1], straight.regret.trace()[1], rtol=0, atol=0)
     torch.testing.assert_close(second.regret.realised, straight.regret.realised, rtol=0, atol=0)
+    learned, expected = (agent.state_dict()["learner"] for agent in (second, straight))
+    torch.testing.assert_close(learned, expected, rtol=0, atol=0)
 
 
 def test_some_of_those_stops_are_inside_an_epoch():

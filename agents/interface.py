@@ -117,6 +117,24 @@ class Agent(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class RegretCurve(Protocol):
+    """Cumulative regret of N replicates, kept at log-spaced rounds."""
+
+    t: int  # rounds so far
+    total: Tensor  # (N,) steady-state pseudo-regret Σ (J* − J(u))
+
+    @property
+    def realised(self) -> Tensor: ...  # (N,) t·J* − Σ y
+    def trace(self) -> tuple[list[int], Tensor]: ...  # rounds (P,), pseudo-regret (P, N), now included
+
+
+class BanditAgent(Agent, Protocol):
+    """An agent whose lanes are independent replicates; `env_steps` counts the rounds of one of them."""
+
+    @property
+    def regret(self) -> RegretCurve: ...
+
+
 @dataclass(frozen=True)
 class AgentSpec:
     """One entry of the registry: how to configure, build and deploy an agent."""
@@ -129,3 +147,4 @@ class AgentSpec:
     needs_data: bool = False
     stacks_seeds: bool = False  # can train several seeds at once
     shown: tuple[str, ...] = ()  # metrics that the progress line shows beside the episode return
+    bandit: bool = False  # True: a `BanditAgent`, measured by its regret as it learns and never evaluated on episodes

@@ -2,6 +2,7 @@
 
 from surefoot.envs.combination_lock import CombinationLock, ImageLock
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.dynamical_linear import DynamicalLinear
 from surefoot.envs.make import find_spec, make_single, make_vec, spaces_of
 from surefoot.envs.native import SingleEnv, TensorEnv, register
 from surefoot.envs.pendulum import Pendulum
@@ -12,6 +13,7 @@ from surefoot.envs.vector import TensorVectorEnv
 __all__ = [
     "ActionNoise",
     "CombinationLock",
+    "DynamicalLinear",
     "EnvConfig",
     "ImageLock",
     "Pendulum",
@@ -31,3 +33,4 @@ __all__ = [
 register("surefoot/Pendulum-v0", Pendulum, max_episode_steps=200)
 register("surefoot/CombinationLock-v0", CombinationLock, max_episode_steps=None)
 register("surefoot/ImageLock-v0", ImageLock, max_episode_steps=None)
+register("surefoot/DynamicalLinear-v0", DynamicalLinear, max_episode_steps=None)

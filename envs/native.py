@@ -56,6 +56,7 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         self._state: State = ()
         self._clock = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._limit = max_episode_steps or torch.iinfo(torch.int64).max
+        self.extra_info: dict[str, Tensor] = {}  # (N,) each; what `advance` puts here becomes part of the step's info
 
     @abstractmethod
     def draw_state(self) -> State:
@@ -85,7 +86,7 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         ended = terminated | truncated
         self._state = tuple(map(partial(_where, ended), self.draw_state(), successor))
         self._clock = clock.masked_fill(ended, 0)
-        info = {"final_obs": self._shown(successor, clock), "_final_obs": ended}
+        info = {"final_obs": self._shown(successor, clock), "_final_obs": ended} | self.extra_info
         return self._shown(self._state, self._clock), reward, terminated, truncated, info
 
     def _shown(self, state: State, clock: Tensor) -> Tensor:
@@ -163,7 +164,8 @@ class SingleEnv(gym.Env):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         actions = torch.as_tensor(action, device=self.batch.device)[None]
         _, reward, terminated, truncated, info = self.batch.step(actions)
-        return info["final_obs"][0].cpu().numpy(), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+        extra = {name: float(value[0]) for name, value in self.batch.extra_info.items()}
+        return info["final_obs"][0].cpu().numpy(), float(reward[0]), bool(terminated[0]), bool(truncated[0]), extra
 
 
 def register(env_id: str, make_batch: Callable[..., TensorEnv], max_episode_steps: int | None) -> None:

@@ -101,7 +101,7 @@ def test_options_named_in_the_pages_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_presets_named_in_the_pages_exist(page):
-    calls = re.findall(r"(?:train\.py|surefoot train) ([a-z0-9-]+) --preset ([\w/-]+)", page.read_text("utf-8"))
+    calls = re.findall(r"(?:train\.py|surefoot train) ([a-z0-9-]+) --preset ([\w/.-]*\w)", page.read_text("utf-8"))
     assert not {call for call in calls if call[1].split("/")[-1] not in preset_names(owner_of(*call))}
 
 

@@ -12,18 +12,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
 
 from surefoot import agents
-from surefoot.agents.interface import Agent, AgentSpec, OfflineData, Progress, Setting, Spaces, VectorEnv
+from surefoot.agents.interface import Agent, AgentSpec, BanditAgent, OfflineData, Progress, Setting, Spaces, VectorEnv
 from surefoot.envs import make_vec, spaces_of
 from surefoot.offline_data import load_for
 from surefoot.training import run_folder
 from surefoot.training.behaviour import BEHAVIOUR, behaviour_data
-from surefoot.training.beside import Companions, compare
+from surefoot.training.beside import Companions, companion_folder, compare
 from surefoot.training.checkpoint import load as load_checkpoint
 from surefoot.training.checkpoint import remove_leftovers
 from surefoot.training.checkpoint import save as save_checkpoint
@@ -40,7 +40,7 @@ from surefoot.training.loggers import (
     require_installed,
 )
 from surefoot.training.meters import Meter
-from surefoot.training.presets import from_plain, to_plain
+from surefoot.training.presets import from_plain, load_preset, to_plain
 from surefoot.training.process import quick_process
 
 # What may change on resume: the budget, and what decides no number of the run. `threads` can move the last bit.
@@ -228,13 +228,16 @@ def carry_out(run: Run, stop: StopRequest) -> None:
     status = "failed"
     run_folder.mark(run.folder, "running", run.counters.seconds)
     try:
-        with quick_process(), Companions(run.folder, run.config, lambda: stop) as companions:
+        apart = replace(run.config, beside=()) if run.spec.bandit else run.config
+        with quick_process(), Companions(run.folder, apart, lambda: stop) as companions:
             _loop(run, stop, lambda: time.perf_counter() - began)
             if not stop:
                 _finish(run)
                 companions.wait()
-            if not stop:
-                compare(run.folder, run.agent_name, run.config, run.device)
+        if run.spec.bandit:
+            _play_companions(run, stop)
+        if not stop:
+            compare(run.folder, run.agent_name, run.config, run.device)
         status = "finished"
     finally:
         run.counters.seconds = time.perf_counter() - began
@@ -260,7 +263,7 @@ def _loop(run: Run, stop: StopRequest, clock: Callable[[], float]) -> None:
             row: dict[str, Any] = {}
             if due["log"]:
                 row |= log_metrics(run, bar)
-            if due["evaluation"]:
+            if due["evaluation"] and not run.spec.bandit:
                 row |= log_evaluation(run)
             _send(run, row)
             if due["checkpoint"]:
@@ -278,9 +281,27 @@ def _finish(run: Run) -> None:
     row: dict[str, Any] = {}
     if run.counters.logged_step != run.counters.step:
         row |= log_metrics(run)
-    if run.counters.evaluated_step != run.counters.step:
+    if run.counters.evaluated_step != run.counters.step and not run.spec.bandit:
         row |= log_evaluation(run)
     _send(run, row)
+
+
+def _play_companions(run: Run, stop: StopRequest) -> None:
+    """Train the bandits beside a bandit, in the same environment and for the same horizon.
+
+    In this process, one after the other: their runs take seconds, less than a process takes to start.
+    """
+    for entry in run.config.beside:
+        agent_name, preset = entry.split("/")
+        agent = replace(load_preset(agent_name, preset).agent, horizon=run.config.agent.horizon)
+        config, folder = replace(run.config, agent=agent, beside=()), companion_folder(run.folder, entry)
+        if stop or (folder.exists() and run_folder.is_finished(folder, config)):
+            continue
+        if run_folder.checkpoint_steps(folder):
+            carry_out(resume(folder, agent_name, config), stop)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint
+            carry_out(start(agent_name, config, folder, preset), stop)
 
 
 def _intervals(config: RunConfig) -> dict[str, int]:
@@ -296,18 +317,30 @@ def log_metrics(run: Run, bar: tqdm | None = None) -> Row:
     """Append the means since the last row to metrics.csv and return them."""
     counters, means = run.counters, run.meter.read()
     rate = (counters.step - counters.logged_step) / max(counters.seconds - counters.logged_seconds, 1e-9)
-    row = {**_place(run), "seconds": counters.seconds, "steps_per_second": rate, **means}
+    row = {**_place(run), "seconds": counters.seconds, "steps_per_second": rate, **means, **_regret(run)}
     run.metrics.write([row])
     counters.logged_step, counters.logged_seconds = counters.step, counters.seconds
     if bar is not None:
-        bar.set_postfix_str(", ".join(_shown(run.spec, means)), refresh=False)
+        bar.set_postfix_str(", ".join(_shown(run.spec, row)), refresh=False)
     return row
 
 
-def _shown(spec: AgentSpec, means: dict[str, float]) -> list[str]:
+def _shown(spec: AgentSpec, row: Row) -> list[str]:
     """Return what the progress line says."""
-    named = {"episode return": means.get("episode_return")} | {name: means.get(name) for name in spec.shown}
-    return [f"{name} {value:.3g}" for name, value in named.items() if value is not None]
+    if spec.bandit:
+        return [f"regret {row['regret']:,.1f} ± {row['regret_se']:,.1f} (standard error)"]
+    named = {"episode return": row.get("episode_return")} | {name: row.get(name) for name in spec.shown}
+    return [f"{name} {value:.{1 if abs(value) >= 10 else 2}f}" for name, value in named.items() if value is not None]
+
+
+def _regret(run: Run) -> Row:
+    """Return a bandit's regret so far: mean over replicates, its standard error (0 for one), and the realised one."""
+    if not run.spec.bandit:
+        return {}
+    regret = cast(BanditAgent, run.agent).regret
+    replicates = len(regret.total)
+    error = float(regret.total.std()) / replicates**0.5 if replicates > 1 else 0.0
+    return {"regret": float(regret.total.mean()), "regret_se": error, "realised_regret": float(regret.realised.mean())}
 
 
 def log_evaluation(run: Run) -> Row:
@@ -353,6 +386,8 @@ def save(run: Run) -> None:
     """Write the checkpoint of this step, then drop the oldest. The policy goes first: no checkpoint is without one."""
     step = run.counters.step
     _save_policy(run, run_folder.checkpoint_path(run.folder, "policy", step))
+    if run.spec.bandit:
+        run_folder.save_regret(run.folder, *cast(BanditAgent, run.agent).regret.trace())
     save_checkpoint(run_folder.checkpoint_path(run.folder, "step", step), _state(run))
     run.saved_step = step
     for kind in ("step", "policy"):

@@ -16,6 +16,7 @@ from surefoot.training.run import carry_out, resume, train
 from surefoot.training.run_folder import load_policy
 
 NAMES = sorted(agents.REGISTRY)
+BANDITS = [name for name in NAMES if not name.startswith("sb3-") and agents.get(name).bandit]
 # Applied to whichever of these fields an agent has.
 SMALL = {
     "hidden": (8, 8),
@@ -42,6 +43,10 @@ SMALL = {
     "rounds": 2,
     "ensemble": 3,
     "critic_updates": 2,
+    # bandits: one round a step, so that runs also stop within an epoch
+    "horizon": 80,
+    "path": "rounds",
+    "rounds_per_step": 1,
 }
 
 
@@ -58,9 +63,12 @@ def config_of(data_file):
         wanted = {field: value for field, value in SMALL.items() if field in known}
         if getattr(spec.default, "real_batch_size", 1) == 0:  # DARC: no data in the critics
             wanted.pop("real_batch_size")
+        env = EnvConfig(id="Pendulum-v1", max_episode_steps=15)
+        if spec.bandit:
+            env = EnvConfig(id="surefoot/DynamicalLinear-v0", num_envs=3, kwargs={"system": "real-data"})
         return RunConfig(
             agent=dataclasses.replace(spec.default, **wanted),
-            env=EnvConfig(id="Pendulum-v1", max_episode_steps=15),
+            env=env,
             data=DataConfig(source=str(data_file)) if spec.needs_data else DataConfig(),
             eval=EvalConfig(every=30, episodes=2),
             steps=80,
@@ -86,7 +94,17 @@ def advance(agent, steps):
     return agent
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BANDITS)
+def test_a_bandits_action_is_of_the_task_and_constant(name, config_of):
+    agent = build(name, config_of(name))
+    for obs in (torch.zeros(3, 1), torch.ones(7, 1)):
+        action = agent.act(obs)
+        assert action.shape == ((len(obs), 3) if name == "expert" else (len(obs),))
+        assert name == "expert" or all(agent.env.single_action_space.contains(index) for index in action.tolist())
+        torch.testing.assert_close(agent.act(obs, explore=True), action, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BANDITS])
 def test_actions_are_in_bounds_and_deterministic(name, config_of):
     agent = build(name, config_of(name))
     obs = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)) * 10
@@ -109,7 +127,17 @@ def test_acting_and_reading_the_state_change_nothing(name, config_of):
     assert_same(advance(agent, 3).state_dict(), advance(other, 3).state_dict())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in BANDITS if name not in ("clairvoyant", "expert")])
+def test_a_round_changes_what_a_bandit_knows(name, config_of):
+    agent = build(name, config_of(name))
+    before = agent.state_dict()["learner"]
+    progress = advance(agent, 1).step()
+    with pytest.raises(AssertionError):
+        assert_same(agent.state_dict()["learner"], before)
+    assert all(bool(value.isfinite().all()) for value in progress.metrics.values())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BANDITS])
 def test_an_update_changes_the_policy_and_reports_numbers(name, config_of):
     agent = build(name, config_of(name))
     before = {key: value.clone() for key, value in agent.policy.state_dict().items()}

@@ -31,6 +31,7 @@ from surefoot.offline_data.scores import ADDRESS, D4RL_DATASETS, REFERENCE_SCORE
 from surefoot.offline_data.sources import d4rl_path, is_minari, sample_names
 from surefoot.training import run_folder
 from surefoot.training.behaviour import record_behaviour
+from surefoot.training.options import REGISTRY, laid_over
 from surefoot.training.policies import AnyPolicy, load_any
 
 Json = Annotated[bool, tyro.conf.arg(name="json", help="print JSON instead of a table")]
@@ -47,7 +48,8 @@ def main(arguments: list[str]) -> int:
     command = COMMANDS[name]
     if name == "collect":
         command = partial(collect, env=_task_of_policy(rest))
-    return tyro.cli(command, args=rest, prog=f"surefoot data {name}", description=command_help(name)) or 0
+    prog = f"surefoot data {name}"
+    return tyro.cli(command, args=rest, prog=prog, description=command_help(name), registry=REGISTRY) or 0
 
 
 def list_sources(*, as_json: Json = False) -> None:
@@ -165,6 +167,7 @@ def collect(
         return _collect_behaviour(out, env, steps, seed, epsilon, force)
     chosen = load_any(policy, checkpoint=checkpoint, allow_pickle=allow_pickle, device=device)
     act = _stochastic(policy, checkpoint, device) if stochastic else chosen.act
+    env = laid_over(env, chosen.env_config or env)
     lanes = make_vec(env, device=device)
     try:
         _check_task(chosen, Spaces(lanes.single_observation_space, lanes.single_action_space), env.id)

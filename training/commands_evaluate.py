@@ -21,7 +21,7 @@ from rich.table import Table
 from surefoot.envs import EnvConfig, spaces_of
 from surefoot.training.checkpoint import write_atomically
 from surefoot.training.evaluation import LANES, evaluate
-from surefoot.training.options import REGISTRY
+from surefoot.training.options import REGISTRY, laid_over
 from surefoot.training.policies import AnyPolicy, load_any
 from surefoot.training.run import pick_device
 from surefoot.training.run_folder import git_commit
@@ -86,8 +86,7 @@ def parse(arguments: Sequence[str], env: EnvConfig | None = None) -> Request:
     """Return the request; the fields of `env` are the defaults of the `--env` options."""
     default = Request(runs=()) if env is None else Request(runs=(), env=env)
     request = tyro.cli(Request, args=arguments, default=default, prog="surefoot evaluate", registry=REGISTRY)
-    kwargs = default.env.kwargs | request.env.kwargs
-    return replace(request, env=replace(request.env, kwargs=kwargs))
+    return replace(request, env=laid_over(request.env, default.env))
 
 
 def check(request: Request) -> None:

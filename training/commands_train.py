@@ -18,7 +18,7 @@ from surefoot.training.beside import require_companions
 from surefoot.training.cli import one_line_errors
 from surefoot.training.config import RunConfig
 from surefoot.training.interrupt import StopRequest, stop_on_signals
-from surefoot.training.options import REGISTRY, long_names
+from surefoot.training.options import REGISTRY, laid_over, long_names
 from surefoot.training.presets import default_config, from_plain, load_preset, read_yaml
 from surefoot.training.run import Run, carry_out, resume, start
 
@@ -101,8 +101,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Launch]:
         prog=f"train.py {agent_name}",
         description=f"{spec.summary}. Presets: {presets}.",
     )
-    env = replace(launch.run.env, kwargs=config.env.kwargs | launch.run.env.kwargs)
-    return agent_name, replace(launch, run=replace(launch.run, env=env))
+    return agent_name, replace(launch, run=replace(launch.run, env=laid_over(launch.run.env, config.env)))
 
 
 def _starting_point(

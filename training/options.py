@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import tyro
 import yaml
+
+from surefoot.envs import EnvConfig
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
 
@@ -39,6 +42,11 @@ def _write(value: dict[str, Any]) -> list[str]:
         return yaml.safe_dump(item, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
 
     return [word for key, item in value.items() for word in (key, text(item))]
+
+
+def laid_over(task: EnvConfig, base: EnvConfig) -> EnvConfig:
+    """Return `task` with the keyword arguments of `base`, where both are the same task, below its own."""
+    return replace(task, kwargs=base.kwargs | task.kwargs) if task.id == base.id else task
 
 
 def long_names(options: Sequence[str], aliases: dict[str, str]) -> list[str]:

@@ -254,6 +254,7 @@ def test_the_lowest_of_equal_actions_is_taken():
 # --- items 8 to 10: S1 ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_s1_orders_the_algorithms():
     dynlin, batch, exp3, linucb = (regret(name, 20_000) for name in ("dynlin-ucb", "batch-exp3", "exp3", "linucb-log"))
     assert 1400 <= float(dynlin.mean()) <= 1500  # measured 1452 ± 16

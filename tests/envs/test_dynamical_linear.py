@@ -116,7 +116,7 @@ def test_the_law_of_an_epoch_has_the_covariance_of_its_rounds():
 
 
 def test_epochs_and_rounds_agree_in_law():
-    lanes, rounds = 40_000, 3
+    lanes, rounds = 10_000, 3
     kwargs = {"system": "real-data", "state_noise": 0.3, "output_noise": 0.1}
     epoch, single = DynamicalLinear(lanes, **kwargs), DynamicalLinear(lanes, **kwargs)
     epoch.reset(seed=0), single.reset(seed=1)
@@ -131,8 +131,8 @@ def test_epochs_and_rounds_agree_in_law():
                 rewards = torch.stack([env.step(action)[1] for _ in range(rounds)])
                 last, total = rewards[-1], rewards.sum(0)
         samples.append(torch.stack([*env._state[0].T, last, total]))
-    torch.testing.assert_close(samples[0].mean(1), samples[1].mean(1), rtol=0, atol=0.015)
-    torch.testing.assert_close(samples[0].cov(), samples[1].cov(), rtol=0, atol=0.02)
+    torch.testing.assert_close(samples[0].mean(1), samples[1].mean(1), rtol=0, atol=0.03)
+    torch.testing.assert_close(samples[0].cov(), samples[1].cov(), rtol=0, atol=0.04)
 
 
 def test_an_epoch_does_not_cross_an_episodes_end():

@@ -43,11 +43,9 @@ SMALL = {
     "rounds": 2,
     "ensemble": 3,
     "critic_updates": 2,
-    # bandits: one round a step, so that runs also stop within an epoch
-    "horizon": 80,
-    "path": "rounds",
-    "rounds_per_step": 1,
 }
+# One round a step, so that runs also stop within an epoch.
+SMALL_BANDIT = {"horizon": 80, "path": "rounds", "rounds_per_step": 1}
 
 
 @pytest.fixture
@@ -60,7 +58,8 @@ def config_of(data_file):
             pytest.importorskip("stable_baselines3", reason="extra sb3 not installed")
         spec = agents.get(name)
         known = {field.name for field in dataclasses.fields(spec.default)}
-        wanted = {field: value for field, value in SMALL.items() if field in known}
+        small = SMALL | SMALL_BANDIT if spec.bandit else SMALL
+        wanted = {field: value for field, value in small.items() if field in known}
         if getattr(spec.default, "real_batch_size", 1) == 0:  # DARC: no data in the critics
             wanted.pop("real_batch_size")
         env = EnvConfig(id="Pendulum-v1", max_episode_steps=15)

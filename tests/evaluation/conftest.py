@@ -38,7 +38,7 @@ class Scripted(gym.Env):
         return np.array([self.pay, self.left], np.float32)
 
 
-gym.register("Scripted-v0", Scripted)
+gym.register("ScriptedReturns-v0", Scripted)
 PENDULUM = EnvConfig("Pendulum-v1")
 
 

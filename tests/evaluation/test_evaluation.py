@@ -8,7 +8,7 @@ from surefoot.envs import EnvConfig
 from surefoot.training import evaluation
 from surefoot.training.evaluation import evaluate
 
-SCRIPTED = EnvConfig("Scripted-v0")
+SCRIPTED = EnvConfig("ScriptedReturns-v0")
 
 
 def half(obs):
@@ -64,7 +64,7 @@ def test_same_call_same_bits_and_no_global_randomness():
 
 
 def test_returns_are_summed_in_double_precision():
-    config = EnvConfig("Scripted-v0", max_episode_steps=1000, kwargs={"endless": True})
+    config = EnvConfig("ScriptedReturns-v0", max_episode_steps=1000, kwargs={"endless": True})
     result = evaluate(lambda obs: torch.full((len(obs), 1), 0.1), config, episodes=1, seed=2**20)
     # each float32 reward is exact to 1/8; a float32 sum would lose these eighths
     assert result.returns[0] == 1000 * float(np.float32(2**20 + 0.1))
@@ -73,7 +73,7 @@ def test_returns_are_summed_in_double_precision():
 def test_a_task_that_never_ends_is_an_error(monkeypatch):
     monkeypatch.setattr(evaluation, "LONGEST_EPISODE", 50)
     with pytest.raises(ValueError, match=r"no end of an episode after 50 steps.*max-episode-steps"):
-        evaluate(half, EnvConfig("Scripted-v0", kwargs={"endless": True}), episodes=1, seed=0)
+        evaluate(half, EnvConfig("ScriptedReturns-v0", kwargs={"endless": True}), episodes=1, seed=0)
 
 
 def test_no_episodes_is_an_error():

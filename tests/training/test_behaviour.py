@@ -1,6 +1,7 @@
 """What HNPG asks of a run: recorded behaviour, seeds side by side, an early end, discrete actions and their data."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from surefoot.agents.hnpg import HNPGConfig
 from surefoot.agents.trpo import TRPOConfig
 from surefoot.envs import EnvConfig
 from surefoot.offline_data import DataConfig, Transitions, load, load_for, write_d4rl
+from surefoot.offline_data.d4rl import read_metadata
 from surefoot.training.behaviour import behaviour_data, record_behaviour
 from surefoot.training.cli import main
 from surefoot.training.config import EvalConfig, RunConfig
@@ -67,6 +69,9 @@ def test_collect_writes_the_behaviour_that_a_run_reads(tmp_path):
     assert torch.equal(data.obs, record_behaviour(LOCK, 20, seed=0).obs)
     run = train("hnpg", lock_run(data=DataConfig(source=str(out))), out=tmp_path, name="run")
     assert read_meta(run)["status"] == "finished"
+    played = tmp_path / "played.hdf5"
+    assert main(["data", "collect", str(run), str(played), "--env.kwargs", "noise", "0.2", "--steps", "9"]) == 0
+    assert json.loads(read_metadata(played)["env"])["kwargs"] == LOCK.kwargs | {"noise": 0.2}
 
 
 def test_a_lock_run_in_two_parts_is_the_run_in_one_also_with_seeds_side_by_side(tmp_path):

@@ -36,6 +36,7 @@ class Progress(NamedTuple):
     updates: int
     metrics: dict[str, Tensor]
     episodes: tuple[Episodes, ...] = ()
+    done: bool = False  # the agent has reached what it was to stop at: the run ends before its budget
 
 
 class VectorEnv(Protocol):
@@ -71,6 +72,8 @@ class OfflineData(Protocol):
     def next_obs(self) -> Tensor: ...
     @property
     def terminated(self) -> Tensor: ...
+    @property
+    def episode_end(self) -> Tensor: ...  # (N,) bool, last row of each episode
     def __len__(self) -> int: ...
 
 
@@ -92,6 +95,7 @@ class Setting:
     data: OfflineData | None = None  # None for agents that only act
     compile: bool = False  # wrap update phases in torch.compile
     cudagraph: bool = False  # capture update phases as CUDA graphs
+    num_seeds: int = 1  # seeds trained side by side; the lanes of `env` are shared out among them
 
 
 class Policy(Protocol):
@@ -113,6 +117,24 @@ class Agent(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class RegretCurve(Protocol):
+    """Cumulative regret of N replicates, kept at log-spaced rounds."""
+
+    t: int  # rounds so far
+    total: Tensor  # (N,) steady-state pseudo-regret Σ (J* − J(u))
+
+    @property
+    def realised(self) -> Tensor: ...  # (N,) t·J* − Σ y
+    def trace(self) -> tuple[list[int], Tensor]: ...  # rounds (P,), pseudo-regret (P, N), now included
+
+
+class BanditAgent(Agent, Protocol):
+    """An agent whose lanes are independent replicates; `env_steps` counts the rounds of one of them."""
+
+    @property
+    def regret(self) -> RegretCurve: ...
+
+
 @dataclass(frozen=True)
 class AgentSpec:
     """One entry of the registry: how to configure, build and deploy an agent."""
@@ -123,3 +145,6 @@ class AgentSpec:
     summary: str  # one line for `train.py --help`
     acts: bool = True  # False: never steps an environment; its budget counts updates
     needs_data: bool = False
+    stacks_seeds: bool = False  # can train several seeds at once
+    shown: tuple[str, ...] = ()  # metrics that the progress line shows beside the episode return
+    bandit: bool = False  # True: a `BanditAgent`, measured by its regret as it learns and never evaluated on episodes

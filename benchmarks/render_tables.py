@@ -119,7 +119,126 @@ def key_values(result: Result) -> str:
     return markdown(("figure", "value"), flatten(figures))
 
 
-RENDERERS: dict[str, Callable[[Result], str]] = {"h2o_pendulum": h2o_pendulum, "throughput": throughput}
+def hnpg_lock(result: Result) -> str:
+    """Return, a lock and method, when each seed was solved and how it ended."""
+    rows = [
+        (
+            job,
+            cell["seeds"],
+            f"{cell['curve']['env_steps'][-1] // 1000}k",
+            " ".join(thousands(steps) for steps in cell["solved_at"]),
+            " ".join(thousands(steps) for steps in cell["first_above_half"]),
+            " ".join(number(rate, 2) for rate in cell["last10_success"]),
+            number(max(cell["last10_on_policy_loss"]), 3),
+            number(max(cell["last10_offline_loss"]), 3) if "last10_offline_loss" in cell else "",
+            number(max(cell["largest_kl"]), 4),
+            number(cell["cpu_seconds"]),
+        )
+        for job, cell in result["jobs"].items()
+    ]
+    losses = ("on-policy loss", "offline loss", "largest KL")
+    last = ("success, last 10 iterations", *losses, "CPU s")
+    return markdown(("lock / method", "seeds", "samples", "solved at (MA50)", "first above ½", *last), rows)
+
+
+def thousands(steps: int | None) -> str:
+    return "—" if steps is None else f"{steps / 1000:.0f}k"
+
+
+def hnpg_speed(result: Result) -> str:
+    """Return CPU seconds of an outer iteration, and each as a multiple of one stacked seed."""
+    names = {
+        "plain": "plain loop, V(s) sample by sample",
+        "plain_batched_values": "plain loop, V(s) in batches",
+        "stacked_1_seeds": "stacked, 1 seed",
+        "stacked_2_seeds": "stacked, 2 seeds",
+        "stacked_5_seeds": "stacked, 5 seeds",
+    }
+    seconds = result["cpu_seconds"]
+    one = seconds["stacked_1_seeds"]
+    rows = [(text, number(seconds[name], 3), number(seconds[name] / one, 2)) for name, text in names.items()]
+    return markdown(("one outer iteration, H = 10, batch 1000", "CPU seconds", "ratio"), rows)
+
+
+# R̃ at T = 10⁵, 20 seeds, of an independent implementation (brief dynamical_linear_bandits.md, section 8.1).
+DYNLIN_REFERENCE = {
+    "dynlin-ucb": ("2 423 ± 5", "11 285 ± 7"),
+    "dynlin-ucb, lam = 1": ("6 933 ± 10", "13 238 ± 3"),
+    "linucb-log": ("3 593 ± 1 588", "21 952 ± 5"),
+    "linucb-paper": ("5 490 ± 2 320", "21 927 ± 6"),
+    "d-linucb-log": ("3 162 ± 887", "21 960 ± 4"),
+    "d-linucb-paper": ("5 890 ± 6 856", "21 519 ± 1"),
+    "exp3": ("20 590 ± 1 614", "21 256 ± 426"),
+    "batch-exp3-paper": ("19 719 ± 2 284", "15 747 ± 1 456"),
+    "batch-exp3": ("11 140 ± 1 565", "12 677 ± 1 740"),
+    "ar2": ("17 930 ± 73", "17 195 ± 640"),
+    "expert": ("", "21 570.9"),
+    "uniform": ("22 569", "14 391"),
+}
+
+
+def regret(cell: Result | None) -> str:
+    """Return mean ± standard deviation over replicates."""
+    return "" if cell is None else f"{cell['regret_mean']:,.0f} ± {cell['regret_std']:,.0f}".replace(",", " ")
+
+
+def dynlin_ucb_systems(result: Result) -> str:
+    """Return the regret of every algorithm on both systems beside the reference."""
+    cells = [(name, result["synthetic"].get(name), cell) for name, cell in result["real-data"].items()]
+    rows = [
+        (name, regret(synthetic), reference[0], regret(real), reference[1])
+        for name, synthetic, real in cells
+        for reference in [DYNLIN_REFERENCE.get(name, ("", ""))]
+    ]
+    return markdown(("algorithm", "synthetic σ = 0.01", "reference", "real data", "reference"), rows)
+
+
+def dynlin_ucb_sensitivity(result: Result) -> str:
+    """Return the regret of DynLin-UCB at each ρ̄ and λ."""
+    names = dict.fromkeys([*result["synthetic"], *result["real-data"]])
+    rows = [(name, *(regret(result[system].get(name)) for system in ("synthetic", "real-data"))) for name in names]
+    return markdown(("setting", "synthetic σ = 0.01", "real data"), rows)
+
+
+def dynlin_ucb_ball(result: Result) -> str:
+    """Return regret, slope and angle on each random system."""
+    keys = ("slope", "angle_mean", "angle_max", "beta")
+    rows = [(cell["system"], regret(cell), *(cell[key] for key in keys)) for cell in result["systems"]]
+    return markdown(
+        ("system", "regret", "slope of the last decade", "mean angle", "largest angle", "β at the end"), rows
+    )
+
+
+def dynlin_ucb_full(result: Result) -> str:
+    """Return regret and slope of each configuration at T = 10⁶."""
+    rows = [
+        (configuration, name, regret(cell), cell["slope"], f"{cell['cpu_seconds']:.0f}")
+        for configuration, cells in result.items()
+        if isinstance(cells, dict) and "dynlin-ucb" in cells
+        for name, cell in cells.items()
+    ]
+    return markdown(("configuration", "algorithm", "regret", "slope of the last decade", "CPU seconds"), rows)
+
+
+def dynlin_speed(result: Result) -> str:
+    """Return the time of a replicate-round of every path beside that of the plain loop."""
+    cells = {"plain NumPy loop, one replicate": result["numpy_loop"], "epoch path, dynlin-ucb": result["epoch_path"]}
+    cells |= {f"round path, {name}": cell for name, cell in result["round_path"].items()}
+    rows = [(name, c["seconds"], c["cpu_seconds"], c["cpu_ns"], c.get("ratio", 1)) for name, c in cells.items()]
+    return markdown(("path", "seconds", "CPU seconds", "CPU ns a replicate-round", "ratio"), rows)
+
+
+RENDERERS: dict[str, Callable[[Result], str]] = {
+    "h2o_pendulum": h2o_pendulum,
+    "hnpg_lock": hnpg_lock,
+    "hnpg_speed": hnpg_speed,
+    "throughput": throughput,
+    "dynlin_ucb_systems": dynlin_ucb_systems,
+    "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,
+    "dynlin_ucb_ball": dynlin_ucb_ball,
+    "dynlin_ucb_full": dynlin_ucb_full,
+    "dynlin_speed": dynlin_speed,
+}
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

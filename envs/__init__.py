@@ -1,6 +1,8 @@
 """Tasks: Gymnasium's with changed physics, and our own as batched tensor programs."""
 
+from surefoot.envs.combination_lock import CombinationLock, ImageLock
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.dynamical_linear import DynamicalLinear
 from surefoot.envs.make import find_spec, make_single, make_vec, spaces_of
 from surefoot.envs.native import SingleEnv, TensorEnv, register
 from surefoot.envs.pendulum import Pendulum
@@ -10,7 +12,10 @@ from surefoot.envs.vector import TensorVectorEnv
 
 __all__ = [
     "ActionNoise",
+    "CombinationLock",
+    "DynamicalLinear",
     "EnvConfig",
+    "ImageLock",
     "Pendulum",
     "Physics",
     "Resumable",
@@ -26,3 +31,6 @@ __all__ = [
 ]
 
 register("surefoot/Pendulum-v0", Pendulum, max_episode_steps=200)
+register("surefoot/CombinationLock-v0", CombinationLock, max_episode_steps=None)
+register("surefoot/ImageLock-v0", ImageLock, max_episode_steps=None)
+register("surefoot/DynamicalLinear-v0", DynamicalLinear, max_episode_steps=None)

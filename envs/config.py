@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from surefoot.envs.physics import Physics
 
@@ -26,8 +26,10 @@ class EnvConfig:
     """`async` gives every lane a process of its own. Batched tensor tasks ignore it."""
     max_episode_steps: int | None = None
     """Time limit of an episode; None keeps the task's own."""
-    kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """Further keyword arguments of the task's constructor."""
+    clock: bool = False
+    """Append the number of steps since the reset to the observation, for policies of a finite horizon."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of the task's constructor: plain values, also lists; laid over those of a preset."""
 
     def __post_init__(self) -> None:
         if self.num_envs < 1:

@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.wrappers import RescaleAction, TransformObservation
 
 from surefoot.envs.config import EnvConfig
-from surefoot.envs.native import TensorEnv
+from surefoot.envs.native import Clock, TensorEnv
 from surefoot.envs.physics import STOCK, ActionNoise, with_physics
 from surefoot.envs.resumable import Resumable
 from surefoot.envs.vector import AsyncLanes, Lanes, MakeLane, SyncLanes, TensorVectorEnv
@@ -38,7 +38,8 @@ def make_vec(
         limit = config.max_episode_steps or spec.max_episode_steps
         kwargs = {**spec.kwargs, **_constructor_kwargs(spec, config, render_mode)}
         with _one_line_errors(spec, kwargs):
-            return native(num_envs=config.num_envs, device=device, max_episode_steps=limit, **kwargs)
+            shared = {"device": device, "max_episode_steps": limit, "clock": config.clock}
+            return native(num_envs=config.num_envs, **shared, **kwargs)
     lanes: Callable[[MakeLane, int], Lanes] = SyncLanes if config.vectorization == "sync" else AsyncLanes
     make_lane = partial(make_single, config, render_mode)
     return TensorVectorEnv(lanes(make_lane, config.num_envs), config.num_envs, device)
@@ -56,7 +57,11 @@ def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
         # Gymnasium's step-by-step checker is for authors of tasks; `check_env` in the tests does its work once.
         env = gym.make(spec, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **kwargs)
     physics = STOCK if "physics" in kwargs else config.physics
-    env = _normalised_actions(with_physics(env, physics), config.id)
+    env = with_physics(env, physics)
+    if not (_native(spec) and _is_unbounded(env.action_space)):  # a task of ours that takes any vector as it is
+        env = _normalised_actions(env, config.id)
+    if config.clock:
+        env = Clock(env)
     if physics.action_noise > 0.0:
         env = ActionNoise(env, physics.action_noise)
     return _float32_observations(Resumable(env), config.id)
@@ -139,6 +144,10 @@ def _known_compiler_warnings_dropped() -> Iterator[None]:
         yield
     finally:
         mujoco.set_mju_user_warning(before)
+
+
+def _is_unbounded(space: gym.Space) -> bool:
+    return isinstance(space, gym.spaces.Box) and not (space.bounded_below.any() or space.bounded_above.any())
 
 
 def _normalised_actions(env: gym.Env, env_id: str) -> gym.Env:

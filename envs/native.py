@@ -39,14 +39,16 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         device: str | torch.device = "cpu",
         max_episode_steps: int | None = None,
         physics: Physics = STOCK,
+        clock: bool = False,
     ):
         noisy = ("action_noise",) if isinstance(action_space, gym.spaces.Box) else ()
         check_supported(physics, (*self.physics_factors, *noisy), type(self).__name__)
         self.num_envs = num_envs
         self.device = torch.device(device)
-        self.single_observation_space = observation_space
+        self.shows_clock = clock
+        self.single_observation_space = with_clock(observation_space) if clock else observation_space
         self.single_action_space = action_space
-        self.observation_space = batch_space(observation_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
         self.physics = physics
         self.generator = torch.Generator(device=self.device)
@@ -54,6 +56,7 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         self._state: State = ()
         self._clock = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._limit = max_episode_steps or torch.iinfo(torch.int64).max
+        self.extra_info: dict[str, Tensor] = {}  # (N,) each; what `advance` puts here becomes part of the step's info
 
     @abstractmethod
     def draw_state(self) -> State:
@@ -73,7 +76,7 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
             self.generator.manual_seed(seed)
         self._state = self.draw_state()
         self._clock = torch.zeros_like(self._clock)
-        return self.observe(self._state), {}
+        return self._shown(self._state, self._clock), {}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Observation (N, obs), reward, terminated, truncated (N,), and `final_obs`, `_final_obs` in the info."""
@@ -83,8 +86,12 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         ended = terminated | truncated
         self._state = tuple(map(partial(_where, ended), self.draw_state(), successor))
         self._clock = clock.masked_fill(ended, 0)
-        info = {"final_obs": self.observe(successor), "_final_obs": ended}
-        return self.observe(self._state), reward, terminated, truncated, info
+        info = {"final_obs": self._shown(successor, clock), "_final_obs": ended} | self.extra_info
+        return self._shown(self._state, self._clock), reward, terminated, truncated, info
+
+    def _shown(self, state: State, clock: Tensor) -> Tensor:
+        obs = self.observe(state)
+        return torch.cat([obs, clock[:, None].to(obs.dtype)], -1) if self.shows_clock else obs
 
     def _executed(self, actions: Tensor) -> Tensor:
         if self.physics.action_noise == 0.0:
@@ -101,6 +108,35 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         self._state = tuple(field.to(self.device) for field in state["state"])
         self._clock = state["clock"].to(self.device)
         self.generator.set_state(state["generator"].cpu())
+
+
+def with_clock(space: gym.Space) -> gym.spaces.Box:
+    """Return an observation space with one more coordinate, the number of steps since the reset."""
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"observations are {space}; env.clock needs one-dimensional Box observations")
+    low, high = np.append(space.low, 0).astype(space.dtype), np.append(space.high, np.inf).astype(space.dtype)
+    return gym.spaces.Box(low, high, dtype=space.dtype.type)
+
+
+class Clock(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+    """Appends the number of steps since the reset to the observations of a NumPy task."""
+
+    def __init__(self, env: gym.Env):
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self.observation_space = with_clock(env.observation_space)
+        self.steps = 0
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        self.steps = 0
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return super().step(action)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return np.append(observation, np.asarray(self.steps, observation.dtype))
 
 
 def _where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
@@ -128,7 +164,8 @@ class SingleEnv(gym.Env):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         actions = torch.as_tensor(action, device=self.batch.device)[None]
         _, reward, terminated, truncated, info = self.batch.step(actions)
-        return info["final_obs"][0].cpu().numpy(), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+        extra = {name: float(value[0]) for name, value in self.batch.extra_info.items()}
+        return info["final_obs"][0].cpu().numpy(), float(reward[0]), bool(terminated[0]), bool(truncated[0]), extra
 
 
 def register(env_id: str, make_batch: Callable[..., TensorEnv], max_episode_steps: int | None) -> None:

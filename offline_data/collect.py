@@ -36,7 +36,7 @@ def collect(
 
     Rows are in order of lane, then time, so that each episode is contiguous; the last episode of each lane is cut where
     the recording stops and its last row ends an episode without being truncated. `noise_std` adds Gaussian noise to the
-    actions, `epsilon` is the share replaced by uniform ones; both are recorded as executed, in [-1, 1].
+    actions, `epsilon` is the share replaced by uniform ones; both are recorded as executed, clipped to [-1, 1].
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -65,7 +65,14 @@ def collect(
 
 
 def explore(action: Tensor, generator: torch.Generator, *, noise_std: float, epsilon: float) -> Tensor:
-    """Return (N, act) actions with Gaussian noise, rows replaced by uniform ones with probability epsilon, clipped."""
+    """Return (N, act) actions with Gaussian noise, rows replaced by uniform ones with probability epsilon, clipped.
+
+    Without either they stay as they are: discrete ones, and those of tasks without bounds, too.
+    """
+    if not (noise_std or epsilon):
+        return action
+    if not action.is_floating_point():
+        raise ValueError("noise and epsilon are for continuous actions; these are discrete")
     if noise_std:
         action = action + noise_std * torch.randn(
             action.shape, generator=generator, device=action.device, dtype=action.dtype

@@ -168,9 +168,16 @@ def local_ids() -> list[str]:
     return sorted(str(name) for name in ids if not str(name).startswith("."))
 
 
-def unit_actions(actions: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
-    """Return actions scaled from the bounds of their space to [-1, 1]; unchanged where these are the bounds already."""
-    if not space.is_bounded() or (np.all(space.low == -1) and np.all(space.high == 1)):
+def unit_actions(actions: np.ndarray, space: gym.spaces.Box | gym.spaces.Discrete) -> np.ndarray:
+    """Return actions scaled from the bounds of their space to [-1, 1]; unchanged where these are the bounds already.
+
+    Discrete actions stay the numbers they are.
+    """
+    if (
+        isinstance(space, gym.spaces.Discrete)
+        or not space.is_bounded()
+        or (np.all(space.low == -1) and np.all(space.high == 1))
+    ):
         return actions
     return 2 * (actions - space.low) / (space.high - space.low) - 1
 
@@ -185,8 +192,10 @@ def _minari() -> ModuleType:
 
 def _check_spaces(dataset: Any, name: str) -> None:
     for what, space in (("observations", dataset.observation_space), ("actions", dataset.action_space)):
+        if what == "actions" and isinstance(space, gym.spaces.Discrete):
+            continue
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise ValueError(f"{name}: {what} are {space}; only flat Box spaces can be read")
+            raise ValueError(f"{name}: {what} are {space}; only flat Box spaces and Discrete actions can be read")
 
 
 def _buffer(data: Transitions, rows: slice) -> Any:

@@ -76,22 +76,38 @@ def _samples() -> Path:
 def load_for(
     config: DataConfig, observation_space: gym.spaces.Space, action_space: gym.spaces.Space, *, seed: int
 ) -> Transitions:
-    """Return the configured transitions, checked against the spaces an agent sees (flat Box; actions in [-1, 1])."""
+    """Return the configured transitions, checked against the spaces an agent sees; bounded actions are in [-1, 1]."""
     if config.source is None:
         raise ValueError("no data given; set data.source, for example --data.source sample:halfcheetah-demo")
     data = load(config.source, view=config.view, max_episode_steps=config.max_episode_steps)
     _check_dimensions(data, observation_space, action_space)
-    data = _bounded_actions(data, clip=config.clip_actions)
+    if isinstance(action_space, gym.spaces.Discrete):
+        _check_discrete(data, action_space)
+    elif isinstance(action_space, gym.spaces.Box) and action_space.is_bounded():
+        data = _bounded_actions(data, clip=config.clip_actions)
     return data.subsample(config.fraction, torch.Generator().manual_seed(seed))
 
 
 def _check_dimensions(data: Transitions, observation_space: gym.spaces.Space, action_space: gym.spaces.Space) -> None:
     found = (tuple(data.obs.shape[1:]), tuple(data.action.shape[1:]))
-    wanted = (observation_space.shape, action_space.shape)
+    discrete = isinstance(action_space, gym.spaces.Discrete)
+    wanted = (observation_space.shape, (1,) if discrete else action_space.shape)
     if found != wanted:
         raise ValueError(
             f"{data.source}: observations {found[0]} and actions {found[1]}, "
             f"but the environment has {wanted[0]} and {wanted[1]}; choose data recorded in this task"
+        )
+
+
+def _check_discrete(data: Transitions, space: gym.spaces.Discrete) -> None:
+    """Refuse actions that are not numbers of the space."""
+    last = int(space.start + space.n) - 1
+    wrong = (data.action != data.action.round()) | (data.action < int(space.start)) | (data.action > last)
+    if bool(wrong.any()):
+        row = int(wrong.squeeze(1).nonzero()[0])
+        raise ValueError(
+            f"{data.source}: the action of row {row} is {data.action[row, 0]:g}, but the environment has actions "
+            f"{space.start} to {last}; choose data recorded in this task"
         )
 
 

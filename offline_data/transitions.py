@@ -18,7 +18,7 @@ class Transitions:
     """
 
     obs: Tensor  # (N, obs) float32
-    action: Tensor  # (N, act) float32
+    action: Tensor  # (N, act) float32; (N, 1), the number of the action, where they are discrete
     reward: Tensor  # (N,) float32
     next_obs: Tensor  # (N, obs) float32, the successor in the same episode
     terminated: Tensor  # (N,) float32, 1 where the task itself ended; the only mask of a bootstrap
@@ -117,8 +117,10 @@ def _column(name: str, values: Any, source: str) -> np.ndarray:
 
 
 def _matrix(name: str, values: Any, source: str) -> np.ndarray:
-    """Return a finite (N, D) float32 array."""
+    """Return a finite (N, D) float32 array; discrete actions (N,) become (N, 1)."""
     array = _numeric(name, values, source)
+    if name == "action" and array.ndim == 1 and array.dtype.kind in "iu":
+        array = array[:, None]
     if array.ndim != 2:
         raise ValueError(f"{source}: {name} must have shape (N, D), got {array.shape}")
     return _finite(name, array, source)

@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
 RENDER = ROOT / "benchmarks" / "render_tables.py"
 PAGE_OF = {"h2o": "h2o", "sac-mix": "h2o", "darc": "h2o", "darc-plus": "h2o", "cql": "h2o", "bc": "h2o", "sac": "sac"}
+PAGE_OF |= dict.fromkeys(["hnpg", "trpo", "rlpd"], "hnpg")
+PAGE_OF |= {name: "dynlin_ucb" for name, spec in agents.REGISTRY.items() if "dynlin" in spec or "bandits" in spec}
 
 
 def test_tables_are_what_the_result_files_say():
@@ -100,7 +102,7 @@ def test_options_named_in_the_pages_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_presets_named_in_the_pages_exist(page):
-    calls = re.findall(r"(?:train\.py|surefoot train) ([a-z0-9-]+) --preset ([\w/-]+)", page.read_text("utf-8"))
+    calls = re.findall(r"(?:train\.py|surefoot train) ([a-z0-9-]+) --preset ([\w/.-]*\w)", page.read_text("utf-8"))
     assert not {call for call in calls if call[1].split("/")[-1] not in preset_names(owner_of(*call))}
 
 
@@ -111,14 +113,18 @@ def owner_of(agent_name: str, preset: str) -> str:
 def logged_by(name: str) -> set[str]:
     """Return the names of the metrics of one update, with every optional part switched on."""
     torch.set_num_threads(1)
-    env, default, rng = EnvConfig(id="surefoot/Pendulum-v0"), agents.get(name).default, np.random.default_rng(0)
+    spec, rng = agents.get(name), np.random.default_rng(0)
+    default, env = spec.default, EnvConfig(id="surefoot/Pendulum-v0")
+    if spec.bandit:
+        env = EnvConfig(id="surefoot/DynamicalLinear-v0", kwargs={"system": "real-data"})
     changes = {"lagrange": True, "learning_starts": 0, "random_steps": 0, "rollout_steps": 1, "hidden": (4,)}
+    changes |= {"success_return": 0.0, "batch_steps": 4, "batch_size": 8, "horizon": 80 if spec.bandit else None}
     known = {field.name for field in dataclasses.fields(default)}
     arrays = {"obs": rng.normal(size=(9, 3)), "action": rng.uniform(-1, 1, (9, 1)), "reward": rng.normal(size=9)}
     data = Transitions.from_arrays(**arrays, next_obs=rng.normal(size=(9, 3)), terminated=np.zeros(9))
     config = dataclasses.replace(default, **{key: value for key, value in changes.items() if key in known})
     setting = Setting(Spaces(*spaces_of(env)), 0, torch.device("cpu"), make_vec(env), data)
-    return set(agents.get(name).make_agent(config, setting).step().metrics)
+    return set(spec.make_agent(config, setting).step().metrics)
 
 
 @pytest.mark.parametrize(("name", "page"), PAGE_OF.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ from surefoot.training.checkpoint import write_atomically
 from surefoot.training.config import RunConfig
 from surefoot.training.evaluation import EvalResult, evaluate
 from surefoot.training.presets import load_preset
-from surefoot.training.run_folder import checkpoint_steps, load_policy
+from surefoot.training.run_folder import checkpoint_steps, load_policy, load_regret
 
 LAST_LINES = 15  # of a failed companion's log, enough for the error and where it came from
 
@@ -35,11 +36,13 @@ def companion_folder(run: Path, entry: str) -> Path:
     return run / "beside" / entry.replace("/", "-")
 
 
-def require_companions(config: RunConfig) -> None:
-    """Raise for an entry of `beside` that names no agent or preset, before anything is started."""
+def require_companions(config: RunConfig, *, bandit: bool = False) -> None:
+    """Raise for an entry of `beside` that names no agent or preset, or another kind, before anything is started."""
     for entry in config.beside:
         agent_name, preset = entry.split("/")
         load_preset(agent_name, preset)
+        if agents.get(agent_name).bandit != bandit:
+            raise ValueError(f"beside: {entry}: a bandit can only be compared with bandits, by their regret")
 
 
 class Companions:
@@ -125,14 +128,52 @@ def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device)
     (`eval.physics`) of this run, on the same episodes.
     """
     runs = {agent_name: run} | {_label(entry, agent_name): companion_folder(run, entry) for entry in config.beside}
+    if agents.get(agent_name).bandit:
+        compare_bandits(runs, run)
+        return
     from surefoot.training.plots import learning_curves  # matplotlib takes half a second to import
 
     learning_curves(runs, run / "plots" / "learning_curve.png")
     if config.beside:
         rows = [_measure(label, folder, config, device) for label, folder in runs.items()]
-        text = json.dumps(rows, indent=2) + "\n"
-        write_atomically(run / "comparison.json", lambda file: file.write(text.encode()))
+        _write_comparison(run, rows)
         Console().print(_table(rows, config))
+
+
+def compare_bandits(runs: dict[str, Path], run: Path) -> None:
+    """Draw the regret of bandit runs in the folder of the first; of several, also print and write a table."""
+    from surefoot.training.plots import last_decade_slope, regret_curves
+
+    regret_curves(runs, run / "plots" / "regret.png")
+    if len(runs) == 1:
+        return
+    rows = []
+    for label, folder in runs.items():
+        rounds, regret = load_regret(folder)
+        error = float(regret[-1].std(ddof=1)) / regret.shape[1] ** 0.5 if regret.shape[1] > 1 else None
+        numbers = {"regret": float(regret[-1].mean()), "standard_error": error}
+        numbers["slope"] = last_decade_slope(rounds, regret)
+        rows.append({"method": label, "rounds": int(rounds[-1]), "replicates": regret.shape[1], **numbers})
+    rows.sort(key=lambda row: row["regret"])
+    _write_comparison(run, rows)
+    Console().print(_regret_table(rows))
+
+
+def _regret_table(rows: list[dict[str, Any]]) -> Table:
+    title = f"steady-state pseudo-regret after {rows[0]['rounds']:,} rounds"
+    table = Table(title=title, caption="mean ± standard error over replicates; slope: log-log, last decade of rounds")
+    for name in ("method", "replicates", "regret", "slope"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for row in rows:
+        error = "" if row["standard_error"] is None else f" ± {row['standard_error']:,.1f}"
+        slope = "-" if math.isnan(row["slope"]) else f"{row['slope']:.2f}"
+        table.add_row(row["method"], str(row["replicates"]), f"{row['regret']:,.1f}{error}", slope)
+    return table
+
+
+def _write_comparison(run: Path, rows: list[dict[str, Any]]) -> None:
+    text = json.dumps(rows, indent=2) + "\n"
+    write_atomically(run / "comparison.json", lambda file: file.write(text.encode()))
 
 
 def _label(entry: str, agent_name: str) -> str:
@@ -144,7 +185,7 @@ def _measure(label: str, folder: Path, config: RunConfig, device: torch.device) 
     simulator, real = (
         evaluate(
             loaded.policy.act,
-            replace(config.env, physics=physics),
+            replace(config.env, physics=physics, clock=loaded.config.env.clock),  # as the policy sees the task
             episodes=config.eval.episodes,
             seed=config.eval.seed,
             device=device,
@@ -174,6 +215,12 @@ def _table(rows: list[dict[str, Any]], config: RunConfig) -> Table:
     for name in ("simulator return", "real return", "score"):
         table.add_column(name, justify="right")
     for row in rows:
-        returns = [f"{row[f'{place}_return']:.0f} ± {row[f'{place}_std']:.0f}" for place in ("simulator", "real")]
+        returns = [_spread(row[f"{place}_return"], row[f"{place}_std"]) for place in ("simulator", "real")]
         table.add_row(row["method"], row["saw"], *returns, "-" if row["score"] is None else f"{row['score']:.1f}")
     return table
+
+
+def _spread(mean: float, std: float) -> str:
+    """Return mean ± std; two decimals where returns are so small that they say something."""
+    digits = 0 if abs(mean) + std >= 10 else 2
+    return f"{mean:.{digits}f} ± {std:.{digits}f}"

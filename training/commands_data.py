@@ -30,6 +30,8 @@ from surefoot.offline_data.minari_io import Format, local_ids, minari_metadata
 from surefoot.offline_data.scores import ADDRESS, D4RL_DATASETS, REFERENCE_SCORES, find_d4rl
 from surefoot.offline_data.sources import d4rl_path, is_minari, sample_names
 from surefoot.training import run_folder
+from surefoot.training.behaviour import record_behaviour
+from surefoot.training.options import REGISTRY, laid_over
 from surefoot.training.policies import AnyPolicy, load_any
 
 Json = Annotated[bool, tyro.conf.arg(name="json", help="print JSON instead of a table")]
@@ -46,7 +48,8 @@ def main(arguments: list[str]) -> int:
     command = COMMANDS[name]
     if name == "collect":
         command = partial(collect, env=_task_of_policy(rest))
-    return tyro.cli(command, args=rest, prog=f"surefoot data {name}", description=command_help(name)) or 0
+    prog = f"surefoot data {name}"
+    return tyro.cli(command, args=rest, prog=prog, description=command_help(name), registry=REGISTRY) or 0
 
 
 def list_sources(*, as_json: Json = False) -> None:
@@ -131,7 +134,7 @@ def collect(
     checkpoint: str = "latest",
     stochastic: bool = False,
     noise: float = 0.0,
-    epsilon: float = 0.0,
+    epsilon: float | None = None,
     device: str = "cpu",
     allow_pickle: bool = False,
     force: bool = False,
@@ -139,7 +142,8 @@ def collect(
     """Record a policy in a task and write a D4RL file with its provenance.
 
     Args:
-        policy: a run folder, a policy .pt of one, or a Stable-Baselines3 .zip (with --allow-pickle).
+        policy: a run folder, a policy .pt of one, a Stable-Baselines3 .zip (with --allow-pickle), or `behaviour`: the
+            behaviour policy that the task itself documents.
         out: the .hdf5 file to write.
         env: the task. What is not given is the run's own, in the dynamics of its eval.physics.
         steps: transitions to record, over all copies of the task together.
@@ -147,7 +151,7 @@ def collect(
         checkpoint: latest, best or a step of the run.
         stochastic: sample from the policy instead of taking its mean action.
         noise: standard deviation of Gaussian noise on the actions, which are in [-1, 1].
-        epsilon: share of the actions replaced by uniform ones.
+        epsilon: share of the actions replaced by uniform ones; none, or as documented for `behaviour`.
         device: where policy and task run.
         allow_pickle: load a Stable-Baselines3 file although that format can run code.
         force: replace an existing file.
@@ -155,8 +159,15 @@ def collect(
     refuse_existing(out, force)
     if not env.id:
         raise ValueError(f"{policy} does not say which task it is for; give --env.id")
+    if str(policy) == "behaviour":
+        if stochastic or noise:
+            raise ValueError(
+                "`behaviour` acts as the task documents it: --stochastic and --noise do not apply, --epsilon does"
+            )
+        return _collect_behaviour(out, env, steps, seed, epsilon, force)
     chosen = load_any(policy, checkpoint=checkpoint, allow_pickle=allow_pickle, device=device)
     act = _stochastic(policy, checkpoint, device) if stochastic else chosen.act
+    env = laid_over(env, chosen.env_config or env)
     lanes = make_vec(env, device=device)
     try:
         _check_task(chosen, Spaces(lanes.single_observation_space, lanes.single_action_space), env.id)
@@ -167,14 +178,27 @@ def collect(
                 steps,
                 seed=seed,
                 noise_std=noise,
-                epsilon=epsilon,
+                epsilon=epsilon or 0.0,
                 source=str(out),
                 progress=True,
             )
     finally:
         lanes.close()
-    recipe = {"stochastic": stochastic, "noise_std": noise, "epsilon": epsilon, "seed": seed, "steps": steps}
+    recipe = {"stochastic": stochastic, "noise_std": noise, "epsilon": epsilon or 0.0, "seed": seed, "steps": steps}
     write_d4rl(out, data, {**_provenance(policy, chosen, env), **recipe}, force=force)
+    print(f"{out}: {len(data)} transitions, {int(data.episode_end.sum())} episodes; `surefoot data info` describes it")
+
+
+def _collect_behaviour(out: Path, env: EnvConfig, steps: int, seed: int, epsilon: float | None, force: bool) -> None:
+    """Write whole episodes of a task's own behaviour policy: as many as `steps` hold."""
+    task: Any = make_vec(replace(env, num_envs=1))
+    episodes = max(1, steps // getattr(task, "horizon", 1))
+    data = record_behaviour(env, episodes, seed=seed, epsilon=epsilon, progress=True)
+    recipe = {"algorithm": "behaviour", "env_id": env.id, "env": json.dumps(asdict(env)), "seed": seed}
+    versions = {f"version_{name}": importlib.metadata.version(name) for name in ("surefoot", "torch")}
+    share = task.behaviour_epsilon if epsilon is None else epsilon
+    metadata = {**recipe, **versions, "epsilon": share, "commit": run_folder.git_commit()["commit"]}
+    write_d4rl(out, data, metadata, force=force)
     print(f"{out}: {len(data)} transitions, {int(data.episode_end.sum())} episodes; `surefoot data info` describes it")
 
 

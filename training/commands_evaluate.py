@@ -21,6 +21,7 @@ from rich.table import Table
 from surefoot.envs import EnvConfig, spaces_of
 from surefoot.training.checkpoint import write_atomically
 from surefoot.training.evaluation import LANES, evaluate
+from surefoot.training.options import REGISTRY, laid_over
 from surefoot.training.policies import AnyPolicy, load_any
 from surefoot.training.run import pick_device
 from surefoot.training.run_folder import git_commit
@@ -84,7 +85,8 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: Sequence[str], env: EnvConfig | None = None) -> Request:
     """Return the request; the fields of `env` are the defaults of the `--env` options."""
     default = Request(runs=()) if env is None else Request(runs=(), env=env)
-    return tyro.cli(Request, args=arguments, default=default, prog="surefoot evaluate")
+    request = tyro.cli(Request, args=arguments, default=default, prog="surefoot evaluate", registry=REGISTRY)
+    return replace(request, env=laid_over(request.env, default.env))
 
 
 def check(request: Request) -> None:

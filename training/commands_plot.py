@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from surefoot.training.plots import EVALUATION_LABELS, learning_curves, metric_panels
+from surefoot.training.plots import EVALUATION_LABELS, learning_curves, metric_panels, regret_curves
 from surefoot.training.run_folder import read_config
 
 
@@ -19,7 +19,8 @@ class Request:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders; runs that differ in nothing but their seed share a line and a band."""
     metric: tuple[str, ...] = ("episode_return",)
-    """`episode_return`, `score` or `length` of the evaluations, or columns of metrics.csv, one panel each."""
+    """`episode_return`, `score` or `length` of the evaluations, or columns of metrics.csv, one panel each. The runs of
+    bandits have no evaluations: their cumulative regret is drawn."""
     out: Path = Path("learning_curves.png")
     """Picture to write; the ending chooses the format (png, pdf, svg)."""
 
@@ -31,9 +32,11 @@ def main(arguments: list[str]) -> int:
         raise ValueError("name at least one run folder and one metric to plot")
     runs = group(request.runs)
     logged = [name for name in request.metric if name not in EVALUATION_LABELS]
-    if logged and len(logged) < len(request.metric):
+    if request.metric == ("episode_return",) and all((run / "regret.npz").is_file() for run in request.runs):
+        regret_curves(runs, request.out)
+    elif logged and len(logged) < len(request.metric):
         raise ValueError(f"{', '.join(logged)}: logged while training; plot evaluation metrics separately")
-    if logged:
+    elif logged:
         metric_panels(runs, request.out, logged)
     elif len(request.metric) > 1:
         raise ValueError(f"one evaluation metric a picture, not {', '.join(request.metric)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from surefoot.training.beside import require_companions
 from surefoot.training.cli import one_line_errors
 from surefoot.training.config import RunConfig
 from surefoot.training.interrupt import StopRequest, stop_on_signals
+from surefoot.training.options import REGISTRY, laid_over, long_names
 from surefoot.training.presets import default_config, from_plain, load_preset, read_yaml
 from surefoot.training.run import Run, carry_out, resume, start
 
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
 def prepare(agent_name: str, launch: Launch) -> Run | None:
     """Return the run that a launch asks for, new or resumed; None where it is finished already."""
     if launch.resume is None:
-        require_companions(launch.run)
+        require_companions(launch.run, bandit=agents.get(agent_name).bandit)
         name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
         return start(agent_name, launch.run, launch.out / name, launch.preset)
     if run_folder.is_finished(launch.resume, launch.run):
@@ -83,7 +84,7 @@ def _door() -> str:
 def parse(arguments: Sequence[str]) -> tuple[str, Launch]:
     """Return agent name and launch: options lie over `--preset`, `--config` or the resumed run's configuration."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    options = list(arguments[1:] if named else arguments)
+    options = long_names(arguments[1:] if named else arguments, {"--num-envs": "--env.num-envs"})
     base = argparse.ArgumentParser(prog=f"train.py {named or ''}", add_help=False, allow_abbrev=False)
     for name in ("preset", "config", "resume"):
         base.add_argument(f"--{name}")
@@ -95,11 +96,12 @@ def parse(arguments: Sequence[str]) -> tuple[str, Launch]:
     launch = tyro.cli(
         form,
         args=options,
+        registry=REGISTRY,
         default=Launch(config),
         prog=f"train.py {agent_name}",
         description=f"{spec.summary}. Presets: {presets}.",
     )
-    return agent_name, launch
+    return agent_name, replace(launch, run=replace(launch.run, env=laid_over(launch.run.env, config.env)))
 
 
 def _starting_point(

@@ -47,6 +47,9 @@ class RunConfig(Generic[C]):
     """The budget: environment steps, or updates for an agent that never acts."""
     seed: int = 0
     """Seed of every generator of the run: parameters, exploration, replay, environments."""
+    num_seeds: int = 1
+    """Seeds trained side by side in one run, for agents that can stack their networks. `env.num_envs` and `steps` count
+    for one of them; metrics come for each; policy files and evaluations are of the first."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`."""
     threads: int | None = None
@@ -67,7 +70,7 @@ class RunConfig(Generic[C]):
     """Presets, as AGENT/PRESET, that are trained in parallel as runs of their own and compared at the end."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "num_seeds"):
             _require_positive(name, getattr(self, name))
         _require_not_negative("seed", self.seed)
         if self.threads is not None:

@@ -16,6 +16,7 @@ from matplotlib.ticker import EngFormatter
 
 from surefoot.training.checkpoint import write_atomically
 from surefoot.training.presets import read_yaml
+from surefoot.training.run_folder import load_regret
 from surefoot.training.statistics import iqm, stratified_bootstrap
 
 # Okabe and Ito's colours, safe for colour-blind readers; an agent keeps its colour and dash in every picture.
@@ -27,6 +28,23 @@ AGENT_STYLE: dict[str, tuple[str, str]] = {
     "cql": ("#009E73", "-"),
     "darc": ("#CC79A7", "-"),
     "darc-plus": ("#D55E00", "-"),
+    "hnpg": ("#0072B2", "--"),
+    "trpo": ("#D55E00", "--"),
+    "rlpd": ("#009E73", "--"),
+    "dynlin-ucb": ("#0072B2", "-"),
+    "linucb": ("#E69F00", "-"),
+    "linucb-paper": ("#E69F00", "--"),
+    "linucb-log": ("#E69F00", ":"),
+    "d-linucb": ("#CC79A7", "-"),
+    "d-linucb-paper": ("#CC79A7", "--"),
+    "d-linucb-log": ("#CC79A7", ":"),
+    "exp3": ("#56B4E9", "-"),
+    "batch-exp3": ("#009E73", "-"),
+    "batch-exp3-paper": ("#009E73", "--"),
+    "ar2": ("#D55E00", "-"),
+    "expert": ("#7F7F7F", "-"),
+    "clairvoyant": ("#000000", "-"),
+    "uniform": ("#7F7F7F", ":"),
     "sb3-sac": ("#E69F00", "--"),
     "sb3-td3": ("#7F7F7F", "--"),
     "sb3-ppo": ("#7F7F7F", ":"),
@@ -140,6 +158,58 @@ def _draw_curves(axes: Axes, runs: Runs, filename: str, column: str) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1M
     axes.grid(True, linewidth=0.5, alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def regret_curves(runs: Runs, out: Path) -> Path:
+    """Draw the cumulative regret of bandit runs from their `regret.npz`, on linear and on log-log axes; return `out`.
+
+    The line is the mean over the replicates of all runs under a label, the band one standard error to either side; the
+    legend gives the log-log slope over the last decade of rounds.
+    """
+    figure = Figure(figsize=(10.5, 5.2), layout="constrained")
+    linear, loglog = figure.subplots(1, 2)
+    for label, folders in runs.items():
+        paths = [folders] if isinstance(folders, Path) else list(folders)
+        curves = [load_regret(path) for path in paths]
+        rounds = curves[0][0]
+        if any(not np.array_equal(other, rounds) for other, _ in curves):
+            raise ValueError(f"{label}: its runs stopped at different rounds; plot them apart")
+        regret = np.concatenate([curve for _, curve in curves], axis=1)
+        _draw_regret(linear, loglog, rounds, regret, label, _agent_of(paths[0]))
+    if any(len(line.get_ydata()) for line in loglog.lines):  # the clairvoyant alone has nothing to show there
+        loglog.set(xscale="log", yscale="log")
+    for axes in (linear, loglog):
+        axes.set_xlabel("round")
+        axes.grid(True, linewidth=0.5, alpha=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+    linear.set_ylabel("cumulative pseudo-regret")
+    linear.xaxis.set_major_formatter(EngFormatter(sep=""))
+    linear.yaxis.set_major_formatter(EngFormatter(sep=""))
+    _legend_below(figure, linear)
+    return _write(figure, out)
+
+
+def _draw_regret(linear: Axes, loglog: Axes, rounds: np.ndarray, regret: np.ndarray, label: str, agent: str) -> None:
+    mean, replicates = regret.mean(axis=1), regret.shape[1]
+    slope = last_decade_slope(rounds, regret)
+    name = label if np.isnan(slope) else f"{label} (slope {slope:.2f})"
+    color, dash = agent_style(agent)
+    for axes in (linear, loglog):
+        seen = mean > 0 if axes is loglog else slice(None)
+        axes.plot(rounds[seen], mean[seen], dash, color=color, linewidth=1.6, label=name)
+        if replicates > 1:
+            error = regret.std(axis=1, ddof=1) / replicates**0.5
+            low = np.maximum(mean - error, mean * 1e-3) if axes is loglog else mean - error
+            axes.fill_between(rounds[seen], low[seen], (mean + error)[seen], color=color, alpha=0.2, linewidth=0)
+
+
+def last_decade_slope(rounds: np.ndarray, regret: np.ndarray) -> float:
+    """Return the slope of log mean regret (P, N) against log round (P,) over the last decade; NaN without regret."""
+    t, mean = np.asarray(rounds, dtype=np.float64), regret.mean(axis=1)
+    last = (t >= t[-1] / 10) & (mean > 0)
+    if last.sum() < 2:
+        return float("nan")
+    return float(np.polyfit(np.log(t[last]), np.log(mean[last]), 1)[0])
 
 
 def agent_style(agent: str) -> tuple[str, str]:

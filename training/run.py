@@ -12,17 +12,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
 
 from surefoot import agents
-from surefoot.agents.interface import Agent, AgentSpec, OfflineData, Progress, Setting, Spaces, VectorEnv
+from surefoot.agents.interface import Agent, AgentSpec, BanditAgent, OfflineData, Progress, Setting, Spaces, VectorEnv
 from surefoot.envs import make_vec, spaces_of
 from surefoot.offline_data import load_for
 from surefoot.training import run_folder
-from surefoot.training.beside import Companions, compare
+from surefoot.training.behaviour import BEHAVIOUR, behaviour_data
+from surefoot.training.beside import Companions, companion_folder, compare
 from surefoot.training.checkpoint import load as load_checkpoint
 from surefoot.training.checkpoint import remove_leftovers
 from surefoot.training.checkpoint import save as save_checkpoint
@@ -39,7 +40,7 @@ from surefoot.training.loggers import (
     require_installed,
 )
 from surefoot.training.meters import Meter
-from surefoot.training.presets import from_plain, to_plain
+from surefoot.training.presets import from_plain, load_preset, to_plain
 from surefoot.training.process import quick_process
 
 # What may change on resume: the budget, and what decides no number of the run. `threads` can move the last bit.
@@ -57,6 +58,7 @@ class Counters:
     logged_step: int = 0
     logged_seconds: float = 0.0
     evaluated_step: int = -1
+    done: bool = False
     best_return: float = -float("inf")
 
     def advance(self, progress: Progress, acts: bool) -> None:
@@ -64,6 +66,7 @@ class Counters:
         self.env_steps += progress.env_steps
         self.updates += progress.updates
         self.step = self.env_steps if acts else self.updates
+        self.done = progress.done
 
 
 @dataclass
@@ -160,12 +163,17 @@ def pick_device(name: str) -> torch.device:
 
 def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
     spec, device = agents.get(agent_name), pick_device(config.device)
+    if config.num_seeds > 1 and not spec.stacks_seeds:
+        raise ValueError(
+            f"{agent_name} trains one seed a run, not num_seeds {config.num_seeds}; start one run for each"
+        )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     spaces = Spaces(*spaces_of(config.env))
     data = _load_data(agent_name, spec, config, spaces, device)
-    env = make_vec(config.env, device=device) if spec.acts else None
-    setting = Setting(spaces, config.seed, device, env, data, config.compile, config.cudagraph)
+    lanes = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
+    env = make_vec(lanes, device=device) if spec.acts else None
+    setting = Setting(spaces, config.seed, device, env, data, config.compile, config.cudagraph, config.num_seeds)
     try:
         agent = spec.make_agent(config.agent, setting)
     except BaseException:
@@ -183,6 +191,8 @@ def _load_data(
         if spec.needs_data:
             raise ValueError(f"{agent_name} learns from recorded data: pass --data.source, or a preset that names one")
         return None
+    if config.data.source.startswith(BEHAVIOUR):
+        return behaviour_data(config.data, config.env, seed=config.seed).to(device)
     return load_for(config.data, *spaces, seed=config.seed).to(device)
 
 
@@ -218,13 +228,16 @@ def carry_out(run: Run, stop: StopRequest) -> None:
     status = "failed"
     run_folder.mark(run.folder, "running", run.counters.seconds)
     try:
-        with quick_process(), Companions(run.folder, run.config, lambda: stop) as companions:
+        apart = replace(run.config, beside=()) if run.spec.bandit else run.config
+        with quick_process(), Companions(run.folder, apart, lambda: stop) as companions:
             _loop(run, stop, lambda: time.perf_counter() - began)
             if not stop:
                 _finish(run)
                 companions.wait()
-            if not stop:
-                compare(run.folder, run.agent_name, run.config, run.device)
+        if run.spec.bandit:
+            _play_companions(run, stop)
+        if not stop:
+            compare(run.folder, run.agent_name, run.config, run.device)
         status = "finished"
     finally:
         run.counters.seconds = time.perf_counter() - began
@@ -239,7 +252,7 @@ def carry_out(run: Run, stop: StopRequest) -> None:
 def _loop(run: Run, stop: StopRequest, clock: Callable[[], float]) -> None:
     config, counters = run.config, run.counters
     with tqdm(total=config.steps, initial=counters.step, unit="step", disable=None, desc=run.agent_name) as bar:
-        while counters.step < config.steps and not stop:
+        while counters.step < config.steps and not counters.done and not stop:
             before = counters.step
             progress = run.agent.step()
             counters.advance(progress, run.spec.acts)
@@ -250,7 +263,7 @@ def _loop(run: Run, stop: StopRequest, clock: Callable[[], float]) -> None:
             row: dict[str, Any] = {}
             if due["log"]:
                 row |= log_metrics(run, bar)
-            if due["evaluation"]:
+            if due["evaluation"] and not run.spec.bandit:
                 row |= log_evaluation(run)
             _send(run, row)
             if due["checkpoint"]:
@@ -268,9 +281,27 @@ def _finish(run: Run) -> None:
     row: dict[str, Any] = {}
     if run.counters.logged_step != run.counters.step:
         row |= log_metrics(run)
-    if run.counters.evaluated_step != run.counters.step:
+    if run.counters.evaluated_step != run.counters.step and not run.spec.bandit:
         row |= log_evaluation(run)
     _send(run, row)
+
+
+def _play_companions(run: Run, stop: StopRequest) -> None:
+    """Train the bandits beside a bandit, in the same environment and for the same horizon.
+
+    In this process, one after the other: their runs take seconds, less than a process takes to start.
+    """
+    for entry in run.config.beside:
+        agent_name, preset = entry.split("/")
+        agent = replace(load_preset(agent_name, preset).agent, horizon=run.config.agent.horizon)
+        config, folder = replace(run.config, agent=agent, beside=()), companion_folder(run.folder, entry)
+        if stop or (folder.exists() and run_folder.is_finished(folder, config)):
+            continue
+        if run_folder.checkpoint_steps(folder):
+            carry_out(resume(folder, agent_name, config), stop)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint
+            carry_out(start(agent_name, config, folder, preset), stop)
 
 
 def _intervals(config: RunConfig) -> dict[str, int]:
@@ -286,12 +317,30 @@ def log_metrics(run: Run, bar: tqdm | None = None) -> Row:
     """Append the means since the last row to metrics.csv and return them."""
     counters, means = run.counters, run.meter.read()
     rate = (counters.step - counters.logged_step) / max(counters.seconds - counters.logged_seconds, 1e-9)
-    row = {**_place(run), "seconds": counters.seconds, "steps_per_second": rate, **means}
+    row = {**_place(run), "seconds": counters.seconds, "steps_per_second": rate, **means, **_regret(run)}
     run.metrics.write([row])
     counters.logged_step, counters.logged_seconds = counters.step, counters.seconds
-    if bar is not None and "episode_return" in means:
-        bar.set_postfix_str(f"episode return {means['episode_return']:.1f}", refresh=False)
+    if bar is not None:
+        bar.set_postfix_str(", ".join(_shown(run.spec, row)), refresh=False)
     return row
+
+
+def _shown(spec: AgentSpec, row: Row) -> list[str]:
+    """Return what the progress line says."""
+    if spec.bandit:
+        return [f"regret {row['regret']:,.1f} ± {row['regret_se']:,.1f} (standard error)"]
+    named = {"episode return": row.get("episode_return")} | {name: row.get(name) for name in spec.shown}
+    return [f"{name} {value:.{1 if abs(value) >= 10 else 2}f}" for name, value in named.items() if value is not None]
+
+
+def _regret(run: Run) -> Row:
+    """Return a bandit's regret so far: mean over replicates, its standard error (0 for one), and the realised one."""
+    if not run.spec.bandit:
+        return {}
+    regret = cast(BanditAgent, run.agent).regret
+    replicates = len(regret.total)
+    error = float(regret.total.std()) / replicates**0.5 if replicates > 1 else 0.0
+    return {"regret": float(regret.total.mean()), "regret_se": error, "realised_regret": float(regret.realised.mean())}
 
 
 def log_evaluation(run: Run) -> Row:
@@ -337,6 +386,8 @@ def save(run: Run) -> None:
     """Write the checkpoint of this step, then drop the oldest. The policy goes first: no checkpoint is without one."""
     step = run.counters.step
     _save_policy(run, run_folder.checkpoint_path(run.folder, "policy", step))
+    if run.spec.bandit:
+        run_folder.save_regret(run.folder, *cast(BanditAgent, run.agent).regret.trace())
     save_checkpoint(run_folder.checkpoint_path(run.folder, "step", step), _state(run))
     run.saved_step = step
     for kind in ("step", "policy"):

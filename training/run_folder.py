@@ -168,14 +168,33 @@ def _policy_path(run: Path, name: str | int) -> Path:
     raise FileNotFoundError(f"{run}: no checkpoint {name!r}; available: {', '.join(available) or 'none'}")
 
 
+def save_regret(run: Path, rounds: list[int], regret: torch.Tensor) -> None:
+    """Write a bandit's cumulative regret (P, N) at log-spaced rounds (P,) to regret.npz."""
+    t, curve = np.array(rounds, dtype=np.int64), regret.numpy(force=True)
+    write_atomically(run / "regret.npz", lambda file: np.savez(file, rounds=t, regret=curve))
+
+
+def load_regret(run: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return rounds (P,) and regret (P, N) of a bandit's run; `FileNotFoundError` where there is none."""
+    path = run / "regret.npz"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; is {run} the run of a bandit that got as far as a checkpoint?")
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["rounds"], arrays["regret"]
+
+
 def _plain_space(space: gym.Space) -> dict[str, Any]:
+    if isinstance(space, gym.spaces.Discrete):
+        return {"n": int(space.n), "start": int(space.start)}
     if not isinstance(space, gym.spaces.Box):
-        raise ValueError(f"{space} is not a Box; only continuous spaces can be stored")
+        raise ValueError(f"{space} is neither Box nor Discrete; only these can be stored")
     bounds = {name: torch.as_tensor(np.array(getattr(space, name))) for name in ("low", "high")}
     return {**bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
 
 
-def _space_from_plain(plain: dict[str, Any]) -> gym.spaces.Box:
+def _space_from_plain(plain: dict[str, Any]) -> gym.Space:
+    if "n" in plain:
+        return gym.spaces.Discrete(plain["n"], start=plain["start"])
     low, high = (plain[name].cpu().numpy() for name in ("low", "high"))
     return gym.spaces.Box(low, high, tuple(plain["shape"]), np.dtype(plain["dtype"]).type)
 

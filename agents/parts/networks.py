@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +37,15 @@ def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (x * weight.mT).sum(-1, keepdim=True) + bias
 
 
-class StackedMLP(nn.Module):
-    """E ReLU networks of one shape as one set of (E, in, out) weights: one batched product a layer, not E.
+Activation = Literal["relu", "tanh"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_}
 
-    Weights start as PyTorch's default for linear layers; `last_gain` makes the output layer Xavier-uniform instead.
+
+class StackedMLP(nn.Module):
+    """E networks of one shape as one set of (E, in, out) weights: one batched product a layer, not E.
+
+    Weights start as PyTorch's default for linear layers. `last_gain` makes the output layer Xavier-uniform instead,
+    `last_scale` multiplies its weights; both zero its bias. `layer_norm` puts one before every activation.
     """
 
     def __init__(
@@ -51,24 +57,43 @@ class StackedMLP(nn.Module):
         *,
         generator: torch.Generator,
         last_gain: float | None = None,
+        last_scale: float | None = None,
+        activation: Activation = "relu",
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         sizes = [in_dim, *hidden, out_dim]
         shapes = list(itertools.pairwise(sizes))
         self.weights = nn.ParameterList(uniform_(torch.empty(members, i, o), i, generator) for i, o in shapes)
         self.biases = nn.ParameterList(uniform_(torch.empty(members, 1, o), i, generator) for i, o in shapes)
+        normed = hidden if layer_norm else ()
+        self.gains = nn.ParameterList(torch.ones(members, 1, width) for width in normed)
+        self.shifts = nn.ParameterList(torch.zeros(members, 1, width) for width in normed)
+        self.activate = ACTIVATIONS[activation]
         if last_gain is not None:
             xavier_last_(self.weights[-1], self.biases[-1], last_gain, generator)
+        if last_scale is not None:
+            with torch.no_grad():
+                self.weights[-1].mul_(last_scale)
+                self.biases[-1].zero_()
 
-    def forward(self, x: Tensor, *, frozen: bool = False) -> Tensor:
-        """Map (B, in), seen by every member, or (E, B, in) to (E, B, out); `frozen`: no gradient into the weights."""
-        weights, biases = list(self.weights), list(self.biases)
+    def forward(self, x: Tensor, parameters: Sequence[Tensor] | None = None, *, frozen: bool = False) -> Tensor:
+        """Map (B, in), seen by every member, or (E, B, in) to (E, B, out); `frozen`: no gradient into the weights.
+
+        `parameters` stand in for the module's own, in the order of `parameters()`, of as many members as they have.
+        """
+        own = [*self.weights, *self.biases, *self.gains, *self.shifts] if parameters is None else list(parameters)
         if frozen:
-            weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
+            own = [parameter.detach() for parameter in own]
+        layers = len(self.weights)
+        weights, biases, norms = own[:layers], own[layers : 2 * layers], own[2 * layers :]
         if x.dim() == 2:
             x = x.expand(weights[0].shape[0], -1, -1)
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            x = torch.baddbmm(bias, x, weight).relu_()
+        for i, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
+            x = torch.baddbmm(bias, x, weight)
+            if norms:
+                x = F.layer_norm(x, x.shape[-1:]) * norms[i] + norms[layers - 1 + i]
+            x = self.activate(x)
         return batched_linear(x, weights[-1], biases[-1])
 
 
@@ -86,7 +111,7 @@ class MLP(StackedMLP):
     ) -> None:
         super().__init__(1, in_dim, hidden, out_dim, generator=generator, last_gain=last_gain)
 
-    def forward(self, x: Tensor, *, frozen: bool = False) -> Tensor:
+    def forward(self, x: Tensor, *, frozen: bool = False) -> Tensor:  # type: ignore[override]
         """Map (B, in) to (B, out)."""
         return super().forward(x, frozen=frozen).squeeze(0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,3 +24,45 @@ def normal(generator: torch.Generator, *shapes: tuple[int, ...]) -> list[Tensor]
 def uniform(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     """Return a tensor of the shape, uniform in [−1, 1], on the generator's device."""
     return torch.rand(shape, generator=generator, device=generator.device) * 2 - 1
+
+
+class ReplicateUniforms:
+    """A stream of uniform numbers a replicate: that of replicate i does not depend on how many replicates there are.
+
+    Counter-based: the number of a draw is a hash of (seed, stream, replicate, draw), by SplitMix64 (Steele, Lea, Flood
+    2014), so that the state is a key each and the number of draws. Made for a few numbers a round, not for millions.
+    """
+
+    def __init__(self, seed: int, stream: str, replicates: int, device: torch.device | str = "cpu") -> None:
+        start = torch.randint(2**62, (), generator=make_generator(seed, stream)).to(device)
+        self.keys = _mix(_mix(torch.arange(replicates, device=device) + start))  # (N,) int64
+        self.draws = 0
+
+    def next(self) -> Tensor:
+        """Return the next number (N,) of every replicate, float64 in [0, 1)."""
+        self.draws += 1
+        step = (_GOLDEN * self.draws + 2**63) % 2**64 - 2**63  # wrapped to int64
+        hashed = _mix(self.keys + step)
+        return _shift(hashed, 11).double() * 2.0**-53
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"keys": self.keys.clone(), "draws": self.draws}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.keys.copy_(state["keys"])
+        self.draws = state["draws"]
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def _mix(z: Tensor) -> Tensor:
+    """Return SplitMix64's finaliser of int64 numbers; the products wrap as unsigned ones do."""
+    z = (z ^ _shift(z, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    z = (z ^ _shift(z, 27)) * (0x94D049BB133111EB - 2**64)
+    return z ^ _shift(z, 31)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Return z >> bits with zeros moved in, which int64 alone does not do."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)

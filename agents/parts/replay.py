@@ -82,8 +82,10 @@ class Replay:
 class FixedReplay(Replay):
     """The offline data: never pushed to, and not written into checkpoints; a resumed run reads its source again."""
 
-    def __init__(self, data: OfflineData, generator: torch.Generator, device: torch.device | str = "cpu") -> None:
-        super().__init__(len(data), data.obs.shape[1], data.action.shape[1], generator, device)
+    def __init__(
+        self, data: OfflineData | Batch, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(len(data.reward), data.obs.shape[1], data.action.shape[1], generator, device)
         super().push(Batch(data.obs, data.action, data.reward, data.next_obs, data.terminated))
 
     def push(self, batch: Batch) -> None:

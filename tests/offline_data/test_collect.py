@@ -72,7 +72,10 @@ def test_exploration_noise_has_the_stated_size():
     replaced = (uniform != 0).all(1)
     assert replaced.float().mean() == pytest.approx(0.25, abs=0.015)
     assert uniform[replaced].var() == pytest.approx(1 / 3, rel=0.05)
-    assert torch.equal(explore(zero + 2, generator, noise_std=0, epsilon=0), zero + 1)
+    assert bool((explore(zero + 2, generator, noise_std=0.1, epsilon=0) <= 1).all())
+    assert torch.equal(explore(zero + 2, generator, noise_std=0, epsilon=0), zero + 2)  # a task without bounds
+    with pytest.raises(ValueError, match="these are discrete"):
+        explore(torch.zeros(3, dtype=torch.int64), generator, noise_std=0.1, epsilon=0)
 
 
 @pytest.mark.parametrize("steps", [0, -5])

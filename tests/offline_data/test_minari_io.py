@@ -125,7 +125,7 @@ def test_spaces_are_never_learnt_by_building_the_environment(data, store):
 def test_other_than_flat_boxes_are_refused():
     episode = EpisodeBuffer(
         observations=np.zeros((3, 2)),
-        actions=np.zeros(2, np.int64),
+        actions=np.zeros((2, 2), np.int64),
         rewards=np.zeros(2),
         terminations=np.zeros(2, bool),
         truncations=np.zeros(2, bool),
@@ -134,9 +134,9 @@ def test_other_than_flat_boxes_are_refused():
         "toy/discrete-v0",
         [episode],
         observation_space=gym.spaces.Box(-1, 1, (2,), np.float64),
-        action_space=gym.spaces.Discrete(3),
+        action_space=gym.spaces.MultiDiscrete([3, 3]),
     )
-    with pytest.raises(ValueError, match="actions are Discrete"):
+    with pytest.raises(ValueError, match="actions are MultiDiscrete"):
         read_minari(dataset)
 
 

@@ -88,7 +88,7 @@ def test_a_resolved_config_starts_the_same_run_again(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("who",), "unknown agent 'who'; choose one of bc,"),
+        (("who",), "unknown agent 'who'; choose one of "),
         (("--steps", 3), "say which agent to train"),
         (("fake", "--preset", "nope"), "no preset 'nope' for fake; available: none"),
         (("fake", "--config", "absent.yaml"), "absent.yaml: no such file"),

@@ -16,6 +16,7 @@ from surefoot.training.run import carry_out, resume, train
 from surefoot.training.run_folder import load_policy
 
 NAMES = sorted(agents.REGISTRY)
+BANDITS = [name for name in NAMES if not name.startswith("sb3-") and agents.get(name).bandit]
 # Applied to whichever of these fields an agent has.
 SMALL = {
     "hidden": (8, 8),
@@ -34,7 +35,17 @@ SMALL = {
     "sampled_actions": 3,
     "n_steps": 16,
     "n_epochs": 2,
+    "policy_hidden": (8, 8),
+    "critic_hidden": (8, 8),
+    "batch_steps": 10,
+    "critic_steps": 2,
+    "value_samples": 2,
+    "rounds": 2,
+    "ensemble": 3,
+    "critic_updates": 2,
 }
+# One round a step, so that runs also stop within an epoch.
+SMALL_BANDIT = {"horizon": 80, "path": "rounds", "rounds_per_step": 1}
 
 
 @pytest.fixture
@@ -47,12 +58,16 @@ def config_of(data_file):
             pytest.importorskip("stable_baselines3", reason="extra sb3 not installed")
         spec = agents.get(name)
         known = {field.name for field in dataclasses.fields(spec.default)}
-        wanted = {field: value for field, value in SMALL.items() if field in known}
+        small = SMALL | SMALL_BANDIT if spec.bandit else SMALL
+        wanted = {field: value for field, value in small.items() if field in known}
         if getattr(spec.default, "real_batch_size", 1) == 0:  # DARC: no data in the critics
             wanted.pop("real_batch_size")
+        env = EnvConfig(id="Pendulum-v1", max_episode_steps=15)
+        if spec.bandit:
+            env = EnvConfig(id="surefoot/DynamicalLinear-v0", num_envs=3, kwargs={"system": "real-data"})
         return RunConfig(
             agent=dataclasses.replace(spec.default, **wanted),
-            env=EnvConfig(id="Pendulum-v1", max_episode_steps=15),
+            env=env,
             data=DataConfig(source=str(data_file)) if spec.needs_data else DataConfig(),
             eval=EvalConfig(every=30, episodes=2),
             steps=80,
@@ -78,7 +93,17 @@ def advance(agent, steps):
     return agent
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BANDITS)
+def test_a_bandits_action_is_of_the_task_and_constant(name, config_of):
+    agent = build(name, config_of(name))
+    for obs in (torch.zeros(3, 1), torch.ones(7, 1)):
+        action = agent.act(obs)
+        assert action.shape == ((len(obs), 3) if name == "expert" else (len(obs),))
+        assert name == "expert" or all(agent.env.single_action_space.contains(index) for index in action.tolist())
+        torch.testing.assert_close(agent.act(obs, explore=True), action, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BANDITS])
 def test_actions_are_in_bounds_and_deterministic(name, config_of):
     agent = build(name, config_of(name))
     obs = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)) * 10
@@ -101,7 +126,17 @@ def test_acting_and_reading_the_state_change_nothing(name, config_of):
     assert_same(advance(agent, 3).state_dict(), advance(other, 3).state_dict())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in BANDITS if name not in ("clairvoyant", "expert")])
+def test_a_round_changes_what_a_bandit_knows(name, config_of):
+    agent = build(name, config_of(name))
+    before = agent.state_dict()["learner"]
+    progress = advance(agent, 1).step()
+    with pytest.raises(AssertionError):
+        assert_same(agent.state_dict()["learner"], before)
+    assert all(bool(value.isfinite().all()) for value in progress.metrics.values())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BANDITS])
 def test_an_update_changes_the_policy_and_reports_numbers(name, config_of):
     agent = build(name, config_of(name))
     before = {key: value.clone() for key, value in agent.policy.state_dict().items()}

@@ -125,7 +125,7 @@ def test_a_bad_preset_file_is_an_error_that_names_it(tmp_path, content, says):
 def test_unknown_presets_and_agents_list_the_known_ones(tmp_path):
     with pytest.raises(FileNotFoundError, match="no preset 'nope' for fake; available: none"):
         load_preset("fake", "nope")
-    with pytest.raises(ValueError, match="unknown agent 'who'; choose one of bc, cql"):
+    with pytest.raises(ValueError, match=r"unknown agent 'who'; choose one of .*bc, "):
         load_preset("fake", "who/nope")
     with pytest.raises(FileNotFoundError, match=r"absent\.yaml: no such file"):
         load_preset("fake", str(tmp_path / "absent.yaml"))

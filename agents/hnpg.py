@@ -1,0 +1,253 @@
+"""HNPG: on-policy natural policy gradient whose critic and policy step also use offline data.
+
+Zhou, Sekhari, Song, Sun, "Offline Data Enhanced On-Policy Policy Gradient with Provable Guarantees", ICLR 2024,
+arXiv 2311.08384 (algorithms 4 and 5; the exact, tabular form is `hnpg_exact.py`).
+
+| paper | here |
+|---|---|
+| (1) critic loss: offline TD + λ · on-policy Monte-Carlo error | `hybrid_weights`, `parts.stochastic.fit_values` |
+| offline target r + f_{h+1}(s', a'), a' ~ π_{h+1} | `bootstrap_target` |
+| algorithm 5, critics from the last step to the first | `HNPG.sweep` |
+| (2) advantage regression on the score features | `parts.trust_region.trust_region_step`, on `HNPG.policy_rows` |
+| V(s) as a mean over 10 actions, generalised advantages | `parts.stochastic.state_values`, `parts.gae` |
+| discounted form (1) with K rounds of f_{k−1} → f_k | `HNPG.rounds` |
+
+Where this differs from the paper, and why (as the authors' code does, unless said otherwise):
+- (2) is solved as TRPO does: surrogate gradient, Fisher matrix with the exact expectation over actions, damping 0.1,
+  length from the KL limit, line search. It has the same solution up to damping; the factor 1 + λ cancels.
+- `offline_actions="resample"`: at offline states the policy step takes actions of the current policy; the paper's
+  equations take the recorded ones ("data"). Measured in docs/hnpg.md.
+- One batch and one backward sweep replace fresh data in every inner iteration and the average over them.
+- λ is a parameter (the code adds the losses: λ = 1). λ enters as weights of means, so sample counts do not change it.
+- The line search also refuses a KL above 1.5·δ (paper: δ; code: no test); `kl_slack` None drops the test.
+- Not in the paper: the stationary, discounted form for ordinary tasks, Discrete actions, several seeds at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting
+from surefoot.agents.parts.episodes import Segment
+from surefoot.agents.parts.on_policy import (
+    DeployedPolicy,
+    OnPolicy,
+    OnPolicyConfig,
+    check_on_policy,
+    make_policy,
+    mean_sigma,
+    require,
+)
+from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.replay import FixedReplay
+from surefoot.agents.parts.state import Stateful
+from surefoot.agents.parts.stochastic import CriticStack, PolicyStack, fit_values
+from surefoot.agents.parts.trust_region import StepRows, trust_region_step
+
+
+@dataclass(frozen=True)
+class HNPGConfig(OnPolicyConfig):
+    """Defaults: the paper's final values, its code where the paper says nothing (brief hnpg.md, section 6.1)."""
+
+    lam: float = 1.0
+    """λ, weight of on-policy samples against offline ones; 0: offline samples only, inf: none (then this is TRPO)."""
+    critic_lam: float | None = None
+    """λ of the critics if it is to be another; 0 removes the Monte-Carlo term (ablation)."""
+    policy_lam: float | None = None
+    """λ of the policy step if it is to be another; inf leaves the offline data to the critics (ablation)."""
+    offline_actions: Literal["resample", "data"] = "resample"
+    """Actions of the policy step at offline states: drawn from the current policy, or the recorded ones."""
+    rounds: int = 10
+    """K, rounds of fitting an evaluation takes in the stationary form, with `critic_steps` gradient steps each."""
+
+    def __post_init__(self) -> None:
+        check_on_policy(self)
+        require("rounds", self.rounds, lambda x: x >= 1, "at least 1")
+        for name in ("lam", "critic_lam", "policy_lam"):
+            require(name, getattr(self, name), lambda x: x is None or x >= 0, "at least 0 (inf: on-policy only)")
+
+
+# --- the mathematics -------------------------------------------------------------------------------------------------
+
+
+def hybrid_weights(lam: float, offline: int, on_policy: int) -> Tensor:
+    """Return weights (M + n,) of M offline and then n on-policy samples: Ê_off + λ·Ê_on, scaled to sum to 1.
+
+    Two means: how many samples either has does not change what λ means. λ = inf leaves the on-policy mean alone.
+    """
+    share = 1.0 if math.isinf(lam) else lam / (1.0 + lam)
+    off = torch.full((offline,), (1.0 - share) / max(offline, 1))
+    return torch.cat([off, torch.full((on_policy,), share / on_policy)])
+
+
+@torch.no_grad()
+def bootstrap_target(
+    policy: PolicyStack,
+    critic: CriticStack,
+    chosen: slice,
+    reward: Tensor,
+    next_obs: Tensor,
+    discount: Tensor | float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return z (S, B) = r + γ·f(s', a'), one a' ~ π(·|s') each, by the chosen members; no gradient."""
+    outputs = policy(next_obs, policy.members(chosen))
+    action = policy.head.to_critic(policy.head.sample(outputs, generator))
+    return reward + discount * critic.value(next_obs, action, chosen)
+
+
+def episode_grid(data: OfflineData, horizon: int) -> int:
+    """Return the number of episodes of offline data that all take H steps; `ValueError` where they do not."""
+    ends = data.episode_end.nonzero().squeeze(-1)
+    lengths = ends.diff(prepend=ends.new_tensor([-1]))
+    wrong = (lengths != horizon).nonzero()
+    if len(wrong):
+        first = int(wrong[0])
+        raise ValueError(
+            f"the data's episode {first} takes {int(lengths[first])} steps, but agent.horizon is {horizon}; choose "
+            "data recorded in a task of this horizon, whole episodes only (data.fraction 1)"
+        )
+    if bool((data.obs[:, -1].view(-1, horizon) != torch.arange(horizon, device=data.obs.device)).any()):
+        raise ValueError("the last coordinate of the data's observations is not the step; record it with --env.clock")
+    return len(ends)
+
+
+# --- the agent -------------------------------------------------------------------------------------------------------
+
+
+class HNPG(Stateful):
+    """One `step` is one outer iteration: act, evaluate the current policy, move it once."""
+
+    STATEFUL = ("nets", "offline")
+
+    def __init__(self, config: HNPGConfig, setting: Setting) -> None:
+        assert setting.data is not None, "HNPG needs offline data"
+        self.config, self.device = config, setting.device
+        self.episodes = 0 if config.horizon is None else episode_grid(setting.data, config.horizon)
+        self.nets = OnPolicy(config, setting)
+        generator = make_generator(setting.seed, "offline data", self.device)
+        self.offline = FixedReplay(self.encoded(setting.data), generator, self.device)
+        self.critic_lam = config.lam if config.critic_lam is None else config.critic_lam
+        self.policy_lam = config.lam if config.policy_lam is None else config.policy_lam
+
+    def encoded(self, data: OfflineData) -> Batch:
+        """Return the data as the networks see it: no clock, discrete actions one-hot."""
+        clock = -1 if self.config.horizon is not None else None
+        action = self.nets.head.from_data(data.action)
+        return Batch(data.obs[:, :clock], action, data.reward, data.next_obs[:, :clock], data.terminated)
+
+    @property
+    def policy(self) -> DeployedPolicy:
+        return self.nets.deployed()
+
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
+        """Return actions of the first seed's policy for obs (N, obs): its mode, or a sample."""
+        return self.nets.act(obs, explore=explore)
+
+    def step(self) -> Progress:
+        """One outer iteration (brief, section 4.1); environment steps are counted for one seed."""
+        before = self.nets.env_steps
+        segment, episodes, success = self.nets.collect()
+        off = self.draw_offline(segment)
+        critic = self.evaluate_policy(segment, off)
+        policy = trust_region_step(self.nets.policy, self.policy_rows(segment, off), self.config)
+        metrics = success | critic | policy | mean_sigma(self.nets.policy)
+        return Progress(self.nets.env_steps - before, 1, metrics, tuple(episodes), self.nets.success.done)
+
+    def draw_offline(self, segment: Segment) -> Batch:
+        """Return (E, M, …) offline transitions, as many as on-policy ones for every member, with replacement.
+
+        With a horizon member (h, s) gets transitions of step h only.
+        """
+        horizon, seeds = self.config.horizon, self.nets.seeds
+        rows = segment.reward[0, 0].numel() if horizon else segment.reward[:, 0].numel()
+        random = {"generator": self.offline.generator, "device": self.device}
+        if horizon is None:
+            index = torch.randint(len(self.offline), (seeds, rows), **random)  # type: ignore[call-overload]
+        else:
+            episode = torch.randint(self.episodes, (horizon, seeds, rows), **random)  # type: ignore[call-overload]
+            step = torch.arange(horizon, device=self.device)[:, None, None]
+            index = (episode * horizon + step).flatten(0, 1)
+        batch = self.offline.unpack(self.offline.rows.index_select(0, index.flatten()))
+        return Batch(*(field.unflatten(0, index.shape) for field in batch))
+
+    # --- the critics --------------------------------------------------------------------------------------------------
+
+    def evaluate_policy(self, segment: Segment, off: Batch) -> dict[str, Tensor]:
+        """Fit f to the current policy; return both losses (E,), each over its own samples."""
+        nets, returns = self.nets, self.nets.returns(segment)
+        action = nets.head.to_critic(nets.by_member(segment.action))
+        on_x = torch.cat([nets.by_member(segment.obs), action], -1)
+        off_x = torch.cat([off.obs, off.action], -1)
+        rows = off_x.shape[1]
+        scale = 1.0 if math.isinf(self.critic_lam) else 1.0 + self.critic_lam  # the paper's sum, not our mean
+        weight = scale * hybrid_weights(self.critic_lam, rows, on_x.shape[1]).to(self.device)
+        fit = self.rounds if self.config.horizon is None else self.sweep
+        error = fit(torch.cat([off_x, on_x], 1), off, returns, weight)
+        return {"offline_loss": error[:, :rows].mean(1), "on_policy_loss": error[:, rows:].mean(1)}
+
+    def fit(self, chosen: slice, x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        lr, steps = self.config.critic_lr, self.config.critic_steps
+        return fit_values(self.nets.critic, chosen, x, target, weight, lr=lr, steps=steps)
+
+    def sweep(self, x: Tensor, off: Batch, returns: Tensor, weight: Tensor) -> Tensor:
+        """Fit the critics from the last step to the first, each to a target by the one just fitted; f_H = 0."""
+        nets, horizon = self.nets, self.config.horizon or 1
+        if math.isinf(self.critic_lam):  # nothing is bootstrapped, so all steps can be fitted at once
+            return self.fit(slice(None), x, torch.cat([off.reward, returns], 1), weight)
+        errors = []
+        for h in reversed(range(horizon)):
+            now, following = nets.members(h), nets.members(h + 1)
+            z = off.reward[now]
+            if h < horizon - 1:
+                z = bootstrap_target(nets.policy, nets.critic, following, z, off.next_obs[now], 1.0, nets.generator)
+            errors.append(self.fit(now, x[now], torch.cat([z, returns[now]], 1), weight))
+        return torch.cat(errors[::-1])
+
+    def rounds(self, x: Tensor, off: Batch, returns: Tensor, weight: Tensor) -> Tensor:
+        """Fit the one critic K times, each time to targets by what the round before left (equation 1)."""
+        nets, error = self.nets, torch.zeros_like(returns)
+        discount = self.config.gamma * (1 - off.terminated)
+        for _ in range(1 if math.isinf(self.critic_lam) else self.config.rounds):
+            z = bootstrap_target(
+                nets.policy, nets.critic, slice(None), off.reward, off.next_obs, discount, nets.generator
+            )
+            error = self.fit(slice(None), x, torch.cat([z, returns], 1), weight)
+        return error
+
+    # --- the policy ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def policy_rows(self, segment: Segment, off: Batch) -> StepRows:
+        """Return what the policy step regresses on: offline samples, then on-policy ones, weighed by λ."""
+        nets = self.nets
+        obs, action = nets.by_member(segment.obs), nets.by_member(segment.action)
+        advantage = nets.advantages(segment)
+        if math.isinf(self.policy_lam):
+            return StepRows(obs, action, advantage, hybrid_weights(self.policy_lam, 0, obs.shape[1]).to(self.device))
+        off_action = off.action
+        if self.config.offline_actions == "resample":
+            off_action = nets.head.sample(nets.policy(off.obs), nets.generator)
+        f = nets.critic.value(off.obs, nets.head.to_critic(off_action))
+        return StepRows(
+            torch.cat([off.obs, obs], 1),
+            torch.cat([off_action, action], 1),
+            torch.cat([f - nets.values(off.obs), advantage], 1),
+            hybrid_weights(self.policy_lam, off.obs.shape[1], obs.shape[1]).to(self.device),
+        )
+
+
+HNPG_SPEC = AgentSpec(
+    HNPGConfig(),
+    HNPG,
+    make_policy,
+    "on-policy natural gradient that also learns from offline data (arXiv 2311.08384)",
+    needs_data=True,
+    stacks_seeds=True,
+    shown=("success",),
+)

@@ -1,0 +1,127 @@
+"""Fresh on-policy experience for several seeds at once, and whether their episodes succeed.
+
+Lanes are shared out among the seeds: seed s acts in lanes s·n … (s + 1)·n − 1. Tensors here are (T, S, n, …): time,
+seed, lane of the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from surefoot.agents.interface import Episodes, VectorEnv
+from surefoot.agents.parts.heads import Head
+from surefoot.agents.parts.interaction import Interaction
+
+
+class Segment(NamedTuple):
+    """T steps of S seeds in n lanes each."""
+
+    obs: Tensor  # (T, S, n, obs)
+    action: Tensor  # (T, S, n, act) as drawn from the policy
+    reward: Tensor  # (T, S, n)
+    next_obs: Tensor  # (T, S, n, obs), the true successor
+    terminated: Tensor  # (T, S, n), 1 where the task ended
+    ended: Tensor  # (T, S, n) bool, also time-outs
+
+
+def collect_segment(
+    interaction: Interaction, draw: Callable[[Tensor, int], Tensor], head: Head, seeds: int, steps: int
+) -> tuple[Segment, list[Episodes]]:
+    """Act `steps` times in every lane; `draw` maps observations (S, n, obs) and the step to actions (S, n, act)."""
+    columns, episodes = [], []
+    for t in range(steps):
+        action = draw(interaction.obs.unflatten(0, (seeds, -1)), t)
+        batch, ended = interaction.step(head.to_task(action).flatten(0, 1))
+        rows = (batch.obs, batch.reward, batch.next_obs, batch.terminated, ended.ended)
+        obs, reward, next_obs, terminated, over = (x.unflatten(0, (seeds, -1)) for x in rows)
+        columns.append(Segment(obs, action, reward, next_obs, terminated, over))
+        episodes.append(ended)
+    return Segment(*(torch.stack(column) for column in zip(*columns, strict=True))), episodes
+
+
+def join_lanes(segments: list[Segment]) -> Segment:
+    """Return waves of the same length as more lanes."""
+    return Segment(*(torch.cat(fields, dim=2) for fields in zip(*segments, strict=True)))
+
+
+def require_horizon(env: VectorEnv, horizon: int, seed: int) -> None:
+    """Raise `ValueError` unless every episode of the task ends at its H-th step and no earlier; seen by trying."""
+    obs, _ = env.reset(seed=seed)
+    shape = env.single_action_space.shape or ()
+    dtype = torch.float32 if shape else torch.int64  # Discrete actions have no shape
+    still = torch.zeros((env.num_envs, *shape), dtype=dtype, device=obs.device)
+    for step in range(1, horizon + 1):
+        _, _, terminated, truncated, _ = env.step(still)
+        ended = terminated | truncated
+        if bool(ended.any()) and step < horizon:
+            raise ValueError(
+                f"agent.horizon is {horizon}, but an episode of this task ended after {step} steps; the finite-horizon "
+                "form needs episodes of one length: set agent.horizon to it, or to None for the discounted form"
+            )
+    if not bool(ended.all()):
+        raise ValueError(
+            f"agent.horizon is {horizon}, but episodes of this task go on after {horizon} steps; set agent.horizon to "
+            f"their length, cut them with --env.max-episode-steps {horizon}, or set it to None for the discounted form"
+        )
+
+
+@dataclass(frozen=True)
+class SuccessConfig:
+    """When an episode counts as a success and a run as solved (brief hnpg.md, section 7.5)."""
+
+    success_return: float | None = None
+    """An episode with at least this return is a success; None: success is not measured."""
+    solved_at: float = 0.5
+    """Solved once the moving average of the success rate exceeds this."""
+    solved_window: int = 50
+    """Iterations in the moving average (all so far while there are fewer)."""
+    stop_when_solved: bool = False
+    """End the run once every seed is solved."""
+
+
+class SuccessMeter:
+    """Success rates of the last iterations, seed by seed, and the sample count at which each seed was solved."""
+
+    def __init__(self, config: SuccessConfig, seeds: int, device: torch.device) -> None:
+        self.config, self.seeds = config, seeds
+        self.recent = torch.zeros(0, seeds, device=device)  # (≤ window, S)
+        self.solved_steps = torch.full((seeds,), -1.0, device=device)  # −1: not yet
+
+    def add(self, episodes: list[Episodes], env_steps: int) -> dict[str, Tensor]:
+        """Take in the episodes of one iteration, which ended at `env_steps` samples a seed; return metrics."""
+        if self.config.success_return is None:
+            return {}
+        ended = torch.stack([e.ended for e in episodes]).unflatten(1, (self.seeds, -1))  # (T, S, n)
+        returns = torch.stack([e.episode_return for e in episodes]).unflatten(1, (self.seeds, -1))
+        wins = ended & (returns >= self.config.success_return - 1e-6)
+        rate = wins.sum((0, 2)) / ended.sum((0, 2)).clamp(min=1)
+        self.recent = torch.cat([self.recent, rate[None]])[-self.config.solved_window :]
+        average = self.recent.mean(0)
+        newly = (average > self.config.solved_at) & (self.solved_steps < 0)
+        self.solved_steps = torch.where(newly, float(env_steps), self.solved_steps)
+        return self._metrics(rate, average)
+
+    def _metrics(self, rate: Tensor, average: Tensor) -> dict[str, Tensor]:
+        named = {"success": rate, "success_average": average, "solved_at": self.solved_steps}
+        means = {name: value for name, value in named.items() if name != "solved_at" or self.seeds == 1}
+        if self.seeds == 1:
+            return {name: value[0] for name, value in means.items()}
+        each = {f"{name}/seed-{s}": value[s] for s in range(self.seeds) for name, value in named.items()}
+        return {name: value.mean() for name, value in means.items()} | each
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has reached what it was to stop at."""
+        return self.config.stop_when_solved and bool((self.solved_steps >= 0).all())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"recent": self.recent.clone(), "solved_steps": self.solved_steps.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.recent = state["recent"].to(self.recent.device)
+        self.solved_steps = state["solved_steps"].to(self.solved_steps.device)

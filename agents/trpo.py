@@ -1,0 +1,74 @@
+"""TRPO with per-step networks and a critic of Monte-Carlo returns: HNPG's baseline, which sees no offline data.
+
+Schulman et al., "Trust Region Policy Optimization", arXiv 1502.05477, as HNPG's experiments run it (arXiv 2311.08384).
+
+| paper | here |
+|---|---|
+| regression of f on returns | `parts.stochastic.fit_values` |
+| generalised advantages, V(s) from the Q-function | `parts.on_policy.OnPolicy.advantages` |
+| appendix C: Fisher products, conjugate gradients, line search | `parts.trust_region.trust_region_step` |
+
+Where this differs: the baseline is a mean of Q(s, a) over actions, as in HNPG, so that only the data tells them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surefoot.agents.interface import AgentSpec, Progress, Setting
+from surefoot.agents.parts.on_policy import DeployedPolicy, OnPolicy, OnPolicyConfig, make_policy, mean_sigma
+from surefoot.agents.parts.state import Stateful
+from surefoot.agents.parts.stochastic import fit_values
+from surefoot.agents.parts.trust_region import StepRows, trust_region_step
+
+
+@dataclass(frozen=True)
+class TRPOConfig(OnPolicyConfig):
+    """HNPG's settings without those of the offline data."""
+
+
+class TRPO(Stateful):
+    """One `step` is one batch of experience, one fit of the critics and one policy step."""
+
+    STATEFUL = ("nets",)
+
+    def __init__(self, config: TRPOConfig, setting: Setting) -> None:
+        self.config = config
+        self.nets = OnPolicy(config, setting)
+
+    @property
+    def policy(self) -> DeployedPolicy:
+        return self.nets.deployed()
+
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
+        """Return actions of the first seed's policy for obs (N, obs): its mode, or a sample."""
+        return self.nets.act(obs, explore=explore)
+
+    def step(self) -> Progress:
+        """One iteration; environment steps are counted for one seed."""
+        nets, config = self.nets, self.config
+        before = nets.env_steps
+        segment, episodes, success = nets.collect()
+        obs, action = nets.by_member(segment.obs), nets.by_member(segment.action)
+        weight = torch.full((obs.shape[1],), 1.0 / obs.shape[1], device=obs.device)
+        x = torch.cat([obs, nets.head.to_critic(action)], -1)
+        error = fit_values(
+            nets.critic, slice(None), x, nets.returns(segment), weight, lr=config.critic_lr, steps=config.critic_steps
+        )
+        rows = StepRows(obs, action, nets.advantages(segment), weight)
+        metrics = trust_region_step(nets.policy, rows, config)
+        metrics |= {"on_policy_loss": error.mean(1), **mean_sigma(nets.policy), **success}
+        return Progress(nets.env_steps - before, 1, metrics, tuple(episodes), nets.success.done)
+
+
+TRPO_SPEC = AgentSpec(
+    TRPOConfig(),
+    TRPO,
+    make_policy,
+    "trust-region policy optimisation, also with a policy for every time step (arXiv 1502.05477)",
+    stacks_seeds=True,
+    shown=("success",),
+)

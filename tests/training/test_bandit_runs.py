@@ -1,0 +1,143 @@
+"""Bandits from the command line: regret in place of evaluations, companions, own systems, wrong input."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from sameness import rows
+
+from surefoot.configs import preset_names
+from surefoot.training.beside import require_companions
+from surefoot.training.cli import main
+from surefoot.training.commands_train import parse
+from surefoot.training.plots import last_decade_slope
+from surefoot.training.presets import load_preset
+from surefoot.training.run_folder import load_policy, load_regret
+
+SHORT = ("--preset", "s1", "--steps", "300", "--agent.horizon", "300", "--log-every", "100", "--threads", "1")
+
+
+def train(tmp_path, *arguments, name="run"):
+    return main(["train", *map(str, arguments), "--out", str(tmp_path), "--name", name])
+
+
+def test_a_run_is_measured_by_its_regret(tmp_path):
+    assert train(tmp_path, "dynlin-ucb", *SHORT, "--num-envs", 7) == 0
+    run = tmp_path / "run"
+    rounds, regret = load_regret(run)
+    assert (rounds[-1], regret.shape) == (300, (len(rounds), 7))
+    last = rows(run / "metrics.csv")[-1]
+    assert (last["step"], last["env_steps"]) == ("300", "300")  # rounds of one replicate
+    assert float(last["regret"]) == pytest.approx(regret[-1].mean())
+    assert float(last["regret_se"]) == pytest.approx(regret[-1].std(ddof=1) / 7**0.5)
+    assert {"realised_regret", "beta", "gap", "epoch"} <= set(last)
+    assert rows(run / "evaluations.csv") == []
+    assert (run / "plots" / "regret.png").stat().st_size > 10_000
+    assert load_policy(run).policy.act(torch.zeros(7, 1)).shape == (7,)
+
+
+def test_replicates_are_the_same_runs_whatever_their_number(tmp_path):
+    for lanes in (3, 11):
+        assert train(tmp_path, "dynlin-ucb", *SHORT, f"--num-envs={lanes}", name=str(lanes)) == 0
+    few, many = (load_regret(tmp_path / name)[1] for name in ("3", "11"))
+    np.testing.assert_array_equal(few, many[:, :3])
+
+
+def test_companions_play_in_the_same_environment(tmp_path, capsys):
+    beside = ("--beside", "linucb-log/s1", "clairvoyant/s1")
+    assert train(tmp_path, "dynlin-ucb", *SHORT, "--num-envs", 4, "--env.kwargs", "noise", "0", *beside) == 0
+    table = {row["method"]: row for row in json.loads((tmp_path / "run" / "comparison.json").read_text())}
+    assert list(table) == ["clairvoyant", "dynlin-ucb", "linucb-log"]
+    assert all((row["replicates"], row["rounds"]) == (4, 300) for row in table.values())
+    assert table["clairvoyant"]["regret"] == 0
+    config = yaml.safe_load((tmp_path / "run" / "beside" / "linucb-log-s1" / "config.yaml").read_text())
+    assert (config["env"]["kwargs"], config["agent"]["horizon"]) == ({"system": "s1", "noise": 0}, 300)
+    assert "pseudo-regret after 300 rounds" in capsys.readouterr().out
+    assert main(["train", "dynlin-ucb", "--resume", str(tmp_path / "run"), "--steps", "400"]) == 0
+    table = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert {row["rounds"] for row in table} <= {400, 401, 402}  # beyond the horizon no epoch is cut
+
+
+def test_own_systems_lie_over_a_preset_and_are_kept_with_the_run(tmp_path):
+    system = "A: [[0.3]]\nB: [[1, -1]]\nomega: [1]\ntheta: [0, 5e-1]\nnoise: 1e-2\nactions: [[1, 0], [0, 1]]"
+    preset = tmp_path / "mine.yaml"
+    text = "".join(f"    {line}\n" for line in system.splitlines())
+    preset.write_text(
+        f"env:\n  id: surefoot/DynamicalLinear-v0\n  kwargs:\n{text}agent: {{horizon: 100}}\nsteps: 100\n"
+    )
+    assert train(tmp_path, "dynlin-ucb", "--preset", preset, "--env.kwargs", "A", "[[0.4]]") == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["env"]["kwargs"]["A"] == [[0.4]]
+    assert config["env"]["kwargs"]["actions"] == [[1, 0], [0, 1]]
+    assert train(tmp_path, "--config", tmp_path / "run" / "config.yaml", name="again") == 0
+    np.testing.assert_array_equal(load_regret(tmp_path / "again")[1], load_regret(tmp_path / "run")[1])
+
+
+def test_plots_and_evaluations_of_finished_bandits(tmp_path, capsys):
+    for seed in (0, 1):
+        assert train(tmp_path, "exp3", *SHORT, "--num-envs", 3, "--seed", seed, name=f"run{seed}") == 0
+    runs = [str(tmp_path / f"run{seed}") for seed in (0, 1)]
+    assert main(["plot", *runs, "--out", str(tmp_path / "both.png")]) == 0
+    assert (tmp_path / "both.png").stat().st_size > 10_000
+    capsys.readouterr()
+    assert main(["evaluate", runs[0], "--episodes", "3", "--env.max-episode-steps", "5"]) == 0
+    assert "exp3" in capsys.readouterr().out
+
+
+def test_the_slope_is_that_of_the_last_decade():
+    t = np.array([1, 10, 100, 200, 500, 1000])
+    curve = np.where(t < 100, t, 10 * t**0.5)[:, None] * np.array([[0.5, 1.5]])
+    assert last_decade_slope(t, curve) == pytest.approx(0.5)
+    assert np.isnan(last_decade_slope(t, 0 * curve))
+
+
+def test_the_demo_names_every_algorithm():
+    config = load_preset("dynlin-ucb", "demo")
+    require_companions(config, bandit=True)
+    assert len(config.beside) == 12
+    assert preset_names("dynlin-ucb") == [
+        "ball-random", "demo", "real-data", "s1", "synthetic-0.001", "synthetic-0.01", "synthetic-0.1",
+    ]  # fmt: skip
+    assert preset_names("expert") == ["real-data"]
+
+
+def test_keyword_arguments_of_a_task_are_yaml_on_the_command_line():
+    _, launch = parse(["dynlin-ucb", *SHORT, "--env.kwargs", "A", "[[0.5, 1]]", "system", "null", "noise", "1.0e-3"])
+    assert launch.run.env.kwargs == {"system": None, "A": [[0.5, 1]], "noise": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("dynlin-ucb", "--env.id", "surefoot/DynamicalLinear-v0"), "agent.horizon is missing: delta = 1/T"),
+        (("linucb", "--env.id", "surefoot/DynamicalLinear-v0"), "agent.horizon is missing"),
+        (("dynlin-ucb", "--env.id", "Pendulum-v1"), "a bandit plays surefoot/DynamicalLinear-v0"),
+        (("dynlin-ucb", *SHORT, "--env.kwargs", "A", "[[1.5]]"), "spectral radius 1.5; the system is unstable"),
+        (("dynlin-ucb", *SHORT, "--env.kwargs", "actions", "[[1, 0]]"), "1 distinct point(s)"),
+        (("dynlin-ucb", *SHORT, "--env.kwargs", "wheels", "4"), "wheels"),
+        (("dynlin-ucb", *SHORT, "--beside", "fake/none"), "no preset 'none' for fake"),
+        (("sac", "--env.id", "surefoot/DynamicalLinear-v0"), "continuous (Box) action space"),
+        (("expert", *SHORT[2:], "--env.id", "surefoot/DynamicalLinear-v0"), "agent.budgets names 3 campaigns"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, says, capsys, tmp_path):
+    assert train(tmp_path, *arguments) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("option", "value"), [("rho-bar", 1), ("delta", 2), ("lam", 0)])
+def test_options_out_of_range_are_named(option, value, capsys, tmp_path):
+    assert train(tmp_path, "dynlin-ucb", *SHORT, f"--agent.{option}", value) == 2
+    assert f"agent.{option.replace('-', '_')} must be" in capsys.readouterr().err
+
+
+def test_bandits_are_compared_with_bandits_only():
+    config = load_preset("dynlin-ucb", "demo")
+    require_companions(config, bandit=True)
+    with pytest.raises(ValueError, match="a bandit can only be compared with bandits"):
+        require_companions(config)

@@ -1,0 +1,55 @@
+"""What the command lines of several commands share: how a task's keyword arguments are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import tyro
+import yaml
+
+from surefoot.envs import EnvConfig
+
+REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def plain_mapping(info: Any) -> Any:
+    """Let `dict[str, Any]` be written as KEY VALUE pairs, each value as in YAML: 3, s1, "[[0.5, 0], [0, 0.1]]"."""
+    if info.type != dict[str, Any]:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[KEY VALUE ...]",
+        instance_from_str=_read,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=_write,
+    )
+
+
+def _read(words: list[str]) -> dict[str, Any]:
+    if len(words) % 2:
+        raise ValueError("expected KEY VALUE pairs")
+    try:
+        return {key: yaml.safe_load(value) for key, value in zip(words[::2], words[1::2], strict=True)}
+    except yaml.YAMLError as error:
+        raise ValueError(f"not a YAML value ({' '.join(str(error).split())})") from error
+
+
+def _write(value: dict[str, Any]) -> list[str]:
+    def text(item: Any) -> str:
+        return yaml.safe_dump(item, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+
+    return [word for key, item in value.items() for word in (key, text(item))]
+
+
+def laid_over(task: EnvConfig, base: EnvConfig) -> EnvConfig:
+    """Return `task` with the keyword arguments of `base`, where both are the same task, below its own."""
+    return replace(task, kwargs=base.kwargs | task.kwargs) if task.id == base.id else task
+
+
+def long_names(options: Sequence[str], aliases: dict[str, str]) -> list[str]:
+    """Return the options with every alias, also of the form --alias=value, written out."""
+    parts = [option.partition("=") for option in options]
+    return ["".join((aliases.get(name, name), equals, value)) for name, equals, value in parts]

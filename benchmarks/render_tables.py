@@ -97,6 +97,24 @@ def is_of(run: Result, simulator: str, method: str) -> bool:
     return (run["simulator"], run["method"]) == (simulator, method)
 
 
+def demo(result: Result) -> str:
+    """Return the last policy's returns of every method, mean over seeds and each."""
+    rows = [
+        (
+            method,
+            cell["saw"],
+            number(cell["simulator"]),
+            " ".join(map(number, cell["simulator_seeds"])),
+            number(cell["real"]),
+            " ".join(map(number, cell["real_seeds"])),
+        )
+        for method, cell in result["summary"].items()
+    ]
+    header = ("method", "learned from", "in the simulator", "by seed", "real return", "by seed")
+    minutes = " ".join(map(str, result["minutes_a_run"]))
+    return markdown(header, rows) + f"\n\nMinutes a run: {minutes}; largest process: {result['largest_process_mb']} MB."
+
+
 def throughput(result: Result) -> str:
     """Return speeds of SAC and of the replay, ours beside Stable-Baselines3's."""
     training, replay = result["training"], result["replay"]
@@ -109,6 +127,8 @@ def throughput(result: Result) -> str:
         ("µs to sample 256 of 1e6 rows", sample["ours"], sample["sb3"], str(replay["ratio"])),
         ("MB of a replay of 1e6 rows", replay["megabytes"], "", ""),
     ]
+    parts = training["milliseconds_of_ours"]
+    rows[3:3] = [(f"of these, {name.replace('_', ' ')}", value, "", "") for name, value in parts.items()]
     threads = f"SAC on HalfCheetah-v5, {training['threads']} thread{'s' * (training['threads'] > 1)}"
     return markdown((threads, "Surefoot", "Stable-Baselines3", "ratio"), rows)
 
@@ -229,6 +249,7 @@ def dynlin_speed(result: Result) -> str:
 
 
 RENDERERS: dict[str, Callable[[Result], str]] = {
+    "demo": demo,
     "h2o_pendulum": h2o_pendulum,
     "hnpg_lock": hnpg_lock,
     "hnpg_speed": hnpg_speed,

@@ -32,6 +32,7 @@ from surefoot.agents.parts.classifiers import (
 )
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal
+from surefoot.agents.parts.replay import join
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     AT_LEAST_1,
@@ -130,7 +131,7 @@ class DARC(Stateful):
         with torch.no_grad():
             correction = reward_correction(self.classifiers.g(transition_rows(sim)), config.reward_clip)
         sim = sim._replace(reward=sim.reward + correction)
-        both = Batch(*(torch.cat(pair) for pair in zip(real, sim, strict=True)))
+        both = join(real, sim)
         actor_loss, actor_metrics = nets.actor_loss(both.obs, noise.policy)
         y = nets.td_target(both, noise.target)
         q = nets.critic(both.obs, both.action)

@@ -41,6 +41,7 @@ from surefoot.agents.parts.classifiers import (
 )
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal
+from surefoot.agents.parts.replay import join
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     AT_LEAST_0,
@@ -256,7 +257,7 @@ class H2O(Stateful):
         if config.uses_classifiers:
             scaled = config.classifier_noise * noise.classifier
             metrics |= classifier_step(self.classifiers, self.classifier_optimiser, real_rows, sim_rows, scaled)
-        both = Batch(*(torch.cat(pair) for pair in zip(real, sim, strict=True)))
+        both = join(real, sim)
         actor_loss, actor_metrics = nets.actor_loss(both.obs, noise.policy)
         critic_loss, critic_metrics = self.critic_loss(both, sim, noise)
         self.multiplier_optimiser.zero_grad(set_to_none=True)

@@ -28,8 +28,8 @@ from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
 from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.networks import StackedMLP, soft_update
-from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.replay import FixedReplay
+from surefoot.agents.parts.random import make_generator, normal
+from surefoot.agents.parts.replay import join
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     AT_LEAST_1,
@@ -37,6 +37,7 @@ from surefoot.agents.sac import (
     box_dims,
     check_ranges,
     make_policy,
+    make_real_replay,
     make_replay,
     make_rollout,
     take_step,
@@ -119,7 +120,6 @@ class RLPD(Stateful):
     )
 
     def __init__(self, config: RLPDConfig, setting: Setting) -> None:
-        assert setting.data is not None, "RLPD needs offline data"
         self.config, self.device = config, setting.device
         obs_dim, self.action_dim = box_dims(setting.spaces)
         start = make_generator(setting.seed, "networks")
@@ -136,7 +136,7 @@ class RLPD(Stateful):
         self.alpha_optimiser = adam([self.log_alpha], config.alpha_lr, setting)
         for group in self.alpha_optimiser.param_groups:
             group["betas"] = (config.alpha_beta, 0.999)
-        self.offline = FixedReplay(setting.data, make_generator(setting.seed, "real replay", self.device), self.device)
+        self.offline = make_real_replay(setting)
         self.replay = make_replay(config.replay_capacity, setting)
         self.rollout = make_rollout(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", self.device)
@@ -167,13 +167,12 @@ class RLPD(Stateful):
     def draw(self) -> tuple[Batch, Tensor, Tensor]:
         """Return a batch, half offline (first) and half fresh, noise for its next actions, and a subset of critics."""
         half = self.config.batch_size // 2
-        pair = zip(self.offline.sample(half), self.replay.sample(half), strict=True)
+        batch = join(self.offline.sample(half), self.replay.sample(half))
         order = torch.rand(self.config.ensemble, generator=self.noise_generator, device=self.device).argsort()
-        return Batch(*(torch.cat(rows) for rows in pair)), self.noise(), order[: self.config.target_subset]
+        return batch, self.noise(), order[: self.config.target_subset]
 
     def noise(self) -> Tensor:
-        shape = (self.config.batch_size, self.action_dim)
-        return torch.randn(shape, generator=self.noise_generator, device=self.device)
+        return normal(self.noise_generator, (self.config.batch_size, self.action_dim))[0]
 
     def update_critic_eager(self, batch: Batch, noise: Tensor, subset: Tensor) -> dict[str, Tensor]:
         """One gradient step on all critics; losses of the two halves apart."""

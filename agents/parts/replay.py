@@ -79,6 +79,11 @@ class Replay:
         self.generator.set_state(state["generator"])
 
 
+def join(first: Batch, second: Batch) -> Batch:
+    """Return the rows of two batches as one, the first's before the second's."""
+    return Batch(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
+
+
 class FixedReplay(Replay):
     """The offline data: never pushed to, and not written into checkpoints; a resumed run reads its source again."""
 

@@ -148,13 +148,14 @@ def ball(options: Options) -> dict[str, Any]:
 
 
 def full(options: Options) -> dict[str, Any]:
-    """Run DynLin-UCB and clean Batch-Exp3, both by the epoch path, at T = 10⁶; on real data also `baselines`."""
+    """Run DynLin-UCB and clean Batch-Exp3, both by the epoch path, at T = 10⁶; in both `SYSTEMS` also `baselines`."""
     rounds, replicates = 1_000_000, 10
     configurations = {f"synthetic-{noise}": {"system": "synthetic", "noise": noise} for noise in (0.001, 0.01, 0.1)}
     configurations |= {"real-data": SYSTEMS["real-data"]}
     figures: dict[str, Any] = {"rounds": rounds, "replicates": replicates}
     jobs = [(configuration, name) for configuration in configurations for name in ("dynlin-ucb", "batch-exp3")]
-    for configuration, name in [*jobs, *[("real-data", name) for name in options.baselines]]:
+    jobs += [(configuration, name) for configuration in ("real-data", "synthetic-0.01") for name in options.baselines]
+    for configuration, name in jobs:
         kwargs, began = configurations[configuration], time.process_time()
         agent = play(name, kwargs, rounds, replicates, options.seed, **(OFFICIAL if name == "dynlin-ucb" else {}))
         result = outcome(agent) | {"cpu_seconds": round(time.process_time() - began, 1)}
@@ -172,8 +173,8 @@ class Options:
     """T of `systems` and `sensitivity`."""
     replicates: int = 20
     seed: int = 0
-    baselines: tuple[str, ...] = ("batch-exp3-paper",)
-    """Further baselines of `full`, on real data; those that learn every round take 2 to 6 minutes each."""
+    baselines: tuple[str, ...] = ("batch-exp3-paper", "linucb", "linucb-log", "d-linucb", "d-linucb-log", "exp3", "ar2")
+    """Further baselines of `full`, in both systems of `systems`; those that learn every round take minutes each."""
 
 
 def main(options: Options) -> None:

@@ -26,13 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class TabularMDP(NamedTuple):
-    """A finite-horizon MDP."""
-
-    start: Tensor  # (S,) probabilities
-    transition: Tensor  # (H, S, A, S) probabilities
-    reward: Tensor  # (H, S, A) expected
+from surefoot.agents.parts.tabular import TabularMDP, expected_return, from_dense
 
 
 class Pairs(NamedTuple):
@@ -50,22 +44,7 @@ class Pairs(NamedTuple):
         return Pairs(*(field.gather(1, index) for field in self))
 
 
-# --- exact quantities ------------------------------------------------------------------------------------------------
-
-
-def dynamic_programming(mdp: TabularMDP, policy: Tensor) -> Tensor:
-    """Return Q^π (H, S, A)."""
-    q = torch.zeros_like(mdp.reward)
-    value = torch.zeros_like(mdp.start)
-    for h in reversed(range(len(q))):
-        q[h] = mdp.reward[h] + mdp.transition[h] @ value
-        value = (policy[h] * q[h]).sum(-1)
-    return q
-
-
-def expected_return(mdp: TabularMDP, policy: Tensor) -> Tensor:
-    """Return E[Σ r] under π."""
-    return mdp.start @ (policy[0] * dynamic_programming(mdp, policy)[0]).sum(-1)
+# --- samples ----------------------------------------------------------------------------------------------------------
 
 
 def sample_pairs(mdp: TabularMDP, policy: Tensor, episodes: int, generator: torch.Generator) -> Pairs:
@@ -74,9 +53,11 @@ def sample_pairs(mdp: TabularMDP, policy: Tensor, episodes: int, generator: torc
     columns: list[tuple[Tensor, ...]] = []
     for h in range(len(policy)):
         action = torch.multinomial(policy[h, state], 1, generator=generator).squeeze(1)
-        following = torch.multinomial(mdp.transition[h, state, action], 1, generator=generator).squeeze(1)
-        columns.append((state, action, mdp.reward[h, state, action], following))
-        state = following
+        outcome = torch.multinomial(mdp.probability[h, state, action], 1, generator=generator).squeeze(1)
+        columns.append(
+            (state, action, mdp.reward[h, state, action, outcome], mdp.next_state[h, state, action, outcome])
+        )
+        state = columns[-1][-1]
     states, actions, rewards, next_states = (torch.stack(column) for column in zip(*columns, strict=True))
     return Pairs(states, actions, rewards, next_states, rewards.flip(0).cumsum(0).flip(0))
 
@@ -138,7 +119,7 @@ def hpe(
     """
     if not 0 <= burn_in < rounds:
         raise ValueError(f"HPE needs 0 <= K1 < K2, not K1 = {burn_in}, K2 = {rounds}")
-    f, total = torch.zeros_like(mdp.reward), torch.zeros_like(mdp.reward)
+    f, total = torch.zeros_like(mdp.mean_reward), torch.zeros_like(mdp.mean_reward)
     for k in range(rounds):
         on = sample_pairs(mdp, policy, samples, generator)
         off = offline.draw(samples, generator)
@@ -163,7 +144,7 @@ def hac(
     Critics go on from those of the iteration before. Without offline data only the Monte-Carlo term is left. The theory
     returns a random one of these policies and evaluates by `hpe`.
     """
-    logits, f = torch.zeros_like(mdp.reward), torch.zeros_like(mdp.reward)
+    logits, f = torch.zeros_like(mdp.mean_reward), torch.zeros_like(mdp.mean_reward)
     yield logits.softmax(-1)
     for _ in range(iterations):
         policy = logits.softmax(-1)
@@ -187,13 +168,13 @@ def latent_lock(horizon: int, actions: int = 10, bait: float = 0.05, seed: int =
     reward = torch.zeros(horizon, 3, actions, dtype=torch.float64)
     reward[-1] = bait
     reward[-1, :2] += (1.0 - bait) * right[-1]
-    return TabularMDP(torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64), transition, reward)
+    return from_dense(torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64), transition, reward)
 
 
 def lock_behaviour(mdp: TabularMDP) -> Tensor:
     """Return the ε-greedy behaviour (H, 3, A), ε = 1/H; a random action is uniform over all."""
-    horizon, _, actions, _ = mdp.transition.shape
-    right = 2.0 * mdp.transition[:, :2, :, 0]  # 1 at the right action
+    horizon, _, actions, _ = mdp.reward.shape
+    right = 2.0 * mdp.probability[:, :2, :, 0]  # 1 at the right action, which leads to A and B alike
     right = torch.cat([right, right[:, 1:]], 1)  # in C it goes on with B's code
     return (1 - 1 / horizon) * right + 1 / (horizon * actions)
 

@@ -3,6 +3,7 @@
 from surefoot.envs.combination_lock import CombinationLock, ImageLock
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.dynamical_linear import DynamicalLinear
+from surefoot.envs.finite import FiniteEnv, Outcomes
 from surefoot.envs.make import find_spec, make_single, make_vec, spaces_of
 from surefoot.envs.native import SingleEnv, TensorEnv, register
 from surefoot.envs.pendulum import Pendulum
@@ -15,7 +16,9 @@ __all__ = [
     "CombinationLock",
     "DynamicalLinear",
     "EnvConfig",
+    "FiniteEnv",
     "ImageLock",
+    "Outcomes",
     "Pendulum",
     "Physics",
     "Resumable",

@@ -7,9 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from surefoot.agents.hnpg_exact import (
-    TabularMDP,
     backward_sweep,
-    dynamic_programming,
     hac,
     hpe,
     hybrid_least_squares,
@@ -19,6 +17,7 @@ from surefoot.agents.hnpg_exact import (
     sample_pairs,
     success_probability,
 )
+from surefoot.agents.parts.tabular import from_dense, policy_values, transition_matrix
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -34,19 +33,11 @@ def random_mdp(horizon=4, states=3, actions=2, *, deterministic=False):
         transition = torch.rand(shape, generator=g, dtype=torch.float64).softmax(-1)
     reward = torch.rand(shape[:-1], generator=g, dtype=torch.float64)
     start = torch.full((states,), 1 / states, dtype=torch.float64)
-    return TabularMDP(start, transition, reward)
+    return from_dense(start, transition, reward)
 
 
 def random_policy(mdp):
-    return torch.randn(mdp.reward.shape, generator=generator(6), dtype=torch.float64).softmax(-1)
-
-
-def test_dynamic_programming_by_hand():
-    mdp = TabularMDP(
-        torch.ones(1).double(), torch.ones(2, 1, 2, 1).double(), torch.tensor([[[1.0, 0.0]], [[2.0, 4.0]]]).double()
-    )
-    policy = torch.tensor([[[0.5, 0.5]], [[0.25, 0.75]]]).double()
-    assert_close(dynamic_programming(mdp, policy), torch.tensor([[[4.5, 3.5]], [[2.0, 4.0]]]).double())
+    return torch.randn(mdp.mean_reward.shape, generator=generator(6), dtype=torch.float64).softmax(-1)
 
 
 def test_a_table_entry_is_the_weighted_mean_of_its_targets_and_unseen_pairs_keep_theirs():
@@ -95,7 +86,7 @@ def test_a_sweep_is_exact_where_everything_is_deterministic():
         1.0,
     )
     assert seen.sum() > 3
-    exact = dynamic_programming(mdp, policy)
+    exact = policy_values(mdp, policy)
     for h in range(4):
         visited = torch.zeros(3, 2, dtype=torch.bool)
         visited[off.state[h], off.action[h]] = True
@@ -110,7 +101,7 @@ def test_a_sweep_approaches_dynamic_programming_as_one_over_root_n():
         off = sample_pairs(mdp, torch.full_like(policy, 0.5), samples, generator(1))
         on = sample_pairs(mdp, policy, samples, generator(2))
         f = backward_sweep(torch.zeros_like(policy), policy, off, on)
-        errors.append(float((f - dynamic_programming(mdp, policy)).square().mean().sqrt()))
+        errors.append(float((f - policy_values(mdp, policy)).square().mean().sqrt()))
     assert errors[1] < 0.01
     assert 4 < errors[0] / errors[1] < 25  # √100 = 10
 
@@ -119,7 +110,7 @@ def test_hpe_averages_its_last_rounds_and_agrees_with_dynamic_programming():
     mdp = random_mdp()
     policy = random_policy(mdp)
     off = sample_pairs(mdp, torch.full_like(policy, 0.5), 20_000, generator(1))
-    exact = dynamic_programming(mdp, policy)
+    exact = policy_values(mdp, policy)
     settings = {"generator": generator(3), "samples": 2_000, "lam": 1.0}
     averaged = hpe(mdp, policy, off, burn_in=4, rounds=104, **settings)
     single = hpe(mdp, policy, off, burn_in=4, rounds=5, **settings)
@@ -142,8 +133,8 @@ def test_hac_adds_values_to_the_logits():
 
 def test_the_latent_lock_and_its_behaviour():
     mdp = latent_lock(5)
-    assert_close(mdp.transition.sum(-1), torch.ones_like(mdp.reward))
-    uniform = torch.full_like(mdp.reward, 0.1)
+    assert_close(transition_matrix(mdp).sum(-1), torch.ones_like(mdp.mean_reward))
+    uniform = torch.full_like(mdp.mean_reward, 0.1)
     assert_close(success_probability(mdp, uniform), torch.tensor(1e-5).double())
     behaviour = lock_behaviour(mdp)
     assert_close(behaviour.sum(-1), torch.ones(5, 3).double())

@@ -1,0 +1,92 @@
+"""A finite MDP as N lanes: every outcome of every action is in a table, and a step draws one of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from surefoot.envs.native import State, TensorEnv
+
+
+class Outcomes(NamedTuple):
+    """What can follow every action; the first axis is the step, of length H, or 1 where every step is alike."""
+
+    start: Tensor  # (S,) probabilities
+    next_state: Tensor  # (H or 1, S, A, K) int64
+    probability: Tensor  # (H or 1, S, A, K)
+    reward: Tensor  # (H or 1, S, A, K)
+
+
+class FiniteEnv(TensorEnv):
+    """Plays a table of `Outcomes` (float64 probabilities). The state is an index; a subclass may `observe` more.
+
+    With a horizon every episode has that many steps and is truncated there; a table that differs by step needs one.
+    An episode terminates on entering a state that is marked `terminal` (S,). Observations are one-hot, (N, S).
+    """
+
+    def __init__(
+        self,
+        outcomes: Outcomes,
+        num_envs: int = 1,
+        *,
+        horizon: int | None = None,
+        terminal: Tensor | None = None,
+        observation_space: gym.Space | None = None,
+        **kwargs: Any,
+    ):
+        steps, states, actions, self._outcomes = outcomes.reward.shape
+        if steps > 1 and steps != horizon:
+            raise ValueError(f"the table has {steps} steps, the horizon is {horizon}; they must agree")
+        space = observation_space or gym.spaces.Box(0.0, 1.0, (states,), np.float32)
+        limit = min(filter(None, (horizon, kwargs.pop("max_episode_steps", None))), default=None)
+        super().__init__(space, gym.spaces.Discrete(actions), num_envs, max_episode_steps=limit, **kwargs)
+        self.horizon = horizon
+        self.outcomes = Outcomes(*(field.to(self.device) for field in outcomes))
+        self._start = _cumulative(self.outcomes.start)
+        self._chances = _cumulative(self.outcomes.probability).flatten(0, 2)  # (H·S·A, K)
+        self._next_state, self._reward = (field.flatten() for field in self.outcomes[1:4:2])
+        self._terminal = torch.zeros(states, dtype=torch.bool) if terminal is None else terminal
+        self._terminal = self._terminal.to(self.device)
+
+    def tabular(self) -> Outcomes:
+        """Return the table that is played: exact values come from it."""
+        return self.outcomes
+
+    def state_index(self, state: State) -> Tensor:
+        """Return the index (N,) of each lane's state."""
+        return state[0]
+
+    @property
+    def state(self) -> Tensor:
+        """The index (N,) of the state each lane is in now."""
+        return self.state_index(self._state)
+
+    def draw_state(self) -> State:
+        return (self._draw(self._start.expand(self.num_envs, -1)),)
+
+    def advance(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
+        steps, states, actions, outcomes = self.outcomes.reward.shape
+        step = self._clock if steps > 1 else torch.zeros_like(self._clock)
+        row = (step * states + state[0]) * actions + action
+        cell = row * outcomes + self._draw(self._chances[row])
+        successor = self._next_state[cell]
+        return (successor,), self._reward[cell].float(), self._terminal[successor]
+
+    def observe(self, state: State) -> Tensor:
+        return F.one_hot(state[0], len(self.outcomes.start)).float()
+
+    def _draw(self, cumulative: Tensor) -> Tensor:
+        """Return the index (N,) drawn from each row of cumulative probabilities (N, K)."""
+        uniform = torch.rand(self.num_envs, 1, generator=self.generator, device=self.device, dtype=torch.float64)
+        return (uniform >= cumulative).sum(-1)
+
+
+def _cumulative(probability: Tensor) -> Tensor:
+    """Return cumulative sums that end in exactly 1: a draw never falls past the last possible outcome."""
+    total = probability.cumsum(-1)
+    return total / total[..., -1:]

@@ -1,0 +1,105 @@
+"""Dynamic programming on finite MDPs: by hand, against simulation by matrices, and its identities."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from surefoot.agents.parts.tabular import (
+    TabularMDP,
+    check,
+    concentrability,
+    expected_return,
+    from_dense,
+    greedy,
+    occupancies,
+    optimal_return,
+    optimal_values,
+    policy_values,
+    transition_matrix,
+)
+
+
+def random_mdp(horizon=4, states=5, actions=3, outcomes=6, seed=0):
+    """Return an MDP with more outcomes than states, so that some share a next state and differ in reward."""
+    g = torch.Generator().manual_seed(seed)
+    shape = (horizon, states, actions, outcomes)
+    probability = torch.rand(shape, generator=g, dtype=torch.float64)
+    next_state = torch.randint(states, shape, generator=g)
+    reward = torch.rand(shape, generator=g, dtype=torch.float64)
+    start = torch.rand(states, generator=g, dtype=torch.float64)
+    return TabularMDP(start / start.sum(), next_state, probability / probability.sum(-1, keepdim=True), reward)
+
+
+def random_policies(replicates=2, horizon=4, states=5, actions=3):
+    g = torch.Generator().manual_seed(7)
+    return torch.randn(replicates, horizon, states, actions, generator=g, dtype=torch.float64).softmax(-1)
+
+
+def test_two_steps_by_hand():
+    reward = torch.tensor([[[1.0, 0.0]], [[2.0, 4.0]]]).double()
+    mdp = from_dense(torch.ones(1).double(), torch.ones(2, 1, 2, 1).double(), reward)
+    policy = torch.tensor([[[0.5, 0.5]], [[0.25, 0.75]]]).double()
+    assert_close(policy_values(mdp, policy), torch.tensor([[[4.5, 3.5]], [[2.0, 4.0]]]).double())
+    assert_close(policy_values(mdp, policy, 0.5), torch.tensor([[[2.75, 1.75]], [[2.0, 4.0]]]).double())
+    assert_close(optimal_values(mdp, 2), torch.tensor([[[5.0, 4.0]], [[2.0, 4.0]]]).double())
+    assert expected_return(mdp, policy) == 4.0
+    assert optimal_return(mdp, 2) == 5.0
+
+
+def test_values_agree_with_rolling_the_state_distribution_forward():
+    """Forward: d_{h+1} = d_h P^π by dense matrices. Backward: dynamic programming over outcomes. They share no code."""
+    mdp, policy = random_mdp(), random_policies()
+    dense = transition_matrix(mdp)
+    state, total = mdp.start.expand(2, -1), torch.zeros(2).double()
+    expected = []
+    for h in range(4):
+        expected.append(state[..., None] * policy[:, h])
+        total += torch.einsum("nsa,sa->n", expected[-1], mdp.mean_reward[h])
+        state = torch.einsum("nsa,sat->nt", expected[-1], dense[h])
+    assert_close(occupancies(mdp, policy), torch.stack(expected, 1))
+    assert_close(expected_return(mdp, policy), total)
+
+
+def test_replicates_do_not_mix():
+    mdp, policy = random_mdp(), random_policies()
+    assert_close(policy_values(mdp, policy)[1], policy_values(mdp, policy[1]), rtol=0, atol=0)
+    assert_close(occupancies(mdp, policy)[1], occupancies(mdp, policy[1]), rtol=0, atol=0)
+
+
+def test_the_greedy_policy_of_the_optimal_values_reaches_them_and_no_other_does_better():
+    mdp = random_mdp()
+    q = optimal_values(mdp, 4, 0.9)
+    assert_close(policy_values(mdp, greedy(q), 0.9), q)
+    assert (policy_values(mdp, random_policies(50), 0.9) <= q + 1e-12).all()
+
+
+def test_one_table_for_all_steps_is_the_table_repeated():
+    short = random_mdp(horizon=1)
+    long = TabularMDP(short.start, *(field.expand(4, -1, -1, -1) for field in short[1:]))
+    assert_close(optimal_values(short, 4), optimal_values(long, 4), rtol=0, atol=0)
+    policy = random_policies()
+    assert_close(occupancies(short, policy), occupancies(long, policy), rtol=0, atol=0)
+
+
+def test_concentrability_is_the_largest_ratio_and_infinite_without_support():
+    target = torch.tensor([[[0.5, 0.5], [0.0, 0.0]]]).double()
+    assert concentrability(target, torch.tensor([[[0.25, 0.75], [0.0, 0.0]]]).double()) == 2.0
+    assert concentrability(target, torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]).double()) == torch.inf
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "words"),
+    [
+        ("start", lambda x: 2 * x, "start is no distribution"),
+        ("probability", lambda x: x.clone().index_fill_(3, torch.tensor([0]), -1.0), "probability is no distribution"),
+        ("next_state", lambda x: x + 3, "next states must lie in 0 … 4"),
+        ("reward", lambda x: x / 0, "rewards must be finite"),
+        ("reward", lambda x: x[..., :2], "they need"),
+    ],
+)
+def test_a_wrong_table_is_refused_in_one_line(field, change, words):
+    mdp = random_mdp()
+    check(mdp)
+    with pytest.raises(ValueError, match=words) as error:
+        check(mdp._replace(**{field: change(getattr(mdp, field))}))
+    assert "\n" not in str(error.value)

@@ -12,9 +12,9 @@ arXiv 2302.02948.
 
 Where this differs, and why:
 - HNPG's authors tuned RLPD for their lock and did not state ensemble size or LayerNorm; `configs/rlpd/lock-*.yaml` hold
-  their numbers, and the published code's where they say nothing. Actions are tanh-squashed to [−1, 1], which loses
-  nothing there: the lock picks by softmax(10·a).
-- The temperature is learned as log α, and log std is clipped to [−20, 2] (see `sac.py`; tuned for the lock: [−10, 2]).
+  their numbers, and the published code's where they say nothing: for sparse rewards that is no entropy in the target.
+  Actions are tanh-squashed to [−1, 1], which loses nothing there: the lock picks by softmax(10·a).
+- The temperature is learned as log α (see `sac.py`).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces
 from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.interaction import Interaction, Rollout, RolloutConfig
-from surefoot.agents.parts.networks import TanhGaussianPolicy, TwinQ, soft_update
+from surefoot.agents.parts.networks import LOG_STD_MAX, LOG_STD_MIN, TanhGaussianPolicy, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.replay import FixedReplay, Replay
 from surefoot.agents.parts.state import Stateful
@@ -49,6 +49,8 @@ class PolicyConfig:
     """c₂ in log std = c₁·raw + c₂."""
     learn_log_std_affine: bool = False
     """Learn c₁ and c₂ beside the weights."""
+    log_std_min: float = LOG_STD_MIN
+    """Least log std of the policy."""
     last_layer_gain: float | None = None
     """Xavier gain of the output layers of policy and critics; None: PyTorch's default initialisation."""
 
@@ -84,6 +86,8 @@ class H2OHeads:
     """c₂ in log std = c₁·raw + c₂."""
     learn_log_std_affine: bool = True
     """Learn c₁ and c₂ beside the weights."""
+    log_std_min: float = LOG_STD_MIN
+    """Least log std of the policy."""
     last_layer_gain: float | None = 0.01
     """Xavier gain of the output layers of policy and critics; None: PyTorch's default initialisation."""
 
@@ -116,6 +120,7 @@ RANGES = {
     "gamma": (lambda x: 0 <= x <= 1, "in [0, 1]"),
     "hidden": (lambda x: len(x) > 0 and min(x) >= 1, "one or more widths of at least 1"),
     "tau": FRACTION,
+    "log_std_min": (lambda x: x < LOG_STD_MAX, f"below {LOG_STD_MAX:g}"),
     **dict.fromkeys(
         ["policy_lr", "critic_lr", "alpha_lr", "classifier_lr", "initial_alpha", "updates_per_step"], POSITIVE
     ),
@@ -194,6 +199,7 @@ def make_policy(config: Any, spaces: Spaces, generator: torch.Generator | None =
         generator=generator or torch.Generator(),
         log_std_offset=config.log_std_offset,
         learn_log_std_affine=config.learn_log_std_affine,
+        log_std_min=config.log_std_min,
         last_gain=config.last_layer_gain,
     )
 

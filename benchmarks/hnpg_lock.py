@@ -6,6 +6,9 @@ starts without preference, so the seeds are those of networks, exploration and s
 
     python benchmarks/hnpg_lock.py [--jobs h5/hnpg h5/trpo …] [--seeds 5] [--iterations N]
 
+RLPD (`h5/rlpd`, as tuned for the lock; `h5/rlpd-published`) trains one seed after the other. Its samples are cut into
+iterations of 1000, too; its `on_policy_loss` is the bootstrapped loss on fresh samples, and it has no KL.
+
 Each job replaces its own entry of benchmarks/results/hnpg_lock.json and leaves the others.
 """
 
@@ -19,14 +22,16 @@ from typing import Any
 
 import torch
 import tyro
-from record import RESULTS, record
+from record import RESULTS, STARTED, record
 
 from surefoot import agents
 from surefoot.agents.hnpg import HNPGConfig
-from surefoot.agents.interface import Progress, Setting, Spaces
+from surefoot.agents.interface import Agent, Progress, Setting, Spaces
+from surefoot.agents.parts.episodes import SuccessConfig, SuccessMeter
 from surefoot.agents.trpo import TRPOConfig
 from surefoot.envs import EnvConfig, make_vec, spaces_of
 from surefoot.training.behaviour import record_behaviour
+from surefoot.training.presets import load_preset
 
 NAME = "hnpg_lock"
 BATCH = 1000
@@ -38,7 +43,8 @@ METHODS: dict[str, Any] = {
     "critic-only": HNPGConfig(policy_lam=math.inf),
     "trpo": TRPOConfig(),
 }
-ITERATIONS = {5: 100, 10: 170, 15: 500}
+RLPD_JOBS = {"rlpd": "lock-h5", "rlpd-published": "lock-h5-published"}  # H = 5 only
+ITERATIONS = {"h5": 100, "h10": 170, "h15": 500, "image-h5": 400}
 DEFAULT_JOBS = (
     "h5/hnpg",
     "h5/trpo",
@@ -49,6 +55,9 @@ DEFAULT_JOBS = (
     "h10/trpo",
     "h10/data-actions",
     "h10/critic-only",
+    "h5/no-kl-test",
+    "h15/hnpg",
+    "image-h5/hnpg",
 )
 
 
@@ -61,7 +70,7 @@ class Options:
     seeds: int = 5
     """Seeds of a job, trained side by side."""
     iterations: int | None = None
-    """Outer iterations of 1000 samples; None: 100 at H = 5, 170 at H = 10, 500 at H = 15."""
+    """Outer iterations of 1000 samples; None: 100 at H = 5 (image lock 400), 170 at H = 10, 500 at H = 15."""
     episodes: int = 20_000
     """Offline episodes."""
 
@@ -88,8 +97,10 @@ def lock(name: str) -> tuple[EnvConfig, int]:
 def run(job: str, options: Options) -> dict[str, Any]:
     """Train one job and return its figures."""
     task, method = job.split("/")
+    if method in RLPD_JOBS:
+        return run_rlpd(job, RLPD_JOBS[method], options)
     env, horizon = lock(task)
-    iterations = options.iterations or ITERATIONS[horizon]
+    iterations = options.iterations or ITERATIONS[task]
     torch.set_num_threads(1)
     began = time.process_time()
     agent = make_agent(env, method, horizon, options.seeds, options.episodes)
@@ -105,6 +116,41 @@ def run(job: str, options: Options) -> dict[str, Any]:
     return {"seeds": options.seeds, "iterations": iterations, "solved_at": solved, **figures, **more} | {
         "cpu_seconds": cpu_seconds
     }
+
+
+def run_rlpd(job: str, preset: str, options: Options) -> dict[str, Any]:
+    """Train RLPD by its preset, a seed after the other, and return its figures as `run` does."""
+    if not job.startswith("h5/"):
+        raise ValueError(f"{job}: RLPD runs on the lock of horizon 5 only; its other presets take days")
+    torch.set_num_threads(1)
+    began, iterations = time.process_time(), options.iterations or ITERATIONS["h5"]
+    config = load_preset("rlpd", preset)
+    data = record_behaviour(config.env, options.episodes, seed=0)
+    columns, solved = [], []
+    for seed in range(options.seeds):
+        setting = Setting(Spaces(*spaces_of(config.env)), seed, torch.device("cpu"), make_vec(config.env), data)
+        agent = agents.get("rlpd").make_agent(config.agent, setting)
+        meter = SuccessMeter(SuccessConfig(success_return=1.0), 1, torch.device("cpu"))
+        columns.append([rlpd_row(agent, meter, (i + 1) * BATCH) for i in range(iterations)])
+        solved.append(int(meter.solved_steps) if meter.solved_steps >= 0 else None)
+        print(job, seed, solved[-1], columns[-1][-1], flush=True)
+    rows = [{name: [cell[name] for cell in cells] for name in cells[0]} for cells in zip(*columns, strict=True)]
+    figures = {"seeds": options.seeds, "iterations": iterations, "solved_at": solved, **summarise(rows, BATCH)}
+    return figures | {"cpu_seconds": round(time.process_time() - began, 1)}
+
+
+def rlpd_row(agent: Agent, meter: SuccessMeter, samples: int) -> dict[str, float]:
+    """Train for one batch of samples and return what is kept of it."""
+    steps = [agent.step() for _ in range(BATCH)]
+    episodes = [entry for step in steps for entry in step.episodes]
+    success = float(meter.add(episodes, samples)["success"])
+    returns = torch.cat([entry.episode_return[entry.ended] for entry in episodes])
+    losses = [step.metrics for step in steps if step.metrics]
+    names = {"on_policy_loss": "online_loss", "offline_loss": "offline_loss"}
+    means = {
+        ours: float(torch.stack([m[name] for m in losses]).mean()) if losses else 0.0 for ours, name in names.items()
+    }
+    return {"success": success, "episode_return": float(returns.mean()), **means}
 
 
 def row(progress: Progress, seeds: int, horizon: int) -> dict[str, list[float]]:
@@ -132,7 +178,8 @@ def summarise(rows: list[dict[str, list[float]]], batch: int) -> dict[str, Any]:
     curve = {"env_steps": [(i + 1) * batch for i in range(4, len(rows), 5)]}
     success = by_name["success"][: len(rows) // 5 * 5].unflatten(0, (-1, 5)).mean(1)
     curve["success"] = [rounded(values) for values in success.T]  # type: ignore[misc]
-    return {"first_above_half": first, **last, **worst, "largest_kl": rounded(by_name["kl"].amax(0)), "curve": curve}
+    kl = {"largest_kl": rounded(by_name["kl"].amax(0))} if "kl" in by_name else {}
+    return {"first_above_half": first, **last, **worst, **kl, "curve": curve}
 
 
 def rounded(values: torch.Tensor) -> list[float]:
@@ -157,7 +204,7 @@ def main(options: Options) -> None:
     began = time.perf_counter()
     path = RESULTS / f"{NAME}.json"
     for job in options.jobs:
-        figures = run(job, options)
+        figures = {**run(job, options), "commit": STARTED["commit"]}
         jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
         record(NAME, {"jobs": {**jobs, job: figures}}, began=began, seeds=list(range(options.seeds)))
 

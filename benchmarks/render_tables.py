@@ -151,13 +151,14 @@ def hnpg_lock(result: Result) -> str:
             " ".join(number(rate, 2) for rate in cell["last10_success"]),
             number(max(cell["last10_on_policy_loss"]), 3),
             number(max(cell["last10_offline_loss"]), 3) if "last10_offline_loss" in cell else "",
-            number(max(cell["largest_kl"]), 4),
+            number(max(cell["largest_kl"]), 4) if "largest_kl" in cell else "",
             number(cell["cpu_seconds"]),
+            f"`{cell['commit'][:10]}`",
         )
         for job, cell in result["jobs"].items()
     ]
     losses = ("on-policy loss", "offline loss", "largest KL")
-    last = ("success, last 10 iterations", *losses, "CPU s")
+    last = ("success, last 10 iterations", *losses, "CPU s", "commit")
     return markdown(("lock / method", "seeds", "samples", "solved at (MA50)", "first above ½", *last), rows)
 
 

@@ -148,7 +148,8 @@ def tanh_gaussian_log_prob(noise: Tensor, log_std: Tensor, pre_tanh: Tensor) -> 
 class TanhGaussianPolicy(nn.Module):
     """π(a|s): tanh of a Gaussian with state-dependent mean and std (Haarnoja et al. 2018, appendix C).
 
-    log std = c₁·raw + c₂, clipped to [−20, 2]: (1, 0) and fixed in standard SAC, learned from (1, −1) in H2O's code.
+    log std = c₁·raw + c₂: (1, 0) and fixed in standard SAC, learned from (1, −1) in H2O's code. It is clipped to
+    [`log_std_min`, 2].
     """
 
     def __init__(
@@ -160,10 +161,11 @@ class TanhGaussianPolicy(nn.Module):
         generator: torch.Generator,
         log_std_offset: float = 0.0,
         learn_log_std_affine: bool = False,
+        log_std_min: float = LOG_STD_MIN,
         last_gain: float | None = None,
     ) -> None:
         super().__init__()
-        self.action_dim = action_dim
+        self.action_dim, self.log_std_min = action_dim, log_std_min
         self.net = MLP(obs_dim, hidden, 2 * action_dim, generator=generator, last_gain=last_gain)
         affine = torch.tensor([1.0, log_std_offset])
         self.log_std_affine = nn.Parameter(affine, requires_grad=learn_log_std_affine)
@@ -172,7 +174,7 @@ class TanhGaussianPolicy(nn.Module):
         """Return mean and log std, (B, act) each, before the tanh."""
         mean, raw = self.net(obs).chunk(2, -1)
         scale, offset = self.log_std_affine
-        return mean, (scale * raw + offset).clamp(LOG_STD_MIN, LOG_STD_MAX)
+        return mean, (scale * raw + offset).clamp(self.log_std_min, LOG_STD_MAX)
 
     def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return a reparameterised action (B, act) and its log-probability (B,)."""

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from surefoot.agents.rlpd import RLPDConfig
 from surefoot.configs import preset_names
 from surefoot.envs import EnvConfig
 from surefoot.offline_data import DataConfig
@@ -12,6 +13,8 @@ from surefoot.training.presets import load_preset
 
 HORIZONS = (5, 10, 15, 30, 50)
 LOCKS = {f"lock-h{horizon}" for horizon in HORIZONS}
+IMAGE_HORIZONS = {5: 500_000, 10: 2_000_000, 15: 6_000_000, 30: 20_000_000}  # samples, about twice what the paper needs
+IMAGE_LOCKS = {f"image-h{horizon}" for horizon in IMAGE_HORIZONS}
 STATIONARY = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5"}
 
 TRUST_REGION = {
@@ -48,15 +51,16 @@ RLPD_TUNED = {
     "critic_updates": 1,
     "batch_size": 128,
     "replay_capacity": 1_000_000,
+    "log_std_min": -10.0,
 }
 RLPD_PUBLISHED = {  # where HNPG's authors say nothing
     "hidden": (256, 256),
     "ensemble": 10,
     "target_subset": 2,
     "layer_norm": True,
-    "entropy_in_target": True,
     "target_entropy": None,
 }
+SPARSE = {"entropy_in_target": False}  # the published code's choice where rewards are sparse
 
 
 def assert_holds(config, expected):
@@ -70,8 +74,9 @@ def lock(horizon: int, lanes: int, *, clock: bool) -> EnvConfig:
 
 def test_no_preset_is_left_out_here():
     gym = {f"{task}-medium-replay" for task in STATIONARY}
-    assert set(preset_names("hnpg")) == LOCKS | gym | {"demo", "image-h5"}
-    assert set(preset_names("trpo")) == set(preset_names("rlpd")) == LOCKS | {"demo"}
+    assert set(preset_names("hnpg")) == LOCKS | IMAGE_LOCKS | gym | {"demo"}
+    assert set(preset_names("trpo")) == LOCKS | {"demo"}
+    assert set(preset_names("rlpd")) == LOCKS | {"demo", "lock-h5-published"}
 
 
 @pytest.mark.parametrize("horizon", HORIZONS)
@@ -99,16 +104,22 @@ def test_rlpd_is_as_hnpgs_authors_tuned_it(horizon):
     assert config.env == lock(horizon, 1, clock=False)  # one network for all time steps
     assert (config.data, config.eval) == (hnpg.data, hnpg.eval)
     assert config.steps == load_preset("trpo", f"lock-h{horizon}").steps
-    assert_holds(config.agent, RLPD_TUNED | RLPD_PUBLISHED)
+    assert_holds(config.agent, RLPD_TUNED | RLPD_PUBLISHED | SPARSE)
+
+
+def test_rlpd_on_the_lock_with_its_published_defaults():
+    tuned, published = load_preset("rlpd", "lock-h5"), load_preset("rlpd", "lock-h5-published")
+    assert dataclasses.replace(tuned, agent=published.agent) == published
+    assert published.agent == RLPDConfig(entropy_in_target=False)
 
 
 def test_rlpd_without_a_preset_is_the_published_code():
-    from surefoot.agents.rlpd import RLPDConfig
-
     learning = {"policy_lr": 3e-4, "critic_lr": 3e-4, "alpha_lr": 3e-4, "tau": 0.005, "gamma": 0.99, "target_every": 1}
     rates = {"batch_size": 256, "critic_updates": 20, "updates_per_step": 1.0, "learning_starts": 5_000}
     start = {"initial_alpha": 1.0, "random_steps": 5_000, "alpha_beta": 0.9}
-    assert_holds(RLPDConfig(), RLPD_PUBLISHED | learning | rates | start)
+    assert_holds(
+        RLPDConfig(), RLPD_PUBLISHED | learning | rates | start | {"entropy_in_target": True, "log_std_min": -20.0}
+    )
 
 
 def test_the_demos_are_one_lock_of_horizon_five():
@@ -120,16 +131,19 @@ def test_the_demos_are_one_lock_of_horizon_five():
     assert {config.steps for config in (hnpg, trpo, rlpd)} == {80_000}
     assert_holds(hnpg.agent, ON_POLICY | HYBRID | {"horizon": 5, "success_return": 1.0, "stop_when_solved": False})
     assert_holds(trpo.agent, ON_POLICY | {"horizon": 5, "success_return": 1.0, "stop_when_solved": False})
-    assert_holds(rlpd.agent, RLPD_TUNED | RLPD_PUBLISHED)
+    assert_holds(rlpd.agent, RLPD_TUNED | RLPD_PUBLISHED | SPARSE)
 
 
-def test_the_image_lock_says_that_its_embeddings_are_a_stand_in():
-    config = load_preset("hnpg", "image-h5")
-    kwargs = {"horizon": 5, "embeddings": "stand-in"}
-    assert config.env == EnvConfig("surefoot/ImageLock-v0", num_envs=200, kwargs=kwargs, clock=True)
+@pytest.mark.parametrize("horizon", IMAGE_HORIZONS)
+def test_the_image_lock_says_that_its_embeddings_are_a_stand_in(horizon):
+    config = load_preset("hnpg", f"image-h{horizon}")
+    kwargs = {"horizon": horizon, "embeddings": "stand-in"}
+    assert config.env == EnvConfig(
+        "surefoot/ImageLock-v0", num_envs=math.ceil(1_000 / horizon), kwargs=kwargs, clock=True
+    )
     assert config.data == DataConfig("behaviour:20000")
-    assert config.steps == 200_000
-    assert_holds(config.agent, ON_POLICY | HYBRID | {"horizon": 5, "success_return": 1.0})
+    assert config.steps == IMAGE_HORIZONS[horizon]
+    assert_holds(config.agent, ON_POLICY | HYBRID | {"horizon": horizon, "success_return": 1.0})
 
 
 @pytest.mark.parametrize("task", STATIONARY)

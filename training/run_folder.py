@@ -213,12 +213,17 @@ def provenance() -> dict[str, Any]:
 
 
 def git_commit() -> dict[str, Any]:
-    """Return the commit of the checkout this code runs from and whether it was changed; Nones outside of a checkout."""
+    """Return the commit of the checkout this code runs from and whether it was changed; Nones outside of a checkout.
+
+    Results of benchmarks are no code: writing one does not make the next one's checkout a changed one.
+    """
     try:
         _git("ls-files", "--error-unmatch", __file__)  # fails where the package is installed inside some other checkout
         return {
             "commit": _git("rev-parse", "HEAD"),
-            "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+            "dirty": bool(
+                _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
+            ),
         }
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}

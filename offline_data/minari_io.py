@@ -91,6 +91,11 @@ def write_minari(
     if folder.exists() and not force:
         raise FileExistsError(f"{folder} exists already; choose another id or pass --force to replace it")
     data = transitions.to("cpu")
+    if (largest := float(data.action.abs().max())) > 1:
+        raise ValueError(
+            f"{data.source}: actions reach {largest:g}; only continuous ones in [-1, 1] can be written as a Minari "
+            "set, choose a .hdf5 file for others"
+        )
     store().mkdir(parents=True, exist_ok=True)
     require_space(store(), 4 * data.obs.numel() + 4 * data.action.numel() + 10 * len(data))  # it writes plain arrays
     episodes = [_buffer(data, rows) for rows in episode_slices(data)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from minari.data_collector import EpisodeBuffer
 
-from surefoot.offline_data import load, read_minari, write_minari
+from surefoot.offline_data import DataConfig, load, load_for, read_minari, write_minari
 from surefoot.offline_data.minari_io import local_ids, minari_metadata, open_minari, reference_scores
 
 FORMATS = ("hdf5", "arrow", "parquet")
@@ -45,6 +45,28 @@ def made_by_minari(data_format="hdf5", *, bound=1.0, **extra):
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*None.*:UserWarning")
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_discrete_actions_stay_numbers_and_must_fit_the_task(data_format):
+    """A set as Minari records it from a task like CartPole: int64 actions without an axis of their own."""
+    actions = np.array([0, 2, 1, 2])
+    episode = EpisodeBuffer(
+        observations=np.arange(10, dtype=np.float32).reshape(5, 2),
+        actions=actions,
+        rewards=np.ones(4),
+        terminations=np.arange(4) == 3,
+        truncations=np.zeros(4, bool),
+    )
+    spaces = {"observation_space": gym.spaces.Box(-np.inf, np.inf, (2,)), "action_space": gym.spaces.Discrete(3)}
+    minari.create_dataset_from_buffers("toy/poles/plain-v0", [episode], **spaces, data_format=data_format)
+    config = DataConfig("minari:toy/poles/plain-v0")
+    data = load_for(config, *spaces.values(), seed=0)
+    assert data.action.tolist() == [[0.0], [2.0], [1.0], [2.0]]
+    with pytest.raises(ValueError, match=r"actions reach 2; only continuous ones in \[-1, 1\] can be written"):
+        write_minari("toy/poles/ours-v0", data)
+    with pytest.raises(ValueError, match="the action of row 1 is 2, but the environment has actions 0 to 1"):
+        load_for(config, spaces["observation_space"], gym.spaces.Discrete(2), seed=0)
 
 
 @pytest.mark.parametrize("data_format", FORMATS)

@@ -157,8 +157,9 @@ def collect(
         force: replace an existing file.
     """
     refuse_existing(out, force)
-    if not env.id:
-        raise ValueError(f"{policy} does not say which task it is for; give --env.id")
+    if not env.id:  # a run says which task it is for, so this is none
+        inside = run_folder.runs_inside(policy)
+        raise ValueError(f"{policy} does not say which task it is for; give --env.id{inside}")
     if str(policy) == "behaviour":
         if stochastic or noise:
             raise ValueError(

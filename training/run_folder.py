@@ -69,7 +69,7 @@ def write_config(folder: Path, agent_name: str, config: RunConfig) -> None:
 def read_config(folder: Path) -> tuple[str, RunConfig]:
     """Return agent name and configuration of a run; `FileNotFoundError` where `folder` is none."""
     if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"{folder}: not a run folder (no config.yaml)")
+        raise FileNotFoundError(f"{folder}: not a run folder (no config.yaml){runs_inside(folder)}")
     return from_plain(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
 
 
@@ -154,9 +154,15 @@ def load_policy(run: Path, checkpoint: str | int = "latest", device: torch.devic
     return LoadedPolicy(policy, config, agent_name, payload["step"])
 
 
+def runs_inside(folder: Path) -> str:
+    """Return the end of an error about a folder that is no run itself: one of the runs it holds, if it does."""
+    inside = sorted(path.parent for path in folder.glob("*/config.yaml"))
+    return f"; it holds runs, such as {inside[-1]}" if inside else ""
+
+
 def _policy_path(run: Path, name: str | int) -> Path:
     if not (run / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{run}: not a run folder (no checkpoints folder)")
+        raise FileNotFoundError(f"{run}: not a run folder (no checkpoints folder){runs_inside(run)}")
     steps = checkpoint_steps(run, "policy")
     if name == "best" and (run / "checkpoints" / "best.pt").is_file():
         return run / "checkpoints" / "best.pt"

@@ -37,8 +37,10 @@ def test_a_moved_folder_gives_the_policy_of_each_checkpoint(run, tmp_path):
 def test_an_absent_checkpoint_lists_those_there_are(run):
     with pytest.raises(FileNotFoundError, match="no checkpoint 7; available: 42, 60, best"):
         run_folder.load_policy(run, 7)
-    with pytest.raises(FileNotFoundError, match="not a run folder"):
+    with pytest.raises(FileNotFoundError, match=r"not a run folder \(no checkpoints folder\)$"):
         run_folder.load_policy(run / "plots")
+    with pytest.raises(FileNotFoundError, match=f"no checkpoints folder.; it holds runs, such as .*{run.name}$"):
+        run_folder.load_policy(run.parent)
 
 
 def test_a_training_checkpoint_is_not_a_policy(run, tmp_path):

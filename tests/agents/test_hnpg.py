@@ -365,6 +365,24 @@ def test_returns_of_the_stationary_form_are_discounted_and_cut_only_by_time():
     assert bool(segment.terminated.any())
 
 
+def test_advantages_of_the_stationary_form_bootstrap_a_cut_and_not_an_end():
+    """Constant V = 100: δ = 1 + γ·100 − 100 while the task goes on, 1 − 100 where it ended; the sum stops at a cut."""
+    env = EnvConfig("CartPole-v1", num_envs=3, max_episode_steps=8)
+    agent = TRPO(TRPOConfig(batch_steps=120, gamma=0.9, gae_tau=0.5), setting_for(env))
+    segment, _, _ = agent.nets.collect()
+    agent.nets.values = lambda obs: torch.full(obs.shape[:2], 100.0)
+    assert bool((segment.ended.bool() & ~segment.terminated.bool()).any())  # time-outs
+    segment.terminated[3] = 1.0  # and ends
+    segment.ended[3] = True
+    advantages = agent.nets.by_time(agent.nets.advantages(segment))[:, 0]
+    for lane in range(3):
+        following = 0.0
+        for t in reversed(range(40)):
+            delta = 1.0 - 100.0 + 90.0 * (1 - float(segment.terminated[t, 0, lane]))
+            following = delta + 0.9 * 0.5 * (0.0 if segment.ended[t, 0, lane] else following)
+            assert_close(advantages[t, lane], torch.tensor(following), rtol=1e-4, atol=1e-4)
+
+
 def test_hnpg_opens_a_short_lock_much_sooner_than_trpo():
     """H = 3, 20 iterations of 1000 samples; uniform actions succeed once in 1000."""
     env = replace(LOCK, num_envs=334)

@@ -100,3 +100,11 @@ def test_soft_update_moves_every_parameter_by_tau():
     expected = [0.9 * t + 0.1 * o for t, o in zip(target.parameters(), online.parameters(), strict=True)]
     soft_update(target.parameters(), online.parameters(), 0.1)
     assert_close([p.detach() for p in target.parameters()], [e.detach() for e in expected])
+
+
+@pytest.mark.parametrize("least", [-20.0, -10.0])
+def test_log_std_is_clipped_to_the_range_given(least):
+    policy = TanhGaussianPolicy(2, 1, (4,), generator=torch.Generator(), log_std_min=least)
+    for offset, expected in ((-100.0, least), (100.0, 2.0)):
+        policy.log_std_affine.data[1] = offset
+        assert (policy(torch.zeros(3, 2))[1] == expected).all()

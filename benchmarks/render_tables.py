@@ -181,6 +181,17 @@ def hnpg_speed(result: Result) -> str:
     return markdown(("one outer iteration, H = 10, batch 1000", "CPU seconds", "ratio"), rows)
 
 
+def hnpg_stationary(result: Result) -> str:
+    """Return each seed's mean return at every evaluation."""
+    places = len(next(iter(result["returns"]["hnpg"].values())))
+    rows = [
+        (agent, *(" ".join(number(curve[i]) for curve in curves.values()) for i in range(places)))
+        for agent, curves in result["returns"].items()
+    ]
+    rows.append(("the data", *[number(result["data_return"])] * places))
+    return markdown(("agent", *(f"at {(i + 1) * 20}k" for i in range(places))), rows)
+
+
 # R̃ at T = 10⁵, 20 seeds, of an independent implementation (brief dynamical_linear_bandits.md, section 8.1).
 DYNLIN_REFERENCE = {
     "dynlin-ucb": ("2 423 ± 5", "11 285 ± 7"),
@@ -254,6 +265,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "h2o_pendulum": h2o_pendulum,
     "hnpg_lock": hnpg_lock,
     "hnpg_speed": hnpg_speed,
+    "hnpg_stationary": hnpg_stationary,
     "throughput": throughput,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,

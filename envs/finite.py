@@ -39,7 +39,7 @@ class FiniteEnv(TensorEnv):
         observation_space: gym.Space | None = None,
         **kwargs: Any,
     ):
-        steps, states, actions, self._outcomes = outcomes.reward.shape
+        steps, states, actions, _ = outcomes.reward.shape
         if steps > 1 and steps != horizon:
             raise ValueError(f"the table has {steps} steps, the horizon is {horizon}; they must agree")
         space = observation_space or gym.spaces.Box(0.0, 1.0, (states,), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,29 @@ def plain_mapping(info: Any) -> Any:
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=_write,
     )
+
+
+@REGISTRY.primitive_rule
+def whole_number(info: Any) -> Any:
+    """Let an `int` be written as 1e6 or 1_000_000 too, as in a preset."""
+    if info.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: _whole(words[0]),
+        is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _whole(word: str) -> int:
+    for read in (int, float):
+        with suppress(ValueError):
+            number = read(word)
+            if float(number).is_integer():
+                return int(number)
+    raise ValueError(f"{word} is not a whole number")
 
 
 def _read(words: list[str]) -> dict[str, Any]:

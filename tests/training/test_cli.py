@@ -77,6 +77,14 @@ def test_options_lie_over_the_preset(tmp_path):
     assert (config.env.physics.gravity, config.logger) == (2.0, ("wandb",))
 
 
+@pytest.mark.parametrize(
+    ("word", "number"), [("1e3", 1000), ("2.5e3", 2500), ("1_000", 1000), ("9007199254740993", 2**53 + 1)]
+)
+def test_whole_numbers_may_be_written_as_in_a_preset(word, number):
+    assert parse(["fake", "--steps", word])[1].run.steps == number
+    assert parse(["sac", "--agent.hidden", "64", word])[1].run.agent.hidden == (64, number)
+
+
 def test_a_resolved_config_starts_the_same_run_again(tmp_path):
     assert train("fake", *TASK, "--steps", 9, "--agent.scale", 0.3, "--out", tmp_path, "--name", "a") == 0
     assert train("--config", tmp_path / "a" / "config.yaml", "--out", tmp_path, "--name", "b") == 0
@@ -113,7 +121,10 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, says, capsys, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [("--agent.scales", 3), ("--steps", "many"), ("--eval.episodes", -1)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--agent.scales", 3), ("--steps", "many"), ("--steps", "1.5"), ("--steps", "inf"), ("--eval.episodes", -1)],
+)
 def test_wrong_options_show_what_was_meant_and_exit_code_2(arguments, capsys):
     assert train("fake", *arguments) == 2
     assert str(arguments[0]).lstrip("-").replace(".episodes", "") in capsys.readouterr().err

@@ -9,20 +9,30 @@ from surefoot.envs.native import SingleEnv, TensorEnv, register
 from surefoot.envs.pendulum import Pendulum
 from surefoot.envs.physics import ActionNoise, Physics, apply_physics
 from surefoot.envs.resumable import Resumable
+from surefoot.envs.risk_tasks import Bet, Crossing, Drain, Fork, Gate, Pantry
+from surefoot.envs.stock import StockObservation, StockVectorObservation
 from surefoot.envs.vector import TensorVectorEnv
 
 __all__ = [
     "ActionNoise",
+    "Bet",
     "CombinationLock",
+    "Crossing",
+    "Drain",
     "DynamicalLinear",
     "EnvConfig",
     "FiniteEnv",
+    "Fork",
+    "Gate",
     "ImageLock",
     "Outcomes",
+    "Pantry",
     "Pendulum",
     "Physics",
     "Resumable",
     "SingleEnv",
+    "StockObservation",
+    "StockVectorObservation",
     "TensorEnv",
     "TensorVectorEnv",
     "apply_physics",
@@ -37,3 +47,7 @@ register("surefoot/Pendulum-v0", Pendulum, max_episode_steps=200)
 register("surefoot/CombinationLock-v0", CombinationLock, max_episode_steps=None)
 register("surefoot/ImageLock-v0", ImageLock, max_episode_steps=None)
 register("surefoot/DynamicalLinear-v0", DynamicalLinear, max_episode_steps=None)
+register("surefoot/Gate-v0", Gate, max_episode_steps=None)
+register("surefoot/Bet-v0", Bet, max_episode_steps=None)
+for grid in (Crossing, Fork, Pantry, Drain):
+    register(f"surefoot/{grid.__name__}-v0", grid, max_episode_steps=50)

@@ -3,7 +3,9 @@
 from surefoot.envs.combination_lock import CombinationLock, ImageLock
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.dynamical_linear import DynamicalLinear
+from surefoot.envs.exploration import DeepSea, DiabolicalLock, Forest, GapBandit, RiverSwim
 from surefoot.envs.finite import FiniteEnv, Outcomes
+from surefoot.envs.linear_mdp import LinearMDP
 from surefoot.envs.make import find_spec, make_single, make_vec, spaces_of
 from surefoot.envs.native import SingleEnv, TensorEnv, register
 from surefoot.envs.pendulum import Pendulum
@@ -11,6 +13,7 @@ from surefoot.envs.physics import ActionNoise, Physics, apply_physics
 from surefoot.envs.resumable import Resumable
 from surefoot.envs.risk_tasks import Bet, Crossing, Drain, Fork, Gate, Pantry
 from surefoot.envs.stock import StockObservation, StockVectorObservation
+from surefoot.envs.tetris import Tetris
 from surefoot.envs.vector import TensorVectorEnv
 
 __all__ = [
@@ -18,23 +21,30 @@ __all__ = [
     "Bet",
     "CombinationLock",
     "Crossing",
+    "DeepSea",
+    "DiabolicalLock",
     "Drain",
     "DynamicalLinear",
     "EnvConfig",
     "FiniteEnv",
+    "Forest",
     "Fork",
+    "GapBandit",
     "Gate",
     "ImageLock",
+    "LinearMDP",
     "Outcomes",
     "Pantry",
     "Pendulum",
     "Physics",
     "Resumable",
+    "RiverSwim",
     "SingleEnv",
     "StockObservation",
     "StockVectorObservation",
     "TensorEnv",
     "TensorVectorEnv",
+    "Tetris",
     "apply_physics",
     "find_spec",
     "make_single",
@@ -51,3 +61,5 @@ register("surefoot/Gate-v0", Gate, max_episode_steps=None)
 register("surefoot/Bet-v0", Bet, max_episode_steps=None)
 for grid in (Crossing, Fork, Pantry, Drain):
     register(f"surefoot/{grid.__name__}-v0", grid, max_episode_steps=50)
+for task in (RiverSwim, DeepSea, DiabolicalLock, GapBandit, Forest, LinearMDP, Tetris):
+    register(f"surefoot/{task.__name__}-v0", task, max_episode_steps=None)

@@ -8,15 +8,26 @@ from surefoot.envs.finite import FiniteEnv, Outcomes
 from surefoot.envs.linear_mdp import LinearMDP
 from surefoot.envs.make import find_spec, make_single, make_vec, spaces_of
 from surefoot.envs.native import SingleEnv, TensorEnv, register
+from surefoot.envs.parameter_lanes import ParameterLanes, Played, play
 from surefoot.envs.pendulum import Pendulum
 from surefoot.envs.physics import ActionNoise, Physics, apply_physics
 from surefoot.envs.resumable import Resumable
 from surefoot.envs.risk_tasks import Bet, Crossing, Drain, Fork, Gate, Pantry
 from surefoot.envs.stock import StockObservation, StockVectorObservation
 from surefoot.envs.tetris import Tetris
+from surefoot.envs.uncertainty import (
+    SETS,
+    Parameter,
+    Uncertain,
+    UncertaintySet,
+    WithParameters,
+    find_set,
+    set_from_mapping,
+)
 from surefoot.envs.vector import TensorVectorEnv
 
 __all__ = [
+    "SETS",
     "ActionNoise",
     "Bet",
     "CombinationLock",
@@ -35,8 +46,11 @@ __all__ = [
     "LinearMDP",
     "Outcomes",
     "Pantry",
+    "Parameter",
+    "ParameterLanes",
     "Pendulum",
     "Physics",
+    "Played",
     "Resumable",
     "RiverSwim",
     "SingleEnv",
@@ -45,11 +59,17 @@ __all__ = [
     "TensorEnv",
     "TensorVectorEnv",
     "Tetris",
+    "Uncertain",
+    "UncertaintySet",
+    "WithParameters",
     "apply_physics",
+    "find_set",
     "find_spec",
     "make_single",
     "make_vec",
+    "play",
     "register",
+    "set_from_mapping",
     "spaces_of",
 ]
 

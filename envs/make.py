@@ -105,6 +105,15 @@ def _import(module: str, env_id: str) -> None:
         ) from error
 
 
+def native_task(env_id: str) -> Callable[..., TensorEnv] | None:
+    """Return the batched tensor task behind an id, None where it is another kind of task.
+
+    Raises:
+        As `find_spec`.
+    """
+    return _native(find_spec(env_id))
+
+
 def _native(spec: EnvSpec) -> Callable[..., TensorEnv] | None:
     """The batched tensor task behind an id, if it is one."""
     entry: Any = spec.vector_entry_point

@@ -121,6 +121,16 @@ def start(agent_name: str, config: RunConfig, folder: Path, preset: str | None =
     return run
 
 
+def start_or_resume(folder: Path, agent_name: str, config: RunConfig, preset: str | None = None) -> Run | None:
+    """Return the run in `folder` where it stands, a new one if it has no checkpoint yet; None if it is finished."""
+    if (folder / "meta.json").is_file() and run_folder.is_finished(folder, config):
+        return None
+    if run_folder.checkpoint_steps(folder):
+        return resume(folder, agent_name, config)
+    shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint
+    return start(agent_name, config, folder, preset)
+
+
 def resume(folder: Path, agent_name: str, config: RunConfig) -> Run:
     """Return a run at its latest checkpoint, rows written after it dropped.
 
@@ -295,13 +305,9 @@ def _play_companions(run: Run, stop: StopRequest) -> None:
         agent_name, preset = entry.split("/")
         agent = replace(load_preset(agent_name, preset).agent, horizon=run.config.agent.horizon)
         config, folder = replace(run.config, agent=agent, beside=()), companion_folder(run.folder, entry)
-        if stop or (folder.exists() and run_folder.is_finished(folder, config)):
-            continue
-        if run_folder.checkpoint_steps(folder):
-            carry_out(resume(folder, agent_name, config), stop)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint
-            carry_out(start(agent_name, config, folder, preset), stop)
+        companion = None if stop else start_or_resume(folder, agent_name, config, preset)
+        if companion is not None:
+            carry_out(companion, stop)
 
 
 def _intervals(config: RunConfig) -> dict[str, int]:

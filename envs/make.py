@@ -42,7 +42,8 @@ def make_vec(
             return native(num_envs=config.num_envs, **shared, **kwargs)
     lanes: Callable[[MakeLane, int], Lanes] = SyncLanes if config.vectorization == "sync" else AsyncLanes
     make_lane = partial(make_single, config, render_mode)
-    return TensorVectorEnv(lanes(make_lane, config.num_envs), config.num_envs, device)
+    limit = config.max_episode_steps or spec.max_episode_steps
+    return TensorVectorEnv(lanes(make_lane, config.num_envs), config.num_envs, device, episode_limit=limit)
 
 
 def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env:

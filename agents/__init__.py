@@ -20,6 +20,8 @@ REGISTRY = {
     "hnpg": "surefoot.agents.hnpg:HNPG_SPEC",
     "trpo": "surefoot.agents.trpo:TRPO_SPEC",
     "rlpd": "surefoot.agents.rlpd:RLPD_SPEC",
+    "dhn": "surefoot.agents.dhn:DHN_SPEC",
+    "qr-dqn": "surefoot.agents.dhn:QR_DQN_SPEC",
     "dynlin-ucb": "surefoot.agents.dynlin_ucb:DYNLIN_UCB_SPEC",
     "linucb": "surefoot.agents.linear_bandits:LINUCB_SPEC",
     "linucb-paper": "surefoot.agents.linear_bandits:LINUCB_PAPER_SPEC",

@@ -23,12 +23,12 @@ from surefoot.envs import make_vec, spaces_of
 from surefoot.offline_data import load_for
 from surefoot.training import run_folder
 from surefoot.training.behaviour import BEHAVIOUR, behaviour_data
-from surefoot.training.beside import Companions, companion_folder, compare
+from surefoot.training.beside import Companions, companion_folder, compare, with_companions
 from surefoot.training.checkpoint import load as load_checkpoint
 from surefoot.training.checkpoint import remove_leftovers
 from surefoot.training.checkpoint import save as save_checkpoint
 from surefoot.training.config import RunConfig
-from surefoot.training.evaluation import EvalResult, evaluate
+from surefoot.training.evaluation import EvalResult, acting, evaluate
 from surefoot.training.interrupt import StopRequest, stop_on_signals
 from surefoot.training.loggers import (
     EVALUATION_COLUMNS,
@@ -40,6 +40,7 @@ from surefoot.training.loggers import (
     require_installed,
 )
 from surefoot.training.meters import Meter
+from surefoot.training.objectives import report
 from surefoot.training.presets import from_plain, load_preset, to_plain
 from surefoot.training.process import quick_process
 
@@ -248,6 +249,8 @@ def carry_out(run: Run, stop: StopRequest) -> None:
             _play_companions(run, stop)
         if not stop:
             compare(run.folder, run.agent_name, run.config, run.device)
+            if run.config.eval.objectives:
+                report(run.folder, with_companions(run.folder, run.agent_name, run.config), run.device)
         status = "finished"
     finally:
         run.counters.seconds = time.perf_counter() - began
@@ -353,7 +356,7 @@ def log_evaluation(run: Run) -> Row:
     """Measure the policy in `eval.physics`, append its episodes to evaluations.csv, keep the best policy."""
     settings = run.config.eval
     env = replace(run.config.env, physics=settings.physics)
-    result = evaluate(run.agent.act, env, episodes=settings.episodes, seed=settings.seed, device=run.device)
+    result = evaluate(acting(run.agent), env, episodes=settings.episodes, seed=settings.seed, device=run.device)
     run.evaluations.write(_evaluation_rows(run, result))
     run.counters.evaluated_step = run.counters.step
     mean = float(result.returns.mean())

@@ -12,7 +12,7 @@ recipe of the brief distributional_dp.md, section 7, in its step numbers; the ex
 | 7.2 score E f(c + Z) and its tie-break | `scores` |
 | 7.3 relabelling, free or along the trajectory | `relabelled` |
 | D2, D3 target, with the stock c' of the successor | `DHN.target_quantiles` |
-| D4 quantile Huber loss | `quantile_huber_loss` |
+| D4 quantile Huber loss | `quantile_huber_loss`, `pull` |
 | 7.5 n-step targets | `NStep` |
 | 7.6 choice of c_0 at test time | `QuantilePolicy.outer` |
 
@@ -174,30 +174,39 @@ def relabelled(batch: Stocked, fresh: Tensor, replaced: Tensor, how: str) -> Ten
 def quantile_huber_loss(z: Tensor, y: Tensor, kappa: float) -> Tensor:
     """Return (B,) Σ_i (1/M) Σ_j |τ̂_i − 1{y_j < z_i}|·H_κ(y_j − z_i)/κ of z (B, N) and targets y (B, M); D4.
 
-    Sorted targets and their prefix sums give every Σ_j at once: y below z − κ, from there to z, to z + κ, and above.
+    Value and slope come without a table of pairs or a graph of operations; the line through them carries the gradient.
+    """
+    with torch.no_grad():
+        value, slope = pull(z, y, kappa)
+    return value + (slope * (z - z.detach())).sum(-1)
+
+
+def pull(z: Tensor, y: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
+    """Return D4 (B,) and its derivatives (B, N) in z, from sorted targets and their prefix sums.
+
+    These give every Σ_j at once: over the y below z − κ, from there to z, from z to z + κ, and above.
     """
     n, m = z.shape[-1], y.shape[-1]
     tau = (torch.arange(n, dtype=z.dtype, device=z.device) + 0.5) / n
     centre = y.mean(-1, keepdim=True)  # differences of prefix sums lose digits to a common offset
     y, z = (y - centre).sort(-1).values, z - centre
     sums = F.pad(y.cumsum(-1), (1, 0))  # (B, M + 1)
-    total, point = sums[:, -1:], z.detach().contiguous()
+    total = sums[:, -1:]
     if kappa == 0:
-        less = torch.searchsorted(y, point)  # how many y_j < z_i
-        under = sums.gather(-1, less)
-        return ((1 - tau) * (less * z - under) + tau * (total - under - (m - less) * z)).sum(-1) / m
-    edges = torch.searchsorted(y, torch.cat([point - kappa, point, point + kappa], -1))
-    low, middle, high = edges.split(n, -1)
+        less = torch.searchsorted(y, z)  # how many y_j < z_i
+        slope = less / m - tau
+        return (slope * z + (tau * total - sums.gather(-1, less)) / m).sum(-1), slope
+    edges = torch.searchsorted(y, torch.cat([z - kappa, z, z + kappa], -1))  # (B, 3N)
     squares = F.pad(y.square().cumsum(-1), (1, 0))
-
-    def near(first: Tensor, last: Tensor) -> Tensor:
-        """Return Σ (y_j − z)²/2κ over first ≤ j < last."""
-        linear, square = (table.gather(-1, last) - table.gather(-1, first) for table in (sums, squares))
-        return ((last - first) * z.square() - 2 * z * linear + square) / (2 * kappa)
-
-    below = low * (z - kappa / 2) - sums.gather(-1, low) + near(low, middle)
-    above = near(middle, high) + total - sums.gather(-1, high) - (m - high) * (z + kappa / 2)
-    return ((1 - tau) * below + tau * above).sum(-1) / m
+    low, high, under = edges[:, :n], edges[:, -n:], sums.gather(-1, edges)
+    # The two ranges next to z, below and above it, where the loss is (y_j − z)²/2κ: (B, 2N)
+    count, linear, square = (table[:, n:] - table[:, :-n] for table in (edges, under, squares.gather(-1, edges)))
+    twice, weight = torch.cat([z, z], -1), torch.cat([1 - tau, tau]) / m
+    near = ((count * twice - 2 * linear) * twice + square) / (2 * kappa)
+    below, above = low * (z - kappa / 2) - under[:, :n], total - under[:, -n:] - (m - high) * (z + kappa / 2)
+    value = (weight * (near + torch.cat([below, above], -1))).sum(-1)
+    slopes = weight * ((count * twice - linear) / kappa + torch.cat([low, high - m], -1))
+    return value, slopes[:, :n] + slopes[:, n:]
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -220,7 +229,7 @@ class QuantileNetwork(nn.Module):
         self.head = MLP(width, config.hidden[1:], actions * config.quantiles, generator=generator)
         if config.stock:
             self.scale = max(map(abs, config.stock_range))
-            self.of_stock = MLP(3, (width,), width, generator=generator)
+            self.of_stock = MLP(3, (width // 2 or 1,), width, generator=generator)
 
     def forward(self, obs: Tensor, stock: Tensor) -> Tensor:
         """Map obs (B, obs) and clamped stock (B,) to quantiles (B, A, N)."""
@@ -552,8 +561,8 @@ class DHN(Stateful):
         if config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm, foreach=True)
         self.optimiser.step()
-        z = z.detach()
-        return {"loss": loss.detach(), "q": z.mean(), "spread": z.std(-1).mean()}
+        z, n = z.detach(), config.quantiles
+        return {"loss": loss.detach(), "q": z.mean(), "spread": (z[:, 3 * n // 4] - z[:, n // 4]).mean()}
 
     @torch.no_grad()
     def target_quantiles(self, batch: Stocked, stock: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ SMALL = {
     "target_every": 3,
 }
 # Agents with Discrete actions: their task has three numbers to see, as Pendulum has.
-DISCRETE = ("dhn", "qr-dqn")
+DISCRETE = ("dhn", "qr-dqn", "nora-deep")
 # One round a step, so that runs also stop within an epoch.
 SMALL_BANDIT = {"horizon": 80, "path": "rounds", "rounds_per_step": 1}
 
@@ -69,6 +69,9 @@ def config_of(data_file):
         env = EnvConfig(id="Pendulum-v1", max_episode_steps=15)
         if name in DISCRETE:
             env = EnvConfig(id="surefoot/Gate-v0", num_envs=2)
+        if name == "nora-deep":
+            kwargs = {"states": 2, "horizon": wanted.setdefault("horizon", 4)}
+            env = EnvConfig(id="surefoot/RiverSwim-v0", num_envs=2, clock=True, kwargs=kwargs)
         if spec.bandit:
             env = EnvConfig(id="surefoot/DynamicalLinear-v0", num_envs=3, kwargs={"system": "real-data"})
         return RunConfig(

@@ -217,7 +217,7 @@ class DeepCritic(nn.Module):
     def fit(self, data: Rows, generator: torch.Generator) -> Tensor:
         """Take `critic_steps` of fitted Q-iteration on all data; return the last minibatch's loss, a scalar."""
         config, bonus = self.config, self.next_bonus(data)
-        adam, loss = Adam(self.net.parameters(), config.critic_lr), data.reward.new_zeros(())
+        adam, loss = Adam(list(self.net.parameters()), config.critic_lr), data.reward.new_zeros(())
         for done in range(0, config.critic_steps, config.target_steps):
             y = self.targets(data, bonus)  # θ⁻ ← θ: for all data at once, so that no copy of θ is needed
             loss = self.regress(data, y, min(config.target_steps, config.critic_steps - done), adam, generator)
@@ -230,11 +230,9 @@ class DeepCritic(nn.Module):
         x, chosen = self.inputs(data.obs, data.step), nn.functional.one_hot(data.action, self.actions).to(y.dtype)
         prior = 0.0 if self.prior is None else self.config.prior_scale * (self.prior(x) * chosen).sum(-1)
         target = y - prior  # (M,), or (E, M): what is left for the network to learn
-        loss = y.new_zeros(())
+        weights, biases, loss = list(self.net.weights), list(self.net.biases), y.new_zeros(())
         for rows in index:
-            error, gradients = chosen_error_gradients(
-                self.net.weights, self.net.biases, x[rows], chosen[rows], target[..., rows]
-            )
+            error, gradients = chosen_error_gradients(weights, biases, x[rows], chosen[rows], target[..., rows])
             adam.step(gradients)
             loss = error.mean()
         return loss
@@ -251,7 +249,7 @@ class DeepCritic(nn.Module):
         The paper's switch test for general classes, the minimum over g replaced by as many steps as a refresh takes.
         """
         y, better = self.targets(data), copy.deepcopy(self)
-        adam = Adam(better.net.parameters(), self.config.critic_lr)
+        adam = Adam(list(better.net.parameters()), self.config.critic_lr)
         better.regress(data, y, self.config.critic_steps, adam, generator)
         before, after = ((critic.chosen(data) - y).square().sum(-1).mean() for critic in (self, better))
         return before - after

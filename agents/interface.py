@@ -58,6 +58,9 @@ class VectorEnv(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def close(self) -> None: ...
 
+    @property
+    def episode_limit(self) -> int | None: ...  # steps after which an episode is truncated; None: it may go on for ever
+
 
 class OfflineData(Protocol):
     """Recorded transitions, as `surefoot.offline_data.load` returns them; fields as in `Batch`."""
@@ -104,6 +107,17 @@ class Policy(Protocol):
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class Player(Protocol):
+    """A policy in the middle of its episodes, one a lane: what acts on the rewards so far is told of them.
+
+    A policy or an agent that has a method `player` is played by what this returns, others by their `act`.
+    """
+
+    def __call__(self, obs: Tensor) -> Tensor: ...
+    def see(self, reward: Tensor, ended: Tensor) -> None: ...  # after every step, both (N,)
+    def restart(self) -> None: ...  # all lanes were reset
 
 
 class Agent(Protocol):

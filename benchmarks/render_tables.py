@@ -133,6 +133,19 @@ def throughput(result: Result) -> str:
     return markdown((threads, "Surefoot", "Stable-Baselines3", "ratio"), rows)
 
 
+def grid_speed(result: Result) -> str:
+    """Return the speeds over a grid beside one environment after another, by the wall clock and by CPU time."""
+    rows: list[tuple[Any, ...]] = []
+    for name, speed in result["steps_a_second"].items():
+        ratio = result["ratio"].get(name.removeprefix("grid, ").removesuffix(" threads"), {"wall": 1, "cpu": 1})
+        rows.append((name, speed["wall"], ratio["wall"], speed["cpu"], ratio["cpu"], speed["cores"]))
+    physics = result["mujoco_rollout_physics_only"]
+    rows.append(("`mujoco.rollout`, physics only", physics["wall"], "", physics["cpu"], "", physics["cores"]))
+    memory = "; ".join(f"{grid}: {peak} MB" for grid, peak in result["peak_mb"].items())
+    header = ("HalfCheetah, 10 x 10 points", "steps a second", "ratio", "steps a CPU second", "ratio", "cores it got")
+    return markdown(header, rows) + f"\n\nLargest process with a grid of {memory}."
+
+
 def key_values(result: Result) -> str:
     """Return every single figure of a result file that has no table of its own."""
     figures = {key: value for key, value in result.items() if key not in PROVENANCE}
@@ -262,6 +275,7 @@ def dynlin_speed(result: Result) -> str:
 
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
+    "grid_speed": grid_speed,
     "h2o_pendulum": h2o_pendulum,
     "hnpg_lock": hnpg_lock,
     "hnpg_speed": hnpg_speed,

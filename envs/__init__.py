@@ -3,33 +3,73 @@
 from surefoot.envs.combination_lock import CombinationLock, ImageLock
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.dynamical_linear import DynamicalLinear
+from surefoot.envs.exploration import DeepSea, DiabolicalLock, Forest, GapBandit, RiverSwim
 from surefoot.envs.finite import FiniteEnv, Outcomes
+from surefoot.envs.linear_mdp import LinearMDP
 from surefoot.envs.make import find_spec, make_single, make_vec, spaces_of
 from surefoot.envs.native import SingleEnv, TensorEnv, register
+from surefoot.envs.parameter_lanes import ParameterLanes, Played, play
 from surefoot.envs.pendulum import Pendulum
 from surefoot.envs.physics import ActionNoise, Physics, apply_physics
 from surefoot.envs.resumable import Resumable
+from surefoot.envs.risk_tasks import Bet, Crossing, Drain, Fork, Gate, Pantry
+from surefoot.envs.stock import StockObservation, StockVectorObservation
+from surefoot.envs.tetris import Tetris
+from surefoot.envs.uncertainty import (
+    SETS,
+    Parameter,
+    Uncertain,
+    UncertaintySet,
+    WithParameters,
+    find_set,
+    set_from_mapping,
+)
 from surefoot.envs.vector import TensorVectorEnv
 
 __all__ = [
+    "SETS",
     "ActionNoise",
+    "Bet",
     "CombinationLock",
+    "Crossing",
+    "DeepSea",
+    "DiabolicalLock",
+    "Drain",
     "DynamicalLinear",
     "EnvConfig",
     "FiniteEnv",
+    "Forest",
+    "Fork",
+    "GapBandit",
+    "Gate",
     "ImageLock",
+    "LinearMDP",
     "Outcomes",
+    "Pantry",
+    "Parameter",
+    "ParameterLanes",
     "Pendulum",
     "Physics",
+    "Played",
     "Resumable",
+    "RiverSwim",
     "SingleEnv",
+    "StockObservation",
+    "StockVectorObservation",
     "TensorEnv",
     "TensorVectorEnv",
+    "Tetris",
+    "Uncertain",
+    "UncertaintySet",
+    "WithParameters",
     "apply_physics",
+    "find_set",
     "find_spec",
     "make_single",
     "make_vec",
+    "play",
     "register",
+    "set_from_mapping",
     "spaces_of",
 ]
 
@@ -37,3 +77,9 @@ register("surefoot/Pendulum-v0", Pendulum, max_episode_steps=200)
 register("surefoot/CombinationLock-v0", CombinationLock, max_episode_steps=None)
 register("surefoot/ImageLock-v0", ImageLock, max_episode_steps=None)
 register("surefoot/DynamicalLinear-v0", DynamicalLinear, max_episode_steps=None)
+register("surefoot/Gate-v0", Gate, max_episode_steps=None)
+register("surefoot/Bet-v0", Bet, max_episode_steps=None)
+for grid in (Crossing, Fork, Pantry, Drain):
+    register(f"surefoot/{grid.__name__}-v0", grid, max_episode_steps=50)
+for task in (RiverSwim, DeepSea, DiabolicalLock, GapBandit, Forest, LinearMDP, Tetris):
+    register(f"surefoot/{task.__name__}-v0", task, max_episode_steps=None)

@@ -28,9 +28,9 @@ ANTI_REWARD, ANTI_CHANCE = 0.1, 0.5  # the bait for leaving the good latents
 RewardMode = Literal["terminal", "transition"]
 
 
-def draw_codes(horizon: int, seed: int) -> Tensor:
+def draw_codes(horizon: int, seed: int, actions: int = ACTIONS) -> Tensor:
     """Return the code words (3, H): rows A, B, and B again for C, where the behaviour policy still follows it."""
-    codes = torch.randint(ACTIONS, (2, horizon), generator=torch.Generator().manual_seed(seed))
+    codes = torch.randint(actions, (2, horizon), generator=torch.Generator().manual_seed(seed))
     return codes[[0, 1, 1]]
 
 
@@ -45,6 +45,13 @@ def hadamard(width: int) -> Tensor:
     while len(matrix) < width:
         matrix = torch.kron(core, matrix)
     return matrix
+
+
+def rotated_view(state: State, rotation: Tensor) -> Tensor:
+    """Return (one-hot latent, one-hot step, both plus noise (N, H + 3), zeros) times a symmetric `rotation`, (N, D)."""
+    latent, h, noise = state
+    z = torch.nn.functional.pad(noise, (0, len(rotation) - noise.shape[1]))
+    return z.scatter_add(1, torch.stack([latent, 3 + h], 1), torch.ones_like(z[:, :2])) @ rotation
 
 
 class Lock(TensorEnv):
@@ -141,10 +148,7 @@ class CombinationLock(Lock):
         return self.noise * torch.randn(shape, generator=self.generator, device=self.device)
 
     def observe(self, state: State) -> Tensor:
-        latent, h, noise = state
-        z = torch.nn.functional.pad(noise, (0, len(self.rotation) - noise.shape[1]))
-        z = z.scatter_add(1, torch.stack([latent, 3 + h], 1), torch.ones_like(z[:, :2]))
-        return z @ self.rotation  # symmetric
+        return rotated_view(state, self.rotation)
 
 
 class ImageLock(Lock):

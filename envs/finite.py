@@ -61,6 +61,10 @@ class FiniteEnv(TensorEnv):
         """Return the index (N,) of each lane's state."""
         return state[0]
 
+    def decode(self, obs: Tensor) -> Tensor:
+        """Return the index (…) of the state that one-hot observations (…, S or more) show."""
+        return obs[..., : len(self.outcomes.start)].argmax(-1)
+
     @property
     def state(self) -> Tensor:
         """The index (N,) of the state each lane is in now."""
@@ -84,6 +88,18 @@ class FiniteEnv(TensorEnv):
         """Return the index (N,) drawn from each row of cumulative probabilities (N, K)."""
         uniform = torch.rand(self.num_envs, 1, generator=self.generator, device=self.device, dtype=torch.float64)
         return (uniform >= cumulative).sum(-1)
+
+
+def sum_range(horizon: int, low: float, high: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest sum of rewards from each step on, (H,) each, of rewards in [low, high]."""
+    left = torch.arange(horizon, 0, -1, dtype=torch.float64, device=device)
+    return low * left, high * left
+
+
+def require(name: str, value: float, holds: bool, says: str) -> None:
+    """Raise `ValueError` for a keyword argument of a task that is out of its range."""
+    if not holds:
+        raise ValueError(f"env.kwargs.{name} must be {says}, got {value}")
 
 
 def _cumulative(probability: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ def make_vec(
             return native(num_envs=config.num_envs, **shared, **kwargs)
     lanes: Callable[[MakeLane, int], Lanes] = SyncLanes if config.vectorization == "sync" else AsyncLanes
     make_lane = partial(make_single, config, render_mode)
-    return TensorVectorEnv(lanes(make_lane, config.num_envs), config.num_envs, device)
+    limit = config.max_episode_steps or spec.max_episode_steps
+    return TensorVectorEnv(lanes(make_lane, config.num_envs), config.num_envs, device, episode_limit=limit)
 
 
 def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
@@ -103,6 +104,15 @@ def _import(module: str, env_id: str) -> None:
         raise ImportError(
             f"environment {env_id!r}: cannot import {module!r} ({error}); install it or put its folder on PYTHONPATH"
         ) from error
+
+
+def native_task(env_id: str) -> Callable[..., TensorEnv] | None:
+    """Return the batched tensor task behind an id, None where it is another kind of task.
+
+    Raises:
+        As `find_spec`.
+    """
+    return _native(find_spec(env_id))
 
 
 def _native(spec: EnvSpec) -> Callable[..., TensorEnv] | None:

@@ -58,6 +58,11 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         self._limit = max_episode_steps or torch.iinfo(torch.int64).max
         self.extra_info: dict[str, Tensor] = {}  # (N,) each; what `advance` puts here becomes part of the step's info
 
+    @property
+    def episode_limit(self) -> int | None:
+        """Steps after which an episode is truncated; None: it may go on for ever."""
+        return None if self._limit == torch.iinfo(torch.int64).max else self._limit
+
     @abstractmethod
     def draw_state(self) -> State:
         """Initial states of all lanes, drawn from `self.generator`."""

@@ -38,10 +38,12 @@ class Pendulum(TensorEnv):
     """State: angle (0 is upright) and angular velocity, both (N,). Actions (N, 1) in [-1, 1] are torque / 2.
 
     In float64 on a CPU, observations before rounding and rewards equal those of Pendulum-v1 to the last bit, given the
-    same state and actions of the same dtype.
+    same state and actions of the same dtype. Mass and length can be set, a value a lane (`uncertainty.Uncertain`).
     """
 
     physics_factors = ("gravity",)
+    param_names = ("mass", "length")
+    low, high, nominal = np.array([0.5, 0.7]), np.array([1.5, 1.3]), np.array([MASS, LENGTH])
 
     def __init__(self, num_envs: int = 1, *, dtype: torch.dtype = torch.float32, **kwargs: Any):
         numpy_dtype: Any = np.float64 if dtype == torch.float64 else np.float32
@@ -52,6 +54,12 @@ class Pendulum(TensorEnv):
         self.dtype = dtype
         self.math = NUMPY if dtype == torch.float64 and self.device.type == "cpu" else TORCH
         self.gravity = GRAVITY * self.physics.gravity
+        self.mass: float | Tensor = MASS
+        self.length: float | Tensor = LENGTH
+
+    def set_params(self, values: Tensor) -> None:
+        """Give every lane its mass and length, (N, 2), until the next call; they belong to no saved state."""
+        self.mass, self.length = values.to(self.device, self.dtype).unbind(-1)
 
     def draw_state(self) -> State:
         """Angle uniform in [-π, π], velocity in [-1, 1]."""
@@ -63,7 +71,8 @@ class Pendulum(TensorEnv):
         torque = (MAX_TORQUE * action[:, 0]).clamp(-MAX_TORQUE, MAX_TORQUE)
         wrapped = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
         cost = self.math.square(wrapped) + 0.1 * self.math.square(speed) + 0.001 * self.math.square(torque)
-        push = 3 * self.gravity / (2 * LENGTH) * self.math.sin(angle) + 3.0 / (MASS * LENGTH**2) * torque
+        push = 3 * self.gravity / (2 * self.length) * self.math.sin(angle)
+        push = push + 3.0 / (self.mass * self.length**2) * torque
         speed = (speed + push * DT).clamp(-MAX_SPEED, MAX_SPEED)
         never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         return (angle + speed * DT, speed), -cost, never

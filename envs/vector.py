@@ -132,9 +132,10 @@ class TensorVectorEnv(gym.vector.VectorEnv):
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own declaration
 
-    def __init__(self, lanes: Lanes, num_envs: int, device: str | torch.device):
+    def __init__(self, lanes: Lanes, num_envs: int, device: str | torch.device, *, episode_limit: int | None = None):
         self.lanes = lanes
         self.num_envs = num_envs
+        self.episode_limit = episode_limit  # steps after which an episode is truncated; None: it may go on for ever
         self.device = torch.device(device)
         self._none = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self.single_observation_space, self.single_action_space = lanes.spaces

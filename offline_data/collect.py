@@ -48,6 +48,8 @@ def collect(
         action = explore(act(obs), generator, noise_std=noise_std, epsilon=epsilon)
         following, reward, terminated, truncated, info = env.step(action)
         columns.append((obs, action, reward, info["final_obs"], terminated, truncated))
+        if hasattr(act, "see"):  # a policy that acts on the rewards so far
+            act.see(reward, terminated | truncated)
         obs = following
     by_lane = [torch.stack(column, dim=1) for column in zip(*columns, strict=True)]  # (lane, time, …)
     obs, action, reward, next_obs, terminated, truncated = (x.flatten(0, 1)[:steps].cpu() for x in by_lane)

@@ -26,6 +26,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
 RENDER = ROOT / "benchmarks" / "render_tables.py"
 PAGE_OF = {"h2o": "h2o", "sac-mix": "h2o", "darc": "h2o", "darc-plus": "h2o", "cql": "h2o", "bc": "h2o", "sac": "sac"}
 PAGE_OF |= dict.fromkeys(["hnpg", "trpo", "rlpd"], "hnpg")
+PAGE_OF |= dict.fromkeys(["dhn", "qr-dqn"], "dhn")
 PAGE_OF |= {name: "dynlin_ucb" for name, spec in agents.REGISTRY.items() if "dynlin" in spec or "bandits" in spec}
 
 
@@ -117,6 +118,8 @@ def logged_by(name: str) -> set[str]:
     default, env = spec.default, EnvConfig(id="surefoot/Pendulum-v0")
     if spec.bandit:
         env = EnvConfig(id="surefoot/DynamicalLinear-v0", kwargs={"system": "real-data"})
+    if PAGE_OF[name] == "dhn":
+        env = EnvConfig(id="surefoot/Gate-v0", num_envs=4)
     changes = {"lagrange": True, "learning_starts": 0, "random_steps": 0, "rollout_steps": 1, "hidden": (4,)}
     changes |= {"success_return": 0.0, "batch_steps": 4, "batch_size": 8, "horizon": 80 if spec.bandit else None}
     known = {field.name for field in dataclasses.fields(default)}

@@ -24,7 +24,7 @@ from rich.table import Table
 from surefoot import agents
 from surefoot.training.checkpoint import write_atomically
 from surefoot.training.config import RunConfig
-from surefoot.training.evaluation import EvalResult, evaluate
+from surefoot.training.evaluation import EvalResult, acting, evaluate
 from surefoot.training.presets import load_preset
 from surefoot.training.run_folder import checkpoint_steps, load_policy, load_regret
 
@@ -121,13 +121,18 @@ def _ended(future: Future[None], patience: float = 0.2) -> bool:
 # --- the comparison ---------------------------------------------------------------------------------------------------
 
 
+def with_companions(run: Path, agent_name: str, config: RunConfig) -> dict[str, Path]:
+    """Return label -> folder of a run and its companions."""
+    return {agent_name: run} | {_label(entry, agent_name): companion_folder(run, entry) for entry in config.beside}
+
+
 def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device) -> None:
     """Draw the learning curves of a run and its companions; with companions, also print and write a table.
 
     Every policy is measured at its last checkpoint in the simulator (`env.physics`) and in the real dynamics
     (`eval.physics`) of this run, on the same episodes.
     """
-    runs = {agent_name: run} | {_label(entry, agent_name): companion_folder(run, entry) for entry in config.beside}
+    runs = with_companions(run, agent_name, config)
     if agents.get(agent_name).bandit:
         compare_bandits(runs, run)
         return
@@ -184,7 +189,7 @@ def _measure(label: str, folder: Path, config: RunConfig, device: torch.device) 
     loaded = load_policy(folder, device=device)
     simulator, real = (
         evaluate(
-            loaded.policy.act,
+            acting(loaded.policy),
             replace(config.env, physics=physics, clock=loaded.config.env.clock),  # as the policy sees the task
             episodes=config.eval.episodes,
             seed=config.eval.seed,

@@ -1,4 +1,4 @@
-"""The command line: `surefoot train | evaluate | data | plot`. Only what a command needs is imported."""
+"""The command line: `surefoot train | evaluate | data | plot | sweep`. Only what a command needs is imported."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "measure the policies of finished runs",
     "data": "list, inspect, download, collect and convert recorded data",
     "plot": "draw learning curves of runs",
+    "sweep": "train many runs: agents, presets, seeds and settings, or a search",
 }
 OVERVIEW = "usage: surefoot COMMAND ...\n\n" + "\n".join(f"  {name:<10}{does}" for name, does in COMMANDS.items())
 
@@ -49,7 +50,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(agents_overview())
         return 0 if rest else 2
     run_command = import_module(f"surefoot.training.commands_{command}").main
-    if command == "train":  # tells set-up, where an error is the user's, from training, where it is ours
+    if command in ("train", "sweep"):  # they tell set-up, where an error is the user's, from training, where it is ours
         return run_command(rest)
     with one_line_errors(2):
         return run_command(rest)

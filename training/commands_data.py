@@ -15,7 +15,6 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig, make_vec, spaces_of
@@ -30,7 +29,8 @@ from surefoot.offline_data.minari_io import Format, local_ids, minari_metadata
 from surefoot.offline_data.scores import ADDRESS, D4RL_DATASETS, REFERENCE_SCORES, find_d4rl
 from surefoot.offline_data.sources import d4rl_path, is_minari, sample_names
 from surefoot.training import run_folder
-from surefoot.training.behaviour import record_behaviour
+from surefoot.training.behaviour import documented_epsilon, record_behaviour
+from surefoot.training.evaluation import Act, acting
 from surefoot.training.options import REGISTRY, laid_over
 from surefoot.training.policies import AnyPolicy, load_any
 
@@ -197,7 +197,7 @@ def _collect_behaviour(out: Path, env: EnvConfig, steps: int, seed: int, epsilon
     data = record_behaviour(env, episodes, seed=seed, epsilon=epsilon, progress=True)
     recipe = {"algorithm": "behaviour", "env_id": env.id, "env": json.dumps(asdict(env)), "seed": seed}
     versions = {f"version_{name}": importlib.metadata.version(name) for name in ("surefoot", "torch")}
-    share = task.behaviour_epsilon if epsilon is None else epsilon
+    share = documented_epsilon(task) if epsilon is None else epsilon
     metadata = {**recipe, **versions, "epsilon": share, "commit": run_folder.git_commit()["commit"]}
     write_d4rl(out, data, metadata, force=force)
     print(f"{out}: {len(data)} transitions, {int(data.episode_end.sum())} episodes; `surefoot data info` describes it")
@@ -269,10 +269,10 @@ def _task_of_policy(arguments: list[str]) -> EnvConfig:
     return EnvConfig(id="")
 
 
-def _stochastic(policy: Path, checkpoint: str, device: str) -> Callable[[Tensor], Tensor]:
+def _stochastic(policy: Path, checkpoint: str, device: str) -> Act:
     if policy.suffix == ".zip":
         raise ValueError(f"{policy}: --stochastic is for runs of ours; use --noise or --epsilon with an archive")
-    return partial(run_folder.load_policy(policy, checkpoint, device).policy.act, explore=True)
+    return acting(run_folder.load_policy(policy, checkpoint, device).policy, explore=True)
 
 
 def _check_task(chosen: AnyPolicy, task: Spaces, env_id: str) -> None:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from surefoot.envs import EnvConfig, spaces_of
+from surefoot.training import objectives
 from surefoot.training.checkpoint import write_atomically
 from surefoot.training.evaluation import LANES, evaluate
 from surefoot.training.options import REGISTRY, laid_over
@@ -29,6 +30,7 @@ from surefoot.training.statistics import Interval, iqm, stratified_bootstrap
 from surefoot.training.video import record_episode
 
 Record = dict[str, Any]
+EPISODES = 20
 STATISTICS: dict[str, Callable[..., Any]] = {"iqm": iqm, "mean": np.mean, "median": np.median}
 
 
@@ -41,8 +43,11 @@ class Request:
     env: EnvConfig = field(default_factory=lambda: EnvConfig(id="", num_envs=LANES))
     """The task. What is not given here is the run's own, in the dynamics of its `eval.physics`; `num_envs` is how many
     episodes run side by side."""
-    episodes: int = 20
-    """Episodes from each of the seeds; episode i starts from reset seed `seed + i`."""
+    objective: tuple[str, ...] = ()
+    """Objectives to measure on the discounted return instead, for runs of dhn: mean, cvar(0.1), target(2), ... The
+    policy acts for each in turn, without retraining; figures come with 95%% intervals, and pictures."""
+    episodes: int | None = None
+    """Episodes from each of the seeds, 20 by default, 20,000 for objectives; episode i starts from seed `seed + i`."""
     seeds: tuple[int, ...] = (10_000,)
     """Reset seeds; the default is away from those by which training chose its best policy."""
     checkpoint: str = "latest"
@@ -67,6 +72,8 @@ def main(arguments: list[str]) -> int:
         for p in request.runs
     ]
     tasks = [_task(arguments, path, policy) for path, policy in zip(request.runs, chosen, strict=True)]
+    if request.objective:
+        return _for_objectives(request, chosen, tasks, device)
     records = []
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         records.append(measure(policy, task, request, device))
@@ -95,13 +102,15 @@ def check(request: Request) -> None:
         raise ValueError("name at least one run folder, policy file or archive to evaluate")
     if len({path.resolve() for path in request.runs}) < len(request.runs):
         raise ValueError("the same run is given twice; an interval over runs needs different ones")
-    starts = sorted(request.seeds)
+    starts, episodes = sorted(request.seeds), request.episodes or EPISODES
     if not starts or starts[0] < 0:
         raise ValueError(f"--seeds must be numbers from 0 on, not {starts}")
+    if request.objective and (len(starts) > 1 or request.video):
+        raise ValueError("--objective takes one of --seeds, and no --video: a tail is that of all episodes together")
     for one, following in pairwise(starts):
-        if following - one < request.episodes:
+        if following - one < episodes:
             raise ValueError(
-                f"--seeds {one} and {following} with {request.episodes} episodes each share start states; space them"
+                f"--seeds {one} and {following} with {episodes} episodes each share start states; space them"
             )
 
 
@@ -123,8 +132,9 @@ def _task(arguments: Sequence[str], path: Path, policy: AnyPolicy) -> EnvConfig:
 
 def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.device) -> Record:
     """Return the results of one policy and everything needed to get them again, as plain values."""
+    episodes = request.episodes or EPISODES
     results = [
-        evaluate(policy.act, task, episodes=request.episodes, seed=seed, device=device, lanes=task.num_envs)
+        evaluate(policy.act, task, episodes=episodes, seed=seed, device=device, lanes=task.num_envs)
         for seed in request.seeds
     ]
     scores = [result.score for result in results if result.score is not None]
@@ -134,7 +144,7 @@ def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.
         "step": policy.step,
         "env": asdict(task),
         "seeds": list(request.seeds),
-        "episodes": request.episodes,
+        "episodes": episodes,
         "return": _summary(np.concatenate([result.returns for result in results])),
         "score": _summary(np.concatenate(scores)) if scores else None,
         "lengths": np.concatenate([result.lengths for result in results]).tolist(),
@@ -175,6 +185,28 @@ def _aggregate_group(agent: str, unit: str, strata: list[list[float]]) -> Record
         interval = stratified_bootstrap([np.array(runs) for runs in strata], statistic, generator=generator)
         group[name] = {"value": float(statistic(pooled)), "interval": None if interval is None else list(interval)}
     return group
+
+
+def _for_objectives(
+    request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[EnvConfig], device: torch.device
+) -> int:
+    """Measure every objective on every run; print a table each, write figures and pictures."""
+    records = []
+    for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
+        record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
+        record |= {"seeds": list(request.seeds), "episodes": request.episodes or objectives.EPISODES}
+        settings = {"episodes": record["episodes"], "seed": request.seeds[0], "device": device}
+        measured = objectives.measure_objectives(policy.policy, task, request.objective, **settings)
+        record["objectives"] = list(request.objective)
+        pictures = {name: _beside(path, "plots", record, f"-{name}.png") for name in ("law", "paths")}
+        for picture in objectives.draw(policy.policy, task, measured, **pictures, seed=request.seeds[0]):
+            print(f"picture: {picture}")
+        records.append(record | {"results": [objectives.plain(m) for m in measured]})
+        _write_json(_beside(path, "evaluations", record, ".json"), {**_provenance(), **records[-1]})
+        Console().print(objectives.table(f"{policy.label}: {describe(record['env'])}", measured))
+    if request.json is not None:
+        _write_json(request.json, {**_provenance(), "results": records})
+    return 0
 
 
 # --- what comes out ---------------------------------------------------------------------------------------------------
@@ -237,7 +269,7 @@ def write_record(path: Path, record: Record) -> None:
 
 def _beside(path: Path, subfolder: str, record: Record, suffix: str) -> Path:
     """Return a place that another task, seed or checkpoint does not share and the same request finds again."""
-    asked = {name: record[name] for name in ("step", "env", "seeds", "episodes")}
+    asked = {name: record[name] for name in ("step", "env", "seeds", "episodes", "objectives") if name in record}
     code = crc32(json.dumps(asked, sort_keys=True).encode())
     name = f"{record['env']['id'].replace('/', '-').replace(':', '-')}-{record['step']:09d}-{code:08x}{suffix}"
     return path / subfolder / name if path.is_dir() else path.with_name(f"{path.stem}-{name}")

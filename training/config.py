@@ -24,9 +24,15 @@ class EvalConfig:
     """Episode i starts from reset seed `seed + i`, the same in every evaluation."""
     physics: Physics = field(default_factory=Physics)
     """Dynamics of the evaluation, whatever `env.physics` the agent trains in; neutral stands for the real machine."""
+    objectives: tuple[str, ...] = ()
+    """Objectives that the last policy is measured on when the run ends, such as cvar(0.1), for agents that act for one
+    chosen at evaluation: a table, the laws of their returns and, on a grid, their paths."""
+    objective_episodes: int = 20_000
+    """Episodes for each of these."""
 
     def __post_init__(self) -> None:
         _require_positive("eval.every", self.every)
+        _require_positive("eval.objective_episodes", self.objective_episodes)
         _require_positive("eval.episodes", self.episodes)
         _require_not_negative("eval.seed", self.seed)
 

@@ -45,6 +45,8 @@ AGENT_STYLE: dict[str, tuple[str, str]] = {
     "expert": ("#7F7F7F", "-"),
     "clairvoyant": ("#000000", "-"),
     "uniform": ("#7F7F7F", ":"),
+    "dhn": ("#CC79A7", "-"),
+    "qr-dqn": ("#7F7F7F", "--"),
     "sb3-sac": ("#E69F00", "--"),
     "sb3-td3": ("#7F7F7F", "--"),
     "sb3-ppo": ("#7F7F7F", ":"),
@@ -81,7 +83,7 @@ def learning_curves(
         axes.axhline(value, color="0.45", linewidth=1.0, linestyle=(0, (1 + 2 * i, 2)), label=name, zorder=1)
     axes.set_ylabel(EVALUATION_LABELS[metric])
     _legend_below(figure, axes)
-    return _write(figure, out)
+    return write_figure(figure, out)
 
 
 def metric_panels(runs: Runs, out: Path, metrics: Sequence[str]) -> Path:
@@ -95,7 +97,7 @@ def metric_panels(runs: Runs, out: Path, metrics: Sequence[str]) -> Path:
         _draw_curves(axes, runs, "metrics.csv", metric)
         axes.set_ylabel(metric)
     _legend_below(figure, figure.axes[0])
-    return _write(figure, out)
+    return write_figure(figure, out)
 
 
 def read_curve(folders: Sequence[Path], filename: str, column: str) -> Curve:
@@ -186,7 +188,7 @@ def regret_curves(runs: Runs, out: Path) -> Path:
     linear.xaxis.set_major_formatter(EngFormatter(sep=""))
     linear.yaxis.set_major_formatter(EngFormatter(sep=""))
     _legend_below(figure, linear)
-    return _write(figure, out)
+    return write_figure(figure, out)
 
 
 def _draw_regret(linear: Axes, loglog: Axes, rounds: np.ndarray, regret: np.ndarray, label: str, agent: str) -> None:
@@ -226,7 +228,7 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False)
 
 
-def _write(figure: Figure, out: Path) -> Path:
+def write_figure(figure: Figure, out: Path) -> Path:
     """Write the picture whole or not at all; the canvas is our own, so no global matplotlib state is touched."""
     FigureCanvasAgg(figure)
     out.parent.mkdir(parents=True, exist_ok=True)

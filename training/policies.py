@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,20 +11,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import Spaces
+from surefoot.agents.interface import Policy, Spaces
 from surefoot.envs import EnvConfig, spaces_of
+from surefoot.training.evaluation import Act, acting
 from surefoot.training.run_folder import load_policy
 
 
 class AnyPolicy(NamedTuple):
     """A policy ready to act, and what is known of where it comes from."""
 
-    act: Callable[[Tensor], Tensor]  # (N, obs) -> (N, act) in [-1, 1], deterministic
+    act: Act  # (N, obs) -> (N, act) in [-1, 1], deterministic
     spaces: Spaces
     agent_name: str
     label: str  # what tables and pictures call it
     step: int  # of its training
     env_config: EnvConfig | None  # the task in its evaluation dynamics; None for an archive, which does not name it
+    policy: Policy | None = None  # None for an archive
 
 
 def load_any(
@@ -45,7 +46,7 @@ def load_any(
     config = loaded.config
     task = replace(config.env, physics=config.eval.physics, num_envs=1, vectorization="sync")
     spaces = Spaces(*spaces_of(config.env))
-    return AnyPolicy(loaded.policy.act, spaces, loaded.agent_name, str(path), loaded.step, task)
+    return AnyPolicy(acting(loaded.policy), spaces, loaded.agent_name, str(path), loaded.step, task, loaded.policy)
 
 
 # --- Stable-Baselines3 archives ---------------------------------------------------------------------------------------

@@ -23,12 +23,12 @@ from surefoot.envs import make_vec, spaces_of
 from surefoot.offline_data import load_for
 from surefoot.training import run_folder
 from surefoot.training.behaviour import BEHAVIOUR, behaviour_data
-from surefoot.training.beside import Companions, companion_folder, compare
+from surefoot.training.beside import Companions, companion_folder, compare, with_companions
 from surefoot.training.checkpoint import load as load_checkpoint
 from surefoot.training.checkpoint import remove_leftovers
 from surefoot.training.checkpoint import save as save_checkpoint
 from surefoot.training.config import RunConfig
-from surefoot.training.evaluation import EvalResult, evaluate
+from surefoot.training.evaluation import EvalResult, acting, evaluate
 from surefoot.training.interrupt import StopRequest, stop_on_signals
 from surefoot.training.loggers import (
     EVALUATION_COLUMNS,
@@ -40,6 +40,7 @@ from surefoot.training.loggers import (
     require_installed,
 )
 from surefoot.training.meters import Meter
+from surefoot.training.objectives import report
 from surefoot.training.presets import from_plain, load_preset, to_plain
 from surefoot.training.process import quick_process
 
@@ -119,6 +120,16 @@ def start(agent_name: str, config: RunConfig, folder: Path, preset: str | None =
         shutil.rmtree(folder)
         raise
     return run
+
+
+def start_or_resume(folder: Path, agent_name: str, config: RunConfig, preset: str | None = None) -> Run | None:
+    """Return the run in `folder` where it stands, a new one if it has no checkpoint yet; None if it is finished."""
+    if (folder / "meta.json").is_file() and run_folder.is_finished(folder, config):
+        return None
+    if run_folder.checkpoint_steps(folder):
+        return resume(folder, agent_name, config)
+    shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint
+    return start(agent_name, config, folder, preset)
 
 
 def resume(folder: Path, agent_name: str, config: RunConfig) -> Run:
@@ -238,6 +249,8 @@ def carry_out(run: Run, stop: StopRequest) -> None:
             _play_companions(run, stop)
         if not stop:
             compare(run.folder, run.agent_name, run.config, run.device)
+            if run.config.eval.objectives:
+                report(run.folder, with_companions(run.folder, run.agent_name, run.config), run.device)
         status = "finished"
     finally:
         run.counters.seconds = time.perf_counter() - began
@@ -295,13 +308,9 @@ def _play_companions(run: Run, stop: StopRequest) -> None:
         agent_name, preset = entry.split("/")
         agent = replace(load_preset(agent_name, preset).agent, horizon=run.config.agent.horizon)
         config, folder = replace(run.config, agent=agent, beside=()), companion_folder(run.folder, entry)
-        if stop or (folder.exists() and run_folder.is_finished(folder, config)):
-            continue
-        if run_folder.checkpoint_steps(folder):
-            carry_out(resume(folder, agent_name, config), stop)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint
-            carry_out(start(agent_name, config, folder, preset), stop)
+        companion = None if stop else start_or_resume(folder, agent_name, config, preset)
+        if companion is not None:
+            carry_out(companion, stop)
 
 
 def _intervals(config: RunConfig) -> dict[str, int]:
@@ -347,7 +356,7 @@ def log_evaluation(run: Run) -> Row:
     """Measure the policy in `eval.physics`, append its episodes to evaluations.csv, keep the best policy."""
     settings = run.config.eval
     env = replace(run.config.env, physics=settings.physics)
-    result = evaluate(run.agent.act, env, episodes=settings.episodes, seed=settings.seed, device=run.device)
+    result = evaluate(acting(run.agent), env, episodes=settings.episodes, seed=settings.seed, device=run.device)
     run.evaluations.write(_evaluation_rows(run, result))
     run.counters.evaluated_step = run.counters.step
     mean = float(result.returns.mean())

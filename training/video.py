@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec as find_module
@@ -15,9 +14,9 @@ from pathlib import Path
 import gymnasium as gym
 import torch
 from gymnasium.wrappers import RecordVideo
-from torch import Tensor
 
 from surefoot.envs import EnvConfig, find_spec, make_single
+from surefoot.training.evaluation import Act, see
 
 # The recorder keeps every frame of the episode in memory: 230 MB for 1000 of these, 690 MB at the tasks' own 480 x 480.
 FRAME: dict[str, bool | int | float | str] = {"width": 320, "height": 240}
@@ -30,7 +29,7 @@ mujoco.Renderer(model, 32, 32).render()
 
 
 def record_episode(
-    act: Callable[[Tensor], Tensor],
+    act: Act,
     config: EnvConfig,
     out: Path,
     *,
@@ -59,13 +58,14 @@ def record_episode(
 
 
 @torch.inference_mode()
-def _play(act: Callable[[Tensor], Tensor], env: gym.Env, seed: int, device: torch.device | str) -> None:
+def _play(act: Act, env: gym.Env, seed: int, device: torch.device | str) -> None:
     obs, _ = env.reset(seed=seed)
     ended = False
     while not ended:
         action = act(torch.as_tensor(obs, device=device)[None])[0]
-        obs, _, terminated, truncated, _ = env.step(action.cpu().numpy())
+        obs, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
         ended = terminated or truncated
+        see(act, *(torch.tensor([value], device=device) for value in (float(reward), ended)))
 
 
 def choose_gl() -> None:

@@ -14,19 +14,30 @@ Phase = Callable[..., dict[str, Tensor]]  # (nested) tuples of tensors in, named
 Owner = nn.Module | torch.optim.Optimizer | Tensor  # what a phase changes in place
 
 
-def adam(parameters: Iterable[Tensor], lr: float, setting: Setting) -> torch.optim.Adam:
+def adam(parameters: Iterable[Tensor], lr: float, setting: Setting, eps: float = 1e-8) -> torch.optim.Adam:
     """Return Adam, with its fused kernel, over what requires a gradient.
 
     Where its step will be recorded into a CUDA graph its state is made at once, so that warm-up can be undone.
     """
     learned = [parameter for parameter in parameters if parameter.requires_grad]
-    optimiser = torch.optim.Adam(learned, lr=lr, fused=True, capturable=setting.cudagraph)
+    optimiser = torch.optim.Adam(learned, lr=lr, eps=eps, fused=True, capturable=setting.cudagraph)
     if setting.cudagraph:
         for parameter in optimiser.param_groups[0]["params"]:
             step = torch.zeros((), device=parameter.device)
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             optimiser.state[parameter] = {"step": step, **moments}
     return optimiser
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Set the step size; where the step may be recorded into a CUDA graph, in a tensor that the graph reads."""
+    for group in optimiser.param_groups:
+        if not group.get("capturable"):
+            group["lr"] = lr
+        elif isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = torch.tensor(lr, device=group["params"][0].device)
 
 
 def accelerate(phase: Phase, setting: Setting, owners: Sequence[Owner]) -> Phase:

@@ -1,8 +1,8 @@
-"""Least squares by Adam for stacks of tanh networks, with the gradient written out.
+"""Least squares by Adam for stacks of small networks, with the gradient written out.
 
-HNPG fits its critics H times an iteration, 30 steps each, one after the other, on batches so small that autograd and
-the optimiser class cost as much as the arithmetic. Here a step is the products and nothing else (tests hold it to
-both).
+HNPG fits its critics H times an iteration, 30 steps each, deep NORA its critic by hundreds of steps a refresh, one
+after the other, on batches so small that autograd and the optimiser class cost as much as the arithmetic. Here a step
+is the products and nothing else (tests hold it to both).
 """
 
 from __future__ import annotations
@@ -58,4 +58,27 @@ def squared_error_gradients(
         by_bias.append(back.sum(1, keepdim=True))
         if i:
             back = torch.bmm(back, weights[i].mT)
+    return gap.square(), by_weight[::-1] + by_bias[::-1]
+
+
+def chosen_error_gradients(
+    weights: Sequence[Tensor], biases: Sequence[Tensor], x: Tensor, chosen: Tensor, target: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Return (f(x)_a − z)² (E, B), and the gradients of its mean over B by weights and then biases.
+
+    f is a stack of ReLU networks that see the same x (B, in) and have A outputs, of which the one-hot `chosen` (B, A)
+    picks one a row; z (B,).
+    """
+    layers = [x.expand(len(weights[0]), -1, -1)]
+    for matrix, bias in zip(weights[:-1], biases[:-1], strict=True):
+        layers.append(torch.baddbmm(bias, layers[-1], matrix).relu_())
+    outputs = torch.baddbmm(biases[-1], layers[-1], weights[-1])
+    gap = (outputs * chosen).sum(-1) - target
+    back = (2 / len(target)) * gap.unsqueeze(-1) * chosen  # (E, B, A)
+    by_weight, by_bias = [], []
+    for i in range(len(weights) - 1, -1, -1):
+        by_weight.append(torch.bmm(layers[i].mT, back))
+        by_bias.append(back.sum(1, keepdim=True))
+        if i:
+            back = torch.bmm(back, weights[i].mT) * (layers[i] > 0)
     return gap.square(), by_weight[::-1] + by_bias[::-1]

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Batch, OfflineData
 
+Rows = TypeVar("Rows", bound=tuple)  # a NamedTuple of tensors that share their first axis
 
-class Replay:
-    """A ring of `capacity` transitions; offline data, on-line data and model rollouts are all instances of it.
 
-    One float32 row holds a whole transition, so a minibatch is one `index_select` and its fields are views.
+class Ring(Generic[Rows]):
+    """A ring of `capacity` rows, each one item of a NamedTuple of tensors.
+
+    One float32 row holds all fields side by side, so a minibatch is one `index_select` and its fields are views.
     """
 
     def __init__(
         self,
+        kind: type[Rows],
+        widths: Sequence[int | None],
         capacity: int,
-        obs_dim: int,
-        action_dim: int,
         generator: torch.Generator,
         device: torch.device | str = "cpu",
     ) -> None:
+        """`widths` has the numbers an item of each field, None for a field (B,) of single numbers."""
         if capacity < 1:
             raise ValueError(f"replay capacity must be at least 1, not {capacity}")
-        self.widths = [obs_dim, action_dim, 1, obs_dim, 1]
+        self.kind, self.flat = kind, [width is None for width in widths]
+        self.widths = [1 if width is None else width for width in widths]
         self.rows = torch.empty(capacity, sum(self.widths), device=device)
         self.generator = generator
         self.position = 0  # where the next row goes
@@ -39,28 +44,27 @@ class Replay:
     def capacity(self) -> int:
         return self.rows.shape[0]
 
-    def push(self, batch: Batch) -> None:
-        """Append N transitions; past the end the oldest rows are overwritten."""
-        rows = torch.cat(
-            [batch.obs, batch.action, batch.reward[:, None], batch.next_obs, batch.terminated[:, None]], -1
-        )[-self.capacity :]
+    def push(self, batch: Rows) -> None:
+        """Append N rows; past the end the oldest are overwritten."""
+        columns = [field[:, None] if flat else field for field, flat in zip(batch, self.flat, strict=True)]
+        rows = torch.cat(columns, -1)[-self.capacity :]
         head = min(len(rows), self.capacity - self.position)
         self.rows[self.position : self.position + head] = rows[:head]
         self.rows[: len(rows) - head] = rows[head:]
         self.position = (self.position + len(rows)) % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
 
-    def sample(self, batch_size: int) -> Batch:
-        """Return `batch_size` transitions drawn uniformly with replacement."""
+    def sample(self, batch_size: int) -> Rows:
+        """Return `batch_size` rows drawn uniformly with replacement."""
         if not self.size:
             raise ValueError("cannot sample from an empty replay; push transitions first")
         index = torch.randint(self.size, (batch_size,), generator=self.generator, device=self.rows.device)
         return self.unpack(self.rows.index_select(0, index))
 
-    def unpack(self, rows: Tensor) -> Batch:
-        """Return packed rows (B, width) as a batch of views."""
-        obs, action, reward, next_obs, terminated = rows.split(self.widths, -1)
-        return Batch(obs, action, reward.squeeze(-1), next_obs, terminated.squeeze(-1))
+    def unpack(self, rows: Tensor) -> Rows:
+        """Return packed rows (B, width) as fields that are views."""
+        fields = rows.split(self.widths, -1)
+        return self.kind(*(f.squeeze(-1) if flat else f for f, flat in zip(fields, self.flat, strict=True)))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything; rows are a copy of the filled part only, since saving a view would save all of its storage."""
@@ -77,6 +81,20 @@ class Replay:
         self.rows[: len(rows)] = rows
         self.size, self.position = len(rows), state["position"]
         self.generator.set_state(state["generator"])
+
+
+class Replay(Ring[Batch]):
+    """A ring of transitions; offline data, on-line data and model rollouts are all instances of it."""
+
+    def __init__(
+        self,
+        capacity: int,
+        obs_dim: int,
+        action_dim: int,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(Batch, [obs_dim, action_dim, None, obs_dim, None], capacity, generator, device)
 
 
 def join(first: Batch, second: Batch) -> Batch:

@@ -7,7 +7,8 @@ from torch.testing import assert_close
 from surefoot.agents.interface import Episodes
 from surefoot.agents.parts.episodes import SuccessConfig, SuccessMeter
 from surefoot.agents.parts.gae import backward_sums, generalised_advantages
-from surefoot.agents.parts.regression import Adam, squared_error_gradients
+from surefoot.agents.parts.networks import StackedMLP
+from surefoot.agents.parts.regression import Adam, chosen_error_gradients, squared_error_gradients
 from surefoot.agents.parts.stochastic import CriticStack, fit_values
 
 
@@ -54,6 +55,18 @@ def critic_and_rows(dtype=torch.float64):
     g = generator(1)
     x, target = torch.randn(3, 11, 6, generator=g).to(dtype), torch.randn(3, 11, generator=g).to(dtype)
     return critic, x, target, torch.rand(11, generator=g).to(dtype)
+
+
+def test_gradients_of_chosen_outputs_are_autograds():
+    net = StackedMLP(2, 5, (7, 6), 3, generator=generator(0)).double()
+    x, target = torch.randn(11, 5, generator=generator(1)).double(), torch.randn(11, generator=generator(2)).double()
+    chosen = torch.eye(3).double()[torch.randint(3, (11,), generator=generator(3))]
+    expected = ((net(x) * chosen).sum(-1) - target).square()
+    expected.mean(-1).sum().backward()
+    with torch.no_grad():
+        error, actual = chosen_error_gradients(net.weights, net.biases, x, chosen, target)
+    torch.testing.assert_close(error, expected)
+    torch.testing.assert_close(actual, [parameter.grad for parameter in net.parameters()])
 
 
 def test_written_out_gradients_are_autograds():

@@ -10,7 +10,7 @@ from sameness import assert_same_run, rows
 
 from surefoot.agents.hnpg import HNPGConfig
 from surefoot.agents.trpo import TRPOConfig
-from surefoot.envs import EnvConfig
+from surefoot.envs import DeepSea, EnvConfig
 from surefoot.offline_data import DataConfig, Transitions, load, load_for, write_d4rl
 from surefoot.offline_data.d4rl import read_metadata
 from surefoot.training.behaviour import behaviour_data, record_behaviour
@@ -48,11 +48,25 @@ def test_behaviour_is_whole_episodes_and_the_same_for_the_same_seed():
     assert not torch.equal(one.obs, other.obs)
 
 
+@pytest.mark.parametrize(("source", "expected"), [("behaviour:400", 0.2), ("behaviour:400:0.5", 0.5)])
+def test_a_finite_task_has_its_epsilon_greedy_optimum_as_behaviour(source, expected):
+    env = EnvConfig("surefoot/DeepSea-v0", kwargs={"size": 5}, clock=True)
+    data, right = behaviour_data(DataConfig(source=source), env, seed=0), DeepSea(size=5).right
+    step, column = data.obs[:, -1].long(), data.obs[:, :-1].argmax(-1)
+    on_path = column == step
+    follows = (data.action[:, 0].long() == right[step, column])[on_path].double().mean().item()
+    error = 4 * (expected / 2 * (1 - expected / 2) / int(on_path.sum())) ** 0.5
+    assert follows == pytest.approx(1 - expected / 2, abs=error)
+    assert data.episode_lengths().tolist() == [5] * 400
+    assert data.truncated.view(400, 5)[:, -1].all()
+
+
 @pytest.mark.parametrize(
     ("source", "env", "message"),
     [
         ("behaviour:", LOCK, "expected behaviour:EPISODES"),
         ("behaviour:0", LOCK, "expected behaviour:EPISODES"),
+        ("behaviour:9:1.5", LOCK, r"ε, the share of uniform actions, must be in \[0, 1\]"),
         ("behaviour:9", EnvConfig("Pendulum-v1"), "Pendulum-v1 documents no behaviour policy"),
     ],
 )

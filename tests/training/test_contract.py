@@ -43,7 +43,11 @@ SMALL = {
     "rounds": 2,
     "ensemble": 3,
     "critic_updates": 2,
+    "quantiles": 4,
+    "target_every": 3,
 }
+# Agents with Discrete actions: their task has three numbers to see, as Pendulum has.
+DISCRETE = ("dhn", "qr-dqn", "nora-deep")
 # One round a step, so that runs also stop within an epoch.
 SMALL_BANDIT = {"horizon": 80, "path": "rounds", "rounds_per_step": 1}
 
@@ -63,6 +67,11 @@ def config_of(data_file):
         if getattr(spec.default, "real_batch_size", 1) == 0:  # DARC: no data in the critics
             wanted.pop("real_batch_size")
         env = EnvConfig(id="Pendulum-v1", max_episode_steps=15)
+        if name in DISCRETE:
+            env = EnvConfig(id="surefoot/Gate-v0", num_envs=2)
+        if name == "nora-deep":
+            kwargs = {"states": 2, "horizon": wanted.setdefault("horizon", 4)}
+            env = EnvConfig(id="surefoot/RiverSwim-v0", num_envs=2, clock=True, kwargs=kwargs)
         if spec.bandit:
             env = EnvConfig(id="surefoot/DynamicalLinear-v0", num_envs=3, kwargs={"system": "real-data"})
         return RunConfig(
@@ -108,13 +117,14 @@ def test_actions_are_in_bounds_and_deterministic(name, config_of):
     agent = build(name, config_of(name))
     obs = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)) * 10
     action = agent.act(obs)
-    assert action.shape == (7, 1)
-    assert action.dtype == torch.float32
-    assert bool((action.abs() <= 1).all())
     torch.testing.assert_close(agent.act(obs), action, rtol=0, atol=0)
-    explored = agent.act(obs, explore=True)
-    assert explored.shape == (7, 1)
-    assert bool((explored.abs() <= 1).all())
+    for actions in (action, agent.act(obs, explore=True)):
+        if name in DISCRETE:
+            assert (actions.shape, actions.dtype) == ((7,), torch.int64)
+            assert bool(((actions >= 0) & (actions < 2)).all())
+        else:
+            assert (actions.shape, actions.dtype) == ((7, 1), torch.float32)
+            assert bool((actions.abs() <= 1).all())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,149 @@
+"""What a policy reaches of an objective: figures over all episodes, intervals, warnings, the command, pictures."""
+
+import json
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from surefoot import agents
+from surefoot.agents.dhn import DHNConfig, make_policy
+from surefoot.agents.interface import Spaces
+from surefoot.agents.parts.objectives import parse
+from surefoot.envs import EnvConfig, spaces_of
+from surefoot.training import objectives, run_folder
+from surefoot.training.cli import main
+from surefoot.training.config import EvalConfig, RunConfig
+from surefoot.training.law_plots import count_moves, map_of
+from surefoot.training.objectives import bootstrap, measure_objectives
+from surefoot.training.run import train
+
+GATE, FORK = EnvConfig("surefoot/Gate-v0"), EnvConfig("surefoot/Fork-v0")
+SMALL = DHNConfig(stock_range=(-5.0, 1.0), gamma=0.5, hidden=(8,), quantiles=4, batch_size=8, learning_starts=8)
+# GATE's laws of G for the tail at τ = 1/2 (brief, 8.1): risk at A; at B safe if ahead, risk if behind.
+LAWS = torch.tensor(
+    [[[-1.5, -1.5, 3.0, 3.0], [-1.5, 3.0, 3.0, 3.0]], [[0.0] * 4, [-3.0, -3.0, 6.0, 6.0]], [[0.0] * 4, [0.0] * 4]]
+)
+
+
+@pytest.fixture
+def exact():
+    """Return a policy whose network says the exact laws of GATE."""
+    policy = make_policy(SMALL, Spaces(*spaces_of(GATE)))
+    policy.net.forward = lambda obs, stock: LAWS[obs.argmax(-1)]
+    return policy
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return the folder of a run of DηN on FORK that was never trained."""
+    config, folder = RunConfig(SMALL, FORK), tmp_path / "run"
+    run_folder.create(folder, "dhn", config, None)
+    spaces = Spaces(*spaces_of(FORK))
+    policy = agents.get("dhn").make_policy(config.agent, spaces)
+    run_folder.save_policy(run_folder.checkpoint_path(folder, "policy", 7), "dhn", config, spaces, 7, policy)
+    return folder
+
+
+def test_the_exact_laws_of_gate_give_its_best_tail_and_what_they_promise(exact, capsys):
+    (tail,) = measure_objectives(exact, GATE, ["cvar(1/2)"], episodes=8000, seed=0)
+    assert (tail.promised, tail.value) == (pytest.approx(0.75, abs=0.02), pytest.approx(0.75, abs=0.1))
+    low, high = tail.interval
+    assert low < 0.75 < high
+    assert high - low < 0.25
+    assert set(tail.returns.tolist()) == {-1.5, 3.0}  # discounted, and risk at B only when behind
+    assert tail.lengths.tolist() == [2] * 8000
+    assert not capsys.readouterr().err
+
+
+def test_a_tail_is_that_of_all_episodes_not_the_mean_over_batches(exact, monkeypatch):
+    monkeypatch.setattr(objectives, "NATIVE_LANES", 4)
+    (tail,) = measure_objectives(exact, GATE, ["cvar(1/2)"], episodes=2000, seed=0)
+    together = float(parse("cvar(1/2)").measure(torch.from_numpy(tail.returns)))
+    apart = np.mean(np.sort(tail.returns.reshape(-1, 4))[:, :2])
+    assert len(tail.returns) == 2000
+    assert tail.value == together
+    assert abs(apart - together) > 0.05
+
+
+def test_a_start_outside_of_the_trained_range_is_warned_of_with_the_range(exact, capsys):
+    measure_objectives(exact, GATE, ["shortfall(9)", "shortfall(1)"], episodes=2000, seed=0)
+    warned = capsys.readouterr().err
+    assert "shortfall(9) starts from the stock -9, outside of the trained range [-5, 1]" in warned
+    assert "shortfall(1)" not in warned
+
+
+def test_few_episodes_are_warned_of(exact, capsys):
+    measure_objectives(exact, GATE, ["cvar(0.1)"], episodes=1999, seed=0)
+    assert "1999 episodes say little about a tail" in capsys.readouterr().err
+
+
+def test_another_utility_and_another_agent_are_refused(exact):
+    with pytest.raises(ValueError, match="trained for cvar"):
+        measure_objectives(exact, GATE, ["target(1)"], episodes=2000, seed=0)
+    box = gym.spaces.Box(-1, 1, (3,), np.float32)
+    sac = agents.get("sac")
+    with pytest.raises(ValueError, match="--objective is for runs of dhn"):
+        measure_objectives(sac.make_policy(sac.default, Spaces(box, box)), GATE, ["mean"], seed=0)
+
+
+def test_the_bootstrap_interval_of_a_mean_is_the_normal_one():
+    returns = np.random.default_rng(3).normal(2.0, 1.0, 2000)
+    low, high = bootstrap(parse("mean"), returns)
+    assert high - low == pytest.approx(2 * 1.96 / 2000**0.5, rel=0.1)
+    assert (low + high) / 2 == pytest.approx(returns.mean(), abs=0.005)
+
+
+def test_evaluate_measures_objectives_writes_them_and_draws(run, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    call = ["evaluate", run, "--objective", "cvar(0.5)", "shortfall(1)", "--episodes", "2000", "--json", out]
+    assert main(list(map(str, call))) == 0
+    printed = capsys.readouterr().out
+    assert "cvar(0.5)" in printed
+    (result,) = json.loads(out.read_text())["results"]
+    assert [figure["objective"] for figure in result["results"]] == ["cvar(0.5)", "shortfall(1)"]
+    assert result["results"][0]["episodes"] == 2000
+    assert len(list((run / "evaluations").glob("*.json"))) == 1
+    pictures = sorted(path.name.rpartition("-")[2] for path in (run / "plots").glob("*.png"))
+    assert pictures == ["law.png", "paths.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--objective", "cvar(2)"], "tau must lie in (0, 1]"),
+        (["--objective", "luck"], "unknown objective 'luck'"),
+        (["--objective", "mean", "--seeds", "1", "90000"], "--objective takes one of --seeds"),
+    ],
+)
+def test_wrong_requests_are_one_line(run, arguments, message, capsys):
+    assert main(["evaluate", str(run), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_ends_with_what_its_preset_wants_to_know(tmp_path):
+    wanted = EvalConfig(every=20, episodes=2, objectives=("cvar(0.5)", "cvar(1)"), objective_episodes=2000)
+    config = RunConfig(SMALL, replace(FORK, num_envs=4), eval=wanted, steps=24, log_every=12)
+    folder = train("dhn", config, out=tmp_path, name="run")
+    written = json.loads((folder / "objectives.json").read_text())
+    assert [(row["run"], row["objective"]) for row in written] == [("dhn", "cvar(0.5)"), ("dhn", "cvar(1)")]
+    assert {path.name for path in (folder / "plots").glob("*-dhn.png")} == {"law-dhn.png", "paths-dhn.png"}
+
+
+def test_paths_count_the_moves_of_an_episode(exact):
+    assert map_of(GATE) is None
+    assert map_of(EnvConfig("CartPole-v1")) is None
+    assert map_of(FORK) == ("##G", "Sn.", "##B")
+    policy = make_policy(SMALL, Spaces(*spaces_of(FORK)))
+    right = torch.tensor([[[0.0] * 4, [0.0] * 4, [0.0] * 4, [9.0] * 4]])
+    policy.net.forward = lambda obs, stock: right.expand(len(obs), -1, -1)
+    (m,) = measure_objectives(policy, FORK, ["shortfall(0)"], episodes=2000, seed=0)
+    moves, stocks, cells = count_moves(policy, FORK, m, seed=0)
+    walked = {(cells[a], cells[b]): count for (a, b), count in moves.items()}
+    start, coin = cells.index((1, 0)), cells.index((1, 1))
+    assert stocks[start, coin] == 0
+    assert stocks[coin, cells.index((1, 2))] == pytest.approx(-0.1 / 0.5, abs=0.1)  # ±1 by a coin, and the move's cost
+    # always right: two moves to the junction, then 48 bumps until the time limit
+    assert walked == {((1, 0), (1, 1)): 2000, ((1, 1), (1, 2)): 2000, ((1, 2), (1, 2)): 48 * 2000}

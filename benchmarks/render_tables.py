@@ -138,6 +138,7 @@ def grid_speed(result: Result) -> str:
     rows: list[tuple[Any, ...]] = []
     for name, speed in result["steps_a_second"].items():
         ratio = result["ratio"].get(name.removeprefix("grid, ").removesuffix(" threads"), {"wall": 1, "cpu": 1})
+        name = name.replace(" 1 threads", " 1 thread")
         rows.append((name, speed["wall"], ratio["wall"], speed["cpu"], ratio["cpu"], speed["cores"]))
     physics = result["mujoco_rollout_physics_only"]
     rows.append(("`mujoco.rollout`, physics only", physics["wall"], "", physics["cpu"], "", physics["cores"]))

@@ -11,6 +11,7 @@ from surefoot.envs.native import SingleEnv, TensorEnv, register
 from surefoot.envs.parameter_lanes import ParameterLanes, Played, play
 from surefoot.envs.pendulum import Pendulum
 from surefoot.envs.physics import ActionNoise, Physics, apply_physics
+from surefoot.envs.probe import indistinct, nominal_params
 from surefoot.envs.resumable import Resumable
 from surefoot.envs.risk_tasks import Bet, Crossing, Drain, Fork, Gate, Pantry
 from surefoot.envs.stock import StockObservation, StockVectorObservation
@@ -65,8 +66,10 @@ __all__ = [
     "apply_physics",
     "find_set",
     "find_spec",
+    "indistinct",
     "make_single",
     "make_vec",
+    "nominal_params",
     "play",
     "register",
     "set_from_mapping",

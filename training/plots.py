@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -212,6 +212,111 @@ def last_decade_slope(rounds: np.ndarray, regret: np.ndarray) -> float:
     if last.sum() < 2:
         return float("nan")
     return float(np.polyfit(np.log(t[last]), np.log(mean[last]), 1)[0])
+
+
+def parameter_map(
+    out: Path,
+    axes: Mapping[str, np.ndarray],
+    values: np.ndarray,
+    *,
+    nominal: np.ndarray,
+    diverged: np.ndarray,
+    title: str,
+    limits: tuple[float, float] | None = None,
+) -> Path:
+    """Draw the mean return over a grid of one to three parameters, `values` (n₁, …, n_d); write and return `out`.
+
+    One: a curve. Two: a map, the first parameter to the right. Three: a map of the last two for every value of the
+    first.
+    The circle is the worst point, the star the `nominal` (d,) where it is inside, a cross a point whose physics
+    `diverged` (n₁, …, n_d). `limits` of the colours let several pictures be compared.
+    """
+    low, high = limits or (float(values.min()), float(values.max()))
+    if len(axes) == 1:
+        return write_figure(_parameter_curve(axes, values, nominal, diverged, title), out)
+    first, *shown = axes.items() if len(axes) == 3 else (("", np.zeros(1)), *axes.items())
+    slices = values.reshape(len(first[1]), *values.shape[-2:])
+    rows = 1 if len(slices) <= 3 else 2
+    columns = -(-len(slices) // rows)
+    size = (2.5 * columns + 1.2, 2.5 * rows + 0.7) if len(slices) > 1 else (6.4, 4.8)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    for panel in panels[len(slices) :]:
+        panel.set_axis_off()
+    worst = np.unravel_index(slices.argmin(), slices.shape)
+    for i, (panel, means) in enumerate(zip(panels, slices, strict=False)):
+        image = _parameter_panel(panel, dict(shown), means, low, high, len(slices) == 1 and means.size <= 120)
+        _mark(panel, shown, diverged.reshape(slices.shape)[i], worst[1:] if worst[0] == i else None)
+        if len(slices) > 1:
+            panel.set_title(f"{first[0]} = {first[1][i]:.4g}", fontsize=8)
+        elif _inside(dict(shown), nominal):
+            panel.plot(
+                *nominal, "*", color="none", markeredgecolor="white", markeredgewidth=1.5, markersize=24, clip_on=False
+            )
+    figure.supxlabel(shown[0][0])
+    figure.supylabel(shown[1][0])
+    figure.suptitle(title, fontsize=10)
+    figure.colorbar(image, ax=figure.axes, label="mean return")
+    return write_figure(figure, out)
+
+
+def _parameter_curve(
+    axes: Mapping[str, np.ndarray], values: np.ndarray, nominal: np.ndarray, diverged: np.ndarray, title: str
+) -> Figure:
+    ((name, axis),) = axes.items()
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    panel = figure.add_subplot()
+    panel.plot(axis, values, "o-", color="#0072B2", markersize=4, linewidth=1.6)
+    if diverged.any():
+        panel.plot(axis[diverged], values[diverged], "x", color="#D55E00", markersize=8, label="physics diverged")
+    panel.plot(
+        axis[values.argmin()], values.min(), "o", color="none", markeredgecolor="#D55E00", markersize=12, label="worst"
+    )
+    if _inside(axes, nominal):
+        panel.axvline(nominal[0], color="0.45", linewidth=1.0, linestyle=":", label="nominal")
+    _legend_below(figure, panel)
+    panel.set(xlabel=name, ylabel="mean return")
+    panel.set_title(title, fontsize=10)
+    panel.grid(True, linewidth=0.5, alpha=0.4)
+    panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _parameter_panel(
+    panel: Axes, shown: Mapping[str, np.ndarray], means: np.ndarray, low: float, high: float, numbered: bool
+) -> Any:
+    x, y = shown.values()
+    image = panel.pcolormesh(x, y, means.T, shading="nearest", cmap="viridis", vmin=low, vmax=high)
+    panel.set_xticks(x[:: -(-len(x) // 10)])
+    panel.set_yticks(y[:: -(-len(y) // 10)])
+    panel.tick_params(labelsize=7)
+    panel.tick_params("x", labelrotation=45)
+    panel.xaxis.set_major_formatter("{x:.3g}")
+    panel.yaxis.set_major_formatter("{x:.3g}")
+    if numbered:
+        for (i, j), mean in np.ndenumerate(means):
+            color = "w" if mean < (low + high) / 2 else "k"
+            panel.text(float(x[i]), float(y[j]), f"{mean:.4g}", ha="center", va="center", fontsize=6, color=color)
+    return image
+
+
+def _mark(
+    panel: Axes, shown: Sequence[tuple[str, np.ndarray]], diverged: np.ndarray, worst: tuple[Any, ...] | None
+) -> None:
+    (_, x), (_, y) = shown
+    for i, j in np.argwhere(diverged):
+        panel.plot(x[i], y[j], "x", color="#D55E00", markersize=8)
+    if worst is not None:
+        panel.plot(
+            x[worst[0]], y[worst[1]], "o", color="none", markeredgecolor="#D55E00", markeredgewidth=2, markersize=18
+        )
+
+
+def _inside(axes: Mapping[str, np.ndarray], nominal: np.ndarray) -> bool:
+    """Whether the nominal point lies on the drawn map, whose cells reach half a step beyond the grid."""
+    steps = [(axis[1] - axis[0]) / 2 for axis in axes.values()]
+    ranges = [(axis[0] - step, axis[-1] + step) for axis, step in zip(axes.values(), steps, strict=True)]
+    return all(low <= value <= high for (low, high), value in zip(ranges, nominal, strict=True))
 
 
 def agent_style(agent: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The command line: `surefoot train | evaluate | data | plot | sweep`. Only what a command needs is imported."""
+"""The command line: `surefoot train | evaluate | sweep | ...`. Only what a command needs is imported."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "measure the policies of finished runs",
     "data": "list, inspect, download, collect and convert recorded data",
     "plot": "draw learning curves of runs",
+    "report": "write one page, and a CSV file, of all runs under some folders",
     "sweep": "train many runs: agents, presets, seeds and settings, or a search",
 }
 OVERVIEW = "usage: surefoot COMMAND ...\n\n" + "\n".join(f"  {name:<10}{does}" for name, does in COMMANDS.items())

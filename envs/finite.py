@@ -22,6 +22,14 @@ class Outcomes(NamedTuple):
     reward: Tensor  # (H or 1, S, A, K)
 
 
+class Played(NamedTuple):
+    """One episode of every lane; `reward` is float64."""
+
+    state: Tensor  # (H + 1, N)
+    action: Tensor  # (H, N)
+    reward: Tensor  # (H, N)
+
+
 class FiniteEnv(TensorEnv):
     """Plays a table of `Outcomes` (float64 probabilities). The state is an index; a subclass may `observe` more.
 
@@ -84,10 +92,40 @@ class FiniteEnv(TensorEnv):
     def observe(self, state: State) -> Tensor:
         return F.one_hot(state[0], len(self.outcomes.start)).float()
 
+    def play(self, policy: Tensor) -> Played:
+        """Play one whole episode in every lane, lane i by the policy (H, S, A) in row i of `policy` (N, H, S, A).
+
+        The same law as that many steps, from other random numbers and without observations: action and outcome are one
+        draw. The lanes stay where they are. Raises `ValueError` where episodes do not all take H steps.
+        """
+        horizon = self.horizon
+        if horizon is None or horizon != self._limit or self._terminal.any():
+            raise ValueError(f"only episodes that all take the task's {horizon} steps can be played at once")
+        joint = (policy[..., None] * self.outcomes.probability).flatten(3).cumsum(-1)  # (N, H, S, A·K)
+        joint = (joint / joint[..., -1:]).transpose(0, 1).flatten(1, 2)  # (H, N·S, A·K)
+        states, choices = len(self.outcomes.start), joint.shape[-1]
+        uniform = self._uniform(horizon + 1)  # (H + 1, N, 1)
+        state = (uniform[-1] >= self._start).sum(-1)
+        first = states * torch.arange(self.num_envs, device=self.device)
+        steps = self._next_state.view(-1, states * choices)  # (H or 1, S·A·K)
+        visited, cells = [state], []
+        for h in range(horizon):
+            choice = (uniform[h] >= joint[h].index_select(0, first + state)).sum(-1)
+            cells.append(state * choices + choice)
+            state = steps[h if len(steps) > 1 else 0].index_select(0, cells[-1])
+            visited.append(state)
+        cell, path = torch.stack(cells), torch.stack(visited)
+        step = states * choices * torch.arange(horizon, device=self.device)[:, None] if len(steps) > 1 else 0
+        return Played(path, cell % choices // self._outcomes, self._reward[cell + step])
+
     def _draw(self, cumulative: Tensor) -> Tensor:
         """Return the index (N,) drawn from each row of cumulative probabilities (N, K)."""
-        uniform = torch.rand(self.num_envs, 1, generator=self.generator, device=self.device, dtype=torch.float64)
-        return (uniform >= cumulative).sum(-1)
+        return (self._uniform(1)[0] >= cumulative).sum(-1)
+
+    def _uniform(self, draws: int) -> Tensor:
+        """Return (draws, N, 1) uniform numbers."""
+        shape = (draws, self.num_envs, 1)
+        return torch.rand(shape, generator=self.generator, device=self.device, dtype=torch.float64)
 
 
 def sum_range(horizon: int, low: float, high: float, device: torch.device) -> tuple[Tensor, Tensor]:

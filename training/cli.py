@@ -84,8 +84,8 @@ def agents_overview() -> str:
 def _summary(agent_name: str) -> str:
     """Return the summary in an agent's registry entry, read from its source: importing all agents takes seconds."""
     module, attribute = agents.REGISTRY[agent_name].split(":")
-    folder = Path(agents.__file__).parent
-    for node in ast.parse((folder / f"{module.rpartition('.')[2]}.py").read_text(encoding="utf-8")).body:
+    source = Path(agents.__file__).parent.joinpath(*module.split(".")[2:]).with_suffix(".py")
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == attribute:
             texts = [item.value for item in ast.walk(node.value) if isinstance(item, ast.Constant)]
             return next((text for text in texts if isinstance(text, str)), "")

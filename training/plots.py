@@ -32,6 +32,7 @@ AGENT_STYLE: dict[str, tuple[str, str]] = {
     "trpo": ("#D55E00", "--"),
     "rlpd": ("#009E73", "--"),
     "dynlin-ucb": ("#0072B2", "-"),
+    "nora": ("#CC79A7", "--"),
     "linucb": ("#E69F00", "-"),
     "linucb-paper": ("#E69F00", "--"),
     "linucb-log": ("#E69F00", ":"),
@@ -45,8 +46,9 @@ AGENT_STYLE: dict[str, tuple[str, str]] = {
     "expert": ("#7F7F7F", "-"),
     "clairvoyant": ("#000000", "-"),
     "uniform": ("#7F7F7F", ":"),
-    "dhn": ("#CC79A7", "-"),
-    "qr-dqn": ("#7F7F7F", "--"),
+    "dhn": ("#CC79A7", ":"),
+    "qr-dqn": ("#7F7F7F", "-."),
+    "nora-deep": ("#0072B2", ":"),
     "sb3-sac": ("#E69F00", "--"),
     "sb3-td3": ("#7F7F7F", "--"),
     "sb3-ppo": ("#7F7F7F", ":"),
@@ -162,14 +164,16 @@ def _draw_curves(axes: Axes, runs: Runs, filename: str, column: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def regret_curves(runs: Runs, out: Path) -> Path:
-    """Draw the cumulative regret of bandit runs from their `regret.npz`, on linear and on log-log axes; return `out`.
+def regret_curves(runs: Runs, out: Path, *, unit: str = "round") -> Path:
+    """Draw the cumulative regret of runs from their `regret.npz`, on linear and on log-log axes; return `out`.
 
     The line is the mean over the replicates of all runs under a label, the band one standard error to either side; the
-    legend gives the log-log slope over the last decade of rounds.
+    legend gives the log-log slope over the last decade of rounds or episodes (`unit`). Several labels of one agent take
+    the styles of the table in turn.
     """
     figure = Figure(figsize=(10.5, 5.2), layout="constrained")
     linear, loglog = figure.subplots(1, 2)
+    drawn: list[str] = []
     for label, folders in runs.items():
         paths = [folders] if isinstance(folders, Path) else list(folders)
         curves = [load_regret(path) for path in paths]
@@ -177,25 +181,30 @@ def regret_curves(runs: Runs, out: Path) -> Path:
         if any(not np.array_equal(other, rounds) for other, _ in curves):
             raise ValueError(f"{label}: its runs stopped at different rounds; plot them apart")
         regret = np.concatenate([curve for _, curve in curves], axis=1)
-        _draw_regret(linear, loglog, rounds, regret, label, _agent_of(paths[0]))
+        agent = _agent_of(paths[0])
+        style = agent_style(agent) if agent not in drawn else list(AGENT_STYLE.values())[len(drawn) % len(AGENT_STYLE)]
+        drawn.append(agent)
+        _draw_regret(linear, loglog, rounds, regret, label, style)
     if any(len(line.get_ydata()) for line in loglog.lines):  # the clairvoyant alone has nothing to show there
         loglog.set(xscale="log", yscale="log")
     for axes in (linear, loglog):
-        axes.set_xlabel("round")
+        axes.set_xlabel(unit)
         axes.grid(True, linewidth=0.5, alpha=0.4)
         axes.spines[["top", "right"]].set_visible(False)
-    linear.set_ylabel("cumulative pseudo-regret")
+    linear.set_ylabel("cumulative pseudo-regret" if unit == "round" else "cumulative regret")
     linear.xaxis.set_major_formatter(EngFormatter(sep=""))
     linear.yaxis.set_major_formatter(EngFormatter(sep=""))
     _legend_below(figure, linear)
     return write_figure(figure, out)
 
 
-def _draw_regret(linear: Axes, loglog: Axes, rounds: np.ndarray, regret: np.ndarray, label: str, agent: str) -> None:
+def _draw_regret(
+    linear: Axes, loglog: Axes, rounds: np.ndarray, regret: np.ndarray, label: str, style: tuple[str, str]
+) -> None:
     mean, replicates = regret.mean(axis=1), regret.shape[1]
     slope = last_decade_slope(rounds, regret)
     name = label if np.isnan(slope) else f"{label} (slope {slope:.2f})"
-    color, dash = agent_style(agent)
+    color, dash = style
     for axes in (linear, loglog):
         seen = mean > 0 if axes is loglog else slice(None)
         axes.plot(rounds[seen], mean[seen], dash, color=color, linewidth=1.6, label=name)

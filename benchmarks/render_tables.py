@@ -262,6 +262,59 @@ def dynlin_speed(result: Result) -> str:
     return markdown(("path", "seconds", "CPU seconds", "CPU ns a replicate-round", "ratio"), rows)
 
 
+# Optima of the tasks (brief distributional_dp.md, 8.3 and 8.4): CVaR at τ = 1, 0.75, 0.5, 0.25, 0.1.
+TAIL_OPTIMA = {"fork": (1.997, 1.412, 0.944, 0.349, 0.349), "crossing": (1.18834, 0.97440, 0.82813, 0.74869, 0.74869)}
+
+
+def dhn(result: Result) -> str:
+    """Return medians over seeds: tails with what was promised, wished-for returns, and the mean."""
+    jobs = result["jobs"]
+    rows = [
+        (name, number(median(runs, "error"), 4), seeds(runs, "error", 4), number(median(runs, "slope"), 3))
+        for name, runs in jobs.items()
+        if "error" in runs[0]
+    ]
+    wishes = markdown(("wished-for returns", "mean distance from the wish", "by seed", "slope of mean in wish"), rows)
+    means = [
+        (name, number(median(jobs["mean"], name), 3), seeds(jobs["mean"], name, 3))
+        for name in ("dhn", "qr-dqn")
+        if "mean" in jobs
+    ]
+    neutral = markdown(("FORK for the mean (optimum 1.997)", "mean return", "by seed"), means)
+    return "\n\n".join((dhn_tails(jobs), wishes, neutral))
+
+
+def dhn_tails(jobs: Result) -> str:
+    """Return a row a task and τ."""
+    rows = []
+    for name, optima in TAIL_OPTIMA.items():
+        runs = jobs.get(name, [])
+        for tau, optimum in zip(runs[0]["tau"] if runs else (), optima, strict=bool(runs)):
+            cells = [run["tau"][tau] for run in runs]
+            figures = [number(median(cells, key), 3) for key in ("reached", "promised", "mean", "length")]
+            rows.append((f"{name}, CVaR at {tau}", number(optimum, 3), *figures, seeds(cells, "reached", 3)))
+    return markdown(("task", "exact", "reached", "promised", "mean return", "steps", "reached by seed"), rows)
+
+
+def median(cells: list[Result], key: str) -> float:
+    return float(np.median([cell[key] for cell in cells]))
+
+
+def seeds(cells: list[Result], key: str, digits: int) -> str:
+    return " ".join(number(cell[key], digits) for cell in cells)
+
+
+def dhn_speed(result: Result) -> str:
+    """Return updates a second of ours and theirs, and the ratios."""
+    rows = [
+        (f"N = {size['quantiles']}, batch {size['batch']}", *rates.values(), size["qr-dqn_ratio"], size["dhn_ratio"])
+        for size in result["sizes"].values()
+        for rates in [size["updates_per_cpu_second"]]
+    ]
+    header = ("updates a CPU second", "qr-dqn", "dhn", "SB3-contrib", "qr-dqn / SB3-contrib", "dhn / SB3-contrib")
+    return markdown(header, rows)
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
@@ -274,6 +327,8 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dynlin_ucb_ball": dynlin_ucb_ball,
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,
+    "dhn": dhn,
+    "dhn_speed": dhn_speed,
 }
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "measure the policies of finished runs",
     "data": "list, inspect, download, collect and convert recorded data",
     "plot": "draw learning curves of runs",
+    "solve": "find the best policy of a table for a tail, a target or a budget of the return",
     "report": "write one page, and a CSV file, of all runs under some folders",
     "sweep": "train many runs: agents, presets, seeds and settings, or a search",
 }

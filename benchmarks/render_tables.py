@@ -336,8 +336,8 @@ def dvi_speed(result: Result) -> str:
     header = ("method", "CPU seconds", "sweeps", *(f"τ = {tau}: J / law" for tau in tails))
     loop = result["loop_sweep"]
     return markdown(header, rows) + (
-        f"\n\n{result['stocks']} stocks, {result['atoms']} atoms, {scalar['stocks']} stocks for the scalar recursion; memory "
-        f"bound {result['needs_mb']} MB. One sweep of a NumPy loop over states, stocks and actions: "
+        f"\n\n{result['stocks']} stocks, {result['atoms']} atoms, {scalar['stocks']} stocks for the scalar recursion; "
+        f"memory bound {result['needs_mb']} MB. One sweep of a NumPy loop over states, stocks and actions: "
         f"{number(loop['cpu_seconds'], 2)} CPU seconds, {loop['times_ours']} times ours."
     )
 

@@ -147,6 +147,27 @@ def grid_speed(result: Result) -> str:
     return markdown(header, rows) + f"\n\nLargest process with a grid of {memory}."
 
 
+def iwocs_exact(result: Result) -> str:
+    """Return how often exact IWOCS certifies, and its path on the windy walk."""
+    rows = [
+        (
+            f"{cell['states']}, {cell['actions']}, {cell['kernels']}, {cell['discount']}",
+            cell["certified"],
+            cell["stagnated"],
+            number(cell["mean_turns"], 2),
+            cell["most_turns"],
+            f"{cell['largest_error']:.0e}",
+        )
+        for cell in result["random"]
+    ]
+    header = ("S, A, K, γ", "certified", "stagnated", "mean turns", "most", "largest error of a certified value")
+    steps = [
+        (step["i"], number(step["alpha"], 2), number(step["U"], 5), number(step["L"], 5), step["status"])
+        for step in result["windy_walk"]
+    ]
+    return markdown(header, rows) + "\n\n" + markdown(("windy walk, i", "α of T_i", "U_i", "L_i", "end"), steps)
+
+
 def key_values(result: Result) -> str:
     """Return every single figure of a result file that has no table of its own."""
     figures = {key: value for key, value in result.items() if key not in PROVENANCE}
@@ -345,6 +366,7 @@ def dvi_speed(result: Result) -> str:
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
+    "iwocs_exact": iwocs_exact,
     "h2o_pendulum": h2o_pendulum,
     "hnpg_lock": hnpg_lock,
     "hnpg_speed": hnpg_speed,

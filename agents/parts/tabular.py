@@ -93,6 +93,34 @@ def optimal_return(mdp: TabularMDP, horizon: int, discount: float = 1.0) -> Tens
     return optimal_values(mdp, horizon, discount)[0].amax(-1) @ mdp.start
 
 
+def stationary_values(mdp: TabularMDP, policy: Tensor, discount: float) -> Tensor:
+    """Return V^π (…, S) of policies (…, S, A) that are the same at every step, for ever: a linear solve, γ < 1."""
+    _check_stationary(mdp, discount)
+    moves = torch.einsum("...sa,sat->...st", policy, transition_matrix(mdp)[0])
+    reward = (policy * mdp.mean_reward[0]).sum(-1)
+    identity = torch.eye(len(mdp.start), dtype=reward.dtype, device=reward.device)
+    return torch.linalg.solve(identity - discount * moves, reward)
+
+
+def stationary_optimum(mdp: TabularMDP, discount: float) -> Tensor:
+    """Return Q* (S, A) of the endless task, γ < 1, by policy iteration: exact, in a few linear solves."""
+    _check_stationary(mdp, discount)
+    policy = greedy(mdp.mean_reward[0])
+    while True:
+        values = stationary_values(mdp, policy, discount)
+        q = backup(mdp, 0, values, discount)
+        # Only what gains more than rounding is changed: equal actions would otherwise alternate for ever.
+        gains = q.amax(-1) > values + 1e-12 * (1 + values.abs())
+        if not gains.any():
+            return q
+        policy = torch.where(gains[:, None], greedy(q), policy)
+
+
+def _check_stationary(mdp: TabularMDP, discount: float) -> None:
+    if len(mdp.reward) != 1 or not 0 <= discount < 1:
+        raise ValueError(f"stationary values need one table for all steps and a discount in [0, 1), got {discount}")
+
+
 def greedy(values: Tensor) -> Tensor:
     """Return the policy (…, S, A) that takes the first best action of values of that shape."""
     return torch.nn.functional.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)

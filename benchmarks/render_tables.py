@@ -196,6 +196,23 @@ def hnpg_lock(result: Result) -> str:
     return markdown(("lock / method", "seeds", "samples", "solved at (MA50)", "first above ½", *last), rows)
 
 
+def nora_deep(result: Result) -> str:
+    """Return, a job, when each seed first succeeded, how it ended and how often its critic was refreshed."""
+    rows = [
+        (
+            job,
+            cell["episodes"],
+            " ".join(map(str, (first or "never" for first in cell["first_success"]))),
+            " ".join(number(total, 2) for total in cell["last20"]),
+            " ".join(map(str, cell["refreshes"])) if any(cell["refreshes"]) else "",
+            " ".join(number(seconds) for seconds in cell["cpu_seconds"]),
+        )
+        for job, cell in result["jobs"].items()
+    ]
+    header = ("task", "episodes", "first success in episode", "return, last 20 episodes", "refreshes", "CPU s")
+    return markdown(header, rows)
+
+
 def thousands(steps: int | None) -> str:
     return "—" if steps is None else f"{steps / 1000:.0f}k"
 
@@ -420,6 +437,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "h2o_pendulum": h2o_pendulum,
     "hnpg_lock": hnpg_lock,
     "hnpg_speed": hnpg_speed,
+    "nora_deep": nora_deep,
     "nora_long": nora_regret,
     "nora_short": nora_regret,
     "nora_speed": nora_speed,

@@ -298,7 +298,7 @@ def test_episodes_may_end_early_and_lanes_need_not_agree():
 
 
 def test_a_state_put_into_another_agent_goes_on_as_the_same():
-    one, other = (agent_of(seed=seed, switch="loss", loss_slack=0.0, warm_start=False) for seed in (0, 1))
+    one, other = (agent_of(seed=seed, switch="loss", max_gap=3, warm_start=False) for seed in (0, 1))
     for _ in range(6):
         one.step()
     other.step()

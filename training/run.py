@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from surefoot import agents
 from surefoot.agents.interface import Agent, AgentSpec, BanditAgent, OfflineData, Progress, Setting, Spaces, VectorEnv
-from surefoot.envs import make_vec, spaces_of
+from surefoot.envs import make_single, make_vec, spaces_of
+from surefoot.envs.stock import refuse_changed_rewards
 from surefoot.offline_data import load_for
 from surefoot.training import run_folder
 from surefoot.training.behaviour import BEHAVIOUR, behaviour_data
@@ -182,6 +183,8 @@ def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     spaces = Spaces(*spaces_of(config.env))
+    if getattr(config.agent, "stock", False):
+        _require_real_rewards(config)
     data = _load_data(agent_name, spec, config, spaces, device)
     lanes = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
     env = make_vec(lanes, device=device) if spec.acts else None
@@ -194,6 +197,15 @@ def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
         raise
     logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", EVALUATION_COLUMNS)
     return Run(agent_name, config, folder, spec, spaces, device, env, agent, Meter(device), *logs)
+
+
+def _require_real_rewards(config: RunConfig) -> None:
+    """Raise `ValueError` where the task changes rewards that a stock adds up, or ends episodes while it goes on."""
+    env = make_single(config.env)
+    try:
+        refuse_changed_rewards(env)
+    finally:
+        env.close()
 
 
 def _load_data(

@@ -250,6 +250,15 @@ def test_mean_minus_variance_at_gamma_1(aversion, value, monkeypatch):
     assert float(brute) == pytest.approx(value, abs=1e-12)
 
 
+def test_the_vertices_of_mean_minus_variance_are_found_without_any_start_but_the_ends(monkeypatch):
+    monkeypatch.setattr(Bet, "discount", 1.0)
+    for aversion in (F(1, 10), F(1, 4), F(1)):
+        program = program_of(MDPS["bet"], f"mean-variance({aversion})", 1.0, 3)
+        search = exact._Search(program, exact.backward_induction)
+        exact._vertices(search, F(-15), F(6))
+        assert max(start.score for start in search.starts()) == found("bet", program.objective, gamma=1.0).best.score
+
+
 @pytest.mark.parametrize(("aversion", "value"), [("1/10", 3.072), ("1/4", 2.13), ("1", 1.32)])
 def test_mean_minus_variance_step_by_step_is_less(aversion, value, monkeypatch):
     monkeypatch.setattr(Bet, "discount", 1.0)
@@ -454,6 +463,19 @@ def test_a_clipped_utility_needs_the_scale_beside_the_stock(monkeypatch):
     assert best_start(plain, "exact").best.score == F("2.3473")  # wrong, and by how much depends on how ties break
     monkeypatch.setattr(exact, "greedy", ties_to_the_first)
     assert best_start(plain, "exact").best.score == F("2.34916")
+
+
+def test_among_equal_scores_the_larger_mean_starts():
+    """τ = 1/2: 1 or 3, from c_0 = −1, and 0, 2 or 10, from −2, have the tail 1 both; the second has the larger mean."""
+    pays, chances = [[1, 3, 0], [0, 2, 10]], [[0.5, 0.5, 0], [0.25, 0.25, 0.5]]
+    mdp = TabularMDP(
+        torch.ones(1, dtype=torch.float64),
+        torch.zeros(1, 1, 2, 3, dtype=torch.int64),
+        torch.tensor(chances, dtype=torch.float64)[None, None],
+        torch.tensor(pays, dtype=torch.float64)[None, None],
+    )
+    best = best_start(program_of(mdp, "cvar(1/2)", 1.0, 1), "exact").best
+    assert best == (-2, 1, {F(0): F(1, 4), F(2): F(1, 4), F(10): F(1, 2)})
 
 
 # --- A10: mixtures ----------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class RunFacts:
     scores: dict[int, float]  # step -> mean D4RL-normalised score; empty where the task has none
     steps_per_second: float | None
     measured: tuple[dict[str, Any], ...]  # records of `surefoot evaluate`
-    regret: tuple[np.ndarray, np.ndarray] | None  # of a bandit: rounds (P,), regret (P, N)
+    regret: tuple[np.ndarray, np.ndarray] | None  # where it is measured so: rounds or episodes (P,), regret (P, N)
 
     @property
     def finished(self) -> bool:
@@ -144,10 +144,10 @@ def read_run(folder: Path) -> RunFacts:
     """Return what one run folder says. Raises `ValueError`, `OSError` or `KeyError` where it is damaged."""
     agent_name, config = read_config(folder)
     meta = read_meta(folder)
-    bandit = agents.get(agent_name).bandit
-    regret = load_regret(folder) if bandit and meta.get("status") == "finished" else None
+    by_regret = agents.get(agent_name).regret
+    regret = load_regret(folder) if by_regret and meta.get("status") == "finished" else None
     returns, scores = read_evaluations(folder / "evaluations.csv")
-    if meta.get("status") == "finished" and not bandit and not returns:
+    if meta.get("status") == "finished" and not by_regret and not returns:
         raise ValueError("finished, but its evaluations.csv has no row")
     measured = tuple(read_measurements(folder / "evaluations"))
     return RunFacts(folder, agent_name, config, meta, returns, scores, _speed(folder), measured, regret)

@@ -95,28 +95,27 @@ class FiniteEnv(TensorEnv):
     def play(self, policy: Tensor) -> Played:
         """Play one whole episode in every lane, lane i by the policy (H, S, A) in row i of `policy` (N, H, S, A).
 
-        The same law as that many steps, from other random numbers and without observations: action and outcome are one
-        draw. The lanes stay where they are. Raises `ValueError` where episodes do not all take H steps.
+        The same law as that many steps, from other random numbers and without observations. The lanes stay where they
+        are. Raises `ValueError` where episodes do not all take H steps.
         """
         horizon = self.horizon
         if horizon is None or horizon != self._limit or self._terminal.any():
             raise ValueError(f"only episodes that all take the task's {horizon} steps can be played at once")
-        joint = (policy[..., None] * self.outcomes.probability).flatten(3).cumsum(-1)  # (N, H, S, A·K)
-        joint = (joint / joint[..., -1:]).transpose(0, 1).flatten(1, 2)  # (H, N·S, A·K)
-        states, choices = len(self.outcomes.start), joint.shape[-1]
-        uniform = self._uniform(horizon + 1)  # (H + 1, N, 1)
-        state = (uniform[-1] >= self._start).sum(-1)
-        first = states * torch.arange(self.num_envs, device=self.device)
-        steps = self._next_state.view(-1, states * choices)  # (H or 1, S·A·K)
-        visited, cells = [state], []
+        states, actions = policy.shape[2:]
+        chances = policy.movedim(-1, 0).cumsum(0)[:-1].movedim(2, 0).flatten(2).transpose(1, 2)  # (H, N·S, A − 1)
+        uniform = self._uniform(2 * horizon + 1)  # (2H + 1, N, 1)
+        steps, first = len(self.outcomes.reward), states * torch.arange(self.num_envs, device=self.device)
+        visited, rows, cells = [(uniform[-1] >= self._start).sum(-1)], [], []
         for h in range(horizon):
-            choice = (uniform[h] >= joint[h].index_select(0, first + state)).sum(-1)
-            cells.append(state * choices + choice)
-            state = steps[h if len(steps) > 1 else 0].index_select(0, cells[-1])
-            visited.append(state)
-        cell, path = torch.stack(cells), torch.stack(visited)
-        step = states * choices * torch.arange(horizon, device=self.device)[:, None] if len(steps) > 1 else 0
-        return Played(path, cell % choices // self._outcomes, self._reward[cell + step])
+            action = (uniform[h] >= chances[h].index_select(0, first + visited[h])).sum(-1)
+            rows.append(visited[h] * actions + action)
+            cell = rows[h] + h % steps * states * actions
+            if self._outcomes > 1:
+                drawn = uniform[horizon + h] >= self._chances.index_select(0, cell)
+                cell = cell * self._outcomes + drawn.sum(-1)
+            cells.append(cell)
+            visited.append(self._next_state.index_select(0, cell))
+        return Played(torch.stack(visited), torch.stack(rows) % actions, self._reward[torch.stack(cells)])
 
     def _draw(self, cumulative: Tensor) -> Tensor:
         """Return the index (N,) drawn from each row of cumulative probabilities (N, K)."""

@@ -17,7 +17,8 @@ from surefoot.agents.parts.tabular import greedy
 
 def soft_policy(exponent: Tensor, epsilon: float = 0.0) -> Tensor:
     """Return softmax(exponent) (…, A), a share ε of it uniform; exponents of any size are safe."""
-    policy = torch.softmax(exponent, -1)
+    # Actions first: torch's softmax over a short last axis takes ten times as long.
+    policy = torch.softmax(exponent.movedim(-1, 0).contiguous(), 0).movedim(0, -1)
     return policy if epsilon == 0.0 else (1 - epsilon) * policy + epsilon / exponent.shape[-1]
 
 

@@ -95,16 +95,16 @@ def induction(
     optimism, and 0 (clipped) without.
     """
     q = torch.empty_like(visits)
+    seen, divisor = visits > 0, visits.clamp(min=1)
+    width = bounds.high - bounds.low if optimism is None or optimism.width is None else optimism.width
+    bonus = None if optimism is None else count_bonus(visits, width[:, None, None], optimism)
     following = torch.zeros_like(visits[:, 0, :, 0])  # (M, S)
-    shape = visits[:, 0].shape  # (M, S, A)
     for h in reversed(range(visits.shape[1])):
-        low, high = bounds.low[h], bounds.high[h]
-        expected = torch.bmm(successors[:, h].flatten(1, 2), following[..., None]).view(shape)
-        fit = (reward_sum[:, h] + expected) / visits[:, h].clamp(min=1)
-        if optimism is not None:
-            width = high - low if optimism.width is None else optimism.width[h]
-            fit = torch.where(visits[:, h] > 0, fit + count_bonus(visits[:, h], width, optimism), high)
-        q[:, h] = fit.clamp(low, high)
+        expected = torch.bmm(successors[:, h].flatten(1, 2), following[..., None]).view_as(visits[:, h])
+        fit = (reward_sum[:, h] + expected) / divisor[:, h]
+        if bonus is not None:
+            fit = torch.where(seen[:, h], fit + bonus[:, h], bounds.high[h])
+        q[:, h] = fit.clamp(bounds.low[h], bounds.high[h])
         following = q[:, h].amax(-1) if policy is None else (policy[:, h] * q[:, h]).sum(-1)
     return q
 

@@ -59,7 +59,10 @@ def check(mdp: TabularMDP) -> None:
 def backup(mdp: TabularMDP, h: int, following: Tensor, discount: float = 1.0) -> Tensor:
     """Return E[r + γ·V(s')] at step h, (…, S, A), of the values (…, S) that follow."""
     h = h if len(mdp.reward) > 1 else 0
-    return (mdp.probability[h] * (mdp.reward[h] + discount * following[..., mdp.next_state[h]])).sum(-1)
+    next_state = mdp.next_state[h]
+    ahead = following.index_select(-1, next_state.flatten()).unflatten(-1, next_state.shape)
+    value = mdp.reward[h] + (ahead if discount == 1.0 else discount * ahead)
+    return value.squeeze(-1) if next_state.shape[-1] == 1 else (mdp.probability[h] * value).sum(-1)
 
 
 def optimal_values(mdp: TabularMDP, horizon: int, discount: float = 1.0) -> Tensor:
@@ -84,8 +87,10 @@ def policy_values(mdp: TabularMDP, policy: Tensor, discount: float = 1.0) -> Ten
 
 def expected_return(mdp: TabularMDP, policy: Tensor, discount: float = 1.0) -> Tensor:
     """Return E[Σ γ^h r] (…) under policies (…, H, S, A)."""
-    first = policy_values(mdp, policy, discount)[..., 0, :, :]
-    return (policy[..., 0, :, :] * first).sum(-1) @ mdp.start
+    value = torch.zeros_like(policy[..., 0, :, 0])
+    for h in reversed(range(policy.shape[-3])):
+        value = (policy[..., h, :, :] * backup(mdp, h, value, discount)).sum(-1)
+    return value @ mdp.start
 
 
 def optimal_return(mdp: TabularMDP, horizon: int, discount: float = 1.0) -> Tensor:

@@ -262,12 +262,66 @@ def dynlin_speed(result: Result) -> str:
     return markdown(("path", "seconds", "CPU seconds", "CPU ns a replicate-round", "ratio"), rows)
 
 
+def nora_regret(result: Result) -> str:
+    """Return, a cell, the regret beside the brief's, the regret an episode at the end, the slope and the switches."""
+    rows = [
+        (
+            name,
+            cell["episodes"],
+            f"{figure(cell['regret']['mean'])} ± {figure(cell['regret']['error'])}",
+            f"{figure(cell['regret']['low'])} … {figure(cell['regret']['high'])}",
+            number(cell["brief"], 1 if (cell["brief"] or 0) % 1 else 0),
+            number(cell["last_tenth"]["mean"], 3),
+            number(cell["slope"], 2),
+            f"{number(cell['switches']['low'])} … {number(cell['switches']['high'])}",
+        )
+        for name, cell in result["cells"].items()
+    ]
+    header = ("cell", "T", "regret", "range", "brief", "an episode, last tenth", "slope", "plans")
+    return markdown(header, rows) + f"\n\n{result['replicates']} replicates each; mean ± standard error."
+
+
+def figure(value: float) -> str:
+    return number(value, 0 if abs(value) >= 100 else 1 if abs(value) >= 0.05 else 2)
+
+
+def nora_tetris(result: Result) -> str:
+    """Return the reward a step at the start and at the end of every method, beside the brief's."""
+    rows = [
+        (
+            name,
+            number(cell["reward_a_step"][0], 3),
+            number(cell["reward_a_step"][1], 3),
+            number(cell["brief"], 3),
+            f"{number(cell['switches']['low'])} … {number(cell['switches']['high'])}",
+        )
+        for name, cell in result["cells"].items()
+    ]
+    header = ("method", "reward a step, first 10 episodes", "last 50", "brief, last 50", "plans")
+    return markdown(header, rows) + f"\n\n{result['replicates']} replicates each."
+
+
+def nora_speed(result: Result) -> str:
+    """Return the seconds of one call and of the loop, and their ratio."""
+    ours, loop = f"{result['seeds_in_one_call']} seeds in one call", "plain NumPy loop over as many seeds"
+    rows = [
+        (name, cell["seconds"], cell["cpu_seconds"], number(cell["regret"], 1))
+        for name, cell in ((ours, result["one_call"]), (loop, result["numpy_loop"]))
+    ]
+    rows.append(("ratio", result["ratio"]["seconds"], result["ratio"]["cpu_seconds"], ""))
+    return markdown(("path", "seconds", "CPU seconds", "regret"), rows)
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
     "h2o_pendulum": h2o_pendulum,
     "hnpg_lock": hnpg_lock,
     "hnpg_speed": hnpg_speed,
+    "nora_long": nora_regret,
+    "nora_short": nora_regret,
+    "nora_speed": nora_speed,
+    "nora_tetris": nora_tetris,
     "throughput": throughput,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,

@@ -40,7 +40,7 @@ def return_laws(measured: Sequence[Measured], out: Path) -> Path:
     rows = -(-len(measured) // columns)
     figure = Figure(figsize=(3.9 * columns, 2.5 * rows + 0.4), layout="constrained")
     edges = np.histogram_bin_edges(np.concatenate([m.returns for m in measured]), bins=60)
-    axes = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
     for axis, m in zip(axes, measured, strict=False):
         axis.hist(m.returns, edges, weights=np.full(len(m.returns), 1 / len(m.returns)), color="#56B4E9")
         low, high = m.interval
@@ -51,7 +51,7 @@ def return_laws(measured: Sequence[Measured], out: Path) -> Path:
             axis.axvline(-m.stock, color="0.3", linewidth=1.2, linestyle="--")
         axis.set_title(f"{m.objective} = {m.value:.3f}  [{low:.3f}, {high:.3f}]", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in list(axes)[len(measured) :]:
+    for axis in axes[len(measured) :]:
         axis.set_visible(False)
     figure.supxlabel("discounted return of an episode", fontsize=9)
     figure.supylabel("share of episodes", fontsize=9)
@@ -88,13 +88,13 @@ def grid_paths(policy: QuantilePolicy, task: EnvConfig, measured: Sequence[Measu
     layout = map_of(task) or ()
     size = (0.75 * len(layout[0]) * columns + 0.4, (0.75 * len(layout) + 0.5) * rows)
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, m in zip(axes, measured, strict=False):
         moves, stocks, cells = count_moves(policy, task, m, seed=seed)
         _draw_grid(axis, layout)
         _draw_moves(axis, moves, stocks, cells)
         axis.set_title(f"{m.objective}, from stock {m.stock:.2f}", fontsize=8)
-    for axis in list(axes)[len(measured) :]:
+    for axis in axes[len(measured) :]:
         axis.set_visible(False)
     return write_figure(figure, out)
 

@@ -274,7 +274,7 @@ class PictureTorso(nn.Module):
 
 
 def _convolution(inside: int, outside: int, kernel: int, stride: int, generator: torch.Generator) -> nn.Conv2d:
-    layer = nn.utils.skip_init(nn.Conv2d, inside, outside, kernel, stride)  # type: ignore[arg-type]
+    layer = nn.utils.skip_init(nn.Conv2d, inside, outside, kernel, stride)
     for parameter in layer.parameters():
         uniform_(parameter, inside * kernel**2, generator)
     return layer

@@ -28,6 +28,7 @@ Where this differs from the brief, and why:
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -39,15 +40,15 @@ from torch import Tensor, nn
 from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Spaces
 from surefoot.agents.parts.acceleration import accelerate, adam, set_lr
 from surefoot.agents.parts.interaction import Interaction
-from surefoot.agents.parts.networks import MLP, soft_update
+from surefoot.agents.parts.networks import MLP, soft_update, uniform_
 from surefoot.agents.parts.objectives import Objective, next_stock, parse, soundness
 from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.replay import Ring
+from surefoot.agents.parts.replay import PictureRing, Ring
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, FRACTION, POSITIVE, check_ranges
 
 TIE_BREAK = 1e-3  # ε_tie, the weight of the mean return where the utility has flat parts (brief, 7.2)
-STARTS = 256  # start states over which the outer search takes its mean
+STARTS = 64  # start states over which the outer search takes its mean
 GRID = 401  # stocks at which the outer search looks (brief 7.6: at least 201)
 
 
@@ -71,6 +72,8 @@ class DHNConfig:
     """Where the Huber loss turns linear; 0: the plain quantile loss. Large ones bias CVaR."""
     hidden: tuple[int, ...] = (128, 128)
     """Hidden layer widths."""
+    pictures: tuple[int, int, int] | None = None
+    """Frames, height and width of observations that are flattened pictures of bytes: DQN's convolutions see them."""
     lr: float = 1e-3
     """Adam step size at the start."""
     final_lr: float = 0.05
@@ -225,7 +228,11 @@ class QuantileNetwork(nn.Module):
         super().__init__()
         self.actions, self.stock_range = actions, config.stock_range if config.stock else None
         width = config.hidden[0]
-        self.torso = MLP(obs_dim, (), width, generator=generator)
+        self.torso: nn.Module = (
+            PictureTorso(config, obs_dim, generator)
+            if config.pictures is not None
+            else MLP(obs_dim, (), width, generator=generator)
+        )
         self.head = MLP(width, config.hidden[1:], actions * config.quantiles, generator=generator)
         if config.stock:
             self.scale = max(map(abs, config.stock_range))
@@ -237,6 +244,40 @@ class QuantileNetwork(nn.Module):
         if self.stock_range is not None:
             x = x + self.of_stock(stock_features(stock, self.scale))
         return self.head(x.relu_()).unflatten(-1, (self.actions, -1))
+
+
+class PictureTorso(nn.Module):
+    """DQN's three convolutions and a linear layer, for pictures (frames, height, width) of bytes, flattened."""
+
+    def __init__(self, config: DHNConfig, obs_dim: int, generator: torch.Generator) -> None:
+        super().__init__()
+        assert config.pictures is not None
+        self.shape = config.pictures
+        if math.prod(self.shape) != obs_dim:
+            raise ValueError(f"agent.pictures {self.shape} are not the {obs_dim} numbers of an observation")
+        layers = [(self.shape[0], 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)]  # channels in, out, kernel, stride
+        self.convolutions = nn.ModuleList(_convolution(*layer, generator) for layer in layers)
+        with torch.no_grad():
+            features = self.seen(torch.zeros(1, obs_dim)).shape[1]
+        self.last = MLP(features, (), config.hidden[0], generator=generator)
+
+    def seen(self, obs: Tensor) -> Tensor:
+        """Return the features (B, …) of the convolutions."""
+        x = obs.unflatten(-1, self.shape) / 255
+        for convolution in self.convolutions:
+            x = convolution(x).relu_()
+        return x.flatten(1)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Map (B, obs) to (B, width), before the activation."""
+        return self.last(self.seen(obs))
+
+
+def _convolution(inside: int, outside: int, kernel: int, stride: int, generator: torch.Generator) -> nn.Conv2d:
+    layer = nn.utils.skip_init(nn.Conv2d, inside, outside, kernel, stride)
+    for parameter in layer.parameters():
+        uniform_(parameter, inside * kernel**2, generator)
+    return layer
 
 
 class QuantilePolicy(nn.Module):
@@ -279,8 +320,8 @@ class QuantilePolicy(nn.Module):
         else:
             grid = torch.full((1,), float(objective.stock), device=obs.device)
         states, counts = obs[:STARTS].unique(dim=0, return_counts=True)
-        pairs = states.repeat_interleave(len(grid), 0), grid.repeat(len(states))
-        expected = self.expected_utility(*pairs, objective).unflatten(0, (len(states), -1))  # (S, C)
+        at_each = [self.expected_utility(state.expand(len(grid), -1), grid, objective) for state in states]
+        expected = torch.stack(at_each)  # (S, C)
         promised = objective.score(grid, (counts[:, None] * expected).sum(0) / counts.sum())
         best = promised.argmin() if objective.outer == "min" else promised.argmax()
         return Outer(float(grid[best]), float(promised[best]), grid, promised)
@@ -493,7 +534,12 @@ class DHN(Stateful):
         obs_dim, _, _ = dims(setting.spaces)
         widths = [obs_dim, None, None, obs_dim, None, None, None, None, None]
         ring = make_generator(setting.seed, "replay", self.device)
-        self.replay = Ring(Stocked, widths, config.replay_capacity, ring, self.device)
+        size = config.replay_capacity, ring, self.device
+        self.replay: Ring[Stocked] = (
+            Ring(Stocked, widths, *size)
+            if config.pictures is None
+            else PictureRing(Stocked, widths, ("obs", "next_obs"), *size)
+        )
         self.acting_generator = make_generator(setting.seed, "acting", self.device)
         self.relabel_generator = make_generator(setting.seed, "relabel", self.device)
         self.env_steps, self.updates, self.updates_due = 0, 0, 0.0

@@ -239,5 +239,5 @@ DYNLIN_UCB_SPEC = AgentSpec(
     partial(Bandit, DynLinUCB),
     make_constant_policy,
     "optimism where actions act later, through a hidden linear state (arXiv 2211.08997)",
-    bandit=True,
+    regret="round",
 )

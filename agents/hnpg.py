@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting
-from surefoot.agents.parts.episodes import Segment
+from surefoot.agents.parts.episodes import Segment, episode_grid
 from surefoot.agents.parts.on_policy import (
     DeployedPolicy,
     OnPolicy,
@@ -99,22 +99,6 @@ def bootstrap_target(
     outputs = policy(next_obs, policy.members(chosen))
     action = policy.head.to_critic(policy.head.sample(outputs, generator))
     return reward + discount * critic.value(next_obs, action, chosen)
-
-
-def episode_grid(data: OfflineData, horizon: int) -> int:
-    """Return the number of episodes of offline data that all take H steps; `ValueError` where they do not."""
-    ends = data.episode_end.nonzero().squeeze(-1)
-    lengths = ends.diff(prepend=ends.new_tensor([-1]))
-    wrong = (lengths != horizon).nonzero()
-    if len(wrong):
-        first = int(wrong[0])
-        raise ValueError(
-            f"the data's episode {first} takes {int(lengths[first])} steps, but agent.horizon is {horizon}; choose "
-            "data recorded in a task of this horizon, whole episodes only (data.fraction 1)"
-        )
-    if bool((data.obs[:, -1].view(-1, horizon) != torch.arange(horizon, device=data.obs.device)).any()):
-        raise ValueError("the last coordinate of the data's observations is not the step; record it with --env.clock")
-    return len(ends)
 
 
 # --- the agent -------------------------------------------------------------------------------------------------------

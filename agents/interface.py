@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import gymnasium as gym
 import torch
@@ -132,10 +132,10 @@ class Agent(Protocol):
 
 
 class RegretCurve(Protocol):
-    """Cumulative regret of N replicates, kept at log-spaced rounds."""
+    """Cumulative regret of N replicates, kept at log-spaced rounds (of a bandit) or episodes."""
 
-    t: int  # rounds so far
-    total: Tensor  # (N,) steady-state pseudo-regret Σ (J* − J(u))
+    t: int  # rounds or episodes so far
+    total: Tensor  # (N,) pseudo-regret: Σ (J* − J(u)) in the steady state, or Σ (V* − V^π)
 
     @property
     def realised(self) -> Tensor: ...  # (N,) t·J* − Σ y
@@ -143,7 +143,7 @@ class RegretCurve(Protocol):
 
 
 class BanditAgent(Agent, Protocol):
-    """An agent whose lanes are independent replicates; `env_steps` counts the rounds of one of them."""
+    """An agent whose lanes are independent replicates; `env_steps` counts the steps of one of them."""
 
     @property
     def regret(self) -> RegretCurve: ...
@@ -161,4 +161,4 @@ class AgentSpec:
     needs_data: bool = False
     stacks_seeds: bool = False  # can train several seeds at once
     shown: tuple[str, ...] = ()  # metrics that the progress line shows beside the episode return
-    bandit: bool = False  # True: a `BanditAgent`, measured by its regret as it learns and never evaluated on episodes
+    regret: Literal["round", "episode"] | None = None  # a `BanditAgent`: measured by its regret, never evaluated

@@ -523,7 +523,7 @@ class Uniform:
 
 
 def spec(config: BanditConfig, make_learner: Callable[[Any, Game], Any], summary: str) -> AgentSpec:
-    return AgentSpec(config, partial(Bandit, make_learner), make_constant_policy, summary, bandit=True)
+    return AgentSpec(config, partial(Bandit, make_learner), make_constant_policy, summary, regret="round")
 
 
 LINUCB_SPEC = spec(LinUCBConfig(), LinUCB, "linear UCB (OFUL) on every round's reward")

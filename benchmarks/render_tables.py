@@ -138,12 +138,34 @@ def grid_speed(result: Result) -> str:
     rows: list[tuple[Any, ...]] = []
     for name, speed in result["steps_a_second"].items():
         ratio = result["ratio"].get(name.removeprefix("grid, ").removesuffix(" threads"), {"wall": 1, "cpu": 1})
+        name = name.replace(" 1 threads", " 1 thread")
         rows.append((name, speed["wall"], ratio["wall"], speed["cpu"], ratio["cpu"], speed["cores"]))
     physics = result["mujoco_rollout_physics_only"]
     rows.append(("`mujoco.rollout`, physics only", physics["wall"], "", physics["cpu"], "", physics["cores"]))
     memory = "; ".join(f"{grid}: {peak} MB" for grid, peak in result["peak_mb"].items())
     header = ("HalfCheetah, 10 x 10 points", "steps a second", "ratio", "steps a CPU second", "ratio", "cores it got")
     return markdown(header, rows) + f"\n\nLargest process with a grid of {memory}."
+
+
+def iwocs_exact(result: Result) -> str:
+    """Return how often exact IWOCS certifies, and its path on the windy walk."""
+    rows = [
+        (
+            f"{cell['states']}, {cell['actions']}, {cell['kernels']}, {cell['discount']}",
+            cell["certified"],
+            cell["stagnated"],
+            number(cell["mean_turns"], 2),
+            cell["most_turns"],
+            f"{cell['largest_error']:.0e}",
+        )
+        for cell in result["random"]
+    ]
+    header = ("S, A, K, γ", "certified", "stagnated", "mean turns", "most", "largest error of a certified value")
+    steps = [
+        (step["i"], number(step["alpha"], 2), number(step["U"], 5), number(step["L"], 5), step["status"])
+        for step in result["windy_walk"]
+    ]
+    return markdown(header, rows) + "\n\n" + markdown(("windy walk, i", "α of T_i", "U_i", "L_i", "end"), steps)
 
 
 def key_values(result: Result) -> str:
@@ -173,6 +195,23 @@ def hnpg_lock(result: Result) -> str:
     losses = ("on-policy loss", "offline loss", "largest KL")
     last = ("success, last 10 iterations", *losses, "CPU s", "commit")
     return markdown(("lock / method", "seeds", "samples", "solved at (MA50)", "first above ½", *last), rows)
+
+
+def nora_deep(result: Result) -> str:
+    """Return, a job, when each seed first succeeded, how it ended and how often its critic was refreshed."""
+    rows = [
+        (
+            job,
+            cell["episodes"],
+            " ".join(map(str, (first or "never" for first in cell["first_success"]))),
+            " ".join(number(total, 2) for total in cell["last20"]),
+            " ".join(map(str, cell["refreshes"])) if any(cell["refreshes"]) else "",
+            " ".join(number(seconds) for seconds in cell["cpu_seconds"]),
+        )
+        for job, cell in result["jobs"].items()
+    ]
+    header = ("task", "episodes", "first success in episode", "return, last 20 episodes", "refreshes", "CPU s")
+    return markdown(header, rows)
 
 
 def thousands(steps: int | None) -> str:
@@ -273,19 +312,158 @@ def dynlin_speed(result: Result) -> str:
     return markdown(("path", "seconds", "CPU seconds", "CPU ns a replicate-round", "ratio"), rows)
 
 
+# Optima of the tasks (brief distributional_dp.md, 8.3 and 8.4): CVaR at τ = 1, 0.75, 0.5, 0.25, 0.1.
+TAIL_OPTIMA = {"fork": (1.997, 1.412, 0.944, 0.349, 0.349), "crossing": (1.18834, 0.97440, 0.82813, 0.74869, 0.74869)}
+
+
+def dhn(result: Result) -> str:
+    """Return medians over seeds: tails with what was promised, wished-for returns, and the mean."""
+    jobs = result["jobs"]
+    rows = [
+        (name, number(median(runs, "error"), 4), seeds(runs, "error", 4), number(median(runs, "slope"), 3))
+        for name, runs in jobs.items()
+        if "error" in runs[0]
+    ]
+    wishes = markdown(("wished-for returns", "mean distance from the wish", "by seed", "slope of mean in wish"), rows)
+    means = [
+        (name, number(median(jobs["mean"], name), 3), seeds(jobs["mean"], name, 3))
+        for name in ("dhn", "qr-dqn")
+        if "mean" in jobs
+    ]
+    neutral = markdown(("FORK for the mean (optimum 1.997)", "mean return", "by seed"), means)
+    return "\n\n".join((dhn_tails(jobs), wishes, neutral))
+
+
+def dhn_tails(jobs: Result) -> str:
+    """Return a row a task and τ."""
+    rows = []
+    for name, optima in TAIL_OPTIMA.items():
+        runs = jobs.get(name, [])
+        for tau, optimum in zip(runs[0]["tau"] if runs else (), optima, strict=bool(runs)):
+            cells = [run["tau"][tau] for run in runs]
+            figures = [number(median(cells, key), 3) for key in ("reached", "promised", "mean", "length")]
+            rows.append((f"{name}, CVaR at {tau}", number(optimum, 3), *figures, seeds(cells, "reached", 3)))
+    return markdown(("task", "exact", "reached", "promised", "mean return", "steps", "reached by seed"), rows)
+
+
+def median(cells: list[Result], key: str) -> float:
+    return float(np.median([cell[key] for cell in cells]))
+
+
+def seeds(cells: list[Result], key: str, digits: int) -> str:
+    return " ".join(number(cell[key], digits) for cell in cells)
+
+
+def dhn_speed(result: Result) -> str:
+    """Return updates a second of ours and theirs, and the ratios."""
+    rows = [
+        (f"N = {size['quantiles']}, batch {size['batch']}", *rates.values(), size["qr-dqn_ratio"], size["dhn_ratio"])
+        for size in result["sizes"].values()
+        for rates in [size["updates_per_cpu_second"]]
+    ]
+    header = ("updates a CPU second", "qr-dqn", "dhn", "SB3-contrib", "qr-dqn / SB3-contrib", "dhn / SB3-contrib")
+    return markdown(header, rows)
+
+
+def dvi_speed(result: Result) -> str:
+    """Return, a method, its time and the CVaR of the law it found, beside the optimum; then the comparisons."""
+    tails = list(next(iter(result["cvar"].values())))
+    rows: list[tuple[Any, ...]] = [
+        (
+            method,
+            number(cell["cpu_seconds"], 2),
+            cell["sweeps"],
+            *(f"{number(j, 3)} / {number(law, 3)}" for _, j, law in result["cvar"][method].values()),
+        )
+        for method, cell in result["methods"].items()
+    ]
+    scalar = result["scalar_recursion"]
+    rows.append(
+        ("scalar recursion", number(scalar["cpu_seconds"], 2), "", *(number(v, 3) for v in scalar["cvar"].values()))
+    )
+    optima = next(iter(result["cvar"].values()))
+    rows.append(("*optimum*", "", "", *(number(optima[tau][0], 3) for tau in tails)))
+    header = ("method", "CPU seconds", "sweeps", *(f"τ = {tau}: J / law" for tau in tails))
+    loop = result["loop_sweep"]
+    return markdown(header, rows) + (
+        f"\n\n{result['stocks']} stocks, {result['atoms']} atoms, {scalar['stocks']} stocks for the scalar recursion; "
+        f"memory bound {result['needs_mb']} MB. One sweep of a NumPy loop over states, stocks and actions: "
+        f"{number(loop['cpu_seconds'], 2)} CPU seconds, {loop['times_ours']} times ours."
+    )
+
+
+def nora_regret(result: Result) -> str:
+    """Return, a cell, the regret beside the brief's, the regret an episode at the end, the slope and the switches."""
+    rows = [
+        (
+            name,
+            cell["episodes"],
+            f"{figure(cell['regret']['mean'])} ± {figure(cell['regret']['error'])}",
+            f"{figure(cell['regret']['low'])} … {figure(cell['regret']['high'])}",
+            number(cell["brief"], 1 if (cell["brief"] or 0) % 1 else 0),
+            number(cell["last_tenth"]["mean"], 3),
+            number(cell["slope"], 2),
+            f"{number(cell['switches']['low'])} … {number(cell['switches']['high'])}",
+        )
+        for name, cell in result["cells"].items()
+    ]
+    header = ("cell", "T", "regret", "range", "brief", "an episode, last tenth", "slope", "plans")
+    return markdown(header, rows) + f"\n\n{result['replicates']} replicates each; mean ± standard error."
+
+
+def figure(value: float) -> str:
+    return number(value, 0 if abs(value) >= 100 else 1 if abs(value) >= 0.05 else 2)
+
+
+def nora_tetris(result: Result) -> str:
+    """Return the reward a step at the start and at the end of every method, beside the brief's."""
+    rows = [
+        (
+            name,
+            number(cell["reward_a_step"][0], 3),
+            number(cell["reward_a_step"][1], 3),
+            number(cell["brief"], 3),
+            f"{number(cell['switches']['low'])} … {number(cell['switches']['high'])}",
+        )
+        for name, cell in result["cells"].items()
+    ]
+    header = ("method", "reward a step, first 10 episodes", "last 50", "brief, last 50", "plans")
+    return markdown(header, rows) + f"\n\n{result['replicates']} replicates each."
+
+
+def nora_speed(result: Result) -> str:
+    """Return the seconds of one call and of the loop, and their ratio."""
+    ours, loop = f"{result['seeds_in_one_call']} seeds in one call", "plain NumPy loop over as many seeds"
+    rows = [
+        (name, cell["seconds"], cell["cpu_seconds"], number(cell["regret"], 1))
+        for name, cell in ((ours, result["one_call"]), (loop, result["numpy_loop"]))
+    ]
+    rows.append(("ratio", result["ratio"]["seconds"], result["ratio"]["cpu_seconds"], ""))
+    return markdown(("path", "seconds", "CPU seconds", "regret"), rows)
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
+    "iwocs_exact": iwocs_exact,
     "h2o_pendulum": h2o_pendulum,
     "hnpg_lock": hnpg_lock,
     "hnpg_speed": hnpg_speed,
     "hnpg_stationary": hnpg_stationary,
+    "nora_deep": nora_deep,
+    "nora_long": nora_regret,
+    "nora_short": nora_regret,
+    "nora_speed": nora_speed,
+    "nora_tetris": nora_tetris,
     "throughput": throughput,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,
     "dynlin_ucb_ball": dynlin_ucb_ball,
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,
+    "dhn": dhn,
+    "dhn_speed": dhn_speed,
+    "dvi_speed": dvi_speed,
 }
 
 

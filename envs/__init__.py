@@ -11,8 +11,10 @@ from surefoot.envs.native import SingleEnv, TensorEnv, register
 from surefoot.envs.parameter_lanes import ParameterLanes, Played, play
 from surefoot.envs.pendulum import Pendulum
 from surefoot.envs.physics import ActionNoise, Physics, apply_physics
+from surefoot.envs.probe import indistinct, nominal_params
 from surefoot.envs.resumable import Resumable
 from surefoot.envs.risk_tasks import Bet, Crossing, Drain, Fork, Gate, Pantry
+from surefoot.envs.robust_tasks import Arms, Coupled, Maintenance, WindyWalk
 from surefoot.envs.stock import StockObservation, StockVectorObservation
 from surefoot.envs.tetris import Tetris
 from surefoot.envs.uncertainty import (
@@ -29,8 +31,10 @@ from surefoot.envs.vector import TensorVectorEnv
 __all__ = [
     "SETS",
     "ActionNoise",
+    "Arms",
     "Bet",
     "CombinationLock",
+    "Coupled",
     "Crossing",
     "DeepSea",
     "DiabolicalLock",
@@ -44,6 +48,7 @@ __all__ = [
     "Gate",
     "ImageLock",
     "LinearMDP",
+    "Maintenance",
     "Outcomes",
     "Pantry",
     "Parameter",
@@ -61,12 +66,15 @@ __all__ = [
     "Tetris",
     "Uncertain",
     "UncertaintySet",
+    "WindyWalk",
     "WithParameters",
     "apply_physics",
     "find_set",
     "find_spec",
+    "indistinct",
     "make_single",
     "make_vec",
+    "nominal_params",
     "play",
     "register",
     "set_from_mapping",
@@ -83,3 +91,5 @@ for grid in (Crossing, Fork, Pantry, Drain):
     register(f"surefoot/{grid.__name__}-v0", grid, max_episode_steps=50)
 for task in (RiverSwim, DeepSea, DiabolicalLock, GapBandit, Forest, LinearMDP, Tetris):
     register(f"surefoot/{task.__name__}-v0", task, max_episode_steps=None)
+for known in (WindyWalk, Maintenance, Coupled, Arms):
+    register(f"surefoot/{known.__name__}-v0", known, max_episode_steps=200)

@@ -22,6 +22,14 @@ class Outcomes(NamedTuple):
     reward: Tensor  # (H or 1, S, A, K)
 
 
+class Played(NamedTuple):
+    """One episode of every lane; `reward` is float64."""
+
+    state: Tensor  # (H + 1, N)
+    action: Tensor  # (H, N)
+    reward: Tensor  # (H, N)
+
+
 class FiniteEnv(TensorEnv):
     """Plays a table of `Outcomes` (float64 probabilities). The state is an index; a subclass may `observe` more.
 
@@ -39,7 +47,7 @@ class FiniteEnv(TensorEnv):
         observation_space: gym.Space | None = None,
         **kwargs: Any,
     ):
-        steps, states, actions, _ = outcomes.reward.shape
+        steps, states, actions, self._outcomes = outcomes.reward.shape
         if steps > 1 and steps != horizon:
             raise ValueError(f"the table has {steps} steps, the horizon is {horizon}; they must agree")
         space = observation_space or gym.spaces.Box(0.0, 1.0, (states,), np.float32)
@@ -84,10 +92,39 @@ class FiniteEnv(TensorEnv):
     def observe(self, state: State) -> Tensor:
         return F.one_hot(state[0], len(self.outcomes.start)).float()
 
+    def play(self, policy: Tensor) -> Played:
+        """Play one whole episode in every lane, lane i by the policy (H, S, A) in row i of `policy` (N, H, S, A).
+
+        The same law as that many steps, from other random numbers and without observations. The lanes stay where they
+        are. Raises `ValueError` where episodes do not all take H steps.
+        """
+        horizon = self.horizon
+        if horizon is None or horizon != self._limit or self._terminal.any():
+            raise ValueError(f"only episodes that all take the task's {horizon} steps can be played at once")
+        states, actions = policy.shape[2:]
+        chances = policy.movedim(-1, 0).cumsum(0)[:-1].movedim(2, 0).flatten(2).transpose(1, 2)  # (H, N·S, A − 1)
+        uniform = self._uniform(2 * horizon + 1)  # (2H + 1, N, 1)
+        steps, first = len(self.outcomes.reward), states * torch.arange(self.num_envs, device=self.device)
+        visited, rows, cells = [(uniform[-1] >= self._start).sum(-1)], [], []
+        for h in range(horizon):
+            action = (uniform[h] >= chances[h].index_select(0, first + visited[h])).sum(-1)
+            rows.append(visited[h] * actions + action)
+            cell = rows[h] + h % steps * states * actions
+            if self._outcomes > 1:
+                drawn = uniform[horizon + h] >= self._chances.index_select(0, cell)
+                cell = cell * self._outcomes + drawn.sum(-1)
+            cells.append(cell)
+            visited.append(self._next_state.index_select(0, cell))
+        return Played(torch.stack(visited), torch.stack(rows) % actions, self._reward[torch.stack(cells)])
+
     def _draw(self, cumulative: Tensor) -> Tensor:
         """Return the index (N,) drawn from each row of cumulative probabilities (N, K)."""
-        uniform = torch.rand(self.num_envs, 1, generator=self.generator, device=self.device, dtype=torch.float64)
-        return (uniform >= cumulative).sum(-1)
+        return (self._uniform(1)[0] >= cumulative).sum(-1)
+
+    def _uniform(self, draws: int) -> Tensor:
+        """Return (draws, N, 1) uniform numbers."""
+        shape = (draws, self.num_envs, 1)
+        return torch.rand(shape, generator=self.generator, device=self.device, dtype=torch.float64)
 
 
 def sum_range(horizon: int, low: float, high: float, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.wrappers import RescaleAction, TransformObservation
 
+from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.native import Clock, TensorEnv
 from surefoot.envs.physics import STOCK, ActionNoise, with_physics
@@ -59,6 +60,8 @@ def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
         env = gym.make(spec, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **kwargs)
     physics = STOCK if "physics" in kwargs else config.physics
     env = with_physics(env, physics)
+    if is_atari(env):
+        env = flattened_frames(env)
     if not (_native(spec) and _is_unbounded(env.action_space)):  # a task of ours that takes any vector as it is
         env = _normalised_actions(env, config.id)
     if config.clock:

@@ -182,6 +182,9 @@ def play(
     product over another number of rows may round its last bit differently. Our batched tensor tasks draw all lanes
     from one generator, seeded by the first job of each wave of lanes.
 
+    An `act` with memory (`agents.interface.Player`) is told of restarts, rewards and ends: where an episode ended, the
+    lane goes on with another.
+
     Raises:
         ValueError: as `ParameterLanes`.
     """
@@ -193,8 +196,10 @@ def play(
     played = _blank(len(seeds))
     try:
         obs, _ = env.reset()
+        _tell(act, "restart")
         while not env.finished:
             obs, reward, _, _, info = env.step(act(obs))
+            _tell(act, "see", reward, info["_final_obs"])
             job = info["job"].numpy(force=True)
             busy = job >= 0
             played.returns[job[busy]] += reward.numpy(force=True)[busy]
@@ -204,6 +209,11 @@ def play(
     finally:
         env.close()
     return played
+
+
+def _tell(act: Any, name: str, *what: Tensor) -> None:
+    if hasattr(act, name):
+        getattr(act, name)(*what)
 
 
 def _blank(jobs: int) -> Played:
@@ -241,6 +251,7 @@ def _play_waves(
 def _first_episodes(act: Callable[[Tensor], Tensor], env: TensorEnv, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (N,) returns and lengths of each lane's first episode."""
     obs, _ = env.reset(seed=seed)
+    _tell(act, "restart")
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
@@ -248,6 +259,8 @@ def _first_episodes(act: Callable[[Tensor], Tensor], env: TensorEnv, seed: int) 
         obs, reward, terminated, truncated, _ = env.step(act(obs))
         returns += torch.where(running, reward.double(), 0.0)
         lengths += running
-        running &= ~(terminated | truncated)
+        ended = terminated | truncated
+        running &= ~ended
+        _tell(act, "see", reward, ended)
         _check_length(lengths.numpy(force=True))
     return returns.numpy(force=True), lengths.numpy(force=True)

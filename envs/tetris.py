@@ -101,9 +101,14 @@ class Tetris(TensorEnv):
 
         d = 12 (W − 1) k. The papers number 16 blocks a column, of which these 12 can occur.
         """
-        values = self.board_features[state // len(PIECES)][..., None, None, :]  # (…, 1, 1, k)
-        block = F.one_hot(self.blocks[state % len(PIECES)], len(PIECES) * (self.width - 1))  # (…, A, blocks)
-        return (block[..., None] * values).flatten(-2)
+        values, block = self.block_features(state)
+        place = F.one_hot(block, len(PIECES) * (self.width - 1))  # (…, A, blocks)
+        return (place[..., None] * values[..., None, :]).flatten(-2)
+
+    def block_features(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `features` are made of: their only non-zero block (…, A, k), and its number (…, A)."""
+        block = self.blocks[state % len(PIECES)]
+        return self.board_features[state // len(PIECES)][..., None, :].expand(*block.shape, -1), block
 
     def _draw_piece(self) -> Tensor:
         return torch.randint(len(PIECES), (self.num_envs,), generator=self.generator, device=self.device)

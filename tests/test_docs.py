@@ -27,6 +27,7 @@ RENDER = ROOT / "benchmarks" / "render_tables.py"
 PAGE_OF = {"h2o": "h2o", "sac-mix": "h2o", "darc": "h2o", "darc-plus": "h2o", "cql": "h2o", "bc": "h2o", "sac": "sac"}
 PAGE_OF |= dict.fromkeys(["hnpg", "trpo", "rlpd"], "hnpg")
 PAGE_OF |= dict.fromkeys(["dhn", "qr-dqn"], "dhn")
+PAGE_OF |= {"nora": "nora"}
 PAGE_OF |= {name: "dynlin_ucb" for name, spec in agents.REGISTRY.items() if "dynlin" in spec or "bandits" in spec}
 
 
@@ -116,14 +117,25 @@ def logged_by(name: str) -> set[str]:
     torch.set_num_threads(1)
     spec, rng = agents.get(name), np.random.default_rng(0)
     default, env = spec.default, EnvConfig(id="surefoot/Pendulum-v0")
-    if spec.bandit:
+    if spec.regret == "round":
         env = EnvConfig(id="surefoot/DynamicalLinear-v0", kwargs={"system": "real-data"})
     if PAGE_OF[name] == "dhn":
         env = EnvConfig(id="surefoot/Gate-v0", num_envs=4)
+    if name == "nora":
+        env = EnvConfig(id="surefoot/RiverSwim-v0", clock=True, kwargs={"states": 2, "horizon": 3})
     changes = {"lagrange": True, "learning_starts": 0, "random_steps": 0, "rollout_steps": 1, "hidden": (4,)}
-    changes |= {"success_return": 0.0, "batch_steps": 4, "batch_size": 8, "horizon": 80 if spec.bandit else None}
+    changes |= {
+        "success_return": 0.0,
+        "batch_steps": 4,
+        "batch_size": 8,
+        "episodes": 9,
+        "horizon": 80 if spec.regret else None,
+    }
     known = {field.name for field in dataclasses.fields(default)}
     arrays = {"obs": rng.normal(size=(9, 3)), "action": rng.uniform(-1, 1, (9, 1)), "reward": rng.normal(size=9)}
+    if name == "nora":  # three episodes of two states, shown one-hot, and the clock
+        shown = np.stack([np.ones(9), np.zeros(9), np.tile(np.arange(3), 3)], 1)
+        arrays = {"obs": shown, "action": np.zeros((9, 1)), "reward": np.zeros(9), "truncated": shown[:, 2] == 2}
     data = Transitions.from_arrays(**arrays, next_obs=rng.normal(size=(9, 3)), terminated=np.zeros(9))
     config = dataclasses.replace(default, **{key: value for key, value in changes.items() if key in known})
     setting = Setting(Spaces(*spaces_of(env)), 0, torch.device("cpu"), make_vec(env), data)

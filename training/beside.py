@@ -36,13 +36,17 @@ def companion_folder(run: Path, entry: str) -> Path:
     return run / "beside" / entry.replace("/", "-")
 
 
-def require_companions(config: RunConfig, *, bandit: bool = False) -> None:
-    """Raise for an entry of `beside` that names no agent or preset, or another kind, before anything is started."""
+def require_companions(config: RunConfig, *, regret: str | None = None) -> None:
+    """Raise for an entry of `beside` that names no agent or preset, or is measured otherwise, before anything starts.
+
+    `regret` is what the run's regret is counted in, as `AgentSpec.regret`.
+    """
     for entry in config.beside:
         agent_name, preset = entry.split("/")
         load_preset(agent_name, preset)
-        if agents.get(agent_name).bandit != bandit:
-            raise ValueError(f"beside: {entry}: a bandit can only be compared with bandits, by their regret")
+        if (theirs := agents.get(agent_name).regret) != regret:
+            kinds = " and ".join(f"regret per {unit}" if unit else "return" for unit in (regret, theirs))
+            raise ValueError(f"beside: {entry}: cannot be compared: they are measured by {kinds}")
 
 
 class Companions:
@@ -133,8 +137,8 @@ def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device)
     (`eval.physics`) of this run, on the same episodes.
     """
     runs = with_companions(run, agent_name, config)
-    if agents.get(agent_name).bandit:
-        compare_bandits(runs, run)
+    if unit := agents.get(agent_name).regret:
+        compare_regret(runs, run, unit)
         return
     from surefoot.training.plots import learning_curves  # matplotlib takes half a second to import
 
@@ -145,11 +149,11 @@ def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device)
         Console().print(_table(rows, config))
 
 
-def compare_bandits(runs: dict[str, Path], run: Path) -> None:
-    """Draw the regret of bandit runs in the folder of the first; of several, also print and write a table."""
+def compare_regret(runs: dict[str, Path], run: Path, unit: str) -> None:
+    """Draw the regret of runs, counted in `unit`s, in the folder of the first; of several, print and write a table."""
     from surefoot.training.plots import last_decade_slope, regret_curves
 
-    regret_curves(runs, run / "plots" / "regret.png")
+    regret_curves(runs, run / "plots" / "regret.png", unit=unit)
     if len(runs) == 1:
         return
     rows = []
@@ -158,15 +162,16 @@ def compare_bandits(runs: dict[str, Path], run: Path) -> None:
         error = float(regret[-1].std(ddof=1)) / regret.shape[1] ** 0.5 if regret.shape[1] > 1 else None
         numbers = {"regret": float(regret[-1].mean()), "standard_error": error}
         numbers["slope"] = last_decade_slope(rounds, regret)
-        rows.append({"method": label, "rounds": int(rounds[-1]), "replicates": regret.shape[1], **numbers})
+        rows.append({"method": label, f"{unit}s": int(rounds[-1]), "replicates": regret.shape[1], **numbers})
     rows.sort(key=lambda row: row["regret"])
     _write_comparison(run, rows)
-    Console().print(_regret_table(rows))
+    Console().print(_regret_table(rows, unit))
 
 
-def _regret_table(rows: list[dict[str, Any]]) -> Table:
-    title = f"steady-state pseudo-regret after {rows[0]['rounds']:,} rounds"
-    table = Table(title=title, caption="mean ± standard error over replicates; slope: log-log, last decade of rounds")
+def _regret_table(rows: list[dict[str, Any]], unit: str) -> Table:
+    kind = "steady-state pseudo-regret" if unit == "round" else "regret"
+    caption = f"mean ± standard error over replicates; slope: log-log, last decade of {unit}s"
+    table = Table(title=f"{kind} after {rows[0][f'{unit}s']:,} {unit}s", caption=caption)
     for name in ("method", "replicates", "regret", "slope"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in rows:

@@ -1,4 +1,4 @@
-"""The command line: `surefoot train | evaluate | data | plot | sweep`. Only what a command needs is imported."""
+"""The command line: `surefoot train | evaluate | sweep | ...`. Only what a command needs is imported."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ COMMANDS = {
     "evaluate": "measure the policies of finished runs",
     "data": "list, inspect, download, collect and convert recorded data",
     "plot": "draw learning curves of runs",
+    "solve": "find the best policy of a table for a tail, a target or a budget of the return",
+    "report": "write one page, and a CSV file, of all runs under some folders",
     "sweep": "train many runs: agents, presets, seeds and settings, or a search",
 }
 OVERVIEW = "usage: surefoot COMMAND ...\n\n" + "\n".join(f"  {name:<10}{does}" for name, does in COMMANDS.items())
@@ -83,8 +85,8 @@ def agents_overview() -> str:
 def _summary(agent_name: str) -> str:
     """Return the summary in an agent's registry entry, read from its source: importing all agents takes seconds."""
     module, attribute = agents.REGISTRY[agent_name].split(":")
-    folder = Path(agents.__file__).parent
-    for node in ast.parse((folder / f"{module.rpartition('.')[2]}.py").read_text(encoding="utf-8")).body:
+    source = Path(agents.__file__).parent.joinpath(*module.split(".")[2:]).with_suffix(".py")
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == attribute:
             texts = [item.value for item in ast.walk(node.value) if isinstance(item, ast.Constant)]
             return next((text for text in texts if isinstance(text, str)), "")

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from surefoot.envs import EnvConfig, spaces_of
-from surefoot.training import objectives
+from surefoot.training import grid, objectives
 from surefoot.training.checkpoint import write_atomically
 from surefoot.training.evaluation import LANES, evaluate
 from surefoot.training.options import REGISTRY, laid_over
@@ -31,6 +31,7 @@ from surefoot.training.video import record_episode
 
 Record = dict[str, Any]
 EPISODES = 20
+ASKED = ("step", "env", "seeds", "episodes", "objectives", "set", "grid", "n")
 STATISTICS: dict[str, Callable[..., Any]] = {"iqm": iqm, "mean": np.mean, "median": np.median}
 
 
@@ -46,8 +47,15 @@ class Request:
     objective: tuple[str, ...] = ()
     """Objectives to measure on the discounted return instead, for runs of dhn: mean, cvar(0.1), target(2), ... The
     policy acts for each in turn, without retraining; figures come with 95%% intervals, and pictures."""
+    grid: str | None = None
+    """Measure in every world of this uncertainty set instead: hopper-2, ..., or a YAML file (docs/iwocs.md)."""
+    n: int = 10
+    """Values of each parameter on the grid."""
+    closed: bool = False
+    """Take both ends of each range; without it the upper end is left out, as the published grids do."""
     episodes: int | None = None
-    """Episodes from each of the seeds, 20 by default, 20,000 for objectives; episode i starts from seed `seed + i`."""
+    """Episodes from each of the seeds, 20 by default, 20,000 for objectives, 10 at each point of a grid; episode i
+    starts from reset seed `seed + i`."""
     seeds: tuple[int, ...] = (10_000,)
     """Reset seeds; the default is away from those by which training chose its best policy."""
     checkpoint: str = "latest"
@@ -74,6 +82,8 @@ def main(arguments: list[str]) -> int:
     tasks = [_task(arguments, path, policy) for path, policy in zip(request.runs, chosen, strict=True)]
     if request.objective:
         return _for_objectives(request, chosen, tasks, device)
+    if request.grid is not None:
+        return _over_grid(request, chosen, tasks, device)
     records = []
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         records.append(measure(policy, task, request, device))
@@ -102,7 +112,11 @@ def check(request: Request) -> None:
         raise ValueError("name at least one run folder, policy file or archive to evaluate")
     if len({path.resolve() for path in request.runs}) < len(request.runs):
         raise ValueError("the same run is given twice; an interval over runs needs different ones")
-    starts, episodes = sorted(request.seeds), request.episodes or EPISODES
+    starts, episodes = sorted(request.seeds), episodes_of(request)
+    if request.grid is not None and request.video:
+        raise ValueError("--video films one world; leave it out with --grid")
+    if request.grid is not None and request.objective:
+        raise ValueError("--objective measures the law of the return in one world, --grid its mean in many: choose one")
     if not starts or starts[0] < 0:
         raise ValueError(f"--seeds must be numbers from 0 on, not {starts}")
     if request.objective and (len(starts) > 1 or request.video):
@@ -114,10 +128,19 @@ def check(request: Request) -> None:
             )
 
 
+def episodes_of(request: Request) -> int:
+    """Return the episodes from each seed, by default those of the kind of measurement."""
+    usual = objectives.EPISODES if request.objective else EPISODES if request.grid is None else grid.EPISODES
+    return usual if request.episodes is None else request.episodes
+
+
 def _task(arguments: Sequence[str], path: Path, policy: AnyPolicy) -> EnvConfig:
     """Return the task of the policy's run with the `--env` options laid over it, after checking that the two fit."""
-    own = policy.env_config or EnvConfig(id="")
-    task = parse(arguments, replace(own, num_envs=LANES)).env
+    request = parse(arguments)
+    wanted_task = grid.load_set(request.grid).env if request.grid is not None else ""
+    own = policy.env_config or EnvConfig(id=wanted_task)
+    lanes = LANES if request.grid is None else grid.LANES
+    task = parse(arguments, replace(own, num_envs=lanes)).env
     if not task.id:
         raise ValueError(f"{path}: an archive does not say which task it was trained on; add --env.id")
     given = [space.shape for space in spaces_of(task)]
@@ -132,7 +155,7 @@ def _task(arguments: Sequence[str], path: Path, policy: AnyPolicy) -> EnvConfig:
 
 def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.device) -> Record:
     """Return the results of one policy and everything needed to get them again, as plain values."""
-    episodes = request.episodes or EPISODES
+    episodes = episodes_of(request)
     results = [
         evaluate(policy.act, task, episodes=episodes, seed=seed, device=device, lanes=task.num_envs)
         for seed in request.seeds
@@ -194,7 +217,7 @@ def _for_objectives(
     records = []
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
-        record |= {"seeds": list(request.seeds), "episodes": request.episodes or objectives.EPISODES}
+        record |= {"seeds": list(request.seeds), "episodes": episodes_of(request)}
         settings = {"episodes": record["episodes"], "seed": request.seeds[0], "device": device}
         measured = objectives.measure_objectives(policy.policy, task, request.objective, **settings)
         record["objectives"] = list(request.objective)
@@ -204,6 +227,42 @@ def _for_objectives(
         records.append(record | {"results": [objectives.plain(m) for m in measured]})
         _write_json(_beside(path, "evaluations", record, ".json"), {**_provenance(), **records[-1]})
         Console().print(objectives.table(f"{policy.label}: {describe(record['env'])}", measured))
+    if request.json is not None:
+        _write_json(request.json, {**_provenance(), "results": records})
+    return 0
+
+
+def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[EnvConfig], device: torch.device) -> int:
+    """Measure every run at every point of the set; print a table, write JSON, CSV and a picture a run."""
+    assert request.grid is not None
+    uncertainty, episodes = grid.load_set(request.grid), episodes_of(request)
+    shared: Record = {
+        "n": request.n,
+        "closed": request.closed,
+        "episodes": episodes,
+        "seeds": request.seeds,
+        "device": device,
+    }
+    results = [
+        grid.evaluate_static(policy.act, task, uncertainty, **shared)
+        for policy, task in zip(chosen, tasks, strict=True)
+    ]
+    limits = (min(result.mean.min() for result in results), max(result.mean.max() for result in results))
+    records = []
+    for path, policy, task, result in zip(request.runs, chosen, tasks, results, strict=True):
+        record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
+        record |= {"seeds": list(request.seeds), "episodes": episodes, "set": Path(request.grid).stem}
+        record |= {"grid": "closed" if request.closed else "half-open", "n": request.n}
+        out = {suffix: _beside(path, "evaluations", record, suffix) for suffix in (".json", ".csv", ".png")}
+        records.append(record | grid.plain(result))
+        _write_json(out[".json"], {**_provenance(), **records[-1]})
+        grid.write_csv(out[".csv"], result)
+        picture = grid.draw(result, out[".png"], f"{policy.label}: {describe(record['env'])}", limits)
+        print(f"table: {out['.csv']}" + (f", picture: {picture}" if picture else ""))
+    labelled = [(policy.label, result) for policy, result in zip(chosen, results, strict=True)]
+    Console().print(grid.comparison(f"{records[0]['set']}, {records[0]['grid']} grid", labelled))
+    for line in dict.fromkeys(line for result in results for line in grid.remarks(result)):
+        print(f"note: {line}")
     if request.json is not None:
         _write_json(request.json, {**_provenance(), "results": records})
     return 0
@@ -269,9 +328,10 @@ def write_record(path: Path, record: Record) -> None:
 
 def _beside(path: Path, subfolder: str, record: Record, suffix: str) -> Path:
     """Return a place that another task, seed or checkpoint does not share and the same request finds again."""
-    asked = {name: record[name] for name in ("step", "env", "seeds", "episodes", "objectives") if name in record}
+    asked = {name: record[name] for name in ASKED if name in record}
     code = crc32(json.dumps(asked, sort_keys=True).encode())
-    name = f"{record['env']['id'].replace('/', '-').replace(':', '-')}-{record['step']:09d}-{code:08x}{suffix}"
+    what = record.get("set") or record["env"]["id"].replace("/", "-").replace(":", "-")
+    name = f"{what}-{record['step']:09d}-{code:08x}{suffix}"
     return path / subfolder / name if path.is_dir() else path.with_name(f"{path.stem}-{name}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from surefoot import agents
 from surefoot.training.plots import EVALUATION_LABELS, learning_curves, metric_panels, regret_curves
 from surefoot.training.run_folder import read_config
 
@@ -33,7 +34,10 @@ def main(arguments: list[str]) -> int:
     runs = group(request.runs)
     logged = [name for name in request.metric if name not in EVALUATION_LABELS]
     if request.metric == ("episode_return",) and all((run / "regret.npz").is_file() for run in request.runs):
-        regret_curves(runs, request.out)
+        units = {agents.get(read_config(run)[0]).regret for run in request.runs}
+        if len(units) > 1:
+            raise ValueError("regret per round and regret per episode do not share a picture; plot these runs apart")
+        regret_curves(runs, request.out, unit=str(units.pop()))
     elif logged and len(logged) < len(request.metric):
         raise ValueError(f"{', '.join(logged)}: logged while training; plot evaluation metrics separately")
     elif logged:

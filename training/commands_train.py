@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 def prepare(agent_name: str, launch: Launch) -> Run | None:
     """Return the run that a launch asks for, new or resumed; None where it is finished already."""
     if launch.resume is None:
-        require_companions(launch.run, bandit=agents.get(agent_name).bandit)
+        require_companions(launch.run, regret=agents.get(agent_name).regret)
         name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
         return start(agent_name, launch.run, launch.out / name, launch.preset)
     if run_folder.is_finished(launch.resume, launch.run):

@@ -16,6 +16,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from torch import Tensor
 
 from surefoot.agents.dhn import QuantilePolicy
+from surefoot.agents.distributional_dp import Solution
 from surefoot.agents.parts.objectives import parse
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.envs.make import native_task
@@ -39,7 +40,7 @@ def return_laws(measured: Sequence[Measured], out: Path) -> Path:
     rows = -(-len(measured) // columns)
     figure = Figure(figsize=(3.9 * columns, 2.5 * rows + 0.4), layout="constrained")
     edges = np.histogram_bin_edges(np.concatenate([m.returns for m in measured]), bins=60)
-    axes = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
     for axis, m in zip(axes, measured, strict=False):
         axis.hist(m.returns, edges, weights=np.full(len(m.returns), 1 / len(m.returns)), color="#56B4E9")
         low, high = m.interval
@@ -50,10 +51,33 @@ def return_laws(measured: Sequence[Measured], out: Path) -> Path:
             axis.axvline(-m.stock, color="0.3", linewidth=1.2, linestyle="--")
         axis.set_title(f"{m.objective} = {m.value:.3f}  [{low:.3f}, {high:.3f}]", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in list(axes)[len(measured) :]:
+    for axis in axes[len(measured) :]:
         axis.set_visible(False)
     figure.supxlabel("discounted return of an episode", fontsize=9)
     figure.supylabel("share of episodes", fontsize=9)
+    return write_figure(figure, out)
+
+
+def solution_laws(solutions: Sequence[Solution], out: Path) -> Path:
+    """Draw, an objective a row, the law of the return and what every initial stock that was tried stands for."""
+    figure = Figure(figsize=(8.4, 2.2 * len(solutions) + 0.5), layout="constrained")
+    edges = np.histogram_bin_edges(torch.cat([one.returns for one in solutions]).numpy(), bins=60)
+    panels = figure.subplots(len(solutions), 2, squeeze=False, sharex="col")
+    for (law, search), one in zip(panels, solutions, strict=True):
+        law.hist(one.returns.numpy(), edges, weights=one.chances.numpy(), color="#56B4E9")
+        mark = one.value if one.objective.charge else -one.stock
+        law.axvline(mark, color="#D55E00", linewidth=1.4, linestyle="-" if one.objective.charge else "--")
+        law.set_title(f"{one.objective.name} = {one.value:.3f}", fontsize=9)
+        search.plot(one.stocks, one.scores, color="#0072B2", linewidth=1.4)
+        search.plot([one.stock], [one.value], "o", color="#D55E00")
+        search.set_title(f"from stock {one.stock:.3f}", fontsize=9)
+    for axis, label in zip(panels[-1], ("return", "initial stock"), strict=True):
+        axis.set_xlabel(label)
+    for law, search in panels:
+        law.set_ylabel("probability")
+        search.set_ylabel("figure")
+        law.spines[["top", "right"]].set_visible(False)
+        search.spines[["top", "right"]].set_visible(False)
     return write_figure(figure, out)
 
 
@@ -64,13 +88,13 @@ def grid_paths(policy: QuantilePolicy, task: EnvConfig, measured: Sequence[Measu
     layout = map_of(task) or ()
     size = (0.75 * len(layout[0]) * columns + 0.4, (0.75 * len(layout) + 0.5) * rows)
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, m in zip(axes, measured, strict=False):
         moves, stocks, cells = count_moves(policy, task, m, seed=seed)
         _draw_grid(axis, layout)
         _draw_moves(axis, moves, stocks, cells)
         axis.set_title(f"{m.objective}, from stock {m.stock:.2f}", fontsize=8)
-    for axis in list(axes)[len(measured) :]:
+    for axis in axes[len(measured) :]:
         axis.set_visible(False)
     return write_figure(figure, out)
 

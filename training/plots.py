@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -32,6 +32,7 @@ AGENT_STYLE: dict[str, tuple[str, str]] = {
     "trpo": ("#D55E00", "--"),
     "rlpd": ("#009E73", "--"),
     "dynlin-ucb": ("#0072B2", "-"),
+    "nora": ("#CC79A7", "--"),
     "linucb": ("#E69F00", "-"),
     "linucb-paper": ("#E69F00", "--"),
     "linucb-log": ("#E69F00", ":"),
@@ -45,8 +46,9 @@ AGENT_STYLE: dict[str, tuple[str, str]] = {
     "expert": ("#7F7F7F", "-"),
     "clairvoyant": ("#000000", "-"),
     "uniform": ("#7F7F7F", ":"),
-    "dhn": ("#CC79A7", "-"),
-    "qr-dqn": ("#7F7F7F", "--"),
+    "dhn": ("#CC79A7", ":"),
+    "qr-dqn": ("#7F7F7F", "-."),
+    "nora-deep": ("#0072B2", ":"),
     "sb3-sac": ("#E69F00", "--"),
     "sb3-td3": ("#7F7F7F", "--"),
     "sb3-ppo": ("#7F7F7F", ":"),
@@ -162,14 +164,16 @@ def _draw_curves(axes: Axes, runs: Runs, filename: str, column: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def regret_curves(runs: Runs, out: Path) -> Path:
-    """Draw the cumulative regret of bandit runs from their `regret.npz`, on linear and on log-log axes; return `out`.
+def regret_curves(runs: Runs, out: Path, *, unit: str = "round") -> Path:
+    """Draw the cumulative regret of runs from their `regret.npz`, on linear and on log-log axes; return `out`.
 
     The line is the mean over the replicates of all runs under a label, the band one standard error to either side; the
-    legend gives the log-log slope over the last decade of rounds.
+    legend gives the log-log slope over the last decade of rounds or episodes (`unit`). Several labels of one agent take
+    the styles of the table in turn.
     """
     figure = Figure(figsize=(10.5, 5.2), layout="constrained")
     linear, loglog = figure.subplots(1, 2)
+    drawn: list[str] = []
     for label, folders in runs.items():
         paths = [folders] if isinstance(folders, Path) else list(folders)
         curves = [load_regret(path) for path in paths]
@@ -177,25 +181,30 @@ def regret_curves(runs: Runs, out: Path) -> Path:
         if any(not np.array_equal(other, rounds) for other, _ in curves):
             raise ValueError(f"{label}: its runs stopped at different rounds; plot them apart")
         regret = np.concatenate([curve for _, curve in curves], axis=1)
-        _draw_regret(linear, loglog, rounds, regret, label, _agent_of(paths[0]))
+        agent = _agent_of(paths[0])
+        style = agent_style(agent) if agent not in drawn else list(AGENT_STYLE.values())[len(drawn) % len(AGENT_STYLE)]
+        drawn.append(agent)
+        _draw_regret(linear, loglog, rounds, regret, label, style)
     if any(len(line.get_ydata()) for line in loglog.lines):  # the clairvoyant alone has nothing to show there
         loglog.set(xscale="log", yscale="log")
     for axes in (linear, loglog):
-        axes.set_xlabel("round")
+        axes.set_xlabel(unit)
         axes.grid(True, linewidth=0.5, alpha=0.4)
         axes.spines[["top", "right"]].set_visible(False)
-    linear.set_ylabel("cumulative pseudo-regret")
+    linear.set_ylabel("cumulative pseudo-regret" if unit == "round" else "cumulative regret")
     linear.xaxis.set_major_formatter(EngFormatter(sep=""))
     linear.yaxis.set_major_formatter(EngFormatter(sep=""))
     _legend_below(figure, linear)
     return write_figure(figure, out)
 
 
-def _draw_regret(linear: Axes, loglog: Axes, rounds: np.ndarray, regret: np.ndarray, label: str, agent: str) -> None:
+def _draw_regret(
+    linear: Axes, loglog: Axes, rounds: np.ndarray, regret: np.ndarray, label: str, style: tuple[str, str]
+) -> None:
     mean, replicates = regret.mean(axis=1), regret.shape[1]
     slope = last_decade_slope(rounds, regret)
     name = label if np.isnan(slope) else f"{label} (slope {slope:.2f})"
-    color, dash = agent_style(agent)
+    color, dash = style
     for axes in (linear, loglog):
         seen = mean > 0 if axes is loglog else slice(None)
         axes.plot(rounds[seen], mean[seen], dash, color=color, linewidth=1.6, label=name)
@@ -212,6 +221,111 @@ def last_decade_slope(rounds: np.ndarray, regret: np.ndarray) -> float:
     if last.sum() < 2:
         return float("nan")
     return float(np.polyfit(np.log(t[last]), np.log(mean[last]), 1)[0])
+
+
+def parameter_map(
+    out: Path,
+    axes: Mapping[str, np.ndarray],
+    values: np.ndarray,
+    *,
+    nominal: np.ndarray,
+    diverged: np.ndarray,
+    title: str,
+    limits: tuple[float, float] | None = None,
+) -> Path:
+    """Draw the mean return over a grid of one to three parameters, `values` (n₁, …, n_d); write and return `out`.
+
+    One: a curve. Two: a map, the first parameter to the right. Three: a map of the last two for every value of the
+    first.
+    The circle is the worst point, the star the `nominal` (d,) where it is inside, a cross a point whose physics
+    `diverged` (n₁, …, n_d). `limits` of the colours let several pictures be compared.
+    """
+    low, high = limits or (float(values.min()), float(values.max()))
+    if len(axes) == 1:
+        return write_figure(_parameter_curve(axes, values, nominal, diverged, title), out)
+    first, *shown = axes.items() if len(axes) == 3 else (("", np.zeros(1)), *axes.items())
+    slices = values.reshape(len(first[1]), *values.shape[-2:])
+    rows = 1 if len(slices) <= 3 else 2
+    columns = -(-len(slices) // rows)
+    size = (2.5 * columns + 1.2, 2.5 * rows + 0.7) if len(slices) > 1 else (6.4, 4.8)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    for panel in panels[len(slices) :]:
+        panel.set_axis_off()
+    worst = np.unravel_index(slices.argmin(), slices.shape)
+    for i, (panel, means) in enumerate(zip(panels, slices, strict=False)):
+        image = _parameter_panel(panel, dict(shown), means, low, high, len(slices) == 1 and means.size <= 120)
+        _mark(panel, shown, diverged.reshape(slices.shape)[i], worst[1:] if worst[0] == i else None)
+        if len(slices) > 1:
+            panel.set_title(f"{first[0]} = {first[1][i]:.4g}", fontsize=8)
+        elif _inside(dict(shown), nominal):
+            panel.plot(
+                *nominal, "*", color="none", markeredgecolor="white", markeredgewidth=1.5, markersize=24, clip_on=False
+            )
+    figure.supxlabel(shown[0][0])
+    figure.supylabel(shown[1][0])
+    figure.suptitle(title, fontsize=10)
+    figure.colorbar(image, ax=figure.axes, label="mean return")
+    return write_figure(figure, out)
+
+
+def _parameter_curve(
+    axes: Mapping[str, np.ndarray], values: np.ndarray, nominal: np.ndarray, diverged: np.ndarray, title: str
+) -> Figure:
+    ((name, axis),) = axes.items()
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    panel = figure.add_subplot()
+    panel.plot(axis, values, "o-", color="#0072B2", markersize=4, linewidth=1.6)
+    if diverged.any():
+        panel.plot(axis[diverged], values[diverged], "x", color="#D55E00", markersize=8, label="physics diverged")
+    panel.plot(
+        axis[values.argmin()], values.min(), "o", color="none", markeredgecolor="#D55E00", markersize=12, label="worst"
+    )
+    if _inside(axes, nominal):
+        panel.axvline(nominal[0], color="0.45", linewidth=1.0, linestyle=":", label="nominal")
+    _legend_below(figure, panel)
+    panel.set(xlabel=name, ylabel="mean return")
+    panel.set_title(title, fontsize=10)
+    panel.grid(True, linewidth=0.5, alpha=0.4)
+    panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _parameter_panel(
+    panel: Axes, shown: Mapping[str, np.ndarray], means: np.ndarray, low: float, high: float, numbered: bool
+) -> Any:
+    x, y = shown.values()
+    image = panel.pcolormesh(x, y, means.T, shading="nearest", cmap="viridis", vmin=low, vmax=high)
+    panel.set_xticks(x[:: -(-len(x) // 10)])
+    panel.set_yticks(y[:: -(-len(y) // 10)])
+    panel.tick_params(labelsize=7)
+    panel.tick_params("x", labelrotation=45)
+    panel.xaxis.set_major_formatter("{x:.3g}")
+    panel.yaxis.set_major_formatter("{x:.3g}")
+    if numbered:
+        for (i, j), mean in np.ndenumerate(means):
+            color = "w" if mean < (low + high) / 2 else "k"
+            panel.text(float(x[i]), float(y[j]), f"{mean:.4g}", ha="center", va="center", fontsize=6, color=color)
+    return image
+
+
+def _mark(
+    panel: Axes, shown: Sequence[tuple[str, np.ndarray]], diverged: np.ndarray, worst: tuple[Any, ...] | None
+) -> None:
+    (_, x), (_, y) = shown
+    for i, j in np.argwhere(diverged):
+        panel.plot(x[i], y[j], "x", color="#D55E00", markersize=8)
+    if worst is not None:
+        panel.plot(
+            x[worst[0]], y[worst[1]], "o", color="none", markeredgecolor="#D55E00", markeredgewidth=2, markersize=18
+        )
+
+
+def _inside(axes: Mapping[str, np.ndarray], nominal: np.ndarray) -> bool:
+    """Whether the nominal point lies on the drawn map, whose cells reach half a step beyond the grid."""
+    steps = [(axis[1] - axis[0]) / 2 for axis in axes.values()]
+    ranges = [(axis[0] - step, axis[-1] + step) for axis, step in zip(axes.values(), steps, strict=True)]
+    return all(low <= value <= high for (low, high), value in zip(ranges, nominal, strict=True))
 
 
 def agent_style(agent: str) -> tuple[str, str]:

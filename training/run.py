@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from surefoot import agents
 from surefoot.agents.interface import Agent, AgentSpec, BanditAgent, OfflineData, Progress, Setting, Spaces, VectorEnv
-from surefoot.envs import make_vec, spaces_of
+from surefoot.envs import make_single, make_vec, spaces_of
+from surefoot.envs.stock import refuse_changed_rewards
 from surefoot.offline_data import load_for
 from surefoot.training import run_folder
 from surefoot.training.behaviour import BEHAVIOUR, behaviour_data
@@ -45,6 +46,7 @@ from surefoot.training.presets import from_plain, load_preset, to_plain
 from surefoot.training.process import quick_process
 
 # What may change on resume: the budget, and what decides no number of the run. `threads` can move the last bit.
+LENGTHS = ("horizon", "episodes")  # what an agent that is measured by regret is told of the length of its run
 CHANGEABLE = ("steps", "threads", "logger", "checkpoint_every", "keep_checkpoints", "beside")
 
 
@@ -181,6 +183,8 @@ def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     spaces = Spaces(*spaces_of(config.env))
+    if getattr(config.agent, "stock", False):
+        _require_real_rewards(config)
     data = _load_data(agent_name, spec, config, spaces, device)
     lanes = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
     env = make_vec(lanes, device=device) if spec.acts else None
@@ -193,6 +197,15 @@ def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
         raise
     logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", EVALUATION_COLUMNS)
     return Run(agent_name, config, folder, spec, spaces, device, env, agent, Meter(device), *logs)
+
+
+def _require_real_rewards(config: RunConfig) -> None:
+    """Raise `ValueError` where the task changes rewards that a stock adds up, or ends episodes while it goes on."""
+    env = make_single(config.env)
+    try:
+        refuse_changed_rewards(env)
+    finally:
+        env.close()
 
 
 def _load_data(
@@ -239,13 +252,13 @@ def carry_out(run: Run, stop: StopRequest) -> None:
     status = "failed"
     run_folder.mark(run.folder, "running", run.counters.seconds)
     try:
-        apart = replace(run.config, beside=()) if run.spec.bandit else run.config
+        apart = replace(run.config, beside=()) if run.spec.regret else run.config
         with quick_process(), Companions(run.folder, apart, lambda: stop) as companions:
             _loop(run, stop, lambda: time.perf_counter() - began)
             if not stop:
                 _finish(run)
                 companions.wait()
-        if run.spec.bandit:
+        if run.spec.regret:
             _play_companions(run, stop)
         if not stop:
             compare(run.folder, run.agent_name, run.config, run.device)
@@ -276,7 +289,7 @@ def _loop(run: Run, stop: StopRequest, clock: Callable[[], float]) -> None:
             row: dict[str, Any] = {}
             if due["log"]:
                 row |= log_metrics(run, bar)
-            if due["evaluation"] and not run.spec.bandit:
+            if due["evaluation"] and not run.spec.regret:
                 row |= log_evaluation(run)
             _send(run, row)
             if due["checkpoint"]:
@@ -294,20 +307,22 @@ def _finish(run: Run) -> None:
     row: dict[str, Any] = {}
     if run.counters.logged_step != run.counters.step:
         row |= log_metrics(run)
-    if run.counters.evaluated_step != run.counters.step and not run.spec.bandit:
+    if run.counters.evaluated_step != run.counters.step and not run.spec.regret:
         row |= log_evaluation(run)
     _send(run, row)
 
 
 def _play_companions(run: Run, stop: StopRequest) -> None:
-    """Train the bandits beside a bandit, in the same environment and for the same horizon.
+    """Train what is compared with this run by regret: in the same environment, for as long, with data of its own.
 
     In this process, one after the other: their runs take seconds, less than a process takes to start.
     """
     for entry in run.config.beside:
         agent_name, preset = entry.split("/")
-        agent = replace(load_preset(agent_name, preset).agent, horizon=run.config.agent.horizon)
-        config, folder = replace(run.config, agent=agent, beside=()), companion_folder(run.folder, entry)
+        theirs = load_preset(agent_name, preset)
+        told = {name: getattr(run.config.agent, name) for name in LENGTHS if hasattr(theirs.agent, name)}
+        config = replace(run.config, agent=replace(theirs.agent, **told), data=theirs.data, beside=())
+        folder = companion_folder(run.folder, entry)
         companion = None if stop else start_or_resume(folder, agent_name, config, preset)
         if companion is not None:
             carry_out(companion, stop)
@@ -336,15 +351,16 @@ def log_metrics(run: Run, bar: tqdm | None = None) -> Row:
 
 def _shown(spec: AgentSpec, row: Row) -> list[str]:
     """Return what the progress line says."""
-    if spec.bandit:
-        return [f"regret {row['regret']:,.1f} ± {row['regret_se']:,.1f} (standard error)"]
-    named = {"episode return": row.get("episode_return")} | {name: row.get(name) for name in spec.shown}
-    return [f"{name} {value:.{1 if abs(value) >= 10 else 2}f}" for name, value in named.items() if value is not None]
+    regret = [f"regret {row['regret']:,.1f} ± {row['regret_se']:,.1f} (standard error)"] if spec.regret else []
+    first = {} if spec.regret else {"episode return": row.get("episode_return")}
+    named = first | {name: row.get(name) for name in spec.shown}
+    shown = {name: value for name, value in named.items() if value is not None}
+    return regret + [f"{name} {value:.{1 if abs(value) >= 10 else 2}f}" for name, value in shown.items()]
 
 
 def _regret(run: Run) -> Row:
-    """Return a bandit's regret so far: mean over replicates, its standard error (0 for one), and the realised one."""
-    if not run.spec.bandit:
+    """Return the regret so far: mean over replicates, its standard error (0 for one), and the realised one."""
+    if not run.spec.regret:
         return {}
     regret = cast(BanditAgent, run.agent).regret
     replicates = len(regret.total)
@@ -395,7 +411,7 @@ def save(run: Run) -> None:
     """Write the checkpoint of this step, then drop the oldest. The policy goes first: no checkpoint is without one."""
     step = run.counters.step
     _save_policy(run, run_folder.checkpoint_path(run.folder, "policy", step))
-    if run.spec.bandit:
+    if run.spec.regret:
         run_folder.save_regret(run.folder, *cast(BanditAgent, run.agent).regret.trace())
     save_checkpoint(run_folder.checkpoint_path(run.folder, "step", step), _state(run))
     run.saved_step = step

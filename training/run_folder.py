@@ -175,16 +175,18 @@ def _policy_path(run: Path, name: str | int) -> Path:
 
 
 def save_regret(run: Path, rounds: list[int], regret: torch.Tensor) -> None:
-    """Write a bandit's cumulative regret (P, N) at log-spaced rounds (P,) to regret.npz."""
+    """Write cumulative regret (P, N) at log-spaced rounds or episodes (P,) to regret.npz."""
     t, curve = np.array(rounds, dtype=np.int64), regret.numpy(force=True)
     write_atomically(run / "regret.npz", lambda file: np.savez(file, rounds=t, regret=curve))
 
 
 def load_regret(run: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return rounds (P,) and regret (P, N) of a bandit's run; `FileNotFoundError` where there is none."""
+    """Return rounds or episodes (P,) and regret (P, N) of a run; `FileNotFoundError` where there is none."""
     path = run / "regret.npz"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; is {run} the run of a bandit that got as far as a checkpoint?")
+        raise FileNotFoundError(
+            f"{path}: not found; is {run} a run that is measured by regret and got as far as a checkpoint?"
+        )
     with np.load(path, allow_pickle=False) as arrays:
         return arrays["rounds"], arrays["regret"]
 

@@ -41,7 +41,53 @@ def stratified_bootstrap(
     """
     if min(len(runs) for runs in strata) < 2:
         return None
-    resampled = [np.asarray(runs)[generator.integers(len(runs), size=(resamples, len(runs)))] for runs in strata]
-    values = statistic(np.concatenate(resampled, axis=1), axis=1)  # (resamples,)
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    values = statistic(np.concatenate(_resampled(strata, generator, resamples), axis=1), axis=1)  # (resamples,)
+    return Interval(*np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist())
+
+
+def _resampled(strata: Sequence[np.ndarray], generator: np.random.Generator, resamples: int) -> list[np.ndarray]:
+    """Return one (resamples, runs) array a task: its runs drawn with replacement."""
+    return [np.asarray(runs)[generator.integers(len(runs), size=(resamples, len(runs)))] for runs in strata]
+
+
+class Comparison(NamedTuple):
+    """A statistic of two methods and its interval; None where a task has a single run of either."""
+
+    value: float
+    interval: Interval | None
+
+
+def probability_of_improvement(
+    ours: Sequence[np.ndarray],
+    theirs: Sequence[np.ndarray],
+    *,
+    generator: np.random.Generator,
+    level: float = 0.95,
+    resamples: int = 2_000,
+) -> Comparison:
+    """Return the probability that a run of ours scores above a run of theirs on the same task, averaged over tasks.
+
+    Both hold one (runs,) array a task, in the same order. Ties count half, as in Mann and Whitney's U (Agarwal et al.,
+    section 4.3). The runs of both methods are resampled, each within its task.
+    """
+
+    def over_tasks(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        wins = [_share_of_wins(x, y) for x, y in zip(ours, theirs, strict=True)]
+        return np.mean(wins, axis=0)
+
+    value = float(over_tasks([np.asarray(x)[None] for x in ours], [np.asarray(y)[None] for y in theirs])[0])
+    if min(len(runs) for runs in [*ours, *theirs]) < 2:
+        return Comparison(value, None)
+    drawn = over_tasks(_resampled(ours, generator, resamples), _resampled(theirs, generator, resamples))
+    return Comparison(value, Interval(*np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]).tolist()))
+
+
+def _share_of_wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return (S,): in each row, the share of the pairs of x (S, n) and y (S, m) in which x is above."""
+    difference = x[:, :, None] - y[:, None, :]
+    return ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(1, 2))
+
+
+def performance_profile(runs: np.ndarray, thresholds: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return (T,) which share of the runs (R,) lies above each of the thresholds (Agarwal et al., section 4.2)."""
+    return (np.expand_dims(runs, 0) > thresholds.reshape(-1, *[1] * np.ndim(runs))).mean(axis=axis)

@@ -29,6 +29,7 @@ from surefoot.training.loggers import require_installed
 from surefoot.training.presets import default_config, from_plain, load_preset, overlay, read_yaml, to_plain
 from surefoot.training.run_folder import read_meta
 
+RAY_FOLDER = "ray-tune"  # where Ray Tune keeps its own state and copies of the runs
 MOST_RUNS = 10_000  # without --yes
 LONGEST_NAME = 100  # characters of a run folder
 ROBUST_METRICS = ("worst_case", "cvar")

@@ -143,6 +143,7 @@ class DeepNORA(Stateful):
     """One `step` plays until an episode ends, one episode where there is one lane; before it the switch test."""
 
     STATEFUL = (
+        "start",
         "policy",
         "covariance",
         "interaction",
@@ -161,9 +162,8 @@ class DeepNORA(Stateful):
         if setting.compile or setting.cudagraph:
             raise ValueError("this agent has no compiled or captured form; leave --compile and --cudagraph out")
         self.config, self.device = config, setting.device
-        # Drawn on the CPU: the same start on every device.
-        start = make_generator(setting.seed, "networks")
-        self.policy = DeepPolicy(config, setting.spaces, start).to(self.device).requires_grad_(False)
+        self.start = make_generator(setting.seed, "networks")  # on the CPU: the same weights on every device
+        self.policy = DeepPolicy(config, setting.spaces, self.start).to(self.device).requires_grad_(False)
         self.critic, self.head = self.policy.critic, self.policy.head
         low, high = sums_range(setting.env, self.critic.horizon, config.reward_range)
         self.critic.low.copy_(low), self.critic.high.copy_(high)
@@ -248,7 +248,7 @@ class DeepNORA(Stateful):
             add_outer(self.covariance, self.critic.psi(data.obs, data.step), self.critic.group(data.step), data.action)
         self.critic.freeze(self.covariance)
         if not self.config.warm_start:
-            self.critic.restart(self.generator)
+            self.critic.restart(self.start)
         if len(data.reward):
             self.fit_loss, updates = self.critic.fit(data, self.generator), self.config.critic_steps
             if self.config.switch == "loss":

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import Episodes, VectorEnv
+from surefoot.agents.interface import Episodes, OfflineData, VectorEnv
 from surefoot.agents.parts.heads import Head
 from surefoot.agents.parts.interaction import Interaction
 
@@ -68,6 +68,22 @@ def require_horizon(env: VectorEnv, horizon: int, seed: int) -> None:
             f"agent.horizon is {horizon}, but episodes of this task go on after {horizon} steps; set agent.horizon to "
             f"their length, cut them with --env.max-episode-steps {horizon}, or set it to None for the discounted form"
         )
+
+
+def episode_grid(data: OfflineData, horizon: int) -> int:
+    """Return the number of episodes of offline data that all take H steps; `ValueError` where they do not."""
+    ends = data.episode_end.nonzero().squeeze(-1)
+    lengths = ends.diff(prepend=ends.new_tensor([-1]))
+    wrong = (lengths != horizon).nonzero()
+    if len(wrong):
+        first = int(wrong[0])
+        raise ValueError(
+            f"the data's episode {first} takes {int(lengths[first])} steps, but the horizon is {horizon}; choose "
+            "data recorded in a task of this horizon, whole episodes only (data.fraction 1)"
+        )
+    if bool((data.obs[:, -1].view(-1, horizon) != torch.arange(horizon, device=data.obs.device)).any()):
+        raise ValueError("the last coordinate of the data's observations is not the step; record it with --env.clock")
+    return len(ends)
 
 
 @dataclass(frozen=True)

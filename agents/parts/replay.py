@@ -47,12 +47,16 @@ class Ring(Generic[Rows]):
     def push(self, batch: Rows) -> None:
         """Append N rows; past the end the oldest are overwritten."""
         columns = [field[:, None] if flat else field for field, flat in zip(batch, self.flat, strict=True)]
-        rows = torch.cat(columns, -1)[-self.capacity :]
+        rows = self.pack(columns)[-self.capacity :]
         head = min(len(rows), self.capacity - self.position)
         self.rows[self.position : self.position + head] = rows[:head]
         self.rows[: len(rows) - head] = rows[head:]
         self.position = (self.position + len(rows)) % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
+
+    def pack(self, columns: list[Tensor]) -> Tensor:
+        """Return the columns (B, …) of all fields as rows (B, width)."""
+        return torch.cat(columns, -1)
 
     def sample(self, batch_size: int) -> Rows:
         """Return `batch_size` rows drawn uniformly with replacement."""
@@ -81,6 +85,35 @@ class Ring(Generic[Rows]):
         self.rows[: len(rows)] = rows
         self.size, self.position = len(rows), state["position"]
         self.generator.set_state(state["generator"])
+
+
+class PictureRing(Ring[Rows]):
+    """A ring whose fields of whole numbers from 0 to 255 take a byte a number; the others keep their four."""
+
+    def __init__(
+        self,
+        kind: type[Rows],
+        widths: Sequence[int | None],
+        pictures: Sequence[str],
+        capacity: int,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`pictures` names the fields that are stored as bytes."""
+        self.is_picture = [name in pictures for name in kind._fields]  # type: ignore[attr-defined]
+        sizes = [width if p else 4 * (width or 1) for width, p in zip(widths, self.is_picture, strict=True)]
+        super().__init__(kind, sizes, 1, generator, device)
+        self.flat = [width is None for width in widths]
+        self.rows = torch.empty(capacity, sum(self.widths), dtype=torch.uint8, device=device)
+
+    def pack(self, columns: list[Tensor]) -> Tensor:
+        parts = zip(columns, self.is_picture, strict=True)
+        return torch.cat([x.to(torch.uint8) if p else x.float().contiguous().view(torch.uint8) for x, p in parts], -1)
+
+    def unpack(self, rows: Tensor) -> Rows:
+        parts = zip(rows.split(self.widths, -1), self.is_picture, self.flat, strict=True)
+        fields = [(x.float() if p else x.contiguous().view(torch.float32), flat) for x, p, flat in parts]
+        return self.kind(*(x.squeeze(-1) if flat else x for x, flat in fields))
 
 
 class Replay(Ring[Batch]):

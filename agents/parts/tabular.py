@@ -59,7 +59,10 @@ def check(mdp: TabularMDP) -> None:
 def backup(mdp: TabularMDP, h: int, following: Tensor, discount: float = 1.0) -> Tensor:
     """Return E[r + γ·V(s')] at step h, (…, S, A), of the values (…, S) that follow."""
     h = h if len(mdp.reward) > 1 else 0
-    return (mdp.probability[h] * (mdp.reward[h] + discount * following[..., mdp.next_state[h]])).sum(-1)
+    next_state = mdp.next_state[h]
+    ahead = following.index_select(-1, next_state.flatten()).unflatten(-1, next_state.shape)
+    value = mdp.reward[h] + (ahead if discount == 1.0 else discount * ahead)
+    return value.squeeze(-1) if next_state.shape[-1] == 1 else (mdp.probability[h] * value).sum(-1)
 
 
 def optimal_values(mdp: TabularMDP, horizon: int, discount: float = 1.0) -> Tensor:
@@ -84,13 +87,43 @@ def policy_values(mdp: TabularMDP, policy: Tensor, discount: float = 1.0) -> Ten
 
 def expected_return(mdp: TabularMDP, policy: Tensor, discount: float = 1.0) -> Tensor:
     """Return E[Σ γ^h r] (…) under policies (…, H, S, A)."""
-    first = policy_values(mdp, policy, discount)[..., 0, :, :]
-    return (policy[..., 0, :, :] * first).sum(-1) @ mdp.start
+    value = torch.zeros_like(policy[..., 0, :, 0])
+    for h in reversed(range(policy.shape[-3])):
+        value = (policy[..., h, :, :] * backup(mdp, h, value, discount)).sum(-1)
+    return value @ mdp.start
 
 
 def optimal_return(mdp: TabularMDP, horizon: int, discount: float = 1.0) -> Tensor:
     """Return E[V*_1(s_1)], a scalar."""
     return optimal_values(mdp, horizon, discount)[0].amax(-1) @ mdp.start
+
+
+def stationary_values(mdp: TabularMDP, policy: Tensor, discount: float) -> Tensor:
+    """Return V^π (…, S) of policies (…, S, A) that are the same at every step, for ever: a linear solve, γ < 1."""
+    _check_stationary(mdp, discount)
+    moves = torch.einsum("...sa,sat->...st", policy, transition_matrix(mdp)[0])
+    reward = (policy * mdp.mean_reward[0]).sum(-1)
+    identity = torch.eye(len(mdp.start), dtype=reward.dtype, device=reward.device)
+    return torch.linalg.solve(identity - discount * moves, reward)
+
+
+def stationary_optimum(mdp: TabularMDP, discount: float) -> Tensor:
+    """Return Q* (S, A) of the endless task, γ < 1, by policy iteration: exact, in a few linear solves."""
+    _check_stationary(mdp, discount)
+    policy = greedy(mdp.mean_reward[0])
+    while True:
+        values = stationary_values(mdp, policy, discount)
+        q = backup(mdp, 0, values, discount)
+        # Only what gains more than rounding is changed: equal actions would otherwise alternate for ever.
+        gains = q.amax(-1) > values + 1e-12 * (1 + values.abs())
+        if not gains.any():
+            return q
+        policy = torch.where(gains[:, None], greedy(q), policy)
+
+
+def _check_stationary(mdp: TabularMDP, discount: float) -> None:
+    if len(mdp.reward) != 1 or not 0 <= discount < 1:
+        raise ValueError(f"stationary values need one table for all steps and a discount in [0, 1), got {discount}")
 
 
 def greedy(values: Tensor) -> Tensor:

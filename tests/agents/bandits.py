@@ -12,7 +12,7 @@ from surefoot.agents.interface import Setting, Spaces
 from surefoot.envs import EnvConfig, make_vec, spaces_of
 
 ID = "surefoot/DynamicalLinear-v0"
-NAMES = [name for name in agents.REGISTRY if not name.startswith("sb3-") and agents.get(name).bandit]
+NAMES = [name for name in agents.REGISTRY if not name.startswith("sb3-") and agents.get(name).regret == "round"]
 
 
 def make(name: str, *, lanes: int = 1, seed: int = 0, env: dict[str, Any] | None = None, **changes: Any) -> Any:

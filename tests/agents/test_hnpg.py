@@ -282,9 +282,9 @@ def transitions(lengths, clock=True):
 
 def test_episodes_of_another_length_are_refused():
     assert episode_grid(transitions([4, 4, 4]), 4) == 3
-    with pytest.raises(ValueError, match=r"episode 1 takes 3 steps, but agent.horizon is 4"):
+    with pytest.raises(ValueError, match=r"episode 1 takes 3 steps, but the horizon is 4"):
         episode_grid(transitions([4, 3, 4]), 4)
-    with pytest.raises(ValueError, match=r"episode 0 takes 4 steps, but agent.horizon is 2"):
+    with pytest.raises(ValueError, match=r"episode 0 takes 4 steps, but the horizon is 2"):
         episode_grid(transitions([4, 4]), 2)
     with pytest.raises(ValueError, match="is not the step"):
         episode_grid(transitions([4, 4], clock=False), 4)
@@ -440,5 +440,5 @@ def test_a_task_that_is_not_of_the_horizon_is_refused(env, horizon, message):
 
 def test_data_of_another_horizon_is_refused():
     data = record_behaviour(replace(LOCK, kwargs={"horizon": 4}), 5, seed=0)
-    with pytest.raises(ValueError, match=r"episode 0 takes 4 steps, but agent.horizon is 3"):
+    with pytest.raises(ValueError, match=r"episode 0 takes 4 steps, but the horizon is 3"):
         make(data=data)

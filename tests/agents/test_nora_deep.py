@@ -298,14 +298,16 @@ def test_episodes_may_end_early_and_lanes_need_not_agree():
 
 
 def test_a_state_put_into_another_agent_goes_on_as_the_same():
-    one, other = agent_of(switch="loss"), agent_of(seed=1, switch="loss")
+    one, other = (agent_of(seed=seed, switch="loss", max_gap=3, warm_start=False) for seed in (0, 1))
     for _ in range(6):
         one.step()
     other.step()
     other.load_state_dict(one.state_dict())
+    refreshes = one.refreshes
     for _ in range(4):
         first, second = one.step(), other.step()
         assert_close(first.metrics, second.metrics, rtol=0, atol=0)
+    assert one.refreshes > refreshes
     assert torch.equal(one.policy.critic.net.weights[0], other.policy.critic.net.weights[0])
 
 

@@ -1,5 +1,7 @@
 """The ring against Stable-Baselines3's buffer and against its own promises."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from tiny import ACT, OBS, make_batch, make_data, make_spaces
 from torch.testing import assert_close
 
 from surefoot.agents.interface import Batch
-from surefoot.agents.parts.replay import FixedReplay, Replay
+from surefoot.agents.parts.replay import FixedReplay, PictureRing, Replay
 
 
 def make_replay(capacity: int, seed: int = 0) -> Replay:
@@ -137,3 +139,24 @@ def test_bad_capacity_and_empty_sample_say_what_to_do():
 def test_a_million_halfcheetah_rows_fit_in_200_megabytes():
     replay = Replay(1_000_000, 17, 6, torch.Generator())
     assert replay.rows.untyped_storage().nbytes() <= 200e6
+
+
+class Frames(NamedTuple):
+    picture: torch.Tensor
+    number: torch.Tensor
+    pair: torch.Tensor
+
+
+def test_pictures_take_a_byte_a_number_and_come_back_with_the_rest():
+    ring = PictureRing(Frames, [6, None, 2], ["picture"], 10, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    picture = torch.randint(0, 256, (4, 6), generator=generator).float()
+    pushed = Frames(picture, torch.randn(4, generator=generator), torch.randn(4, 2, generator=generator))
+    ring.push(pushed)
+    assert (ring.rows.dtype, ring.rows.shape) == (torch.uint8, (10, 6 + 4 + 8))
+    for got, want in zip(ring.unpack(ring.rows[:4]), pushed, strict=True):
+        assert_close(got, want, rtol=0, atol=0)
+    assert ring.sample(7).pair.shape == (7, 2)
+    other = PictureRing(Frames, [6, None, 2], ["picture"], 10, torch.Generator())
+    other.load_state_dict(ring.state_dict())
+    assert_close(other.sample(3), ring.sample(3), rtol=0, atol=0)

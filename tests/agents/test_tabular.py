@@ -15,6 +15,8 @@ from surefoot.agents.parts.tabular import (
     optimal_return,
     optimal_values,
     policy_values,
+    stationary_optimum,
+    stationary_values,
     transition_matrix,
 )
 
@@ -103,3 +105,42 @@ def test_a_wrong_table_is_refused_in_one_line(field, change, words):
     with pytest.raises(ValueError, match=words) as error:
         check(mdp._replace(**{field: change(getattr(mdp, field))}))
     assert "\n" not in str(error.value)
+
+
+# --- endless tasks with a discount ------------------------------------------------------------------------------------
+
+
+def test_stationary_values_by_hand():
+    """Stay in a state that pays 1, or go to one that pays 2 and comes back."""
+    start = torch.tensor([1.0, 0.0]).double()
+    transition = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]]).double()
+    mdp = from_dense(start, transition[None], torch.tensor([[[1.0, 0.0], [2.0, 2.0]]]).double())
+    stay, go = torch.eye(2).double().expand(2, 2, 2).transpose(0, 1)
+    assert_close(
+        stationary_values(mdp, torch.stack([stay, go]), 0.5), torch.tensor([[2.0, 3.0], [4 / 3, 8 / 3]]).double()
+    )
+    assert_close(stationary_optimum(mdp, 0.5), torch.tensor([[2.0, 1.5], [3.0, 3.0]]).double())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stationary_values_are_the_limit_of_a_long_horizon(seed):
+    mdp, g = random_mdp(horizon=1, seed=seed), torch.Generator().manual_seed(seed)
+    policy = torch.randn(5, 3, generator=g, dtype=torch.float64).softmax(-1)
+    long = policy.expand(300, 5, 3)
+    expected = (policy * policy_values(mdp, long, 0.9)[0]).sum(-1)
+    assert_close(stationary_values(mdp, policy, 0.9), expected, rtol=0, atol=1e-10)
+    assert_close(stationary_optimum(mdp, 0.9), optimal_values(mdp, 300, 0.9)[0], rtol=0, atol=1e-10)
+
+
+def test_equal_actions_do_not_keep_policy_iteration_going():
+    mdp = random_mdp(horizon=1)
+    same = mdp._replace(**{name: getattr(mdp, name)[:, :, :1].expand(-1, -1, 3, -1) for name in mdp._fields[1:]})
+    assert_close(stationary_optimum(same, 0.99)[:, 0], stationary_optimum(same, 0.99)[:, 2])
+
+
+def test_stationary_values_need_one_table_and_a_discount_below_one():
+    policy = random_policies()[0, 0]
+    with pytest.raises(ValueError, match=r"discount in \[0, 1\), got 1.0"):
+        stationary_values(random_mdp(horizon=1), policy, 1.0)
+    with pytest.raises(ValueError, match="one table"):
+        stationary_optimum(random_mdp(horizon=4), 0.9)

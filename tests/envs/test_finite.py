@@ -85,3 +85,32 @@ def test_the_single_view_is_a_gymnasium_environment():
     env = SingleEnv(lambda num_envs: FiniteEnv(table(), num_envs, horizon=3))
     check_env(env, skip_render_check=True)
     assert env.reset(seed=3)[0].dtype == np.float32
+
+
+def test_an_episode_played_at_once_follows_policies_and_table():
+    outcomes, lanes = table(), 120_000
+    env = FiniteEnv(outcomes, lanes, horizon=3)
+    env.reset(seed=0)
+    g = torch.Generator().manual_seed(1)
+    policies = torch.rand(2, 3, 3, 2, generator=g, dtype=torch.float64)
+    policies = policies / policies.sum(-1, keepdim=True)
+    which = torch.arange(lanes) % 2
+    state, action, reward = env.play(policies[which])
+    assert (state.shape, action.shape, reward.shape) == ((4, lanes), (3, lanes), (3, lanes))
+    assert_close((state[0] == 0).double().mean(), torch.tensor(0.25).double(), rtol=0, atol=0.005)
+    for step in range(3):
+        cell = reward[step].long()  # each reward names its cell
+        assert torch.equal(cell // 4, (step * 3 + state[step]) * 2 + action[step])
+        assert torch.equal(outcomes.next_state.flatten()[cell], state[step + 1])
+        for half in (0, 1):
+            row = (state[step] * 2 + action[step])[which == half]
+            visits = torch.bincount(row, minlength=6).view(3, 2).double()
+            total = visits.sum(-1, keepdim=True)
+            error = (visits - total * policies[half, step]).abs()
+            assert (error <= 5 * total.sqrt()).all()
+        counts = torch.bincount(cell, minlength=outcomes.reward.numel()).view(outcomes.reward.shape).double()
+        visits = counts[step].sum(-1, keepdim=True)
+        assert ((counts[step] - visits * outcomes.probability[step]).abs() <= 5 * visits.sqrt()).all()
+    other = FiniteEnv(outcomes, lanes, horizon=3, max_episode_steps=2)
+    with pytest.raises(ValueError, match="only episodes that all take the task's 3 steps"):
+        other.play(policies[which])

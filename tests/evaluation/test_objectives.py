@@ -132,6 +132,23 @@ def test_a_run_ends_with_what_its_preset_wants_to_know(tmp_path):
     assert {path.name for path in (folder / "plots").glob("*-dhn.png")} == {"law-dhn.png", "paths-dhn.png"}
 
 
+def clipped_cartpole(wrapper, **settings):
+    return wrapper(gym.make("CartPole-v1"), **settings)
+
+
+gym.register("ClippedCartPole-v0", lambda: clipped_cartpole(gym.wrappers.ClipReward, max_reward=0.5))
+gym.register("NormalizedCartPole-v0", lambda: clipped_cartpole(gym.wrappers.NormalizeReward))
+
+
+@pytest.mark.parametrize(("task", "name"), [("Clipped", "ClipReward"), ("Normalized", "NormalizeReward")])
+def test_changed_rewards_are_refused_beside_a_stock_and_taken_without(task, name, tmp_path):
+    config = RunConfig(SMALL, EnvConfig(f"{task}CartPole-v0", max_episode_steps=9), eval=EvalConfig(100, 1), steps=12)
+    with pytest.raises(ValueError, match=f"{name} changes rewards; a stock is carried in their real scale"):
+        train("dhn", config, out=tmp_path)
+    plain = replace(SMALL, objective="mean", stock=False, relabel_share=0.0)
+    train("qr-dqn", replace(config, agent=plain), out=tmp_path)
+
+
 def test_paths_count_the_moves_of_an_episode(exact):
     assert map_of(GATE) is None
     assert map_of(EnvConfig("CartPole-v1")) is None

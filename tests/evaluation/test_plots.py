@@ -17,8 +17,8 @@ from surefoot.training.plots import agent_style, learning_curves, metric_panels,
 @pytest.fixture
 def figure(monkeypatch):
     """Return a list that each drawn figure is appended to."""
-    figures, write = [], plots._write
-    monkeypatch.setattr(plots, "_write", lambda drawn, out: (figures.append(drawn), write(drawn, out))[1])
+    figures, write = [], plots.write_figure
+    monkeypatch.setattr(plots, "write_figure", lambda drawn, out: (figures.append(drawn), write(drawn, out))[1])
     return figures
 
 

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from surefoot.training.statistics import iqm, stratified_bootstrap
+from surefoot.training.statistics import (
+    iqm,
+    performance_profile,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
 
 
 def rng(seed=0):
@@ -62,3 +67,67 @@ def test_interval_agrees_with_scipys_bootstrap(statistic):
 def test_same_generator_same_interval():
     strata = [rng(6).normal(size=9)]
     assert stratified_bootstrap(strata, generator=rng(7)) == stratified_bootstrap(strata, generator=rng(7))
+
+
+# --- between methods --------------------------------------------------------------------------------------------------
+
+
+def test_probability_of_improvement_of_hand_worked_cases():
+    x, y = np.array([1.0, 3.0]), np.array([2.0, 3.0])
+    # pairs: 1<2, 1<3, 3>2, 3=3: (1 + 1/2) / 4
+    assert probability_of_improvement([x], [y], generator=rng()).value == 0.375
+    assert probability_of_improvement([x, y], [y, x], generator=rng()).value == 0.5  # 3/8 and 5/8 over the tasks
+    assert probability_of_improvement([x], [x], generator=rng()).value == 0.5
+    # Resampled: 3/8 of the draws have both runs of x equal, and so on; the extremes 0 and 1 are among them.
+    low, high = probability_of_improvement([x], [y], generator=rng(), resamples=20_000, level=0.999).interval
+    assert (low, high) == (0.0, 1.0)
+
+
+def test_a_single_run_of_either_method_has_no_interval():
+    alone, several = np.array([1.0]), np.array([2.0, 3.0])
+    assert probability_of_improvement([alone], [several], generator=rng()).interval is None
+    assert probability_of_improvement([several], [alone], generator=rng()) == (1.0, None)
+
+
+def test_a_performance_profile_counts_runs_above_each_threshold():
+    runs = np.array([1.0, 2.0, 2.0, 5.0])
+    np.testing.assert_array_equal(performance_profile(runs, np.array([0.0, 1.0, 2.0, 5.0])), [1, 0.75, 0.25, 0])
+
+
+def rliable():
+    """Return rliable's metrics and intervals; it does not import beside pandas 3."""
+    try:
+        from rliable import library, metrics
+    except (ImportError, TypeError):
+        pytest.skip("rliable does not import here")
+    return library, metrics
+
+
+def scores():
+    """Return the scores of two methods: 8 and 10 runs on 3 tasks, with ties."""
+    return rng(11).normal(0.3, 1, (8, 3)).round(1), rng(12).normal(0, 1, (10, 3)).round(1)
+
+
+def test_statistics_agree_with_rliable():
+    library, metrics = rliable()
+    x, y = scores()
+    assert iqm(x.ravel()) == pytest.approx(metrics.aggregate_iqm(x))
+    ours = probability_of_improvement(list(x.T), list(y.T), generator=rng())
+    assert ours.value == pytest.approx(metrics.probability_of_improvement(x, y))
+    thresholds = np.linspace(-2, 2, 9)
+    theirs, _ = library.create_performance_profile({"x": x}, thresholds, reps=10)
+    np.testing.assert_allclose(performance_profile(x.ravel(), thresholds), theirs["x"])
+    _, intervals = library.get_interval_estimates(
+        {"x,y": (x, y)}, lambda a, b: np.array([metrics.probability_of_improvement(a, b)]), reps=500
+    )
+    np.testing.assert_allclose(ours.interval, intervals["x,y"][:, 0], atol=0.05)
+    _, intervals = library.get_interval_estimates({"x": x}, lambda a: np.array([metrics.aggregate_iqm(a)]), reps=2000)
+    np.testing.assert_allclose(stratified_bootstrap(list(x.T), generator=rng()), intervals["x"][:, 0], atol=0.08)
+
+
+def test_statistics_are_what_rliable_gave():
+    """rliable 1.2.0 on `scores()`, beside pandas 2: kept for where it cannot be imported."""
+    x, y = scores()
+    assert iqm(x.ravel()) == pytest.approx(0.3666666666666667)
+    found = probability_of_improvement(list(x.T), list(y.T), generator=rng())
+    assert found.value == pytest.approx(0.6229166666666667)

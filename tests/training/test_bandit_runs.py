@@ -60,6 +60,36 @@ def test_companions_play_in_the_same_environment(tmp_path, capsys):
     assert {row["rounds"] for row in table} <= {400, 401, 402}  # beyond the horizon no epoch is cut
 
 
+def test_episodes_are_compared_by_their_exact_regret(tmp_path, capsys):
+    short = (
+        "--preset",
+        "lock-8-hybrid",
+        "--steps",
+        "320",
+        "--agent.episodes",
+        "40",
+        "--num-envs",
+        "5",
+        "--threads",
+        "1",
+    )
+    assert train(tmp_path, "nora", *short, "--log-every", "80", "--beside", "nora/lock-8-plain-ac") == 0
+    table = {row["method"]: row for row in json.loads((tmp_path / "run" / "comparison.json").read_text())}
+    assert list(table) == ["nora", "nora/lock-8-plain-ac"]  # by regret
+    assert all((row["replicates"], row["episodes"]) == (5, 40) for row in table.values())
+    config = yaml.safe_load((tmp_path / "run" / "beside" / "nora-lock-8-plain-ac" / "config.yaml").read_text())
+    assert (config["agent"]["episodes"], config["data"]["source"]) == (40, None)  # as long, with its own data
+    last = rows(tmp_path / "run" / "metrics.csv")[-1]
+    assert (last["step"], last["env_steps"]) == ("320", "320")  # of one replicate
+    assert float(last["concentrability"]) > 1
+    assert {"regret", "regret_se", "realised_regret", "gap", "switches", "exponent", "share"} <= set(last)
+    assert "regret after 40 episodes" in capsys.readouterr().out
+    runs = [str(tmp_path / "run"), str(tmp_path / "run" / "beside" / "nora-lock-8-plain-ac")]
+    assert main(["plot", *runs, "--out", str(tmp_path / "both.png")]) == 0
+    assert main(["evaluate", runs[0], "--episodes", "3"]) == 0
+    assert "nora" in capsys.readouterr().out
+
+
 def test_own_systems_lie_over_a_preset_and_are_kept_with_the_run(tmp_path):
     system = "A: [[0.3]]\nB: [[1, -1]]\nomega: [1]\ntheta: [0, 5e-1]\nnoise: 1e-2\nactions: [[1, 0], [0, 1]]"
     preset = tmp_path / "mine.yaml"
@@ -95,7 +125,7 @@ def test_the_slope_is_that_of_the_last_decade():
 
 def test_the_demo_names_every_algorithm():
     config = load_preset("dynlin-ucb", "demo")
-    require_companions(config, bandit=True)
+    require_companions(config, regret="round")
     assert len(config.beside) == 12
     assert preset_names("dynlin-ucb") == [
         "ball-random", "demo", "real-data", "s1", "synthetic-0.001", "synthetic-0.01", "synthetic-0.1",
@@ -113,6 +143,12 @@ def test_keyword_arguments_of_a_task_are_yaml_on_the_command_line():
     [
         (("dynlin-ucb", "--env.id", "surefoot/DynamicalLinear-v0"), "agent.horizon is missing: delta = 1/T"),
         (("linucb", "--env.id", "surefoot/DynamicalLinear-v0"), "agent.horizon is missing"),
+        (("nora", "--env.id", "Pendulum-v1"), "this task has no table of outcomes"),
+        (("nora", "--env.id", "surefoot/RiverSwim-v0"), "pass --env.clock"),
+        (
+            ("nora", "--preset", "lock-8", "--beside", "linucb/s1"),
+            "measured by regret per episode and regret per round",
+        ),
         (("dynlin-ucb", "--env.id", "Pendulum-v1"), "a bandit plays surefoot/DynamicalLinear-v0"),
         (("dynlin-ucb", *SHORT, "--env.kwargs", "A", "[[1.5]]"), "spectral radius 1.5; the system is unstable"),
         (("dynlin-ucb", *SHORT, "--env.kwargs", "actions", "[[1, 0]]"), "1 distinct point(s)"),
@@ -138,6 +174,6 @@ def test_options_out_of_range_are_named(option, value, capsys, tmp_path):
 
 def test_bandits_are_compared_with_bandits_only():
     config = load_preset("dynlin-ucb", "demo")
-    require_companions(config, bandit=True)
-    with pytest.raises(ValueError, match="a bandit can only be compared with bandits"):
+    require_companions(config, regret="round")
+    with pytest.raises(ValueError, match="cannot be compared: they are measured by return and regret per round"):
         require_companions(config)

@@ -35,14 +35,14 @@ def test_every_agent_has_a_summary_that_help_finds_without_importing_it():
 def test_top_level_help_and_version(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("train", "evaluate", "data", "plot"))
+    assert all(name in out for name in ("train", "evaluate", "data", "plot", "solve"))
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("surefoot 0.")
     assert cli.main(["fly"]) == 2
     assert "unknown command 'fly'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["evaluate", "data", "plot"])
+@pytest.mark.parametrize("name", ["evaluate", "data", "plot", "solve"])
 def test_every_command_has_help(name, capsys):
     assert cli.main([name, "--help"]) == 0
     assert "usage" in capsys.readouterr().out

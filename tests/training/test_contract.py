@@ -16,7 +16,8 @@ from surefoot.training.run import carry_out, resume, train
 from surefoot.training.run_folder import load_policy
 
 NAMES = sorted(agents.REGISTRY)
-BANDITS = [name for name in NAMES if not name.startswith("sb3-") and agents.get(name).bandit]
+BANDITS = [name for name in NAMES if not name.startswith("sb3-") and agents.get(name).regret == "round"]
+EXACT = ["nora"]  # agents of finite MDPs: they act on the index of a state, and have tests of their own for it
 # Applied to whichever of these fields an agent has.
 SMALL = {
     "hidden": (8, 8),
@@ -45,6 +46,7 @@ SMALL = {
     "critic_updates": 2,
     "quantiles": 4,
     "target_every": 3,
+    "episodes": 20,
 }
 # Agents with Discrete actions: their task has three numbers to see, as Pendulum has.
 DISCRETE = ("dhn", "qr-dqn", "nora-deep")
@@ -62,7 +64,7 @@ def config_of(data_file):
             pytest.importorskip("stable_baselines3", reason="extra sb3 not installed")
         spec = agents.get(name)
         known = {field.name for field in dataclasses.fields(spec.default)}
-        small = SMALL | SMALL_BANDIT if spec.bandit else SMALL
+        small = SMALL | SMALL_BANDIT if name in BANDITS else SMALL
         wanted = {field: value for field, value in small.items() if field in known}
         if getattr(spec.default, "real_batch_size", 1) == 0:  # DARC: no data in the critics
             wanted.pop("real_batch_size")
@@ -72,7 +74,9 @@ def config_of(data_file):
         if name == "nora-deep":
             kwargs = {"states": 2, "horizon": wanted.setdefault("horizon", 4)}
             env = EnvConfig(id="surefoot/RiverSwim-v0", num_envs=2, clock=True, kwargs=kwargs)
-        if spec.bandit:
+        if name in EXACT:
+            env = EnvConfig("surefoot/RiverSwim-v0", num_envs=3, clock=True, kwargs={"states": 3, "horizon": 4})
+        if name in BANDITS:
             env = EnvConfig(id="surefoot/DynamicalLinear-v0", num_envs=3, kwargs={"system": "real-data"})
         return RunConfig(
             agent=dataclasses.replace(spec.default, **wanted),
@@ -112,7 +116,7 @@ def test_a_bandits_action_is_of_the_task_and_constant(name, config_of):
         torch.testing.assert_close(agent.act(obs, explore=True), action, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in BANDITS])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BANDITS + EXACT])
 def test_actions_are_in_bounds_and_deterministic(name, config_of):
     agent = build(name, config_of(name))
     obs = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)) * 10
@@ -146,7 +150,7 @@ def test_a_round_changes_what_a_bandit_knows(name, config_of):
     assert all(bool(value.isfinite().all()) for value in progress.metrics.values())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in BANDITS])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BANDITS + EXACT])
 def test_an_update_changes_the_policy_and_reports_numbers(name, config_of):
     agent = build(name, config_of(name))
     before = {key: value.clone() for key, value in agent.policy.state_dict().items()}

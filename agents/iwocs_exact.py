@@ -1,0 +1,285 @@
+"""IWOCS on finite sets of finite models, exactly: for teaching, for tests, and where the models are known.
+
+Zouitine, Geist, Rachelson, *Solving robust MDPs as a sequence of static RL problems*, arXiv 2410.06212.
+
+| paper | here |
+|---|---|
+| section 2, (LV)(s) = max_a min_T E[r + γV]: robust value iteration | `robust_optimum` |
+| algorithm 1: Q_i = min_j Q*_{T_j}, π_i greedy, T_{i+1} worst for π_i, stop within ε | `iwocs` |
+| the search over a finite set, exact or by 300 rollouts | `worst_of`, `rollout_returns` |
+| the search over a rectangular set | `worst_mixture` |
+
+Where this differs: the static problems are solved by policy iteration in place of value iteration to 10⁻³, so they are
+exact. The *best* policy of the path is returned, not the last. A worst model that was solved before ends the loop with
+a status of its own. Monte-Carlo search never certifies. `hull` is an extension: π_i is then the robust optimum of the
+rectangular hull of the models so far, and the loop always ends certified.
+
+K models side by side are `Worlds`: S states, A actions, float64, one start state, discount γ < 1. In a rectangular set
+nature picks one of the K kernels at every state and action, so a model is a choice (S, A) of kernels; in a finite set
+it picks one for all. Policies are deterministic: an action a state (S,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from surefoot.agents.parts.tabular import (
+    TabularMDP,
+    check,
+    from_dense,
+    stationary_optimum,
+    stationary_values,
+    transition_matrix,
+)
+
+Status = Literal["certified", "stagnated", "repeat", "budget"]
+Search = Callable[..., tuple[Tensor, float]]
+LARGEST_ENUMERATION = 1_000_000  # pairs of a policy and a model
+
+
+class Worlds(NamedTuple):
+    """K models of one task."""
+
+    start: Tensor  # (S,) one-hot
+    transition: Tensor  # (K, S, A, S)
+    reward: Tensor  # (K, S, A), expected
+
+
+class Iteration(NamedTuple):
+    """One turn of the loop; `lower` is of the whole set, found by the search."""
+
+    model: Tensor  # (S, A) the kernels of T_i
+    policy: Tensor  # (S,) π_i
+    upper: float  # U_i = max_a Q_i(s₀, a)
+    lower: float  # L_i = V of π_i in the worst model
+    worst: Tensor  # (S, A) the kernels of T_{i+1}
+    shares: Tensor  # (i + 1,) of discounted time under π_i in T_{i+1}: whose Q* is the smallest
+
+
+class Solution(NamedTuple):
+    """The best policy of the path, what it gets in its worst model, and how the loop ended."""
+
+    policy: Tensor  # (S,)
+    value: float
+    worst: Tensor  # (S, A)
+    status: Status
+    path: tuple[Iteration, ...]
+
+
+def stack(models: Sequence[TabularMDP]) -> Worlds:
+    """Return models side by side; `ValueError` where they are no models of one stationary task with one start state."""
+    for model in models:
+        check(model)
+    shapes = {(tuple(model.start.shape), model.reward.shape[2]) for model in models}
+    if len(shapes) != 1 or any(len(model.reward) > 1 for model in models):
+        raise ValueError("models need the same states and actions, and one table for all steps")
+    start = models[0].start
+    if start.max() < 1 or any(not torch.equal(model.start, start) for model in models):
+        raise ValueError("models need the same single start state; add a state before it with one action")
+    moves = torch.cat([transition_matrix(model) for model in models])
+    return Worlds(start, moves, torch.cat([model.mean_reward for model in models]))
+
+
+def constant(worlds: Worlds, k: int) -> Tensor:
+    """Return the choice (S, A) of model k everywhere."""
+    return torch.full(worlds.reward.shape[1:], k)
+
+
+def mixture(worlds: Worlds, choice: Tensor) -> TabularMDP:
+    """Return the model that has kernel `choice` (S, A) at every state and action."""
+    states, actions = (torch.arange(size) for size in choice.shape)
+    where = (choice, states[:, None], actions)
+    return from_dense(worlds.start, worlds.transition[where][None], worlds.reward[where][None])
+
+
+# --- robust dynamic programming on the rectangular hull ---------------------------------------------------------------
+
+
+def robust_backup(worlds: Worlds, values: Tensor, discount: float) -> tuple[Tensor, Tensor]:
+    """Return min_k E[r + γV(s')] (S, A) over the kernels of each pair, and which kernel that is."""
+    return (worlds.reward + discount * (worlds.transition @ values)).min(0)
+
+
+def robust_optimum(worlds: Worlds, discount: float, tolerance: float = 1e-10) -> Tensor:
+    """Return Q*_𝒯 (S, A) of the rectangular hull by robust value iteration, to `tolerance` in the sup norm."""
+    values = torch.zeros_like(worlds.start)
+    while True:
+        q, _ = robust_backup(worlds, values, discount)
+        change = (q.amax(-1) - values).abs().max()
+        values = q.amax(-1)
+        if change <= tolerance * (1 - discount):
+            return q
+
+
+# --- the search: the worst model for a fixed policy -------------------------------------------------------------------
+
+
+def worst_of(worlds: Worlds, policy: Tensor, discount: float) -> tuple[Tensor, float]:
+    """Return the model of a finite set in which a policy gets least, as a choice (S, A), and what it gets there."""
+    acting = greedy_of(policy, worlds)
+    values = [stationary_values(mixture(worlds, constant(worlds, k)), acting, discount) for k in _indices(worlds)]
+    returns = torch.stack(values) @ worlds.start
+    k = int(returns.argmin())
+    return constant(worlds, k), float(returns[k])
+
+
+def worst_mixture(worlds: Worlds, policy: Tensor, discount: float) -> tuple[Tensor, float]:
+    """Return the worst model of a rectangular set for a policy, and its value there.
+
+    For a fixed policy nature solves an ordinary MDP, whose actions are the kernels. What the kernels of actions *off*
+    the policy are does not matter for the value, but for the path: they are the worst against nature's values too.
+    """
+    rows = torch.arange(len(policy))
+    moves, reward = (table[:, rows, policy].transpose(0, 1) for table in worlds[1:])  # (S, K, S), (S, K)
+    values = -stationary_optimum(from_dense(worlds.start, moves[None], -reward[None]), discount).amax(-1)
+    _, choice = robust_backup(worlds, values, discount)
+    return choice, float(values @ worlds.start)
+
+
+def worst_by_rollouts(
+    worlds: Worlds, policy: Tensor, discount: float, *, episodes: int, generator: torch.Generator
+) -> tuple[Tensor, float]:
+    """Return as `worst_of`, by Monte-Carlo estimates."""
+    returns = rollout_returns(worlds, policy, discount, episodes=episodes, generator=generator)
+    return constant(worlds, int(returns.argmin())), float(returns.min())
+
+
+def rollout_returns(
+    worlds: Worlds,
+    policy: Tensor,
+    discount: float,
+    *,
+    episodes: int = 300,
+    steps: int = 10_000,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the mean discounted return (K,) of a policy in every model, over `episodes` of at most `steps`.
+
+    Ends earlier when what could still come is below 10⁻⁹.
+    """
+    models, states = worlds.reward.shape[:2]
+    rows = torch.arange(states)
+    moves = worlds.transition[:, rows, policy].cumsum(-1)  # (K, S, S)
+    reward = worlds.reward[:, rows, policy]  # (K, S)
+    model = torch.arange(models)[:, None].expand(models, episodes)
+    state = worlds.start.argmax().expand(models, episodes)
+    total, factor = torch.zeros(models, episodes, dtype=reward.dtype), 1.0
+    for _ in range(steps):
+        total += factor * reward[model, state]
+        factor *= discount
+        if factor * float(reward.abs().max()) < 1e-9 * (1 - discount):
+            break
+        draw = torch.rand(models, episodes, 1, generator=generator, dtype=moves.dtype)
+        state = (draw >= moves[model, state]).sum(-1).clamp(max=states - 1)
+    return total.mean(1)
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def iwocs(
+    worlds: Worlds,
+    discount: float,
+    *,
+    first: int = 0,
+    rectangular: bool = False,
+    hull: bool = False,
+    epsilon: float = 1e-6,
+    iterations: int = 100,
+    rollouts: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Solution:
+    """Return the solution of max_π min_T V^π_T(s₀) by incremental worst-case search, from model `first` on.
+
+    `rectangular`: nature mixes kernels freely. `hull`: the extension named in the header. `rollouts`: search a finite
+    set by that many episodes a model. Statuses: `certified`, within ε of the best deterministic stationary policy;
+    `stagnated`, the worst model was solved before and the gap is open; `repeat`, the same with rollouts, which prove
+    nothing; `budget`, no end within `iterations`.
+
+    Raises:
+        ValueError: rollouts of a rectangular set, or without a generator.
+    """
+    search: Search = worst_mixture if rectangular else worst_of
+    if rollouts is not None:
+        if rectangular or generator is None:
+            raise ValueError("rollouts search a finite set, with a generator")
+        search = partial(worst_by_rollouts, episodes=rollouts, generator=generator)
+    models = [constant(worlds, first)]
+    status: Status = "budget"
+    qs: list[Tensor] = []
+    path: list[Iteration] = []
+    for _ in range(iterations):
+        qs.append(stationary_optimum(mixture(worlds, models[-1]), discount))
+        q = robust_optimum(_of(worlds, models), discount) if hull else torch.stack(qs).amin(0)
+        policy, upper = q.argmax(-1), float(q.amax(-1) @ worlds.start)
+        worst, lower = search(worlds, policy, discount)
+        shares = specialist_shares(worlds, torch.stack(qs), policy, worst, discount)
+        path.append(Iteration(models[-1], policy, upper, lower, worst, shares))
+        if rollouts is None and abs(upper - lower) <= epsilon:
+            status = "certified"
+            break
+        if any(torch.equal(worst, model) for model in models):
+            status = "stagnated" if rollouts is None else "repeat"
+            break
+        models.append(worst)
+    best = max(path, key=lambda iteration: iteration.lower)
+    return Solution(best.policy, best.lower, best.worst, status, tuple(path))
+
+
+def specialist_shares(worlds: Worlds, qs: Tensor, policy: Tensor, worst: Tensor, discount: float) -> Tensor:
+    """Return the share (i + 1,) of discounted time in which each solved model's Q* (i + 1, S, A) is the smallest."""
+    acting = greedy_of(policy, worlds)
+    moves = (acting[..., None] * transition_matrix(mixture(worlds, worst))[0]).sum(1)  # (S, S)
+    identity = torch.eye(len(policy), dtype=moves.dtype)
+    time = (1 - discount) * torch.linalg.solve(identity - discount * moves.T, worlds.start)
+    smallest = (qs * acting).sum(-1).argmin(0)  # (S,)
+    return torch.zeros(len(qs), dtype=time.dtype).index_add(0, smallest, time)
+
+
+def _of(worlds: Worlds, choices: Sequence[Tensor]) -> Worlds:
+    """Return the models of some choices as worlds of their own."""
+    chosen = [mixture(worlds, choice) for choice in choices]
+    moves = torch.cat([transition_matrix(one) for one in chosen])
+    return Worlds(worlds.start, moves, torch.cat([one.mean_reward for one in chosen]))
+
+
+def greedy_of(policy: Tensor, worlds: Worlds) -> Tensor:
+    """Return a deterministic policy (S,) as probabilities (S, A)."""
+    return torch.nn.functional.one_hot(policy, worlds.reward.shape[2]).to(worlds.reward.dtype)
+
+
+def _indices(worlds: Worlds) -> range:
+    return range(len(worlds.reward))
+
+
+# --- by enumeration ---------------------------------------------------------------------------------------------------
+
+
+class Enumerated(NamedTuple):
+    """All deterministic stationary policies against all models."""
+
+    max_min: float  # the best worst case
+    min_max: float  # the worst optimum
+    policy: Tensor  # (S,), of the best worst case
+
+
+def brute_force(worlds: Worlds, discount: float, *, rectangular: bool = False) -> Enumerated:
+    """Return both values of the game at the start state; `ValueError` above a million pairs."""
+    models, states, actions = worlds.reward.shape
+    if actions**states * models ** (states * actions if rectangular else 1) > LARGEST_ENUMERATION:
+        raise ValueError(f"{states} states, {actions} actions, {models} models are too many to enumerate")
+    policies = torch.tensor(list(product(range(actions), repeat=states)))
+    if rectangular:
+        choices = torch.tensor(list(product(range(models), repeat=states * actions))).view(-1, states, actions)
+    else:
+        choices = torch.stack([constant(worlds, k) for k in _indices(worlds)])
+    acting = torch.nn.functional.one_hot(policies, actions).to(worlds.reward.dtype)
+    returns = torch.stack([stationary_values(mixture(worlds, c), acting, discount) @ worlds.start for c in choices])
+    best = int(returns.amin(0).argmax())  # returns are (models, policies)
+    return Enumerated(float(returns.amin(0).max()), float(returns.amax(1).min()), policies[best])

@@ -1,0 +1,359 @@
+"""NORA, NOAH and their family: an optimistic critic that is replanned rarely, and an actor that climbs it.
+
+Tan, Fan, Wei, "Actor-Critics Can Achieve Optimal Sample Efficiency", ICML 2025, arXiv 2505.03710. We could not read the
+paper's listings, so its equations are those of the brief optimistic_actor_critic.md, which says what is stated by the
+paper and what is reconstructed.
+
+| brief | here |
+|---|---|
+| 3, the table of variants | `VARIANTS` |
+| 3.1, 3.2 the loop: switch test, plan, mirror step, one episode | `NORA.step` |
+| 3.2 step 2, 2.5 π ∝ exp(η k Q̄) | `actor.Actor` (with resets), `actor.AccumulatingActor` (without) |
+| 3.3 count bonus, backward induction, switch by counts | `critic.count_bonus`, `induction`, `TabularCritic` |
+| 3.4 ridge, elliptical bonus, switch by determinants | `linear.elliptical`, `rank_one`, `LinearCritic` |
+| 3.5, 3.6 offline data seed the replay, the counts and Λ | `data.recorded_episodes`, `NORA.take_data` |
+| 4 single-policy concentrability | `data.coverage_of` |
+| 8 exact regret of the played, stochastic policy | `parts.tabular.expected_return`, `parts.bandit.Regret` |
+
+Where this differs, and why:
+- Optimism is pointwise, a bonus. The confidence-set form of 3.2 (optimism at the first state alone, over all functions
+  whose excess loss is small) has no efficient algorithm; for these two classes the bonus is what it amounts to.
+- The switch test counts (tables) or compares determinants (features); the loss test of 3.2 is for general classes.
+- The mirror step comes before the episode, so that no uniform episode is played after a reset; `mirror_first=False`
+  has the literal order. Critics that evaluate the actor take the step after the episode, as 3.1 has it.
+- DOUHUA and OPPO-like have the same switches here; the latter has OPPO's own η = √(2 ln A/(H²T)).
+- The output is the current policy, not a uniformly drawn earlier one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting
+from surefoot.agents.nora.actor import AccumulatingActor, Actor
+from surefoot.agents.nora.critic import Episode, Optimism, Range, TabularCritic, hoeffding_log
+from surefoot.agents.nora.data import Coverage, coverage_of, recorded_episodes
+from surefoot.agents.nora.linear import LinearCritic
+from surefoot.agents.nora.policy import TablePolicy, make_policy, state_codes
+from surefoot.agents.nora.task import checked_features, range_of, require_exact, require_within
+from surefoot.agents.parts.bandit import Regret
+from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.state import Stateful
+from surefoot.agents.parts.tabular import TabularMDP, expected_return, optimal_return
+from surefoot.agents.sac import AT_LEAST_0, POSITIVE, check_ranges
+
+
+class Rules(NamedTuple):
+    """One row of the brief's table of variants."""
+
+    critic_target: Literal["star", "pi"] = "star"  # what is estimated: Q*, or Q of the actor
+    optimism: Literal["bonus", "none"] = "bonus"
+    switch: Literal["rare", "every"] = "rare"  # when the critic is planned anew
+    reset: bool = True  # the actor is uniform again after each plan
+    greedy: bool = False  # η = ∞
+    needs_data: bool = False
+    dithers: bool = False  # a share ε of uniform actions
+
+
+VARIANTS = {
+    "nora": Rules(),
+    "douhua": Rules("pi", "bonus", "every", reset=False),
+    "noah-star": Rules("star", "none", needs_data=True),
+    "noah": Rules("pi", "none", "every", reset=False, needs_data=True),
+    "lsvi-ucb": Rules("star", "bonus", "every", greedy=True),
+    "oppo": Rules("pi", "bonus", "every", reset=False),
+    "hy-q": Rules("star", "none", "every", greedy=True, needs_data=True),
+    "plain-ac": Rules("pi", "none", "every", reset=False),
+    "eps-greedy": Rules("star", "none", "every", greedy=True, dithers=True),
+}
+Variant = Literal[
+    "nora", "douhua", "noah-star", "noah", "lsvi-ucb", "oppo", "hy-q", "plain-ac", "eps-greedy"
+]  # with data, nora is the hybrid NORA
+
+
+@dataclass(frozen=True)
+class NORAConfig:
+    """A variant fills the switches; `critic_target`, `optimism`, `switch` and `reset` change one of them (ablations).
+
+    Defaults: brief, section 5.5. The paper's constants are not known to us.
+    """
+
+    variant: Variant = "nora"
+    """A row of the brief's table. `nora` with data is the hybrid NORA; `lsvi-ucb` with counts is UCBVI."""
+    critic: Literal["tabular", "linear"] = "tabular"
+    """Counts, or ridge regression on the task's features."""
+    episodes: int | None = None
+    """T, episodes the bonus is made for; usually the run's `steps` divided by H."""
+
+    bonus: float = 1.0
+    """c_b of the count bonus (1: optimism is proven; in practice 0.01 to 0.1), β_b of the elliptical one."""
+    bonus_width: Literal["range", "steps"] = "range"
+    """The count bonus is in units of vmax − vmin, or of H − h + 1 whatever the clip range (as the brief measured)."""
+    eta: float = 10.0
+    """η, step size of mirror ascent; large on purpose: while the critic is frozen a larger one is never worse."""
+    delta: float = 0.05
+    """δ, probability that optimism fails somewhere (c_b = 1)."""
+    lam: float = 1.0
+    """λ of the ridge regression."""
+    switch_ratio: float = 2.0
+    """Plan anew once some count, or some det Λ_h, is this many times what it was at the last plan."""
+    total_log_det: float | None = None
+    """κ: plan anew once Σ_h log det Λ_h has grown by this much, in place of `switch_ratio` (brief, section 6.4)."""
+    epsilon: float = 0.1
+    """ε of `eps-greedy`."""
+    reward_range: tuple[float, float] | None = None
+    """Bounds of one step's reward, from which the clip range is made; None: the task's own, tighter `value_range`."""
+    offline: Literal["shared", "split"] = "shared"
+    """Every replicate gets all recorded episodes, or an equal share of its own."""
+
+    critic_target: Literal["star", "pi"] | None = None
+    """Targets of the critic in place of the variant's: Q* or Q^π."""
+    optimism: Literal["bonus", "none"] | None = None
+    """In place of the variant's."""
+    switch: Literal["rare", "every"] | None = None
+    """In place of the variant's."""
+    reset: bool | None = None
+    """In place of the variant's."""
+    mirror_first: bool | None = None
+    """Climb before the episode, not after it; None: as the target asks (before for Q*, after for Q^π)."""
+
+    def __post_init__(self) -> None:
+        rules = {"bonus": AT_LEAST_0, "eta": POSITIVE, "lam": POSITIVE, "episodes": (optional_1, "at least 1")}
+        rules |= {"delta": (lambda x: 0 < x < 1, "in (0, 1)"), "epsilon": (lambda x: 0 <= x <= 1, "in [0, 1]")}
+        rules |= {"switch_ratio": (lambda x: x > 1, "above 1"), "total_log_det": (optional_positive, "positive")}
+        rules |= {"reward_range": (lambda x: x is None or x[0] < x[1], "LOW below HIGH")}
+        check_ranges(self, rules)
+
+    def rules(self) -> Rules:
+        """Return the variant's switches, those that were named replaced."""
+        changes = {name: getattr(self, name) for name in ("critic_target", "optimism", "switch", "reset")}
+        return VARIANTS[self.variant]._replace(**{name: value for name, value in changes.items() if value is not None})
+
+
+def optional_1(x: int | None) -> bool:
+    return x is None or x >= 1
+
+
+def optional_positive(x: float | None) -> bool:
+    return x is None or x > 0
+
+
+# --- the mathematics -------------------------------------------------------------------------------------------------
+
+
+def oppo_eta(actions: int, horizon: int, episodes: int) -> float:
+    """Return √(2 ln A/(H²T)), OPPO's step size (arXiv 1912.05830, theorem 3.1, where T counts steps)."""
+    return math.sqrt(2 * math.log(actions) / (horizon**2 * episodes))
+
+
+# --- the agent -------------------------------------------------------------------------------------------------------
+
+LARGEST_TABLE = 2 * 10**6  # H·S·A up to which policies are tables of all states and evaluated exactly
+
+
+class NORA(Stateful):
+    """N replicates in lock-step; one `step` is one episode of each."""
+
+    STATEFUL = ("env", "generator", "critic", "actor", "regret", "switches")
+
+    def __init__(self, config: NORAConfig, setting: Setting) -> None:
+        self.config, self.rules, self.device = config, config.rules(), setting.device
+        self.env = require_exact(setting.env)
+        self.env.reset(seed=setting.seed)
+        self.generator = make_generator(setting.seed, "actions", setting.device)
+        self.mdp = TabularMDP(*self.env.tabular())
+        _, states, actions, _ = self.mdp.reward.shape
+        self.shape = (self.env.num_envs, self.env.horizon, states, actions)
+        self.exact = math.prod(self.shape[1:]) <= LARGEST_TABLE
+        self.bounds = Range(*(bound.to(setting.device) for bound in range_of(self.env, config.reward_range)))
+        self.codes = state_codes(self.env, setting.spaces.observation, states, setting.device)
+        self.critic = self.make_critic()
+        self.actor = self.make_actor()
+        self.mirror_first = self.rules.critic_target == "star" if config.mirror_first is None else config.mirror_first
+        optimum = float(optimal_return(self.mdp, self.env.horizon))
+        self.regret = Regret(optimum, self.env.num_envs, setting.device)
+        self.switches = torch.zeros(self.env.num_envs, dtype=torch.int64, device=setting.device)  # (N,)
+        self.coverage: Coverage | None = None
+        if setting.data is not None:
+            self.take_data(recorded_episodes(setting.data, self.env, self.env.num_envs, config.offline))
+        elif self.rules.needs_data:
+            raise ValueError(
+                f"{config.variant} learns from recorded data as well: pass --data.source, or a preset that does"
+            )
+
+    # --- what it is made of -------------------------------------------------------------------------------------------
+
+    def make_critic(self) -> TabularCritic | LinearCritic:
+        config, rare = self.config, self.rules.switch == "rare"
+        if config.critic == "tabular":
+            ratio = config.switch_ratio if rare else None
+            return TabularCritic(self.shape, self.bounds, self.count_optimism(), ratio, self.device)
+        features, dims = checked_features(self.env, *self.shape[2:])
+        threshold = config.total_log_det or math.log(config.switch_ratio)
+        return LinearCritic(
+            features,
+            self.shape,
+            dims,
+            self.bounds,
+            beta=config.bonus if self.rules.optimism == "bonus" else 0.0,
+            lam=config.lam,
+            threshold=threshold if rare else None,
+            total=config.total_log_det is not None,
+            table=self.exact,
+            device=self.device,
+        )
+
+    def count_optimism(self) -> Optimism | None:
+        """Return the bonus of the tabular critic; None for a variant without."""
+        if self.rules.optimism == "none":
+            return None
+        _, horizon, states, actions = self.shape
+        log_term = hoeffding_log(states, actions, horizon, self.require_episodes(), self.config.delta)
+        steps = torch.arange(horizon, 0, -1, dtype=torch.float64, device=self.device)
+        return Optimism(self.config.bonus, log_term, steps if self.config.bonus_width == "steps" else None)
+
+    def make_actor(self) -> Actor | AccumulatingActor:
+        epsilon = self.config.epsilon if self.rules.dithers else 0.0
+        eta = math.inf if self.rules.greedy else self.config.eta
+        if self.config.variant == "oppo":
+            eta = oppo_eta(self.shape[3], self.shape[1], self.require_episodes())
+        if self.rules.reset or self.rules.greedy:
+            return Actor(self.shape[0], eta, epsilon, self.device)
+        if not self.exact:
+            raise ValueError(
+                f"{math.prod(self.shape[1:]):,} steps x states x actions are too many for the table of exponents that "
+                "an actor without resets needs; choose a variant with resets, or a smaller task"
+            )
+        return AccumulatingActor(self.shape, eta, epsilon, self.device)
+
+    def require_episodes(self) -> int:
+        """Return T; `ValueError` where it is missing."""
+        if self.config.episodes is None:
+            raise ValueError("agent.episodes is missing: the constants are made for T episodes, usually steps / H")
+        return self.config.episodes
+
+    def take_data(self, recorded: Episode) -> None:
+        """Let the critic observe recorded episodes (H, N, E) before the first of its own; once, not at every plan."""
+        require_within(recorded.reward, self.bounds, "the recorded data")
+        self.critic.observe(recorded)
+        self.coverage = coverage_of(self.mdp, recorded, self.shape[1])
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def step(self) -> Progress:
+        """Switch test, plan where it says so, mirror step, one episode of every replicate (brief, 3.1 and 3.2)."""
+        self.refresh()
+        if self.mirror_first:
+            self.actor.ascend(self.table())
+        episode, gap = self.play()
+        require_within(episode.reward, self.bounds, f"episode {self.regret.t + 1}")
+        self.critic.observe(episode)
+        if not self.mirror_first:
+            self.actor.ascend(self.table())
+        total = episode.reward.double().sum(0)
+        self.regret.add(self.regret.optimum - total if gap is None else gap, 1, total)
+        return Progress(self.shape[1], 1, self.metrics(gap), (self.ended(total),))
+
+    def refresh(self) -> None:
+        """Plan anew in the replicates whose data contradict their critic, and reset their actors."""
+        which = self.critic.drifted().nonzero().squeeze(-1)  # the one wait for the device in an episode
+        if len(which):
+            policy = self.policy_of(which) if self.rules.critic_target == "pi" else None
+            self.critic.plan(which, policy)
+            self.switches[which] += 1
+            if self.rules.reset:
+                self.actor.reset(which)
+
+    def table(self) -> Tensor | None:
+        """Return Q̄ of all states (N, H, S, A), where there are few enough."""
+        return self.critic.q if self.exact else None
+
+    def policy_of(self, which: Tensor) -> Tensor:
+        """Return π (M, H, S, A) of the replicates `which`."""
+        table = self.table()
+        if table is None:
+            raise ValueError(
+                "a critic of the actor's own values needs a table of policies; this task has too many states"
+            )
+        return self.actor.policy(table)[which]
+
+    def play(self) -> tuple[Episode, Tensor | None]:
+        """Return one episode of every lane and its exact regret (N,); None where it is only sampled."""
+        table = self.table()
+        if table is None:
+            return self.play_steps(None), None
+        policy = self.actor.policy(table)
+        gap = self.regret.optimum - expected_return(self.mdp, policy)
+        if not hasattr(self.env, "play"):
+            return self.play_steps(policy), gap
+        state, action, reward = self.env.play(policy)
+        return Episode(state[:-1], action, reward, state[1:]), gap
+
+    def play_steps(self, table: Tensor | None) -> Episode:
+        """Play step by step, by policies (N, H, S, A), or looking up only the states that are met."""
+        rows, lanes = [], torch.arange(self.shape[0], device=self.device)
+        for h in range(self.shape[1]):
+            state = self.env.state
+            policy = self.actor.policy(self.critic.values(h, state)) if table is None else table[lanes, h, state]
+            uniform = torch.rand(len(state), 1, generator=self.generator, dtype=torch.float64, device=self.device)
+            action = (uniform >= policy.cumsum(-1)[:, :-1]).sum(-1)
+            _, reward, _, ended, _ = self.env.step(action)
+            rows.append((state, action, reward, self.env.state))
+        if not bool(ended.all()):
+            raise ValueError(
+                f"episodes go on after {self.shape[1]} steps; nora needs them to end at the task's horizon"
+            )
+        return Episode(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+    def metrics(self, gap: Tensor | None) -> dict[str, Tensor]:
+        """Return what to log, each (N,)."""
+        named = {"switches": self.switches.double()} | ({} if gap is None else {"gap": gap})
+        if isinstance(self.actor, Actor):
+            named["exponent"] = self.actor.steps
+        if self.coverage is not None:
+            named |= self.coverage._asdict()
+        return named
+
+    def ended(self, total: Tensor) -> Episodes:
+        """Return the episode of every lane."""
+        length = torch.full_like(total, self.shape[1])
+        return Episodes(torch.ones_like(total, dtype=torch.bool), total, length)
+
+    # --- what is deployed ---------------------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> TablePolicy:
+        """The most likely actions of the first replicate."""
+        policy = TablePolicy()
+        policy.actions, policy.codes = self.best_actions(), self.codes
+        return policy
+
+    def best_actions(self) -> Tensor:
+        """Return (H, S) the first replicate's most likely actions now."""
+        if self.exact:
+            table = self.table()
+            assert table is not None
+            return self.actor.policy(table[:1] if isinstance(self.actor, Actor) else table)[0].argmax(-1).short()
+        assert isinstance(self.critic, LinearCritic)
+        first, states = torch.zeros(1, dtype=torch.int64, device=self.device), torch.arange(self.shape[2])
+        rows = [self.critic.optimistic(h, first, states.to(self.device)[None])[0] for h in range(self.shape[1])]
+        return torch.stack([row.argmax(-1).short() for row in rows])
+
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
+        """Return actions (M,) for observations with clock (M, O + 1); the agent explores in `step`, not here."""
+        return self.policy.act(obs)
+
+
+NORA_SPEC = AgentSpec(
+    NORAConfig(),
+    NORA,
+    make_policy,
+    "optimistic actor-critic with rare switching, and its family (arXiv 2505.03710)",
+    shown=("switches", "share", "concentrability"),
+    regret="episode",
+)

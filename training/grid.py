@@ -1,0 +1,209 @@
+"""A policy in every world of an uncertainty set: its worst case, its average, the whole table of returns, a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from surefoot.envs import EnvConfig, UncertaintySet, find_set, indistinct, nominal_params, play, set_from_mapping
+from surefoot.envs.parameter_lanes import LANES as LANES
+from surefoot.training.checkpoint import write_atomically
+from surefoot.training.plots import parameter_map
+from surefoot.training.presets import read_yaml
+
+EPISODES = 10  # a point, from each seed: IWOCS does not say how many; M2TD3 takes 30
+Record = dict[str, Any]
+
+
+class GridResult(NamedTuple):
+    """The outcome of E episodes at each of the P points of a grid; every point has the same E reset seeds."""
+
+    uncertainty: UncertaintySet
+    axes: list[np.ndarray]  # the grid values of each of the d parameters
+    points: np.ndarray  # (P, d), the last parameter changing fastest
+    returns: np.ndarray  # (P, E) float64, undiscounted
+    lengths: np.ndarray  # (P, E) int64, steps
+    broken: np.ndarray  # (P, E) bool, the physics diverged: the return up to there
+    nominal: np.ndarray  # (d,)
+    nominal_returns: np.ndarray  # (E,)
+    fresh_returns: np.ndarray  # (E,), at the worst point, from seeds that did not choose it
+    indistinct: dict[str, list[tuple[float, float]]]  # ranges of grid values within which a parameter changes nothing
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean return of every point (P,)."""
+        return self.returns.mean(1)
+
+    @property
+    def worst(self) -> int:
+        """The first point whose mean return is lowest."""
+        return int(self.mean.argmin())
+
+
+def load_set(name: str) -> UncertaintySet:
+    """Return a published uncertainty set, or that of a YAML file.
+
+    Raises:
+        ValueError: no such set, or a file that does not describe one.
+        FileNotFoundError: no such file.
+    """
+    return set_from_mapping(read_yaml(Path(name)), name) if name.endswith((".yaml", ".yml")) else find_set(name)
+
+
+def evaluate_static(
+    act: Callable[[Tensor], Tensor],
+    task: EnvConfig,
+    uncertainty: UncertaintySet,
+    *,
+    n: int = 10,
+    closed: bool = False,
+    episodes: int = EPISODES,
+    seeds: Sequence[int] = (10_000,),
+    device: torch.device | str = "cpu",
+) -> GridResult:
+    """Return what `act` gets at every grid point, with the parameters fixed for whole episodes (the static model).
+
+    Episode i of a seed starts from reset seed `seed + i` at every point. The minimum over many noisy means is biased
+    low: the worst point is therefore played again from fresh seeds. `task.num_envs` episodes run side by side.
+
+    Raises:
+        ValueError: as `play`; fewer than one episode.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}; an evaluation needs at least 1")
+    axes, points = uncertainty.axes(n, closed=closed), uncertainty.grid(n, closed=closed)
+    nominal = nominal_params(task, uncertainty)
+    starts = [seed + i for seed in seeds for i in range(episodes)]
+
+    def returns_at(values: np.ndarray, starts: list[int]) -> Any:
+        jobs = np.repeat(values, len(starts), axis=0)
+        played = play(act, task, uncertainty, jobs, starts * len(values), lanes=task.num_envs, device=device)
+        return [column.reshape(len(values), len(starts)) for column in played]
+
+    returns, lengths, broken = returns_at(np.concatenate([points, nominal[None]]), starts)
+    worst = points[returns[:-1].mean(1).argmin()]
+    fresh, _, _ = returns_at(worst[None], [max(starts) + 1 + i for i in range(len(starts))])
+    same = indistinct(task, uncertainty, axes)
+    return GridResult(
+        uncertainty, axes, points, returns[:-1], lengths[:-1], broken[:-1], nominal, returns[-1], fresh[0], same
+    )
+
+
+# --- as plain values --------------------------------------------------------------------------------------------------
+
+
+def plain(result: GridResult) -> Record:
+    """Return everything as plain values, for JSON."""
+    names, mean = result.uncertainty.param_names, result.mean
+
+    def at(values: np.ndarray) -> Record:
+        return dict(zip(names, values.tolist(), strict=True))
+
+    rows = zip(result.points, mean, result.returns, result.lengths, result.broken, strict=True)
+    return {
+        "worst": {
+            "mean": float(mean.min()),
+            "at": at(result.points[result.worst]),
+            "points": int((mean == mean.min()).sum()),
+            "fresh_seeds": float(result.fresh_returns.mean()),
+        },
+        "average": float(mean.mean()),
+        "nominal": {"mean": float(result.nominal_returns.mean()), "at": at(result.nominal)},
+        "without_effect": without_effect(result),
+        "same_physics": {name: [list(span) for span in spans] for name, spans in result.indistinct.items()},
+        "diverged": int(result.broken.sum()),
+        "axes": {name: axis.tolist() for name, axis in zip(names, result.axes, strict=True)},
+        "table": [
+            {"at": at(p), "mean": float(m), "returns": r.tolist(), "lengths": ls.tolist(), "diverged": int(b.sum())}
+            for p, m, r, ls, b in rows
+        ],
+    }
+
+
+def without_effect(result: GridResult) -> list[str]:
+    """Return the parameters that change nothing over all of their grid values."""
+    ends = {name: (axis[0], axis[-1]) for name, axis in zip(result.uncertainty.param_names, result.axes, strict=True)}
+    return [name for name, spans in result.indistinct.items() if spans == [ends[name]]]
+
+
+def write_csv(out: Path, result: GridResult) -> None:
+    """Write one row a point: its parameters, statistics of the returns, mean length, episodes that diverged."""
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow([*result.uncertainty.param_names, "mean", "std", "min", "max", "length", "diverged"])
+    for i, point in enumerate(result.points):
+        returns = result.returns[i]
+        statistics = [returns.mean(), returns.std(), returns.min(), returns.max(), result.lengths[i].mean()]
+        rows.writerow([*map(float, [*point, *statistics]), int(result.broken[i].sum())])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, lambda file: file.write(text.getvalue().encode()))
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def draw(result: GridResult, out: Path, title: str, limits: tuple[float, float] | None = None) -> Path | None:
+    """Write the picture of the mean returns; None for more than three parameters, of which there is none."""
+    if len(result.axes) > 3:
+        return None
+    shape = [len(axis) for axis in result.axes]
+    return parameter_map(
+        out,
+        dict(zip(result.uncertainty.param_names, result.axes, strict=True)),
+        result.mean.reshape(shape),
+        nominal=result.nominal,
+        diverged=np.any(result.broken, axis=1).reshape(shape),
+        title=title,
+        limits=limits,
+    )
+
+
+def comparison(title: str, labelled: Sequence[tuple[str, GridResult]]) -> Table:
+    """Return a table with one row a run."""
+    first = labelled[0][1]
+    episodes = f"{first.returns.shape[1]} episodes at each of {len(first.points)} points"
+    table = Table(title=title, caption=f"{episodes}; again: the worst point from fresh seeds; nominal: at {_at(first)}")
+    table.add_column("run", overflow="fold")
+    for name in ("worst", "again", "average", "nominal"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("worst at", overflow="fold")
+    for label, result in labelled:
+        figures = (result.mean.min(), result.fresh_returns.mean(), result.mean.mean(), result.nominal_returns.mean())
+        table.add_row(label, *(f"{figure:.1f}" for figure in figures), _worst_at(result))
+    return table
+
+
+def _worst_at(result: GridResult) -> str:
+    where = ", ".join(f"{name} {value:.4g}" for name, value in _named(result, result.points[result.worst]))
+    others = int((result.mean == result.mean.min()).sum()) - 1
+    return f"{where} and {others} more" if others else where
+
+
+def _at(result: GridResult) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in _named(result, result.nominal))
+
+
+def _named(result: GridResult, values: np.ndarray) -> zip:
+    return zip(result.uncertainty.param_names, values, strict=True)
+
+
+def remarks(result: GridResult) -> list[str]:
+    """Return what a reader of the figures must know: parameters without effect, equal worlds, diverged physics."""
+    inert = without_effect(result)
+    lines = [f"{name} has no effect: every value gives the same motion" for name in inert]
+    for name, spans in result.indistinct.items():
+        if name not in inert:
+            ranges = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in spans)
+            lines.append(f"{name}: the same motion from {ranges}")
+    if result.broken.any():
+        points = int(result.broken.any(1).sum())
+        lines.append(f"the physics diverged at {points} points; those episodes count up to there")
+    return lines

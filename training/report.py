@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from surefoot import agents
-from surefoot.agents.parts.laws import lower_cvar
 from surefoot.envs import EnvConfig
 from surefoot.training import sweep
 from surefoot.training.commands_evaluate import describe
@@ -27,6 +25,7 @@ from surefoot.training.run_folder import load_regret, read_config, read_meta
 from surefoot.training.statistics import (
     Comparison,
     Interval,
+    cvar,
     iqm,
     probability_of_improvement,
     stratified_bootstrap,
@@ -334,12 +333,6 @@ def tails(cell: Cell) -> dict[str, np.ndarray]:
     worlds = [episodes_by_world(run) for run in cell.runs]
     shared = [world for world in worlds[0] if all(world in other for other in worlds)]
     return {f"CVaR {TAIL:g} in {world}": np.array([cvar(each[world], TAIL) for each in worlds]) for world in shared}
-
-
-def cvar(values: np.ndarray, level: float) -> float:
-    """Return the mean of the worst fraction `level` of the values (E,), each as probable as the others."""
-    law = torch.as_tensor(values, dtype=torch.float64)
-    return float(lower_cvar(law, torch.full_like(law, 1 / len(values)), level))
 
 
 def episodes_by_world(run: RunFacts) -> dict[str, np.ndarray]:

@@ -18,7 +18,6 @@ from surefoot.training.config import RunConfig
 from surefoot.training.presets import default_config, load_preset
 from surefoot.training.report import (
     changes,
-    cvar,
     final_values,
     gather,
     improvements,
@@ -211,12 +210,6 @@ def test_scores_are_used_across_tasks_only_where_every_run_has_one(tmp_path):
     assert (pooled.value, pooled.seeds, pooled.begun) == (40.0, 4, 4)  # IQM of 30, 30, 50, 60
     write_run(tmp_path / "c", "sb3-sac")
     assert final_values(gather([tmp_path]))[0] == "return"
-
-
-def test_cvar_is_the_mean_of_the_worst_fraction():
-    assert cvar(np.array([4.0, 1.0, 3.0, 2.0]), 0.5) == 1.5
-    assert cvar(np.array([4.0, 1.0, 3.0, 2.0]), 0.375) == pytest.approx((1 + 0.5 * 2) / 1.5)
-    assert cvar(np.array([4.0, 1.0]), 1.0) == 2.5
 
 
 def test_measurements_in_other_worlds_become_tails_and_a_heat_map(tmp_path):

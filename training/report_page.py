@@ -234,11 +234,11 @@ def _worlds(findings: Findings, numbers: Sequence[Figure]) -> Iterator[str]:
         shared: dict[str, list[Cell]] = {}
         for cell in cells:
             maps = {task: worlds(cell)} | {name: grid_map(cell, name) for name in shared_grids(cell)}
-            for where, world in maps.items():
-                if world is not None:
+            for where, found in maps.items():
+                if found is not None:
                     title = f"{cell.method.label}: {where}"
-                    caption = f"{title}; worst {shown(float(np.nanmin(world.table)))}, {len(cell.runs)} seeds"
-                    pictures.append(picture(figures.heat_map(world, title), caption))
+                    caption = f"{title}; worst {shown(float(np.nanmin(found.table)))}, {len(cell.runs)} seeds"
+                    pictures.append(picture(figures.heat_map(found, title), caption))
             for world in episodes_by_world(cell.runs[0]):
                 if all(world in episodes_by_world(run) for run in cell.runs):
                     shared.setdefault(world, []).append(cell)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -75,6 +75,7 @@ def main(arguments: list[str]) -> int:
         with one_line_errors(2):
             launch = parse(arguments)
             run = prepare_one(launch.resume, launch.only) if launch.resume and launch.only else None
+            engine = _engine(launch.sweep)
             folder = None if launch.only else prepare(launch)
         if folder is None:
             if run is not None:
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> int:
             return stop.exit_code
         line = StatusLine()
         with one_line_errors(2), closing(line):
-            carry_out_here(folder, launch.sweep, line, stop)
+            engine(folder, launch.sweep, line, stop)
         return _close(folder, stop)
 
 
@@ -136,6 +137,14 @@ def prepare(launch: Launch) -> Path:
     plan.create(folder, launch.sweep, runs)
     print(f"sweep of {len(runs)} runs: {folder}")
     return folder
+
+
+def _engine(sweep: Sweep) -> Callable[[Path, Sweep, StatusLine, StopRequest], None]:
+    if sweep.engine == "local":
+        return carry_out_here
+    from surefoot.training.sweep_ray import carry_out_on_ray  # an extra, and seconds to import
+
+    return carry_out_on_ray
 
 
 class StatusLine:

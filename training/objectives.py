@@ -140,9 +140,9 @@ def plain(measured: Measured) -> dict[str, Any]:
 
 def table(title: str, measured: Sequence[Measured]) -> Table:
     """Return one row an objective, narrow enough for a terminal of 80 columns."""
-    caption = "95% bootstrap interval over episodes; discounted returns; promised: the network's own estimate"
+    caption = "95% bootstrap interval over episodes; mean of the discounted return"
     shown = Table(title=title, caption=caption, box=SIMPLE_HEAD)
-    for name in ("objective", "start", "promised", "reached", "mean return", "steps"):
+    for name in ("objective", "start", "promised", "reached", "mean", "steps"):
         shown.add_column(name, justify="left" if name == "objective" else "right", no_wrap=True)
     for m in measured:
         low, high = m.interval

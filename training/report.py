@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from surefoot import agents
-from surefoot.agents.parts.laws import lower_cvar
 from surefoot.envs import EnvConfig
 from surefoot.training import sweep
 from surefoot.training.commands_evaluate import describe
@@ -27,6 +25,7 @@ from surefoot.training.run_folder import load_regret, read_config, read_meta
 from surefoot.training.statistics import (
     Comparison,
     Interval,
+    cvar,
     iqm,
     probability_of_improvement,
     stratified_bootstrap,
@@ -62,8 +61,9 @@ class RunFacts:
     returns: dict[int, float]  # step -> mean return of the evaluation
     scores: dict[int, float]  # step -> mean D4RL-normalised score; empty where the task has none
     steps_per_second: float | None
-    measured: tuple[dict[str, Any], ...]  # records of `surefoot evaluate`
-    regret: tuple[np.ndarray, np.ndarray] | None  # where it is measured so: rounds or episodes (P,), regret (P, N)
+    measured: tuple[dict[str, Any], ...]  # records of `surefoot evaluate`, one a world
+    grids: dict[str, dict[str, Any]]  # records of `surefoot evaluate --grid` by uncertainty set
+    regret: tuple[np.ndarray, np.ndarray] | None  # where that is the measure: rounds or episodes (P,), regret (P, N)
 
     @property
     def finished(self) -> bool:
@@ -144,20 +144,28 @@ def read_run(folder: Path) -> RunFacts:
     """Return what one run folder says. Raises `ValueError`, `OSError` or `KeyError` where it is damaged."""
     agent_name, config = read_config(folder)
     meta = read_meta(folder)
-    by_regret = agents.get(agent_name).regret
+    by_regret = agents.get(agent_name).regret is not None
     regret = load_regret(folder) if by_regret and meta.get("status") == "finished" else None
     returns, scores = read_evaluations(folder / "evaluations.csv")
     if meta.get("status") == "finished" and not by_regret and not returns:
         raise ValueError("finished, but its evaluations.csv has no row")
     measured = tuple(read_measurements(folder / "evaluations"))
-    return RunFacts(folder, agent_name, config, meta, returns, scores, _speed(folder), measured, regret)
+    grids = {f"{r['set']} ({r['grid']}, n={r['n']})": r for r in read_records(folder / "evaluations") if "axes" in r}
+    return RunFacts(folder, agent_name, config, meta, returns, scores, _speed(folder), measured, grids, regret)
+
+
+def read_records(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what `surefoot evaluate` wrote, whatever kind of measurement it was."""
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            yield record
 
 
 def read_measurements(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield what `surefoot evaluate` wrote of one world each; files that hold anything else are passed by."""
-    for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and {"env", "return"} <= set(record) and "values" in record["return"]:
+    """Yield the measurements of one world each; other kinds are passed by."""
+    for record in read_records(folder):
+        if {"env", "return"} <= set(record) and "values" in record["return"]:
             yield record
 
 
@@ -324,6 +332,10 @@ def _per_seed(cell: Cell) -> Iterator[tuple[str, str, np.ndarray]]:
             yield f"best {name}", unit, np.array([max(curve.values()) for curve in curves])
     for metric, values in tails(cell).items():
         yield metric, "reward", values
+    for name in shared_grids(cell):
+        records = [run.grids[name] for run in cell.runs]
+        yield f"worst case over {name}", "reward", np.array([record["worst"]["mean"] for record in records])
+        yield f"average over {name}", "reward", np.array([record["average"] for record in records])
     yield "time", "minutes", np.array([float(run.meta["minutes"]) for run in cell.runs])
     if all(run.steps_per_second for run in cell.runs):
         yield "speed", "steps/s", np.array([run.steps_per_second for run in cell.runs], dtype=np.float64)
@@ -334,12 +346,6 @@ def tails(cell: Cell) -> dict[str, np.ndarray]:
     worlds = [episodes_by_world(run) for run in cell.runs]
     shared = [world for world in worlds[0] if all(world in other for other in worlds)]
     return {f"CVaR {TAIL:g} in {world}": np.array([cvar(each[world], TAIL) for each in worlds]) for world in shared}
-
-
-def cvar(values: np.ndarray, level: float) -> float:
-    """Return the mean of the worst fraction `level` of the values (E,), each as probable as the others."""
-    law = torch.as_tensor(values, dtype=torch.float64)
-    return float(lower_cvar(law, torch.full_like(law, 1 / len(values)), level))
 
 
 def episodes_by_world(run: RunFacts) -> dict[str, np.ndarray]:
@@ -361,8 +367,33 @@ def final_values(findings: Findings) -> tuple[str, dict[str, dict[str, np.ndarra
     return "score" if scored else "return", table
 
 
-def worlds(cell: Cell) -> tuple[tuple[str, str], np.ndarray, list[float], list[float]] | None:
-    """Return names, mean returns (rows, columns) and the values of the two physical parameters a cell was measured at.
+def shared_grids(cell: Cell) -> list[str]:
+    """Return the uncertainty sets over which all runs of a cell were measured."""
+    return [name for name in cell.runs[0].grids if all(name in run.grids for run in cell.runs)]
+
+
+class WorldMap(NamedTuple):
+    """Mean returns over two physical parameters."""
+
+    names: tuple[str, str]
+    table: np.ndarray  # (rows, columns), NaN where nothing was measured
+    rows: list[float]
+    columns: list[float]
+
+
+def grid_map(cell: Cell, name: str) -> WorldMap | None:
+    """Return the mean over runs of a grid of two parameters; None for another number of them."""
+    records = [run.grids[name] for run in cell.runs]
+    axes = records[0]["axes"]
+    if len(axes) != 2:
+        return None
+    (first, rows), (second, columns) = axes.items()
+    means = np.array([[point["mean"] for point in record["table"]] for record in records])  # (R, P)
+    return WorldMap((first, second), means.mean(0).reshape(len(rows), len(columns)), rows, columns)
+
+
+def worlds(cell: Cell) -> WorldMap | None:
+    """Return the mean over runs in single worlds that `surefoot evaluate` played.
 
     None unless `surefoot evaluate` played the runs in worlds that differ in exactly two parameters. Runs count by
     their mean; a world not measured is NaN.
@@ -377,7 +408,7 @@ def worlds(cell: Cell) -> tuple[tuple[str, str], np.ndarray, list[float], list[f
     for record, point in zip(records, points, strict=True):
         there.setdefault((point[names[0]], point[names[1]]), []).append(record["return"]["mean"])
     table = np.array([[np.mean(there.get((row, column), [np.nan])) for column in columns] for row in rows])
-    return (names[0], names[1]), table, rows, columns
+    return WorldMap((names[0], names[1]), table, rows, columns)
 
 
 class Improvement(NamedTuple):

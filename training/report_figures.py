@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from surefoot import agents
 from surefoot.training.plots import agent_style, spread
-from surefoot.training.report import Cell, Improvement, Method, episodes_by_world, slopes
+from surefoot.training.report import Cell, Improvement, Method, WorldMap, episodes_by_world, slopes
 from surefoot.training.statistics import performance_profile
 
 INK = "#010203"  # becomes the colour of the page's text, so that axes are seen in light and in dark
@@ -191,17 +192,16 @@ def return_distributions(cells: Sequence[Cell], world: str) -> str:
     return drawing(f"Return distributions in {world}", draw)
 
 
-def heat_map(
-    table: np.ndarray, rows: Sequence[float], columns: Sequence[float], names: tuple[str, str], title: str
-) -> str:
-    """Draw a (rows, columns) table of mean returns over two physical parameters; a world not measured stays empty."""
+def heat_map(world: WorldMap, title: str) -> str:
+    """Draw mean returns over two physical parameters; a world not measured stays empty."""
+    names, table, rows, columns = world
 
     def draw(axes: Axes) -> None:
         image = axes.imshow(np.ma.masked_invalid(table), cmap="cividis", origin="lower", aspect="auto")
         axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
         axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
-        axes.set_ylabel(PHYSICS_UNITS[names[0]])
-        axes.set_xlabel(PHYSICS_UNITS[names[1]])
+        axes.set_ylabel(PHYSICS_UNITS.get(names[0], names[0]))
+        axes.set_xlabel(PHYSICS_UNITS.get(names[1], names[1]))
         for i, j in np.argwhere(np.isfinite(table)) if table.size <= 49 else ():
             dark = table[i, j] < (np.nanmin(table) + np.nanmax(table)) / 2
             color = "#ffffff" if dark else "#000001"  # not the page's ink: the cell is its ground
@@ -230,7 +230,9 @@ def regret_curves(cells: Sequence[Cell]) -> str:
                 error = regret.std(axis=1, ddof=1) / replicates**0.5
                 low = np.maximum(mean - error, mean * 1e-3)
                 axes.fill_between(rounds[seen], low[seen], (mean + error)[seen], color=color, alpha=0.2, linewidth=0)
-        axes.set(xscale="log", yscale="log", xlabel="round", ylabel="pseudo-regret (reward)")
+        axes.set(
+            xscale="log", yscale="log", xlabel=agents.get(cells[0].method.agent).regret, ylabel="pseudo-regret (reward)"
+        )
         axes.grid(True, linewidth=0.5, alpha=0.35)
         _legend(axes)
 

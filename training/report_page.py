@@ -18,7 +18,9 @@ from surefoot.training.report import (
     changes,
     episodes_by_world,
     final_values,
+    grid_map,
     improvements,
+    shared_grids,
     worlds,
 )
 from surefoot.training.run_folder import provenance
@@ -231,23 +233,25 @@ def _worlds(findings: Findings, numbers: Sequence[Figure]) -> Iterator[str]:
     for task, cells in _grouped(findings.cells).items():
         shared: dict[str, list[Cell]] = {}
         for cell in cells:
-            if (found := worlds(cell)) is not None:
-                names, values, *axes = found
-                title = f"{cell.method.label}: {task}"
-                caption = f"{title}; worst {shown(float(np.nanmin(values)))}, {len(cell.runs)} seeds"
-                pictures.append(picture(figures.heat_map(values, axes[0], axes[1], names, title), caption))
+            maps = {task: worlds(cell)} | {name: grid_map(cell, name) for name in shared_grids(cell)}
+            for where, found in maps.items():
+                if found is not None:
+                    title = f"{cell.method.label}: {where}"
+                    caption = f"{title}; worst {shown(float(np.nanmin(found.table)))}, {len(cell.runs)} seeds"
+                    pictures.append(picture(figures.heat_map(found, title), caption))
             for world in episodes_by_world(cell.runs[0]):
                 if all(world in episodes_by_world(run) for run in cell.runs):
                     shared.setdefault(world, []).append(cell)
         for world, drawn in shared.items():
             pictures.append(picture(figures.return_distributions(drawn, world), f"Returns of episodes in {world}"))
     for figure in numbers:
-        if figure.metric.startswith("CVaR"):
-            world = figure.metric.partition(" in ")[2]
-            rows.append([name_of(findings, figure.method), escape(world), str(figure.seeds), with_interval(figure)])
-    if pictures:
+        if figure.metric.startswith(("CVaR", "worst case", "average")):
+            rows.append(
+                [name_of(findings, figure.method), escape(figure.metric), str(figure.seeds), with_interval(figure)]
+            )
+    if rows:
         text = f"<p class='soft'>CVaR is the mean of the worst {TAIL:.0%} of a run's episodes, then over seeds.</p>"
-        parts = (gallery(pictures), table(["method", "world", "seeds", "CVaR (reward)"], rows, words=True), text)
+        parts = (gallery(pictures), table(["method", "measure", "seeds", "value (reward)"], rows, words=True), text)
         yield section("In other worlds, and in the tail", *parts)
 
 
@@ -270,7 +274,7 @@ def _regret(findings: Findings) -> Iterator[str]:
                 name = name_of(findings, cell.method.label)
                 rows.append([name, escape(cell.task), str(replicates), shown(float(final.mean())), shown(slope, 3)])
         header = ["method", "task", "replicates", "mean regret", "slope"]
-        text = "<p class='soft'>Slope: of log regret against log round over the last decade of rounds.</p>"
+        text = "<p class='soft'>Slope: of log regret against log round over the last decade.</p>"
         yield section("Regret", gallery(pictures), table(header, rows, words=True), text)
 
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+
+from surefoot.agents.parts.laws import lower_cvar
 
 
 class Interval(NamedTuple):
@@ -91,3 +94,9 @@ def _share_of_wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def performance_profile(runs: np.ndarray, thresholds: np.ndarray, axis: int = -1) -> np.ndarray:
     """Return (T,) which share of the runs (R,) lies above each of the thresholds (Agarwal et al., section 4.2)."""
     return (np.expand_dims(runs, 0) > thresholds.reshape(-1, *[1] * np.ndim(runs))).mean(axis=axis)
+
+
+def cvar(values: np.ndarray, level: float) -> float:
+    """Return the mean of the worst fraction `level` of the values (E,), each as probable as the others."""
+    law = torch.as_tensor(values, dtype=torch.float64)
+    return float(lower_cvar(law, torch.full_like(law, 1 / len(values)), level))

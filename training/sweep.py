@@ -171,6 +171,7 @@ def expand(sweep: Sweep, *, allow_many: bool = False) -> list[Planned]:
         raise ValueError(f"the sweep asks for the same run twice: {twice[0]}")
     for run in runs:
         _require_possible(run)
+        _require_searchable(run.config, sweep.search)
     return runs
 
 
@@ -215,6 +216,35 @@ def _require_runs(sweep: Sweep, methods: list[Any], seeds: list[int], allow_many
         raise ValueError("a search compares settings on one seed; give one, then sweep the best over many seeds")
     if sweep.search and sweep.engine != "ray":
         raise ValueError("search needs Ray Tune: add --engine ray")
+
+
+def search_range(field: str, what: Any) -> tuple[str, list[Any]]:
+    """Return what a field of a search is drawn from: `range`, `log_range` or `choices`, and its numbers or values."""
+    if not (isinstance(what, Mapping) and len(what) == 1 and set(what) <= {"range", "log_range", "choices"}):
+        raise ValueError(f"search: {field} is {what!r}; expected range: [a, b], log_range: [a, b] or choices: [...]")
+    ((kind, values),) = what.items()
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"search: {field}: {kind} needs a list, not {values!r}")
+    if kind == "choices":
+        return kind, values
+    try:
+        low, high = (float(value) for value in values)  # YAML reads 1e-5 as a string
+    except (TypeError, ValueError):
+        raise ValueError(f"search: {field}: {kind} is {values!r}; expected two numbers") from None
+    if not low < high or (kind == "log_range" and low <= 0):
+        raise ValueError(f"search: {field}: {kind} is {values!r}; expected a < b{', above 0' * (kind == 'log_range')}")
+    return kind, [low, high]
+
+
+def _require_searchable(config: RunConfig, search: Mapping[str, Any]) -> None:
+    """Raise where a field of a search is unknown or one of its ends or choices does not fit."""
+    for field_name, what in search.items():
+        for value in search_range(field_name, what)[1]:
+            with_settings(config, {field_name: _whole(value)}, "search")
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _planned(agent_name: str, preset: str | None, settings: dict[str, Any], seed: int, sweep: Sweep) -> Planned:

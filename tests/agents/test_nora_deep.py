@@ -182,6 +182,14 @@ def test_actions_follow_the_softmax():
     assert agent.act(obs).tolist() == [int(chances.argmax())]
 
 
+def test_play_draws_from_the_policy():
+    agent = agent_of(eta=1e-6, kappa=1e9, max_gap=1000)  # as good as uniform, by one critic
+    for _ in range(40):
+        agent.step()
+    first = agent.data().action[::4]
+    assert 0.2 < first.double().mean() < 0.8
+
+
 def test_noah_star_has_no_bonus_however_little_is_known():
     critic, shown = critic_of(beta=0.0), random_rows(6, seed=1)
     critic.freeze(critic.empty_covariance())

@@ -18,9 +18,9 @@ from surefoot.training.config import RunConfig
 from surefoot.training.presets import default_config, load_preset
 from surefoot.training.report import (
     changes,
-    cvar,
     final_values,
     gather,
+    grid_map,
     improvements,
     name_methods,
     numbers,
@@ -213,12 +213,6 @@ def test_scores_are_used_across_tasks_only_where_every_run_has_one(tmp_path):
     assert final_values(gather([tmp_path]))[0] == "return"
 
 
-def test_cvar_is_the_mean_of_the_worst_fraction():
-    assert cvar(np.array([4.0, 1.0, 3.0, 2.0]), 0.5) == 1.5
-    assert cvar(np.array([4.0, 1.0, 3.0, 2.0]), 0.375) == pytest.approx((1 + 0.5 * 2) / 1.5)
-    assert cvar(np.array([4.0, 1.0]), 1.0) == 2.5
-
-
 def test_measurements_in_other_worlds_become_tails_and_a_heat_map(tmp_path):
     for seed in range(2):
         run = write_run(tmp_path / str(seed), seed=seed)
@@ -227,6 +221,7 @@ def test_measurements_in_other_worlds_become_tails_and_a_heat_map(tmp_path):
         (run / "evaluations" / "grid.json").write_text("[1, 2]")  # of another kind: passed by
     (cell,) = gather([tmp_path]).cells
     names, table, rows, columns = worlds(cell)
+    assert cell.runs[0].grids == {}
     assert (names, rows, columns) == (("gravity", "friction"), [1.0, 2.0], [0.5, 1.0])
     np.testing.assert_allclose(table, [[np.nan, 20.0], [30.0, 30.0]])
     figure = found(tmp_path, f"CVaR 0.1 in {describe({**vars(PENDULUM), 'physics': vars(Physics())})}")
@@ -234,6 +229,23 @@ def test_measurements_in_other_worlds_become_tails_and_a_heat_map(tmp_path):
         pytest.approx(11.0),
         2,
     )  # worst two of 20 from 10 and 11 on, then both seeds
+
+
+def test_grids_become_worst_cases_averages_and_heat_maps(tmp_path):
+    for seed in range(2):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        points = [{"at": {}, "mean": float(10 * i + seed)} for i in range(6)]
+        record = {"set": "mine", "grid": "closed", "n": 3, "axes": {"mass": [1.0, 2.0], "wind": [0.0, 1.0, 2.0]}}
+        record |= {"table": points, "worst": {"mean": float(seed)}, "average": 25.0 + seed}
+        (run / "evaluations").mkdir()
+        (run / "evaluations" / "grid.json").write_text(json.dumps(record))
+    worst, average = (found(tmp_path, f"{what} over mine (closed, n=3)") for what in ("worst case", "average"))
+    assert (worst.value, worst.interval, worst.seeds, average.value) == (0.5, (0.0, 1.0), 2, 25.5)
+    findings = gather([tmp_path])
+    world = grid_map(findings.cells[0], "mine (closed, n=3)")
+    assert (world.names, world.rows, world.columns) == (("mass", "wind"), [1.0, 2.0], [0.0, 1.0, 2.0])
+    np.testing.assert_allclose(world.table, [[0.5, 10.5, 20.5], [30.5, 40.5, 50.5]])
+    assert "sac: mine (closed, n=3); worst 0.5, 2 seeds" in page(findings, numbers(findings))
 
 
 def test_bandits_are_measured_by_the_regret_of_their_replicates(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 from surefoot.training.statistics import (
+    cvar,
     iqm,
     performance_profile,
     probability_of_improvement,
@@ -92,6 +93,12 @@ def test_a_single_run_of_either_method_has_no_interval():
 def test_a_performance_profile_counts_runs_above_each_threshold():
     runs = np.array([1.0, 2.0, 2.0, 5.0])
     np.testing.assert_array_equal(performance_profile(runs, np.array([0.0, 1.0, 2.0, 5.0])), [1, 0.75, 0.25, 0])
+
+
+def test_cvar_is_the_mean_of_the_worst_fraction():
+    assert cvar(np.array([4.0, 1.0, 3.0, 2.0]), 0.5) == 1.5
+    assert cvar(np.array([4.0, 1.0, 3.0, 2.0]), 0.375) == pytest.approx((1 + 0.5 * 2) / 1.5)
+    assert cvar(np.array([4.0, 1.0]), 1.0) == 2.5
 
 
 def rliable():

@@ -109,6 +109,15 @@ def test_the_walk_is_played_as_its_table_says():
     assert (reward == -1).all()
 
 
+@pytest.mark.parametrize(("row", "wind"), [(0, 0.5), (2, 0.5**3), (4, 0.5**6), (5, 0.5**6)])
+def test_the_wind_of_every_corridor(walk, row, wind):
+    cell, moves = row * 6 + 2, walk.transition[24]
+    assert float(moves[cell, 2, cell - 1]) == pytest.approx(wind)  # going east
+    assert float(moves[cell, 3, cell - 1]) == 1.0  # going west
+    for action in (0, 1):  # north and south
+        assert float(moves[cell, action, cell - 1]) == pytest.approx(wind)
+
+
 # --- 2: random rectangular problems -----------------------------------------------------------------------------------
 
 

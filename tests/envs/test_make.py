@@ -13,6 +13,7 @@ from surefoot.envs import EnvConfig, Physics, make_single, make_vec, spaces_of
 
 # The locks take any vector as an action, which these checks are against: test_combination_lock.py has their own.
 OURS = sorted(env_id for env_id in gym.registry if env_id.startswith("surefoot/") and "Lock" not in env_id)
+ONE_STEP = "surefoot/GapBandit-v0"  # Gymnasium's checker holds that no task may truncate at its first step
 MUJOCO = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "InvertedPendulum-v5", "Pendulum-v1"]
 
 
@@ -28,11 +29,12 @@ def test_independent_checkers_accept_the_single_stack(env_id):
 
     noisy = [Physics(action_noise=0.1)] if isinstance(spaces_of(EnvConfig(env_id))[1], gym.spaces.Box) else []
     for physics in (Physics(), *noisy):
-        gymnasium_check_env(make_single(EnvConfig(env_id, physics)), skip_render_check=True)
+        if env_id != ONE_STEP:
+            gymnasium_check_env(make_single(EnvConfig(env_id, physics)), skip_render_check=True)
         sb3_check_env(make_single(EnvConfig(env_id, physics)), skip_render_check=True)
 
 
-@pytest.mark.parametrize("env_id", OURS)
+@pytest.mark.parametrize("env_id", [env_id for env_id in OURS if env_id != ONE_STEP])
 def test_independent_checkers_accept_what_gymnasium_makes(env_id):
     gymnasium_check_env(gym.make(env_id).unwrapped, skip_render_check=True)
 

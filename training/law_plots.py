@@ -70,6 +70,8 @@ def solution_laws(solutions: Sequence[Solution], out: Path) -> Path:
         law.set_title(f"{one.objective.name} = {one.value:.3f}", fontsize=9)
         search.plot(one.stocks, one.scores, color="#0072B2", linewidth=1.4)
         search.plot([one.stock], [one.value], "o", color="#D55E00")
+        if max(one.scores) - min(one.scores) < 1e-6:  # the mean: the axis would magnify rounding
+            search.set_ylim(one.value - 1, one.value + 1)
         search.set_title(f"from stock {one.stock:.3f}", fontsize=9)
     for axis, label in zip(panels[-1], ("return", "initial stock"), strict=True):
         axis.set_xlabel(label)

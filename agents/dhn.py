@@ -45,7 +45,7 @@ from surefoot.agents.parts.objectives import Objective, next_stock, parse, sound
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.replay import PictureRing, Ring
 from surefoot.agents.parts.state import Stateful
-from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, FRACTION, POSITIVE, check_ranges
+from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, FRACTION, POSITIVE, check_ranges, optional
 
 TIE_BREAK = 1e-3  # ε_tie, the weight of the mean return where the utility has flat parts (brief, 7.2)
 STARTS = 64  # start states over which the outer search takes its mean
@@ -119,7 +119,9 @@ class DHNConfig:
         rules |= dict.fromkeys(["lr", "adam_eps"], POSITIVE)
         rules |= dict.fromkeys(["gamma", "final_lr"], FRACTION)
         rules |= dict.fromkeys(["epsilon", "final_epsilon", "relabel_share"], (lambda x: 0 <= x <= 1, "in [0, 1]"))
-        rules |= dict.fromkeys(["max_grad_norm", "clip_reward", "decay_steps"], OPTIONAL)
+        rules |= dict.fromkeys(
+            ["max_grad_norm", "clip_reward", "decay_steps"], optional((POSITIVE[0], "positive, or None"))
+        )
         rules["stock_range"] = (lambda x: x[0] < x[1] and max(map(abs, x)) < float("inf"), "finite, its low end first")
         check_ranges(self, rules)
         self._check_together()
@@ -135,9 +137,6 @@ class DHNConfig:
             )
         if not self.stock and objective.name != "mean":
             raise ValueError(f"agent.objective {self.objective} needs agent.stock; without it there is only the mean")
-
-
-OPTIONAL = (lambda x: x is None or x > 0, "positive, or None")
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------

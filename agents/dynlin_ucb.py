@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,12 +38,7 @@ from surefoot.agents.parts.bandit import Bandit, BanditConfig, Game, make_consta
 from surefoot.agents.parts.oracle import Bounds, Constants, constants, epoch_hold, from_system, stationary_radius
 from surefoot.agents.parts.random import ReplicateUniforms
 from surefoot.agents.parts.ridge import ActionTable, Ridge, first_best, total
-from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges
-
-
-def optional(rule: tuple[Any, str]) -> tuple[Any, str]:
-    """Return a range rule that also lets None pass."""
-    return (lambda x: x is None or rule[0](x)), rule[1]
+from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
 
 
 @dataclass(frozen=True)

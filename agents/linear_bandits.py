@@ -42,7 +42,7 @@ from surefoot.agents.parts.oracle import (
 from surefoot.agents.parts.random import ReplicateUniforms
 from surefoot.agents.parts.ridge import ActionTable, Ridge, backward, cholesky, first_best, quadratic_form, total
 from surefoot.agents.parts.state import pack, unpack
-from surefoot.agents.sac import AT_LEAST_1, POSITIVE, check_ranges
+from surefoot.agents.sac import AT_LEAST_1, POSITIVE, check_ranges, optional
 
 # --- the radii -------------------------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class LinUCBConfig(BanditConfig):
 
     def __post_init__(self) -> None:
         rules = {"rounds_per_step": AT_LEAST_1, "action_bound": POSITIVE}
-        rules |= {"lam": (lambda x: x is None or x > 0, "positive")}
+        rules |= {"lam": optional(POSITIVE)}
         check_ranges(self, rules | {"gamma": (lambda x: x is None or 0 < x < 1, "in (0, 1)")})
 
 
@@ -243,7 +243,7 @@ class Exp3Config(BanditConfig):
     """Rounds k an action is held; None: ⌈ln M_T / ln(1/ρ)⌉ for the batched agents, M_T epochs of DynLin-UCB."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"rounds_per_step": AT_LEAST_1, "hold": (lambda x: x is None or x >= 1, "at least 1")})
+        check_ranges(self, {"rounds_per_step": AT_LEAST_1, "hold": optional(AT_LEAST_1)})
 
 
 def exp3_rate(arms: int, rounds: float) -> float:

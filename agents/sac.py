@@ -129,6 +129,11 @@ RANGES = {
 }
 
 
+def optional(rule: tuple[Any, str]) -> tuple[Any, str]:
+    """Return a range rule that also lets None pass."""
+    return (lambda x: x is None or rule[0](x)), rule[1]
+
+
 def check_ranges(config: Any, more: dict[str, Any] | None = None) -> None:
     """Raise `ValueError` for a hyper-parameter out of its range; `more` adds an agent's own rules."""
     for name, (holds, says) in {**RANGES, **(more or {})}.items():

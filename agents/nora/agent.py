@@ -45,7 +45,7 @@ from surefoot.agents.parts.bandit import Regret
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.tabular import TabularMDP, expected_return, optimal_return
-from surefoot.agents.sac import AT_LEAST_0, POSITIVE, check_ranges
+from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
 
 
 class Rules(NamedTuple):
@@ -123,24 +123,16 @@ class NORAConfig:
     """Climb before the episode, not after it; None: as the target asks (before for Q*, after for Q^π)."""
 
     def __post_init__(self) -> None:
-        rules = {"bonus": AT_LEAST_0, "eta": POSITIVE, "lam": POSITIVE, "episodes": (optional_1, "at least 1")}
+        rules = {"bonus": AT_LEAST_0, "eta": POSITIVE, "lam": POSITIVE, "episodes": optional(AT_LEAST_1)}
         rules |= {"delta": (lambda x: 0 < x < 1, "in (0, 1)"), "epsilon": (lambda x: 0 <= x <= 1, "in [0, 1]")}
-        rules |= {"switch_ratio": (lambda x: x > 1, "above 1"), "total_log_det": (optional_positive, "positive")}
-        rules |= {"reward_range": (lambda x: x is None or x[0] < x[1], "LOW below HIGH")}
+        rules |= {"switch_ratio": (lambda x: x > 1, "above 1"), "total_log_det": optional(POSITIVE)}
+        rules |= {"reward_range": optional((lambda x: x[0] < x[1], "LOW below HIGH"))}
         check_ranges(self, rules)
 
     def rules(self) -> Rules:
         """Return the variant's switches, those that were named replaced."""
         changes = {name: getattr(self, name) for name in ("critic_target", "optimism", "switch", "reset")}
         return VARIANTS[self.variant]._replace(**{name: value for name, value in changes.items() if value is not None})
-
-
-def optional_1(x: int | None) -> bool:
-    return x is None or x >= 1
-
-
-def optional_positive(x: float | None) -> bool:
-    return x is None or x > 0
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------

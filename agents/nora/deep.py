@@ -38,7 +38,7 @@ from surefoot.agents.parts.on_policy import require_clock
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.replay import Replay
 from surefoot.agents.parts.state import Stateful
-from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges
+from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
 
 SLACK = 1e-4  # of the value range: float32 rewards add up to this much more than it says
 
@@ -68,9 +68,9 @@ class DeepNORAConfig(CriticConfig):
         rules: dict[str, Any] = dict.fromkeys(["beta", "prior_scale", "loss_slack"], AT_LEAST_0)
         rules |= dict.fromkeys(["critic_steps", "target_steps", "max_gap", "features"], AT_LEAST_1)
         rules |= dict.fromkeys(["eta", "kappa", "lam"], POSITIVE)
-        rules |= dict.fromkeys(["horizon", "step_groups"], (lambda x: x is None or x >= 1, "at least 1"))
+        rules |= dict.fromkeys(["horizon", "step_groups"], optional(AT_LEAST_1))
         rules |= {"members": (lambda x: x >= 2, "at least 2"), "switch_ratio": (lambda x: x > 1, "above 1")}
-        rules |= {"reward_range": (lambda x: x is None or x[0] < x[1], "LOW below HIGH")}
+        rules |= {"reward_range": optional((lambda x: x[0] < x[1], "LOW below HIGH"))}
         check_ranges(self, rules)
 
 

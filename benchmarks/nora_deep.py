@@ -45,7 +45,7 @@ class Job:
 JOBS = {
     "deep-sea-20": Job("deep-sea-20", 400),
     "lock-8": Job("lock-8", 400),
-    "lock-8-hybrid": Job("lock-8-hybrid", 200),
+    "lock-8-hybrid": Job("lock-8-hybrid", 400),
     "lock-10-noah-star": Job("lock-10-noah-star", 150),
     "lock-10-noah-star-uniform": Job("lock-10-noah-star", 150, source="behaviour:50:1"),
     "lock-10-noah-star-none": Job("lock-10-noah-star", 150, source=""),

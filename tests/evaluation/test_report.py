@@ -248,6 +248,29 @@ def test_grids_become_worst_cases_averages_and_heat_maps(tmp_path):
     assert "sac: mine (closed, n=3); worst 0.5, 2 seeds" in page(findings, numbers(findings))
 
 
+def test_objectives_show_what_was_promised_and_what_was_reached(tmp_path):
+    for seed in range(2):
+        run = write_run(tmp_path / str(seed), agent="dhn", seed=seed)
+        own = {"run": "dhn", "objective": "cvar(0.1)", "value": 2.0 + seed, "promised": 4.0}
+        companion = {"run": "qr-dqn", "objective": "mean", "value": 9.0, "promised": 9.0}
+        (run / "objectives.json").write_text(json.dumps([own, companion]))
+        later = {"objective": "target(3)", "value": 1.0, "promised": 2.0 + seed}
+        record = {"env": vars(PENDULUM) | {"physics": vars(Physics())}, "objectives": ["target(3)"], "results": [later]}
+        (run / "evaluations").mkdir()
+        (run / "evaluations" / "later.json").write_text(json.dumps(record))
+    world = describe(vars(PENDULUM) | {"physics": vars(Physics())})
+    for name, expected in (
+        ("cvar(0.1)", {"reached": 2.5, "promised": 4.0}),
+        ("target(3)", {"reached": 1.0, "promised": 2.5}),
+    ):
+        for figure, value in expected.items():
+            number = found(tmp_path, f"{name} in {world}, {figure}", "dhn")
+            assert (number.value, number.seeds, number.unit) == (value, 2, "discounted reward")
+    findings = gather([tmp_path])
+    assert not [figure for figure in numbers(findings) if figure.metric.startswith("mean")]
+    assert f"cvar(0.1) in {world}, reached" in page(findings, numbers(findings))
+
+
 def test_bandits_are_measured_by_the_regret_of_their_replicates(tmp_path):
     for agent, exponent in (("linucb", 1.0), ("dynlin-ucb", 0.5)):
         config = load_preset(agent, "s1")

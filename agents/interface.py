@@ -80,6 +80,9 @@ class OfflineData(Protocol):
     def __len__(self) -> int: ...
 
 
+Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # (obs, action, next_obs), (N, …) -> `terminated` (N,) bool
+
+
 class Spaces(NamedTuple):
     """The two spaces a policy is made for."""
 
@@ -99,6 +102,7 @@ class Setting:
     compile: bool = False  # wrap update phases in torch.compile
     cudagraph: bool = False  # capture update phases as CUDA graphs
     num_seeds: int = 1  # seeds trained side by side; the lanes of `env` are shared out among them
+    termination: Termination | None = None  # when the task ends, for agents that imagine (`AgentSpec.imagines`)
 
 
 class Policy(Protocol):
@@ -159,6 +163,7 @@ class AgentSpec:
     summary: str  # one line for `train.py --help`
     acts: bool = True  # False: never steps an environment; its budget counts updates
     needs_data: bool = False
+    imagines: bool = False  # rolls out a learned model, and so must be told when the task ends
     stacks_seeds: bool = False  # can train several seeds at once
     shown: tuple[str, ...] = ()  # metrics that the progress line shows beside the episode return
     regret: Literal["round", "episode"] | None = None  # a `BanditAgent`: measured by its regret, never evaluated

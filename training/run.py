@@ -18,9 +18,20 @@ import torch
 from tqdm import tqdm
 
 from surefoot import agents
-from surefoot.agents.interface import Agent, AgentSpec, BanditAgent, OfflineData, Progress, Setting, Spaces, VectorEnv
+from surefoot.agents.interface import (
+    Agent,
+    AgentSpec,
+    BanditAgent,
+    OfflineData,
+    Progress,
+    Setting,
+    Spaces,
+    Termination,
+    VectorEnv,
+)
 from surefoot.envs import make_single, make_vec, spaces_of
 from surefoot.envs.stock import refuse_changed_rewards
+from surefoot.envs.termination import termination_of
 from surefoot.offline_data import load_for
 from surefoot.training import run_folder
 from surefoot.training.behaviour import BEHAVIOUR, behaviour_data
@@ -186,9 +197,11 @@ def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
     if getattr(config.agent, "stock", False):
         _require_real_rewards(config)
     data = _load_data(agent_name, spec, config, spaces, device)
+    ends = _termination(spec, config, spaces)
     lanes = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
     env = make_vec(lanes, device=device) if spec.acts else None
-    setting = Setting(spaces, config.seed, device, env, data, config.compile, config.cudagraph, config.num_seeds)
+    how = (config.compile, config.cudagraph, config.num_seeds)
+    setting = Setting(spaces, config.seed, device, env, data, *how, termination=ends)
     try:
         agent = spec.make_agent(config.agent, setting)
     except BaseException:
@@ -218,6 +231,13 @@ def _load_data(
     if config.data.source.startswith(BEHAVIOUR):
         return behaviour_data(config.data, config.env, seed=config.seed).to(device)
     return load_for(config.data, *spaces, seed=config.seed).to(device)
+
+
+def _termination(spec: AgentSpec, config: RunConfig, spaces: Spaces) -> Termination | None:
+    if not spec.imagines:
+        return None
+    spec.make_policy(config.agent, spaces)  # a task that the agent cannot play is the better message
+    return termination_of(config.env)
 
 
 def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig, path: Path) -> None:

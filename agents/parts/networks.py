@@ -37,8 +37,8 @@ def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (x * weight.mT).sum(-1, keepdim=True) + bias
 
 
-Activation = Literal["relu", "tanh"]
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_}
+Activation = Literal["relu", "tanh", "swish"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_, "swish": F.silu}
 
 
 class StackedMLP(nn.Module):

@@ -30,6 +30,9 @@ class EnvConfig:
     """Append the number of steps since the reset to the observation, for policies of a finite horizon."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of the task's constructor: plain values, also lists; laid over those of a preset."""
+    termination: str | None = None
+    """When the task ends, for agents that imagine its course: `module:function` of tensors (obs, action, next_obs) to
+    (N,) bool. None: the rule known for the id. Checked against the task at the start of a run."""
 
     def __post_init__(self) -> None:
         if self.num_envs < 1:

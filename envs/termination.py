@@ -1,0 +1,156 @@
+"""When a task ends, told from tensors: what an agent that imagines needs beside its learned model.
+
+A rule maps (obs, action, next_obs), (N, …) each, to (N,) bool, `terminated` of the task. Those of Gymnasium's MuJoCo
+tasks are written as the tasks' own code has them (Lipschitz-MBRL brief, section 8), also where observations are
+truncated, and hold for v4 and v5. `termination_of` checks a rule against the task before anybody relies on it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from surefoot.envs.config import EnvConfig
+from surefoot.envs.make import find_spec, make_vec
+
+Termination = Callable[[Tensor, Tensor, Tensor], Tensor]
+RANDOM_STEPS = 3_000  # of a check: the tasks below that end do so 13 to 471 times in as many
+
+
+def never(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """Nothing ends the task but its time limit."""
+    return torch.zeros(len(next_obs), dtype=torch.bool, device=next_obs.device)
+
+
+def hopper(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """Unless finite, all but the height within ±100, z > 0.7 and |angle| < 0.2."""
+    height, rest = next_obs[:, 0], next_obs[:, 1:11]
+    steady = next_obs.isfinite().all(-1) & (rest.abs() < 100).all(-1)
+    return ~(steady & (height > 0.7) & (rest[:, 0].abs() < 0.2))
+
+
+def walker2d(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """Unless 0.8 < z < 2 and |angle| < 1."""
+    height, angle = next_obs[:, 0], next_obs[:, 1]
+    return ~((height > 0.8) & (height < 2.0) & (angle.abs() < 1.0))
+
+
+def ant(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """Unless finite and 0.2 ≤ z ≤ 1."""
+    height = next_obs[:, 0]
+    return ~(next_obs.isfinite().all(-1) & (height >= 0.2) & (height <= 1.0))
+
+
+def humanoid(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """Unless 1 < z < 2 (the task's own comparison: neither bound is healthy)."""
+    height = next_obs[:, 0]
+    return ~((height > 1.0) & (height < 2.0))
+
+
+def inverted_pendulum(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """Unless finite and |angle| ≤ 0.2."""
+    return ~(next_obs.isfinite().all(-1) & (next_obs[:, 1].abs() <= 0.2))
+
+
+def inverted_double_pendulum(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """The tip at a height of 1 or less; the observation has (x, sin θ₁, sin θ₂, cos θ₁, cos θ₂, …)."""
+    sin, cos = next_obs[:, 1:3], next_obs[:, 3:5]
+    first, second = torch.atan2(sin, cos).unbind(-1)
+    return 0.6 * (first.cos() + (first + second).cos()) <= 1.0
+
+
+KNOWN: dict[str, Termination] = {
+    "Ant": ant,
+    "HalfCheetah": never,
+    "Hopper": hopper,
+    "Humanoid": humanoid,
+    "HumanoidStandup": never,
+    "InvertedDoublePendulum": inverted_double_pendulum,
+    "InvertedPendulum": inverted_pendulum,
+    "Pendulum": never,
+    "Reacher": never,
+    "Swimmer": never,
+    "Walker2d": walker2d,
+}  # by the name of an id without namespace and version
+
+
+def termination_of(config: EnvConfig, *, steps: int = RANDOM_STEPS) -> Termination:
+    """Return `config.termination`, or the rule known for the task, after a check against it on random steps.
+
+    Raises:
+        ValueError: no rule is known, the one given is not there or returns something else than (N,) bool, or it says
+            other than the task.
+        ImportError: the module of the one given cannot be imported.
+    """
+    rule, name = _find(config)
+    check = compare(rule, config, steps=steps)
+    if check.mismatches:
+        raise ValueError(
+            f"{config.id}: the termination rule {name} is wrong on {check.mismatches} of {steps} random steps (it ends "
+            f"{check.said}, the task {check.ended}); {_way_out(config)}"
+        )
+    return rule
+
+
+def _find(config: EnvConfig) -> tuple[Termination, str]:
+    if config.termination is not None:
+        return _load(config.termination), config.termination
+    name = find_spec(config.id).name
+    if name not in KNOWN:
+        raise ValueError(f"{config.id}: no termination rule is known for it; {_way_out(config)}")
+    return KNOWN[name], f"surefoot.envs.termination:{KNOWN[name].__name__}"
+
+
+def _way_out(config: EnvConfig) -> str:
+    return (
+        "pass --env.termination MODULE:FUNCTION, a function of (obs, action, next_obs), tensors (N, ...), to (N,) bool "
+        "(surefoot.envs.termination:never for a task that only its time limit ends)"
+    )
+
+
+def _load(name: str) -> Termination:
+    module, _, function = name.partition(":")
+    try:
+        rule = getattr(importlib.import_module(module), function, None)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise ImportError(
+            f"env.termination {name!r}: cannot import {module!r} ({error}); put its folder on PYTHONPATH"
+        ) from error
+    if not callable(rule):
+        raise ValueError(f"env.termination {name!r}: {module!r} has no function {function!r}; pass MODULE:FUNCTION")
+    return rule
+
+
+class Comparison(NamedTuple):
+    """A rule beside the task over some random steps."""
+
+    mismatches: int
+    said: int  # steps that the rule calls terminal
+    ended: int  # steps that were
+
+
+def compare(rule: Termination, config: EnvConfig, *, steps: int = RANDOM_STEPS, seed: int = 0) -> Comparison:
+    """Play random actions in one lane of the task and compare; `ValueError` for a rule that gives no (N,) bool."""
+    env = make_vec(replace(config, num_envs=1, vectorization="sync"))
+    env.single_action_space.seed(seed)
+    obs, _ = env.reset(seed=seed)
+    rows = []
+    try:
+        for _ in range(steps):
+            action = torch.as_tensor(env.single_action_space.sample())[None]
+            after, _, terminated, _, info = env.step(action)
+            rows.append((obs, action, info["final_obs"], terminated))
+            obs = after
+    finally:
+        env.close()
+    *seen, ended = map(torch.cat, zip(*rows, strict=True))
+    said = rule(*seen)
+    if not isinstance(said, Tensor) or said.dtype != torch.bool or said.shape != ended.shape:
+        shown = f"{said.dtype} {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
+        raise ValueError(f"{config.id}: the termination rule gives {shown} for {steps} rows, not ({steps},) bool")
+    return Comparison(int((said != ended).sum()), int(said.sum()), int(ended.sum()))

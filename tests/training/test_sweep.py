@@ -328,6 +328,16 @@ def test_the_runs_are_grouped_and_tagged_for_wandb():
     assert told == {"WANDB_RUN_GROUP": "many", "WANDB_TAGS": "many,h2o,h2o-demo,seed-3"}
 
 
+def test_offline_wandb_keeps_group_and_tags(tmp_path, knows_fake, monkeypatch):
+    pytest.importorskip("wandb", reason="extra wandb not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert main(sweep_of(tmp_path, "--seeds", "3", logger=[["wandb"]])) == 0
+    (kept,) = tmp_path.glob("many/runs/*/wandb/offline-run-*/*.wandb")
+    content = kept.read_bytes()  # texts with their length before them
+    assert content.count(b"\x04many") == 2  # the group, and the first tag
+    assert b"\x06seed-3" in content
+
+
 def test_one_run_can_be_carried_out_alone(tmp_path, knows_fake, monkeypatch):
     monkeypatch.setattr(sweep_local.Crew, "fill", lambda crew: crew.waiting.clear())
     assert main(sweep_of(tmp_path, "--seeds", "0,1")) == 0

@@ -461,6 +461,23 @@ def nora_speed(result: Result) -> str:
     return markdown(("path", "seconds", "CPU seconds", "ratio", "regret"), rows)
 
 
+def sweep_overhead(result: Result) -> str:
+    """Return the seconds of the same runs by hand and by each engine, as multiples of the ideal."""
+    hand = result["by_hand"]
+    rows = [("half the sum of the runs", number(hand["ideal"], 1), "", "1", "")]
+    rows.append(
+        ("by hand, two at a time", number(hand["seconds"], 1), "", number(hand["seconds"] / hand["ideal"], 2), "")
+    )
+    for engine in ("local", "ray"):
+        if engine in result:
+            cell = result[engine]
+            times = number(cell["seconds"], 1), number(cell["start_up"], 1)
+            ratios = number(cell["ratio"], 2), number(cell["ratio_without_start_up"], 2)
+            rows.append((f"`--engine {engine}`", *times, *ratios))
+    title = f"{result['runs']} runs of {number(hand['a_run'], 1)} s"
+    return markdown((title, "seconds", "start-up", "ratio", "ratio without start-up"), rows)
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
@@ -474,6 +491,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "nora_short": nora_regret,
     "nora_speed": nora_speed,
     "nora_tetris": nora_tetris,
+    "sweep_overhead": sweep_overhead,
     "throughput": throughput,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,

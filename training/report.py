@@ -226,7 +226,8 @@ def describe_task(config: RunConfig) -> str:
 def method_key(run: RunFacts) -> str:
     """Return all that decides a run's numbers but its task and its seed."""
     config = run.config
-    return repr((run.agent, config.agent, config.data, config.steps, config.num_seeds, config.env.num_envs))
+    fields = (config.agent, config.data, config.uncertainty, config.steps, config.num_seeds, config.env.num_envs)
+    return repr((run.agent, *fields))
 
 
 def name_methods(runs: Sequence[RunFacts]) -> dict[str, Method]:
@@ -254,7 +255,7 @@ def _label(run: RunFacts, others: Sequence[RunFacts]) -> str:
 def _method_settings(run: RunFacts) -> dict[str, Any]:
     plain = to_plain(run.agent, run.config)
     kept = {"agent": plain["agent"], "data": plain["data"], "num_envs": plain["env"]["num_envs"]}
-    return flattened(kept | {name: plain[name] for name in ("steps", "num_seeds")})
+    return flattened(kept | {name: plain[name] for name in ("uncertainty", "steps", "num_seeds")})
 
 
 def flattened(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -162,6 +162,15 @@ def test_no_run_at_all_is_an_error(tmp_path, capsys):
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 
+def test_training_in_many_worlds_is_another_method(tmp_path):
+    for i, uncertainty in enumerate((None, "pendulum-2")):
+        folder = write_run(tmp_path / str(i), seed=i)
+        config = replace(run_folder.read_config(folder)[1], uncertainty=uncertainty)
+        run_folder.write_config(folder, "sac", config)
+    methods = gather([tmp_path]).methods
+    assert [method.label for method in methods] == ["sac, uncertainty None", "sac, uncertainty pendulum-2"]
+
+
 def test_methods_are_told_apart_by_what_differs_and_keep_their_agents_colour(tmp_path):
     runs = []
     for i, gamma in enumerate((0.9, 0.99, 0.99)):

@@ -219,7 +219,18 @@ def test_scores_are_used_across_tasks_only_where_every_run_has_one(tmp_path):
     (pooled,) = [f for f in numbers(findings) if f.task == "all its 2 tasks"]
     assert (pooled.value, pooled.seeds, pooled.begun) == (40.0, 4, 4)  # IQM of 30, 30, 50, 60
     write_run(tmp_path / "c", "sb3-sac")
-    assert final_values(gather([tmp_path]))[0] == "return"
+    findings = gather([tmp_path])
+    assert final_values(findings)[0] == "return"
+    assert not [f for f in numbers(findings) if f.task.startswith("all its")]  # returns of tasks are not comparable
+
+
+def test_a_world_that_not_every_run_was_measured_in_is_no_number(tmp_path):
+    for seed in range(2):
+        measured(write_run(tmp_path / str(seed), seed=seed), 2.0, 1.0, [1.0, 2.0])
+    measured(tmp_path / "0", 3.0, 1.0, [1.0, 2.0])
+    tails = [figure.metric for figure in numbers(gather([tmp_path])) if figure.metric.startswith("CVaR")]
+    assert len(tails) == 1
+    assert "gravity 2.0" in tails[0]
 
 
 def test_measurements_in_other_worlds_become_tails_and_a_heat_map(tmp_path):

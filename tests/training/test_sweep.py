@@ -126,6 +126,9 @@ def test_many_runs_are_possible_when_meant(monkeypatch):
     assert len(expand(Sweep(("fake",), seeds=("0..2",)), allow_many=True)) == 3
     with pytest.raises(ValueError, match="has 3 runs; add --yes"):
         expand(Sweep(("fake",), seeds=("0..2",)))
+    search = {"search": {"agent.scale": {"range": [0, 1]}}, "engine": "ray"}
+    with pytest.raises(ValueError, match="has 5 runs; add --yes"):
+        expand(Sweep(("fake",), trials=5, **search))
 
 
 @pytest.mark.parametrize("change", [{"level": 0.0}, {"episodes": 0}, {"metric": "worst_case"}])

@@ -52,7 +52,7 @@ JOBS = {
     "deep-sea-20-no-bonus": Job("deep-sea-20", 400, {"beta": 0.0}),
     "deep-sea-20-dqn": Job("deep-sea-20", 400),
     "deep-sea-10": Job("deep-sea-10", 200),
-    "deep-sea-10-ensemble": Job("deep-sea-10", 200, {"uncertainty": "ensemble"}),
+    "deep-sea-10-ensemble": Job("deep-sea-10-ensemble", 200),
     "deep-sea-10-cold-start": Job("deep-sea-10", 200, {"warm_start": False}),
     "lock-8-no-bonus": Job("lock-8", 400, {"beta": 0.0}),
 }

@@ -433,7 +433,6 @@ MBPO_SPEC = AgentSpec(
         "lip_upper",
         "lip_local",
         "lip_ball",
-        "q",
         "q_std",
         "alpha",
         "rollout_mean_length",

@@ -168,6 +168,25 @@ def iwocs_exact(result: Result) -> str:
     return markdown(header, rows) + "\n\n" + markdown(("windy walk, i", "α of T_i", "U_i", "L_i", "end"), steps)
 
 
+def dynamics_speed(result: Result) -> str:
+    """Return the time of an update, of a training call and of a rollout in every way, beside the stack's."""
+    works = {
+        "update": "one update of 7 members",
+        "training_call": f"a training call, {result['epochs']} epochs of {result['rows']} rows",
+        "rollouts": "100 000 one-step rollouts",
+    }
+    rows = []
+    for threads in (name for name in result if name.endswith(("thread", "threads"))):
+        for work, text in works.items():
+            ways = result[threads][work]
+            first = next(iter(ways.values()))
+            for way, took in ways.items():
+                ratios = [number(took[kind] / first[kind], 2) for kind in ("cpu", "least_wall")]
+                rows.append((f"{text}: {way}", threads, number(took["cpu"]), number(took["wall"]), *ratios))
+    header = ("milliseconds", "threads", "CPU", "wall", "CPU / first", "least wall / first")
+    return markdown(header, rows)
+
+
 def key_values(result: Result) -> str:
     """Return every single figure of a result file that has no table of its own."""
     figures = {key: value for key, value in result.items() if key not in PROVENANCE}
@@ -580,6 +599,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dynlin_ucb_ball": dynlin_ucb_ball,
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,
+    "dynamics_speed": dynamics_speed,
     "dhn": dhn,
     "dhn_speed": dhn_speed,
     "dvi_speed": dvi_speed,

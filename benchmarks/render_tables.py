@@ -580,27 +580,24 @@ def directions(arms: dict[str, list[Result]]) -> str:
 
 def times(arms: dict[str, list[Result]]) -> str:
     """Return CPU seconds of each arm by phase, and ratios of the sums over the seeds that both have."""
-    spent = {
-        arm: {"all": [c["cpu_seconds"] for c in cells]}
-        | {phase: [c["seconds"][phase] for c in cells] for phase in ("model", "rollouts", "updates")}
-        for arm, cells in arms.items()
+    phases: dict[str, Callable[[Result], float]] = {
+        "all": lambda cell: cell["cpu_seconds"],
+        "updates": lambda cell: cell["seconds"]["updates"],
+        "rollouts": lambda cell: cell["seconds"]["rollouts"],
+        "model": lambda cell: cell["seconds"]["model"],
+        "epochs of the model": lambda cell: cell["model_epochs"],
+        "model, ms an epoch": lambda cell: 1000 * cell["seconds"]["model"] / cell["model_epochs"],
     }
     rows: list[tuple[Any, ...]] = [
-        (
-            arm,
-            *(
-                " ".join(number(x, 0 if phase in ("all", "updates") else 1) for x in values)
-                for phase, values in of.items()
-            ),
-        )
-        for arm, of in spent.items()
+        (arm, *(" ".join(number(of(cell), int(phase == "rollouts")) for cell in cells) for phase, of in phases.items()))
+        for arm, cells in arms.items()
     ]
     for above, below in (("rr", "pe"), ("sd", "pe"), ("sn", "sd"), ("rr", "sd"), ("pe", "sd")):
-        if above in spent and below in spent:
-            pairs = [(spent[above][phase], spent[below][phase]) for phase in spent[above]]
-            sums = [[sum(both) for both in zip(*zip(*pair, strict=False), strict=True)] for pair in pairs]
-            rows.append((f"{above.upper()}/{below.upper()}", *(number(a / b, 2) for a, b in sums)))
-    return markdown(("CPU seconds", "all", "model", "rollouts", "updates"), rows)
+        if above in arms and below in arms:
+            pairs = list(zip(arms[above], arms[below], strict=False))
+            ratios = [sum(of(a) for a, _ in pairs) / sum(of(b) for _, b in pairs) for of in phases.values()]
+            rows.append((f"{above.upper()}/{below.upper()}", *(number(ratio, 2) for ratio in ratios)))
+    return markdown(("CPU seconds", *phases), rows)
 
 
 def inverted_pendulum(cells: list[Result]) -> str:

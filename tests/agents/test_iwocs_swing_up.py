@@ -1,4 +1,4 @@
-"""The machinery of benchmarks/iwocs_swing_up.py: planning on a grid, and the loop of composite, threshold and search."""
+"""The machinery of benchmarks/iwocs_swing_up.py: planning on a grid; the loop of composite, threshold and search."""
 
 import importlib.util
 import math

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import gymnasium as gym
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,6 +63,44 @@ class VectorEnv(Protocol):
     def episode_limit(self) -> int | None: ...  # steps after which an episode is truncated; None: it may go on for ever
 
 
+class UncertainEnv(VectorEnv, Protocol):
+    """Lanes whose episodes have parameters from a box; as made they are drawn uniformly at every reset."""
+
+    @property
+    def low(self) -> Tensor: ...  # (d,) float64
+    @property
+    def high(self) -> Tensor: ...
+    @property
+    def params(self) -> Tensor: ...  # (N, d), of the episodes that run; read it before a step for those of the step
+
+    # (d,) for all lanes or (N, d): from each lane's next reset on, without further drawing; `now`: at once as well
+    def set_params(self, values: Tensor, *, now: bool = False) -> None: ...
+    def randomise(self) -> None: ...  # draw again, from each lane's next reset on
+
+
+class PlayedWorlds(Protocol):
+    """One entry (P, E) for each of P points and E reset seeds."""
+
+    @property
+    def returns(self) -> np.ndarray: ...  # undiscounted
+    @property
+    def lengths(self) -> np.ndarray: ...  # steps
+
+
+class Worlds(Protocol):
+    """The same box of parameters, to play policies in: an episode from each reset seed at each point, all at once."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def low(self) -> np.ndarray: ...  # (d,)
+    @property
+    def high(self) -> np.ndarray: ...
+    @property
+    def nominal(self) -> np.ndarray: ...
+    def play(self, act: Any, points: np.ndarray, seeds: Sequence[int]) -> PlayedWorlds: ...  # `act`: a map or a Player
+
+
 class OfflineData(Protocol):
     """Recorded transitions, as `surefoot.offline_data.load` returns them; fields as in `Batch`."""
 
@@ -103,6 +142,7 @@ class Setting:
     cudagraph: bool = False  # capture update phases as CUDA graphs
     num_seeds: int = 1  # seeds trained side by side; the lanes of `env` are shared out among them
     termination: Termination | None = None  # when the task ends, for agents that imagine (`AgentSpec.imagines`)
+    worlds: Worlds | None = None  # where the run has an uncertainty set; `env` is an `UncertainEnv` then
 
 
 class Policy(Protocol):
@@ -164,6 +204,7 @@ class AgentSpec:
     acts: bool = True  # False: never steps an environment; its budget counts updates
     needs_data: bool = False
     imagines: bool = False  # rolls out a learned model, and so must be told when the task ends
+    needs_worlds: bool = False  # trains in an uncertainty set
     stacks_seeds: bool = False  # can train several seeds at once
     shown: tuple[str, ...] = ()  # metrics that the progress line shows beside the episode return
     regret: Literal["round", "episode"] | None = None  # a `BanditAgent`: measured by its regret, never evaluated

@@ -17,6 +17,7 @@ from surefoot.envs.risk_tasks import Bet, Crossing, Drain, Fork, Gate, Pantry
 from surefoot.envs.robust_tasks import Arms, Coupled, Maintenance, WindyWalk
 from surefoot.envs.stock import StockObservation, StockVectorObservation
 from surefoot.envs.tetris import Tetris
+from surefoot.envs.uncertain_lanes import UncertainLanes, Worlds
 from surefoot.envs.uncertainty import (
     SETS,
     Parameter,
@@ -65,9 +66,11 @@ __all__ = [
     "TensorVectorEnv",
     "Tetris",
     "Uncertain",
+    "UncertainLanes",
     "UncertaintySet",
     "WindyWalk",
     "WithParameters",
+    "Worlds",
     "apply_physics",
     "find_set",
     "find_spec",

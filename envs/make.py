@@ -22,13 +22,20 @@ from surefoot.envs.config import EnvConfig
 from surefoot.envs.native import Clock, TensorEnv
 from surefoot.envs.physics import STOCK, ActionNoise, with_physics
 from surefoot.envs.resumable import Resumable
+from surefoot.envs.uncertainty import UncertaintySet, WithParameters
 from surefoot.envs.vector import AsyncLanes, Lanes, MakeLane, SyncLanes, TensorVectorEnv
 
 
 def make_vec(
-    config: EnvConfig, *, device: str | torch.device = "cpu", render_mode: str | None = None
+    config: EnvConfig,
+    *,
+    device: str | torch.device = "cpu",
+    render_mode: str | None = None,
+    uncertainty: UncertaintySet | None = None,
 ) -> TensorVectorEnv | TensorEnv:
     """`config.num_envs` lanes of a task with tensors in and out, an `agents.interface.VectorEnv`.
+
+    `uncertainty` is for `UncertainLanes`, which sets its parameters.
 
     Raises:
         ValueError: an unknown id, a space or a change of physics that is not supported.
@@ -42,13 +49,17 @@ def make_vec(
             shared = {"device": device, "max_episode_steps": limit, "clock": config.clock}
             return native(num_envs=config.num_envs, **shared, **kwargs)
     lanes: Callable[[MakeLane, int], Lanes] = SyncLanes if config.vectorization == "sync" else AsyncLanes
-    make_lane = partial(make_single, config, render_mode)
+    make_lane = partial(make_single, config, render_mode, uncertainty)
     limit = config.max_episode_steps or spec.max_episode_steps
     return TensorVectorEnv(lanes(make_lane, config.num_envs), config.num_envs, device, episode_limit=limit)
 
 
-def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
+def make_single(
+    config: EnvConfig, render_mode: str | None = None, uncertainty: UncertaintySet | None = None
+) -> gym.Env:
     """One lane of `make_vec` as a NumPy environment: float32 observations, actions in [-1, 1], same physics.
+
+    With an uncertainty set its parameters can be set (`WithParameters`), and a saved episode knows them.
 
     Raises:
         As `make_vec`.
@@ -68,6 +79,8 @@ def make_single(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
         env = Clock(env)
     if physics.action_noise > 0.0:
         env = ActionNoise(env, physics.action_noise)
+    if uncertainty is not None:
+        env = WithParameters(env, uncertainty)
     return _float32_observations(Resumable(env), config.id)
 
 

@@ -6,7 +6,6 @@ not matter how many lanes there are.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
@@ -19,10 +18,11 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.divergence import quiet_mujoco
 from surefoot.envs.make import make_single, make_vec, native_task
 from surefoot.envs.native import TensorEnv
-from surefoot.envs.robots import DIVERGED, ROBOTS, Moved, MujocoRobots, quiet_mujoco
-from surefoot.envs.uncertainty import UncertaintySet, WithParameters, check_task, full_vector, has_model
+from surefoot.envs.robots import ROBOTS, Moved, MujocoRobots
+from surefoot.envs.uncertainty import UncertaintySet, WithParameters, check_task, full_vector
 
 LONGEST_EPISODE = 100_000  # steps; a task without a time limit would otherwise never return
 LANES = 128  # episodes side by side: beyond it a batch saves little, and a lane of the largest robot takes 1 MB
@@ -142,11 +142,8 @@ class GymRobots:
         return Moved(*(np.array(column) for column in zip(*rows, strict=True)))
 
     def _step(self, env: gym.Env, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, bool]:
-        obs, reward, terminated, truncated, _ = env.step(action)
-        task: Any = env.unwrapped
-        broken = has_model(task) and bool(task.data.warning.number[DIVERGED].any())
-        broken |= not (np.isfinite(obs).all() and math.isfinite(reward))
-        return obs, float(reward), bool(terminated), bool(truncated), broken
+        obs, reward, terminated, truncated, info = env.step(action)
+        return obs, float(reward), bool(terminated), bool(truncated), info["broken"]
 
     def close(self) -> None:
         for env in self.envs:

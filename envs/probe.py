@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.divergence import quiet_mujoco
 from surefoot.envs.make import make_single, make_vec, native_task
-from surefoot.envs.robots import quiet_mujoco
 from surefoot.envs.uncertainty import UncertaintySet, WithParameters, check_task, full_vector, nominal_of
 
 Span = tuple[float, float]
@@ -52,6 +52,22 @@ def indistinct(
         if spans := _spans(axis, [np.array_equal(one, other) for one, other in pairwise(paths)]):
             found[name] = spans
     return found
+
+
+def inert(uncertainty: UncertaintySet, axes: Sequence[np.ndarray], spans: dict[str, list[Span]]) -> list[str]:
+    """Return the parameters that change nothing over all of their values, of what `indistinct` found."""
+    ends = {name: (axis[0], axis[-1]) for name, axis in zip(uncertainty.param_names, axes, strict=True)}
+    return [name for name, found in spans.items() if found == [ends[name]]]
+
+
+def without_effect(config: EnvConfig, uncertainty: UncertaintySet, n: int = 5) -> list[str]:
+    """Return the parameters that change nothing over `n` values from end to end, as far as `indistinct` sees.
+
+    Raises:
+        ValueError: as `nominal_params`.
+    """
+    axes = uncertainty.axes(n, closed=True)
+    return inert(uncertainty, axes, indistinct(config, uncertainty, axes))
 
 
 Path = Callable[[np.ndarray, list[Any], int], np.ndarray]  # parameters, actions, seed -> observations (T, obs)

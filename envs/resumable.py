@@ -21,16 +21,20 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self._begin: dict[str, Any] | None = None
+        self._uncertain = env.has_wrapper_attr("world")  # `WithParameters` is inside
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         generator = self.np_random.bit_generator.state if seed is None else None
         self._begin = {"seed": seed, "generator": generator, "options": options}
         self._actions: list[np.ndarray] = []
         self._obs, info = self.env.reset(seed=seed, options=options)
+        self._worlds = [self.env.get_wrapper_attr("world").copy()] if self._uncertain else []
         return self._obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._actions.append(np.array(action))  # a copy: the caller may reuse its array
+        if self._uncertain:
+            self._worlds.append(self.env.get_wrapper_attr("world").copy())
         self._obs, reward, terminated, truncated, info = self.env.step(action)
         return self._obs, reward, terminated, truncated, info
 
@@ -38,13 +42,14 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def episode_state(self) -> dict[str, Any] | None:
         """How the episode began, `actions` (T, …) since, and what to check a replay against: `obs`, `generator_now`.
 
-        None before the first reset.
+        With parameters, `worlds` (T + 1, d): at the reset and in each step. None before the first reset.
         """
         if self._begin is None:
             return None
         return {
             **self._begin,
             "actions": np.array(self._actions),
+            **({"worlds": np.array(self._worlds)} if self._uncertain else {}),
             "obs": np.array(self._obs),
             "generator_now": self.np_random.bit_generator.state,
         }
@@ -55,8 +60,13 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
             return
         if state["generator"] is not None:
             self.np_random.bit_generator.state = state["generator"]
+        worlds = state["worlds"] if self._uncertain else [None] * (len(state["actions"]) + 1)
+        if self._uncertain:
+            self.env.set_wrapper_attr("next_world", worlds[0])
         self.reset(seed=state["seed"], options=state["options"])
-        for action in state["actions"]:
+        for action, world in zip(state["actions"], worlds[1:], strict=True):
+            if self._uncertain and not np.array_equal(world, self._worlds[-1]):
+                self.env.set_wrapper_attr("world", world)
             self.step(action)
         same_obs = np.array(self._obs).tobytes() == state["obs"].tobytes()
         if not (same_obs and self.np_random.bit_generator.state == state["generator_now"]):

@@ -7,10 +7,8 @@ the v5 tasks in NumPy, all lanes at once, in the same order of operations. Reset
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ import mujoco
 import numpy as np
 
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.divergence import DIVERGED
 from surefoot.envs.make import find_spec, make_single
 from surefoot.envs.uncertainty import ModelParameters, UncertaintySet, check_task
 
@@ -31,11 +30,6 @@ class Moved(NamedTuple):
     terminated: np.ndarray  # (n,) bool
     truncated: np.ndarray  # (n,) bool
     broken: np.ndarray  # (n,) bool: the physics diverged in this step
-
-
-# MuJoCo counts a bad position, velocity, acceleration or control, and starts from the initial state again.
-_BAD = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
-DIVERGED = [int(kind) for kind in (*_BAD, mujoco.mjtWarning.mjWARN_BADCTRL)]
 
 
 # --- what the six tasks make of MuJoCo's state ----------------------------------------------------------------------
@@ -218,19 +212,3 @@ def _action_scale(env: Any) -> Callable[[np.ndarray], np.ndarray]:
 def _cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def quiet_mujoco() -> Iterator[None]:
-    """Keep MuJoCo from telling stderr and the working folder of diverged physics, which is counted and reported."""
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(_warn_unless_diverged)
-    try:
-        yield
-    finally:
-        mujoco.set_mju_user_warning(before)
-
-
-def _warn_unless_diverged(text: str) -> None:
-    if "unstable" not in text and "Nan, Inf or huge" not in text:
-        warnings.warn(text, stacklevel=2)

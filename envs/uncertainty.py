@@ -16,6 +16,8 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
+from surefoot.envs.divergence import has_diverged, quiet_mujoco
+
 LARGEST_GRID = 100_000  # points; 10 a dimension fit for 5 dimensions
 
 
@@ -342,7 +344,8 @@ class WithParameters(gym.Wrapper):
     """A task, MuJoCo's or one that is `Uncertain`, with the parameters of a set; it is `Uncertain` itself.
 
     They are written at every reset: `options={"params": values}` for this episode, else what `set_params` was last
-    told, else the nominal ones. At the nominal ones the task is the stock task, bit for bit.
+    told, else the nominal ones. At the nominal ones the task is the stock task, bit for bit. An episode whose physics
+    diverges ends as `terminated` with the last good observation and no reward; `info["broken"]` says so.
 
     Raises:
         ValueError: the set is for another task, or names parameters that this one does not have.
@@ -356,24 +359,59 @@ class WithParameters(gym.Wrapper):
         self._model = ModelParameters(task.model, uncertainty) if has_model(task) else None
         self._full = None if self._model else full_vector(task, uncertainty)
         self.nominal = self._model.nominal if self._model else nominal_of(task, uncertainty)
-        self._values = self.nominal.copy()
+        self._values = self._world = self.nominal.copy()
 
     def set_params(self, values: Any) -> None:
         """Let the episodes to come have these parameters (d,)."""
         self._values = self._checked(values)
 
+    # Two properties beside `set_params`: `set_attr` of a vector environment sends every lane a value of its own.
+
+    @property
+    def next_world(self) -> np.ndarray:
+        """The parameters (d,) of the episodes to come."""
+        return self._values
+
+    @next_world.setter
+    def next_world(self, values: Any) -> None:
+        self.set_params(values)
+
+    @property
+    def world(self) -> np.ndarray:
+        """The parameters (d,) in force; they can be changed in the middle of an episode."""
+        return self._world
+
+    @world.setter
+    def world(self, values: Any) -> None:
+        self._write(self._checked(values))
+        if self._model is not None:
+            self._model.push(self.env.unwrapped.data, self._world)  # type: ignore[attr-defined]
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         rest = dict(options or {})
-        values = self._checked(rest.pop("params", self._values))
+        self._write(self._checked(rest.pop("params", self._values)))
+        self._obs, info = self.env.reset(seed=seed, options=rest or None)
+        if self._model is not None:
+            self._model.push(self.env.unwrapped.data, self._world)  # type: ignore[attr-defined]
+        return self._obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        with quiet_mujoco():
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        broken = has_diverged(getattr(self.env.unwrapped, "data", None) if self._model else None, obs, reward)
+        if broken:
+            return self._obs, 0.0, True, truncated, {**info, "broken": True}
+        self._obs = obs
+        return obs, reward, terminated, truncated, {**info, "broken": False}
+
+    def _write(self, values: np.ndarray) -> None:
+        self._world = values
         task: Any = self.env.unwrapped
-        if self._model is None:
+        if self._model is not None:
+            self._model.write(task.model, values)
+        else:
             assert self._full is not None
             task.set_params(self._full(values))
-            return self.env.reset(seed=seed, options=rest or None)
-        self._model.write(task.model, values)
-        started = self.env.reset(seed=seed, options=rest or None)
-        self._model.push(task.data, values)
-        return started
 
     def _checked(self, values: Any) -> np.ndarray:
         array = np.array(values, np.float64)

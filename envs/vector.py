@@ -36,7 +36,7 @@ class Lanes(Protocol):
     def reset(self, seed: int | None, options: dict[str, Any] | None) -> np.ndarray: ...
     def step(self, actions: np.ndarray) -> Stepped: ...
     def episode_states(self) -> Sequence[EpisodeState]: ...
-    def load_episode_states(self, states: Sequence[EpisodeState]) -> None: ...
+    def send(self, name: str, values: Sequence[Any]) -> None: ...  # assign an attribute, each lane its own value
     def render(self) -> tuple[Any, ...]: ...
     def close(self) -> None: ...
 
@@ -69,9 +69,9 @@ class SyncLanes:
     def episode_states(self) -> list[EpisodeState]:
         return [env.get_wrapper_attr("episode_state") for env in self.envs]
 
-    def load_episode_states(self, states: Sequence[EpisodeState]) -> None:
-        for env, state in zip(self.envs, states, strict=True):
-            env.set_wrapper_attr("episode_state", state)
+    def send(self, name: str, values: Sequence[Any]) -> None:
+        for env, value in zip(self.envs, values, strict=True):
+            env.set_wrapper_attr(name, value)
 
     def render(self) -> tuple[Any, ...]:
         return tuple(env.render() for env in self.envs)
@@ -100,8 +100,8 @@ class AsyncLanes:
     def episode_states(self) -> Sequence[EpisodeState]:
         return self._envs.get_attr("episode_state")
 
-    def load_episode_states(self, states: Sequence[EpisodeState]) -> None:
-        self._envs.set_attr("episode_state", list(states))
+    def send(self, name: str, values: Sequence[Any]) -> None:
+        self._envs.set_attr(name, list(values))
 
     def render(self) -> tuple[Any, ...]:
         return tuple(self._envs.render() or ())
@@ -174,7 +174,7 @@ class TensorVectorEnv(gym.vector.VectorEnv):
         """Replay the saved episodes; ValueError where that does not give the saved observations bit for bit."""
         if len(state["lanes"]) != self.num_envs:
             raise ValueError(f"the saved state has {len(state['lanes'])} lanes, this environment {self.num_envs}")
-        self.lanes.load_episode_states([_with_arrays(lane) for lane in state["lanes"]])
+        self.lanes.send("episode_state", [_with_arrays(lane) for lane in state["lanes"]])
 
     def close_extras(self, **kwargs: Any) -> None:
         self.lanes.close()

@@ -45,6 +45,10 @@ class RunConfig(Generic[C]):
     """The method's own settings."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The task, in the dynamics the agent trains in."""
+    uncertainty: str | None = None
+    """Uncertainty set whose parameters vary while the agent trains: hopper-2, ..., or a YAML file (docs/iwocs.md). Each
+    episode draws them uniformly (domain randomisation), unless the agent chooses them itself. The evaluations on the
+    way are at the nominal values."""
     data: DataConfig = field(default_factory=DataConfig)
     """Recorded transitions, for agents that read them."""
     eval: EvalConfig = field(default_factory=EvalConfig)

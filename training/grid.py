@@ -13,8 +13,9 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from surefoot.envs import EnvConfig, UncertaintySet, find_set, indistinct, nominal_params, play, set_from_mapping
+from surefoot.envs import EnvConfig, UncertaintySet, Worlds, find_set, indistinct, set_from_mapping
 from surefoot.envs.parameter_lanes import LANES as LANES
+from surefoot.envs.probe import inert
 from surefoot.training.checkpoint import write_atomically
 from surefoot.training.plots import parameter_map
 from surefoot.training.presets import read_yaml
@@ -80,20 +81,14 @@ def evaluate_static(
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; an evaluation needs at least 1")
     axes, points = uncertainty.axes(n, closed=closed), uncertainty.grid(n, closed=closed)
-    nominal = nominal_params(task, uncertainty)
+    worlds = Worlds(task, uncertainty, device=device, lanes=task.num_envs)
     starts = [seed + i for seed in seeds for i in range(episodes)]
-
-    def returns_at(values: np.ndarray, starts: list[int]) -> Any:
-        jobs = np.repeat(values, len(starts), axis=0)
-        played = play(act, task, uncertainty, jobs, starts * len(values), lanes=task.num_envs, device=device)
-        return [column.reshape(len(values), len(starts)) for column in played]
-
-    returns, lengths, broken = returns_at(np.concatenate([points, nominal[None]]), starts)
+    returns, lengths, broken = worlds.play(act, np.concatenate([points, worlds.nominal[None]]), starts)
     worst = points[returns[:-1].mean(1).argmin()]
-    fresh, _, _ = returns_at(worst[None], [max(starts) + 1 + i for i in range(len(starts))])
+    fresh = worlds.play(act, worst[None], [max(starts) + 1 + i for i in range(len(starts))]).returns
     same = indistinct(task, uncertainty, axes)
     return GridResult(
-        uncertainty, axes, points, returns[:-1], lengths[:-1], broken[:-1], nominal, returns[-1], fresh[0], same
+        uncertainty, axes, points, returns[:-1], lengths[:-1], broken[:-1], worlds.nominal, returns[-1], fresh[0], same
     )
 
 
@@ -117,7 +112,7 @@ def plain(result: GridResult) -> Record:
         },
         "average": float(mean.mean()),
         "nominal": {"mean": float(result.nominal_returns.mean()), "at": at(result.nominal)},
-        "without_effect": without_effect(result),
+        "without_effect": inert(result.uncertainty, result.axes, result.indistinct),
         "same_physics": {name: [list(span) for span in spans] for name, spans in result.indistinct.items()},
         "diverged": int(result.broken.sum()),
         "axes": {name: axis.tolist() for name, axis in zip(names, result.axes, strict=True)},
@@ -126,12 +121,6 @@ def plain(result: GridResult) -> Record:
             for p, m, r, ls, b in rows
         ],
     }
-
-
-def without_effect(result: GridResult) -> list[str]:
-    """Return the parameters that change nothing over all of their grid values."""
-    ends = {name: (axis[0], axis[-1]) for name, axis in zip(result.uncertainty.param_names, result.axes, strict=True)}
-    return [name for name, spans in result.indistinct.items() if spans == [ends[name]]]
 
 
 def write_csv(out: Path, result: GridResult) -> None:
@@ -197,10 +186,10 @@ def _named(result: GridResult, values: np.ndarray) -> zip:
 
 def remarks(result: GridResult) -> list[str]:
     """Return what a reader of the figures must know: parameters without effect, equal worlds, diverged physics."""
-    inert = without_effect(result)
-    lines = [f"{name} has no effect: every value gives the same motion" for name in inert]
+    idle = inert(result.uncertainty, result.axes, result.indistinct)
+    lines = [f"{name} has no effect: every value gives the same motion" for name in idle]
     for name, spans in result.indistinct.items():
-        if name not in inert:
+        if name not in idle:
             ranges = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in spans)
             lines.append(f"{name}: the same motion from {ranges}")
     if result.broken.any():

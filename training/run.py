@@ -29,7 +29,8 @@ from surefoot.agents.interface import (
     Termination,
     VectorEnv,
 )
-from surefoot.envs import make_single, make_vec, spaces_of
+from surefoot.envs import UncertainLanes, Worlds, make_single, make_vec, spaces_of
+from surefoot.envs.probe import without_effect
 from surefoot.envs.stock import refuse_changed_rewards
 from surefoot.envs.termination import termination_of
 from surefoot.offline_data import load_for
@@ -41,6 +42,7 @@ from surefoot.training.checkpoint import remove_leftovers
 from surefoot.training.checkpoint import save as save_checkpoint
 from surefoot.training.config import RunConfig
 from surefoot.training.evaluation import EvalResult, acting, evaluate
+from surefoot.training.grid import load_set
 from surefoot.training.interrupt import StopRequest, stop_on_signals
 from surefoot.training.loggers import (
     EVALUATION_COLUMNS,
@@ -199,9 +201,9 @@ def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
     data = _load_data(agent_name, spec, config, spaces, device)
     ends = _termination(spec, config, spaces)
     lanes = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
-    env = make_vec(lanes, device=device) if spec.acts else None
+    env, worlds = _training_env(agent_name, spec, replace(config, env=lanes), device)
     how = (config.compile, config.cudagraph, config.num_seeds)
-    setting = Setting(spaces, config.seed, device, env, data, *how, termination=ends)
+    setting = Setting(spaces, config.seed, device, env, data, *how, termination=ends, worlds=worlds)
     try:
         agent = spec.make_agent(config.agent, setting)
     except BaseException:
@@ -210,6 +212,25 @@ def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
         raise
     logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", EVALUATION_COLUMNS)
     return Run(agent_name, config, folder, spec, spaces, device, env, agent, Meter(device), *logs)
+
+
+def _training_env(
+    agent_name: str, spec: AgentSpec, config: RunConfig, device: torch.device
+) -> tuple[VectorEnv | None, Worlds | None]:
+    """Return the lanes to train in, with the parameters of `uncertainty` if there is one, and its worlds to play in."""
+    if config.uncertainty is None:
+        if spec.needs_worlds:
+            raise ValueError(
+                f"{agent_name} trains in an uncertainty set: pass --uncertainty, or a preset that names one"
+            )
+        return (make_vec(config.env, device=device) if spec.acts else None), None
+    if not spec.acts:
+        raise ValueError(f"{agent_name} never acts, so there is nothing for --uncertainty {config.uncertainty} to vary")
+    uncertainty = load_set(config.uncertainty)
+    worlds = Worlds(config.env, uncertainty, device=device)
+    for name in without_effect(config.env, uncertainty):
+        tqdm.write(f"note: {name} has no effect: every value of {config.uncertainty} gives the same motion")
+    return UncertainLanes(config.env, uncertainty, device=device), worlds
 
 
 def _require_real_rewards(config: RunConfig) -> None:

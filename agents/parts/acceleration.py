@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,15 +15,26 @@ Phase = Callable[..., dict[str, Tensor]]  # (nested) tuples of tensors in, named
 Owner = nn.Module | torch.optim.Optimizer | Tensor  # what a phase changes in place
 
 
-def adam(parameters: Iterable[Tensor], lr: float, setting: Setting, eps: float = 1e-8) -> torch.optim.Adam:
-    """Return Adam, with its fused kernel, over what requires a gradient.
+def adam(
+    parameters: Iterable[Tensor],
+    lr: float,
+    setting: Setting,
+    eps: float = 1e-8,
+    decay: Iterable[tuple[Tensor, float]] = (),
+) -> torch.optim.Adam:
+    """Return Adam, with its fused kernel, over what requires a gradient; `decay` has pairs (p, c) of terms c·½‖p‖².
 
     Where its step will be recorded into a CUDA graph its state is made at once, so that warm-up can be undone.
     """
-    learned = [parameter for parameter in parameters if parameter.requires_grad]
+    decayed = {id(parameter): c for parameter, c in decay}
+    groups: dict[float, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.requires_grad:
+            groups.setdefault(decayed.get(id(parameter), 0.0), []).append(parameter)
+    learned = [{"params": params, "weight_decay": c} for c, params in groups.items()]
     optimiser = torch.optim.Adam(learned, lr=lr, eps=eps, fused=True, capturable=setting.cudagraph)
     if setting.cudagraph:
-        for parameter in optimiser.param_groups[0]["params"]:
+        for parameter in itertools.chain.from_iterable(groups.values()):
             step = torch.zeros((), device=parameter.device)
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             optimiser.state[parameter] = {"step": step, **moments}

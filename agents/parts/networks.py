@@ -37,8 +37,8 @@ def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (x * weight.mT).sum(-1, keepdim=True) + bias
 
 
-Activation = Literal["relu", "tanh"]
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_}
+Activation = Literal["relu", "tanh", "swish"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_, "swish": F.silu}
 
 
 class StackedMLP(nn.Module):
@@ -131,7 +131,7 @@ class TwinQ(StackedMLP):
         super().__init__(2, obs_dim + action_dim, hidden, 1, generator=generator, last_gain=last_gain)
 
     def forward(self, obs: Tensor, action: Tensor, *, frozen: bool = False) -> Tensor:  # type: ignore[override]
-        """Map (B, obs) and (B, act) to (2, B)."""
+        """Map (B, obs) and (B, act), or rows (2, B, …) for each of the two, to (2, B)."""
         return super().forward(torch.cat([obs, action], -1), frozen=frozen).squeeze(-1)
 
 
@@ -175,6 +175,12 @@ class TanhGaussianPolicy(nn.Module):
         mean, raw = self.net(obs).chunk(2, -1)
         scale, offset = self.log_std_affine
         return mean, (scale * raw + offset).clamp(self.log_std_min, LOG_STD_MAX)
+
+    def mode(self, obs: Tensor) -> Tensor:
+        """Return π̄(s) = tanh(mean) (…, act) of obs (…, obs), differentiable in obs; no gradient into the weights."""
+        rows = obs.reshape(-1, obs.shape[-1])
+        mean = self.net(rows, frozen=True)[:, : self.action_dim]
+        return mean.tanh().unflatten(0, obs.shape[:-1])
 
     def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return a reparameterised action (B, act) and its log-probability (B,)."""

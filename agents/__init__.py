@@ -38,6 +38,7 @@ REGISTRY = {
     "clairvoyant": "surefoot.agents.linear_bandits:CLAIRVOYANT_SPEC",
     "uniform": "surefoot.agents.linear_bandits:UNIFORM_SPEC",
     "nora": "surefoot.agents.nora.agent:NORA_SPEC",
+    "mbpo": "surefoot.agents.lipschitz_mbrl:MBPO_SPEC",
     "sb3-sac": "surefoot.agents.sb3:SB3_SAC_SPEC",
     "sb3-td3": "surefoot.agents.sb3:SB3_TD3_SPEC",
     "sb3-ppo": "surefoot.agents.sb3:SB3_PPO_SPEC",

@@ -207,4 +207,5 @@ class AgentSpec:
     needs_worlds: bool = False  # trains in an uncertainty set
     stacks_seeds: bool = False  # can train several seeds at once
     shown: tuple[str, ...] = ()  # metrics that the progress line shows beside the episode return
+    drawn: tuple[str, ...] = ()  # metrics that make the run's plots/diagnostics.png, a panel each
     regret: Literal["round", "episode"] | None = None  # a `BanditAgent`: measured by its regret, never evaluated

@@ -479,6 +479,127 @@ def nora_speed(result: Result) -> str:
     return markdown(("path", "seconds", "CPU seconds", "regret"), rows)
 
 
+# Brief lipschitz_mbrl.md, 13.2: what must come out on Pendulum in every seed.
+PENDULUM_ARMS = ("sd", "rr", "sn", "sp", "pe", "de")
+
+
+def lipschitz_mbrl(result: Result) -> str:
+    """Return the arms on Pendulum, the directions that must come out, times, InvertedPendulum, and the sweep."""
+    jobs: dict[str, list[Result]] = {}
+    for job, cell in result["jobs"].items():
+        jobs.setdefault(job.rpartition("/")[0], []).append(cell)
+    arms = {arm: jobs[f"pendulum/{arm}"] for arm in PENDULUM_ARMS if f"pendulum/{arm}" in jobs}
+    names = [name.partition("/")[2] for name in jobs if name.startswith("pendulum/")]
+    sweep = {name: jobs[f"pendulum/{name}"] for name in names if name not in PENDULUM_ARMS}
+    parts = [smoothness(arms), directions(arms), times(arms)]
+    if sweep:
+        parts.append(
+            smoothness({**{arm: arms[arm][:1] for arm in ("sd", "rr", "sn") if arm in arms}, **sweep}, "seed 0")
+        )
+    if "inverted-pendulum/pe" in jobs:
+        parts.append(inverted_pendulum(jobs["inverted-pendulum/pe"]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def at(cell: Result, name: str, step: int) -> float:
+    """Return what was measured after so many learned steps; NaN where the run did not get there."""
+    return cell[name][cell["steps"].index(step)] if step in cell["steps"] else float("nan")
+
+
+def between(cell: Result, name: str, first: int = 1000, last: int = 2500) -> float:
+    """Return the mean of the measurements from one learned step to another."""
+    return float(np.mean([x for step, x in zip(cell["steps"], cell[name], strict=True) if first <= step <= last]))
+
+
+def smoothness(arms: dict[str, list[Result]], kind: str = "arm") -> str:
+    """Return slopes, value-aware error and last return of each arm, seed by seed."""
+    rows = [
+        (
+            arm,
+            *(
+                " ".join(number(at(cell, name, 2000), digits) for cell in cells)
+                for name, digits in (("lip_local", 0), ("lip_upper", 2), ("lip_ball", 0))
+            ),
+            " ".join(number(between(cell, "value_aware_error"), 2) for cell in cells),
+            " ".join(number(between(cell, "value_aware_error_relative"), 2) for cell in cells),
+            " ".join(number(between(cell, "model_error"), 3) for cell in cells),
+            " ".join(number(cell["returns"][-1]) for cell in cells),
+        )
+        for arm, cells in arms.items()
+    ]
+    slopes = ("lip_local at 2000", "lip_upper at 2000", "lip_ball at 2000")
+    errors = ("ln value-aware error", "relative to var V", "model error / std")
+    return markdown((kind, *slopes, *errors, "last return"), rows)
+
+
+def directions(arms: dict[str, list[Result]]) -> str:
+    """Return what the brief says must come out beside what did, seed by seed."""
+    if not {"sd", "rr", "sn", "sp", "pe"} <= set(arms):
+        return ""
+
+    def each(arm: str, name: str, of: Callable[[Result, str], float], minus: bool = False) -> str:
+        pairs = zip(arms[arm], arms["sd"], strict=False)
+        values = [of(a, name) - of(b, name) if minus else of(a, name) / of(b, name) for a, b in pairs]
+        return " ".join(number(value, 2) for value in values)
+
+    def at_2000(cell: Result, name: str) -> float:
+        return at(cell, name, 2000)
+
+    rows = [
+        ("1. lip_local RR/SD at 2000", "≤ 0.8", each("rr", "lip_local", at_2000)),
+        ("2. lip_upper SN at 3000", "3.30 ± 0.1", " ".join(number(at(c, "lip_upper", 3000), 2) for c in arms["sn"])),
+        ("2. largest ‖∇Q‖ on D_env, SN", "≤ 29.7", " ".join(number(c["steepest_q"], 1) for c in arms["sn"])),
+        *(
+            (f"3. {name} {arm.upper()} − SD at 2000", "< 0", each(arm, name, at_2000, minus=True))
+            for arm in ("pe", "sp")
+            for name in ("lip_local", "lip_upper")
+        ),
+        ("4. ln value-aware error RR − SD", "< 0", each("rr", "value_aware_error", between, minus=True)),
+        ("4. the same, SN − SD", "lower still", each("sn", "value_aware_error", between, minus=True)),
+    ]
+    return markdown(("direction", "expected", "by seed"), rows)
+
+
+def times(arms: dict[str, list[Result]]) -> str:
+    """Return CPU seconds of each arm by phase, and ratios of the sums over the seeds that both have."""
+    spent = {
+        arm: {"all": [c["cpu_seconds"] for c in cells]}
+        | {phase: [c["seconds"][phase] for c in cells] for phase in ("model", "rollouts", "updates")}
+        for arm, cells in arms.items()
+    }
+    rows: list[tuple[Any, ...]] = [
+        (
+            arm,
+            *(
+                " ".join(number(x, 0 if phase in ("all", "updates") else 1) for x in values)
+                for phase, values in of.items()
+            ),
+        )
+        for arm, of in spent.items()
+    ]
+    for above, below in (("rr", "pe"), ("sd", "pe"), ("sn", "sd"), ("rr", "sd"), ("pe", "sd")):
+        if above in spent and below in spent:
+            pairs = [(spent[above][phase], spent[below][phase]) for phase in spent[above]]
+            sums = [[sum(both) for both in zip(*zip(*pair, strict=False), strict=True)] for pair in pairs]
+            rows.append((f"{above.upper()}/{below.upper()}", *(number(a / b, 2) for a, b in sums)))
+    return markdown(("CPU seconds", "all", "model", "rollouts", "updates"), rows)
+
+
+def inverted_pendulum(cells: list[Result]) -> str:
+    """Return when each seed of `pe` held 1000, and every evaluation."""
+    rows = [
+        (
+            f"pe, seed {seed}",
+            next((f"{(i + 1) * cell['evaluate_every']}" for i, x in enumerate(cell["returns"]) if x == 1000), "never"),
+            " ".join(number(x) for x in cell["returns"]),
+            number(cell["cpu_seconds"]),
+        )
+        for seed, cell in enumerate(cells)
+    ]
+    header = ("InvertedPendulum-v5", "first 1000 at step", "mean return at each evaluation", "CPU seconds")
+    return markdown(header, rows)
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
@@ -488,6 +609,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "hnpg_lock": hnpg_lock,
     "hnpg_speed": hnpg_speed,
     "hnpg_stationary": hnpg_stationary,
+    "lipschitz_mbrl": lipschitz_mbrl,
     "nora_deep": nora_deep,
     "nora_long": nora_regret,
     "nora_short": nora_regret,

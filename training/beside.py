@@ -26,7 +26,7 @@ from surefoot.training.checkpoint import write_atomically
 from surefoot.training.config import RunConfig
 from surefoot.training.evaluation import EvalResult, acting, evaluate
 from surefoot.training.presets import load_preset
-from surefoot.training.run_folder import checkpoint_steps, load_policy, load_regret
+from surefoot.training.run_folder import checkpoint_steps, load_policy, load_regret, method_name, read_config
 
 LAST_LINES = 15  # of a failed companion's log, enough for the error and where it came from
 
@@ -127,7 +127,8 @@ def _ended(future: Future[None], patience: float = 0.2) -> bool:
 
 def with_companions(run: Path, agent_name: str, config: RunConfig) -> dict[str, Path]:
     """Return label -> folder of a run and its companions."""
-    return {agent_name: run} | {_label(entry, agent_name): companion_folder(run, entry) for entry in config.beside}
+    name = method_name(agent_name, config)
+    return {name: run} | {_label(entry, agent_name): companion_folder(run, entry) for entry in config.beside}
 
 
 def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device) -> None:
@@ -140,9 +141,12 @@ def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device)
     if unit := agents.get(agent_name).regret:
         compare_regret(runs, run, unit)
         return
-    from surefoot.training.plots import learning_curves  # matplotlib takes half a second to import
+    from surefoot.training.plots import diagnostics, learning_curves  # matplotlib takes half a second to import
 
     learning_curves(runs, run / "plots" / "learning_curve.png")
+    if drawn := agents.get(agent_name).drawn:
+        alike = {label: folder for label, folder in runs.items() if read_config(folder)[0] == agent_name}
+        diagnostics(alike, run / "plots" / "diagnostics.png", drawn)
     if config.beside:
         rows = [_measure(label, folder, config, device) for label, folder in runs.items()]
         _write_comparison(run, rows)

@@ -10,7 +10,7 @@ import tyro
 
 from surefoot import agents
 from surefoot.training.plots import EVALUATION_LABELS, learning_curves, metric_panels, regret_curves
-from surefoot.training.run_folder import read_config
+from surefoot.training.run_folder import method_name, read_config
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def group(folders: Sequence[Path]) -> dict[str, list[Path]]:
         agent_name, config = read_config(folder)
         method = repr((agent_name, config.agent, config.env, config.data, config.eval))
         methods.setdefault(method, []).append(folder)
-        names[method] = f"{agent_name}, {config.env.id}"
+        names[method] = f"{method_name(agent_name, config)}, {config.env.id}"
     if len({name.split(", ")[1] for name in names.values()}) == 1:  # the task goes without saying
         names = {method: name.split(", ")[0] for method, name in names.items()}
     shared = [name for name in names.values() if list(names.values()).count(name) > 1]

@@ -84,7 +84,9 @@ def _door() -> str:
 def parse(arguments: Sequence[str]) -> tuple[str, Launch]:
     """Return agent name and launch: options lie over `--preset`, `--config` or the resumed run's configuration."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    options = long_names(arguments[1:] if named else arguments, {"--num-envs": "--env.num-envs"})
+    options = long_names(
+        arguments[1:] if named else arguments, {"--num-envs": "--env.num-envs", "--arm": "--agent.arm"}
+    )
     base = argparse.ArgumentParser(prog=f"train.py {named or ''}", add_help=False, allow_abbrev=False)
     for name in ("preset", "config", "resume"):
         base.add_argument(f"--{name}")

@@ -49,9 +49,18 @@ AGENT_STYLE: dict[str, tuple[str, str]] = {
     "dhn": ("#CC79A7", ":"),
     "qr-dqn": ("#7F7F7F", "-."),
     "nora-deep": ("#0072B2", ":"),
+    "mbpo": ("#000000", "--"),
     "sb3-sac": ("#E69F00", "--"),
     "sb3-td3": ("#7F7F7F", "--"),
     "sb3-ppo": ("#7F7F7F", ":"),
+}
+ARM_STYLE: dict[str, tuple[str, str]] = {  # of the arms of one agent: what is compared are they
+    "pe": ("#000000", "-"),
+    "de": ("#7F7F7F", "--"),
+    "sp": ("#E69F00", "--"),
+    "sd": ("#D55E00", "-"),
+    "rr": ("#0072B2", "-"),
+    "sn": ("#009E73", "-"),
 }
 EVALUATION_LABELS = {
     "episode_return": "evaluation return (sum of rewards)",
@@ -102,6 +111,17 @@ def metric_panels(runs: Runs, out: Path, metrics: Sequence[str]) -> Path:
     return write_figure(figure, out)
 
 
+def diagnostics(runs: Mapping[str, Path], out: Path, metrics: Sequence[str]) -> Path | None:
+    """Draw those of `metrics` that every run logged, a panel each; None where there are none yet."""
+    with_numbers = [name for name in metrics if all(_has_numbers(run / "metrics.csv", name) for run in runs.values())]
+    return metric_panels(runs, out, with_numbers) if with_numbers else None
+
+
+def _has_numbers(path: Path, column: str) -> bool:
+    with path.open(newline="") as file:
+        return any(row.get(column) for row in csv.DictReader(file))
+
+
 def read_curve(folders: Sequence[Path], filename: str, column: str) -> Curve:
     """Return `column` of `filename` for every folder, averaged over the rows of a step (the episodes of an evaluation).
 
@@ -149,7 +169,7 @@ def _draw_curves(axes: Axes, runs: Runs, filename: str, column: str) -> None:
         shared = ~np.isnan(curve.values).any(axis=0)
         middle, band = spread(curve.values[:, shared])
         agent = _agent_of(paths[0])
-        color, dash = agent_style(agent)
+        color, dash = _style_of(paths[0])
         marker = "os^Dv"[used.setdefault(agent, 0) % 5]  # several labels of one agent share its colour
         used[agent] += 1
         name = label if len(paths) == 1 else f"{label} ({len(paths)} runs)"
@@ -335,6 +355,12 @@ def agent_style(agent: str) -> tuple[str, str]:
 
 def _agent_of(folder: Path) -> str:
     return read_yaml(folder / "config.yaml")["agent_name"]
+
+
+def _style_of(folder: Path) -> tuple[str, str]:
+    """Return the colour and dash of a run: its arm's, where its agent has arms."""
+    arm = (read_yaml(folder / "config.yaml").get("agent") or {}).get("arm")
+    return ARM_STYLE[arm] if arm in ARM_STYLE else agent_style(_agent_of(folder))
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:

@@ -73,6 +73,12 @@ def read_config(folder: Path) -> tuple[str, RunConfig]:
     return from_plain(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
 
 
+def method_name(agent_name: str, config: RunConfig) -> str:
+    """Return what a picture or table calls a run: its agent, and its arm where the agent has arms."""
+    arm = getattr(config.agent, "arm", None)
+    return f"{agent_name} {arm}" if arm else agent_name
+
+
 def read_meta(folder: Path) -> dict[str, Any]:
     """Return what meta.json says of the run."""
     return json.loads((folder / "meta.json").read_text(encoding="utf-8"))

@@ -277,9 +277,19 @@ def test_a_prediction_is_that_of_the_elite_the_row_was_dealt_to(rows):
         assert_close(next_obs[hand], batch.obs[hand] + mean[elite, hand, 1:])
 
 
+def test_the_holdout_error_is_that_of_each_members_mean_also_over_several_blocks():
+    model, batch = make_model(GAUSSIAN), make_batch(2500)
+    x, y = model_inputs(batch.obs, batch.action), model_target(batch)
+    mean, _ = model.mean_and_log_var(x)
+    assert_close(model.holdout_error(x, y), (y - mean).square().mean(1))
+    model.error = torch.tensor([[9.0, 9.0], [1.0, 4.0], [3.0, 12.0]])
+    model.elites = torch.tensor([1, 2])
+    assert_close(model.rmse, torch.tensor([2.0, 8.0]).sqrt())
+
+
 def test_elites_are_the_members_with_the_least_holdout_error(monkeypatch):
     model = make_model(GAUSSIAN)
-    monkeypatch.setattr(model, "holdout_error", lambda x, y: torch.tensor([0.5, 0.1, 0.3]))
+    monkeypatch.setattr(model, "holdout_error", lambda x, y: torch.tensor([[0.5], [0.1], [0.3]]).expand(3, 4))
     metrics = model.train(make_batch(40))
     assert model.elites.tolist() == [1, 2]
     assert_close(metrics["model_holdout_mse"], torch.tensor(0.2))
@@ -330,7 +340,7 @@ def follow(model, errors):
             model.net.biases[0].fill_(float(len(epochs)))
         return torch.tensor(0.0)
 
-    model.epoch, model.holdout_error = epoch, lambda x, y: torch.tensor(next(said))
+    model.epoch, model.holdout_error = epoch, lambda x, y: torch.tensor(next(said))[:, None].expand(-1, 4)
     return epochs
 
 
@@ -344,7 +354,7 @@ def test_a_call_ends_at_the_sixth_epoch_without_an_improvement_with_each_members
     # member 0 improved last in epoch 2 (2.98 is less than 1 % better), member 1 in epoch 3: 1.97 is 1.5 % below 2
     assert len(epochs) == metrics["model_epochs"] == 3 + 6
     assert model.net.biases[0][:, 0, 0].tolist() == [2.0, 3.0, 1.0]
-    assert_close(model.error, torch.tensor([3.0, 1.97, 1.0]))
+    assert_close(model.error.mean(-1), torch.tensor([3.0, 1.97, 1.0]))
 
 
 def test_a_call_ends_at_its_cap():
@@ -370,8 +380,9 @@ def test_the_weights_that_stay_have_the_error_that_is_recorded(monkeypatch):
     model.train(rows)
     assert_close(evaluate(*held), model.error)
     after_first = torch.stack(errors[1:])
-    assert model.error <= after_first.min() / 0.99
-    assert after_first[-1] > model.error  # the last weights were not the best: else this test could not tell
+    overall = after_first.mean(-1)
+    assert model.error.mean() <= overall.min() / 0.99
+    assert overall[-1] > model.error.mean()  # the last weights were not the best: else this test could not tell
 
 
 def test_a_second_call_goes_on_from_the_first():
@@ -379,14 +390,14 @@ def test_a_second_call_goes_on_from_the_first():
     model = make_model(SMALL, 2, 1)
     model.train(rows)
     steps = float(next(iter(model.optimiser.state.values()))["step"])
-    first, error = model.net.weights[0].detach().clone(), float(model.error)
+    first, error = model.net.weights[0].detach().clone(), float(model.error.mean())
     seen = []
     update = model.update
     model.update = lambda x, y: seen.append(model.net.weights[0].detach().clone()) or update(x, y)
     model.train(rows)
     assert torch.equal(seen[0], first)
     assert float(next(iter(model.optimiser.state.values()))["step"]) > steps
-    assert float(model.error) < 1.2 * error
+    assert float(model.error.mean()) < 1.2 * error
 
 
 def test_a_bad_call_keeps_the_former_weights_and_says_so():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from surefoot.agents.interface import Batch, Setting, Spaces
+from surefoot.envs.termination import never
 
 OBS, ACT = 3, 2
 
@@ -68,7 +69,8 @@ def make_data(rows: int = 64, seed: int = 0) -> Data:
 
 def make_setting(seed: int = 0, *, lanes: int = 1, data: Data | None = None) -> Setting:
     device = torch.device("cpu")
-    return Setting(make_spaces(), seed, device, env=DriftEnv(lanes), data=data or make_data())
+    env = DriftEnv(lanes)
+    return Setting(make_spaces(), seed, device, env=env, data=data or make_data(), termination=never)
 
 
 def small(config, **changes):

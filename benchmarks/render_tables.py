@@ -203,6 +203,23 @@ def iwocs_swing_up(result: Result) -> str:
         corners = f"The four corner specialists, each in its own world, get at least {number(grid['corners'], 1)}."
         tables.append(f"{markdown(header, rows)}\n\n{corners} IWOCS ended with `{grid['status']}`.")
     return "\n\n".join(tables)
+def dynamics_speed(result: Result) -> str:
+    """Return the time of an update, of a training call and of a rollout in every way, beside the stack's."""
+    works = {
+        "update": "one update of 7 members",
+        "training_call": f"a training call, {result['epochs']} epochs of {result['rows']} rows",
+        "rollouts": "100 000 one-step rollouts",
+    }
+    rows = []
+    for threads in (name for name in result if name.endswith(("thread", "threads"))):
+        for work, text in works.items():
+            ways = result[threads][work]
+            first = next(iter(ways.values()))
+            for way, took in ways.items():
+                ratios = [number(took[kind] / first[kind], 2) for kind in ("cpu", "least_wall")]
+                rows.append((f"{text}: {way}", threads, number(took["cpu"]), number(took["wall"]), *ratios))
+    header = ("milliseconds", "threads", "CPU", "wall", "CPU / first", "least wall / first")
+    return markdown(header, rows)
 
 
 def key_values(result: Result) -> str:
@@ -621,6 +638,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dynlin_ucb_ball": dynlin_ucb_ball,
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,
+    "dynamics_speed": dynamics_speed,
     "dhn": dhn,
     "dhn_speed": dhn_speed,
     "dvi_speed": dvi_speed,

@@ -54,18 +54,14 @@ class Ring(Generic[Rows]):
         self.position = (self.position + len(rows)) % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
 
-    def in_order(self) -> Tensor:
-        """Return the packed rows (size, width), oldest first."""
-        if self.size < self.capacity:
-            return self.rows[: self.size]
-        return self.rows.roll(-self.position, 0)
-
     def resize(self, capacity: int) -> None:
         """Change the capacity; of the rows, the newest that fit stay, in their order."""
-        kept = self.in_order()[-capacity:]
-        self.rows = self.rows.new_empty(capacity, self.rows.shape[1])
-        self.rows[: len(kept)] = kept
-        self.size, self.position = len(kept), len(kept) % capacity
+        kept = min(self.size, capacity)
+        first = (self.position - kept) % self.capacity
+        head, rows = self.rows[first : first + kept], self.rows.new_empty(capacity, self.rows.shape[1])
+        rows[: len(head)] = head
+        rows[len(head) : kept] = self.rows[: kept - len(head)]  # what stands at the ring's beginning
+        self.rows, self.size, self.position = rows, kept, kept % capacity
 
     def pack(self, columns: list[Tensor]) -> Tensor:
         """Return the columns (B, …) of all fields as rows (B, width)."""

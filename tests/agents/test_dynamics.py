@@ -95,9 +95,11 @@ def test_weights_start_truncated_normal_with_half_the_inverse_root_of_the_fan_in
     assert weight.abs().max() <= 2 * std
     # a normal cut at two standard deviations has 0.8796 of its spread
     assert_close(weight.std(), torch.tensor(0.8796 * std), rtol=0.01, atol=0)
-    net = DynamicsNet(GAUSSIAN, 3, 2, torch.Generator().manual_seed(0))
+    wide = dataclasses.replace(GAUSSIAN, model_hidden=(64, 64))
+    net = DynamicsNet(wide, 3, 2, torch.Generator().manual_seed(0))
     assert all((bias == 0).all() for bias in net.biases)
-    assert net.weights[0].abs().max() <= 2 * 0.5 / 5**0.5
+    for weight in net.weights:
+        assert_close(weight.std(), torch.tensor(0.8796 * 0.5 / weight.shape[1] ** 0.5), rtol=0.1, atol=0)
 
 
 def test_decay_is_the_gradient_of_its_term():
@@ -126,8 +128,8 @@ def test_frozen_bounds_do_not_move():
     for learn in (True, False):
         model = make_model(dataclasses.replace(SMALL, learn_log_var_bounds=learn))
         model.train(batch)
-        moved = not torch.equal(model.net.max_log_var, torch.full_like(model.net.max_log_var, 0.5))
-        assert moved is learn
+        for bound, start in ((model.net.min_log_var, -10.0), (model.net.max_log_var, 0.5)):
+            assert bool((bound != start).all()) is learn
 
 
 def test_squared_error_leaves_the_variance_alone():

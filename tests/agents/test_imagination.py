@@ -62,8 +62,13 @@ class Drift:
         return obs[:, 0], next_obs
 
 
+def in_order(replay: Replay) -> torch.Tensor:
+    """The packed rows, oldest first."""
+    return replay.rows.roll(-replay.position, 0) if len(replay) == replay.capacity else replay.rows[: len(replay)]
+
+
 def imagined(imagination: Imagination) -> Batch:
-    return imagination.replay.unpack(imagination.replay.in_order())
+    return imagination.replay.unpack(in_order(imagination.replay))
 
 
 # --- the schedule -----------------------------------------------------------------------------------------------------
@@ -97,17 +102,17 @@ def test_a_longer_rollout_makes_room_and_keeps_every_row():
     imagination, real = make_imagination(), make_real()
     for _ in range(5):  # 5·40 rows into 80: only the last two calls stay
         imagination.roll_out(make_policy(), Drift(), real)
-    before = imagination.replay.in_order().clone()
+    before = in_order(imagination.replay).clone()
     assert len(before) == 80
     imagination.begin_epoch(1)
     assert (imagination.length, imagination.replay.capacity) == (2, 160)
-    assert_close(imagination.replay.in_order(), before, rtol=0, atol=0)
+    assert_close(in_order(imagination.replay), before, rtol=0, atol=0)
     imagination.roll_out(make_policy(), Drift(), real)
     assert len(imagination.replay) == 160
-    assert_close(imagination.replay.in_order()[:80], before, rtol=0, atol=0)
+    assert_close(in_order(imagination.replay)[:80], before, rtol=0, atol=0)
     imagination.roll_out(make_policy(), Drift(), real)
     assert len(imagination.replay) == 160
-    assert not any(torch.equal(row, before[0]) for row in imagination.replay.in_order())
+    assert not any(torch.equal(row, before[0]) for row in in_order(imagination.replay))
 
 
 def test_less_room_keeps_the_newest_rows():
@@ -115,9 +120,9 @@ def test_less_room_keeps_the_newest_rows():
     for epoch in (3, 3):
         imagination.begin_epoch(epoch)
         imagination.roll_out(make_policy(), Drift(), make_real())
-    newest = imagination.replay.in_order()[-80:].clone()
+    newest = in_order(imagination.replay)[-80:].clone()
     imagination.begin_epoch(0)
-    assert_close(imagination.replay.in_order(), newest, rtol=0, atol=0)
+    assert_close(in_order(imagination.replay), newest, rtol=0, atol=0)
 
 
 def test_the_same_length_does_not_touch_the_replay():

@@ -54,6 +54,21 @@ def test_many_rows_at_once_are_the_same_as_one_by_one(lanes):
         assert_close(together.rows[: len(together)], apart.rows[: len(apart)], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("count", [0, 3, 5, 8, 13])
+@pytest.mark.parametrize("capacity", [1, 3, 5, 9])
+def test_another_capacity_keeps_the_newest_rows_and_what_comes_after_goes_behind_them(count, capacity):
+    replay = make_replay(5)
+    for number in range(count):
+        replay.push(row(number))
+    replay.resize(capacity)
+    held = list(range(max(0, count - 5), count))[-capacity:]
+    assert (replay.capacity, len(replay)) == (capacity, len(held))
+    assert replay.rows[: len(held), 0].tolist() == held
+    for number in range(count, count + 4):
+        replay.push(row(number))
+    assert contents(replay) == set([*held, *range(count, count + 4)][-capacity:])
+
+
 def test_never_returns_an_unwritten_row_and_reaches_every_written_one():
     replay = make_replay(100)
     replay.rows.fill_(torch.nan)

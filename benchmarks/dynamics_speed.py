@@ -1,0 +1,215 @@
+"""Time of a training call of the dynamics model, seven stacked members against seven networks, and of its rollouts.
+
+HalfCheetah's shapes (17 and 6 numbers), MBPO's network, 20,000 rows, the same number of epochs. "plain" is what one
+would write for a single network: torch.nn layers, the decay in the loss, torch.optim.Adam as it comes. All ways take
+turns in one process. CPU seconds with one thread hardly notice what else a machine does; seconds on the wall do.
+
+    python benchmarks/dynamics_speed.py [--threads 1 2]
+    python benchmarks/dynamics_speed.py --device cuda  # only single updates: eager, and as a CUDA graph
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import tyro
+from record import record
+from torch import Tensor, nn
+
+from surefoot.agents.interface import Batch, Setting, Spaces
+from surefoot.agents.parts.dynamics import (
+    DynamicsConfig,
+    bounded_log_var,
+    gaussian_loss,
+    model_inputs,
+    model_target,
+)
+from surefoot.agents.parts.dynamics_training import DynamicsModel
+from surefoot.agents.parts.imagination import Imagination, ImaginationConfig
+from surefoot.agents.parts.networks import TanhGaussianPolicy
+from surefoot.agents.parts.replay import Replay
+from surefoot.envs.termination import walker2d
+
+OBS, ACT, ROWS, MEMBERS = 17, 6, 20_000, 7
+ENSEMBLE = DynamicsConfig(members=MEMBERS, elites=5, model_output="gaussian", model_patience=10_000)
+SINGLE = replace(ENSEMBLE, members=1, elites=1)
+BATCH = ENSEMBLE.model_batch_size
+SETTING = Setting(Spaces(None, None), 0, torch.device("cpu"), termination=walker2d)  # type: ignore[arg-type]
+
+Way = Callable[[], Any]
+
+
+def make_rows() -> Batch:
+    """Return transitions of a stable linear system of HalfCheetah's size."""
+    generator = torch.Generator().manual_seed(0)
+    obs = torch.randn(ROWS, OBS, generator=generator)
+    obs[:, 0] = 1.2 + 0.1 * obs[:, 0]  # a height at which Walker2d's rule lets most rows go on
+    action = 2 * torch.rand(ROWS, ACT, generator=generator) - 1
+    change = 0.1 * torch.randn(OBS + ACT, OBS, generator=generator)
+    next_obs = obs + 0.1 * model_inputs(obs, action) @ change + 0.01 * torch.randn(ROWS, OBS, generator=generator)
+    return Batch(obs, action, obs[:, 8], next_obs, torch.zeros(ROWS))
+
+
+# --- the plain way ----------------------------------------------------------------------------------------------------
+
+
+class PlainNetwork(nn.Module):
+    """One member in torch.nn's layers, with its optimiser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, o in itertools.pairwise([OBS + ACT, *ENSEMBLE.model_hidden]):
+            layers += [nn.Linear(i, o), nn.SiLU()]
+        self.net = nn.Sequential(*layers, nn.Linear(ENSEMBLE.model_hidden[-1], 2 * (OBS + 1)))
+        self.low, self.high = (nn.Parameter(torch.full((OBS + 1,), value)) for value in (-10.0, 0.5))
+        self.optimiser = torch.optim.Adam(self.parameters(), lr=ENSEMBLE.model_lr)
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        mean, raw = self.net(x).chunk(2, -1)
+        loss = gaussian_loss(mean, bounded_log_var(raw, self.low, self.high), y) + 0.01 * (self.high - self.low).sum()
+        layers = [layer for layer in self.net if isinstance(layer, nn.Linear)]
+        for c, layer in zip(ENSEMBLE.model_decay, layers, strict=True):
+            loss = loss + 0.5 * c * layer.weight.square().sum()
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+
+    def train_on(self, x: Tensor, y: Tensor, epochs: int) -> None:
+        """One training call, with holdout errors and the best weights kept."""
+        order = torch.randperm(ROWS)
+        held, fit = order[: ROWS // 5], order[ROWS // 5 :]
+        x = (x - x[fit].mean(0)) / x[fit].std(0)
+        drawn = fit[torch.randint(len(fit), (len(fit),))]
+        best, weights = float("inf"), self.net.state_dict()
+        for _ in range(epochs):
+            for batch in drawn[torch.randperm(len(drawn))].split(BATCH):
+                self.update(x[batch], y[batch])
+            with torch.no_grad():
+                error = float((self.net(x[held])[:, : OBS + 1] - y[held]).square().mean())
+            if error < 0.99 * best:
+                best, weights = error, copy.deepcopy(self.net.state_dict())
+        self.net.load_state_dict(weights)
+
+
+# --- training calls and single updates --------------------------------------------------------------------------------
+
+
+def training_calls(rows: Batch, epochs: int) -> dict[str, Way]:
+    """Return a whole call for seven members in each way; "products" has only the matrix products of the updates."""
+    x, y = model_inputs(rows.obs, rows.action), model_target(rows)
+
+    def ours(config: DynamicsConfig) -> None:
+        DynamicsModel(replace(config, model_epochs=epochs), SETTING, OBS, ACT).train(rows)
+
+    updates = -(-(ROWS * 4 // 5) // BATCH)
+    return {
+        "stacked": lambda: ours(ENSEMBLE),
+        "ours, one after another": lambda: [ours(SINGLE) for _ in range(MEMBERS)],
+        "plain, one after another": lambda: [PlainNetwork().train_on(x, y, epochs) for _ in range(MEMBERS)],
+        "products": lambda: products(epochs * updates),
+    }
+
+
+def products(updates: int) -> None:
+    """Take the matrix products of the stacked updates: 3 a layer, the first without its inputs' gradient."""
+    shapes = list(itertools.pairwise([OBS + ACT, *ENSEMBLE.model_hidden, 2 * (OBS + 1)]))
+    weights = [torch.randn(MEMBERS, i, o) for i, o in shapes]
+    inputs, outputs = ([torch.randn(MEMBERS, BATCH, shape[k]) for shape in shapes] for k in (0, 1))
+    for _ in range(updates):
+        for layer, (x, w, y) in enumerate(zip(inputs, weights, outputs, strict=True)):
+            torch.bmm(x, w)
+            torch.bmm(x.mT, y)
+            if layer:
+                torch.bmm(y, w.mT)
+
+
+def single_updates(rows: Batch, device: torch.device) -> dict[str, Way]:
+    """Return one update of all seven members in each way."""
+    x, y = (
+        t[: MEMBERS * BATCH].view(MEMBERS, BATCH, -1).to(device) for t in (model_inputs(*rows[:2]), model_target(rows))
+    )
+    setting = replace(SETTING, device=device)
+    stacked = DynamicsModel(ENSEMBLE, setting, OBS, ACT)
+    alone = [DynamicsModel(SINGLE, setting, OBS, ACT) for _ in range(MEMBERS)]
+    plain = [PlainNetwork().to(device) for _ in range(MEMBERS)]
+    ways: dict[str, Way] = {
+        "stacked": lambda: stacked.update(x, y),
+        "ours, one after another": lambda: [m.update(x[i : i + 1], y[i : i + 1]) for i, m in enumerate(alone)],
+        "plain, one after another": lambda: [m.update(x[i], y[i]) for i, m in enumerate(plain)],
+    }
+    if device.type == "cuda":
+        graphed = DynamicsModel(ENSEMBLE, replace(setting, cudagraph=True), OBS, ACT)
+        ways["stacked, as a CUDA graph"] = lambda: graphed.update(x, y)
+    return ways
+
+
+# --- rollouts ---------------------------------------------------------------------------------------------------------
+
+
+def rollout(rows: Batch, config: DynamicsConfig) -> Way:
+    """Return a call of 100,000 one-step rollouts with a policy of 2×256 and Walker2d's rule of termination."""
+    generator = torch.Generator().manual_seed(0)
+    model = DynamicsModel(config, SETTING, OBS, ACT)
+    policy = TanhGaussianPolicy(OBS, ACT, (256, 256), generator=generator)
+    imagination = Imagination(ImaginationConfig(), SETTING, OBS, ACT)
+    real = Replay(ROWS, OBS, ACT, generator)
+    real.push(rows)
+    return lambda: imagination.roll_out(policy, model, real)
+
+
+# --- timing -----------------------------------------------------------------------------------------------------------
+
+
+def measure(ways: dict[str, Way], repeat: int, device: torch.device) -> dict[str, dict[str, float]]:
+    """Return the median CPU milliseconds, and the median and the least on the wall, of each way; all take turns."""
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(repeat):
+        for name, call in ways.items():
+            began, began_cpu = time.perf_counter(), time.process_time()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            took[name].append((time.process_time() - began_cpu, time.perf_counter() - began))
+    return {name: summary(*zip(*pairs, strict=True)) for name, pairs in took.items()}
+
+
+def summary(cpu: tuple[float, ...], wall: tuple[float, ...]) -> dict[str, float]:
+    times = {"cpu": statistics.median(cpu), "wall": statistics.median(wall), "least_wall": min(wall)}
+    return {name: round(1000 * seconds, 3) for name, seconds in times.items()}
+
+
+def main(
+    repeat: int = 3, epochs: int = 3, updates: int = 100, threads: tuple[int, ...] = (1,), device: str = "cpu"
+) -> None:
+    """Measure on a CPU with each number of threads, or single updates on a GPU."""
+    began, on = time.perf_counter(), torch.device(device)
+    torch.manual_seed(0)
+    rows = make_rows()
+    single = single_updates(rows, on)
+    if on.type == "cuda":
+        measure(single, 10, on)  # warm-up: kernels are chosen, the graph is recorded
+        record("dynamics_speed_gpu", {"update": measure(single, updates, on)}, began=began, seeds=[0])
+        return
+    calls = training_calls(rows, epochs)
+    rollouts = {"1 member": rollout(rows, SINGLE), "7 members, 5 elites": rollout(rows, ENSEMBLE)}
+    figures: dict[str, Any] = {"rows": ROWS, "epochs": epochs}
+    for count in threads:
+        torch.set_num_threads(count)
+        figures[f"{count} thread{'s' * (count > 1)}"] = {
+            "update": measure(single, updates, on),
+            "training_call": measure(calls, repeat, on),
+            "rollouts": measure(rollouts, repeat, on),
+        }
+    record("dynamics_speed", figures, began=began, seeds=[0])
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

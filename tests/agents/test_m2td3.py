@@ -1,4 +1,4 @@
-"""M2TD3: its mathematics by hand, the worlds of its episodes, and where it ends on games with a known max-min policy."""
+"""M2TD3: its mathematics by hand, the worlds of its episodes, and where it ends on games with a known answer."""
 
 import copy
 import math
@@ -135,9 +135,7 @@ def test_a_policy_update_moves_the_policy_up_and_the_worst_adversary_alone_down(
     assert robust_loss(after, p, soft=soft) < before
     moved = (agent.raw != raw).any(1)
     assert moved.tolist() == [k == worst for k in range(3)]
-    q_before, q_after = (
-        agent.q_in(obs, policy(obs), positions(x)[worst : worst + 1]).mean() for x in (raw, agent.raw)
-    )
+    q_before, q_after = (agent.q_in(obs, policy(obs), positions(x)[worst : worst + 1]).mean() for x in (raw, agent.raw))
     assert q_after < q_before
     assert_close(agent.probability, moved_probability(p, worst, torch.tensor(0.25)))
     assert not torch.equal(agent.nets.target_policy.net.weights[0], policy.net.weights[0])

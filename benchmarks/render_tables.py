@@ -203,6 +203,8 @@ def iwocs_swing_up(result: Result) -> str:
         corners = f"The four corner specialists, each in its own world, get at least {number(grid['corners'], 1)}."
         tables.append(f"{markdown(header, rows)}\n\n{corners} IWOCS ended with `{grid['status']}`.")
     return "\n\n".join(tables)
+
+
 def dynamics_speed(result: Result) -> str:
     """Return the time of an update, of a training call and of a rollout in every way, beside the stack's."""
     works = {

@@ -529,7 +529,7 @@ def directions(arms: dict[str, list[Result]]) -> str:
 
     rows = [
         ("1. lip_local RR/SD at 2000", "≤ 0.8", each("rr", "lip_local", at_2000)),
-        ("2. lip_upper SN at 3000", "3.30 ± 0.1", " ".join(number(at(c, "lip_upper", 3000), 2) for c in arms["sn"])),
+        ("2. lip_upper SN at 2000", "3.30 ± 0.1", " ".join(number(at(c, "lip_upper", 2000), 2) for c in arms["sn"])),
         ("2. largest ‖∇Q‖ on D_env, SN", "≤ 29.7", " ".join(number(c["steepest_q"], 1) for c in arms["sn"])),
         *(
             (f"3. {name} {arm.upper()} − SD at 2000", "< 0", each(arm, name, at_2000, minus=True))

@@ -443,22 +443,58 @@ def nora_tetris(result: Result) -> str:
             number(cell["reward_a_step"][1], 3),
             number(cell["brief"], 3),
             f"{number(cell['switches']['low'])} … {number(cell['switches']['high'])}",
+            number(cell["greedy"], 2),
+            number(cell["brief_greedy"], 1),
         )
         for name, cell in result["cells"].items()
     ]
-    header = ("method", "reward a step, first 10 episodes", "last 50", "brief, last 50", "plans")
-    return markdown(header, rows) + f"\n\n{result['replicates']} replicates each."
+    header = (
+        "method",
+        "reward a step, first 10 episodes",
+        "last 50",
+        "brief, last 50",
+        "plans",
+        "V of the last greedy policy",
+        "brief",
+    )
+    return markdown(header, rows) + f"\n\n{result['replicates']} replicates each; greedy: of the first."
 
 
 def nora_speed(result: Result) -> str:
-    """Return the seconds of one call and of the loop, and their ratio."""
-    ours, loop = f"{result['seeds_in_one_call']} seeds in one call", "plain NumPy loop over as many seeds"
+    """Return the seconds of one call and of the loops over seeds, and how many times ours theirs are."""
+    names = {
+        "one_call": f"{result['seeds_in_one_call']} seeds in one call",
+        "numpy_loop": "NumPy loop over as many seeds, vectorised over states",
+        "plain_loop": "NumPy loop over as many seeds, a state and an action at a time",
+    }
     rows = [
-        (name, cell["seconds"], cell["cpu_seconds"], number(cell["regret"], 1))
-        for name, cell in ((ours, result["one_call"]), (loop, result["numpy_loop"]))
+        (
+            text,
+            number(result[name]["seconds"], 1),
+            number(result[name]["cpu_seconds"], 1),
+            number(result[name]["cpu_seconds"] / result["one_call"]["cpu_seconds"], 1),
+            number(result[name]["regret"], 1),
+        )
+        for name, text in names.items()
     ]
-    rows.append(("ratio", result["ratio"]["seconds"], result["ratio"]["cpu_seconds"], ""))
-    return markdown(("path", "seconds", "CPU seconds", "regret"), rows)
+    return markdown(("path", "seconds", "CPU seconds", "ratio", "regret"), rows)
+
+
+def sweep_overhead(result: Result) -> str:
+    """Return the seconds of the same runs by hand and by each engine, as multiples of the ideal."""
+    hand = result["by_hand"]
+    rows = [("half the sum of the runs", number(hand["ideal"], 1), "", "1", "")]
+    rows.append(
+        ("by hand, two at a time", number(hand["seconds"], 1), "", number(hand["seconds"] / hand["ideal"], 2), "")
+    )
+    for engine in ("local", "ray"):
+        if engine in result:
+            cell = result[engine]
+            times = number(cell["seconds"], 1), number(cell["start_up"], 1)
+            ratios = number(cell["ratio"], 2), number(cell["ratio_without_start_up"], 2)
+            rows.append((f"`--engine {engine}`", *times, *ratios))
+    title = f"{result['runs']} runs of {number(hand['a_run'], 1)} s"
+    return markdown((title, "seconds", "start-up", "ratio", "ratio without start-up"), rows)
 
 
 # Brief lipschitz_mbrl.md, 13.2: what must come out on Pendulum in every seed.
@@ -593,6 +629,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "nora_short": nora_regret,
     "nora_speed": nora_speed,
     "nora_tetris": nora_tetris,
+    "sweep_overhead": sweep_overhead,
     "throughput": throughput,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,

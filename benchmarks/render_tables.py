@@ -187,6 +187,14 @@ def dynamics_speed(result: Result) -> str:
     return markdown(header, rows)
 
 
+def mbpo_update_speed(result: Result) -> str:
+    """Return the time of an update in every arm beside sd's."""
+    ways = result["milliseconds"]
+    first = next(iter(ways.values()))
+    rows = [(way, number(took["cpu"], 1), number(took["cpu"] / first["cpu"], 2)) for way, took in ways.items()]
+    return markdown(("an update of batch 256", "CPU milliseconds", "ratio"), rows)
+
+
 def key_values(result: Result) -> str:
     """Return every single figure of a result file that has no table of its own."""
     figures = {key: value for key, value in result.items() if key not in PROVENANCE}
@@ -637,6 +645,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,
     "dynamics_speed": dynamics_speed,
+    "mbpo_update_speed": mbpo_update_speed,
     "dhn": dhn,
     "dhn_speed": dhn_speed,
     "dvi_speed": dvi_speed,

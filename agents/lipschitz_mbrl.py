@@ -285,7 +285,8 @@ class LipschitzMBRL(Stateful):
 
     def step(self) -> Progress:
         """A new model and new rollouts where they are due, a step in every lane, and the updates it earns."""
-        watch, metrics = Stopwatch(self.device, PHASES), {}
+        watch = Stopwatch(self.device, PHASES)
+        metrics: dict[str, Tensor] = {}
         learned = self.env_steps - self.config.random_steps  # environment steps since the first model was due
         if self.model_is_due(learned):
             metrics |= self.learn_model(watch)
@@ -344,7 +345,8 @@ class LipschitzMBRL(Stateful):
         action = (rows, self.action_dim)
         points = (2, rows, self.obs_dim) if config.robust and config.attack == "uniform" else (0,)
         attack = draw_in_ball(self.attack_generator, points, config.norm)
-        return batch, UpdateNoise(*normal(self.noise_generator, action, action), attack)
+        for_policy, for_target = normal(self.noise_generator, action, action)
+        return batch, UpdateNoise(for_policy, for_target, attack)
 
     def update_eager(self, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
         """One gradient step on everything (brief, 5.1)."""
@@ -431,7 +433,6 @@ MBPO_SPEC = AgentSpec(
         "lip_upper",
         "lip_local",
         "lip_ball",
-        "q",
         "q_std",
         "alpha",
         "rollout_mean_length",

@@ -39,6 +39,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"rr-epsilon-{x}": {"arm": "rr", "epsilon": x} for x in (0.02, 0.05, 0.2)},
     **{f"rr-lam-{x}": {"arm": "rr", "lam": x} for x in (0.01, 0.03, 0.3, 1.0)},
     **{f"sn-beta-{x}": {"arm": "sn", "beta": x} for x in (1.0, 2.0, 5.0)},
+    "sd-nll-mean": {"arm": "sd", "model_output": "nll_mean"},
+    "rr-nll-mean": {"arm": "rr", "model_output": "nll_mean"},
     "rr-uniform": {"arm": "rr", "attack": "uniform"},
     "rr-policy-reference": {"arm": "rr", "reference": "policy"},
     "rr-l2": {"arm": "rr", "norm": "2"},
@@ -72,11 +74,13 @@ def run(job: str, steps: int | None = None) -> dict[str, Any]:
     torch.set_num_threads(1)
     agent, rows, began = make_agent(config), defaultdict(list), time.process_time()
     seconds: dict[str, float] = defaultdict(float)
+    epochs = 0.0
     returns: list[float] = []
     while agent.env_steps < config.steps:
         progress = agent.step()
         for name in (name for name in progress.metrics if name.startswith("seconds/")):
             seconds[name.removeprefix("seconds/")] += float(progress.metrics[name]) / 1000 * progress.env_steps
+        epochs += float(progress.metrics.get("model_epochs", 0.0))
         if "lip_upper" in progress.metrics:
             rows["steps"].append(agent.env_steps - config.agent.random_steps)
             for name in (*MEASURED, *(more for more in MORE if more in progress.metrics)):
@@ -89,7 +93,8 @@ def run(job: str, steps: int | None = None) -> dict[str, Any]:
     figures = {"env_steps": agent.env_steps, "evaluate_every": config.eval.every, "returns": returns}
     spent = {phase: round(value, 2) for phase, value in seconds.items()}
     cpu = round(time.process_time() - began, 1)
-    return figures | {"steepest_q": steepest_q(agent), "cpu_seconds": cpu, "seconds": spent, **rows}
+    figures |= {"steepest_q": steepest_q(agent), "cpu_seconds": cpu, "seconds": spent, "model_epochs": int(epochs)}
+    return figures | rows
 
 
 def make_agent(config: RunConfig) -> Any:

@@ -45,14 +45,14 @@ class Job:
 JOBS = {
     "deep-sea-20": Job("deep-sea-20", 400),
     "lock-8": Job("lock-8", 400),
-    "lock-8-hybrid": Job("lock-8-hybrid", 200),
+    "lock-8-hybrid": Job("lock-8-hybrid", 400),
     "lock-10-noah-star": Job("lock-10-noah-star", 150),
     "lock-10-noah-star-uniform": Job("lock-10-noah-star", 150, source="behaviour:50:1"),
     "lock-10-noah-star-none": Job("lock-10-noah-star", 150, source=""),
     "deep-sea-20-no-bonus": Job("deep-sea-20", 400, {"beta": 0.0}),
     "deep-sea-20-dqn": Job("deep-sea-20", 400),
     "deep-sea-10": Job("deep-sea-10", 200),
-    "deep-sea-10-ensemble": Job("deep-sea-10", 200, {"uncertainty": "ensemble"}),
+    "deep-sea-10-ensemble": Job("deep-sea-10-ensemble", 200),
     "deep-sea-10-cold-start": Job("deep-sea-10", 200, {"warm_start": False}),
     "lock-8-no-bonus": Job("lock-8", 400, {"beta": 0.0}),
 }

@@ -224,6 +224,14 @@ def dynamics_speed(result: Result) -> str:
     return markdown(header, rows)
 
 
+def mbpo_update_speed(result: Result) -> str:
+    """Return the time of an update in every arm beside sd's."""
+    ways = result["milliseconds"]
+    first = next(iter(ways.values()))
+    rows = [(way, number(took["cpu"], 1), number(took["cpu"] / first["cpu"], 2)) for way, took in ways.items()]
+    return markdown(("an update of batch 256", "CPU milliseconds", "ratio"), rows)
+
+
 def key_values(result: Result) -> str:
     """Return every single figure of a result file that has no table of its own."""
     figures = {key: value for key, value in result.items() if key not in PROVENANCE}
@@ -480,22 +488,58 @@ def nora_tetris(result: Result) -> str:
             number(cell["reward_a_step"][1], 3),
             number(cell["brief"], 3),
             f"{number(cell['switches']['low'])} … {number(cell['switches']['high'])}",
+            number(cell["greedy"], 2),
+            number(cell["brief_greedy"], 1),
         )
         for name, cell in result["cells"].items()
     ]
-    header = ("method", "reward a step, first 10 episodes", "last 50", "brief, last 50", "plans")
-    return markdown(header, rows) + f"\n\n{result['replicates']} replicates each."
+    header = (
+        "method",
+        "reward a step, first 10 episodes",
+        "last 50",
+        "brief, last 50",
+        "plans",
+        "V of the last greedy policy",
+        "brief",
+    )
+    return markdown(header, rows) + f"\n\n{result['replicates']} replicates each; greedy: of the first."
 
 
 def nora_speed(result: Result) -> str:
-    """Return the seconds of one call and of the loop, and their ratio."""
-    ours, loop = f"{result['seeds_in_one_call']} seeds in one call", "plain NumPy loop over as many seeds"
+    """Return the seconds of one call and of the loops over seeds, and how many times ours theirs are."""
+    names = {
+        "one_call": f"{result['seeds_in_one_call']} seeds in one call",
+        "numpy_loop": "NumPy loop over as many seeds, vectorised over states",
+        "plain_loop": "NumPy loop over as many seeds, a state and an action at a time",
+    }
     rows = [
-        (name, cell["seconds"], cell["cpu_seconds"], number(cell["regret"], 1))
-        for name, cell in ((ours, result["one_call"]), (loop, result["numpy_loop"]))
+        (
+            text,
+            number(result[name]["seconds"], 1),
+            number(result[name]["cpu_seconds"], 1),
+            number(result[name]["cpu_seconds"] / result["one_call"]["cpu_seconds"], 1),
+            number(result[name]["regret"], 1),
+        )
+        for name, text in names.items()
     ]
-    rows.append(("ratio", result["ratio"]["seconds"], result["ratio"]["cpu_seconds"], ""))
-    return markdown(("path", "seconds", "CPU seconds", "regret"), rows)
+    return markdown(("path", "seconds", "CPU seconds", "ratio", "regret"), rows)
+
+
+def sweep_overhead(result: Result) -> str:
+    """Return the seconds of the same runs by hand and by each engine, as multiples of the ideal."""
+    hand = result["by_hand"]
+    rows = [("half the sum of the runs", number(hand["ideal"], 1), "", "1", "")]
+    rows.append(
+        ("by hand, two at a time", number(hand["seconds"], 1), "", number(hand["seconds"] / hand["ideal"], 2), "")
+    )
+    for engine in ("local", "ray"):
+        if engine in result:
+            cell = result[engine]
+            times = number(cell["seconds"], 1), number(cell["start_up"], 1)
+            ratios = number(cell["ratio"], 2), number(cell["ratio_without_start_up"], 2)
+            rows.append((f"`--engine {engine}`", *times, *ratios))
+    title = f"{result['runs']} runs of {number(hand['a_run'], 1)} s"
+    return markdown((title, "seconds", "start-up", "ratio", "ratio without start-up"), rows)
 
 
 # Brief lipschitz_mbrl.md, 13.2: what must come out on Pendulum in every seed.
@@ -566,7 +610,7 @@ def directions(arms: dict[str, list[Result]]) -> str:
 
     rows = [
         ("1. lip_local RR/SD at 2000", "≤ 0.8", each("rr", "lip_local", at_2000)),
-        ("2. lip_upper SN at 3000", "3.30 ± 0.1", " ".join(number(at(c, "lip_upper", 3000), 2) for c in arms["sn"])),
+        ("2. lip_upper SN at 2000", "3.30 ± 0.1", " ".join(number(at(c, "lip_upper", 2000), 2) for c in arms["sn"])),
         ("2. largest ‖∇Q‖ on D_env, SN", "≤ 29.7", " ".join(number(c["steepest_q"], 1) for c in arms["sn"])),
         *(
             (f"3. {name} {arm.upper()} − SD at 2000", "< 0", each(arm, name, at_2000, minus=True))
@@ -581,27 +625,24 @@ def directions(arms: dict[str, list[Result]]) -> str:
 
 def times(arms: dict[str, list[Result]]) -> str:
     """Return CPU seconds of each arm by phase, and ratios of the sums over the seeds that both have."""
-    spent = {
-        arm: {"all": [c["cpu_seconds"] for c in cells]}
-        | {phase: [c["seconds"][phase] for c in cells] for phase in ("model", "rollouts", "updates")}
-        for arm, cells in arms.items()
+    phases: dict[str, Callable[[Result], float]] = {
+        "all": lambda cell: cell["cpu_seconds"],
+        "updates": lambda cell: cell["seconds"]["updates"],
+        "rollouts": lambda cell: cell["seconds"]["rollouts"],
+        "model": lambda cell: cell["seconds"]["model"],
+        "epochs of the model": lambda cell: cell["model_epochs"],
+        "model, ms an epoch": lambda cell: 1000 * cell["seconds"]["model"] / cell["model_epochs"],
     }
     rows: list[tuple[Any, ...]] = [
-        (
-            arm,
-            *(
-                " ".join(number(x, 0 if phase in ("all", "updates") else 1) for x in values)
-                for phase, values in of.items()
-            ),
-        )
-        for arm, of in spent.items()
+        (arm, *(" ".join(number(of(cell), int(phase == "rollouts")) for cell in cells) for phase, of in phases.items()))
+        for arm, cells in arms.items()
     ]
     for above, below in (("rr", "pe"), ("sd", "pe"), ("sn", "sd"), ("rr", "sd"), ("pe", "sd")):
-        if above in spent and below in spent:
-            pairs = [(spent[above][phase], spent[below][phase]) for phase in spent[above]]
-            sums = [[sum(both) for both in zip(*zip(*pair, strict=False), strict=True)] for pair in pairs]
-            rows.append((f"{above.upper()}/{below.upper()}", *(number(a / b, 2) for a, b in sums)))
-    return markdown(("CPU seconds", "all", "model", "rollouts", "updates"), rows)
+        if above in arms and below in arms:
+            pairs = list(zip(arms[above], arms[below], strict=False))
+            ratios = [sum(of(a) for a, _ in pairs) / sum(of(b) for _, b in pairs) for of in phases.values()]
+            rows.append((f"{above.upper()}/{below.upper()}", *(number(ratio, 2) for ratio in ratios)))
+    return markdown(("CPU seconds", *phases), rows)
 
 
 def inverted_pendulum(cells: list[Result]) -> str:
@@ -634,6 +675,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "nora_short": nora_regret,
     "nora_speed": nora_speed,
     "nora_tetris": nora_tetris,
+    "sweep_overhead": sweep_overhead,
     "throughput": throughput,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,
@@ -641,6 +683,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,
     "dynamics_speed": dynamics_speed,
+    "mbpo_update_speed": mbpo_update_speed,
     "dhn": dhn,
     "dhn_speed": dhn_speed,
     "dvi_speed": dvi_speed,

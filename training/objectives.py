@@ -59,17 +59,25 @@ def measure_objectives(
     Raises:
         ValueError: the policy acts for no objective, or for one of another utility; an objective that is none.
     """
-    if not isinstance(policy, QuantilePolicy):
-        raise ValueError("--objective is for runs of dhn: only these act for an objective chosen at evaluation")
+    policy, wanted = served(policy, objectives)
     if episodes < FEW:
         warn(f"{episodes} episodes say little about a tail; use at least {FEW}, better {EPISODES}")
-    return [_measure(policy, task, parse(text), episodes, seed, device) for text in objectives]
+    return [_measure(policy, task, objective, episodes, seed, device) for objective in wanted]
+
+
+def served(policy: Policy | None, objectives: Sequence[str]) -> tuple[QuantilePolicy, list[Objective]]:
+    """Return the policy and what it is to act for; `ValueError` where it cannot."""
+    if not isinstance(policy, QuantilePolicy):
+        raise ValueError("objectives are for runs of dhn: only these act for an objective chosen at evaluation")
+    wanted = [parse(text) for text in objectives]
+    for objective in wanted:
+        policy.require_served(objective)
+    return policy, wanted
 
 
 def _measure(
     policy: QuantilePolicy, task: EnvConfig, objective: Objective, episodes: int, seed: int, device: torch.device | str
 ) -> Measured:
-    policy.require_served(objective)
     lanes = min(episodes, NATIVE_LANES if native_task(task.id) else LANES)
     outer = policy.outer(start_states(task, lanes, seed, device), objective)
     warn_outside(outer.stock, policy, objective)

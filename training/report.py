@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from surefoot.training.statistics import (
 )
 
 TAIL = 0.1  # level of the CVaR that is reported
+OBJECTIVE_UNIT = "discounted reward"
 PASSED_BY = ("checkpoints", "plots", "videos", sweep.RAY_FOLDER)  # what holds no runs, or copies of them
 
 
@@ -63,6 +64,7 @@ class RunFacts:
     steps_per_second: float | None
     measured: tuple[dict[str, Any], ...]  # records of `surefoot evaluate`, one a world
     grids: dict[str, dict[str, Any]]  # records of `surefoot evaluate --grid` by uncertainty set
+    objectives: dict[str, dict[str, Any]]  # rows of `surefoot evaluate --objective` and of the run's own, by their name
     regret: tuple[np.ndarray, np.ndarray] | None  # where that is the measure: rounds or episodes (P,), regret (P, N)
 
     @property
@@ -151,7 +153,9 @@ def read_run(folder: Path) -> RunFacts:
         raise ValueError("finished, but its evaluations.csv has no row")
     measured = tuple(read_measurements(folder / "evaluations"))
     grids = {f"{r['set']} ({r['grid']}, n={r['n']})": r for r in read_records(folder / "evaluations") if "axes" in r}
-    return RunFacts(folder, agent_name, config, meta, returns, scores, _speed(folder), measured, grids, regret)
+    objectives = dict(read_objectives(folder, config))
+    speed = _speed(folder)
+    return RunFacts(folder, agent_name, config, meta, returns, scores, speed, measured, grids, objectives, regret)
 
 
 def read_records(folder: Path) -> Iterator[dict[str, Any]]:
@@ -167,6 +171,18 @@ def read_measurements(folder: Path) -> Iterator[dict[str, Any]]:
     for record in read_records(folder):
         if {"env", "return"} <= set(record) and "values" in record["return"]:
             yield record
+
+
+def read_objectives(folder: Path, config: RunConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield `cvar(0.1) in WORLD` and its row: those measured when the run ended, then those measured since."""
+    if (folder / "objectives.json").is_file():
+        rows = json.loads((folder / "objectives.json").read_text(encoding="utf-8"))
+        world = describe(asdict(dataclasses.replace(config.env, physics=config.eval.physics)))
+        yield from ((f"{row['objective']} in {world}", row) for row in rows if row["run"] == rows[0]["run"])
+    for record in read_records(folder / "evaluations"):
+        if "objectives" in record:
+            world = describe(record["env"])
+            yield from ((f"{row['objective']} in {world}", row) for row in record["results"])
 
 
 def read_evaluations(path: Path) -> tuple[dict[int, float], dict[int, float]]:
@@ -210,7 +226,8 @@ def describe_task(config: RunConfig) -> str:
 def method_key(run: RunFacts) -> str:
     """Return all that decides a run's numbers but its task and its seed."""
     config = run.config
-    return repr((run.agent, config.agent, config.data, config.steps, config.num_seeds, config.env.num_envs))
+    fields = (config.agent, config.data, config.uncertainty, config.steps, config.num_seeds, config.env.num_envs)
+    return repr((run.agent, *fields))
 
 
 def name_methods(runs: Sequence[RunFacts]) -> dict[str, Method]:
@@ -238,7 +255,7 @@ def _label(run: RunFacts, others: Sequence[RunFacts]) -> str:
 def _method_settings(run: RunFacts) -> dict[str, Any]:
     plain = to_plain(run.agent, run.config)
     kept = {"agent": plain["agent"], "data": plain["data"], "num_envs": plain["env"]["num_envs"]}
-    return flattened(kept | {name: plain[name] for name in ("steps", "num_seeds")})
+    return flattened(kept | {name: plain[name] for name in ("uncertainty", "steps", "num_seeds")})
 
 
 def flattened(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -332,7 +349,12 @@ def _per_seed(cell: Cell) -> Iterator[tuple[str, str, np.ndarray]]:
             yield f"best {name}", unit, np.array([max(curve.values()) for curve in curves])
     for metric, values in tails(cell).items():
         yield metric, "reward", values
-    for name in shared_grids(cell):
+    for name in shared("objectives", cell):
+        for figure in ("reached", "promised"):
+            key = "value" if figure == "reached" else figure
+            values = np.array([run.objectives[name][key] for run in cell.runs])
+            yield f"{name}, {figure}", OBJECTIVE_UNIT, values
+    for name in shared("grids", cell):
         records = [run.grids[name] for run in cell.runs]
         yield f"worst case over {name}", "reward", np.array([record["worst"]["mean"] for record in records])
         yield f"average over {name}", "reward", np.array([record["average"] for record in records])
@@ -367,9 +389,9 @@ def final_values(findings: Findings) -> tuple[str, dict[str, dict[str, np.ndarra
     return "score" if scored else "return", table
 
 
-def shared_grids(cell: Cell) -> list[str]:
-    """Return the uncertainty sets over which all runs of a cell were measured."""
-    return [name for name in cell.runs[0].grids if all(name in run.grids for run in cell.runs)]
+def shared(kind: Literal["grids", "objectives"], cell: Cell) -> list[str]:
+    """Return the uncertainty sets, or the objectives, that all runs of a cell were measured on."""
+    return [name for name in getattr(cell.runs[0], kind) if all(name in getattr(run, kind) for run in cell.runs)]
 
 
 class WorldMap(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 
 from surefoot.training import report_figures as figures
 from surefoot.training.report import (
+    OBJECTIVE_UNIT,
     TAIL,
     Cell,
     Figure,
@@ -20,7 +21,7 @@ from surefoot.training.report import (
     final_values,
     grid_map,
     improvements,
-    shared_grids,
+    shared,
     worlds,
 )
 from surefoot.training.run_folder import provenance
@@ -231,9 +232,9 @@ def _worlds(findings: Findings, numbers: Sequence[Figure]) -> Iterator[str]:
     """Yield what `surefoot evaluate` found in other dynamics: heat maps, distributions of returns, CVaR."""
     pictures, rows = [], []
     for task, cells in _grouped(findings.cells).items():
-        shared: dict[str, list[Cell]] = {}
+        by_world: dict[str, list[Cell]] = {}
         for cell in cells:
-            maps = {task: worlds(cell)} | {name: grid_map(cell, name) for name in shared_grids(cell)}
+            maps = {task: worlds(cell)} | {name: grid_map(cell, name) for name in shared("grids", cell)}
             for where, found in maps.items():
                 if found is not None:
                     title = f"{cell.method.label}: {where}"
@@ -241,16 +242,20 @@ def _worlds(findings: Findings, numbers: Sequence[Figure]) -> Iterator[str]:
                     pictures.append(picture(figures.heat_map(found, title), caption))
             for world in episodes_by_world(cell.runs[0]):
                 if all(world in episodes_by_world(run) for run in cell.runs):
-                    shared.setdefault(world, []).append(cell)
-        for world, drawn in shared.items():
+                    by_world.setdefault(world, []).append(cell)
+        for world, drawn in by_world.items():
             pictures.append(picture(figures.return_distributions(drawn, world), f"Returns of episodes in {world}"))
     for figure in numbers:
-        if figure.metric.startswith(("CVaR", "worst case", "average")):
+        if figure.unit == OBJECTIVE_UNIT or figure.metric.startswith(("CVaR", "worst case", "average")):
             rows.append(
                 [name_of(findings, figure.method), escape(figure.metric), str(figure.seeds), with_interval(figure)]
             )
     if rows:
-        text = f"<p class='soft'>CVaR is the mean of the worst {TAIL:.0%} of a run's episodes, then over seeds.</p>"
+        text = (
+            f"<p class='soft'>CVaR is the mean of the worst {TAIL:.0%} of a run's episodes, then over seeds. "
+            "Objectives are those a policy was asked to act for: what it promised of its discounted return, and what "
+            "it reached.</p>"
+        )
         parts = (gallery(pictures), table(["method", "measure", "seeds", "value (reward)"], rows, words=True), text)
         yield section("In other worlds, and in the tail", *parts)
 

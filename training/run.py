@@ -54,7 +54,7 @@ from surefoot.training.loggers import (
     require_installed,
 )
 from surefoot.training.meters import Meter
-from surefoot.training.objectives import report
+from surefoot.training.objectives import report, served
 from surefoot.training.presets import from_plain, load_preset, to_plain
 from surefoot.training.process import quick_process
 
@@ -206,6 +206,8 @@ def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
     setting = Setting(spaces, config.seed, device, env, data, *how, termination=ends, worlds=worlds)
     try:
         agent = spec.make_agent(config.agent, setting)
+        if config.eval.objectives:
+            served(agent.policy, config.eval.objectives)
     except BaseException:
         if env is not None:
             env.close()

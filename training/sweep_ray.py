@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,7 @@ def cluster(sweep: Sweep) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _require_listener(sweep.address)
     try:
         ray.init(address=sweep.address, include_dashboard=None if sweep.address else False, log_to_driver=False)
     except ConnectionError as error:
@@ -74,6 +76,16 @@ def cluster(sweep: Sweep) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str | None) -> None:
+    """Raise `ConnectionError` where nothing listens at HOST:PORT; Ray itself would wait for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(f"no Ray cluster at {address} ({error}); start one by `ray start --head`") from error
 
 
 def _carry_out_study(

@@ -102,6 +102,9 @@ class NORAConfig:
     """λ of the ridge regression."""
     switch_ratio: float = 2.0
     """Plan anew once some count, or some det Λ_h, is this many times what it was at the last plan."""
+    pooled: bool = False
+    """Linear critic: one Λ, and every step's weights are fitted to the transitions of all steps. For tasks whose steps
+    are alike: H times the data."""
     total_log_det: float | None = None
     """κ: plan anew once Σ_h log det Λ_h has grown by this much, in place of `switch_ratio` (brief, section 6.4)."""
     epsilon: float = 0.1
@@ -182,6 +185,8 @@ class NORA(Stateful):
 
     def make_critic(self) -> TabularCritic | LinearCritic:
         config, rare = self.config, self.rules.switch == "rare"
+        if config.pooled and (config.critic != "linear" or len(self.mdp.reward) > 1):
+            raise ValueError("agent.pooled is for the linear critic, in tasks whose steps are alike; leave it out here")
         if config.critic == "tabular":
             ratio = config.switch_ratio if rare else None
             return TabularCritic(self.shape, self.bounds, self.count_optimism(), ratio, self.device)
@@ -197,6 +202,7 @@ class NORA(Stateful):
             threshold=threshold if rare else None,
             total=config.total_log_det is not None,
             table=self.exact,
+            pooled=config.pooled,
             device=self.device,
         )
 

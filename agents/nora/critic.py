@@ -95,17 +95,18 @@ def induction(
     optimism, and 0 (clipped) without.
     """
     q = torch.empty_like(visits)
-    seen, divisor = visits > 0, visits.clamp(min=1)
     width = bounds.high - bounds.low if optimism is None or optimism.width is None else optimism.width
-    bonus = None if optimism is None else count_bonus(visits, width[:, None, None], optimism)
+    share = 1 / visits.clamp(min=1)
+    known = reward_sum * share  # r̂ + b
+    if optimism is not None:
+        optimistic = known + count_bonus(visits, width[:, None, None], optimism)
+        known = torch.where(visits > 0, optimistic, bounds.high[:, None, None])  # no successor: P̂V̄ is 0 there
     following = torch.zeros_like(visits[:, 0, :, 0])  # (M, S)
     for h in reversed(range(visits.shape[1])):
-        expected = torch.bmm(successors[:, h].flatten(1, 2), following[..., None]).view_as(visits[:, h])
-        fit = (reward_sum[:, h] + expected) / divisor[:, h]
-        if bonus is not None:
-            fit = torch.where(seen[:, h], fit + bonus[:, h], bounds.high[h])
-        q[:, h] = fit.clamp(bounds.low[h], bounds.high[h])
-        following = q[:, h].amax(-1) if policy is None else (policy[:, h] * q[:, h]).sum(-1)
+        total = torch.bmm(successors[:, h].flatten(1, 2), following[..., None]).view_as(visits[:, h])
+        fit = torch.addcmul(known[:, h], total, share[:, h])
+        q[:, h] = fit.clamp_(bounds.low[h], bounds.high[h])
+        following = fit.amax(-1) if policy is None else (policy[:, h] * fit).sum(-1)
     return q
 
 

@@ -53,9 +53,11 @@ class History:
         self.rows[..., self.size : until] = new
         self.size = until
 
-    def of(self, h: int, which: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return state, action, reward, next state (M, T) of the replicates `which`, at step h."""
-        state, action, reward, following = self.rows[:, h, :, : self.size].index_select(1, which)
+    def of(self, h: int | None, which: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return state, action, reward, next state (M, T) of the replicates `which`, at step h, or at all (M, H·T)."""
+        steps = slice(None) if h is None else slice(h, h + 1)
+        chosen = self.rows[:, steps, :, : self.size].index_select(2, which)  # (4, H or 1, M, T)
+        state, action, reward, following = chosen.transpose(1, 2).flatten(2)
         return state.long(), action.long(), reward, following.long()
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,7 +76,8 @@ class LinearCritic(Stateful):
     """Q̄_h(s, a) = clip(φᵀŵ_h + β_b·‖φ‖_{Λ_h⁻¹}), ŵ_h = Λ_h⁻¹ Σ φ·(r + V̄_{h+1}(s')); Λ = λI + Σ φφᵀ.
 
     Planned anew once log det Λ_h has grown by log(1 + c) at some step h, or by κ over all steps together, or every
-    episode. `table` says that there are few enough states to keep Q̄ of all of them.
+    episode. `table` says that there are few enough states to keep Q̄ of all of them. `pooled` says that the steps are
+    alike: there is one Λ, and ŵ_h is fitted to the transitions of all steps, with the targets of step h.
     """
 
     STATEFUL = ("history", "gram", "inverse", "gain", "unplanned", "frozen_inverse", "weights", "q")
@@ -91,17 +94,19 @@ class LinearCritic(Stateful):
         threshold: float | None,  # of log det Λ_h; None: every episode
         total: bool = False,  # the threshold is for the sum over h
         table: bool = True,
+        pooled: bool = False,
         device: torch.device,
     ) -> None:
         self.features, self.bounds, self.beta, self.lam = features, bounds, beta, lam
-        self.threshold, self.total = threshold, total
+        self.threshold, self.total, self.pooled = threshold, total, pooled
         replicates, horizon, states, actions = sizes
         blocks, width = dims
-        identity = torch.eye(width, dtype=torch.float64, device=device).expand(replicates, horizon, blocks, -1, -1)
+        groups = 1 if pooled else horizon  # G, how many Λ there are
+        identity = torch.eye(width, dtype=torch.float64, device=device).expand(replicates, groups, blocks, -1, -1)
         self.gram, self.inverse = identity * lam, identity / lam
         self.frozen_inverse = self.inverse.clone()
         self.weights = torch.zeros(replicates, horizon, blocks, width, dtype=torch.float64, device=device)
-        self.gain = torch.zeros(replicates, horizon, dtype=torch.float64, device=device)  # of log det since the plan
+        self.gain = torch.zeros(replicates, groups, dtype=torch.float64, device=device)  # of log det since the plan
         self.unplanned = torch.ones(replicates, dtype=torch.bool, device=device)
         self.history = History(horizon, replicates, device)
         cells = (replicates, horizon, states, actions) if table else (0, horizon, 0, actions)
@@ -124,13 +129,17 @@ class LinearCritic(Stateful):
         self.unplanned[which] = False
         horizon = self.weights.shape[1]
         for h in reversed(range(horizon)):
-            state, action, reward, following = self.history.of(h, which)
+            state, action, reward, following = self.history.of(None if self.pooled else h, which)
             target = reward
             if h + 1 < horizon:
                 target = target + self._following(h + 1, which, following, policy)
-            self.weights[which, h] = self._solve(fresh[:, h], state, action, target)
+            self.weights[which, h] = self._solve(fresh[:, self._group(h)], state, action, target)
             if self.states is not None:
                 self.q[which, h] = self.optimistic(h, which, self.states.expand(len(which), -1))
+
+    def _group(self, h: int) -> int:
+        """Return which Λ is that of step h."""
+        return 0 if self.pooled else h
 
     def _following(self, h: int, which: Tensor, state: Tensor, policy: Tensor | None) -> Tensor:
         """Return V̄_h(s) (M, T) of states (M, T)."""
@@ -158,7 +167,7 @@ class LinearCritic(Stateful):
         rows = which.view(-1, 1, 1).expand(block.shape)
         q = (values * self.weights[:, h][rows, block]).sum(-1)
         if self.beta:
-            q = q + self.beta * elliptical(values, self.frozen_inverse[:, h][rows, block])
+            q = q + self.beta * elliptical(values, self.frozen_inverse[:, self._group(h)][rows, block])
         return q.clamp(self.bounds.low[h], self.bounds.high[h])
 
     def values(self, h: int, state: Tensor) -> Tensor:
@@ -173,11 +182,13 @@ class LinearCritic(Stateful):
         self.history.append(episode)
         phi, block = self._taken(episode.state, episode.action)  # (H, N, [E,] k)
         phi, block = phi.flatten(2, -2) if phi.ndim > 3 else phi[:, :, None], block.reshape(*block.shape[:2], -1)
-        horizon, replicates, episodes = block.shape
+        if self.pooled:  # the steps are so many more transitions of one Λ: (1, N, H·E)
+            phi, block = phi.transpose(0, 1).flatten(1, 2)[None], block.transpose(0, 1).flatten(1)[None]
+        groups, replicates, count = block.shape
         lane = torch.arange(replicates, device=block.device)
-        step = torch.arange(horizon, device=block.device)[:, None]
-        for e in range(episodes):  # rank one after rank one: several may fall into one block
-            at = (lane, step, block[:, :, e])
+        group = torch.arange(groups, device=block.device)[:, None]
+        for e in range(count):  # rank one after rank one: several may fall into one block
+            at = (lane, group, block[:, :, e])
             self.inverse[at], gain = rank_one(self.inverse[at], phi[:, :, e])
             self.gram[at] += phi[:, :, e, :, None] * phi[:, :, e, None, :]
             self.gain += gain.T

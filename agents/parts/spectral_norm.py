@@ -73,7 +73,8 @@ def power_iterate(net: nn.Module, times: int = 1) -> None:
     """
     for module in net.modules():
         if isinstance(module, parametrize.ParametrizationList):
-            module[0].iterate(module.original, times)
+            bound: SpectralBound = module[0]  # type: ignore[assignment]  # what `bound_layers` registered
+            bound.iterate(module.original, times)
 
 
 def spectral_norms(net: StackedMLP) -> Tensor:

@@ -15,10 +15,20 @@ from surefoot.envs.finite import FiniteEnv, Outcomes
 
 
 class Random(FiniteEnv):
-    """A random MDP, another table a step; rewards in [0, 1]. Features, where asked for, are one-hot."""
+    """A random MDP, another table a step or `alike`; rewards in [0, 1]. Features, where asked for, are one-hot."""
 
-    def __init__(self, num_envs: int = 1, *, sizes: tuple[int, int, int] = (5, 3, 4), seed: int = 0, **kwargs: Any):
-        super().__init__(Outcomes(*random_mdp(sizes, seed)), num_envs, horizon=sizes[2], clock=True, **kwargs)
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        sizes: tuple[int, int, int] = (5, 3, 4),
+        seed: int = 0,
+        alike: bool = False,
+        **kwargs: Any,
+    ):
+        start, *table = random_mdp(sizes, seed)
+        outcomes = Outcomes(start, *(field[:1] if alike else field for field in table))
+        super().__init__(outcomes, num_envs, horizon=sizes[2], clock=True, **kwargs)
 
     @property
     def value_range(self) -> tuple[Tensor, Tensor]:

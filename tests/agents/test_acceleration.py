@@ -10,8 +10,9 @@ from torch.testing import assert_close
 from surefoot import agents
 from surefoot.agents.interface import Batch, Setting
 from surefoot.agents.parts.acceleration import accelerate, adam, clone, leaves, tensors_of
+from surefoot.envs.termination import never
 
-PHASED = ("sac", "h2o", "darc", "cql", "bc")
+PHASED = ("sac", "h2o", "darc", "cql", "bc", "mbpo")
 
 
 def make_agent(name: str, setting: Setting):
@@ -79,6 +80,6 @@ def test_graph_equals_eager_over_ten_updates(name):
         for field, value in vars(data).items():
             setattr(data, field, value.to(device))
         env = DriftEnv(device=device)
-        return Setting(make_setting().spaces, 0, device, env, data, cudagraph=cudagraph)
+        return Setting(make_setting().spaces, 0, device, env, data, cudagraph=cudagraph, termination=never)
 
     assert_close(parameters_after(name, setting(True)), parameters_after(name, setting(False)), rtol=1e-4, atol=1e-5)

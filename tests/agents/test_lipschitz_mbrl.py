@@ -287,12 +287,12 @@ def test_measuring_changes_nothing():
     assert same(*states)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("changes", [*({"arm": arm} for arm in ARMS), {"attack": "uniform"}], ids=str)
 @pytest.mark.parametrize("stop", [4, 13])  # among the random steps; in the middle of a model's interval
-def test_a_run_that_stops_anywhere_goes_on_as_the_same_run(arm, stop):
-    straight = played(stop, arm=arm)
+def test_a_run_that_stops_anywhere_goes_on_as_the_same_run(changes, stop):
+    straight = played(stop, **changes)
     state = copy.deepcopy(straight.state_dict())
-    resumed = make_agent(1, arm=arm)
+    resumed = make_agent(1, **changes)
     resumed.load_state_dict(state)
     for _ in range(8):
         straight.step()
@@ -305,9 +305,9 @@ def test_a_run_that_stops_anywhere_goes_on_as_the_same_run(arm, stop):
 
 def test_the_measurements_by_hand():
     """A value linear in s and a model that is off by a known shift."""
-    agent = played(12)
+    agent = played(40, random_steps=38, diagnose_rows=30)
     shift = torch.tensor([0.5, 0.0, 0.0])
-    index = torch.randint(len(agent.replay), (16,), generator=copy.deepcopy(agent.diagnose_generator))
+    index = torch.randint(len(agent.replay), (30,), generator=copy.deepcopy(agent.diagnose_generator))
     rows = agent.replay.unpack(agent.replay.rows[index])
     agent.model.predict = lambda obs, action, generator: (rows.reward, rows.next_obs + shift)  # type: ignore[method-assign]
     v = [state_value(agent.nets.critic, agent.policy, x) for x in (rows.next_obs, rows.next_obs + shift)]

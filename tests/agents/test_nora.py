@@ -160,6 +160,31 @@ def test_with_one_hot_features_the_linear_critic_is_the_tabular_one_with_one_mor
     assert checked > 20
 
 
+@pytest.mark.parametrize("data", [False, True])
+def test_pooled_weights_are_fitted_to_the_transitions_of_all_steps(data):
+    env = Random(3, alike=True)
+    linear = make(env, critic="linear", pooled=True, bonus=0.2, data=uniform_data(env, 6) if data else None)
+    checked = 0
+    for _ in range(25):
+        linear.step()
+        planned = linear.switches.clone()
+        linear.refresh()
+        fresh = linear.switches > planned
+        tab = make(Random(3))
+        state, action, reward, following = linear.critic.history.rows[..., : linear.critic.history.size]
+        tab.critic.observe(Episode(state.long(), action.long(), reward, following.long()))
+        n, m, r = (x.sum(1) for x in (tab.critic.visits, tab.critic.successors, tab.critic.reward_sum))
+        following = torch.zeros(3, 5).double()
+        for h in reversed(range(4)):
+            q = ((r + torch.einsum("nsat,nt->nsa", m, following)) / (n + 1) + 0.2 / (n + 1).sqrt()).clamp(0, 4 - h)
+            assert_close(linear.critic.q[fresh, h], q[fresh], rtol=0, atol=1e-8)
+            following = q.amax(-1)
+        assert_close(linear.critic.gain[fresh], torch.zeros_like(linear.critic.gain[fresh]))
+        assert_close(torch.logdet(linear.critic.gram).squeeze(), (n + 1).log().sum((1, 2)))
+        checked += int(fresh.sum())
+    assert checked > 15
+
+
 def test_the_inverse_that_is_kept_is_that_of_the_gram_matrix():
     agent = play(make(task("LinearMDP", 3), critic="linear", bonus=0.3, eta=5.0), 60)
     inverse = agent.critic.gram.inverse()
@@ -302,6 +327,8 @@ def test_settings_out_of_range_are_named(changes, says):
         (lambda: task("RiverSwim"), {"critic": "linear"}, "needs a task with features"),
         (lambda: task("RiverSwim"), {"variant": "noah"}, "noah learns from recorded data"),
         (lambda: task("Tetris"), {}, r"takes .* GB; pass --agent.critic linear"),
+        (lambda: task("LinearMDP"), {"critic": "linear", "pooled": True}, "in tasks whose steps are alike"),
+        (lambda: task("RiverSwim"), {"pooled": True}, "is for the linear critic"),
         (lambda: task("Tetris"), {"critic": "linear", "reset": False}, "too many for the table of exponents"),
         (lambda: task("DeepSea", cells=True), {}, "no env.kwargs.cells"),
         (lambda: Random(2, max_episode_steps=3), {}, "only episodes that all take the task's 4 steps"),

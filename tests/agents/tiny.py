@@ -83,5 +83,7 @@ def small(config, **changes):
         "random_steps": 2,
     }
     wanted |= {"batch_size": 8, "real_batch_size": 4, "sim_batch_size": 6, "classifier_batch_size": 5}
+    wanted |= {"model_hidden": (8, 8), "model_decay": (0.0, 0.0, 0.0), "model_epochs": 2, "rollout_starts": 16}
+    wanted |= {"members": 2, "elites": 1, "real_share": 0.25}
     has = {field.name for field in dataclasses.fields(config)}
     return dataclasses.replace(config, **({k: v for k, v in wanted.items() if k in has} | changes))

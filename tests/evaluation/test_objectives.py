@@ -85,7 +85,7 @@ def test_another_utility_and_another_agent_are_refused(exact):
         measure_objectives(exact, GATE, ["target(1)"], episodes=2000, seed=0)
     box = gym.spaces.Box(-1, 1, (3,), np.float32)
     sac = agents.get("sac")
-    with pytest.raises(ValueError, match="--objective is for runs of dhn"):
+    with pytest.raises(ValueError, match="objectives are for runs of dhn"):
         measure_objectives(sac.make_policy(sac.default, Spaces(box, box)), GATE, ["mean"], seed=0)
 
 
@@ -121,6 +121,23 @@ def test_evaluate_measures_objectives_writes_them_and_draws(run, tmp_path, capsy
 def test_wrong_requests_are_one_line(run, arguments, message, capsys):
     assert main(["evaluate", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("agent", "objective", "message"),
+    [
+        ("dhn", "mean", "trained for cvar"),
+        ("dhn", "luck", "unknown objective"),
+        ("sac", "mean", "objectives are for runs of dhn"),
+    ],
+)
+def test_objectives_that_a_run_cannot_end_with_are_refused_before_it_begins(tmp_path, agent, objective, message):
+    task = FORK if agent == "dhn" else EnvConfig("Pendulum-v1")
+    settings = SMALL if agent == "dhn" else agents.get("sac").default
+    config = RunConfig(settings, task, eval=EvalConfig(objectives=(objective,)), steps=24)
+    with pytest.raises(ValueError, match=message):
+        train(agent, config, out=tmp_path, name="run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_ends_with_what_its_preset_wants_to_know(tmp_path):

@@ -162,6 +162,15 @@ def test_no_run_at_all_is_an_error(tmp_path, capsys):
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 
+def test_training_in_many_worlds_is_another_method(tmp_path):
+    for i, uncertainty in enumerate((None, "pendulum-2")):
+        folder = write_run(tmp_path / str(i), seed=i)
+        config = replace(run_folder.read_config(folder)[1], uncertainty=uncertainty)
+        run_folder.write_config(folder, "sac", config)
+    methods = gather([tmp_path]).methods
+    assert [method.label for method in methods] == ["sac, uncertainty None", "sac, uncertainty pendulum-2"]
+
+
 def test_methods_are_told_apart_by_what_differs_and_keep_their_agents_colour(tmp_path):
     runs = []
     for i, gamma in enumerate((0.9, 0.99, 0.99)):
@@ -210,7 +219,18 @@ def test_scores_are_used_across_tasks_only_where_every_run_has_one(tmp_path):
     (pooled,) = [f for f in numbers(findings) if f.task == "all its 2 tasks"]
     assert (pooled.value, pooled.seeds, pooled.begun) == (40.0, 4, 4)  # IQM of 30, 30, 50, 60
     write_run(tmp_path / "c", "sb3-sac")
-    assert final_values(gather([tmp_path]))[0] == "return"
+    findings = gather([tmp_path])
+    assert final_values(findings)[0] == "return"
+    assert not [f for f in numbers(findings) if f.task.startswith("all its")]  # returns of tasks are not comparable
+
+
+def test_a_world_that_not_every_run_was_measured_in_is_no_number(tmp_path):
+    for seed in range(2):
+        measured(write_run(tmp_path / str(seed), seed=seed), 2.0, 1.0, [1.0, 2.0])
+    measured(tmp_path / "0", 3.0, 1.0, [1.0, 2.0])
+    tails = [figure.metric for figure in numbers(gather([tmp_path])) if figure.metric.startswith("CVaR")]
+    assert len(tails) == 1
+    assert "gravity 2.0" in tails[0]
 
 
 def test_measurements_in_other_worlds_become_tails_and_a_heat_map(tmp_path):
@@ -246,6 +266,29 @@ def test_grids_become_worst_cases_averages_and_heat_maps(tmp_path):
     assert (world.names, world.rows, world.columns) == (("mass", "wind"), [1.0, 2.0], [0.0, 1.0, 2.0])
     np.testing.assert_allclose(world.table, [[0.5, 10.5, 20.5], [30.5, 40.5, 50.5]])
     assert "sac: mine (closed, n=3); worst 0.5, 2 seeds" in page(findings, numbers(findings))
+
+
+def test_objectives_show_what_was_promised_and_what_was_reached(tmp_path):
+    for seed in range(2):
+        run = write_run(tmp_path / str(seed), agent="dhn", seed=seed)
+        own = {"run": "dhn", "objective": "cvar(0.1)", "value": 2.0 + seed, "promised": 4.0}
+        companion = {"run": "qr-dqn", "objective": "mean", "value": 9.0, "promised": 9.0}
+        (run / "objectives.json").write_text(json.dumps([own, companion]))
+        later = {"objective": "target(3)", "value": 1.0, "promised": 2.0 + seed}
+        record = {"env": vars(PENDULUM) | {"physics": vars(Physics())}, "objectives": ["target(3)"], "results": [later]}
+        (run / "evaluations").mkdir()
+        (run / "evaluations" / "later.json").write_text(json.dumps(record))
+    world = describe(vars(PENDULUM) | {"physics": vars(Physics())})
+    for name, expected in (
+        ("cvar(0.1)", {"reached": 2.5, "promised": 4.0}),
+        ("target(3)", {"reached": 1.0, "promised": 2.5}),
+    ):
+        for figure, value in expected.items():
+            number = found(tmp_path, f"{name} in {world}, {figure}", "dhn")
+            assert (number.value, number.seeds, number.unit) == (value, 2, "discounted reward")
+    findings = gather([tmp_path])
+    assert not [figure for figure in numbers(findings) if figure.metric.startswith("mean")]
+    assert f"cvar(0.1) in {world}, reached" in page(findings, numbers(findings))
 
 
 def test_bandits_are_measured_by_the_regret_of_their_replicates(tmp_path):

@@ -102,7 +102,7 @@ def test_cvar_is_the_mean_of_the_worst_fraction():
 
 
 def rliable():
-    """Return rliable's metrics and intervals; it does not import beside pandas 3."""
+    """Return rliable's metrics and intervals; it does not import beside pandas 3, which an installation may have."""
     try:
         from rliable import library, metrics
     except (ImportError, TypeError):

@@ -126,6 +126,9 @@ def test_many_runs_are_possible_when_meant(monkeypatch):
     assert len(expand(Sweep(("fake",), seeds=("0..2",)), allow_many=True)) == 3
     with pytest.raises(ValueError, match="has 3 runs; add --yes"):
         expand(Sweep(("fake",), seeds=("0..2",)))
+    search = {"search": {"agent.scale": {"range": [0, 1]}}, "engine": "ray"}
+    with pytest.raises(ValueError, match="has 5 runs; add --yes"):
+        expand(Sweep(("fake",), trials=5, **search))
 
 
 @pytest.mark.parametrize("change", [{"level": 0.0}, {"episodes": 0}, {"metric": "worst_case"}])
@@ -326,6 +329,16 @@ def test_after_the_driver_was_killed_its_runs_save_and_end_and_two_drivers_never
 def test_the_runs_are_grouped_and_tagged_for_wandb():
     told = wandb_settings(Path("runs/many"), Entry("name", "h2o", "h2o/demo", 3))
     assert told == {"WANDB_RUN_GROUP": "many", "WANDB_TAGS": "many,h2o,h2o-demo,seed-3"}
+
+
+def test_offline_wandb_keeps_group_and_tags(tmp_path, knows_fake, monkeypatch):
+    pytest.importorskip("wandb", reason="extra wandb not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert main(sweep_of(tmp_path, "--seeds", "3", logger=[["wandb"]])) == 0
+    (kept,) = tmp_path.glob("many/runs/*/wandb/offline-run-*/*.wandb")
+    content = kept.read_bytes()  # texts with their length before them
+    assert content.count(b"\x04many") == 2  # the group, and the first tag
+    assert b"\x06seed-3" in content
 
 
 def test_one_run_can_be_carried_out_alone(tmp_path, knows_fake, monkeypatch):

@@ -1,8 +1,10 @@
 """Sweeps on Ray: what needs no cluster, and (slow) a local Ray of 2 CPUs for real."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -212,38 +214,69 @@ def test_a_search_with_asha_tries_settings_and_writes_the_best_as_a_preset(tmp_p
     assert main(["report", str(folder)]) == 0
 
 
-@pytest.mark.slow
-def test_after_the_driver_was_killed_resume_finishes_only_what_was_missing(tmp_path):
-    pytest.importorskip("ray.tune")
-    code = "\n".join(
-        (
-            "import os, sys, ray, fake_agent",
-            "from surefoot import agents",
-            "from surefoot.training.cli import main",
-            "agents.REGISTRY['fake'] = 'fake_agent:FAKE_SPEC'",
-            "names = ('PYTHONPATH', 'DIED', 'FAKE_PAUSE', 'OMP_NUM_THREADS')",
-            "workers = {'env_vars': {name: os.environ[name] for name in names}}",
-            "workers['worker_process_setup_hook'] = 'ray_worker.know_fake_and_die_once'",
-            "ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=workers)",
-            "sys.exit(main())",
-        )
-    )
+DRIVER = """
+import os, sys, ray, fake_agent
+from surefoot import agents
+from surefoot.training.cli import main
+agents.REGISTRY["fake"] = "fake_agent:FAKE_SPEC"
+names = ("PYTHONPATH", "DIED", "FAKE_PAUSE", "OMP_NUM_THREADS")
+workers = {"env_vars": {name: os.environ[name] for name in names}}
+workers["worker_process_setup_hook"] = "ray_worker.know_fake_and_die_once"
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=workers)
+sys.exit(main())
+"""
 
-    def driver(pause, *arguments):
-        environment = os.environ | environment_of(tmp_path, FAKE_PAUSE=pause)
-        return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment)
 
+def driver(tmp_path, pause, *arguments):
+    """Start a sweep in a process of its own, in which an agent step takes `pause` seconds."""
+    environment = os.environ | environment_of(tmp_path, FAKE_PAUSE=pause)
+    call = [sys.executable, "-c", DRIVER, *arguments]
+    return subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def a_short_and_a_long_run(tmp_path):
+    """Start a sweep of two runs; return its process once Ray has noted a checkpoint of both in its own state."""
+    process = driver(tmp_path, "0.3", *ray_sweep(tmp_path, "--seeds", "0", steps=[15, 600]))
+    stored = tmp_path / "r" / "ray-tune" / "grid"  # Ray writes "steps=15" as "steps_15"
+    wait_until(lambda: any(stored.glob("*steps?15-*/checkpoint_*")))
+    # A second one of the long run: its worker has gone on, so the driver has taken in the first.
+    wait_until(lambda: any(int(path.name[-6:]) > 0 for path in stored.glob("*steps?600-*/checkpoint_*")))
+    seen = time.time()
+    wait_until(lambda: any(path.stat().st_mtime > seen for path in stored.glob("experiment_state-*.json")))
+    return process
+
+
+def finish_and_compare(tmp_path):
+    """Resume the sweep: what was done is left alone, the other run goes on and ends as if nothing had happened."""
     folder = tmp_path / "r"
-    process = driver("0.3", *ray_sweep(tmp_path, "--seeds", "0", steps=[15, 600]))
-    stored = folder / "ray-tune" / "grid"
-    wait_until(lambda: list(stored.glob("*steps=15*/checkpoint_*")) and list(stored.glob("*steps=600*/checkpoint_*")))
-    process.kill()
-    process.communicate()
-    assert driver("0", "sweep", "--resume", str(folder)).wait(300) == 0
+    assert driver(tmp_path, "0", "sweep", "--resume", str(folder)).wait(300) == 0
     short, long = (folder / "runs" / entry.name for entry in read_plan(folder))
     assert "resumed" not in run_folder.read_meta(short)
     assert len(run_folder.read_meta(long)["resumed"]) == 1
     assert run_folder.read_meta(long)["status"] == run_folder.read_meta(short)["status"] == "finished"
+    config = folder / "configs" / f"{long.name}.yaml"
+    assert main(["train", "--config", str(config), "--out", str(tmp_path), "--name", "straight"]) == 0
+    assert_same_run(tmp_path / "straight", long, 600)
+
+
+@pytest.mark.slow
+def test_after_the_driver_was_killed_resume_finishes_only_what_was_missing(tmp_path):
+    pytest.importorskip("ray.tune")
+    process = a_short_and_a_long_run(tmp_path)
+    process.kill()
+    process.communicate()
+    finish_and_compare(tmp_path)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_done_and_resume_goes_on(tmp_path):
+    pytest.importorskip("ray.tune")
+    process = a_short_and_a_long_run(tmp_path)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert out.splitlines()[-1] == f"stopped; go on with: surefoot sweep --resume {tmp_path / 'r'}"
+    finish_and_compare(tmp_path)
 
 
 @pytest.mark.slow

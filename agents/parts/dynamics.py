@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from surefoot.agents.interface import Batch, OfflineData
+from surefoot.agents.interface import Batch
 from surefoot.agents.parts.networks import StackedMLP
 
 ModelOutput = Literal["gaussian", "nll_mean", "mse"]
@@ -104,7 +104,7 @@ def model_inputs(obs: Tensor, action: Tensor) -> Tensor:
     return torch.cat([obs, action], -1)
 
 
-def model_target(rows: Batch | OfflineData) -> Tensor:
+def model_target(rows: Batch) -> Tensor:
     """Return y = (r, s' − s) (B, 1 + obs), reward first, not standardised."""
     return torch.cat([rows.reward[:, None], rows.next_obs - rows.obs], -1)
 

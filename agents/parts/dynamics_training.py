@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import Batch, OfflineData, Setting
+from surefoot.agents.interface import Batch, Setting
 from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.dynamics import (
     DynamicsConfig,
@@ -49,7 +49,7 @@ class DynamicsModel(Stateful):
         self.error = torch.full((config.members, 1 + obs_dim), torch.inf, device=self.device)
         self.update = accelerate(self.update_eager, setting, [self.net, self.optimiser])
 
-    def train(self, rows: Batch | OfflineData) -> dict[str, Tensor]:
+    def train(self, rows: Batch) -> dict[str, Tensor]:
         """Fit all members to the rows until the holdout error no longer falls; return what to log.
 
         Raises `ValueError` for fewer than two rows.

@@ -1,18 +1,22 @@
 """Runs of an agent with arms: chosen by one option, told apart in tables and pictures, with a figure of their own."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 from matplotlib.colors import to_rgba
 
 from surefoot.envs import EnvConfig
+from surefoot.offline_data import DataConfig
 from surefoot.training import plots
 from surefoot.training.beside import companion_folder
+from surefoot.training.checkpoint import load
 from surefoot.training.cli import main
 from surefoot.training.commands_train import parse
 from surefoot.training.plots import ARM_STYLE, diagnostics
 from surefoot.training.presets import load_preset
 from surefoot.training.run import train
+from surefoot.training.run_folder import checkpoint_path
 
 SMALL = """
 env: {{id: Pendulum-v1, max_episode_steps: 20}}
@@ -83,6 +87,14 @@ def test_arms_have_colours_of_their_own(tmp_path, monkeypatch):
     assert lines == {arm: to_rgba(ARM_STYLE[arm][0]) for arm in runs}
 
 
+def test_recorded_data_come_from_the_readers(tmp_path, data_file):
+    config = replace(load_preset("mbpo", preset(tmp_path, steps=24)), data=DataConfig(source=str(data_file)))
+    run = train("mbpo", config, out=tmp_path, name="data")
+    rows = load(checkpoint_path(run, "step", 24))["agent"]
+    assert rows["data"]["fingerprint"][0] == 120
+    assert len(rows["replay"]["rows"]) == 24
+
+
 @pytest.mark.slow
 def test_companions_of_the_same_agent_share_the_figure(tmp_path):
     run = tmp_path / "demo"
@@ -95,7 +107,7 @@ def test_companions_of_the_same_agent_share_the_figure(tmp_path):
 
 def test_a_task_that_ends_by_an_unknown_rule_is_refused_with_the_way_out(tmp_path):
     config = load_preset("mbpo", preset(tmp_path))
-    config = type(config)(**{**vars(config), "env": EnvConfig("MountainCarContinuous-v0")})
+    config = replace(config, env=EnvConfig("MountainCarContinuous-v0"))
     with pytest.raises(ValueError, match=r"MountainCarContinuous-v0: no termination rule .* --env\.termination"):
         train("mbpo", config, out=tmp_path, name="x")
     assert not (tmp_path / "x").exists()

@@ -1,0 +1,71 @@
+"""Time of one update of mbpo's critics, policy and temperature in every arm that differs there.
+
+HalfCheetah's shapes, batch 256, critics and policy of 2×256, replays of random rows, the draw of a batch included. All
+arms take turns in one process; CPU milliseconds with one thread hardly notice what else a machine does.
+
+    python benchmarks/mbpo_update_speed.py [--repeat 200]
+    python benchmarks/mbpo_update_speed.py --device cuda  # eager, and as a CUDA graph
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import tyro
+from dynamics_speed import measure
+from record import record
+
+from surefoot import agents
+from surefoot.agents.interface import Batch, Setting, Spaces
+from surefoot.envs import EnvConfig, make_vec, spaces_of
+from surefoot.envs.termination import never
+
+TASK = EnvConfig("HalfCheetah-v5")
+ROWS = 10_000
+WAYS: dict[str, dict[str, Any]] = {
+    "sd": {"arm": "sd"},
+    "rr, lam = 0": {"arm": "rr", "lam": 0.0},
+    "rr": {"arm": "rr"},
+    "rr, uniform noise": {"arm": "rr", "attack": "uniform"},
+    "sn": {"arm": "sn"},
+}
+
+
+def random_rows(device: torch.device) -> Batch:
+    """Return transitions of HalfCheetah's shape."""
+    generator = torch.Generator().manual_seed(0)
+    obs, next_obs = torch.randn(2, ROWS, 17, generator=generator).to(device)
+    action = (2 * torch.rand(ROWS, 6, generator=generator) - 1).to(device)
+    reward = torch.randn(ROWS, generator=generator).to(device)
+    return Batch(obs, action, reward, next_obs, torch.zeros(ROWS, device=device))
+
+
+def make_update(changes: dict[str, Any], device: torch.device, cudagraph: bool = False) -> Callable[[], Any]:
+    """Return one update of an agent whose replays are full, the draw of its batch included."""
+    spec = agents.get("mbpo")
+    env = make_vec(TASK, device=device)
+    setting = Setting(Spaces(*spaces_of(TASK)), 0, device, env, cudagraph=cudagraph, termination=never)
+    agent: Any = spec.make_agent(replace(spec.default, rollout_starts=ROWS, model_interval=1_000, **changes), setting)
+    for replay in (agent.replay, agent.imagination.replay):
+        replay.push(random_rows(device))
+    return lambda: agent.update(*agent.draw())
+
+
+def main(repeat: int = 200, device: str = "cpu") -> None:
+    """Measure every arm."""
+    began, on = time.perf_counter(), torch.device(device)
+    torch.set_num_threads(1)
+    updates = {name: make_update(changes, on) for name, changes in WAYS.items()}
+    if on.type == "cuda":
+        updates |= {f"{name}, as a CUDA graph": make_update(changes, on, True) for name, changes in WAYS.items()}
+    measure(updates, 10, on)  # warm-up: kernels are chosen, graphs are recorded
+    name = "mbpo_update_speed" + ("_gpu" if on.type == "cuda" else "")
+    record(name, {"milliseconds": measure(updates, repeat, on)}, began=began, seeds=[0])
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

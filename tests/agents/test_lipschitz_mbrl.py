@@ -338,6 +338,7 @@ def test_the_value_is_the_least_of_the_critics_at_the_policys_own_action():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"arm": "xx"}, "agent.arm must be one of pe, de, sp, sd, rr, sn"),
         ({"epsilon": -0.1}, "agent.epsilon must be at least 0"),
         ({"epsilon": float("nan")}, "agent.epsilon must be at least 0"),
         ({"epsilon": float("inf")}, "agent.epsilon must be at least 0"),

@@ -124,8 +124,11 @@ RANGES = {
     **dict.fromkeys(
         ["policy_lr", "critic_lr", "alpha_lr", "classifier_lr", "initial_alpha", "updates_per_step"], POSITIVE
     ),
-    **dict.fromkeys(["batch_size", "replay_capacity", "rollout_steps", "classifier_batch_size"], AT_LEAST_1),
+    **dict.fromkeys(
+        ["batch_size", "replay_capacity", "rollout_steps", "classifier_batch_size", "policy_every"], AT_LEAST_1
+    ),
     **dict.fromkeys(["random_steps", "learning_starts", "real_batch_size", "classifier_noise"], AT_LEAST_0),
+    **dict.fromkeys(["exploration_noise", "target_noise", "target_noise_clip"], AT_LEAST_0),
 }
 
 

@@ -168,6 +168,43 @@ def iwocs_exact(result: Result) -> str:
     return markdown(header, rows) + "\n\n" + markdown(("windy walk, i", "α of T_i", "U_i", "L_i", "end"), steps)
 
 
+# Worst case and mean of an independent implementation on 31 × 31 states (brief iwocs.md, section 13.2).
+SWING_UP_REFERENCE = {
+    "nominal": "−766.7, −137.7",
+    "DR mixture": "−485.7, −152.5",
+    "IWOCS 1": "−335.0, −113.2",
+    "IWOCS 2": "−175.5, −89.4",
+    "IWOCS 3": "−187.8, −91.8",
+    "gate off 1": "−555.6",
+    "gate off 2": "−697.7",
+    "gate off 3": "−697.7",
+}
+
+
+def iwocs_swing_up(result: Result) -> str:
+    """Return worst case and mean of every policy on each grid of states, the best of IWOCS's path in bold."""
+    tables = []
+    for grid in result["grids"]:
+        rows = [
+            (
+                row["policy"],
+                ", ".join(f"{value:g}" for value in row.get("model", ())),
+                row.get("rho", ""),
+                number(1 - row["shares"][-1], 2) if "shares" in row else "",
+                f"**{number(row['worst'], 1)}**" if row["worst"] == round(grid["best"], 1) else number(row["worst"], 1),
+                ", ".join(f"{value:g}" for value in row["at"]),
+                number(row["mean"], 1),
+                SWING_UP_REFERENCE.get(row["policy"], "") if grid["states"] == 31 else "",
+            )
+            for row in grid["rows"]
+        ]
+        states = f"{grid['states']} × {grid['states']} states"
+        header = (states, "T_i", "ρ_i", "share of specialists", "worst", "at (m, l)", "mean", "reference")
+        corners = f"The four corner specialists, each in its own world, get at least {number(grid['corners'], 1)}."
+        tables.append(f"{markdown(header, rows)}\n\n{corners} IWOCS ended with `{grid['status']}`.")
+    return "\n\n".join(tables)
+
+
 def dynamics_speed(result: Result) -> str:
     """Return the time of an update, of a training call and of a rollout in every way, beside the stack's."""
     works = {
@@ -627,6 +664,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
     "iwocs_exact": iwocs_exact,
+    "iwocs_swing_up": iwocs_swing_up,
     "h2o_pendulum": h2o_pendulum,
     "hnpg_lock": hnpg_lock,
     "hnpg_speed": hnpg_speed,

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Batch, Episodes, VectorEnv
-from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import uniform
-from surefoot.agents.parts.replay import Replay
+from surefoot.agents.parts.replay import Ring
 from surefoot.agents.parts.state import Stateful
+from surefoot.agents.parts.worlds import WorldBatch
+
+
+class Explorer(Protocol):
+    """A policy with continuous actions that can explore with a generator of its user's."""
+
+    @property
+    def action_dim(self) -> int: ...
+    def act(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor: ...
 
 
 class Interaction(Stateful):
@@ -65,15 +75,22 @@ class Rollout(Stateful):
         self.uncounted = 0
         self.updates_due = 0.0
 
-    def advance(self, policy: TanhGaussianPolicy, replay: Replay) -> tuple[Episodes, ...]:
-        """Unless updates are due, act and push to `replay`; return what ended in those steps."""
+    def advance(
+        self, policy: Explorer, replay: Ring[Any], enter: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Episodes, ...]:
+        """Unless updates are due, act and push to `replay`; return what ended in those steps.
+
+        `enter` sees the observations before every step, may set the parameters of the lanes, and returns what is
+        stored of them with the transitions, (N, d).
+        """
         if self.updates_due >= 1:
             return ()
         lanes = self.interaction.env.num_envs
         ended = []
         for _ in range(max(1, self.config.rollout_steps // lanes)):
+            world = enter(self.interaction.obs) if enter else None
             batch, episodes = self.interaction.step(self.choose(policy))
-            replay.push(batch)
+            replay.push(batch if world is None else WorldBatch(*batch, world))
             ended.append(episodes)
             self.env_steps += lanes
         steps = lanes * len(ended)
@@ -90,7 +107,7 @@ class Rollout(Stateful):
         self.updates_due -= due > 0
         return due > 0, steps
 
-    def choose(self, policy: TanhGaussianPolicy) -> Tensor:
+    def choose(self, policy: Explorer) -> Tensor:
         """Return exploring actions (N, act): uniform in the first `random_steps`, then sampled from the policy."""
         obs = self.interaction.obs
         if self.env_steps >= self.config.random_steps:

@@ -8,7 +8,7 @@ from sameness import assert_same, assert_same_run
 
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
-from surefoot.envs import EnvConfig, make_vec, spaces_of
+from surefoot.envs import EnvConfig, UncertainLanes, Worlds, find_set, make_vec, spaces_of
 from surefoot.envs.termination import never
 from surefoot.offline_data import DataConfig, load_for
 from surefoot.training.config import EvalConfig, RunConfig
@@ -60,6 +60,7 @@ SMALL = {
     "rollout_schedule": (1, 3, 1, 2),
     "diagnose_every": 6,
     "diagnose_rows": 16,
+    "adversaries": 3,
 }
 # Agents with Discrete actions: their task has three numbers to see, as Pendulum has.
 DISCRETE = ("dhn", "qr-dqn", "nora-deep")
@@ -84,6 +85,8 @@ def config_of(data_file):
         if getattr(spec.default, "real_batch_size", 1) == 0:  # DARC: no data in the critics
             wanted.pop("real_batch_size")
         env = EnvConfig(id="Pendulum-v1", max_episode_steps=15)
+        if spec.needs_worlds:
+            env = EnvConfig(id="surefoot/Pendulum-v0", max_episode_steps=15)
         if name in DISCRETE:
             env = EnvConfig(id="surefoot/Gate-v0", num_envs=2)
         if name == "nora-deep":
@@ -96,6 +99,7 @@ def config_of(data_file):
         return RunConfig(
             agent=dataclasses.replace(spec.default, **wanted),
             env=env,
+            uncertainty="pendulum-2" if spec.needs_worlds else None,
             data=DataConfig(source=str(data_file)) if spec.needs_data else DataConfig(),
             eval=EvalConfig(every=30, episodes=2),
             steps=80,
@@ -109,8 +113,12 @@ def config_of(data_file):
 def build(name, config):
     spec, spaces = agents.get(name), Spaces(*spaces_of(config.env))
     env = make_vec(config.env) if spec.acts else None
+    worlds = None
+    if spec.needs_worlds:
+        one = find_set(config.uncertainty)
+        env, worlds = UncertainLanes(config.env, one), Worlds(config.env, one)
     data = load_for(config.data, *spaces, seed=config.seed) if spec.needs_data else None
-    setting = Setting(spaces, config.seed, torch.device("cpu"), env, data, termination=never)
+    setting = Setting(spaces, config.seed, torch.device("cpu"), env, data, termination=never, worlds=worlds)
     return spec.make_agent(config.agent, setting)
 
 
@@ -170,7 +178,7 @@ def test_a_round_changes_what_a_bandit_knows(name, config_of):
 def test_an_update_changes_the_policy_and_reports_numbers(name, config_of):
     agent = build(name, config_of(name))
     before = {key: value.clone() for key, value in agent.policy.state_dict().items()}
-    progress = agent.step()
+    progress = advance(agent, 1).step()  # TD3's policy waits for the second update
     while not progress.updates:
         progress = agent.step()
     changed = [key for key, value in agent.policy.state_dict().items() if not torch.equal(value, before[key])]

@@ -240,6 +240,13 @@ def test_every_run_is_an_ordinary_run_folder_and_a_failing_one_does_not_stop_the
     assert "fails as it was told to" in told.err
 
 
+def test_wrong_input_is_not_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_local, "command_of", lambda *which: [sys.executable, "-c", "raise SystemExit(2)"])
+    assert main(sweep_of(tmp_path)) == 1
+    (failure,) = read_failures(tmp_path / "many").values()
+    assert failure["tries"] == 1
+
+
 def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path, knows_fake, monkeypatch):
     monkeypatch.setenv("FAKE_PAUSE", "0.02")
     victims = []

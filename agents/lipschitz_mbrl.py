@@ -151,6 +151,7 @@ class LipschitzMBRLConfig(ImaginationConfig, DynamicsConfig, ActorCriticConfig):
         }
         counts = ["updates_per_step", "power_iterations", "diagnose_every", "diagnose_rows", "offline_rows"]
         rules |= dict.fromkeys(counts, AT_LEAST_1) | {"real_share": (lambda x: 0 <= x <= 1, "in [0, 1]")}
+        rules["arm"] = (lambda x: x in ARMS, f"one of {', '.join(ARMS)}")
         rules["model_output"] = (lambda x: x in ("nll_mean", "mse"), "nll_mean or mse; the arms pe and sp are Gaussian")
         check_ranges(self, rules)
         check_model(self)

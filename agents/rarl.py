@@ -113,13 +113,13 @@ class RARL(Stateful):
 
     def update_critics_eager(self, batch: WorldBatch, noise: Tensor, world_noise: Tensor) -> dict[str, Tensor]:
         """One gradient step on both players' critics."""
-        metrics = {}
-        players = (
+        metrics: dict[str, Tensor] = {}
+        mine, its = (
             (self.agent, batch.transitions, noise, ""),
             (self.adversary, against(batch), world_noise, "adversary_"),
         )
-        for nets, rows, its_noise, name in players:
-            y = nets.td_target(rows, its_noise)
+        for nets, rows, smoothing, name in (mine, its):
+            y = nets.td_target(rows, smoothing)
             q = nets.critic(rows.obs, rows.action)
             loss = twin_q_loss(q, y)
             take_step([nets.critic_optimiser], loss)
@@ -128,7 +128,7 @@ class RARL(Stateful):
 
     def update_policies_eager(self, obs: Tensor) -> dict[str, Tensor]:
         """One gradient step on both policies, then all targets move."""
-        metrics = {}
+        metrics: dict[str, Tensor] = {}
         for nets, name in (self.agent, ""), (self.adversary, "adversary_"):
             loss = policy_loss(nets.critic(obs, nets.policy(obs), frozen=True))
             take_step([nets.policy_optimiser], loss)

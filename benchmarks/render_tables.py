@@ -232,6 +232,21 @@ def mbpo_update_speed(result: Result) -> str:
     return markdown(("an update of batch 256", "CPU milliseconds", "ratio"), rows)
 
 
+def robust_baselines(result: Result) -> str:
+    """Return, a method, what its seeds get over the grid of worlds."""
+    methods = list(dict.fromkeys(job.split("/")[0] for job in result["jobs"]))
+    rows = []
+    for method in sorted(methods):
+        cells = [cell for job, cell in sorted(result["jobs"].items()) if job.split("/")[0] == method]
+        figures = [[cell[name] for cell in cells] for name in ("worst", "average", "nominal", "cpu_seconds")]
+        listed = [" ".join(map(number, values)) for values in figures]
+        steps = f"{cells[0]['steps'] // 1000}k"
+        commits = " ".join(dict.fromkeys(f"`{cell['commit'][:10]}`" for cell in cells))
+        rows.append((method, steps, number(np.median(figures[0])), *listed, commits))
+    header = ("method", "steps", "median worst", "worst by seed", "mean over the grid", "nominal", "CPU s", "commit")
+    return markdown(header, rows)
+
+
 def key_values(result: Result) -> str:
     """Return every single figure of a result file that has no table of its own."""
     figures = {key: value for key, value in result.items() if key not in PROVENANCE}
@@ -676,6 +691,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "nora_speed": nora_speed,
     "nora_tetris": nora_tetris,
     "sweep_overhead": sweep_overhead,
+    "robust_baselines": robust_baselines,
     "throughput": throughput,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,

@@ -169,6 +169,7 @@ def test_worlds_are_uniform_at_the_start_then_the_adversaries_and_constant_in_an
     for first in range(0, 24, 3):
         assert bool((by_step[first : first + 3] == by_step[first]).all())
     start, later = by_step[:12:3].flatten(), by_step[15::3].flatten()
+    assert start.mean().item() == pytest.approx(0.0, abs=0.15)
     assert start.std().item() == pytest.approx(1 / math.sqrt(3), abs=0.08)
     near = [(later - x).abs() < 0.4 for x in positions(agent.raw).flatten()]
     assert bool((near[0] | near[1]).all())

@@ -62,7 +62,17 @@ def test_an_update_of_the_critics_moves_nothing_else_and_each_policy_goes_its_ow
     rows = make_rows()
     policies = [p.clone() for nets in (agent.agent, agent.adversary) for p in nets.policy.parameters()]
     critics = [p.clone() for nets in (agent.agent, agent.adversary) for p in nets.critic.parameters()]
-    agent.update_critics(rows, torch.zeros(8, ACT), torch.zeros(8, 1))
+    noise, world_noise = torch.randn(8, ACT), torch.randn(8, 1)
+    expected = []
+    for nets, seen, its_noise in (
+        (agent.agent, rows.transitions, noise),
+        (agent.adversary, against(rows), world_noise),
+    ):
+        error = nets.critic(seen.obs, seen.action) - nets.td_target(seen, its_noise)
+        expected.append(error.square().mean(1).sum().item())
+    metrics = agent.update_critics(rows, noise, world_noise)
+    losses = [metrics[name].item() for name in ("critic_loss", "adversary_critic_loss")]
+    assert losses == pytest.approx(expected)
     now = [p for nets in (agent.agent, agent.adversary) for p in nets.policy.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(policies, now, strict=True))
     now = [p for nets in (agent.agent, agent.adversary) for p in nets.critic.parameters()]

@@ -1,0 +1,92 @@
+"""Worst cases of what IWOCS is compared with, on InvertedPendulum with two unknown masses, at the demos' budget.
+
+    python benchmarks/robust_baselines.py [--jobs rarl/0 m2td3/0 …] [--steps N]
+
+A job is METHOD/SEED: the preset `demo` of an agent, trained and then played on the closed 5 × 5 grid, 5 episodes a
+point from seeds that no training saw. Each adds its own entry to benchmarks/results/robust_baselines.json and leaves
+the others.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from record import RESULTS, STARTED, record
+
+from surefoot.envs import SETS
+from surefoot.training.evaluation import acting
+from surefoot.training.grid import evaluate_static
+from surefoot.training.presets import load_preset
+from surefoot.training.run import train
+from surefoot.training.run_folder import load_policy
+
+NAME = "robust_baselines"
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dr-sac": ("dr-sac", {}),
+    "rarl": ("rarl", {}),
+    "m2td3": ("m2td3", {}),
+    "soft-m2td3": ("m2td3", {"soft": True, "world_noise_updates": 7_000}),  # half of its updates, as published
+}
+SEEDS = (0, 1, 2)
+GRID, EPISODES, FIRST_SEED = 5, 5, 20_000
+
+
+@dataclass
+class Options:
+    """What to run."""
+
+    jobs: tuple[str, ...] = tuple(f"{method}/{seed}" for seed in SEEDS for method in METHODS)
+    """METHOD/SEED."""
+    steps: int | None = None
+    """Environment steps of a run; None: those of the preset."""
+
+
+def run(job: str, steps: int | None) -> dict[str, Any]:
+    """Train one policy and return what it gets over the grid."""
+    method, seed = job.split("/")
+    agent, changes = METHODS[method]
+    preset = load_preset(agent, "demo")
+    steps = steps or preset.steps
+    config = replace(preset, agent=replace(preset.agent, **changes), seed=int(seed), steps=steps, device="cpu")
+    started = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        policy = load_policy(train(agent, config, out=Path(folder))).policy
+    seconds = time.process_time() - started
+    task = replace(config.env, num_envs=128)
+    one = SETS[str(config.uncertainty)]
+    result = evaluate_static(
+        acting(policy), task, one, n=GRID, closed=True, episodes=EPISODES, seeds=(FIRST_SEED,), device="cpu"
+    )
+    return {
+        "steps": steps,
+        "worst": round(float(result.mean.min()), 1),
+        "at": result.points[result.worst].tolist(),
+        "fresh_worst": round(float(result.fresh_returns.mean()), 1),
+        "average": round(float(result.mean.mean()), 1),
+        "nominal": round(float(result.nominal_returns.mean()), 1),
+        "table": result.mean.round(1).tolist(),
+        "cpu_seconds": round(seconds, 1),
+        "commit": STARTED["commit"],
+    }
+
+
+def main(options: Options) -> None:
+    """Measure and record one job after another."""
+    began = time.perf_counter()
+    torch.set_num_threads(1)
+    path = RESULTS / f"{NAME}.json"
+    for job in options.jobs:
+        figures = run(job, options.steps)
+        jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
+        record(NAME, {"jobs": {**jobs, job: figures}}, began=began, seeds=list(SEEDS))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -25,6 +25,7 @@ REGISTRY = {
     "rlpd": "surefoot.agents.rlpd:RLPD_SPEC",
     "dhn": "surefoot.agents.dhn:DHN_SPEC",
     "qr-dqn": "surefoot.agents.dhn:QR_DQN_SPEC",
+    "iwocs": "surefoot.agents.iwocs.agent:IWOCS_SPEC",
     "nora-deep": "surefoot.agents.nora.deep:NORA_DEEP_SPEC",
     "dynlin-ucb": "surefoot.agents.dynlin_ucb:DYNLIN_UCB_SPEC",
     "linucb": "surefoot.agents.linear_bandits:LINUCB_SPEC",

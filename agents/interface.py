@@ -38,6 +38,7 @@ class Progress(NamedTuple):
     metrics: dict[str, Tensor]
     episodes: tuple[Episodes, ...] = ()
     done: bool = False  # the agent has reached what it was to stop at: the run ends before its budget
+    notes: tuple[str, ...] = ()  # lines for people, on how it stands
 
 
 class VectorEnv(Protocol):

@@ -70,6 +70,8 @@ class ActorCriticConfig(PolicyConfig):
     """Adam step size of both critics."""
     alpha_lr: float = 3e-4
     """Adam step size of log α."""
+    adam_eps: float = 1e-8
+    """ε of every Adam."""
     initial_alpha: float = 1.0
     """Temperature at the start."""
     target_entropy: float | None = None
@@ -122,7 +124,8 @@ RANGES = {
     "tau": FRACTION,
     "log_std_min": (lambda x: x < LOG_STD_MAX, f"below {LOG_STD_MAX:g}"),
     **dict.fromkeys(
-        ["policy_lr", "critic_lr", "alpha_lr", "classifier_lr", "initial_alpha", "updates_per_step"], POSITIVE
+        ["policy_lr", "critic_lr", "alpha_lr", "classifier_lr", "initial_alpha", "updates_per_step", "adam_eps"],
+        POSITIVE,
     ),
     **dict.fromkeys(
         ["batch_size", "replay_capacity", "rollout_steps", "classifier_batch_size", "policy_every"], AT_LEAST_1
@@ -235,9 +238,10 @@ class ActorCritic(Stateful):
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(config.initial_alpha, device=setting.device).log())
         self.target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
-        self.policy_optimiser = adam(self.policy.parameters(), config.policy_lr, setting)
-        self.critic_optimiser = adam(self.critic.parameters(), config.critic_lr, setting)
-        self.alpha_optimiser = adam([self.log_alpha], config.alpha_lr, setting)
+        eps = config.adam_eps
+        self.policy_optimiser = adam(self.policy.parameters(), config.policy_lr, setting, eps)
+        self.critic_optimiser = adam(self.critic.parameters(), config.critic_lr, setting, eps)
+        self.alpha_optimiser = adam([self.log_alpha], config.alpha_lr, setting, eps)
 
     @property
     def alpha(self) -> Tensor:

@@ -87,6 +87,11 @@ class ParameterLanes(gym.vector.VectorEnv):
         return self._tensor(self._obs), {"job": self._tensor(self._job)}
 
     @property
+    def job(self) -> Tensor:
+        """The job (N,) that each lane is in, -1 for none."""
+        return self._tensor(self._job)
+
+    @property
     def finished(self) -> bool:
         """Whether every job has ended."""
         return bool((self._job < 0).all())
@@ -180,7 +185,8 @@ def play(
     from one generator, seeded by the first job of each wave of lanes.
 
     An `act` with memory (`agents.interface.Player`) is told of restarts, rewards and ends: where an episode ended, the
-    lane goes on with another.
+    lane goes on with another. One with a method `playing(job, jobs)` is told before each step which job (N,) of how
+    many each lane is in, -1 for none.
 
     Raises:
         ValueError: as `ParameterLanes`.
@@ -195,6 +201,7 @@ def play(
         obs, _ = env.reset()
         _tell(act, "restart")
         while not env.finished:
+            _tell(act, "playing", env.job, len(seeds))
             obs, reward, _, _, info = env.step(act(obs))
             _tell(act, "see", reward, info["_final_obs"])
             job = info["job"].numpy(force=True)
@@ -239,20 +246,25 @@ def _play_waves(
         jobs = np.arange(first, min(first + lanes, len(seeds)))
         rows = np.resize(jobs, lanes)  # the last wave is filled up with jobs of its own, which are not counted
         env.set_params(torch.from_numpy(full(params[rows])).to(env.device))
-        returns, lengths = _first_episodes(act, env, seeds[first])
+        returns, lengths = _first_episodes(act, env, seeds[first], jobs, len(seeds))
         played.returns[jobs], played.lengths[jobs] = returns[: len(jobs)], lengths[: len(jobs)]
         played.broken[jobs] = ~np.isfinite(played.returns[jobs])
     return played
 
 
-def _first_episodes(act: Callable[[Tensor], Tensor], env: TensorEnv, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N,) returns and lengths of each lane's first episode."""
+def _first_episodes(
+    act: Callable[[Tensor], Tensor], env: TensorEnv, seed: int, jobs: np.ndarray, of: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N,) returns and lengths of each lane's first episode; the first lanes have the `jobs`, of so many."""
+    job = torch.full((env.num_envs,), -1, device=env.device)
+    job[: len(jobs)] = torch.from_numpy(jobs)
     obs, _ = env.reset(seed=seed)
     _tell(act, "restart")
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     while running.any():
+        _tell(act, "playing", torch.where(running, job, -1), of)
         obs, reward, terminated, truncated, _ = env.step(act(obs))
         returns += torch.where(running, reward.double(), 0.0)
         lengths += running

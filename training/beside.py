@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from surefoot import agents
+from surefoot.training import grid
 from surefoot.training.checkpoint import write_atomically
 from surefoot.training.config import RunConfig
 from surefoot.training.evaluation import EvalResult, acting, evaluate
@@ -126,9 +127,11 @@ def _ended(future: Future[None], patience: float = 0.2) -> bool:
 
 
 def with_companions(run: Path, agent_name: str, config: RunConfig) -> dict[str, Path]:
-    """Return label -> folder of a run and its companions."""
-    name = method_name(agent_name, config)
-    return {name: run} | {_label(entry, agent_name): companion_folder(run, entry) for entry in config.beside}
+    """Return label -> folder of a run and its companions: the agent, or AGENT/PRESET where several are of one."""
+    agents_of = [agent_name, *(entry.split("/")[0] for entry in config.beside)]
+    labels = [entry if agents_of.count(of) > 1 else of for of, entry in zip(agents_of[1:], config.beside, strict=True)]
+    folders = (companion_folder(run, entry) for entry in config.beside)
+    return {method_name(agent_name, config): run} | dict(zip(labels, folders, strict=True))
 
 
 def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device) -> None:
@@ -147,10 +150,44 @@ def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device)
     if drawn := agents.get(agent_name).drawn:
         alike = {label: folder for label, folder in runs.items() if read_config(folder)[0] == agent_name}
         diagnostics(alike, run / "plots" / "diagnostics.png", drawn)
+    if config.eval.grid is not None:
+        compare_worlds(runs, run, config, device)
+        return
     if config.beside:
         rows = [_measure(label, folder, config, device) for label, folder in runs.items()]
         _write_comparison(run, rows)
         Console().print(_table(rows, config))
+
+
+def compare_worlds(runs: dict[str, Path], run: Path, config: RunConfig, device: torch.device) -> None:
+    """Play the last policies of runs at every point of the grid; print and write the table and draw the maps.
+
+    Reset seeds begin 10,000 above those of the evaluations: nothing was chosen by them.
+    """
+    assert config.uncertainty is not None
+    assert config.eval.grid is not None
+    uncertainty = grid.load_set(config.uncertainty)
+    results, rows = {}, []
+    for label, folder in runs.items():
+        loaded = load_policy(folder, device=device)
+        task = replace(config.env, physics=config.eval.physics, clock=loaded.config.env.clock, num_envs=grid.LANES)
+        seeds = {"episodes": config.eval.episodes, "seeds": (config.eval.seed + 10_000,)}
+        results[label] = grid.evaluate_static(
+            acting(loaded.policy),
+            task,
+            uncertainty,
+            n=config.eval.grid,
+            closed=config.eval.grid_closed,
+            **seeds,
+            device=device,
+        )
+        rows.append({"method": label, "step": loaded.step, **grid.plain(results[label])})
+    _write_comparison(run, rows)
+    pictures = grid.draw_beside(results, run / "plots" / "worlds.png", f"{config.uncertainty}, seed {config.seed}")
+    kind = "closed" if config.eval.grid_closed else "half-open"
+    Console().print(grid.comparison(f"{config.uncertainty}, {kind} grid, seed {config.seed}", list(results.items())))
+    for picture in pictures:
+        print(f"picture: {picture}")
 
 
 def compare_regret(runs: dict[str, Path], run: Path, unit: str) -> None:
@@ -188,10 +225,6 @@ def _regret_table(rows: list[dict[str, Any]], unit: str) -> Table:
 def _write_comparison(run: Path, rows: list[dict[str, Any]]) -> None:
     text = json.dumps(rows, indent=2) + "\n"
     write_atomically(run / "comparison.json", lambda file: file.write(text.encode()))
-
-
-def _label(entry: str, agent_name: str) -> str:
-    return entry if entry.split("/")[0] == agent_name else entry.split("/")[0]
 
 
 def _measure(label: str, folder: Path, config: RunConfig, device: torch.device) -> dict[str, Any]:

@@ -29,12 +29,19 @@ class EvalConfig:
     chosen at evaluation: a table, the laws of their returns and, on a grid, their paths."""
     objective_episodes: int = 20_000
     """Episodes for each of these."""
+    grid: int | None = None
+    """Values of each parameter of `uncertainty` at which the last policies, also those `beside`, are played when the
+    run ends: `episodes` at each point, a table and a picture. None: they are not."""
+    grid_closed: bool = False
+    """Whether that grid has both ends of each range; the published one is half-open."""
 
     def __post_init__(self) -> None:
         _require_positive("eval.every", self.every)
         _require_positive("eval.objective_episodes", self.objective_episodes)
         _require_positive("eval.episodes", self.episodes)
         _require_not_negative("eval.seed", self.seed)
+        if self.grid is not None and self.grid < 2:
+            raise ValueError(f"eval.grid is {self.grid}; a grid needs at least 2 values a parameter")
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class RunConfig(Generic[C]):
             _require_positive("threads", self.threads)
         if not (self.device in ("auto", "cpu", "cuda") or self.device.removeprefix("cuda:").isdecimal()):
             raise ValueError(f"device is {self.device!r}; choose auto, cpu, cuda or cuda:N")
+        if self.eval.grid is not None and self.uncertainty is None:
+            raise ValueError(f"eval.grid {self.eval.grid} needs uncertainty, the set whose parameters are on the grid")
         for entry in self.beside:
             if len([part for part in entry.split("/") if part]) != 2:
                 raise ValueError(f"beside: {entry!r} is not AGENT/PRESET, such as sac/demo-sim")

@@ -30,6 +30,12 @@ def acting(owner: Agent | Policy, *, explore: bool = False) -> Act:
     return partial(owner.act, explore=True) if explore else owner.act
 
 
+def restart(act: Act) -> None:
+    """Tell that all its episodes begin, if it wants to know."""
+    if hasattr(act, "restart"):
+        act.restart()
+
+
 def see(act: Act, reward: Tensor, ended: Tensor) -> None:
     """Tell what its actions brought, if it wants to know; both (N,)."""
     if hasattr(act, "see"):
@@ -77,8 +83,7 @@ def evaluate(
 def _first_episodes(act: Act, env: gym.vector.VectorEnv, seed: int, gamma: float) -> tuple[Tensor, Tensor]:
     """Return (N,) returns and lengths of each lane's first episode; a lane that is done waits for the others."""
     obs, _ = env.reset(seed=seed)
-    if hasattr(act, "restart"):
-        act.restart()
+    restart(act)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=obs.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=obs.device)

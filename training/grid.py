@@ -17,7 +17,7 @@ from surefoot.envs import EnvConfig, UncertaintySet, Worlds, find_set, indistinc
 from surefoot.envs.parameter_lanes import LANES as LANES
 from surefoot.envs.probe import inert
 from surefoot.training.checkpoint import write_atomically
-from surefoot.training.plots import parameter_map
+from surefoot.training.plots import parameter_map, parameter_maps
 from surefoot.training.presets import read_yaml
 
 EPISODES = 10  # a point, from each seed: IWOCS does not say how many; M2TD3 takes 30
@@ -153,6 +153,21 @@ def draw(result: GridResult, out: Path, title: str, limits: tuple[float, float] 
         title=title,
         limits=limits,
     )
+
+
+def draw_beside(results: dict[str, GridResult], out: Path, title: str) -> list[Path]:
+    """Write the pictures of several runs in the same colours: side by side, or for three parameters one each."""
+    first = next(iter(results.values()))
+    limits = (min(r.mean.min() for r in results.values()), max(r.mean.max() for r in results.values()))
+    if len(first.axes) > 2:
+        each = {out.with_stem(f"{out.stem}-{label.replace('/', '-')}"): label for label in results}
+        drawn = [draw(results[label], path, f"{title}: {label}", limits) for path, label in each.items()]
+        return [path for path in drawn if path]
+    axes = dict(zip(first.uncertainty.param_names, first.axes, strict=True))
+    shape = [len(axis) for axis in first.axes]
+    values = {label: result.mean.reshape(shape) for label, result in results.items()}
+    diverged = {label: np.any(result.broken, axis=1).reshape(shape) for label, result in results.items()}
+    return [parameter_maps(out, axes, values, nominal=first.nominal, diverged=diverged, title=title)]
 
 
 def comparison(title: str, labelled: Sequence[tuple[str, GridResult]]) -> Table:

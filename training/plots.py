@@ -32,6 +32,8 @@ AGENT_STYLE: dict[str, tuple[str, str]] = {
     "trpo": ("#D55E00", "--"),
     "rlpd": ("#009E73", "--"),
     "dynlin-ucb": ("#0072B2", "-"),
+    "iwocs": ("#D55E00", ":"),
+    "dr-sac": ("#0072B2", "-."),
     "nora": ("#CC79A7", "--"),
     "linucb": ("#E69F00", "-"),
     "linucb-paper": ("#E69F00", "--"),
@@ -278,10 +280,8 @@ def parameter_map(
         _mark(panel, shown, diverged.reshape(slices.shape)[i], worst[1:] if worst[0] == i else None)
         if len(slices) > 1:
             panel.set_title(f"{first[0]} = {first[1][i]:.4g}", fontsize=8)
-        elif _inside(dict(shown), nominal):
-            panel.plot(
-                *nominal, "*", color="none", markeredgecolor="white", markeredgewidth=1.5, markersize=24, clip_on=False
-            )
+        else:
+            _mark_nominal(panel, dict(shown), nominal)
     figure.supxlabel(shown[0][0])
     figure.supylabel(shown[1][0])
     figure.suptitle(title, fontsize=10)
@@ -289,10 +289,66 @@ def parameter_map(
     return write_figure(figure, out)
 
 
+def parameter_maps(
+    out: Path,
+    axes: Mapping[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
+    *,
+    nominal: np.ndarray,
+    diverged: Mapping[str, np.ndarray],
+    title: str,
+) -> Path:
+    """Draw the mean returns of several policies over one or two parameters, side by side; write and return `out`.
+
+    Arrays and marks as in `parameter_map`; of one parameter all curves are in one panel.
+    """
+    if len(axes) == 1:
+        return write_figure(_parameter_curves(axes, values, nominal, title), out)
+    low, high = min(float(v.min()) for v in values.values()), max(float(v.max()) for v in values.values())
+    figure = Figure(figsize=(3.4 * len(values) + 1.2, 4.0), layout="constrained")
+    panels = figure.subplots(1, len(values), squeeze=False, sharex=True, sharey=True).flat
+    for panel, (label, means) in zip(panels, values.items(), strict=True):
+        image = _parameter_panel(panel, axes, means, low, high, means.size <= 120)
+        _mark(panel, list(axes.items()), diverged[label], np.unravel_index(means.argmin(), means.shape))
+        _mark_nominal(panel, axes, nominal)
+        panel.set_title(f"{label}: worst {means.min():.4g}, mean {means.mean():.4g}", fontsize=8)
+    across, up = axes
+    figure.supxlabel(across)
+    figure.supylabel(up)
+    figure.suptitle(title, fontsize=10)
+    figure.colorbar(image, ax=figure.axes, label="mean return")
+    return write_figure(figure, out)
+
+
+def _parameter_curves(
+    axes: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray], nominal: np.ndarray, title: str
+) -> Figure:
+    (axis,) = axes.values()
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    panel = figure.add_subplot()
+    for label, means in values.items():
+        color, dash = agent_style(label)
+        panel.plot(axis, means, "o", color=color, linestyle=dash, markersize=4, linewidth=1.6, label=label)
+    _finish_curves(figure, panel, axes, nominal, title)
+    return figure
+
+
+def _finish_curves(
+    figure: Figure, panel: Axes, axes: Mapping[str, np.ndarray], nominal: np.ndarray, title: str
+) -> None:
+    if _inside(axes, nominal):
+        panel.axvline(nominal[0], color="0.45", linewidth=1.0, linestyle=":", label="nominal")
+    _legend_below(figure, panel)
+    panel.set(xlabel=next(iter(axes)), ylabel="mean return")
+    panel.set_title(title, fontsize=10)
+    panel.grid(True, linewidth=0.5, alpha=0.4)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
 def _parameter_curve(
     axes: Mapping[str, np.ndarray], values: np.ndarray, nominal: np.ndarray, diverged: np.ndarray, title: str
 ) -> Figure:
-    ((name, axis),) = axes.items()
+    (axis,) = axes.values()
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     panel = figure.add_subplot()
     panel.plot(axis, values, "o-", color="#0072B2", markersize=4, linewidth=1.6)
@@ -301,13 +357,7 @@ def _parameter_curve(
     panel.plot(
         axis[values.argmin()], values.min(), "o", color="none", markeredgecolor="#D55E00", markersize=12, label="worst"
     )
-    if _inside(axes, nominal):
-        panel.axvline(nominal[0], color="0.45", linewidth=1.0, linestyle=":", label="nominal")
-    _legend_below(figure, panel)
-    panel.set(xlabel=name, ylabel="mean return")
-    panel.set_title(title, fontsize=10)
-    panel.grid(True, linewidth=0.5, alpha=0.4)
-    panel.spines[["top", "right"]].set_visible(False)
+    _finish_curves(figure, panel, axes, nominal, title)
     return figure
 
 
@@ -338,6 +388,14 @@ def _mark(
     if worst is not None:
         panel.plot(
             x[worst[0]], y[worst[1]], "o", color="none", markeredgecolor="#D55E00", markeredgewidth=2, markersize=18
+        )
+
+
+def _mark_nominal(panel: Axes, axes: Mapping[str, np.ndarray], nominal: np.ndarray) -> None:
+    """Draw a star at the nominal point, where the map reaches it."""
+    if _inside(axes, nominal):
+        panel.plot(
+            *nominal, "*", color="none", markeredgecolor="white", markeredgewidth=1.5, markersize=24, clip_on=False
         )
 
 

@@ -201,7 +201,7 @@ def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
     data = _load_data(agent_name, spec, config, spaces, device)
     ends = _termination(spec, config, spaces)
     lanes = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
-    env, worlds = _training_env(agent_name, spec, replace(config, env=lanes), device)
+    env, worlds = training_env(agent_name, spec, replace(config, env=lanes), device)
     how = (config.compile, config.cudagraph, config.num_seeds)
     setting = Setting(spaces, config.seed, device, env, data, *how, termination=ends, worlds=worlds)
     try:
@@ -216,7 +216,7 @@ def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
     return Run(agent_name, config, folder, spec, spaces, device, env, agent, Meter(device), *logs)
 
 
-def _training_env(
+def training_env(
     agent_name: str, spec: AgentSpec, config: RunConfig, device: torch.device
 ) -> tuple[VectorEnv | None, Worlds | None]:
     """Return the lanes to train in, with the parameters of `uncertainty` if there is one, and its worlds to play in."""
@@ -326,6 +326,8 @@ def _loop(run: Run, stop: StopRequest, clock: Callable[[], float]) -> None:
             progress = run.agent.step()
             counters.advance(progress, run.spec.acts)
             run.meter.add(progress)
+            for line in progress.notes:
+                tqdm.write(line)
             bar.update(counters.step - before)
             counters.seconds = clock()
             due = {name: _crosses(before, counters.step, every) for name, every in _intervals(config).items()}
@@ -456,6 +458,8 @@ def save(run: Run) -> None:
     _save_policy(run, run_folder.checkpoint_path(run.folder, "policy", step))
     if run.spec.regret:
         run_folder.save_regret(run.folder, *cast(BanditAgent, run.agent).regret.trace())
+    if hasattr(run.agent, "path"):
+        run_folder.save_path(run.folder, run.agent.path)
     save_checkpoint(run_folder.checkpoint_path(run.folder, "step", step), _state(run))
     run.saved_step = step
     for kind in ("step", "policy"):

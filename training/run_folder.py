@@ -107,6 +107,11 @@ def mark_resumed(folder: Path, agent_name: str, config: RunConfig) -> None:
     write_meta(folder, {"resumed": [*read_meta(folder).get("resumed", []), {"started": _now(), **provenance()}]})
 
 
+def save_path(folder: Path, path: list[dict[str, Any]]) -> None:
+    """Write what an agent says of its iterations, as plain values."""
+    write_atomically(folder / "path.json", lambda file: file.write((json.dumps(path, indent=1) + "\n").encode()))
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import torch
 from gymnasium.wrappers import RecordVideo
 
 from surefoot.envs import EnvConfig, find_spec, make_single
-from surefoot.training.evaluation import Act, see
+from surefoot.training.evaluation import Act, restart, see
 
 # The recorder keeps every frame of the episode in memory: 230 MB for 1000 of these, 690 MB at the tasks' own 480 x 480.
 FRAME: dict[str, bool | int | float | str] = {"width": 320, "height": 240}
@@ -60,6 +60,7 @@ def record_episode(
 @torch.inference_mode()
 def _play(act: Act, env: gym.Env, seed: int, device: torch.device | str) -> None:
     obs, _ = env.reset(seed=seed)
+    restart(act)
     ended = False
     while not ended:
         action = act(torch.as_tensor(obs, device=device)[None])[0]

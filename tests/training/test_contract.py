@@ -8,12 +8,12 @@ from sameness import assert_same, assert_same_run
 
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
-from surefoot.envs import EnvConfig, UncertainLanes, Worlds, find_set, make_vec, spaces_of
+from surefoot.envs import EnvConfig, spaces_of
 from surefoot.envs.termination import never
 from surefoot.offline_data import DataConfig, load_for
 from surefoot.training.config import EvalConfig, RunConfig
 from surefoot.training.interrupt import StopRequest
-from surefoot.training.run import carry_out, resume, train
+from surefoot.training.run import carry_out, resume, train, training_env
 from surefoot.training.run_folder import load_policy
 
 NAMES = sorted(agents.REGISTRY)
@@ -61,6 +61,11 @@ SMALL = {
     "diagnose_every": 6,
     "diagnose_rows": 16,
     "adversaries": 3,
+    "plain_hidden": (8, 8),
+    "default_steps": 24,
+    "model_steps": 18,
+    "thresholds": (0.1, 1.0),
+    "grid_n": 2,
 }
 # Agents with Discrete actions: their task has three numbers to see, as Pendulum has.
 DISCRETE = ("dhn", "qr-dqn", "nora-deep")
@@ -96,6 +101,8 @@ def config_of(data_file):
             env = EnvConfig("surefoot/RiverSwim-v0", num_envs=3, clock=True, kwargs={"states": 3, "horizon": 4})
         if name in BANDITS:
             env = EnvConfig(id="surefoot/DynamicalLinear-v0", num_envs=3, kwargs={"system": "real-data"})
+        if spec.needs_worlds:
+            env = EnvConfig(id="surefoot/Pendulum-v0", max_episode_steps=15)
         return RunConfig(
             agent=dataclasses.replace(spec.default, **wanted),
             env=env,
@@ -112,11 +119,7 @@ def config_of(data_file):
 
 def build(name, config):
     spec, spaces = agents.get(name), Spaces(*spaces_of(config.env))
-    env = make_vec(config.env) if spec.acts else None
-    worlds = None
-    if spec.needs_worlds:
-        one = find_set(config.uncertainty)
-        env, worlds = UncertainLanes(config.env, one), Worlds(config.env, one)
+    env, worlds = training_env(name, spec, config, torch.device("cpu"))
     data = load_for(config.data, *spaces, seed=config.seed) if spec.needs_data else None
     setting = Setting(spaces, config.seed, torch.device("cpu"), env, data, termination=never, worlds=worlds)
     return spec.make_agent(config.agent, setting)

@@ -7,7 +7,7 @@ import pytest
 from surefoot import agents
 from surefoot.agents.h2o import H2OConfig
 from surefoot.configs import preset_file, preset_names
-from surefoot.envs import EnvConfig, Physics
+from surefoot.envs import SETS, EnvConfig, Physics
 from surefoot.offline_data.scores import find_d4rl
 from surefoot.training.config import EvalConfig
 from surefoot.training.presets import default_config, load_preset
@@ -71,3 +71,29 @@ def test_every_packaged_preset_loads_and_says_what_it_is_for():
             assert text.startswith("# "), f"{agent_name}/{preset}: no comment"
             seen += 1
     assert seen >= len(CELLS) + len(GAPS) + len(TASKS)
+
+
+@pytest.mark.parametrize("name", [name for name in SETS if name in preset_names("iwocs")])
+def test_an_uncertainty_set_has_a_preset_with_the_budget_of_its_dimension(name):
+    config, box = load_preset("iwocs", name), SETS[name]
+    assert (config.uncertainty, config.env.id, config.eval.grid) == (name, box.env, 10)
+    models = config.agent.iterations
+    steps = {1: (800_000, 400_000, 3), 2: (1_600_000, 800_000, 3), 3: (1_800_000, 800_000, 4)}[len(box.parameters)]
+    assert (config.agent.default_steps, config.agent.model_steps, models) == steps
+    assert config.steps == {1: 2_000_000, 2: 4_000_000, 3: 5_000_000}[len(box.parameters)]
+    table_5 = {"policy_lr": 3e-4, "critic_lr": 1e-3, "adam_eps": 1e-5, "batch_size": 256, "replay_capacity": 1_000_000}
+    table_5 |= {"gamma": 0.99, "tau": 0.005, "learning_starts": 10_000, "population": 100, "generations": 6}
+    assert {key: getattr(config.agent, key) for key in table_5} == table_5
+
+
+def test_every_robot_of_the_paper_has_its_presets_and_the_demo_the_budget_of_its_companions():
+    robots = {"ant": 3, "halfcheetah": 3, "hopper": 3, "humanoidstandup": 3, "inverted-pendulum": 2, "walker": 3}
+    assert {f"{robot}-{d}" for robot, n in robots.items() for d in range(1, n + 1)} <= set(preset_names("iwocs"))
+    demo = load_preset("iwocs", "demo")
+    assert demo.steps == demo.agent.default_steps + demo.agent.iterations * demo.agent.model_steps
+    for entry in demo.beside:
+        beside = load_preset(*entry.split("/"))
+        assert (beside.steps, beside.env) == (demo.steps, demo.env)
+        assert (beside.uncertainty is None) == entry.endswith("nominal")
+        same = ("hidden", "policy_lr", "critic_lr", "alpha_lr", "adam_eps", "gamma", "tau", "batch_size")
+        assert [getattr(beside.agent, field) for field in same] == [getattr(demo.agent, field) for field in same]

@@ -1,18 +1,7 @@
-"""IWOCS with neural networks: what a composite of policies needs, as free functions. The agent itself is not here yet.
+"""Several specialists and a default policy as one: who may act, who does, and how the threshold between is chosen.
 
-Zouitine, Geist, Rachelson, *Solving robust MDPs as a sequence of static RL problems*, arXiv 2410.06212.
-
-| paper | here |
-|---|---|
-| L_Q: the value of the policy without entropy terms | `sac.soft_target` with `alpha=None`, `sac.twin_q_loss` |
-| L_T̂ = E‖T̂(s, a) − s'‖₁ | `prediction_loss` |
-| model j is usable in s_t iff ‖T̂_j(s_{t−1}, a_{t−1}) − s_t‖₁ ≤ ρ_j | `is_valid` |
-| the most pessimistic usable specialist acts, else the default policy | `choose`, `Composite` |
-| ρ_i: the one of R whose worst value is highest | `THRESHOLDS`, `best_threshold` |
-
-Not stated in the paper, so ours: all models are usable in the first step of an episode; specialists propose their mean
-action; of equal thresholds the larger is taken. ρ is an absolute error summed over all observations, so with many of
-them every model may be unusable everywhere, and the composite silently is its default: `Composite.shares` shows it.
+Arithmetic of arXiv 2410.06212, section 5; the table of equations is in `agent.py`. Nothing here knows how the parts
+were learned.
 """
 
 from __future__ import annotations
@@ -57,6 +46,14 @@ def best_threshold(worst_values: Sequence[float], thresholds: Sequence[float] = 
     return max(zip(worst_values, thresholds, strict=True))[1]
 
 
+def repeated(model: Tensor, before: Sequence[Tensor], span: Tensor, tolerance: float) -> list[int]:
+    """Return which of the models (d,) before are this one, to within a share of the span (d,) of each parameter."""
+    return [j for j, other in enumerate(before) if ((model - other).abs() / span).max() <= tolerance]
+
+
+# --- the composite policy --------------------------------------------------------------------------------------------
+
+
 class Composite:
     """A player (`interface.Player`) of several specialists and a default policy, with its one step of memory a lane."""
 
@@ -68,25 +65,40 @@ class Composite:
         """Forget the step before and the shares: all lanes start an episode."""
         self._before: tuple[Tensor, Tensor] | None = None
         self._fresh: Tensor | None = None
-        self._served = torch.zeros(len(self.specialists) + 1, dtype=torch.int64)
+        self._job: Tensor | None = None
+        self._served = torch.zeros(1, len(self.specialists) + 1, dtype=torch.int64)  # (jobs, J + 1) steps
 
     def see(self, reward: Tensor, ended: Tensor) -> None:
         """Note which lanes (N,) begin another episode."""
         self._fresh = ended.bool()
 
+    def playing(self, job: Tensor, jobs: int) -> None:
+        """Note which of so many episodes each lane (N,) is in, −1 for none: shares are counted for each."""
+        self._job = job
+        if len(self._served) != jobs:
+            self._served = self._served.new_zeros(jobs, self._served.shape[1])
+
     @property
     def shares(self) -> Tensor:
-        """The shares (J + 1,) of the steps so far that each specialist and the default served; resting lanes count."""
-        return self._served / self._served.sum().clamp(min=1)
+        """The shares (J + 1,) of the steps so far that each specialist and the default served."""
+        return _shares(self._served.sum(0))
+
+    @property
+    def shares_by_job(self) -> Tensor:
+        """The same for every episode (jobs, J + 1) that `playing` told of."""
+        return _shares(self._served)
 
     def __call__(self, obs: Tensor) -> Tensor:
         """Return actions (N, act)."""
         proposals = torch.stack([*(one.act(obs) for one in self.specialists), self.default(obs)])  # (J + 1, N, act)
-        q = torch.stack([one.q(obs, a).amin(0) for one, a in zip(self.specialists, proposals, strict=False)])
-        chosen = choose(q, self._valid(obs)) % len(proposals)  # −1 is the last, the default
+        chosen = torch.full_like(proposals[0, :, 0], -1, dtype=torch.int64)
+        if self.specialists:
+            q = torch.stack([one.q(obs, a).amin(0) for one, a in zip(self.specialists, proposals, strict=False)])
+            chosen = choose(q, self._valid(obs))
+        chosen = chosen % len(proposals)  # −1 is the last, the default
         action = proposals[chosen, torch.arange(len(obs), device=obs.device)]
         self._before = obs, action
-        self._served = self._served.to(obs.device) + torch.bincount(chosen, minlength=len(proposals))
+        self._count(chosen)
         return action
 
     def _valid(self, obs: Tensor) -> Tensor:
@@ -95,3 +107,13 @@ class Composite:
             return torch.ones(len(self.specialists), len(obs), dtype=torch.bool, device=obs.device)
         foreseen = [is_valid(one.predict(*self._before), obs, one.rho) for one in self.specialists]
         return torch.stack(foreseen) | self._fresh
+
+    def _count(self, chosen: Tensor) -> None:
+        job = torch.zeros_like(chosen) if self._job is None else self._job.to(chosen.device)
+        busy = (job >= 0).long()
+        self._served = self._served.to(chosen.device)
+        self._served.index_put_((job.clamp(min=0), chosen), busy, accumulate=True)
+
+
+def _shares(served: Tensor) -> Tensor:
+    return served / served.sum(-1, keepdim=True).clamp(min=1)

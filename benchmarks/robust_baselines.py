@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,23 @@ from surefoot.training.run import train
 from surefoot.training.run_folder import load_policy
 
 NAME = "robust_baselines"
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "dr-sac": ("dr-sac", {}),
-    "rarl": ("rarl", {}),
-    "m2td3": ("m2td3", {}),
-    "soft-m2td3": ("m2td3", {"soft": True, "world_noise_updates": 7_000}),  # half of its updates, as published
+SET = SETS["inverted-pendulum-2"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """An agent with one of its presets and what is changed of its settings."""
+
+    agent: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    preset: str = "demo"
+
+
+METHODS = {
+    "dr-sac": Method("dr-sac"),
+    "rarl": Method("rarl"),
+    "m2td3": Method("m2td3"),
+    "soft-m2td3": Method("m2td3", {"soft": True, "world_noise_updates": 7_000}),  # half of its updates, as published
 }
 SEEDS = (0, 1, 2)
 GRID, EPISODES, FIRST_SEED = 5, 5, 20_000
@@ -48,22 +60,21 @@ class Options:
     """Environment steps of a run; None: those of the preset."""
 
 
-def run(job: str, steps: int | None) -> dict[str, Any]:
-    """Train one policy and return what it gets over the grid."""
-    method, seed = job.split("/")
-    agent, changes = METHODS[method]
-    preset = load_preset(agent, "demo")
+def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
+    """Train one policy and return what it gets over the grid, and the path of an agent that has one."""
+    preset = load_preset(method.agent, method.preset)
     steps = steps or preset.steps
-    config = replace(preset, agent=replace(preset.agent, **changes), seed=int(seed), steps=steps, device="cpu")
+    agent = replace(preset.agent, **method.changes)
+    config = replace(preset, agent=agent, seed=seed, steps=steps, device="cpu", beside=())
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        policy = load_policy(train(agent, config, out=Path(folder))).policy
+        place = train(method.agent, config, out=Path(folder))
+        policy = load_policy(place).policy
+        path = json.loads((place / "path.json").read_text()) if (place / "path.json").is_file() else []
     seconds = time.process_time() - started
     task = replace(config.env, num_envs=128)
-    one = SETS[str(config.uncertainty)]
-    result = evaluate_static(
-        acting(policy), task, one, n=GRID, closed=True, episodes=EPISODES, seeds=(FIRST_SEED,), device="cpu"
-    )
+    grid = {"n": GRID, "closed": True, "episodes": EPISODES, "seeds": (FIRST_SEED,)}
+    result = evaluate_static(acting(policy), task, SET, **grid, device="cpu")
     return {
         "steps": steps,
         "worst": round(float(result.mean.min()), 1),
@@ -74,6 +85,7 @@ def run(job: str, steps: int | None) -> dict[str, Any]:
         "table": result.mean.round(1).tolist(),
         "cpu_seconds": round(seconds, 1),
         "commit": STARTED["commit"],
+        **({"path": [{key: entry[key] for key in entry if key != "table"} for entry in path]} if path else {}),
     }
 
 
@@ -83,7 +95,8 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     path = RESULTS / f"{NAME}.json"
     for job in options.jobs:
-        figures = run(job, options.steps)
+        method, seed = job.split("/")
+        figures = run(METHODS[method], int(seed), options.steps)
         jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
         record(NAME, {"jobs": {**jobs, job: figures}}, began=began, seeds=list(SEEDS))
 

@@ -1,0 +1,54 @@
+"""Deep IWOCS on InvertedPendulum with two unknown masses beside nominal and randomised SAC, and its ablations.
+
+    python benchmarks/iwocs.py [--jobs iwocs/0 nominal/0 …]
+
+Brief iwocs.md, 13.2 B and C. A job is METHOD/SEED; all have the budget of `iwocs --preset demo` and are played on the
+same closed 5 x 5 grid, 5 episodes a point from seeds that no training saw (as `robust_baselines.py` plays its own). Each
+adds its own entry to benchmarks/results/iwocs.json and leaves the others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+import tyro
+from record import RESULTS, record
+from robust_baselines import SEEDS, Method, run
+
+NAME = "iwocs"
+METHODS = {
+    "nominal": Method("sac", preset="inverted-pendulum-nominal"),
+    "dr-sac": Method("dr-sac"),
+    "iwocs": Method("iwocs"),
+    "iwocs-without-gate": Method("iwocs", {"thresholds": (math.inf,)}),
+    "iwocs-any-next-model": Method("iwocs", {"next_model": "random"}),
+}
+
+
+@dataclass
+class Options:
+    """What to run."""
+
+    jobs: tuple[str, ...] = tuple(f"{method}/{seed}" for seed in SEEDS for method in METHODS)
+    """METHOD/SEED."""
+
+
+def main(options: Options) -> None:
+    """Measure and record one job after another."""
+    began = time.perf_counter()
+    torch.set_num_threads(1)
+    path = RESULTS / f"{NAME}.json"
+    for job in options.jobs:
+        method, seed = job.split("/")
+        figures = run(METHODS[method], int(seed))
+        print(job, figures["worst"], figures["average"], figures["cpu_seconds"], flush=True)
+        jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
+        record(NAME, {"jobs": {**jobs, job: figures}}, began=began, seeds=list(SEEDS))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -215,7 +215,7 @@ def play(
     return played
 
 
-def _tell(act: Any, name: str, *what: Tensor) -> None:
+def _tell(act: Any, name: str, *what: Tensor | int) -> None:
     if hasattr(act, name):
         getattr(act, name)(*what)
 

@@ -171,14 +171,14 @@ def compare_worlds(runs: dict[str, Path], run: Path, config: RunConfig, device: 
     for label, folder in runs.items():
         loaded = load_policy(folder, device=device)
         task = replace(config.env, physics=config.eval.physics, clock=loaded.config.env.clock, num_envs=grid.LANES)
-        seeds = {"episodes": config.eval.episodes, "seeds": (config.eval.seed + 10_000,)}
         results[label] = grid.evaluate_static(
             acting(loaded.policy),
             task,
             uncertainty,
             n=config.eval.grid,
             closed=config.eval.grid_closed,
-            **seeds,
+            episodes=config.eval.episodes,
+            seeds=(config.eval.seed + 10_000,),
             device=device,
         )
         rows.append({"method": label, "step": loaded.step, **grid.plain(results[label])})

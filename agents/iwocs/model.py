@@ -120,8 +120,9 @@ class StaticSolver(Stateful):
         self.replay = make_replay(config.replay_capacity, setting)
         self.rollout = make_rollout(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
-        beside = [self.plain, self.plain_target, self.predictor, self.plain_optimiser, self.predictor_optimiser]
-        self.update = accelerate(self.update_eager, setting, [*self.nets.owners(), *beside])
+        critic = self.plain, self.plain_target, self.plain_optimiser
+        owners = (*self.nets.owners(), *critic, self.predictor, self.predictor_optimiser)
+        self.update = accelerate(self.update_eager, setting, owners)
 
     def step(self) -> Progress:
         """One environment step in every lane and the updates it is due."""

@@ -40,7 +40,8 @@ def test_the_published_numbers_are_the_defaults():
         assert (agent.policy_lr, agent.critic_lr, agent.replay_capacity) == (3e-4, 3e-4, 1_000_000)
         assert (agent.exploration_noise, agent.target_noise, agent.target_noise_clip) == (0.1, 0.2, 0.5)
     sac = load_preset("dr-sac", "ant-3").agent
-    assert (sac.policy_lr, sac.critic_lr, sac.learning_starts, sac.random_steps) == (3e-4, 1e-3, 10_000, 10_000)
+    assert (sac.policy_lr, sac.critic_lr, sac.adam_eps, sac.batch_size) == (3e-4, 1e-3, 1e-5, 256)
+    assert (sac.learning_starts, sac.random_steps) == (10_000, 10_000)
 
 
 def tiny(name, **changes):

@@ -69,12 +69,14 @@ def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         place = train(method.agent, config, out=Path(folder))
-        policy = load_policy(place).policy
+        loaded = load_policy(place)
         path = json.loads((place / "path.json").read_text()) if (place / "path.json").is_file() else []
     seconds = time.process_time() - started
+    if loaded.step < steps:
+        raise RuntimeError(f"{method.agent} was stopped at step {loaded.step} of {steps}: nothing is recorded of it")
     task = replace(config.env, num_envs=128)
     grid = {"n": GRID, "closed": True, "episodes": EPISODES, "seeds": (FIRST_SEED,)}
-    result = evaluate_static(acting(policy), task, SET, **grid, device="cpu")
+    result = evaluate_static(acting(loaded.policy), task, SET, **grid, device="cpu")
     return {
         "steps": steps,
         "worst": round(float(result.mean.min()), 1),

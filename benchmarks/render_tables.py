@@ -247,6 +247,29 @@ def robust_baselines(result: Result) -> str:
     return markdown(header, rows)
 
 
+def iwocs(result: Result) -> str:
+    """Return what the seeds of every method get over the grid, and the path of every seed of IWOCS itself."""
+    rows = []
+    for job, cell in sorted(result["jobs"].items()):
+        for entry in cell.get("path", ()) if job.startswith("iwocs/") else ():
+            own = entry["in_its_own_model"]
+            rows.append(
+                (
+                    job.split("/")[1],
+                    entry["iteration"],
+                    ", ".join(number(x, 1) for x in entry["model"] or ()),
+                    number(entry["rho"], 1),
+                    number(entry["worst"]),
+                    number(entry["held_out_worst"]),
+                    f"{number(own['specialist'])}, {number(own['default'])}" if own else "",
+                    number(entry["shares"][-1], 2),
+                    entry["status"] or "",
+                )
+            )
+    header = ("seed", "i", "T_i", "ρ_i", "J_i", "held-out", "specialist, default in T_i", "default's share", "end")
+    return f"{robust_baselines(result)}\n\n{markdown(header, rows)}"
+
+
 def key_values(result: Result) -> str:
     """Return every single figure of a result file that has no table of its own."""
     figures = {key: value for key, value in result.items() if key not in PROVENANCE}
@@ -678,6 +701,7 @@ def inverted_pendulum(cells: list[Result]) -> str:
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
+    "iwocs": iwocs,
     "iwocs_exact": iwocs_exact,
     "iwocs_swing_up": iwocs_swing_up,
     "h2o_pendulum": h2o_pendulum,

@@ -149,7 +149,11 @@ def compare(rule: Termination, config: EnvConfig, *, steps: int = RANDOM_STEPS, 
     finally:
         env.close()
     *seen, ended = map(torch.cat, zip(*rows, strict=True))
-    said = rule(*seen)
+    try:
+        said = rule(*seen)
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{config.id}: the termination rule fails on {steps} rows: {problem}") from error
     if not isinstance(said, Tensor) or said.dtype != torch.bool or said.shape != ended.shape:
         shown = f"{said.dtype} {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
         raise ValueError(f"{config.id}: the termination rule gives {shown} for {steps} rows, not ({steps},) bool")

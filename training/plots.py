@@ -311,7 +311,7 @@ def parameter_maps(
         image = _parameter_panel(panel, axes, means, low, high, means.size <= 120)
         _mark(panel, list(axes.items()), diverged[label], np.unravel_index(means.argmin(), means.shape))
         _mark_nominal(panel, axes, nominal)
-        panel.set_title(f"{label}: worst {means.min():.4g}, mean {means.mean():.4g}", fontsize=8)
+        panel.set_title(f"{label}\nworst {means.min():.4g}, mean {means.mean():.4g}", fontsize=8)
     across, up = axes
     figure.supxlabel(across)
     figure.supylabel(up)

@@ -474,8 +474,10 @@ def test_a_restored_model_goes_on_bit_for_bit(config):
     batch, more = make_batch(60), make_batch(90, seed=1)
     straight = make_model(config)
     straight.train(batch)
+    straight.elites = torch.arange(config.members).flip(0)[: config.elites]
     restored = make_model(config, seed=5)
     restored.load_state_dict(copy.deepcopy(straight.state_dict()))
+    assert_close((restored.elites, restored.error), (straight.elites, straight.error), rtol=0, atol=0)
     for model in (straight, restored):
         model.train(more)
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]

@@ -146,6 +146,8 @@ def test_a_task_whose_ends_were_changed_needs_another_rule():
         (EnvConfig("Pendulum-v1", termination="rule"), ImportError, "cannot import 'rule'"),
         (EnvConfig("Pendulum-v1", termination=":rule"), ImportError, "cannot import ''"),
         (EnvConfig("Pendulum-v1", termination="math:rule"), ValueError, "'math' has no function 'rule'"),
+        (EnvConfig("Pendulum-v1", termination="math:sin"), ValueError, "rule fails on 5 rows: .*one argument"),
+        (EnvConfig("Pendulum-v1", termination="torch:stack"), ValueError, "rule fails on 5 rows"),
         (EnvConfig("Pendulum-v1", termination=f"{__name__}:gives_numbers"), ValueError, "float32 .* not .5,. bool"),
     ],
 )

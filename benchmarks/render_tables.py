@@ -619,7 +619,13 @@ def smoothness(arms: dict[str, list[Result]], kind: str = "arm") -> str:
             arm,
             *(
                 " ".join(number(at(cell, name, 2000), digits) for cell in cells)
-                for name, digits in (("lip_local", 0), ("lip_upper", 2), ("lip_ball", 0))
+                for name, digits in (
+                    ("lip_local", 0),
+                    ("lip_upper", 2),
+                    ("lip_ball", 0),
+                    ("q_std", 0),
+                    ("action_gap", 2),
+                )
             ),
             " ".join(number(between(cell, "value_aware_error"), 2) for cell in cells),
             " ".join(number(between(cell, "value_aware_error_relative"), 2) for cell in cells),
@@ -628,7 +634,7 @@ def smoothness(arms: dict[str, list[Result]], kind: str = "arm") -> str:
         )
         for arm, cells in arms.items()
     ]
-    slopes = ("lip_local at 2000", "lip_upper at 2000", "lip_ball at 2000")
+    slopes = ("at 2000: lip_local", "lip_upper", "lip_ball", "q_std", "action_gap")
     errors = ("ln value-aware error", "relative to var V", "model error / std")
     return markdown((kind, *slopes, *errors, "last return"), rows)
 

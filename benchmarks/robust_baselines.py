@@ -25,7 +25,7 @@ from surefoot.training.evaluation import acting
 from surefoot.training.grid import evaluate_static
 from surefoot.training.presets import load_preset
 from surefoot.training.run import train
-from surefoot.training.run_folder import load_policy
+from surefoot.training.run_folder import load_policy, read_meta
 
 NAME = "robust_baselines"
 SET = SETS["inverted-pendulum-2"]
@@ -69,6 +69,8 @@ def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         place = train(method.agent, config, out=Path(folder))
+        if read_meta(place)["status"] != "finished":
+            raise SystemExit(f"{method.agent}, seed {seed}: stopped by a signal; nothing is recorded of it")
         policy = load_policy(place).policy
         path = json.loads((place / "path.json").read_text()) if (place / "path.json").is_file() else []
     seconds = time.process_time() - started

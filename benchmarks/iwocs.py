@@ -26,6 +26,7 @@ METHODS = {
     "iwocs": Method("iwocs"),
     "iwocs-without-gate": Method("iwocs", {"thresholds": (math.inf,)}),
     "iwocs-any-next-model": Method("iwocs", {"next_model": "random"}),
+    "iwocs-soft-critic": Method("iwocs", {"judge": "soft"}),
 }
 
 

@@ -105,7 +105,7 @@ class IWOCS:
         self.env.set_params(self.models[-1].to(setting.device))
         self.solver = StaticSolver(config, setting)
         self.policy.actors[i - 1] = self.solver.nets.policy
-        self.policy.critics[i - 1] = self.solver.plain
+        self.policy.critics[i - 1] = self.solver.plain if config.judge == "plain" else self.solver.nets.critic
         self.policy.predictors[i - 1] = self.solver.predictor
 
     def step(self) -> Progress:

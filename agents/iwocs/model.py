@@ -78,6 +78,8 @@ class IWOCSConfig(SACConfig):
     """Two models are the same if no parameter differs by more than this share of its range."""
     next_model: Literal["worst", "random"] = "worst"
     """The model to train in next; `random` is an ablation."""
+    judge: Literal["plain", "soft"] = "plain"
+    """The critic whose smallest value decides who acts; `soft`, SAC's own with entropy, is an ablation."""
 
     def __post_init__(self) -> None:
         counts = ("default_steps", "model_steps", "generations", "search_episodes")
@@ -171,12 +173,11 @@ class IWOCSPolicy(nn.Module):
         super().__init__()
         generator = generator or torch.Generator()
         obs_dim, action_dim = box_dims(spaces)
+        widths = config.plain_hidden if config.judge == "plain" else config.hidden
         self.default = make_policy(config, spaces, generator)
         models = range(config.iterations)
         self.actors = nn.ModuleList(make_policy(config, spaces, generator) for _ in models)
-        self.critics = nn.ModuleList(
-            TwinQ(obs_dim, action_dim, config.plain_hidden, generator=generator) for _ in models
-        )
+        self.critics = nn.ModuleList(TwinQ(obs_dim, action_dim, widths, generator=generator) for _ in models)
         self.predictors = nn.ModuleList(
             MLP(obs_dim + action_dim, config.hidden, obs_dim, generator=generator) for _ in models
         )

@@ -331,6 +331,22 @@ def test_the_policy_alone_plays_as_the_agent_does():
     assert players[1].shares.count_nonzero() > 1
 
 
+@pytest.mark.parametrize("judge", ["plain", "soft"])
+def test_the_critic_that_decides_who_acts(judge):
+    agent, _, _ = scripted(worst_at(2, 1, 3, 0), judge=judge, iterations=1)
+    while agent.iteration == 0:
+        agent.step()
+    solver = agent.solver
+    finish(agent)
+    obs, action = make_batch(6).obs, make_batch(6).action
+    (specialist,) = agent.policy.specialists([1.0])
+    of = {"plain": solver.plain, "soft": solver.nets.critic}
+    assert_close(specialist.q(obs, action), of.pop(judge)(obs, action))
+    (other,) = of.values()
+    assert not torch.equal(specialist.q(obs, action), other(obs, action))
+    IWOCSPolicy(agent.config, agent.setting.spaces).load_state_dict(agent.policy.state_dict())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -16,6 +16,7 @@ from surefoot.envs import (
     WithParameters,
     find_set,
     make_single,
+    probe,
     set_from_mapping,
 )
 
@@ -340,3 +341,13 @@ def test_published_names_are_unique_and_find_their_task():
     for name in MUJOCO_SETS:
         assert find_set(name).name == name
         assert gym.spec(find_set(name).env).id.endswith("-v5")
+
+
+def test_neighbouring_values_that_move_alike_make_a_range(monkeypatch):
+    one = UncertaintySet("two", "InvertedPendulum-v5", (Parameter("pole", 0.0, 4.0), Parameter("cart", 0.0, 4.0)))
+    path = lambda row, actions, seed: np.array([row[0] // 2])  # noqa: E731 - poles of 0, 1 | 2, 3 | 4 move alike
+    monkeypatch.setattr(probe, "_open", lambda *task: (np.zeros(2), gym.spaces.Discrete(2), path))
+    axes = one.axes(5, closed=True)
+    found = probe.indistinct(EnvConfig("InvertedPendulum-v5"), one, axes)
+    assert found == {"pole": [(0.0, 1.0), (2.0, 3.0)], "cart": [(0.0, 4.0)]}
+    assert probe.inert(one, axes, found) == ["cart"]

@@ -10,6 +10,7 @@ import torch
 from matplotlib.image import imread
 
 from surefoot.envs import SETS, EnvConfig, Parameter, UncertaintySet, WithParameters, indistinct, make_single
+from surefoot.envs.parameter_lanes import Played
 from surefoot.training import cli, grid, plots
 from surefoot.training.commands_evaluate import main
 from surefoot.training.policies import load_any
@@ -51,6 +52,43 @@ def test_the_table_is_that_of_stock_environments_and_the_worst_is_its_minimum():
     assert list(record["worst"]["at"].values()) == result.points[result.worst].tolist()
     assert record["average"] == np.mean(expected)
     assert record["worst"]["points"] == sum(value == min(expected) for value in expected)
+
+
+class Told:
+    """Worlds whose returns are known: two points on the grid tie for the worst, the nominal one is worse still."""
+
+    nominal = np.array([5.0, 5.0])
+    jobs: list[tuple[list[list[float]], list[int]]]
+
+    def __init__(self, *args, **kwargs):
+        Told.jobs = []
+
+    def play(self, act, points, seeds):
+        Told.jobs.append((points.tolist(), list(seeds)))
+        returns = np.array([[11.0, 7.0], [3.0, 1.0], [1.0, 3.0], [8.0, 8.0], [0.0, 0.0]])[: len(points)]
+        broken = np.zeros(returns.shape, bool)
+        broken[0, 1] = True
+        return Played(returns, np.full(returns.shape, 4), broken)
+
+
+def test_what_is_told_of_a_grid(monkeypatch, tmp_path):
+    monkeypatch.setattr(grid, "Worlds", Told)
+    monkeypatch.setattr(grid, "indistinct", lambda *args: {})
+    one = SETS["inverted-pendulum-2"]
+    result = grid.evaluate_static(still, SHORT, one, n=2, closed=True, episodes=2, seeds=(100,))
+    whole, again = Told.jobs
+    assert whole == ([*one.grid(2, closed=True).tolist(), [5.0, 5.0]], [100, 101])
+    assert again == (
+        [one.grid(2, closed=True)[1].tolist()],
+        [102, 103],
+    )  # the first of equal ones
+    assert (result.worst, result.nominal_returns.tolist(), result.broken.sum()) == (1, [0.0, 0.0], 1)
+    assert result.broken[0, 1]
+    record = grid.plain(result)
+    assert (record["worst"]["mean"], record["worst"]["points"], record["diverged"]) == (2.0, 2, 1)
+    grid.write_csv(tmp_path / "table.csv", result)
+    first = (tmp_path / "table.csv").read_text().splitlines()[1]
+    assert [float(x) for x in first.split(",")][2:] == [9.0, 2.0, 7.0, 11.0, 4.0, 1.0]  # mean, std, least, most, steps
 
 
 def test_values_that_change_nothing_are_found():

@@ -14,6 +14,7 @@ from surefoot.envs import (
     WithParameters,
     Worlds,
     make_single,
+    probe,
 )
 from surefoot.envs import play as play_worlds
 
@@ -168,6 +169,27 @@ def test_a_set_for_another_task_is_refused():
     other = UncertaintySet("other", "Hopper-v5", (Parameter("body_mass.tail", 1.0, 2.0),))
     with pytest.raises(ValueError, match=r"no 'tail' for body_mass; it has .*torso"):
         UncertainLanes(EnvConfig("Hopper-v5"), other)
+
+
+def test_a_tensor_task_has_its_own_nominal_values_and_refuses_another_set():
+    pendulum = EnvConfig("surefoot/Pendulum-v0")
+    assert Worlds(pendulum, SETS["pendulum-2"]).nominal.tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="for Hopper-v5, not for surefoot/Pendulum-v0"):
+        Worlds(pendulum, SETS["hopper-2"])
+
+
+def test_the_same_actions_tell_whether_a_parameter_has_an_effect(monkeypatch):
+    taken, opened = [], probe._open
+
+    def spy(config, uncertainty):
+        nominal, space, path = opened(config, uncertainty)
+        return nominal, space, lambda values, actions, seed: taken.append(actions) or path(values, actions, seed)
+
+    monkeypatch.setattr(probe, "_open", spy)
+    for _ in range(2):
+        probe.without_effect(EnvConfig("InvertedPendulum-v5"), SETS["inverted-pendulum-1"])
+    np.testing.assert_array_equal(taken[0], taken[-1])
+    assert len(np.unique(taken[0])) > 50
 
 
 def test_worlds_play_every_seed_at_every_point():

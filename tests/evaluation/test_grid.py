@@ -86,9 +86,24 @@ def test_what_is_told_of_a_grid(monkeypatch, tmp_path):
     assert result.broken[0, 1]
     record = grid.plain(result)
     assert (record["worst"]["mean"], record["worst"]["points"], record["diverged"]) == (2.0, 2, 1)
+    assert (record["worst"]["fresh_seeds"], record["nominal"]["mean"], record["average"]) == (9.0, 0.0, 5.25)
     grid.write_csv(tmp_path / "table.csv", result)
     first = (tmp_path / "table.csv").read_text().splitlines()[1]
     assert [float(x) for x in first.split(",")][2:] == [9.0, 2.0, 7.0, 11.0, 4.0, 1.0]  # mean, std, least, most, steps
+
+
+def test_what_a_reader_of_the_figures_must_know(monkeypatch):
+    monkeypatch.setattr(grid, "Worlds", Told)
+    spans = {"body_mass.pole": [(1.0, 31.0)], "body_mass.cart": [(1.0, 6.0)]}
+    monkeypatch.setattr(grid, "indistinct", lambda *args: spans)
+    result = grid.evaluate_static(still, SHORT, SETS["inverted-pendulum-2"], n=2, closed=True, episodes=2)
+    assert grid.remarks(result) == [
+        "body_mass.pole has no effect: every value gives the same motion",
+        "body_mass.cart: the same motion from 1 to 6",
+        "the physics diverged at 1 points; those episodes count up to there",
+    ]
+    (where,) = grid.comparison("", [("a", result)]).columns[-1].cells
+    assert where == "body_mass.pole 1, body_mass.cart 11 and 1 more"
 
 
 def test_values_that_change_nothing_are_found():

@@ -3,7 +3,7 @@
     python benchmarks/sweep_overhead.py            # about five minutes; without the extra `ray` that part is left out
 
 By hand is `train.py` once a run, two commands at a time; half the sum of their seconds is the ideal of two cores. The
-sweeps are whole commands too. Start-up is what passes before the first run folder exists, and is told apart.
+sweeps are whole commands too, with all that they take to start.
 """
 
 from __future__ import annotations
@@ -59,15 +59,12 @@ def by_hand(options: Options, out: Path) -> dict[str, float]:
 
 
 def by_sweep(engine: str, options: Options, out: Path) -> dict[str, float]:
-    """Return the seconds of one sweep, and those of them before its first run had a folder."""
+    """Return the seconds of one sweep."""
     file = out / f"{engine}.yaml"
     settings = {"env.id": ["surefoot/Pendulum-v0"], "steps": [options.steps]}
     content = {"agents": ["sac"], "seeds": [f"0..{options.runs - 1}"], "set": settings, "engine": engine}
     file.write_text(yaml.safe_dump(content))
-    began = time.time()
-    seconds = command("sweep", str(file), "--out", str(out), "--name", engine)
-    first = min(path.stat().st_mtime for path in (out / engine).rglob("config.yaml"))
-    return {"seconds": seconds, "start_up": first - began}
+    return {"seconds": command("sweep", str(file), "--out", str(out), "--name", engine)}
 
 
 def main(options: Options) -> None:
@@ -78,7 +75,6 @@ def main(options: Options) -> None:
         sweeps = {engine: by_sweep(engine, options, Path(folder)) for engine in engines}
     for sweep in sweeps.values():
         sweep["ratio"] = sweep["seconds"] / hand["ideal"]
-        sweep["ratio_without_start_up"] = (sweep["seconds"] - sweep["start_up"]) / hand["ideal"]
     figures = {"by_hand": hand, **sweeps}
     rounded = {name: {key: round(value, 2) for key, value in part.items()} for name, part in figures.items()}
     record("sweep_overhead", {**rounded, "runs": options.runs}, began=began, seeds=list(range(options.runs)))

@@ -25,14 +25,19 @@ class Specialist(NamedTuple):
     rho: float
 
 
+def prediction_error(predicted: Tensor, next_obs: Tensor) -> Tensor:
+    """Return ‖T̂(s, a) − s'‖₁ (N,), summed over the observation."""
+    return (predicted - next_obs).abs().sum(-1)
+
+
 def prediction_loss(predicted: Tensor, next_obs: Tensor) -> Tensor:
-    """Return the mean over the batch of the L1 error, summed over the observation."""
-    return (predicted - next_obs).abs().sum(-1).mean()
+    """Return the mean over the batch of the L1 error."""
+    return prediction_error(predicted, next_obs).mean()
 
 
 def is_valid(predicted: Tensor, obs: Tensor, rho: float) -> Tensor:
     """Return (N,) whether a model foresaw this observation, from the step before, to within ρ."""
-    return (predicted - obs).abs().sum(-1) <= rho
+    return prediction_error(predicted, obs) <= rho
 
 
 def choose(q: Tensor, valid: Tensor) -> Tensor:

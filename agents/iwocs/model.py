@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.interface import Progress, Setting, Spaces
-from surefoot.agents.iwocs.composite import THRESHOLDS, Act, Composite, Specialist, prediction_loss
+from surefoot.agents.iwocs.composite import THRESHOLDS, Act, Composite, Specialist, prediction_error, prediction_loss
 from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.networks import MLP, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
@@ -156,7 +156,7 @@ class StaticSolver(Stateful):
     def usual_error(self, quantile: float) -> float:
         """Return a quantile of the predictor's errors over the replay."""
         batch = self.replay.sample(min(len(self.replay), SCALE_ROWS))
-        error = (_predict(self.predictor, batch.obs, batch.action) - batch.next_obs).abs().sum(-1)
+        error = prediction_error(_predict(self.predictor, batch.obs, batch.action), batch.next_obs)
         return float(error.quantile(quantile))
 
 

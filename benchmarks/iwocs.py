@@ -9,15 +9,11 @@ Each adds its own entry to benchmarks/results/iwocs.json and leaves the others.
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from dataclasses import dataclass
 
-import torch
 import tyro
-from record import RESULTS, record
-from robust_baselines import SEEDS, Method, run
+from robust_baselines import SEEDS, Method, measure
 
 NAME = "iwocs"
 METHODS = {
@@ -39,16 +35,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Measure and record one job after another."""
-    began = time.perf_counter()
-    torch.set_num_threads(1)
-    path = RESULTS / f"{NAME}.json"
-    for job in options.jobs:
-        method, seed = job.split("/")
-        figures = run(METHODS[method], int(seed))
-        print(job, figures["worst"], figures["average"], figures["cpu_seconds"], flush=True)
-        jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
-        record(NAME, {"jobs": {**jobs, job: figures}}, began=began, seeds=list(SEEDS))
+    measure(NAME, METHODS, options.jobs)
 
 
 if __name__ == "__main__":

@@ -91,16 +91,21 @@ def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
     }
 
 
-def main(options: Options) -> None:
-    """Measure and record one job after another."""
+def measure(name: str, methods: dict[str, Method], jobs_to_do: tuple[str, ...], steps: int | None = None) -> None:
+    """Carry out METHOD/SEED after METHOD/SEED, each recorded beside what results/NAME.json has already."""
     began = time.perf_counter()
     torch.set_num_threads(1)
-    path = RESULTS / f"{NAME}.json"
-    for job in options.jobs:
+    path = RESULTS / f"{name}.json"
+    for job in jobs_to_do:
         method, seed = job.split("/")
-        figures = run(METHODS[method], int(seed), options.steps)
+        figures = run(methods[method], int(seed), steps)
+        print(job, figures["worst"], figures["average"], figures["cpu_seconds"], flush=True)
         jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
-        record(NAME, {"jobs": {**jobs, job: figures}}, began=began, seeds=list(SEEDS))
+        record(name, {"jobs": {**jobs, job: figures}}, began=began, seeds=list(SEEDS))
+
+
+def main(options: Options) -> None:
+    measure(NAME, METHODS, options.jobs, options.steps)
 
 
 if __name__ == "__main__":

@@ -39,11 +39,11 @@ from surefoot.agents.parts.acceleration import accelerate
 from surefoot.agents.parts.dynamics import MODEL_RANGES, DynamicsConfig, ModelOutput, check_model
 from surefoot.agents.parts.dynamics_training import DynamicsModel
 from surefoot.agents.parts.imagination import IMAGINATION_RANGES, Imagination, ImaginationConfig
-from surefoot.agents.parts.interaction import Interaction
+from surefoot.agents.parts.interaction import Interaction, crosses
 from surefoot.agents.parts.lipschitz import ball_slope, local_slopes, log_upper_bound, value_aware_error
 from surefoot.agents.parts.networks import TanhGaussianPolicy, TwinQ
 from surefoot.agents.parts.random import make_generator, normal, uniform
-from surefoot.agents.parts.replay import Replay, join
+from surefoot.agents.parts.replay import join
 from surefoot.agents.parts.smoothing import Attack, Ball, Norm, draw_in_ball, find_perturbation, robust_loss
 from surefoot.agents.parts.spectral_norm import Bounding, Layers, bound_layers, power_iterate
 from surefoot.agents.parts.state import Stateful
@@ -320,11 +320,11 @@ class LipschitzMBRL(Stateful):
 
     def learn_model(self, watch: Stopwatch) -> dict[str, Tensor]:
         """One training call on D_env and recorded data; the unit of ε follows the observations."""
-        rows = all_rows(self.replay)
+        rows = self.replay.everything()
         if self.config.scale == "obs_std":
             self.obs_scale.copy_(rows.obs.std(0, correction=0))
         if self.data is not None:
-            recorded = all_rows(self.data) if not self.trainings else self.data.sample(self.config.offline_rows)
+            recorded = self.data.everything() if not self.trainings else self.data.sample(self.config.offline_rows)
             rows = join(rows, recorded)
         with watch("model"):
             metrics = self.model.train(rows)
@@ -398,18 +398,9 @@ class LipschitzMBRL(Stateful):
             }
 
 
-def all_rows(replay: Replay) -> Batch:
-    return replay.unpack(replay.rows[: len(replay)])
-
-
 def mean_of(metrics: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean of every metric over the updates of a step."""
     return {name: torch.stack([one[name] for one in metrics]).mean() for name in metrics[0]}
-
-
-def crosses(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in (before, after]."""
-    return after // every > before // every
 
 
 MBPO_SPEC = AgentSpec(

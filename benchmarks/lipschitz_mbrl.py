@@ -115,7 +115,7 @@ def mean_return(agent: Any, config: RunConfig) -> float:
 
 def steepest_q(agent: Any) -> float:
     """Return the largest ‖∇_(s,a) Q_j‖₂ over all transitions of D_env: in the arm sn, β³ is to bound it."""
-    rows = agent.replay.unpack(agent.replay.rows[: len(agent.replay)])
+    rows = agent.replay.everything()
     points, critic = torch.cat([rows.obs, rows.action], -1), agent.nets.critic
     split = [agent.obs_dim, agent.action_dim]
     _, gradient = slope(lambda x: critic(*x.split(split, -1), frozen=True), points.expand(2, -1, -1))

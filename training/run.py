@@ -29,6 +29,7 @@ from surefoot.agents.interface import (
     Termination,
     VectorEnv,
 )
+from surefoot.agents.parts.interaction import crosses
 from surefoot.envs import UncertainLanes, Worlds, make_single, make_vec, spaces_of
 from surefoot.envs.probe import without_effect
 from surefoot.envs.stock import refuse_changed_rewards
@@ -330,7 +331,7 @@ def _loop(run: Run, stop: StopRequest, clock: Callable[[], float]) -> None:
                 tqdm.write(line)
             bar.update(counters.step - before)
             counters.seconds = clock()
-            due = {name: _crosses(before, counters.step, every) for name, every in _intervals(config).items()}
+            due = {name: crosses(before, counters.step, every) for name, every in _intervals(config).items()}
             row: dict[str, Any] = {}
             if due["log"]:
                 row |= log_metrics(run, bar)
@@ -375,11 +376,6 @@ def _play_companions(run: Run, stop: StopRequest) -> None:
 
 def _intervals(config: RunConfig) -> dict[str, int]:
     return {"log": config.log_every, "evaluation": config.eval.every, "checkpoint": config.checkpoint_every}
-
-
-def _crosses(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in (before, after]; an agent may take many steps at once."""
-    return after // every > before // every
 
 
 def log_metrics(run: Run, bar: tqdm | None = None) -> Row:

@@ -215,7 +215,7 @@ class DeepNORA(Stateful):
 
     def data(self) -> Rows:
         """Return all transitions there are."""
-        return self.rows(self.replay.unpack(self.replay.rows[: len(self.replay)]))
+        return self.rows(self.replay.everything())
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 

@@ -132,7 +132,7 @@ class Imagination(Stateful):
 
         A rollout goes on from successors that are neither terminal nor lost; its length ends nothing.
         """
-        rows = real.unpack(real.rows[: len(real)])
+        rows = real.everything()
         box = plausible_box(rows, self.config.runaway_factor)
         device = rows.obs.device
         starts = torch.randint(len(real), (self.config.rollout_starts,), generator=self.generator, device=device)

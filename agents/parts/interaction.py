@@ -113,3 +113,8 @@ class Rollout(Stateful):
         if self.env_steps >= self.config.random_steps:
             return policy.act(obs, explore=True, generator=self.generator)
         return uniform(self.generator, (len(obs), policy.action_dim))
+
+
+def crosses(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]; an agent may take many steps at once."""
+    return after // every > before // every

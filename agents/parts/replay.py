@@ -74,6 +74,10 @@ class Ring(Generic[Rows]):
         index = torch.randint(self.size, (batch_size,), generator=self.generator, device=self.rows.device)
         return self.unpack(self.rows.index_select(0, index))
 
+    def everything(self) -> Rows:
+        """Return all rows there are, as fields that are views."""
+        return self.unpack(self.rows[: self.size])
+
     def unpack(self, rows: Tensor) -> Rows:
         """Return packed rows (B, width) as fields that are views."""
         fields = rows.split(self.widths, -1)

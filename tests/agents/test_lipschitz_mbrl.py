@@ -17,10 +17,10 @@ from surefoot.agents.lipschitz_mbrl import (
     MBPO_SPEC,
     LipschitzMBRL,
     LipschitzMBRLConfig,
-    crosses,
     regulariser,
     state_value,
 )
+from surefoot.agents.parts.interaction import crosses
 from surefoot.agents.parts.smoothing import Ball, find_perturbation
 from surefoot.agents.parts.spectral_norm import power_iterate, spectral_norms
 from surefoot.training.presets import load_preset

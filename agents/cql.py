@@ -24,16 +24,13 @@ from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
 from surefoot.agents.parts.acceleration import accelerate
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal, uniform
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
-    AT_LEAST_0,
-    AT_LEAST_1,
-    POSITIVE,
     ActorCritic,
     ActorCriticConfig,
     H2OHeads,
     box_dims,
-    check_ranges,
     make_policy,
     make_real_replay,
     twin_q_loss,

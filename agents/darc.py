@@ -32,17 +32,15 @@ from surefoot.agents.parts.classifiers import (
 )
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal
+from surefoot.agents.parts.ranges import AT_LEAST_1, POSITIVE, check_ranges
 from surefoot.agents.parts.replay import join
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
-    AT_LEAST_1,
-    POSITIVE,
     ActorCritic,
     ActorCriticConfig,
     H2OHeads,
     SimulatorRollout,
     box_dims,
-    check_ranges,
     make_policy,
     make_real_replay,
     make_replay,

@@ -43,9 +43,9 @@ from surefoot.agents.parts.interaction import Interaction
 from surefoot.agents.parts.networks import MLP, soft_update, uniform_
 from surefoot.agents.parts.objectives import Objective, next_stock, parse, soundness
 from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, FRACTION, POSITIVE, check_ranges, optional
 from surefoot.agents.parts.replay import PictureRing, Ring
 from surefoot.agents.parts.state import Stateful
-from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, FRACTION, POSITIVE, check_ranges, optional
 
 TIE_BREAK = 1e-3  # ε_tie, the weight of the mean return where the utility has flat parts (brief, 7.2)
 STARTS = 64  # start states over which the outer search takes its mean

@@ -37,8 +37,8 @@ from surefoot.agents.interface import AgentSpec
 from surefoot.agents.parts.bandit import Bandit, BanditConfig, Game, make_constant_policy
 from surefoot.agents.parts.oracle import Bounds, Constants, constants, epoch_hold, from_system, stationary_radius
 from surefoot.agents.parts.random import ReplicateUniforms
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
 from surefoot.agents.parts.ridge import ActionTable, Ridge, first_best, total
-from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,15 @@ from torch import Tensor
 from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting
 from surefoot.agents.parts.episodes import Segment, episode_grid
 from surefoot.agents.parts.on_policy import (
+    ON_POLICY_RANGES,
     DeployedPolicy,
     OnPolicy,
     OnPolicyConfig,
-    check_on_policy,
     make_policy,
     mean_sigma,
-    require,
 )
 from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges, optional
 from surefoot.agents.parts.replay import FixedReplay
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.stochastic import CriticStack, PolicyStack, fit_values
@@ -66,10 +66,9 @@ class HNPGConfig(OnPolicyConfig):
     """K, rounds of fitting an evaluation takes in the stationary form, with `critic_steps` gradient steps each."""
 
     def __post_init__(self) -> None:
-        check_on_policy(self)
-        require("rounds", self.rounds, lambda x: x >= 1, "at least 1")
-        for name in ("lam", "critic_lam", "policy_lam"):
-            require(name, getattr(self, name), lambda x: x is None or x >= 0, "at least 0 (inf: on-policy only)")
+        weight = optional((lambda x: x >= 0, "at least 0 (inf: on-policy only)"))
+        rules = {"rounds": AT_LEAST_1, **dict.fromkeys(["lam", "critic_lam", "policy_lam"], weight)}
+        check_ranges(self, {**ON_POLICY_RANGES, **rules})
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------

@@ -40,9 +40,9 @@ from surefoot.agents.parts.oracle import (
     stationary_radius,
 )
 from surefoot.agents.parts.random import ReplicateUniforms
+from surefoot.agents.parts.ranges import AT_LEAST_1, POSITIVE, check_ranges, optional
 from surefoot.agents.parts.ridge import ActionTable, Ridge, backward, cholesky, first_best, quadratic_form, total
 from surefoot.agents.parts.state import pack, unpack
-from surefoot.agents.sac import AT_LEAST_1, POSITIVE, check_ranges, optional
 
 # --- the radii -------------------------------------------------------------------------------------------------------
 

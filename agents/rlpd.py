@@ -29,13 +29,12 @@ from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.networks import StackedMLP, soft_update
 from surefoot.agents.parts.random import make_generator, normal
+from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges
 from surefoot.agents.parts.replay import join
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
-    AT_LEAST_1,
     ActorCriticConfig,
     box_dims,
-    check_ranges,
     make_policy,
     make_real_replay,
     make_replay,

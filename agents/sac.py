@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces
 from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.interaction import Interaction, Rollout, RolloutConfig
-from surefoot.agents.parts.networks import LOG_STD_MAX, LOG_STD_MIN, TanhGaussianPolicy, TwinQ, soft_update
+from surefoot.agents.parts.networks import LOG_STD_MIN, TanhGaussianPolicy, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
+from surefoot.agents.parts.ranges import check_ranges
 from surefoot.agents.parts.replay import FixedReplay, Replay
 from surefoot.agents.parts.state import Stateful
 
@@ -114,37 +115,6 @@ class SACConfig(RolloutConfig, ActorCriticConfig):
     """Transitions an update."""
     replay_capacity: int = 1_000_000
     """Transitions kept; the oldest are overwritten."""
-
-
-AT_LEAST_0, AT_LEAST_1 = (lambda x: x >= 0, "at least 0"), (lambda x: x >= 1, "at least 1")
-POSITIVE, FRACTION = (lambda x: x > 0, "positive"), (lambda x: 0 < x <= 1, "in (0, 1]")
-RANGES = {
-    "gamma": (lambda x: 0 <= x <= 1, "in [0, 1]"),
-    "hidden": (lambda x: len(x) > 0 and min(x) >= 1, "one or more widths of at least 1"),
-    "tau": FRACTION,
-    "log_std_min": (lambda x: x < LOG_STD_MAX, f"below {LOG_STD_MAX:g}"),
-    **dict.fromkeys(
-        ["policy_lr", "critic_lr", "alpha_lr", "classifier_lr", "initial_alpha", "updates_per_step", "adam_eps"],
-        POSITIVE,
-    ),
-    **dict.fromkeys(
-        ["batch_size", "replay_capacity", "rollout_steps", "classifier_batch_size", "policy_every"], AT_LEAST_1
-    ),
-    **dict.fromkeys(["random_steps", "learning_starts", "real_batch_size", "classifier_noise"], AT_LEAST_0),
-    **dict.fromkeys(["exploration_noise", "target_noise", "target_noise_clip"], AT_LEAST_0),
-}
-
-
-def optional(rule: tuple[Any, str]) -> tuple[Any, str]:
-    """Return a range rule that also lets None pass."""
-    return (lambda x: x is None or rule[0](x)), rule[1]
-
-
-def check_ranges(config: Any, more: dict[str, Any] | None = None) -> None:
-    """Raise `ValueError` for a hyper-parameter out of its range; `more` adds an agent's own rules."""
-    for name, (holds, says) in {**RANGES, **(more or {})}.items():
-        if hasattr(config, name) and not holds(getattr(config, name)):
-            raise ValueError(f"agent.{name} must be {says}, not {getattr(config, name)}")
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------

@@ -16,20 +16,17 @@ from surefoot.agents.iwocs.composite import THRESHOLDS, Act, Composite, Speciali
 from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.networks import MLP, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, WIDTHS, check_ranges, optional
 from surefoot.agents.parts.search import GENERATIONS, POPULATION
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
-    AT_LEAST_0,
-    AT_LEAST_1,
     ActorCritic,
     SACConfig,
     SACNoise,
     box_dims,
-    check_ranges,
     make_policy,
     make_replay,
     make_rollout,
-    optional,
     soft_target,
     take_step,
     twin_q_loss,
@@ -87,7 +84,7 @@ class IWOCSConfig(SACConfig):
         rules |= dict.fromkeys(["grid_n", "population"], (lambda x: x >= 2, "at least 2"))
         rules["thresholds"] = (lambda x: len(x) > 0 and min(x) >= 0 and sorted(x) == list(x), "numbers from 0 on, up")
         rules["error_quantile"] = optional((lambda x: 0 < x < 1, "in (0, 1), or None"))
-        rules["plain_hidden"] = (lambda x: len(x) > 0 and min(x) >= 1, "one or more widths of at least 1")
+        rules["plain_hidden"] = WIDTHS
         check_ranges(self, rules)
 
 

@@ -43,9 +43,9 @@ from surefoot.agents.nora.policy import TablePolicy, make_policy, state_codes
 from surefoot.agents.nora.task import checked_features, range_of, require_exact, require_within
 from surefoot.agents.parts.bandit import Regret
 from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.tabular import TabularMDP, expected_return, optimal_return
-from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
 
 
 class Rules(NamedTuple):

@@ -36,9 +36,9 @@ from surefoot.agents.parts.heads import CategoricalHead
 from surefoot.agents.parts.interaction import Interaction
 from surefoot.agents.parts.on_policy import require_clock
 from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
 from surefoot.agents.parts.replay import Replay
 from surefoot.agents.parts.state import Stateful
-from surefoot.agents.sac import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
 
 SLACK = 1e-4  # of the value range: float32 rewards add up to this much more than it says
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from surefoot.agents.interface import Batch
 from surefoot.agents.parts.networks import StackedMLP
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, WIDTHS, Rule
 
 ModelOutput = Literal["gaussian", "nll_mean", "mse"]
 LOG_VAR_MIN, LOG_VAR_MAX = -10.0, 0.5  # where the learned bounds start (MBPO's code)
@@ -70,16 +71,14 @@ class DynamicsConfig:
     """A member whose holdout error grew by more than this factor in a training call keeps its former weights (ours)."""
 
 
-MODEL_RANGES: dict[str, tuple[Any, str]] = {
-    **dict.fromkeys(
-        ["members", "elites", "model_batch_size", "holdout_rows", "model_epochs"], (lambda x: x >= 1, "at least 1")
-    ),
-    **dict.fromkeys(["model_lr", "model_keep_factor"], (lambda x: x > 0, "positive")),
-    **dict.fromkeys(["model_patience", "bound_weight"], (lambda x: x >= 0, "at least 0")),
+MODEL_RANGES: dict[str, Rule] = {
+    **dict.fromkeys(["members", "elites", "model_batch_size", "holdout_rows", "model_epochs"], AT_LEAST_1),
+    **dict.fromkeys(["model_lr", "model_keep_factor"], POSITIVE),
+    **dict.fromkeys(["model_patience", "bound_weight"], AT_LEAST_0),
     "holdout_share": (lambda x: 0 < x < 1, "in (0, 1)"),
     "model_improvement": (lambda x: 0 <= x < 1, "in [0, 1)"),
     "model_output": (lambda x: x in ("gaussian", "nll_mean", "mse"), "gaussian, nll_mean or mse"),
-    "model_hidden": (lambda x: len(x) > 0 and min(x) >= 1, "one or more widths of at least 1"),
+    "model_hidden": WIDTHS,
     "model_decay": (lambda x: min(x, default=0) >= 0, "numbers of at least 0"),
 }
 

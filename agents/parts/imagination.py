@@ -18,6 +18,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import Batch, Setting
 from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.ranges import AT_LEAST_1, Rule
 from surefoot.agents.parts.replay import Replay
 from surefoot.agents.parts.state import Stateful
 
@@ -40,11 +41,9 @@ class ImaginationConfig:
     """An imagined state further from the middle of the real ones than this many times their half range is dropped."""
 
 
-IMAGINATION_RANGES: dict[str, tuple[Any, str]] = {
-    **dict.fromkeys(
-        ["epoch_length", "rollout_starts", "model_interval", "retain_epochs"], (lambda x: x >= 1, "at least 1")
-    ),
-    "runaway_factor": (lambda x: x >= 1, "at least 1"),
+IMAGINATION_RANGES: dict[str, Rule] = {
+    **dict.fromkeys(["epoch_length", "rollout_starts", "model_interval", "retain_epochs"], AT_LEAST_1),
+    "runaway_factor": AT_LEAST_1,
     "rollout_schedule": (
         lambda x: 0 <= x[0] < x[1] and 1 <= x[2] <= x[3],
         "e0, e1, k_min, k_max with 0 <= e0 < e1 and 1 <= k_min <= k_max",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium as gym
 import torch
@@ -27,6 +26,7 @@ from surefoot.agents.parts.gae import backward_sums, generalised_advantages
 from surefoot.agents.parts.heads import head_for
 from surefoot.agents.parts.interaction import Interaction
 from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.ranges import AT_LEAST_1, SHARE, WIDTHS, Rule, check_ranges, optional
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.stochastic import CriticStack, PolicyStack, state_values
 from surefoot.agents.parts.trust_region import TrustRegionConfig
@@ -57,28 +57,21 @@ class OnPolicyConfig(SuccessConfig, TrustRegionConfig):
     """Actions V(s) averages f(s, a) over."""
 
     def __post_init__(self) -> None:
-        check_on_policy(self)
+        check_ranges(self, ON_POLICY_RANGES)
 
 
-def check_on_policy(config: OnPolicyConfig) -> None:
-    """Raise `ValueError` for a setting out of its range."""
-    at_least_1 = ("batch_steps", "critic_steps", "value_samples", "cg_iterations", "line_search_steps", "solved_window")
-    for name in (*at_least_1, *(["horizon"] if config.horizon is not None else [])):
-        require(name, getattr(config, name), lambda x: x >= 1, "at least 1")
-    for name in ("policy_hidden", "critic_hidden"):
-        require(name, getattr(config, name), lambda x: len(x) > 0 and min(x) >= 1, "one or more widths of at least 1")
-    for name in ("kl_limit", "critic_lr"):
-        require(name, getattr(config, name), lambda x: 0 < x < math.inf, "positive")
-    for name in ("gae_tau", "gamma", "accept_ratio", "solved_at"):
-        require(name, getattr(config, name), lambda x: 0 <= x <= 1, "in [0, 1]")
-    for name in ("damping", "cg_tolerance"):
-        require(name, getattr(config, name), lambda x: 0 <= x < math.inf, "at least 0")
-    require("kl_slack", config.kl_slack, lambda x: x is None or x >= 1, "at least 1, or None for no test")
-
-
-def require(name: str, value: Any, holds: Any, says: str) -> None:
-    if not holds(value):
-        raise ValueError(f"agent.{name} must be {says}, not {value}")
+ON_POLICY_RANGES: dict[str, Rule] = {
+    **dict.fromkeys(
+        ["batch_steps", "critic_steps", "value_samples", "cg_iterations", "line_search_steps", "solved_window"],
+        AT_LEAST_1,
+    ),
+    "horizon": optional(AT_LEAST_1),
+    **dict.fromkeys(["policy_hidden", "critic_hidden"], WIDTHS),
+    **dict.fromkeys(["kl_limit", "critic_lr"], (lambda x: 0 < x < math.inf, "positive")),
+    **dict.fromkeys(["gae_tau", "gamma", "accept_ratio", "solved_at"], SHARE),
+    **dict.fromkeys(["damping", "cg_tolerance"], (lambda x: 0 <= x < math.inf, "at least 0")),
+    "kl_slack": optional((lambda x: x >= 1, "at least 1, or None for no test")),
+}
 
 
 class DeployedPolicy(nn.Module):

@@ -43,17 +43,16 @@ from surefoot.agents.parts.interaction import Interaction, crosses
 from surefoot.agents.parts.lipschitz import ball_slope, local_slopes, log_upper_bound, value_aware_error
 from surefoot.agents.parts.networks import TanhGaussianPolicy, TwinQ
 from surefoot.agents.parts.random import make_generator, normal, uniform
-from surefoot.agents.parts.replay import join
+from surefoot.agents.parts.ranges import AT_LEAST_1, SHARE, check_ranges
+from surefoot.agents.parts.replay import fold, join
 from surefoot.agents.parts.smoothing import Attack, Ball, Norm, draw_in_ball, find_perturbation, robust_loss
 from surefoot.agents.parts.spectral_norm import Bounding, Layers, bound_layers, power_iterate
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.stopwatch import Stopwatch
 from surefoot.agents.sac import (
-    AT_LEAST_1,
     ActorCritic,
     ActorCriticConfig,
     box_dims,
-    check_ranges,
     make_policy,
     make_real_replay,
     make_replay,
@@ -150,7 +149,7 @@ class LipschitzMBRLConfig(ImaginationConfig, DynamicsConfig, ActorCriticConfig):
             "random_steps": (lambda x: x >= 2, "at least 2"),
         }
         counts = ["updates_per_step", "power_iterations", "diagnose_every", "diagnose_rows", "offline_rows"]
-        rules |= dict.fromkeys(counts, AT_LEAST_1) | {"real_share": (lambda x: 0 <= x <= 1, "in [0, 1]")}
+        rules |= dict.fromkeys(counts, AT_LEAST_1) | {"real_share": SHARE}
         rules["arm"] = (lambda x: x in ARMS, f"one of {', '.join(ARMS)}")
         rules["model_output"] = (lambda x: x in ("nll_mean", "mse"), "nll_mean or mse; the arms pe and sp are Gaussian")
         check_ranges(self, rules)
@@ -233,7 +232,7 @@ class UpdateNoise(NamedTuple):
 
     policy: Tensor  # (B, act), standard normal
     target: Tensor  # (B, act), standard normal
-    attack: Tensor  # (2, B, obs), uniform in the unit ball, for that attack; else (0,)
+    attack: Tensor  # (2, B, obs), uniform in the unit ball, for the attack of that name; else (0,)
 
 
 class LipschitzMBRL(Stateful):
@@ -299,7 +298,7 @@ class LipschitzMBRL(Stateful):
         updates = self.config.updates_per_step * lanes if self.trainings and len(self.imagination.replay) else 0
         if updates:
             with watch("updates"):
-                metrics |= mean_of([self.update(*self.draw()) for _ in range(updates)])
+                metrics |= mean_of([self.update(*drawn) for drawn in self.draw(updates)])
         if self.trainings and crosses(self.env_steps - lanes, self.env_steps, self.config.diagnose_every):
             metrics |= self.diagnose()
         if self.trainings:
@@ -339,15 +338,26 @@ class LipschitzMBRL(Stateful):
 
     # -- the updates
 
-    def draw(self) -> tuple[Batch, UpdateNoise]:
-        """Return a batch, its real rows first, and the random numbers of an update on it."""
+    def draw(self, updates: int) -> list[tuple[Batch, UpdateNoise]]:
+        """Return a batch for each update, its real rows first, and the random numbers of the update on it.
+
+        Drawn for all of them at once: on a GPU, the small operations of a draw take as long as an update.
+        """
         config, rows = self.config, self.config.batch_size
-        batch = join(self.replay.sample(config.real_rows), self.imagination.replay.sample(rows - config.real_rows))
-        action = (rows, self.action_dim)
-        points = (2, rows, self.obs_dim) if config.robust and config.attack == "uniform" else (0,)
-        attack = draw_in_ball(self.attack_generator, points, config.norm)
-        for_policy, for_target = normal(self.noise_generator, action, action)
-        return batch, UpdateNoise(for_policy, for_target, attack)
+        real = fold(self.replay.sample(updates * config.real_rows), updates)
+        imagined = fold(self.imagination.replay.sample(updates * (rows - config.real_rows)), updates)
+        batches = (join(*pair) for pair in zip(real, imagined, strict=True))
+        action = (updates, rows, self.action_dim)
+        noise = (*normal(self.noise_generator, action, action), self.draw_attack(updates))
+        return list(zip(batches, (UpdateNoise(*one) for one in zip(*noise, strict=True)), strict=True))
+
+    def draw_attack(self, updates: int) -> Tensor:
+        """Return points of the unit ball for every update (updates, 2, B, obs); (updates, 0) for other attacks."""
+        config = self.config
+        if not (config.robust and config.attack == "uniform"):
+            return torch.empty(updates, 0, device=self.device)
+        points = (updates, 2, config.batch_size, self.obs_dim)
+        return draw_in_ball(self.attack_generator, points, config.norm)
 
     def update_eager(self, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
         """One gradient step on everything (brief, 5.1)."""

@@ -148,6 +148,13 @@ def join(first: Batch, second: Batch) -> Batch:
     return Batch(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
 
 
+def fold(batch: Batch, parts: int) -> list[Batch]:
+    """Return a batch (parts·B, …) as `parts` batches (B, …), in its order; their fields are views."""
+    size = len(batch.reward) // parts
+    columns = [field.view(parts, size, *field.shape[1:]) for field in batch]
+    return [Batch(*fields) for fields in zip(*columns, strict=True)]
+
+
 class FixedReplay(Replay):
     """The offline data: never pushed to, and not written into checkpoints; a resumed run reads its source again."""
 

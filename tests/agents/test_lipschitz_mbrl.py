@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 from dataclasses import replace
 
 import gymnasium as gym
@@ -20,6 +21,7 @@ from surefoot.agents.lipschitz_mbrl import (
     regulariser,
     state_value,
 )
+from surefoot.agents.parts.acceleration import leaves
 from surefoot.agents.parts.interaction import crosses
 from surefoot.agents.parts.smoothing import Ball, find_perturbation
 from surefoot.agents.parts.spectral_norm import power_iterate, spectral_norms
@@ -112,6 +114,13 @@ def test_a_weight_of_zero_is_the_plain_arm_bit_for_bit(changes):
     assert not same(states[0]["nets"], played(36, arm="rr", **changes).state_dict()["nets"])
 
 
+@pytest.mark.parametrize("attack", ["two-sided", "fgsm", "uniform", "none"])
+def test_the_euclidean_ball_can_be_trained_in_with_every_attack(attack):
+    """Drawing no point at all divided by its dimension, 0: no run with this norm came to its first update."""
+    progress = played(12, arm="rr", norm="2", attack=attack).step()
+    assert progress.metrics["robust_loss"].isfinite()
+
+
 def test_uniform_noise_draws_nothing_that_others_draw():
     """The batches and noises of sd and of a robust loss without weight on anything random are the same."""
     plain, noisy = (make_agent(arm=arm, attack="uniform") for arm in ("sd", "rr"))
@@ -157,7 +166,7 @@ def reference_regulariser(agent, batch, ball, *, reference="stored", centre="obs
 @pytest.mark.parametrize(("reference", "centre"), [("stored", "obs"), ("policy", "obs"), ("policy", "next_obs")])
 def test_the_regulariser_is_its_definition(reference, centre):
     agent = played(11, reference=reference, centre=centre, epsilon=0.3)
-    batch, noise = agent.draw()
+    [(batch, noise)] = agent.draw(1)
     ball = Ball(0.3, "inf", agent.obs_scale)
     q = agent.nets.critic(batch.obs, batch.action)
     loss = regulariser(agent.nets.critic, agent.policy, batch, q, ball, agent.config, noise.attack)
@@ -172,7 +181,7 @@ def test_the_regulariser_is_its_definition(reference, centre):
 def test_an_update_descends_td_plus_lam_times_the_robust_loss():
     """The step of the critics is Adam's on that sum; policy and temperature move as without it."""
     one, other = (played(11, arm="rr", lam=0.7, epsilon=20.0) for _ in range(2))  # a ball in which the loss counts
-    batch, noise = one.draw()
+    [(batch, noise)] = one.draw(1)
     one.update_eager(batch, noise)
     nets = other.nets
     y, q = nets.td_target(batch, noise.target), nets.critic(batch.obs, batch.action)
@@ -205,12 +214,26 @@ def test_a_batch_is_twelve_real_and_244_imagined_rows():
     agent = played(11, batch_size=256, real_share=0.05)
     agent.replay.rows.fill_(1.0)
     agent.imagination.replay.rows.fill_(2.0)
-    batch, noise = agent.draw()
-    assert batch.reward.eq(1).nonzero().flatten().tolist() == list(range(12))
-    assert batch.reward.eq(2).sum() == 244
-    assert (noise.policy.shape, noise.attack.numel()) == ((256, ACT), 0)
+    for batch, noise in agent.draw(3):
+        assert batch.reward.eq(1).nonzero().flatten().tolist() == list(range(12))
+        assert batch.reward.eq(2).sum() == 244
+        assert (noise.policy.shape, noise.attack.numel()) == ((256, ACT), 0)
     with pytest.raises(ValueError, match="leaves no real transition"):
         make_config(batch_size=19, real_share=0.05)
+
+
+def test_updates_drawn_together_share_nothing():
+    drawn = played(11, arm="rr", attack="uniform", batch_size=64).draw(3)
+    for tensors in zip(*(leaves(one) for one in drawn), strict=True):
+        if tensors[0].unique().numel() > 1:  # no row of the tiny task is terminal
+            assert not any(torch.equal(a, b) for a, b in itertools.combinations(tensors, 2))
+    assert [noise.attack.shape for _, noise in drawn] == [(2, 64, OBS)] * 3
+
+
+def test_without_a_real_share_every_row_is_imagined():
+    agent = played(11, real_share=0.0)
+    agent.imagination.replay.rows.fill_(2.0)
+    assert all(bool(batch.reward.eq(2).all()) for batch, _ in agent.draw(2))
 
 
 def test_time_outs_are_no_ends_and_the_next_state_is_the_true_one():

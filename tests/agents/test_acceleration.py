@@ -25,6 +25,10 @@ def parameters_after(name: str, setting: Setting, updates: int = 10) -> list[tor
     done = 0
     while done < updates:
         done += agent.step().updates
+    return parameters_of(agent)
+
+
+def parameters_of(agent) -> list[torch.Tensor]:
     policy = [p.detach().cpu() for p in agent.policy.parameters()]
     return policy + [p.detach().cpu() for p in agent.nets.critic.parameters()] if hasattr(agent, "nets") else policy
 
@@ -70,16 +74,46 @@ def test_compiled_equals_eager_over_ten_updates(name):
     assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
 
 
+def gpu_setting(cudagraph: bool = False) -> Setting:
+    device, data = torch.device("cuda"), make_data()
+    for field, value in vars(data).items():
+        setattr(data, field, value.to(device))
+    return Setting(
+        make_setting().spaces, 0, device, DriftEnv(device=device), data, cudagraph=cudagraph, termination=never
+    )
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", PHASED)
 def test_graph_equals_eager_over_ten_updates(name):
-    device = torch.device("cuda")
+    graphed, eager = (parameters_after(name, gpu_setting(cudagraph)) for cudagraph in (True, False))
+    assert_close(graphed, eager, rtol=1e-4, atol=1e-5)
 
-    def setting(cudagraph: bool) -> Setting:
-        data = make_data()
-        for field, value in vars(data).items():
-            setattr(data, field, value.to(device))
-        env = DriftEnv(device=device)
-        return Setting(make_setting().spaces, 0, device, env, data, cudagraph=cudagraph, termination=never)
 
-    assert_close(parameters_after(name, setting(True)), parameters_after(name, setting(False)), rtol=1e-4, atol=1e-5)
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", PHASED)
+def test_a_gpu_computes_the_updates_of_a_cpu(name):
+    """The same batches and noises on both; generators of two devices draw different numbers."""
+    here, there = make_agent(name, make_setting()), make_agent(name, gpu_setting())
+    calls: list[tuple] = []
+
+    def update(*inputs):
+        calls.append(clone(inputs))
+        return here.update_eager(*inputs)
+
+    here.update = update
+    while len(calls) < 10:
+        here.step()
+    if name == "mbpo":
+        there.obs_scale.copy_(here.obs_scale)  # measured where the data is
+    for inputs in calls:
+        there.update_eager(*on_gpu(inputs))
+    assert_close(parameters_of(there), parameters_of(here), rtol=1e-3, atol=1e-5)
+
+
+def on_gpu(tree):
+    """Return nested (named) tuples with every tensor on the GPU."""
+    if isinstance(tree, torch.Tensor):
+        return tree.cuda()
+    children = [on_gpu(child) for child in tree]
+    return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)

@@ -211,6 +211,20 @@ def test_a_run_in_two_parts_is_the_run_in_one_and_its_policy_can_be_deployed(nam
     torch.testing.assert_close(load_policy(parts).policy.act(obs), run.agent.act(obs), rtol=0, atol=0)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_on_a_gpu_goes_on_where_it_stopped_and_its_policy_acts_on_a_cpu(name, config_of, tmp_path):
+    config = dataclasses.replace(config_of(name), device="cuda")
+    parts = train(name, dataclasses.replace(config, steps=45), out=tmp_path, name="parts")
+    run = resume(parts, name, config)
+    carry_out(run, StopRequest())
+    assert run.counters.step >= 80
+    obs = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    here, there = load_policy(parts).policy.act(obs), run.agent.act(obs.cuda())
+    assert (here.device.type, there.device.type) == ("cpu", "cuda")
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seed_decides_the_run(name, config_of, tmp_path):
     config = config_of(name)

@@ -9,7 +9,6 @@ Each job replaces its own entry of benchmarks/results/dhn.json and leaves the ot
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from record import RESULTS, record
+from record import record_job
 
 from surefoot.agents import dhn
 from surefoot.agents.dhn import DHN, DHNConfig, QuantilePolicy
@@ -135,7 +134,6 @@ JOBS: dict[str, Callable[[str, int], dict[str, Any]]] = {
 def main(options: Options) -> None:
     began = time.perf_counter()
     torch.set_num_threads(1)
-    path = RESULTS / f"{NAME}.json"
     for job in options.jobs:
         runs = []
         for seed in range(options.seeds):
@@ -143,8 +141,7 @@ def main(options: Options) -> None:
             runs.append(JOBS[job](job, seed))
             runs[-1]["cpu_seconds"] = round(time.process_time() - started, 1)
             print(job, seed, runs[-1], flush=True)
-        jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
-        record(NAME, {"jobs": {**jobs, job: runs}}, began=began, seeds=list(range(options.seeds)))
+        record_job(NAME, job, runs, began=began, seeds=list(range(options.seeds)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ would write for a single network: torch.nn layers, the decay in the loss, torch.
 turns in one process. CPU seconds with one thread hardly notice what else a machine does; seconds on the wall do.
 
     python benchmarks/dynamics_speed.py [--threads 1 2]
-    python benchmarks/dynamics_speed.py --device cuda  # only single updates: eager, and as a CUDA graph
+    python benchmarks/dynamics_speed.py --device cuda [--compile]  # eager, and as CUDA graphs
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,13 +85,13 @@ class PlainNetwork(nn.Module):
 
     def train_on(self, x: Tensor, y: Tensor, epochs: int) -> None:
         """One training call, with holdout errors and the best weights kept."""
-        order = torch.randperm(ROWS)
+        order = torch.randperm(ROWS, device=x.device)
         held, fit = order[: ROWS // 5], order[ROWS // 5 :]
         x = (x - x[fit].mean(0)) / x[fit].std(0)
-        drawn = fit[torch.randint(len(fit), (len(fit),))]
+        drawn = fit[torch.randint(len(fit), (len(fit),), device=x.device)]
         best, weights = float("inf"), self.net.state_dict()
         for _ in range(epochs):
-            for batch in drawn[torch.randperm(len(drawn))].split(BATCH):
+            for batch in drawn[torch.randperm(len(drawn), device=x.device)].split(BATCH):
                 self.update(x[batch], y[batch])
             with torch.no_grad():
                 error = float((self.net(x[held])[:, : OBS + 1] - y[held]).square().mean())
@@ -102,27 +103,48 @@ class PlainNetwork(nn.Module):
 # --- training calls and single updates --------------------------------------------------------------------------------
 
 
-def training_calls(rows: Batch, epochs: int) -> dict[str, Way]:
-    """Return a whole call for seven members in each way; "products" has only the matrix products of the updates."""
+def fast_settings(device: torch.device, compiled: bool) -> dict[str, Setting]:
+    """Return the settings in which the stack is trained, by what is said of them."""
+    plain = replace(SETTING, device=device)
+    settings = {"": plain}
+    if device.type == "cuda":
+        settings[", as a CUDA graph"] = replace(plain, cudagraph=True)
+    if compiled:
+        settings |= {f", compiled{said}": replace(setting, compile=True) for said, setting in settings.items()}
+    return settings
+
+
+def training_calls(rows: Batch, epochs: int, settings: dict[str, Setting]) -> dict[str, Way]:
+    """Return a whole call for seven members in each way; "products" has only the matrix products of the updates.
+
+    Where updates are compiled or captured a model is made once: every call of it after the first is like its second.
+    """
+    setting, rows = settings[""], Batch(*(field.to(settings[""].device) for field in rows))
     x, y = model_inputs(rows.obs, rows.action), model_target(rows)
 
-    def ours(config: DynamicsConfig) -> None:
-        DynamicsModel(replace(config, model_epochs=epochs), SETTING, OBS, ACT).train(rows)
+    def model(config: DynamicsConfig, setting: Setting) -> DynamicsModel:
+        return DynamicsModel(replace(config, model_epochs=epochs), setting, OBS, ACT)
+
+    def plain() -> None:
+        for _ in range(MEMBERS):
+            PlainNetwork().to(setting.device).train_on(x, y, epochs)
 
     updates = -(-(ROWS * 4 // 5) // BATCH)
+    ready = {said: model(ENSEMBLE, fast) for said, fast in settings.items() if said}
     return {
-        "stacked": lambda: ours(ENSEMBLE),
-        "ours, one after another": lambda: [ours(SINGLE) for _ in range(MEMBERS)],
-        "plain, one after another": lambda: [PlainNetwork().train_on(x, y, epochs) for _ in range(MEMBERS)],
-        "products": lambda: products(epochs * updates),
+        "stacked": lambda: model(ENSEMBLE, setting).train(rows),
+        **{f"stacked{said}": partial(made.train, rows) for said, made in ready.items()},
+        "ours, one after another": lambda: [model(SINGLE, setting).train(rows) for _ in range(MEMBERS)],
+        "plain, one after another": plain,
+        "products": lambda: products(epochs * updates, setting.device),
     }
 
 
-def products(updates: int) -> None:
+def products(updates: int, device: torch.device) -> None:
     """Take the matrix products of the stacked updates: 3 a layer, the first without its inputs' gradient."""
     shapes = list(itertools.pairwise([OBS + ACT, *ENSEMBLE.model_hidden, 2 * (OBS + 1)]))
-    weights = [torch.randn(MEMBERS, i, o) for i, o in shapes]
-    inputs, outputs = ([torch.randn(MEMBERS, BATCH, shape[k]) for shape in shapes] for k in (0, 1))
+    weights = [torch.randn(MEMBERS, i, o, device=device) for i, o in shapes]
+    inputs, outputs = ([torch.randn(MEMBERS, BATCH, shape[k], device=device) for shape in shapes] for k in (0, 1))
     for _ in range(updates):
         for layer, (x, w, y) in enumerate(zip(inputs, weights, outputs, strict=True)):
             torch.bmm(x, w)
@@ -131,37 +153,34 @@ def products(updates: int) -> None:
                 torch.bmm(y, w.mT)
 
 
-def single_updates(rows: Batch, device: torch.device) -> dict[str, Way]:
+def single_updates(rows: Batch, settings: dict[str, Setting]) -> dict[str, Way]:
     """Return one update of all seven members in each way."""
+    setting = settings[""]
     x, y = (
-        t[: MEMBERS * BATCH].view(MEMBERS, BATCH, -1).to(device) for t in (model_inputs(*rows[:2]), model_target(rows))
+        t[: MEMBERS * BATCH].view(MEMBERS, BATCH, -1).to(setting.device)
+        for t in (model_inputs(*rows[:2]), model_target(rows))
     )
-    setting = replace(SETTING, device=device)
-    stacked = DynamicsModel(ENSEMBLE, setting, OBS, ACT)
+    stacks = {f"stacked{said}": DynamicsModel(ENSEMBLE, fast, OBS, ACT) for said, fast in settings.items()}
     alone = [DynamicsModel(SINGLE, setting, OBS, ACT) for _ in range(MEMBERS)]
-    plain = [PlainNetwork().to(device) for _ in range(MEMBERS)]
-    ways: dict[str, Way] = {
-        "stacked": lambda: stacked.update(x, y),
+    plain = [PlainNetwork().to(setting.device) for _ in range(MEMBERS)]
+    return {
+        **{name: partial(stack.update, x, y) for name, stack in stacks.items()},
         "ours, one after another": lambda: [m.update(x[i : i + 1], y[i : i + 1]) for i, m in enumerate(alone)],
         "plain, one after another": lambda: [m.update(x[i], y[i]) for i, m in enumerate(plain)],
     }
-    if device.type == "cuda":
-        graphed = DynamicsModel(ENSEMBLE, replace(setting, cudagraph=True), OBS, ACT)
-        ways["stacked, as a CUDA graph"] = lambda: graphed.update(x, y)
-    return ways
 
 
 # --- rollouts ---------------------------------------------------------------------------------------------------------
 
 
-def rollout(rows: Batch, config: DynamicsConfig) -> Way:
+def rollout(rows: Batch, config: DynamicsConfig, setting: Setting) -> Way:
     """Return a call of 100,000 one-step rollouts with a policy of 2×256 and Walker2d's rule of termination."""
     generator = torch.Generator().manual_seed(0)
-    model = DynamicsModel(config, SETTING, OBS, ACT)
-    policy = TanhGaussianPolicy(OBS, ACT, (256, 256), generator=generator)
-    imagination = Imagination(ImaginationConfig(), SETTING, OBS, ACT)
-    real = Replay(ROWS, OBS, ACT, generator)
-    real.push(rows)
+    model = DynamicsModel(config, setting, OBS, ACT)
+    policy = TanhGaussianPolicy(OBS, ACT, (256, 256), generator=generator).to(setting.device)
+    imagination = Imagination(ImaginationConfig(), setting, OBS, ACT)
+    real = Replay(ROWS, OBS, ACT, generator, setting.device)
+    real.push(Batch(*(field.to(setting.device) for field in rows)))
     return lambda: imagination.roll_out(policy, model, real)
 
 
@@ -186,30 +205,55 @@ def summary(cpu: tuple[float, ...], wall: tuple[float, ...]) -> dict[str, float]
     return {name: round(1000 * seconds, 3) for name, seconds in times.items()}
 
 
-def main(
-    repeat: int = 3, epochs: int = 3, updates: int = 100, threads: tuple[int, ...] = (1,), device: str = "cpu"
-) -> None:
-    """Measure on a CPU with each number of threads, or single updates on a GPU."""
-    began, on = time.perf_counter(), torch.device(device)
+@dataclass
+class Options:
+    """How often and where to measure."""
+
+    repeat: int = 3
+    """Training calls and rollouts of each way."""
+    epochs: int = 3
+    """Epochs of a training call."""
+    updates: int = 100
+    """Single updates of each way."""
+    threads: tuple[int, ...] = (1,)
+    """Numbers of CPU threads to measure with."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    compile: bool = False
+    """Measure also what torch.compile makes of the updates."""
+
+
+def measure_all(options: Options, rows: Batch) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the times of single updates, of training calls and of rollouts, each once warm."""
+    device = torch.device(options.device)
+    settings = fast_settings(device, options.compile)
+    works = {
+        "update": (single_updates(rows, settings), options.updates),
+        "training_call": (training_calls(rows, options.epochs, settings), options.repeat),
+        "rollouts": (
+            {
+                "1 member": rollout(rows, SINGLE, settings[""]),
+                "7 members, 5 elites": rollout(rows, ENSEMBLE, settings[""]),
+            },
+            options.repeat,
+        ),
+    }
+    for ways, _ in works.values():
+        measure(ways, 1, device)  # kernels are chosen and compiled, graphs are recorded
+    return {work: measure(ways, times, device) for work, (ways, times) in works.items()}
+
+
+def main(options: Options) -> None:
+    began = time.perf_counter()
     torch.manual_seed(0)
     rows = make_rows()
-    single = single_updates(rows, on)
-    if on.type == "cuda":
-        measure(single, 10, on)  # warm-up: kernels are chosen, the graph is recorded
-        record("dynamics_speed_gpu", {"update": measure(single, updates, on)}, began=began, seeds=[0])
-        return
-    calls = training_calls(rows, epochs)
-    rollouts = {"1 member": rollout(rows, SINGLE), "7 members, 5 elites": rollout(rows, ENSEMBLE)}
-    figures: dict[str, Any] = {"rows": ROWS, "epochs": epochs}
-    for count in threads:
+    figures: dict[str, Any] = {"rows": ROWS, "epochs": options.epochs}
+    for count in options.threads:
         torch.set_num_threads(count)
-        figures[f"{count} thread{'s' * (count > 1)}"] = {
-            "update": measure(single, updates, on),
-            "training_call": measure(calls, repeat, on),
-            "rollouts": measure(rollouts, repeat, on),
-        }
-    record("dynamics_speed", figures, began=began, seeds=[0])
+        figures[f"{count} thread{'s' * (count > 1)}"] = measure_all(options, rows)
+    name = "dynamics_speed" + ("_gpu" if options.device == "cuda" else "")
+    record(name, figures, began=began, seeds=[0])
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Options))

@@ -14,7 +14,6 @@ Each job replaces its own entry of benchmarks/results/hnpg_lock.json and leaves 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 import tyro
-from record import RESULTS, STARTED, record
+from record import STARTED, record_job
 
 from surefoot import agents
 from surefoot.agents.hnpg import HNPGConfig
@@ -202,11 +201,9 @@ def rate_on_test_split(agent: Any, env: EnvConfig, lanes: int = 2000) -> list[fl
 
 def main(options: Options) -> None:
     began = time.perf_counter()
-    path = RESULTS / f"{NAME}.json"
     for job in options.jobs:
         figures = {**run(job, options), "commit": STARTED["commit"]}
-        jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
-        record(NAME, {"jobs": {**jobs, job: figures}}, began=began, seeds=list(range(options.seeds)))
+        record_job(NAME, job, figures, began=began, seeds=list(range(options.seeds)))
 
 
 if __name__ == "__main__":

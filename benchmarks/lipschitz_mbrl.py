@@ -1,15 +1,16 @@
 """The arms of Lipschitz MBRL at equal steps and updates (brief lipschitz_mbrl.md, 13.2), and the sweep of the defaults.
 
     python benchmarks/lipschitz_mbrl.py [--jobs pendulum/sd/0 pendulum/rr/0 …] [--again]
+    python benchmarks/lipschitz_mbrl.py --device cuda --cudagraph --jobs hopper/pe/0 --steps 30000 --evaluate-every 1000
 
 A job is TASK/VARIANT/SEED: a preset of mbpo, an arm with or without changes, a seed. Jobs that have a result are left
-out unless asked for again; each adds its own entry to benchmarks/results/lipschitz_mbrl.json and leaves the others.
-InvertedPendulum stops at the second evaluation in a row that has nothing but 1000.
+out unless asked for again; each adds its own entry to benchmarks/results/lipschitz_mbrl.json and leaves the others, so
+that several of these processes can share the work. InvertedPendulum stops at the second evaluation in a row that has
+nothing but 1000.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 import tyro
-from record import RESULTS, STARTED, record
+from record import STARTED, record_job, results_of
 
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
@@ -30,7 +31,7 @@ from surefoot.training.presets import load_preset
 
 NAME = "lipschitz_mbrl"
 ARMS = ("sd", "rr", "sn", "sp", "pe", "de")
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 MEASURED = ("value_aware_error", "value_aware_error_relative", "lip_local", "lip_local_p99", "lip_upper", "lip_ball")
 MORE = ("model_holdout_mse", "model_error", "q", "q_std", "action_gap", "rollout_mean_length")
 SOLVED = 1000.0
@@ -47,8 +48,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 DEFAULT_JOBS = (
     *(f"pendulum/{arm}/{seed}" for seed in SEEDS for arm in ARMS),
-    *(f"inverted-pendulum/pe/{seed}" for seed in SEEDS),
-    *(f"pendulum/{variant}/0" for variant in VARIANTS if variant not in ARMS),
+    *(f"inverted-pendulum/pe/{seed}" for seed in SEEDS[:3]),
+    *(f"pendulum/{variant}/{seed}" for seed in SEEDS for variant in VARIANTS if variant not in ARMS),
 )
 
 
@@ -62,21 +63,44 @@ class Options:
     """Run also what has a result."""
     steps: int | None = None
     """Environment steps; None: the preset's."""
+    evaluate_every: int | None = None
+    """Environment steps between two evaluations; None: the preset's."""
+    minutes: float = float("inf")
+    """A job that has taken so long ends there; its entry says how far it came."""
+    device: str = "cpu"
+    """Where to train."""
+    compile: bool = False
+    """Wrap the updates in torch.compile."""
+    cudagraph: bool = False
+    """Replay the updates as CUDA graphs."""
 
 
-def run(job: str, steps: int | None = None) -> dict[str, Any]:
-    """Train one job and return its figures."""
+def configure(job: str, options: Options) -> RunConfig:
+    """Return what a job trains with."""
     task, variant, seed = job.split("/")
     config = load_preset("mbpo", task)
-    config = replace(
-        config, agent=replace(config.agent, **VARIANTS[variant]), seed=int(seed), steps=steps or config.steps
+    return replace(
+        config,
+        agent=replace(config.agent, **VARIANTS[variant]),
+        seed=int(seed),
+        steps=options.steps or config.steps,
+        eval=replace(config.eval, every=options.evaluate_every or config.eval.every),
+        device=options.device,
+        compile=options.compile,
+        cudagraph=options.cudagraph,
     )
+
+
+def run(job: str, options: Options) -> dict[str, Any]:
+    """Train one job and return its figures."""
+    config, task = configure(job, options), job.split("/")[0]
     torch.set_num_threads(1)
     agent, rows, began = make_agent(config), defaultdict(list), time.process_time()
+    deadline = time.perf_counter() + 60 * options.minutes
     seconds: dict[str, float] = defaultdict(float)
     epochs = 0.0
     returns: list[float] = []
-    while agent.env_steps < config.steps:
+    while agent.env_steps < config.steps and time.perf_counter() < deadline:
         progress = agent.step()
         for name in (name for name in progress.metrics if name.startswith("seconds/")):
             seconds[name.removeprefix("seconds/")] += float(progress.metrics[name]) / 1000 * progress.env_steps
@@ -91,6 +115,8 @@ def run(job: str, steps: int | None = None) -> dict[str, Any]:
             if task == "inverted-pendulum" and returns[-2:] == [SOLVED, SOLVED]:
                 break
     figures = {"env_steps": agent.env_steps, "evaluate_every": config.eval.every, "returns": returns}
+    figures |= {"device": STARTED["hardware"]["gpu"] if agent.device.type == "cuda" else "cpu"}
+    figures |= {"compile": options.compile, "cudagraph": options.cudagraph}
     spent = {phase: round(value, 2) for phase, value in seconds.items()}
     cpu = round(time.process_time() - began, 1)
     figures |= {"steepest_q": steepest_q(agent), "cpu_seconds": cpu, "seconds": spent, "model_epochs": int(epochs)}
@@ -98,18 +124,22 @@ def run(job: str, steps: int | None = None) -> dict[str, Any]:
 
 
 def make_agent(config: RunConfig) -> Any:
+    device = torch.device(config.device)
     setting = Setting(
         Spaces(*spaces_of(config.env)),
         config.seed,
-        torch.device("cpu"),
-        make_vec(config.env),
+        device,
+        make_vec(config.env, device=device),
+        compile=config.compile,
+        cudagraph=config.cudagraph,
         termination=termination_of(config.env),
     )
     return agents.get("mbpo").make_agent(config.agent, setting)
 
 
 def mean_return(agent: Any, config: RunConfig) -> float:
-    result = evaluate(acting(agent.policy), config.env, episodes=config.eval.episodes, seed=config.eval.seed)
+    held_out = {"episodes": config.eval.episodes, "seed": config.eval.seed}
+    result = evaluate(acting(agent.policy), config.env, **held_out, device=config.device)
     return round(float(result.returns.mean()), 3)
 
 
@@ -123,16 +153,13 @@ def steepest_q(agent: Any) -> float:
 
 
 def main(options: Options) -> None:
-    path = RESULTS / f"{NAME}.json"
     for job in options.jobs:
-        began = time.perf_counter()
-        jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
-        if job in jobs and not options.again:
+        if job in results_of(NAME) and not options.again:
             continue
-        figures = {**run(job, options.steps), "commit": STARTED["commit"]}
-        jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
+        began = time.perf_counter()
+        figures = {**run(job, options), "commit": STARTED["commit"]}
         figures["minutes"] = round((time.perf_counter() - began) / 60, 2)
-        record(NAME, {"jobs": {**jobs, job: figures}}, began=began, seeds=list(SEEDS))
+        record_job(NAME, job, figures, began=began, seeds=list(SEEDS))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ HalfCheetah's shapes, batch 256, critics and policy of 2×256, replays of random
 arms take turns in one process; CPU milliseconds with one thread hardly notice what else a machine does.
 
     python benchmarks/mbpo_update_speed.py [--repeat 200]
-    python benchmarks/mbpo_update_speed.py --device cuda  # eager, and as a CUDA graph
+    python benchmarks/mbpo_update_speed.py --device cuda [--compile]  # eager, and as a CUDA graph
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from surefoot.envs.termination import never
 
 TASK = EnvConfig("HalfCheetah-v5")
 ROWS = 10_000
+UPDATES = 20  # of an environment step, drawn together
 WAYS: dict[str, dict[str, Any]] = {
     "sd": {"arm": "sd"},
     "rr, lam = 0": {"arm": "rr", "lam": 0.0},
@@ -33,6 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "rr, uniform noise": {"arm": "rr", "attack": "uniform"},
     "sn": {"arm": "sn"},
 }
+COMPILED = ("sd", "rr", "sn")
 
 
 def random_rows(device: torch.device) -> Batch:
@@ -44,27 +46,42 @@ def random_rows(device: torch.device) -> Batch:
     return Batch(obs, action, reward, next_obs, torch.zeros(ROWS, device=device))
 
 
-def make_update(changes: dict[str, Any], device: torch.device, cudagraph: bool = False) -> Callable[[], Any]:
-    """Return one update of an agent whose replays are full, the draw of its batch included."""
+def make_updates(changes: dict[str, Any], device: torch.device, **fast: bool) -> Callable[[], Any]:
+    """Return the updates of one environment step of an agent whose replays are full, the draws included."""
     spec = agents.get("mbpo")
     env = make_vec(TASK, device=device)
-    setting = Setting(Spaces(*spaces_of(TASK)), 0, device, env, cudagraph=cudagraph, termination=never)
+    setting = Setting(Spaces(*spaces_of(TASK)), 0, device, env, **fast, termination=never)
     agent: Any = spec.make_agent(replace(spec.default, rollout_starts=ROWS, model_interval=1_000, **changes), setting)
     for replay in (agent.replay, agent.imagination.replay):
         replay.push(random_rows(device))
-    return lambda: agent.update(*agent.draw())
+    return lambda: [agent.update(*drawn) for drawn in agent.draw(UPDATES)]
 
 
-def main(repeat: int = 200, device: str = "cpu") -> None:
-    """Measure every arm."""
+def main(repeat: int = 20, device: str = "cpu", compile: bool = False) -> None:
+    """Measure every arm; on a GPU also as CUDA graphs, and with `compile` what torch.compile makes of either."""
     began, on = time.perf_counter(), torch.device(device)
     torch.set_num_threads(1)
-    updates = {name: make_update(changes, on) for name, changes in WAYS.items()}
+    updates = {name: make_updates(changes, on) for name, changes in WAYS.items()}
     if on.type == "cuda":
-        updates |= {f"{name}, as a CUDA graph": make_update(changes, on, True) for name, changes in WAYS.items()}
-    measure(updates, 10, on)  # warm-up: kernels are chosen, graphs are recorded
+        graphed = {f"{name}, as a CUDA graph": make_updates(WAYS[name], on, cudagraph=True) for name in WAYS}
+        updates |= graphed
+    if compile:
+        for name in COMPILED:
+            updates[f"{name}, compiled"] = make_updates(WAYS[name], on, compile=True)
+            if on.type == "cuda":
+                both = {"compile": True, "cudagraph": True}
+                updates[f"{name}, compiled, as a CUDA graph"] = make_updates(WAYS[name], on, **both)
+    measure(updates, 2, on)  # warm-up: kernels are chosen and compiled, graphs are recorded
+    warm = time.perf_counter() - began
+    took = {name: each_of(times) for name, times in measure(updates, repeat, on).items()}
     name = "mbpo_update_speed" + ("_gpu" if on.type == "cuda" else "")
-    record(name, {"milliseconds": measure(updates, repeat, on)}, began=began, seeds=[0])
+    record(name, {"milliseconds": took, "warm_up_seconds": round(warm, 1)}, began=began, seeds=[0])
+
+
+def each_of(times: dict[str, float]) -> dict[str, float]:
+    """Return the times of one update, and how many there are in a second."""
+    one = {name: round(milliseconds / UPDATES, 4) for name, milliseconds in times.items()}
+    return one | {"updates_per_second": round(1000 / one["wall"], 1)}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ treasure, or the last step of the code.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -19,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
-from record import RESULTS, record
+from record import record_job
 
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
@@ -123,13 +122,12 @@ def run(name: str, seed: int) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     began = time.perf_counter()
-    path, seeds = RESULTS / f"{NAME}.json", list(range(options.seeds))
+    seeds = list(range(options.seeds))
     with get_context("spawn").Pool(options.processes) as pool:
         for name in options.jobs:
             rows = pool.starmap(run, [(name, seed) for seed in seeds])
             figures = {key: [row[key] for row in rows] for key in rows[0]} | {"episodes": JOBS[name].episodes}
-            jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
-            record(NAME, {"jobs": {**jobs, name: figures}}, began=began, seeds=seeds)
+            record_job(NAME, name, figures, began=began, seeds=seeds)
 
 
 if __name__ == "__main__":

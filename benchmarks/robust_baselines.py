@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import tyro
-from record import RESULTS, STARTED, record
+from record import STARTED, record_job
 
 from surefoot.envs import SETS
 from surefoot.training.evaluation import acting
@@ -95,13 +95,11 @@ def measure(name: str, methods: dict[str, Method], jobs_to_do: tuple[str, ...], 
     """Carry out METHOD/SEED after METHOD/SEED, each recorded beside what results/NAME.json has already."""
     began = time.perf_counter()
     torch.set_num_threads(1)
-    path = RESULTS / f"{name}.json"
     for job in jobs_to_do:
         method, seed = job.split("/")
         figures = run(methods[method], int(seed), steps)
         print(job, figures["worst"], figures["average"], figures["cpu_seconds"], flush=True)
-        jobs = json.loads(path.read_text())["jobs"] if path.is_file() else {}
-        record(name, {"jobs": {**jobs, job: figures}}, began=began, seeds=list(SEEDS))
+        record_job(name, job, figures, began=began, seeds=list(SEEDS))
 
 
 def main(options: Options) -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
-from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.acceleration import accelerate, adam, take_step
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.state import Stateful
-from surefoot.agents.sac import H2OHeads, PolicyConfig, make_policy, make_real_replay, take_step
+from surefoot.agents.sac import H2OHeads, PolicyConfig, make_policy, make_real_replay
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,14 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Spaces, UncertainEnv
-from surefoot.agents.parts.acceleration import accelerate
+from surefoot.agents.parts.acceleration import accelerate, take_step
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import AT_LEAST_0, POSITIVE, check_ranges, optional
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.td3 import DeterministicPolicy, TD3Config, TD3Nets, make_td3_policy, smoothed
 from surefoot.agents.parts.worlds import Box, WorldBatch, world_replay
-from surefoot.agents.sac import box_dims, make_rollout, take_step, twin_q_loss
+from surefoot.agents.sac import box_dims, make_rollout, twin_q_loss
 
 LEAST_WORLD_NOISE = 0.1  # where its decay ends
 

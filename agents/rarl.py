@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces, UncertainEnv
-from surefoot.agents.parts.acceleration import accelerate
+from surefoot.agents.parts.acceleration import accelerate, take_step
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.random import make_generator, normal, uniform
 from surefoot.agents.parts.ranges import check_ranges
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.td3 import DeterministicPolicy, TD3Config, TD3Nets, make_td3_policy, policy_loss
 from surefoot.agents.parts.worlds import Box, WorldBatch, world_replay
-from surefoot.agents.sac import box_dims, make_rollout, take_step, twin_q_loss
+from surefoot.agents.sac import box_dims, make_rollout, twin_q_loss
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
-from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.acceleration import accelerate, adam, take_step
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.networks import StackedMLP, soft_update
 from surefoot.agents.parts.random import make_generator, normal
@@ -39,7 +39,6 @@ from surefoot.agents.sac import (
     make_real_replay,
     make_replay,
     make_rollout,
-    take_step,
     temperature_loss,
     twin_q_loss,
 )

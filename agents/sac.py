@@ -20,7 +20,6 @@ Where this differs, and why:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces
-from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.acceleration import accelerate, adam, take_step
 from surefoot.agents.parts.interaction import Interaction, Rollout, RolloutConfig
 from surefoot.agents.parts.networks import LOG_STD_MIN, TanhGaussianPolicy, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
@@ -235,8 +234,8 @@ class ActorCritic(Stateful):
     def descend(self, loss: Tensor) -> None:
         """Take one step of every optimiser down the sum of all losses, then move the targets.
 
-        No two losses reach the same parameters, so one backward pass gives each its own gradient; several would break
-        `torch.compile`, which makes one graph of them.
+        No two losses reach the same parameters, so one backward pass gives each its own gradient: of several, all but
+        the first would be computed outside of what `torch.compile` made.
         """
         take_step([self.alpha_optimiser, self.policy_optimiser, self.critic_optimiser], loss)
         soft_update(self.target.parameters(), self.critic.parameters(), self.config.tau)
@@ -244,15 +243,6 @@ class ActorCritic(Stateful):
     def owners(self) -> list[Any]:
         """All that `descend` changes (for `accelerate`)."""
         return [getattr(self, name) for name in self.STATEFUL]
-
-
-def take_step(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
-    """One step of every optimiser down `loss`."""
-    for optimiser in optimisers:
-        optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    for optimiser in optimisers:
-        optimiser.step()
 
 
 # --- the agent -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from surefoot.agents.interface import Progress, Setting, Spaces
 from surefoot.agents.iwocs.composite import THRESHOLDS, Act, Composite, Specialist, prediction_error, prediction_loss
-from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.acceleration import accelerate, adam, take_step
 from surefoot.agents.parts.networks import MLP, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, WIDTHS, check_ranges, optional
@@ -28,7 +28,6 @@ from surefoot.agents.sac import (
     make_replay,
     make_rollout,
     soft_target,
-    take_step,
     twin_q_loss,
 )
 

@@ -41,6 +41,16 @@ def adam(
     return optimiser
 
 
+@torch.compiler.disable  # nothing in here to fuse, and tracing it breaks the code around it into pieces
+def take_step(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
+    """One step of every optimiser down `loss`."""
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    for optimiser in optimisers:
+        optimiser.step()
+
+
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Set the step size; where the step may be recorded into a CUDA graph, in a tensor that the graph reads."""
     for group in optimiser.param_groups:

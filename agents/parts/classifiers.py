@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surefoot.agents.interface import Batch, OfflineData, Setting
+from surefoot.agents.parts.acceleration import take_step
 from surefoot.agents.parts.networks import MLP
 from surefoot.agents.parts.normaliser import Normaliser
 from surefoot.agents.parts.random import make_generator
@@ -103,9 +104,7 @@ def classifier_step(
 ) -> dict[str, Tensor]:
     """One Adam step on both networks; `noise` (2, B, 2·obs + act) is added to the inputs of both domains."""
     loss_sa, loss_sas = classifiers.losses(transition_rows(real) + noise[REAL], transition_rows(sim) + noise[SIM])
-    optimiser.zero_grad(set_to_none=True)
-    (loss_sa + loss_sas).backward()
-    optimiser.step()
+    take_step([optimiser], loss_sa + loss_sas)
     return {"classifier_loss_sa": loss_sa.detach(), "classifier_loss_sas": loss_sas.detach()}
 
 

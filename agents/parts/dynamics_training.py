@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Batch, Setting
-from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.acceleration import accelerate, adam, take_step
 from surefoot.agents.parts.dynamics import (
     DynamicsConfig,
     DynamicsNet,
@@ -119,9 +119,7 @@ class DynamicsModel(Stateful):
         else:
             bounds = bound_term(self.net.min_log_var, self.net.max_log_var)
             loss = gaussian_loss(mean, log_var, y) + self.config.bound_weight * bounds
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.sum().backward()
-        self.optimiser.step()
+        take_step([self.optimiser], loss.sum())
         return {"loss": loss.detach().mean()}
 
     @torch.no_grad()

@@ -37,6 +37,11 @@ def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (x * weight.mT).sum(-1, keepdim=True) + bias
 
 
+def listed(parameters: nn.ParameterList) -> list[Tensor]:
+    """Return the tensors of a ParameterList. By index: torch.compile of PyTorch 2.11 cannot unpack one with `*`."""
+    return [parameters[i] for i in range(len(parameters))]
+
+
 Activation = Literal["relu", "tanh", "swish"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_, "swish": F.silu}
 
@@ -77,12 +82,16 @@ class StackedMLP(nn.Module):
                 self.weights[-1].mul_(last_scale)
                 self.biases[-1].zero_()
 
+    def tensors(self) -> list[Tensor]:
+        """Return weights, biases, gains and shifts, each layer by layer."""
+        return [*listed(self.weights), *listed(self.biases), *listed(self.gains), *listed(self.shifts)]
+
     def forward(self, x: Tensor, parameters: Sequence[Tensor] | None = None, *, frozen: bool = False) -> Tensor:
         """Map (B, in), seen by every member, or (E, B, in) to (E, B, out); `frozen`: no gradient into the weights.
 
-        `parameters` stand in for the module's own, in the order of `parameters()`, of as many members as they have.
+        `parameters` stand in for the module's own, in the order of `tensors`, of as many members as they have.
         """
-        own = [*self.weights, *self.biases, *self.gains, *self.shifts] if parameters is None else list(parameters)
+        own = self.tensors() if parameters is None else list(parameters)
         if frozen:
             own = [parameter.detach() for parameter in own]
         layers = len(self.weights)
@@ -204,6 +213,7 @@ class TanhGaussianPolicy(nn.Module):
         return mean.tanh()
 
 
+@torch.compiler.disable  # one fused call already
 @torch.no_grad()
 def soft_update(target: Iterable[nn.Parameter], online: Iterable[nn.Parameter], tau: float) -> None:
     """Q̄ ← (1 − τ)Q̄ + τQ, all tensors in one fused call."""

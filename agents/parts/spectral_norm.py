@@ -66,6 +66,7 @@ def bound_layers(
         parametrize.register_parametrization(net.weights, name, bound)
 
 
+@torch.compiler.disable  # walking modules breaks the traced code into pieces; the products in here are small
 def power_iterate(net: nn.Module, times: int = 1) -> None:
     """Let every bounded layer take power iterations on its raw weight. A target needs this as its online network does.
 

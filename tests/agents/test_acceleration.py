@@ -74,20 +74,25 @@ def test_compiled_equals_eager_over_ten_updates(name):
     assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
 
 
-def gpu_setting(cudagraph: bool = False) -> Setting:
+def gpu_setting(**fast: bool) -> Setting:
     device, data = torch.device("cuda"), make_data()
     for field, value in vars(data).items():
         setattr(data, field, value.to(device))
-    return Setting(
-        make_setting().spaces, 0, device, DriftEnv(device=device), data, cudagraph=cudagraph, termination=never
-    )
+    return Setting(make_setting().spaces, 0, device, DriftEnv(device=device), data, termination=never, **fast)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", PHASED)
 def test_graph_equals_eager_over_ten_updates(name):
-    graphed, eager = (parameters_after(name, gpu_setting(cudagraph)) for cudagraph in (True, False))
+    graphed, eager = (parameters_after(name, gpu_setting(cudagraph=fast)) for fast in (True, False))
     assert_close(graphed, eager, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["sac", "mbpo"])
+def test_a_graph_of_compiled_updates_equals_eager_over_ten_updates(name):
+    fast = parameters_after(name, gpu_setting(compile=True, cudagraph=True))
+    assert_close(fast, parameters_after(name, gpu_setting()), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.gpu

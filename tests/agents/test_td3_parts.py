@@ -5,8 +5,9 @@ import torch
 from tiny import ACT, OBS, make_batch, make_setting
 from torch.testing import assert_close
 
+from surefoot.agents.parts.acceleration import take_step
 from surefoot.agents.parts.td3 import DeterministicPolicy, TD3Config, TD3Nets, policy_loss, smoothed
-from surefoot.agents.sac import take_step, twin_q_loss
+from surefoot.agents.sac import twin_q_loss
 
 SMALL = TD3Config(hidden=(8, 8))
 

@@ -4,6 +4,9 @@ HalfCheetah's shapes (17 and 6 numbers), MBPO's network, 20,000 rows, the same n
 would write for a single network: torch.nn layers, the decay in the loss, torch.optim.Adam as it comes. All ways take
 turns in one process. CPU seconds with one thread hardly notice what else a machine does; seconds on the wall do.
 
+Where mbrl-lib can be imported (`pip install mbrl`, 0.2.0; best in an environment of its own, it wants an old gym), its
+stacked ensemble takes its turn at the training calls, too.
+
     python benchmarks/dynamics_speed.py [--threads 1 2]
     python benchmarks/dynamics_speed.py --device cuda [--compile]  # eager, and as CUDA graphs
 """
@@ -17,8 +20,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from record import record
@@ -100,6 +105,32 @@ class PlainNetwork(nn.Module):
         self.net.load_state_dict(weights)
 
 
+# --- a peer -----------------------------------------------------------------------------------------------------------
+
+
+def mbrl_lib(rows: Batch, epochs: int) -> dict[str, Way]:
+    """Return a training call of mbrl-lib's ensemble of the same shape, or nothing where mbrl-lib is not installed."""
+    if find_spec("mbrl") is None:
+        return {}
+    from mbrl.models import GaussianMLP, ModelTrainer, OneDTransitionRewardModel
+    from mbrl.util.common import get_basic_buffer_iterators
+    from mbrl.util.replay_buffer import ReplayBuffer
+
+    obs, action, reward, next_obs, terminated = (field.numpy() for field in rows)
+    buffer = ReplayBuffer(ROWS, (OBS,), (ACT,), rng=np.random.default_rng(0))
+    buffer.add_batch(obs, action, next_obs, reward, terminated.astype(bool), terminated.astype(bool))
+
+    def train() -> None:
+        swish, layers = {"_target_": "torch.nn.SiLU"}, len(ENSEMBLE.model_hidden)
+        net = GaussianMLP(OBS + ACT, OBS + 1, "cpu", layers, MEMBERS, ENSEMBLE.model_hidden[0], activation_fn_cfg=swish)
+        model = OneDTransitionRewardModel(net, num_elites=ENSEMBLE.elites)
+        fit, held = get_basic_buffer_iterators(buffer, BATCH, ENSEMBLE.holdout_share, ensemble_size=MEMBERS)
+        model.update_normalizer(buffer.get_all())
+        ModelTrainer(model, optim_lr=ENSEMBLE.model_lr).train(fit, held, num_epochs=epochs, silent=True)
+
+    return {"mbrl-lib": train}
+
+
 # --- training calls and single updates --------------------------------------------------------------------------------
 
 
@@ -137,6 +168,7 @@ def training_calls(rows: Batch, epochs: int, settings: dict[str, Setting]) -> di
         "ours, one after another": lambda: [model(SINGLE, setting).train(rows) for _ in range(MEMBERS)],
         "plain, one after another": plain,
         "products": lambda: products(epochs * updates, setting.device),
+        **(mbrl_lib(rows, epochs) if setting.device.type == "cpu" else {}),
     }
 
 

@@ -4,9 +4,9 @@
     python benchmarks/lipschitz_mbrl.py --device cuda --cudagraph --jobs hopper/pe/0 --steps 30000 --evaluate-every 1000
 
 A job is TASK/VARIANT/SEED: a preset of mbpo, an arm with or without changes, a seed. Jobs that have a result are left
-out unless asked for again; each adds its own entry to benchmarks/results/lipschitz_mbrl.json and leaves the others, so
-that several of these processes can share the work. InvertedPendulum stops at the second evaluation in a row that has
-nothing but 1000.
+out unless asked for again; each adds its own entry to benchmarks/results/lipschitz_mbrl_TASK.json and leaves the
+others, so that several of these processes can share the work. InvertedPendulum stops at the second evaluation in a row
+that has nothing but 1000.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from surefoot.training.config import RunConfig
 from surefoot.training.evaluation import acting, evaluate
 from surefoot.training.presets import load_preset
 
-NAME = "lipschitz_mbrl"
 ARMS = ("sd", "rr", "sn", "sp", "pe", "de")
 SEEDS = (0, 1, 2, 3, 4)
 MEASURED = ("value_aware_error", "value_aware_error_relative", "lip_local", "lip_local_p99", "lip_upper", "lip_ball")
@@ -154,12 +153,13 @@ def steepest_q(agent: Any) -> float:
 
 def main(options: Options) -> None:
     for job in options.jobs:
-        if job in results_of(NAME) and not options.again:
+        name = f"lipschitz_mbrl_{job.split('/')[0].replace('-', '_')}"
+        if job in results_of(name) and not options.again:
             continue
         began = time.perf_counter()
         figures = {**run(job, options), "commit": STARTED["commit"]}
         figures["minutes"] = round((time.perf_counter() - began) / 60, 2)
-        record_job(NAME, job, figures, began=began, seeds=list(SEEDS))
+        record_job(name, job, figures, began=began, seeds=list(SEEDS))
 
 
 if __name__ == "__main__":

@@ -205,16 +205,20 @@ def iwocs_swing_up(result: Result) -> str:
     return "\n\n".join(tables)
 
 
-def dynamics_speed(result: Result) -> str:
-    """Return the time of an update, of a training call and of a rollout in every way, beside the stack's."""
-    works = {
+def model_works(result: Result) -> dict[str, str]:
+    """Return what is timed of a dynamics model, in words."""
+    return {
         "update": "one update of 7 members",
         "training_call": f"a training call, {result['epochs']} epochs of {result['rows']} rows",
         "rollouts": "100 000 one-step rollouts",
     }
+
+
+def dynamics_speed(result: Result) -> str:
+    """Return the time of an update, of a training call and of a rollout in every way, beside the stack's."""
     rows = []
     for threads in (name for name in result if name.endswith(("thread", "threads"))):
-        for work, text in works.items():
+        for work, text in model_works(result).items():
             ways = result[threads][work]
             first = next(iter(ways.values()))
             for way, took in ways.items():
@@ -575,25 +579,35 @@ def sweep_overhead(result: Result) -> str:
     return markdown((f"{result['runs']} runs of {number(hand['a_run'])} s", "seconds", "ratio"), rows)
 
 
-# Brief lipschitz_mbrl.md, 13.2: what must come out on Pendulum in every seed.
-PENDULUM_ARMS = ("sd", "rr", "sn", "sp", "pe", "de")
+# --- Lipschitz MBRL ---------------------------------------------------------------------------------------------------
+
+MBPO_ARMS = ("sd", "rr", "sn", "sp", "pe", "de")
 
 
-def lipschitz_mbrl(result: Result) -> str:
-    """Return the arms on Pendulum, the directions that must come out, times, InvertedPendulum, and the sweep."""
-    jobs: dict[str, list[Result]] = {}
-    for job, cell in result["jobs"].items():
-        jobs.setdefault(job.rpartition("/")[0], []).append(cell)
-    arms = {arm: jobs[f"pendulum/{arm}"] for arm in PENDULUM_ARMS if f"pendulum/{arm}" in jobs}
-    names = [name.partition("/")[2] for name in jobs if name.startswith("pendulum/")]
-    sweep = {name: jobs[f"pendulum/{name}"] for name in names if name not in PENDULUM_ARMS}
-    parts = [smoothness(arms), directions(arms), times(arms)]
-    if sweep:
-        parts.append(
-            smoothness({**{arm: arms[arm][:1] for arm in ("sd", "rr", "sn") if arm in arms}, **sweep}, "seed 0")
-        )
-    if "inverted-pendulum/pe" in jobs:
-        parts.append(inverted_pendulum(jobs["inverted-pendulum/pe"]))
+def by_variant(result: Result) -> dict[str, list[Result]]:
+    """Return what each arm or variant came to, seed by seed, arms first."""
+    variants: dict[str, list[Result]] = {arm: [] for arm in MBPO_ARMS}
+    for job in sorted(result["jobs"]):
+        variants.setdefault(job.split("/")[1], []).append(result["jobs"][job])
+    return {name: cells for name, cells in variants.items() if cells}
+
+
+def span(values: Sequence[float], digits: int = 0) -> str:
+    """Return median, least and most."""
+    if len(values) == 1:
+        return number(values[0], digits)
+    return (
+        f"{number(float(np.median(values)), digits)} ({number(min(values), digits)} to {number(max(values), digits)})"
+    )
+
+
+def lipschitz_mbrl_pendulum(result: Result) -> str:
+    """Return the arms, the directions that must come out (brief lipschitz_mbrl.md, 13.2), times, and the sweep."""
+    variants = by_variant(result)
+    arms = {name: cells for name, cells in variants.items() if name in MBPO_ARMS}
+    sweep = {name: variants[name] for name in ("sd", "rr", "sn") if name in variants}
+    sweep |= {name: cells for name, cells in variants.items() if name not in MBPO_ARMS}
+    parts = [smoothness(arms, "arm"), directions(arms), times(arms), smoothness(sweep, "setting")]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -607,31 +621,22 @@ def between(cell: Result, name: str, first: int = 1000, last: int = 2500) -> flo
     return float(np.mean([x for step, x in zip(cell["steps"], cell[name], strict=True) if first <= step <= last]))
 
 
-def smoothness(arms: dict[str, list[Result]], kind: str = "arm") -> str:
-    """Return slopes, value-aware error and last return of each arm, seed by seed."""
+def smoothness(variants: dict[str, list[Result]], kind: str) -> str:
+    """Return slopes, value-aware error and last return of each variant: median, least and most of its seeds."""
+    slopes = {"lip_local": 0, "lip_upper": 2, "lip_ball": 0, "q_std": 0, "action_gap": 2}
+    errors = {"value_aware_error": 2, "value_aware_error_relative": 2, "model_error": 3}
     rows = [
         (
-            arm,
-            *(
-                " ".join(number(at(cell, name, 2000), digits) for cell in cells)
-                for name, digits in (
-                    ("lip_local", 0),
-                    ("lip_upper", 2),
-                    ("lip_ball", 0),
-                    ("q_std", 0),
-                    ("action_gap", 2),
-                )
-            ),
-            " ".join(number(between(cell, "value_aware_error"), 2) for cell in cells),
-            " ".join(number(between(cell, "value_aware_error_relative"), 2) for cell in cells),
-            " ".join(number(between(cell, "model_error"), 3) for cell in cells),
-            " ".join(number(cell["returns"][-1]) for cell in cells),
+            name,
+            len(cells),
+            *(span([at(cell, metric, 2000) for cell in cells], digits) for metric, digits in slopes.items()),
+            *(span([between(cell, metric) for cell in cells], digits) for metric, digits in errors.items()),
+            span([cell["returns"][-1] for cell in cells]),
         )
-        for arm, cells in arms.items()
+        for name, cells in variants.items()
     ]
-    slopes = ("at 2000: lip_local", "lip_upper", "lip_ball", "q_std", "action_gap")
-    errors = ("ln value-aware error", "relative to var V", "model error / std")
-    return markdown((kind, *slopes, *errors, "last return"), rows)
+    named = ("ln value-aware error", "relative to var V", "model error / std")
+    return markdown((kind, "seeds", *(f"{name} at 2000" for name in slopes), *named, "last return"), rows)
 
 
 def directions(arms: dict[str, list[Result]]) -> str:
@@ -673,7 +678,7 @@ def times(arms: dict[str, list[Result]]) -> str:
         "model, ms an epoch": lambda cell: 1000 * cell["seconds"]["model"] / cell["model_epochs"],
     }
     rows: list[tuple[Any, ...]] = [
-        (arm, *(" ".join(number(of(cell), int(phase == "rollouts")) for cell in cells) for phase, of in phases.items()))
+        (arm, *(span([of(cell) for cell in cells], int(phase == "rollouts")) for phase, of in phases.items()))
         for arm, cells in arms.items()
     ]
     for above, below in (("rr", "pe"), ("sd", "pe"), ("sn", "sd"), ("rr", "sd"), ("pe", "sd")):
@@ -684,19 +689,81 @@ def times(arms: dict[str, list[Result]]) -> str:
     return markdown(("CPU seconds", *phases), rows)
 
 
-def inverted_pendulum(cells: list[Result]) -> str:
-    """Return when each seed of `pe` held 1000, and every evaluation."""
-    rows = [
-        (
-            f"pe, seed {seed}",
-            next((f"{(i + 1) * cell['evaluate_every']}" for i, x in enumerate(cell["returns"]) if x == 1000), "never"),
-            " ".join(number(x) for x in cell["returns"]),
-            number(cell["cpu_seconds"]),
+def lipschitz_mbrl_inverted_pendulum(result: Result) -> str:
+    """Return when each run first had nothing but 1000, and every evaluation."""
+    rows = []
+    for job in sorted(result["jobs"], key=lambda job: (MBPO_ARMS.index(job.split("/")[1]), job)):
+        cell, (_, arm, seed) = result["jobs"][job], job.split("/")
+        steps = (f"{(i + 1) * cell['evaluate_every']}" for i, x in enumerate(cell["returns"]) if x == 1000)
+        returns = " ".join(number(x) for x in cell["returns"])
+        rows.append((f"{arm}, seed {seed}", next(steps, "never"), returns, number(cell["cpu_seconds"])))
+    return markdown(("InvertedPendulum-v5", "first 1000 at step", "mean return at each evaluation", "CPU s"), rows)
+
+
+# Mean returns of MBPO on Hopper at its first steps, from the logs of x35f/model_based_rl (Hopper-v3, one seed).
+X35F_HOPPER = {6: 204, 7: 323, 8: 167, 9: 10, 10: 1003, 11: 1018, 12: 196, 13: 1003, 14: 241, 15: 331, 16: 223, 17: 332}
+
+
+def lipschitz_mbrl_hopper(result: Result) -> str:
+    """Return the returns of every run at each thousand steps beside a log of another MBPO, then what was measured."""
+    variants = by_variant(result)
+    first = 6  # thousands of steps: the first 5000 are random
+    longest = max(len(cell["returns"]) for cells in variants.values() for cell in cells)
+    columns = range(first, longest + 1)
+    rows = [("MBPO of x35f, 1 seed", *(X35F_HOPPER.get(k, "") for k in columns))]
+    for arm, cells in variants.items():
+        for k, cell in enumerate(cells):
+            known = [number(x) for x in cell["returns"][first - 1 :]]
+            rows.append((f"{arm}, seed {k}", *known, *[""] * (len(columns) - len(known))))
+    table = markdown(("return at step", *(f"{k}k" for k in columns)), rows)
+    return f"{table}\n\n{hopper_diagnostics(variants)}"
+
+
+def hopper_diagnostics(variants: dict[str, list[Result]], step: int = 8000) -> str:
+    """Return slopes and errors after as many learned steps as every run has, and seconds for 1000 of them."""
+    slopes = {"lip_local": 0, "lip_upper": 2, "lip_ball": 0, "q": 0, "q_std": 0, "action_gap": 1}
+    errors = ("value_aware_error", "value_aware_error_relative")
+    rows = []
+    for arm, cells in variants.items():
+        learned = [(cell["env_steps"] - 5000) / 1000 for cell in cells]
+        seconds = (
+            " ".join(number(cell["seconds"][phase] / k, 1) for cell, k in zip(cells, learned, strict=True))
+            for phase in ("updates", "model")
         )
-        for seed, cell in enumerate(cells)
-    ]
-    header = ("InvertedPendulum-v5", "first 1000 at step", "mean return at each evaluation", "CPU seconds")
-    return markdown(header, rows)
+        rows.append(
+            (
+                arm,
+                *(" ".join(number(at(cell, name, step), digits) for cell in cells) for name, digits in slopes.items()),
+                *(" ".join(number(between(cell, name, 1000, step), 2) for cell in cells) for name in errors),
+                *seconds,
+            )
+        )
+    header = ("", *(f"{name} at {step}" for name in slopes), "ln value-aware error", "relative to var V")
+    return markdown((*header, "seconds of updates", "of the model, a 1000 steps"), rows)
+
+
+def mbpo_update_speed_gpu(result: Result) -> str:
+    """Return updates a second of every arm, eager and made faster, and how many times the eager ones' speed that is."""
+    ways = result["milliseconds"]
+    rows = []
+    for way, took in ways.items():
+        arm = way.split(", as a CUDA graph")[0].removesuffix(", compiled")
+        rate = took["updates_per_second"]
+        faster = number(rate / ways[arm]["updates_per_second"], 1)
+        rows.append((way, number(took["wall"], 2), number(rate), faster))
+    return markdown(("an update of batch 256", "milliseconds", "updates a second", "× eager"), rows)
+
+
+def dynamics_speed_gpu(result: Result) -> str:
+    """Return the time of an update, a training call and a rollout in every way, and the plain way's multiple of it."""
+    rows = []
+    for work, text in model_works(result).items():
+        ways = result["1 thread"][work]
+        plain = ways.get("plain, one after another")
+        for way, took in ways.items():
+            times = number(plain["wall"] / took["wall"], 1) if plain else ""
+            rows.append((f"{text}: {way}", number(took["wall"], 1), times))
+    return markdown(("", "milliseconds", "plain / this"), rows)
 
 
 RENDERERS: dict[str, Callable[[Result], str]] = {
@@ -709,7 +776,9 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "hnpg_lock": hnpg_lock,
     "hnpg_speed": hnpg_speed,
     "hnpg_stationary": hnpg_stationary,
-    "lipschitz_mbrl": lipschitz_mbrl,
+    "lipschitz_mbrl_hopper": lipschitz_mbrl_hopper,
+    "lipschitz_mbrl_inverted_pendulum": lipschitz_mbrl_inverted_pendulum,
+    "lipschitz_mbrl_pendulum": lipschitz_mbrl_pendulum,
     "nora_deep": nora_deep,
     "nora_long": nora_regret,
     "nora_short": nora_regret,
@@ -724,7 +793,9 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,
     "dynamics_speed": dynamics_speed,
+    "dynamics_speed_gpu": dynamics_speed_gpu,
     "mbpo_update_speed": mbpo_update_speed,
+    "mbpo_update_speed_gpu": mbpo_update_speed_gpu,
     "dhn": dhn,
     "dhn_speed": dhn_speed,
     "dvi_speed": dvi_speed,

@@ -341,15 +341,14 @@ class LipschitzMBRL(Stateful):
     def draw(self, updates: int) -> list[tuple[Batch, UpdateNoise]]:
         """Return a batch for each update, its real rows first, and the random numbers of the update on it.
 
-        Drawn for all of them at once: on a GPU, the small operations of a draw take as long as an update.
+        Drawn for all of them at once: on a GPU, starting so many small operations would cost more than they do.
         """
-        config, rows = self.config, self.config.batch_size
+        config, rows, action = self.config, self.config.batch_size, (updates, self.config.batch_size, self.action_dim)
         real = fold(self.replay.sample(updates * config.real_rows), updates)
         imagined = fold(self.imagination.replay.sample(updates * (rows - config.real_rows)), updates)
-        batches = (join(*pair) for pair in zip(real, imagined, strict=True))
-        action = (updates, rows, self.action_dim)
-        noise = (*normal(self.noise_generator, action, action), self.draw_attack(updates))
-        return list(zip(batches, (UpdateNoise(*one) for one in zip(*noise, strict=True)), strict=True))
+        batches = zip(*join(real, imagined, 1), strict=True)
+        noises = zip(*normal(self.noise_generator, action, action), self.draw_attack(updates), strict=True)
+        return [(Batch(*batch), UpdateNoise(*noise)) for batch, noise in zip(batches, noises, strict=True)]
 
     def draw_attack(self, updates: int) -> Tensor:
         """Return points of the unit ball for every update (updates, 2, B, obs); (updates, 0) for other attacks."""

@@ -143,16 +143,14 @@ class Replay(Ring[Batch]):
         super().__init__(Batch, [obs_dim, action_dim, None, obs_dim, None], capacity, generator, device)
 
 
-def join(first: Batch, second: Batch) -> Batch:
+def join(first: Batch, second: Batch, axis: int = 0) -> Batch:
     """Return the rows of two batches as one, the first's before the second's."""
-    return Batch(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
+    return Batch(*(torch.cat(pair, axis) for pair in zip(first, second, strict=True)))
 
 
-def fold(batch: Batch, parts: int) -> list[Batch]:
-    """Return a batch (parts·B, …) as `parts` batches (B, …), in its order; their fields are views."""
-    size = len(batch.reward) // parts
-    columns = [field.view(parts, size, *field.shape[1:]) for field in batch]
-    return [Batch(*fields) for fields in zip(*columns, strict=True)]
+def fold(batch: Batch, parts: int) -> Batch:
+    """Return a batch (parts·B, …) with its rows, in their order, as (parts, B, …)."""
+    return Batch(*(field.unflatten(0, (parts, len(field) // parts)) for field in batch))
 
 
 class FixedReplay(Replay):

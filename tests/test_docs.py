@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,18 @@ def test_a_table_is_rendered_between_its_markers_once(render, results):
         "<!-- end -->\nafter\n"
     )
     assert render.rendered(fresh, "page", results) == fresh
+
+
+def test_jobs_that_end_at_once_stand_side_by_side(render, results, monkeypatch):
+    import record
+
+    monkeypatch.setattr(record, "RESULTS", results)
+    with ThreadPoolExecutor(4) as pool:  # the lock is one of files, and does not care whose threads they are
+        list(pool.map(lambda i: record.record_job("shared", str(i), {"at": i}, began=0.0, seeds=[0]), range(24)))
+    assert record.results_of("shared") == {str(i): {"at": i} for i in range(24)}
+    record.record_job("shared", "3", {"at": -1}, began=0.0, seeds=[0])
+    assert record.results_of("shared")["3"] == {"at": -1}
+    assert record.results_of("none") == {}
 
 
 def test_a_missing_result_says_so_and_an_open_table_is_refused(render, results):

@@ -10,7 +10,7 @@ from tiny import ACT, OBS, make_batch, make_data, make_spaces
 from torch.testing import assert_close
 
 from surefoot.agents.interface import Batch
-from surefoot.agents.parts.replay import FixedReplay, PictureRing, Replay
+from surefoot.agents.parts.replay import FixedReplay, PictureRing, Replay, fold, join
 
 
 def make_replay(capacity: int, seed: int = 0) -> Replay:
@@ -107,6 +107,16 @@ def test_same_rows_as_stable_baselines3_for_the_same_indices():
     assert_close(actual.next_obs, expected.next_observations)
     assert_close(actual.reward[:, None], expected.rewards)
     assert_close(actual.terminated[:, None], expected.dones)
+
+
+def test_folded_batches_joined_part_by_part_are_the_parts_joined():
+    first, second = make_batch(6, seed=0), make_batch(9, seed=1)
+    for i, part in enumerate(zip(*join(fold(first, 3), fold(second, 3), 1), strict=True)):
+        alone = join(
+            Batch(*(field[2 * i : 2 * i + 2] for field in first)), Batch(*(f[3 * i : 3 * i + 3] for f in second))
+        )
+        assert_close(Batch(*part), alone, rtol=0, atol=0)
+    assert [field.shape[:2] for field in fold(make_batch(0), 3)] == [(3, 0)] * 5
 
 
 def test_state_round_trip_goes_on_with_the_same_samples():

@@ -721,7 +721,7 @@ def lipschitz_mbrl_hopper(result: Result) -> str:
 
 def hopper_diagnostics(variants: dict[str, list[Result]], step: int = 8000) -> str:
     """Return slopes and errors after as many learned steps as every run has, and seconds for 1000 of them."""
-    slopes = {"lip_local": 0, "lip_upper": 2, "lip_ball": 0, "q": 0, "q_std": 0, "action_gap": 1}
+    slopes = {"lip_local": 0, "lip_upper": 2, "lip_ball": 0, "q": 0, "q_std": 0, "action_gap": 1, "model_error": 3}
     errors = ("value_aware_error", "value_aware_error_relative")
     rows = []
     for arm, cells in variants.items():

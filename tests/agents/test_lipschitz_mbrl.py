@@ -117,8 +117,11 @@ def test_a_weight_of_zero_is_the_plain_arm_bit_for_bit(changes):
 @pytest.mark.parametrize("attack", ["two-sided", "fgsm", "uniform", "none"])
 def test_the_euclidean_ball_can_be_trained_in_with_every_attack(attack):
     """Drawing no point at all divided by its dimension, 0: no run with this norm came to its first update."""
-    progress = played(12, arm="rr", norm="2", attack=attack).step()
-    assert progress.metrics["robust_loss"].isfinite()
+    agent = played(12, arm="rr", norm="2", attack=attack)
+    assert agent.step().metrics["robust_loss"].isfinite()
+    if attack == "uniform":
+        lengths = torch.cat([noise.attack.norm(dim=-1) for _, noise in agent.draw(20)])
+        assert 0.9 < lengths.max() <= 1 + 1e-6
 
 
 def test_uniform_noise_draws_nothing_that_others_draw():

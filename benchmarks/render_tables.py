@@ -692,11 +692,11 @@ def times(arms: dict[str, list[Result]]) -> str:
 def lipschitz_mbrl_inverted_pendulum(result: Result) -> str:
     """Return when each run first had nothing but 1000, and every evaluation."""
     rows = []
-    for job in sorted(result["jobs"], key=lambda job: (MBPO_ARMS.index(job.split("/")[1]), job)):
-        cell, (_, arm, seed) = result["jobs"][job], job.split("/")
-        steps = (f"{(i + 1) * cell['evaluate_every']}" for i, x in enumerate(cell["returns"]) if x == 1000)
-        returns = " ".join(number(x) for x in cell["returns"])
-        rows.append((f"{arm}, seed {seed}", next(steps, "never"), returns, number(cell["cpu_seconds"])))
+    for variant, cells in by_variant(result).items():
+        for seed, cell in enumerate(cells):
+            steps = (f"{(i + 1) * cell['evaluate_every']}" for i, x in enumerate(cell["returns"]) if x == 1000)
+            returns = " ".join(number(x) for x in cell["returns"])
+            rows.append((f"{variant}, seed {seed}", next(steps, "never"), returns, number(cell["cpu_seconds"])))
     return markdown(("InvertedPendulum-v5", "first 1000 at step", "mean return at each evaluation", "CPU s"), rows)
 
 

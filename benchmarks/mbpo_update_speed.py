@@ -3,7 +3,7 @@
 HalfCheetah's shapes, batch 256, critics and policy of 2×256, replays of random rows, the draw of a batch included. All
 arms take turns in one process; CPU milliseconds with one thread hardly notice what else a machine does.
 
-    python benchmarks/mbpo_update_speed.py [--repeat 200]
+    python benchmarks/mbpo_update_speed.py [--repeat 20]
     python benchmarks/mbpo_update_speed.py --device cuda [--compile]  # eager, and as a CUDA graph
 """
 

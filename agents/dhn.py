@@ -43,7 +43,7 @@ from surefoot.agents.parts.interaction import Interaction
 from surefoot.agents.parts.networks import MLP, soft_update, uniform_
 from surefoot.agents.parts.objectives import Objective, next_stock, parse, soundness
 from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, FRACTION, POSITIVE, check_ranges, optional
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, FRACTION, POSITIVE, SHARE, check_ranges, optional
 from surefoot.agents.parts.replay import PictureRing, Ring
 from surefoot.agents.parts.state import Stateful
 
@@ -118,7 +118,7 @@ class DHNConfig:
         rules |= dict.fromkeys(["kappa", "exploration_steps"], AT_LEAST_0)
         rules |= dict.fromkeys(["lr", "adam_eps"], POSITIVE)
         rules |= dict.fromkeys(["gamma", "final_lr"], FRACTION)
-        rules |= dict.fromkeys(["epsilon", "final_epsilon", "relabel_share"], (lambda x: 0 <= x <= 1, "in [0, 1]"))
+        rules |= dict.fromkeys(["epsilon", "final_epsilon", "relabel_share"], SHARE)
         rules |= dict.fromkeys(
             ["max_grad_norm", "clip_reward", "decay_steps"], optional((POSITIVE[0], "positive, or None"))
         )

@@ -130,7 +130,7 @@ class LinUCBConfig(BanditConfig):
     def __post_init__(self) -> None:
         rules = {"rounds_per_step": AT_LEAST_1, "action_bound": POSITIVE}
         rules |= {"lam": optional(POSITIVE)}
-        check_ranges(self, rules | {"gamma": (lambda x: x is None or 0 < x < 1, "in (0, 1)")})
+        check_ranges(self, rules | {"gamma": optional((lambda x: 0 < x < 1, "in (0, 1)"))})
 
 
 class LinUCB:

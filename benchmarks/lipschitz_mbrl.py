@@ -161,7 +161,8 @@ def main(options: Options) -> None:
         began = time.perf_counter()
         figures = {**run(job, options), "commit": STARTED["commit"]}
         figures["minutes"] = round((time.perf_counter() - began) / 60, 2)
-        record_job(name, job, figures, began=began, seeds=list(SEEDS))
+        seeds = sorted({int(one.rpartition("/")[2]) for one in (*results_of(name), job)})
+        record_job(name, job, figures, began=began, seeds=seeds)
 
 
 if __name__ == "__main__":

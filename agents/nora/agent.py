@@ -43,7 +43,7 @@ from surefoot.agents.nora.policy import TablePolicy, make_policy, state_codes
 from surefoot.agents.nora.task import checked_features, range_of, require_exact, require_within
 from surefoot.agents.parts.bandit import Regret
 from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, SHARE, check_ranges, optional
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.tabular import TabularMDP, expected_return, optimal_return
 
@@ -127,7 +127,7 @@ class NORAConfig:
 
     def __post_init__(self) -> None:
         rules = {"bonus": AT_LEAST_0, "eta": POSITIVE, "lam": POSITIVE, "episodes": optional(AT_LEAST_1)}
-        rules |= {"delta": (lambda x: 0 < x < 1, "in (0, 1)"), "epsilon": (lambda x: 0 <= x <= 1, "in [0, 1]")}
+        rules |= {"delta": (lambda x: 0 < x < 1, "in (0, 1)"), "epsilon": SHARE}
         rules |= {"switch_ratio": (lambda x: x > 1, "above 1"), "total_log_det": optional(POSITIVE)}
         rules |= {"reward_range": optional((lambda x: x[0] < x[1], "LOW below HIGH"))}
         check_ranges(self, rules)

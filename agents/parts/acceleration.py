@@ -128,7 +128,12 @@ def leaves(tree: Any) -> list[Tensor]:
 
 def clone(tree: Any) -> Any:
     """Return nested (named) tuples with every tensor copied."""
+    return each_tensor(Tensor.clone, tree)
+
+
+def each_tensor(of: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Return nested (named) tuples with every tensor replaced by `of` it."""
     if isinstance(tree, Tensor):
-        return tree.clone()
-    children = [clone(child) for child in tree]
+        return of(tree)
+    children = [each_tensor(of, child) for child in tree]
     return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)

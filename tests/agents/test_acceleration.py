@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from surefoot import agents
 from surefoot.agents.interface import Batch, Setting
-from surefoot.agents.parts.acceleration import accelerate, adam, clone, leaves, tensors_of
+from surefoot.agents.parts.acceleration import accelerate, adam, clone, each_tensor, leaves, tensors_of
 from surefoot.envs.termination import never
 
 PHASED = ("sac", "h2o", "darc", "cql", "bc", "mbpo")
@@ -112,13 +112,5 @@ def test_a_gpu_computes_the_updates_of_a_cpu(name):
     if name == "mbpo":
         there.obs_scale.copy_(here.obs_scale)  # measured where the data is
     for inputs in calls:
-        there.update_eager(*on_gpu(inputs))
+        there.update_eager(*each_tensor(torch.Tensor.cuda, inputs))
     assert_close(parameters_of(there), parameters_of(here), rtol=1e-3, atol=1e-5)
-
-
-def on_gpu(tree):
-    """Return nested (named) tuples with every tensor on the GPU."""
-    if isinstance(tree, torch.Tensor):
-        return tree.cuda()
-    children = [on_gpu(child) for child in tree]
-    return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)

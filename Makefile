@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 EXTRAS := minari,wandb,tensorboard,video,sb3,atari,ray,dev
-SOURCES := agents envs offline_data training configs
+SOURCES := agents envs evaluation offline_data training configs
 
 .PHONY: train test test-slow test-gpu lint format typecheck clean
 
@@ -31,6 +31,7 @@ format: $(VENV)/.dev
 # mypy finds no sub-packages through an editable install; it reads them through links under one parent.
 typecheck: $(VENV)/.dev
 	mkdir -p build/typing/surefoot
+	for file in __init__.py py.typed; do ln -sfn ../../../api/$$file build/typing/surefoot/$$file; done
 	for package in $(SOURCES); do ln -sfn ../../../$$package build/typing/surefoot/$$package; done
 	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml
 

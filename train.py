@@ -2,7 +2,7 @@
 
 import sys
 
-from surefoot.training.cli import main
+from surefoot.training.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

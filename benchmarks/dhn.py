@@ -19,13 +19,15 @@ import torch
 import tyro
 from record import record_job
 
-from surefoot.agents import dhn
-from surefoot.agents.dhn import DHN, DHNConfig, QuantilePolicy
+from surefoot.agents.distributional.dhn import agent as dhn
+from surefoot.agents.distributional.dhn.agent import DHN
+from surefoot.agents.distributional.dhn.equations import DHNConfig
+from surefoot.agents.distributional.dhn.policy import QuantilePolicy
+from surefoot.agents.distributional.objectives import parse
 from surefoot.agents.interface import Setting, Spaces
-from surefoot.agents.parts.objectives import parse
 from surefoot.envs import EnvConfig, make_vec, spaces_of
-from surefoot.training.objectives import Measured, measure_objectives
-from surefoot.training.presets import load_preset
+from surefoot.evaluation.objectives import Measured, measure_objectives
+from surefoot.training.config.presets import load_preset
 
 NAME = "dhn"
 TAUS = (1, 0.75, 0.5, 0.25, 0.1)

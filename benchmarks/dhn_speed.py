@@ -21,7 +21,8 @@ from record import record
 from sb3_contrib import QRDQN
 from stable_baselines3.common.logger import Logger
 
-from surefoot.agents.dhn import DHN, DHNConfig
+from surefoot.agents.distributional.dhn.agent import DHN
+from surefoot.agents.distributional.dhn.equations import DHNConfig
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.envs import EnvConfig, make_vec, spaces_of
 

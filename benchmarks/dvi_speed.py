@@ -17,8 +17,8 @@ import torch
 import tyro
 from record import record
 
-from surefoot.agents.distributional_dp import Solution, grid, solve
-from surefoot.agents.parts.objectives import parse
+from surefoot.agents.distributional import Solution, solve, stock_grid
+from surefoot.agents.distributional.objectives import parse
 from surefoot.agents.parts.tabular import TabularMDP
 from surefoot.envs import Crossing
 
@@ -83,12 +83,14 @@ def main(options: Options) -> None:
     _, loop = timed(lambda: loop_sweep(mdp, gamma, stocks.numpy(), options.atoms))
     sweep = rows["dvi, quantiles"]["cpu_seconds"] / rows["dvi, quantiles"]["sweeps"]
     fine = torch.arange(-4, 3, 0.002, dtype=torch.float64)
-    worth, scalar = timed(lambda: grid.scalar_recursion(mdp, parse("cvar(1)"), gamma, fine))
+    worth, scalar = timed(lambda: stock_grid.scalar_recursion(mdp, parse("cvar(1)"), gamma, fine))
     best = {tau: float(parse(f"cvar({tau})").score(fine, mdp.start @ worth).max()) for tau in TAILS}
     figures = {
         "task": "surefoot/Crossing-v0",
         **shared,
-        "needs_mb": round(grid.memory_bytes(grid.make_rows(mdp), 20, options.stocks, options.atoms, None, "dvi") / 1e6),
+        "needs_mb": round(
+            stock_grid.memory_bytes(stock_grid.make_rows(mdp), 20, options.stocks, options.atoms, None, "dvi") / 1e6
+        ),
         "methods": rows,
         "cvar": cells,
         "loop_sweep": {**loop, "times_ours": round(loop["cpu_seconds"] / sweep, 1)},

@@ -30,15 +30,15 @@ from record import record
 from torch import Tensor, nn
 
 from surefoot.agents.interface import Batch, Setting, Spaces
-from surefoot.agents.parts.dynamics import (
+from surefoot.agents.lipschitz_mbrl.dynamics import (
     DynamicsConfig,
     bounded_log_var,
     gaussian_loss,
     model_inputs,
     model_target,
 )
-from surefoot.agents.parts.dynamics_training import DynamicsModel
-from surefoot.agents.parts.imagination import Imagination, ImaginationConfig
+from surefoot.agents.lipschitz_mbrl.dynamics_training import DynamicsModel
+from surefoot.agents.lipschitz_mbrl.imagination import Imagination, ImaginationConfig
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.replay import Replay
 from surefoot.envs.termination import walker2d

@@ -19,8 +19,8 @@ import tyro
 from dynlin_ucb import BASELINES, SYSTEMS, play
 from record import record
 
-from surefoot.envs.linear_system import SYSTEMS as DESCRIPTIONS
-from surefoot.envs.linear_system import make_system
+from surefoot.envs.tasks.linear_system import SYSTEMS as DESCRIPTIONS
+from surefoot.envs.tasks.linear_system import make_system
 
 
 def numpy_loop(rounds: int, seed: int = 0) -> float:

@@ -21,10 +21,10 @@ import tyro
 from record import record
 
 from surefoot import agents
+from surefoot.agents.dynlin.bandit import Bandit
 from surefoot.agents.interface import Setting, Spaces
-from surefoot.agents.parts.bandit import Bandit
 from surefoot.envs import EnvConfig, make_vec, spaces_of
-from surefoot.training.plots import last_decade_slope
+from surefoot.evaluation.regret import last_decade_slope
 
 ID = "surefoot/DynamicalLinear-v0"
 # What the authors' code does beyond the equations (brief, section 6).

@@ -24,8 +24,8 @@ from surefoot.agents.h2o import H2O, H2OConfig
 from surefoot.agents.interface import Agent, Setting, Spaces
 from surefoot.agents.sac import SAC, SACConfig
 from surefoot.envs import EnvConfig, Physics, make_vec, spaces_of
+from surefoot.evaluation.episodes import evaluate
 from surefoot.offline_data import Transitions
-from surefoot.training.evaluation import evaluate
 
 REAL = EnvConfig(id="Pendulum-v1")
 SIMULATORS = {"a": Physics(gravity=0.5), "b": Physics(gravity=-1.0)}

@@ -24,13 +24,13 @@ import tyro
 from record import STARTED, record_job
 
 from surefoot import agents
-from surefoot.agents.hnpg import HNPGConfig
+from surefoot.agents.baselines.trpo import TRPOConfig
+from surefoot.agents.hnpg.agent import HNPGConfig
 from surefoot.agents.interface import Agent, Progress, Setting, Spaces
 from surefoot.agents.parts.episodes import SuccessConfig, SuccessMeter
-from surefoot.agents.trpo import TRPOConfig
 from surefoot.envs import EnvConfig, make_vec, spaces_of
-from surefoot.training.behaviour import record_behaviour
-from surefoot.training.presets import load_preset
+from surefoot.training.config.presets import load_preset
+from surefoot.training.loop.behaviour import record_behaviour
 
 NAME = "hnpg_lock"
 BATCH = 1000

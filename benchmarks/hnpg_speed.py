@@ -19,7 +19,7 @@ from plain_hnpg import Policy, Rows, iteration, mlp, value, value_in_batches
 from record import record
 
 from surefoot.envs import make_vec
-from surefoot.training.behaviour import record_behaviour
+from surefoot.training.loop.behaviour import record_behaviour
 
 HORIZON, EPISODES = 10, 100
 

@@ -48,7 +48,15 @@ def make_data(out: Path) -> Path:
         "hopper-source",
     ]
     subprocess.run([*TRAIN, "sac", "--preset", "hopper", "--steps", "3000", *start, "--out", str(out)], check=True)
-    collect = [sys.executable, "-m", "surefoot.training.cli", "data", "collect", str(out / "hopper-source"), str(path)]
+    collect = [
+        sys.executable,
+        "-m",
+        "surefoot.training.cli.main",
+        "data",
+        "collect",
+        str(out / "hopper-source"),
+        str(path),
+    ]
     subprocess.run([*collect, "--steps", "20000", "--stochastic"], check=True)
     return path
 

@@ -16,7 +16,7 @@ import torch
 import tyro
 from record import record
 
-from surefoot.agents.iwocs_exact import Worlds, iwocs, robust_optimum, stack
+from surefoot.agents.iwocs.exact import Worlds, iwocs, robust_optimum, stack
 from surefoot.agents.parts.tabular import TabularMDP, from_dense
 from surefoot.envs import WindyWalk
 

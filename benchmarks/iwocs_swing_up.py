@@ -21,9 +21,9 @@ from record import record
 from torch import Tensor
 
 from surefoot.agents.iwocs import THRESHOLDS, Composite, Specialist, best_threshold
-from surefoot.agents.parts.search import grid_search, minimise
+from surefoot.agents.iwocs.search import grid_search, minimise
 from surefoot.envs import Pendulum
-from surefoot.envs.pendulum import MAX_SPEED, MAX_TORQUE
+from surefoot.envs.tasks.pendulum import MAX_SPEED, MAX_TORQUE
 
 LOW, HIGH, NOMINAL = (0.5, 0.7), (1.5, 1.3), (1.0, 1.0)  # mass, length
 POINTS = 6  # a parameter, both ends

@@ -22,12 +22,12 @@ from record import STARTED, record_job, results_of
 
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
-from surefoot.agents.parts.smoothing import slope
+from surefoot.agents.lipschitz_mbrl.smoothing import slope
 from surefoot.envs import make_vec, spaces_of
 from surefoot.envs.termination import termination_of
-from surefoot.training.config import RunConfig
-from surefoot.training.evaluation import acting, evaluate
-from surefoot.training.presets import load_preset
+from surefoot.evaluation.episodes import acting, evaluate
+from surefoot.training.config.presets import load_preset
+from surefoot.training.config.run import RunConfig
 
 ARMS = ("sd", "rr", "sn", "sp", "pe", "de")
 SEEDS = (0, 1, 2, 3, 4)

@@ -16,10 +16,11 @@ import tyro
 
 from surefoot.agents.parts.random import make_generator
 from surefoot.envs import make_vec
+from surefoot.evaluation.policy_files import LoadedPolicy, load_policy
 from surefoot.offline_data import Transitions, collect, write_d4rl
-from surefoot.training.presets import load_preset
-from surefoot.training.run import train
-from surefoot.training.run_folder import LoadedPolicy, git_commit, load_policy
+from surefoot.training.config.presets import load_preset
+from surefoot.training.runs.provenance import git_commit
+from surefoot.training.session import train
 
 
 @dataclass

@@ -23,8 +23,8 @@ from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.parts.tabular import expected_return
 from surefoot.envs import EnvConfig, make_vec
-from surefoot.training.behaviour import record_behaviour
-from surefoot.training.plots import last_decade_slope
+from surefoot.evaluation.regret import last_decade_slope
+from surefoot.training.loop.behaviour import record_behaviour
 
 LOCK = ("DiabolicalLock", {"horizon": 8, "actions": 4})
 RIVER = ("RiverSwim", {"states": 6, "horizon": 20})

@@ -23,9 +23,9 @@ from record import record_job
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.envs import make_single, make_vec, spaces_of
-from surefoot.training.behaviour import behaviour_data
-from surefoot.training.config import RunConfig
-from surefoot.training.presets import load_preset
+from surefoot.training.config.presets import load_preset
+from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.behaviour import behaviour_data
 
 NAME = "nora_deep"
 SUCCESS = 0.9  # returns are at most 0.99 and 1, and at most 0.1 without success

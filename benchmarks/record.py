@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.offline_data.files import atomic_file
-from surefoot.training.run_folder import provenance
+from surefoot.training.runs.provenance import provenance
 
 RESULTS = Path(__file__).resolve().parent / "results"
 STARTED = provenance()  # the code as it was loaded: a commit made while a benchmark runs is not what it measured

@@ -21,11 +21,12 @@ import tyro
 from record import STARTED, record_job
 
 from surefoot.envs import SETS
-from surefoot.training.evaluation import acting
-from surefoot.training.grid import evaluate_static
-from surefoot.training.presets import load_preset
-from surefoot.training.run import train
-from surefoot.training.run_folder import load_policy, read_meta
+from surefoot.evaluation.episodes import acting
+from surefoot.evaluation.policy_files import load_policy
+from surefoot.evaluation.uncertainty_grid import evaluate_static
+from surefoot.training.config.presets import load_preset
+from surefoot.training.runs.folder import read_meta
+from surefoot.training.session import train
 
 NAME = "robust_baselines"
 SET = SETS["inverted-pendulum-2"]

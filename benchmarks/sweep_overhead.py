@@ -39,7 +39,7 @@ def command(*arguments: str) -> float:
     """Carry out a command of surefoot and return its seconds."""
     began = time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    call = [sys.executable, "-m", "surefoot.training.cli", *arguments]
+    call = [sys.executable, "-m", "surefoot.training.cli.main", *arguments]
     subprocess.run(call, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - began
 

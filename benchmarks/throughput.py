@@ -24,7 +24,7 @@ import torch
 import tyro
 from record import record
 
-from surefoot.training.process import quick_process
+from surefoot.training.loop.process import quick_process
 
 # Of 256³ products, a critic's layers 23→256→256→1 take 1.1, a policy's 17→256→256→12 as well. An update needs: targets
 # (policy and two critics forward, 3.3), critics (two forward, and backward into weights and hidden units, 6.4), policy
@@ -63,7 +63,7 @@ def make_agent() -> Any:
 
 def ours() -> Iterator[float]:
     """Our loop's own body: step and meter."""
-    from surefoot.training.meters import Meter
+    from surefoot.training.runs.meters import Meter
 
     agent, meter = make_agent(), Meter(torch.device("cpu"))
 

@@ -1,32 +1,25 @@
 """Tasks: Gymnasium's with changed physics, and our own as batched tensor programs."""
 
-from surefoot.envs.combination_lock import CombinationLock, ImageLock
 from surefoot.envs.config import EnvConfig
-from surefoot.envs.dynamical_linear import DynamicalLinear
-from surefoot.envs.exploration import DeepSea, DiabolicalLock, Forest, GapBandit, RiverSwim
-from surefoot.envs.finite import FiniteEnv, Outcomes
-from surefoot.envs.linear_mdp import LinearMDP
 from surefoot.envs.make import find_spec, make_single, make_vec, spaces_of
-from surefoot.envs.native import SingleEnv, TensorEnv, register
-from surefoot.envs.parameter_lanes import ParameterLanes, Played, play
-from surefoot.envs.pendulum import Pendulum
+from surefoot.envs.parameters import Parameter, Uncertain, UncertaintySet, WithParameters
 from surefoot.envs.physics import ActionNoise, Physics, apply_physics
-from surefoot.envs.probe import indistinct, nominal_params
 from surefoot.envs.resumable import Resumable
-from surefoot.envs.risk_tasks import Bet, Crossing, Drain, Fork, Gate, Pantry
-from surefoot.envs.robust_tasks import Arms, Coupled, Maintenance, WindyWalk
 from surefoot.envs.stock import StockObservation, StockVectorObservation
-from surefoot.envs.tetris import Tetris
-from surefoot.envs.uncertain_lanes import UncertainLanes, Worlds
-from surefoot.envs.uncertainty import (
-    SETS,
-    Parameter,
-    Uncertain,
-    UncertaintySet,
-    WithParameters,
-    find_set,
-    set_from_mapping,
-)
+from surefoot.envs.tasks.combination_lock import CombinationLock, ImageLock
+from surefoot.envs.tasks.dynamical_linear import DynamicalLinear
+from surefoot.envs.tasks.exploration import DeepSea, DiabolicalLock, Forest, GapBandit, RiverSwim
+from surefoot.envs.tasks.finite import FiniteEnv, Outcomes
+from surefoot.envs.tasks.linear_mdp import LinearMDP
+from surefoot.envs.tasks.pendulum import Pendulum
+from surefoot.envs.tasks.risk import Bet, Crossing, Drain, Fork, Gate, Pantry
+from surefoot.envs.tasks.robust import Arms, Coupled, Maintenance, WindyWalk
+from surefoot.envs.tasks.tetris import Tetris
+from surefoot.envs.tensor_env import SingleEnv, TensorEnv, register
+from surefoot.envs.uncertainty.batched_episodes import ParameterLanes, Played, play
+from surefoot.envs.uncertainty.probe import indistinct, nominal_params
+from surefoot.envs.uncertainty.published import SETS, find_set, set_from_mapping
+from surefoot.envs.uncertainty.vector_env import UncertainLanes, Worlds
 from surefoot.envs.vector import TensorVectorEnv
 
 __all__ = [

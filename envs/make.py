@@ -19,10 +19,10 @@ from gymnasium.wrappers import RescaleAction, TransformObservation
 
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
-from surefoot.envs.native import Clock, TensorEnv
+from surefoot.envs.parameters import UncertaintySet, WithParameters
 from surefoot.envs.physics import STOCK, ActionNoise, with_physics
 from surefoot.envs.resumable import Resumable
-from surefoot.envs.uncertainty import UncertaintySet, WithParameters
+from surefoot.envs.tensor_env import Clock, TensorEnv
 from surefoot.envs.vector import AsyncLanes, Lanes, MakeLane, SyncLanes, TensorVectorEnv
 
 

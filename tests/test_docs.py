@@ -20,7 +20,7 @@ from surefoot.agents.interface import Setting, Spaces
 from surefoot.configs import preset_names
 from surefoot.envs import EnvConfig, make_vec, spaces_of
 from surefoot.offline_data import Transitions
-from surefoot.training.presets import default_config
+from surefoot.training.config.presets import default_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))

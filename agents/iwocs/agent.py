@@ -2,7 +2,7 @@
 
 Zouitine, Geist, Rachelson, *Solving robust MDPs as a sequence of static RL problems*, arXiv 2410.06212. No code of the
 authors was found; what the paper leaves open follows the brief iwocs.md, section 5. The exact form is in
-`agents/iwocs_exact.py`.
+`agents/iwocs/exact.py`.
 
 | paper | here |
 |---|---|
@@ -42,9 +42,9 @@ from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Progress, Setting, UncertainEnv
 from surefoot.agents.iwocs.composite import Composite, best_threshold, repeated
-from surefoot.agents.iwocs.model import IWOCSConfig, IWOCSPolicy, StaticSolver
+from surefoot.agents.iwocs.search import Search, cma_search, grid_search, random_search
+from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver
 from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.search import Search, cma_search, grid_search, random_search
 from surefoot.agents.parts.state import pack, unpack
 from surefoot.agents.sac import SAC
 

@@ -36,14 +36,14 @@ from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting
 from surefoot.agents.nora.actor import AccumulatingActor, Actor
-from surefoot.agents.nora.critic import Episode, Optimism, Range, TabularCritic, hoeffding_log
 from surefoot.agents.nora.data import Coverage, coverage_of, recorded_episodes
-from surefoot.agents.nora.linear import LinearCritic
+from surefoot.agents.nora.linear_critic import LinearCritic
 from surefoot.agents.nora.policy import TablePolicy, make_policy, state_codes
+from surefoot.agents.nora.tabular_critic import Episode, Optimism, Range, TabularCritic, hoeffding_log
 from surefoot.agents.nora.task import checked_features, range_of, require_exact, require_within
-from surefoot.agents.parts.bandit import Regret
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, SHARE, check_ranges, optional
+from surefoot.agents.parts.regret import Regret
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.tabular import TabularMDP, expected_return, optimal_return
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import OfflineData
-from surefoot.agents.nora.critic import Episode
+from surefoot.agents.nora.tabular_critic import Episode
 from surefoot.agents.nora.task import Task
 from surefoot.agents.parts.episodes import episode_grid
 from surefoot.agents.parts.tabular import TabularMDP, concentrability, greedy, occupancies, optimal_values

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from surefoot.agents.nora.critic import Range
-from surefoot.agents.nora.linear import Features
+from surefoot.agents.nora.linear_critic import Features
+from surefoot.agents.nora.tabular_critic import Range
 from surefoot.agents.parts.tabular import TabularMDP
 
 SLACK = 1e-6  # float32 rewards add up to this much more than the range says

@@ -11,7 +11,7 @@ from torch import Tensor
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.parts.tabular import TabularMDP
-from surefoot.envs.finite import FiniteEnv, Outcomes
+from surefoot.envs.tasks.finite import FiniteEnv, Outcomes
 
 
 class Random(FiniteEnv):

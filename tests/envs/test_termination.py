@@ -11,8 +11,8 @@ from surefoot.agents.sac import SAC_SPEC
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.envs import termination as rules
 from surefoot.envs.termination import KNOWN, compare, never, termination_of
-from surefoot.training.config import RunConfig
-from surefoot.training.run import start
+from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.setup import start
 
 NO_FORCES = {"include_cfrc_ext_in_observation": False}
 TRUNCATED = {f"include_{name}_in_observation": False for name in ("cinert", "cvel", "qfrc_actuator", "cfrc_ext")}

@@ -9,16 +9,19 @@ import pytest
 import torch
 
 from surefoot import agents
-from surefoot.agents.dhn import DHNConfig, make_policy
+from surefoot.agents.distributional.dhn.equations import DHNConfig
+from surefoot.agents.distributional.dhn.policy import make_policy
+from surefoot.agents.distributional.objectives import parse
 from surefoot.agents.interface import Spaces
-from surefoot.agents.parts.objectives import parse
 from surefoot.envs import EnvConfig, spaces_of
-from surefoot.training import objectives, run_folder
-from surefoot.training.cli import main
-from surefoot.training.config import EvalConfig, RunConfig
-from surefoot.training.law_plots import count_moves, map_of
-from surefoot.training.objectives import bootstrap, measure_objectives
-from surefoot.training.run import train
+from surefoot.evaluation import objectives, policy_files
+from surefoot.evaluation.figures.distributions import count_moves, map_of
+from surefoot.evaluation.objectives import bootstrap, measure_objectives
+from surefoot.training.cli.main import main
+from surefoot.training.config.presets import to_plain
+from surefoot.training.config.run import EvalConfig, RunConfig
+from surefoot.training.runs import folder as run_folder
+from surefoot.training.session import train
 
 GATE, FORK = EnvConfig("surefoot/Gate-v0"), EnvConfig("surefoot/Fork-v0")
 SMALL = DHNConfig(stock_range=(-5.0, 1.0), gamma=0.5, hidden=(8,), quantiles=4, batch_size=8, learning_starts=8)
@@ -43,7 +46,9 @@ def run(tmp_path):
     run_folder.create(folder, "dhn", config, None)
     spaces = Spaces(*spaces_of(FORK))
     policy = agents.get("dhn").make_policy(config.agent, spaces)
-    run_folder.save_policy(run_folder.checkpoint_path(folder, "policy", 7), "dhn", config, spaces, 7, policy)
+    policy_files.save_policy(
+        policy_files.checkpoint_path(folder, "policy", 7), to_plain("dhn", config), spaces, 7, policy
+    )
     return folder
 
 

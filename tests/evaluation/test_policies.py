@@ -15,9 +15,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from surefoot.envs import EnvConfig, Physics
-from surefoot.training.evaluation import evaluate
-from surefoot.training.policies import load_any
-from surefoot.training.run_folder import load_policy
+from surefoot.evaluation.episodes import evaluate
+from surefoot.evaluation.policies import load_any
+from surefoot.evaluation.policy_files import load_policy
 
 
 def random_obs(n=6):

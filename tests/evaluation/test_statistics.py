@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from surefoot.training.statistics import (
+from surefoot.evaluation.statistics import (
     cvar,
     iqm,
     performance_profile,

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # test folders are no packages; the registry finds agents by module name
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent)
+)  # test folders are no packages; the registry finds agents by module name
 
-from fake_agent import FakeConfig  # noqa: E402
+from fake_agent import HERE, FakeConfig
 
-from surefoot import agents  # noqa: E402
-from surefoot.envs import EnvConfig  # noqa: E402
-from surefoot.training.config import EvalConfig, RunConfig  # noqa: E402
+from surefoot import agents
+from surefoot.envs import EnvConfig
+from surefoot.training.config.run import EvalConfig, RunConfig
 
 
 @pytest.fixture(autouse=True)

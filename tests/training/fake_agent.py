@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Spaces
 
+HERE = Path(__file__).resolve().parent
 PAUSE = float(
     os.environ.get("FAKE_PAUSE", 0)
 )  # seconds an agent step takes; in no config, so that it may change on resume
@@ -91,7 +93,7 @@ if __name__ == "__main__":  # the command line, with the fake agent in it
     import sys
 
     from surefoot import agents
-    from surefoot.training.cli import main
+    from surefoot.training.cli.main import main
 
     agents.REGISTRY["fake"] = "fake_agent:FAKE_SPEC"
     sys.exit(main())

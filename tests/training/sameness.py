@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from surefoot.training.checkpoint import load
-from surefoot.training.run_folder import checkpoint_path
+from surefoot.evaluation.policy_files import checkpoint_path
+from surefoot.evaluation.storage import load
 
 WALL_CLOCK = ("seconds", "steps_per_second")
 PHASES = "seconds/"  # metrics that an agent measures by a clock

@@ -7,16 +7,17 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from surefoot.envs import EnvConfig
+from surefoot.evaluation.figures import curves as plots
+from surefoot.evaluation.figures.curves import diagnostics
+from surefoot.evaluation.figures.style import ARM_STYLE
+from surefoot.evaluation.policy_files import checkpoint_path
+from surefoot.evaluation.storage import load
 from surefoot.offline_data import DataConfig
-from surefoot.training import plots
-from surefoot.training.beside import companion_folder
-from surefoot.training.checkpoint import load
-from surefoot.training.cli import main
-from surefoot.training.commands_train import parse
-from surefoot.training.plots import ARM_STYLE, diagnostics
-from surefoot.training.presets import load_preset
-from surefoot.training.run import train
-from surefoot.training.run_folder import checkpoint_path
+from surefoot.training.cli.main import main
+from surefoot.training.cli.train import parse
+from surefoot.training.config.presets import load_preset
+from surefoot.training.loop.baselines import companion_folder
+from surefoot.training.session import train
 
 SMALL = """
 env: {{id: Pendulum-v1, max_episode_steps: 20}}

@@ -9,12 +9,12 @@ import yaml
 from sameness import rows
 
 from surefoot.configs import preset_names
-from surefoot.training.beside import require_companions
-from surefoot.training.cli import main
-from surefoot.training.commands_train import parse
-from surefoot.training.plots import last_decade_slope
-from surefoot.training.presets import load_preset
-from surefoot.training.run_folder import load_policy, load_regret
+from surefoot.evaluation.policy_files import load_policy
+from surefoot.evaluation.regret import last_decade_slope, load_regret
+from surefoot.training.cli.main import main
+from surefoot.training.cli.train import parse
+from surefoot.training.config.presets import load_preset
+from surefoot.training.loop.baselines import require_companions
 
 SHORT = ("--preset", "s1", "--steps", "300", "--agent.horizon", "300", "--log-every", "100", "--threads", "1")
 

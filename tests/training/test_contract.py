@@ -10,11 +10,12 @@ from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.envs import EnvConfig, spaces_of
 from surefoot.envs.termination import never
+from surefoot.evaluation.policy_files import load_policy
 from surefoot.offline_data import DataConfig, load_for
-from surefoot.training.config import EvalConfig, RunConfig
-from surefoot.training.interrupt import StopRequest
-from surefoot.training.run import carry_out, resume, train, training_env
-from surefoot.training.run_folder import load_policy
+from surefoot.training.config.run import EvalConfig, RunConfig
+from surefoot.training.loop.interrupt import StopRequest
+from surefoot.training.loop.setup import resume, training_env
+from surefoot.training.session import carry_out, train
 
 NAMES = sorted(agents.REGISTRY)
 BANDITS = [name for name in NAMES if not name.startswith("sb3-") and agents.get(name).regret == "round"]

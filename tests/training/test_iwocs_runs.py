@@ -8,9 +8,9 @@ import torch
 import yaml
 
 from surefoot.envs import EnvConfig, Worlds, find_set
-from surefoot.training.cli import main
-from surefoot.training.evaluation import acting, evaluate
-from surefoot.training.run_folder import load_policy
+from surefoot.evaluation.episodes import acting, evaluate
+from surefoot.evaluation.policy_files import load_policy
+from surefoot.training.cli.main import main
 
 TINY = {
     "env": {"id": "surefoot/Pendulum-v0", "max_episode_steps": 12},

@@ -9,12 +9,13 @@ from sameness import assert_same_run
 from surefoot import agents
 from surefoot.configs import preset_names
 from surefoot.envs import SETS, EnvConfig
-from surefoot.training.cli import main
-from surefoot.training.config import EvalConfig, RunConfig
-from surefoot.training.interrupt import StopRequest
-from surefoot.training.presets import load_preset
-from surefoot.training.run import carry_out, resume, train
-from surefoot.training.run_folder import load_policy
+from surefoot.evaluation.policy_files import load_policy
+from surefoot.training.cli.main import main
+from surefoot.training.config.presets import load_preset
+from surefoot.training.config.run import EvalConfig, RunConfig
+from surefoot.training.loop.interrupt import StopRequest
+from surefoot.training.loop.setup import resume
+from surefoot.training.session import carry_out, train
 
 NAMES = ("dr-sac", "rarl", "m2td3")
 PUBLISHED = [name for name in SETS if name.rpartition("-")[2] in "123" and name != "pendulum-2"]

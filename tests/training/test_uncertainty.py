@@ -8,10 +8,11 @@ from sameness import assert_same_run
 
 from surefoot import agents
 from surefoot.envs import EnvConfig
-from surefoot.training.cli import main
-from surefoot.training.config import EvalConfig, RunConfig
-from surefoot.training.interrupt import StopRequest
-from surefoot.training.run import carry_out, resume, train
+from surefoot.training.cli.main import main
+from surefoot.training.config.run import EvalConfig, RunConfig
+from surefoot.training.loop.interrupt import StopRequest
+from surefoot.training.loop.setup import resume
+from surefoot.training.session import carry_out, train
 
 TINY = ["--env.id", "InvertedPendulum-v5", "--steps", "20", "--agent.hidden", "4", "--eval.episodes", "1"]
 

@@ -1,0 +1,133 @@
+"""Settings of Stable-Baselines3's SAC, TD3 and PPO, under the library's own names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SB3SACConfig:
+    """Defaults: `stable_baselines3.SAC`."""
+
+    net_arch: tuple[int, ...] = (256, 256)
+    """Hidden layer widths of actor and critics."""
+    learning_rate: float = 3e-4
+    """Adam step size of all networks and of the entropy coefficient."""
+    buffer_size: int = 1_000_000
+    """Transitions kept."""
+    learning_starts: int = 100
+    """Environment steps with uniform actions and without updates at the start."""
+    batch_size: int = 256
+    """Transitions an update."""
+    tau: float = 0.005
+    """Weight of the new parameters in the target critics."""
+    gamma: float = 0.99
+    """Discount."""
+    train_freq: int = 1
+    """Steps of the vector environment between two rounds of updates."""
+    gradient_steps: int = 1
+    """Updates a round; -1: as many as environment steps were taken."""
+    ent_coef: str = "auto"
+    """Entropy coefficient: a number, `auto` (learned) or `auto_0.1` (learned from 0.1 on)."""
+    target_update_interval: int = 1
+    """Updates between two moves of the target critics."""
+    target_entropy: str = "auto"
+    """Target of the learned coefficient: a number, or `auto`: −dim(A)."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class SB3TD3Config:
+    """Defaults: `stable_baselines3.TD3`, but for `action_noise`: TD3 does not explore without it."""
+
+    net_arch: tuple[int, ...] = (400, 300)
+    """Hidden layer widths of actor and critics."""
+    learning_rate: float = 1e-3
+    """Adam step size of all networks."""
+    buffer_size: int = 1_000_000
+    """Transitions kept."""
+    learning_starts: int = 100
+    """Environment steps with uniform actions and without updates at the start."""
+    batch_size: int = 256
+    """Transitions an update."""
+    tau: float = 0.005
+    """Weight of the new parameters in the target networks."""
+    gamma: float = 0.99
+    """Discount."""
+    train_freq: int = 1
+    """Steps of the vector environment between two rounds of updates."""
+    gradient_steps: int = 1
+    """Updates a round; -1: as many as environment steps were taken."""
+    policy_delay: int = 2
+    """Critic updates an actor update."""
+    target_policy_noise: float = 0.2
+    """Standard deviation of the smoothing noise on target actions."""
+    target_noise_clip: float = 0.5
+    """Bound of the smoothing noise."""
+    action_noise: float = 0.1
+    """Standard deviation of the Gaussian exploration noise (TD3 paper, section 6.1; the library's default is none)."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class SB3PPOConfig:
+    """Defaults: `stable_baselines3.PPO`."""
+
+    net_arch: tuple[int, ...] = (64, 64)
+    """Hidden layer widths of actor and critic."""
+    learning_rate: float = 3e-4
+    """Adam step size."""
+    n_steps: int = 2048
+    """Steps of the vector environment a rollout."""
+    batch_size: int = 64
+    """Transitions an update."""
+    n_epochs: int = 10
+    """Passes over each rollout; the library counts these as updates."""
+    gamma: float = 0.99
+    """Discount."""
+    gae_lambda: float = 0.95
+    """λ of generalised advantage estimation."""
+    clip_range: float = 0.2
+    """Bound of the probability ratio."""
+    normalize_advantage: bool = True
+    """Whether each minibatch's advantages are standardised."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    vf_coef: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Bound of the gradient's norm."""
+    target_kl: float | None = None
+    """Stop the epochs of a rollout above 1.5 times this divergence; None: never."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+SB3Config = SB3SACConfig | SB3TD3Config | SB3PPOConfig
+
+
+def _check(config: Any) -> None:
+    """Raise `ValueError` where the library would fail later and less clearly."""
+    positive = (
+        "learning_rate",
+        "buffer_size",
+        "batch_size",
+        "train_freq",
+        "policy_delay",
+        "n_steps",
+        "n_epochs",
+        "tau",
+    )
+    for name in positive:
+        if getattr(config, name, 1) <= 0:
+            raise ValueError(f"agent.{name} must be positive, not {getattr(config, name)}")
+    if not 0 <= config.gamma <= 1:
+        raise ValueError(f"agent.gamma must be in [0, 1], not {config.gamma}")
+    if not config.net_arch or min(config.net_arch) < 1:
+        raise ValueError(f"agent.net_arch must be at least one width, each at least 1, not {config.net_arch}")

@@ -1,0 +1,254 @@
+"""DηN: one quantile network of the return, conditioned on a stock, greedy for an objective other than the mean.
+
+Ávila Pires, Rowland, Borsa, Guo, Khetarpal, Barreto, Abel, Munos, Dabney, "Optimizing Return Distributions with
+Distributional Dynamic Programming", JMLR 26(185), 2025, arXiv 2501.13028. The paper joins DQN with distributional
+dynamic programming under stock augmentation; its network, loss and constants were not found. What is here is the
+recipe of the brief distributional_dp.md, section 7, in its step numbers; the exact solvers: `distributional_dp/`.
+
+| brief | here |
+|---|---|
+| (1) stock c' = (c + r)/γ, clamped (5) | `parts.objectives.next_stock`, `clamped` |
+| 7.1 features φ(c); Z(s, c, ·), quantiles of G | `stock_features`, `QuantileNetwork` |
+| 7.2 score E f(c + Z) and its tie-break | `scores` |
+| 7.3 relabelling, free or along the trajectory | `relabelled` |
+| D2, D3 target, with the stock c' of the successor | `DHN.target_quantiles` |
+| D4 quantile Huber loss | `quantile_huber_loss`, `pull` |
+| 7.5 n-step targets | `NStep` |
+| 7.6 choice of c_0 at test time | `QuantilePolicy.outer` |
+
+QR-DQN (Dabney et al. 2018, arXiv 1710.10044) is this agent with objective `mean` and the stock off.
+
+Where this differs from the brief, and why:
+- D4 is computed from sorted targets and prefix sums: the same loss and gradient without its table of N × N pairs.
+- The torso is linear up to the first hidden layer, where the features of the stock are added; the rest is the brief's.
+- c' is not stored but computed from c and r, so that a relabelled c and the next episode's c_0 can never leak into it.
+- "Target averaging" over tied actions (brief, 7.4) is left out: with real-valued quantiles no two actions tie.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surefoot.agents.distributional.dhn.equations import (
+    DHNConfig,
+    Stocked,
+    clamped,
+    quantile_huber_loss,
+    relabelled,
+    scores,
+)
+from surefoot.agents.distributional.dhn.policy import StockPlayer, chosen, dims, make_policy
+from surefoot.agents.distributional.objectives import next_stock, soundness
+from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting
+from surefoot.agents.parts.acceleration import accelerate, adam, set_lr
+from surefoot.agents.parts.interaction import Interaction
+from surefoot.agents.parts.networks import soft_update
+from surefoot.agents.parts.random import make_generator
+from surefoot.agents.parts.replay import PictureRing, Ring
+from surefoot.agents.parts.state import Stateful
+
+# --- the agent -------------------------------------------------------------------------------------------------------
+
+
+class StockLanes(Stateful):
+    """The lanes of an environment, each with the stock of its episode; it starts uniformly within `stock_range`."""
+
+    STATEFUL = ("interaction", "stock", "earned", "scale", "generator")
+
+    def __init__(self, config: DHNConfig, setting: Setting) -> None:
+        assert setting.env is not None, "an agent that acts needs an environment"
+        self.config, self.interaction = config, Interaction(setting.env, setting.seed)
+        self.generator = make_generator(setting.seed, "stock", setting.device)
+        lanes = setting.env.num_envs
+        self.stock = self.draw(lanes)
+        self.earned, self.scale = torch.zeros_like(self.stock), torch.ones_like(self.stock)
+
+    def draw(self, count: int) -> Tensor:
+        """Return fresh c_0 (count,), uniform within the range."""
+        low, high = self.config.stock_range
+        random = torch.rand(count, generator=self.generator, device=self.generator.device)
+        return low + (high - low) * random
+
+    def step(self, action: Tensor, first: int) -> tuple[Stocked, Episodes]:
+        """Take the actions (N,), numbered from `first` by the task, and move the stocks with what they earn."""
+        config, (stock, earned, scale) = self.config, (self.stock, self.earned, self.scale)
+        batch, episodes = self.interaction.step(action + first)
+        if not torch.isfinite(batch.reward).all():
+            raise ValueError("the task gave a reward that is not finite; the stock and every target would be lost")
+        reward, bound = batch.reward, config.clip_reward
+        if bound is not None:
+            reward = reward.clamp(-bound, bound)
+        gamma = torch.full_like(reward, config.gamma)
+        rows = Stocked(batch.obs, action.float(), reward, batch.next_obs, batch.terminated, gamma, stock, earned, scale)
+        following = clamped(next_stock(stock, batch.reward, config.gamma), config.stock_range)
+        self.stock = torch.where(episodes.ended, self.draw(len(stock)), following)
+        self.earned = torch.where(episodes.ended, 0.0, earned + scale * batch.reward)
+        self.scale = torch.where(episodes.ended, 1.0, scale * config.gamma)
+        return rows, episodes
+
+
+class NStep:
+    """The last n transitions of every lane; each takes in the rewards that follow, until n or its episode's end."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.window: list[tuple[Stocked, Tensor]] = []  # transitions (N, …), and which lanes (N,) still add to theirs
+
+    def add(self, rows: Stocked, ended: Tensor) -> list[Stocked]:
+        """Take in what the lanes did and which episodes ended (N,); return the transitions that are complete."""
+        if self.steps == 1:
+            return [rows]
+        longer = [(_prolonged(one, rows), open_) for one, open_ in self.window] + [(rows, torch.ones_like(ended))]
+        full = len(longer) == self.steps
+        complete = [open_ if full and i == 0 else open_ & ended for i, (_, open_) in enumerate(longer)]
+        self.window = [(one, open_ & ~ended) for one, open_ in longer[full:]]
+        return [Stocked(*(field[mask] for field in one)) for (one, _), mask in zip(longer, complete, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"window": [{**one._asdict(), "open": open_} for one, open_ in self.window]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.window = [(Stocked(*(row[name] for name in Stocked._fields)), row["open"]) for row in state["window"]]
+
+
+def _prolonged(earlier: Stocked, last: Stocked) -> Stocked:
+    """Return transitions that go on with the one that followed."""
+    reward, discount = earlier.reward + earlier.discount * last.reward, earlier.discount * last.discount
+    return earlier._replace(reward=reward, discount=discount, next_obs=last.next_obs, terminated=last.terminated)
+
+
+class DHN(Stateful):
+    """One `step` is one step of every lane and the updates it is due."""
+
+    STATEFUL = (
+        "policy",
+        "target",
+        "optimiser",
+        "replay",
+        "lanes",
+        "n_step",
+        "acting_generator",
+        "relabel_generator",
+        "env_steps",
+        "updates",
+        "updates_due",
+    )
+
+    def __init__(self, config: DHNConfig, setting: Setting) -> None:
+        self.config, self.device = config, setting.device
+        self.policy = make_policy(config, setting.spaces, make_generator(setting.seed, "networks")).to(self.device)
+        self.check_sound(setting)
+        self.target = copy.deepcopy(self.policy.net).requires_grad_(False)
+        self.optimiser = adam(self.policy.parameters(), config.lr, setting, eps=config.adam_eps)
+        self.lanes, self.n_step = StockLanes(config, setting), NStep(config.n_step)
+        obs_dim, _, _ = dims(setting.spaces)
+        widths = [obs_dim, None, None, obs_dim, None, None, None, None, None]
+        ring = make_generator(setting.seed, "replay", self.device)
+        size = config.replay_capacity, ring, self.device
+        self.replay: Ring[Stocked] = (
+            Ring(Stocked, widths, *size)
+            if config.pictures is None
+            else PictureRing(Stocked, widths, ("obs", "next_obs"), *size)
+        )
+        self.acting_generator = make_generator(setting.seed, "acting", self.device)
+        self.relabel_generator = make_generator(setting.seed, "relabel", self.device)
+        self.env_steps, self.updates, self.updates_due = 0, 0, 0.0
+        self.update = accelerate(self.update_eager, setting, [self.policy, self.target, self.optimiser])
+
+    def check_sound(self, setting: Setting) -> None:
+        """Raise `ValueError` where stock alone cannot optimise the objective."""
+        limit = getattr(setting.env, "episode_limit", None)
+        sound = soundness(self.policy.objective, self.config.gamma, limit)
+        if sound.scaled:
+            raise ValueError(f"{sound.line}; this agent does not carry it: set agent.gamma 1, or solve it exactly")
+
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
+        """Return the first actions (N,) of episodes that start in obs (N, obs); `player` goes on with them."""
+        return self.policy.act(obs, explore=explore, generator=self.acting_generator)
+
+    def player(self, *, explore: bool = False) -> StockPlayer:
+        """Return what plays whole episodes for the configured objective."""
+        return self.policy.player(explore=explore, generator=self.acting_generator)
+
+    def step(self) -> Progress:
+        """Act once in every lane, then make the updates that are due."""
+        count = len(self.lanes.stock)
+        share = fading(self.env_steps, self.config.epsilon, self.config.final_epsilon, self.config.exploration_steps)
+        obs, stock = self.lanes.interaction.obs, self.lanes.stock
+        action = self.policy.choose(obs, stock, share, self.acting_generator)
+        rows, episodes = self.lanes.step(action, self.policy.first)
+        for complete in self.n_step.add(rows, episodes.ended):
+            self.replay.push(complete)
+        self.env_steps += count
+        if self.env_steps > self.config.learning_starts:
+            self.updates_due += count * self.config.updates_per_step
+        made = []
+        while self.updates_due >= 1:
+            made.append(self.learn())
+            self.updates_due -= 1
+        metrics = {name: torch.stack([each[name] for each in made]) for name in (made[0] if made else ())}
+        return Progress(count, len(made), metrics, (episodes,))
+
+    def learn(self) -> dict[str, Tensor]:
+        """Make one update from a fresh batch; move the target network when it is due."""
+        config = self.config
+        if config.decay_steps is not None:
+            lr = fading(self.env_steps, config.lr, config.lr * config.final_lr, config.decay_steps)
+            set_lr(self.optimiser, lr)
+        batch = self.replay.sample(config.batch_size)
+        low, high = config.stock_range
+        random = torch.rand(2, config.batch_size, generator=self.relabel_generator, device=self.device)
+        metrics = self.update(batch, low + (high - low) * random[0], random[1] < config.relabel_share)
+        self.updates += 1
+        if self.updates % config.target_every == 0:
+            soft_update(self.target.parameters(), self.policy.net.parameters(), config.tau)
+        return metrics
+
+    def update_eager(self, batch: Stocked, fresh: Tensor, replaced: Tensor) -> dict[str, Tensor]:
+        """One gradient step (D1 to D5); `fresh` (B,) are new c_0, `replaced` (B,) says whose stock they change."""
+        config, stock = self.config, batch.stock
+        if config.stock:
+            stock = clamped(relabelled(batch, fresh, replaced, config.relabel), config.stock_range)
+        y = self.target_quantiles(batch, stock)
+        z = chosen(self.policy.net(batch.obs, stock), batch.action.long())
+        loss = quantile_huber_loss(z, y, config.kappa).mean()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm, foreach=True)
+        self.optimiser.step()
+        z, n = z.detach(), config.quantiles
+        return {"loss": loss.detach(), "q": z.mean(), "spread": (z[:, 3 * n // 4] - z[:, n // 4]).mean()}
+
+    @torch.no_grad()
+    def target_quantiles(self, batch: Stocked, stock: Tensor) -> Tensor:
+        """Return y (B, N) = r + γ(1 − d)·Z⁻(s', c', a'), a' greedy at the successor's own stock c'."""
+        following = clamped(next_stock(stock, batch.reward, batch.discount), self.config.stock_range)
+        quantiles = self.target(batch.next_obs, following)
+        choosing = self.policy.net(batch.next_obs, following) if self.config.double else quantiles
+        action = scores(choosing, following, self.policy.objective).argmax(-1)
+        discount = batch.discount * (1 - batch.terminated)
+        return batch.reward[:, None] + discount[:, None] * chosen(quantiles, action)
+
+
+def fading(step: int, start: float, end: float, over: int) -> float:
+    """Return what is left of `start` at a step on the straight way to `end`, which is reached after `over` steps."""
+    return start + (end - start) * min(1.0, step / over) if over else end
+
+
+DHN_SPEC = AgentSpec(
+    DHNConfig(),
+    DHN,
+    make_policy,
+    "DηN: CVaR, targets and budgets by a stock-augmented quantile network (arXiv 2501.13028)",
+)
+QR_DQN_SPEC = AgentSpec(
+    DHNConfig(objective="mean", stock=False, relabel_share=0.0),
+    DHN,
+    make_policy,
+    "QR-DQN (arXiv 1710.10044): DηN for the mean, without a stock",
+)

@@ -1,0 +1,167 @@
+"""What is deployed of DηN: greedy for an objective, from a stock that the outer search chose."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from surefoot.agents.distributional.dhn.equations import (
+    DHNConfig,
+    clamped,
+    scores,
+)
+from surefoot.agents.distributional.dhn.network import QuantileNetwork
+from surefoot.agents.distributional.objectives import Objective, next_stock, parse
+from surefoot.agents.interface import Spaces
+from surefoot.agents.parts.random import make_generator
+
+STARTS = 64  # start states over which the outer search takes its mean
+
+
+GRID = 401  # stocks at which the outer search looks (brief 7.6: at least 201)
+
+
+class QuantilePolicy(nn.Module):
+    """Greedy for an objective: the network, what it was trained for, and the search for a stock to start with."""
+
+    def __init__(self, config: DHNConfig, spaces: Spaces, generator: torch.Generator) -> None:
+        super().__init__()
+        obs_dim, actions, self.first = dims(spaces)
+        self.config = config
+        self.objective = parse(config.objective)
+        self.net = QuantileNetwork(obs_dim, actions, config, generator)
+
+    def greedy(self, obs: Tensor, stock: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the best actions (B,), counted from 0, and their quantiles (B, N) at clamped stocks (B,)."""
+        quantiles = self.net(obs, stock)
+        action = scores(quantiles, stock, self.objective).argmax(-1)
+        return action, chosen(quantiles, action)
+
+    def act(self, obs: Tensor, *, explore: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Return the first actions (N,) of episodes that start in obs (N, obs); `player` goes on with them."""
+        return self.player(explore=explore, generator=generator)(obs)
+
+    @torch.no_grad()
+    def choose(self, obs: Tensor, stock: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+        """Return actions (N,), counted from 0: greedy for the trained objective, but for a `share` of random ones."""
+        greedy, _ = self.greedy(obs, stock)
+        if share == 0:
+            return greedy
+        anything = torch.randint(self.net.actions, greedy.shape, generator=generator, device=greedy.device)
+        explores = torch.rand(greedy.shape, generator=generator, device=greedy.device) < share
+        return torch.where(explores, anything, greedy)
+
+    @torch.no_grad()
+    def outer(self, obs: Tensor, objective: Objective | None = None) -> Outer:
+        """Return the stock to start with from the start states (S, obs), one for all, and what it promises; 7.6."""
+        objective = objective or self.objective
+        low, high = self.config.stock_range if self.config.stock else (0.0, 0.0)
+        if objective.stock is None:
+            grid = torch.linspace(low, high, GRID, device=obs.device)
+        else:
+            grid = torch.full((1,), float(objective.stock), device=obs.device)
+        states, counts = obs[:STARTS].unique(dim=0, return_counts=True)
+        at_each = [self.expected_utility(state.expand(len(grid), -1), grid, objective) for state in states]
+        expected = torch.stack(at_each)  # (S, C)
+        promised = objective.score(grid, (counts[:, None] * expected).sum(0) / counts.sum())
+        best = promised.argmin() if objective.outer == "min" else promised.argmax()
+        return Outer(float(grid[best]), float(promised[best]), grid, promised)
+
+    def expected_utility(self, obs: Tensor, stock: Tensor, objective: Objective) -> Tensor:
+        """Return mean_i f(c + Z_i(s, c, a)) (B,) of the greedy action."""
+        clipped = clamped(stock, self.config.stock_range)
+        quantiles = self.greedy(obs, clipped)[1]
+        return objective.utility(stock[:, None] + quantiles).mean(-1)
+
+    def require_served(self, objective: Objective) -> None:
+        """Raise `ValueError` unless the network was trained for the utility of this objective."""
+        points = torch.linspace(-5.0, 5.0, 41, dtype=torch.float64)
+        own, other = (u / u.abs().amax() for u in (one.utility(points) for one in (self.objective, objective)))
+        if not torch.allclose(own, other):
+            raise ValueError(
+                f"this network was trained for {self.objective.name}, whose utility is another than that of "
+                f"{objective.name}; choose one of the same utility (cvar serves every tau and shortfall(b), target "
+                f"every g), or train with --agent.objective {objective.name!r}"
+            )
+
+    def player(
+        self,
+        objective: Objective | None = None,
+        stock: float | None = None,
+        *,
+        explore: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> StockPlayer:
+        """Return what plays whole episodes for an objective from a stock; None: the trained one, the best one.
+
+        `explore`: with the share of random actions that training ends with.
+        """
+        return StockPlayer(self, objective or self.objective, stock, self.config.final_epsilon * explore, generator)
+
+
+class Outer(NamedTuple):
+    """What the search over the initial stock found."""
+
+    stock: float  # c_0
+    promised: float  # the objective's figure there, as the network sees it
+    grid: Tensor  # (C,) where it looked
+    figures: Tensor  # (C,)
+
+
+class StockPlayer:
+    """A policy and the stock of every lane it plays: call it for actions, `see` what they brought."""
+
+    def __init__(
+        self,
+        policy: QuantilePolicy,
+        objective: Objective,
+        start: float | None,
+        share: float,
+        generator: torch.Generator | None,
+    ) -> None:
+        policy.require_served(objective)
+        self.policy, self.objective, self.start = policy, objective, start
+        self.share, self.generator = share, generator
+        self.stock: Tensor | None = None  # (N,)
+
+    def restart(self) -> None:
+        """Begin new episodes in all lanes at the next call."""
+        self.stock = None
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """Return actions (N,) for obs (N, obs)."""
+        if self.start is None:
+            self.start = self.policy.outer(obs, self.objective).stock
+        if self.stock is None:
+            self.stock = clamped(torch.full_like(obs[:, 0], self.start), self.policy.config.stock_range)
+        return self.policy.choose(obs, self.stock, self.share, self.generator) + self.policy.first
+
+    def see(self, reward: Tensor, ended: Tensor) -> None:
+        """Take in the rewards (N,) of a step and which episodes ended (N,) in it."""
+        assert self.stock is not None, "rewards come after actions"
+        config = self.policy.config
+        following = clamped(next_stock(self.stock, reward.to(self.stock), config.gamma), config.stock_range)
+        fresh = clamped(torch.full_like(following, self.start or 0.0), config.stock_range)
+        self.stock = torch.where(ended, fresh, following)
+
+
+def chosen(quantiles: Tensor, action: Tensor) -> Tensor:
+    """Return the quantiles (B, N) of the actions (B,), int64."""
+    return quantiles.gather(1, action[:, None, None].expand(-1, 1, quantiles.shape[-1])).squeeze(1)
+
+
+def dims(spaces: Spaces) -> tuple[int, int, int]:
+    """Return the width of an observation, the number of actions and the first one's; `ValueError` for other spaces."""
+    if not isinstance(spaces.action, gym.spaces.Discrete):
+        raise ValueError(f"this agent needs Discrete actions, not {spaces.action}; choose another env.id")
+    if not isinstance(spaces.observation, gym.spaces.Box) or len(spaces.observation.shape) != 1:
+        raise ValueError(f"this agent needs one-dimensional Box observations, not {spaces.observation}")
+    return spaces.observation.shape[0], int(spaces.action.n), int(spaces.action.start)
+
+
+def make_policy(config: DHNConfig, spaces: Spaces, generator: torch.Generator | None = None) -> QuantilePolicy:
+    """Return a policy for the spaces."""
+    return QuantilePolicy(config, spaces, generator or make_generator(0, "networks"))

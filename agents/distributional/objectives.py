@@ -1,0 +1,328 @@
+"""What is wanted of the return G: a utility u of stock plus return, and what the search over the initial stock does.
+
+Ávila Pires et al., "Optimizing Return Distributions with Distributional Dynamic Programming", arXiv 2501.13028. The
+stock c starts at c_0 and moves as c' = (c + r)/γ (`next_stock`), so that c_0 + (whole return) = γ^t·(c_t + G_t) at
+every step t: a greedy step maximises E u(c + G), where G is the return still to come.
+
+| objective | u(x), x = c + G | c_0 | what is maximised |
+|---|---|---|---|
+| `mean` | x | any | E G |
+| `cvar(τ)` | min(0, x) | max over c_0 | −c_0 + E u/τ, the mean of the worst fraction τ |
+| `upper-cvar(τ)` | max(0, x) | min over c_0 | −c_0 + E u/τ bounds the mean of the best fraction τ |
+| `mean-cvar(λ, τ)` | (λ + (1−λ)/τ)·min(0, x) + λ·max(0, x) | max over c_0 | −c_0 + E u = λ·E G + (1−λ)·CVaR_τ |
+| `target(g)`, `homeostasis(s)` | −|x| | −g, −s | −E|G − g| |
+| `shortfall(b)` | min(0, x) | −b | E min(0, G − b); 0 says G ≥ b surely |
+| `probability(b)` | 1{x ≥ 0} | −b | P(G ≥ b) |
+| `entropic(λ)` | −exp(−λx) | 0 | −log E exp(−λG)/λ |
+| `mean-variance(λ)` | x − λx² | max over c_0 | −c_0 + E u = E G − λ·Var G |
+
+Which of them distributional dynamic programming gets right for a given γ and horizon is `soundness`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from surefoot.agents.distributional import distributions
+
+Number = Fraction | float
+
+
+def as_fraction(number: float) -> Fraction:
+    """Return the simplest of the fractions that round to this very float: 0.9 gives 9/10, not its binary expansion."""
+    guesses = (Fraction(number).limit_denominator(10**digits) for digits in (3, 6))
+    return next((guess for guess in guesses if float(guess) == number), Fraction(repr(float(number))))
+
+
+def next_stock(stock: Any, reward: Any, gamma: Any) -> Any:
+    """Return c' = (c + r)/γ, equation (1) of the brief; tensors, floats or fractions."""
+    return (stock + reward) / gamma
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A wish about the law of the return, in the form that dynamic programming takes. Made by `parse` or `own`."""
+
+    name: str
+    """As it is written, `cvar(0.1)`."""
+    utility: Callable[[Tensor], Tensor]
+    """u of stock plus return, elementwise."""
+    rational: Callable[[Fraction], Number]
+    """The same u of a fraction, for exact arithmetic."""
+    degree: int | None
+    """p with u(ax) = a^p·u(x) for every a > 0, or None where there is no such p."""
+    flat: bool
+    """Whether u is constant somewhere: then actions tie often, and the mean return breaks the ties."""
+    stock: Fraction | None = Fraction(0)
+    """c_0, or None where it is searched for."""
+    outer: Literal["max", "min"] | None = None
+    """What is searched for over c_0: the best of lower bounds, the least of upper ones, or nothing."""
+    weight: Fraction = Fraction(1)
+    """Of E u in the figure."""
+    charge: Fraction = Fraction(0)
+    """Of c_0 in the figure."""
+    transform: Callable[[Any], Any] | None = None
+    """From E u to the figure where it is no affine function."""
+    of_law: Callable[[Tensor, Tensor], Tensor] | None = None
+    """The objective of a law directly, where it has a form without a search."""
+
+    def score(self, stock: Any, expected: Any) -> Any:
+        """Return the figure that c_0 and E u(c_0 + G) stand for; tensors, floats or fractions."""
+        if self.transform is not None:
+            return self.transform(expected)
+        if isinstance(expected, Fraction):
+            return self.weight * expected - self.charge * stock
+        return float(self.weight) * expected - float(self.charge) * stock
+
+    def measure(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the objective (…) of laws of returns (…, K); without weights the returns count alike."""
+        if weights is None:
+            weights = torch.full_like(values, 1.0 / values.shape[-1])
+        if self.of_law is not None:
+            return self.of_law(values, weights)
+        start = float(self.stock or 0)
+        return self.score(start, distributions.mean(self.utility(start + values), weights))
+
+
+class Soundness(NamedTuple):
+    """How an objective can be optimised."""
+
+    scaled: bool
+    """Whether z = γ^t must be carried beside the stock, and E u(z·(c + G)) maximised."""
+    line: str
+    """Why, in one line."""
+
+
+def soundness(objective: Objective, gamma: float, horizon: int | None) -> Soundness:
+    """Return whether stock alone is enough for the objective, with the reason.
+
+    Raises:
+        ValueError: where no form of the method is right, in one line that says what to change.
+    """
+    if not 0 < gamma <= 1:
+        raise ValueError(f"gamma must lie in (0, 1], not {gamma}: the stock update divides by it")
+    if gamma == 1 and horizon is None:
+        raise ValueError("gamma = 1 needs a horizon: without one the return need not be finite")
+    if objective.degree == 0 and horizon is None:
+        raise ValueError(
+            f"{objective.name} is not continuous in the return; give a horizon, for without one it may jump"
+        )
+    if gamma == 1:
+        return Soundness(
+            False, f"{objective.name}: with gamma = 1 the stock is the return so far, and any utility is sound"
+        )
+    if objective.degree is not None:
+        return Soundness(False, f"{objective.name}: homogeneous of degree {objective.degree}, so stock alone is enough")
+    if horizon is None:
+        raise ValueError(
+            f"{objective.name} is not homogeneous: with gamma = {gamma} stock alone would be silently wrong; give a "
+            "horizon, so that z = gamma^t can be carried beside it, or gamma = 1"
+        )
+    line = (
+        f"{objective.name} is not homogeneous: with gamma = {gamma} stock alone would be silently wrong, so "
+        "z = gamma^t is carried beside it and E u(z·(c + G)) maximised"
+    )
+    return Soundness(True, line)
+
+
+# --- objectives as text -----------------------------------------------------------------------------------------------
+
+
+def parse(text: str) -> Objective:
+    """Return the objective that a text such as `cvar(0.1)` names. Numbers may be decimal or `1/3`.
+
+    Raises:
+        ValueError: an unknown objective, a wrong number of arguments, or one outside its range; in one line.
+    """
+    word, _, rest = text.strip().partition("(")
+    form = next((form for form in OBJECTIVES if form.partition("(")[0] == word.strip()), None)
+    if form is None or (rest and not rest.endswith(")")):
+        raise ValueError(f"unknown objective {text!r}; choose one of {', '.join(OBJECTIVES)}")
+    given = [piece.strip() for piece in rest[:-1].split(",")] if rest else []
+    if len(given) != (form.count(",") + 1 if "(" in form else 0):
+        raise ValueError(f"objective {text!r} has {len(given)} arguments; write {form}")
+    try:
+        arguments = [Fraction(piece) for piece in given]
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"objective {text!r}: {', '.join(given)} must be numbers; write {form}") from None
+    return OBJECTIVES[form](text.strip(), *arguments)
+
+
+def _mean(name: str) -> Objective:
+    return Objective(name, _identity, _identity, 1, False, charge=Fraction(1), of_law=distributions.mean)
+
+
+def _cvar(name: str, tau: Fraction) -> Objective:
+    _check_tau(name, tau)
+    of_law = partial(distributions.lower_cvar, tau=float(tau))
+    return Objective(name, _loss, _exact_loss, 1, True, None, "max", 1 / tau, Fraction(1), of_law=of_law)
+
+
+def _upper_cvar(name: str, tau: Fraction) -> Objective:
+    _check_tau(name, tau)
+    of_law = partial(distributions.upper_cvar, tau=float(tau))
+    return Objective(name, _gain, _exact_gain, 1, True, None, "min", 1 / tau, Fraction(1), of_law=of_law)
+
+
+def _mean_cvar(name: str, share: Fraction, tau: Fraction) -> Objective:
+    _check_tau(name, tau)
+    if not 0 <= share <= 1:
+        raise ValueError(f"objective {name!r}: lambda must lie in [0, 1], not {float(share):g}")
+    below, above = share + (1 - share) / tau, share
+
+    def utility(x: Tensor) -> Tensor:
+        return float(below) * x.clamp(max=0) + float(above) * x.clamp(min=0)
+
+    def of_law(values: Tensor, weights: Tensor) -> Tensor:
+        tail = distributions.lower_cvar(values, weights, float(tau))
+        return float(share) * distributions.mean(values, weights) + float(1 - share) * tail
+
+    def rational(x: Fraction) -> Fraction:
+        return below * min(x, Fraction(0)) + above * max(x, Fraction(0))
+
+    return Objective(name, utility, rational, 1, above == 0, None, "max", charge=Fraction(1), of_law=of_law)
+
+
+def _target(name: str, goal: Fraction) -> Objective:
+    return Objective(name, _closeness, lambda x: -abs(x), 1, False, -goal)
+
+
+def _shortfall(name: str, budget: Fraction) -> Objective:
+    return Objective(name, _loss, _exact_loss, 1, True, -budget)
+
+
+def _probability(name: str, budget: Fraction) -> Objective:
+    return Objective(name, _reached, lambda x: Fraction(x >= 0), 0, True, -budget)
+
+
+def _entropic(name: str, aversion: Fraction) -> Objective:
+    rate = _positive(name, aversion)
+
+    def certainty(expected: Any) -> Any:
+        return -(torch.log(-expected) if isinstance(expected, Tensor) else math.log(-expected)) / rate
+
+    return Objective(
+        name, lambda x: -torch.exp(-rate * x), lambda x: -math.exp(-rate * x), None, False, transform=certainty
+    )
+
+
+def _mean_variance(name: str, aversion: Fraction) -> Objective:
+    rate = _positive(name, aversion)
+
+    def of_law(values: Tensor, weights: Tensor) -> Tensor:
+        return distributions.mean(values, weights) - rate * distributions.variance(values, weights)
+
+    return Objective(
+        name,
+        lambda x: x - rate * x.square(),
+        lambda x: x - aversion * x * x,
+        None,
+        False,
+        None,
+        "max",
+        charge=Fraction(1),
+        of_law=of_law,
+    )
+
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "mean": _mean,
+    "cvar(tau)": _cvar,
+    "upper-cvar(tau)": _upper_cvar,
+    "mean-cvar(lambda, tau)": _mean_cvar,
+    "target(g)": _target,
+    "homeostasis(set-point)": _target,
+    "shortfall(b)": _shortfall,
+    "probability(b)": _probability,
+    "entropic(lambda)": _entropic,
+    "mean-variance(lambda)": _mean_variance,
+}
+
+
+# --- your own utility -------------------------------------------------------------------------------------------------
+
+
+def own(
+    utility: Callable[[Tensor], Tensor],
+    *,
+    name: str = "own",
+    stock: float = 0.0,
+    degree: int | None = None,
+    rational: Callable[[Fraction], Number] | None = None,
+) -> Objective:
+    """Return the objective E u(c_0 + G) of your utility u, a function of tensors, elementwise.
+
+    Args:
+        utility: u, finite on finite numbers.
+        name: what messages and pictures call it.
+        stock: c_0.
+        degree: p where u(ax) = a^p·u(x) for every a > 0; checked. Without one, u is held to be not homogeneous.
+        rational: u of a fraction, for exact arithmetic; without it `utility` is asked, in float64.
+
+    Raises:
+        ValueError: u is not elementwise, not finite, or not homogeneous of the degree that is claimed.
+    """
+    points = torch.linspace(-8.0, 8.0, 65, dtype=torch.float64)
+    u = utility(points)
+    if not isinstance(u, Tensor) or u.shape != points.shape or not torch.isfinite(u).all():
+        raise ValueError(f"objective {name!r}: its utility must give one finite number for each of a tensor's entries")
+    if degree is not None:
+        for scale in (0.3, 0.9, 2.0):
+            if not torch.allclose(utility(scale * points), scale**degree * u, rtol=1e-9, atol=1e-9):
+                raise ValueError(f"objective {name!r}: u({scale}x) is not {scale}^{degree}·u(x); leave degree out")
+
+    def evaluated(x: Fraction) -> float:
+        return float(utility(torch.tensor(float(x), dtype=torch.float64)))
+
+    flat = bool((u.diff() == 0).any())
+    return Objective(name, utility, rational or evaluated, degree, flat, as_fraction(stock))
+
+
+# --- utilities, of tensors and of fractions ---------------------------------------------------------------------------
+
+
+def _identity(x: Any) -> Any:
+    return x
+
+
+def _loss(x: Tensor) -> Tensor:
+    return x.clamp(max=0)
+
+
+def _gain(x: Tensor) -> Tensor:
+    return x.clamp(min=0)
+
+
+def _closeness(x: Tensor) -> Tensor:
+    return -x.abs()
+
+
+def _reached(x: Tensor) -> Tensor:
+    return (x >= 0).to(x.dtype)
+
+
+def _exact_loss(x: Fraction) -> Fraction:
+    return min(x, Fraction(0))
+
+
+def _exact_gain(x: Fraction) -> Fraction:
+    return max(x, Fraction(0))
+
+
+def _check_tau(name: str, tau: Fraction) -> None:
+    if not 0 < tau <= 1:
+        raise ValueError(f"objective {name!r}: tau must lie in (0, 1], not {float(tau):g}")
+
+
+def _positive(name: str, aversion: Fraction) -> float:
+    if aversion <= 0:
+        raise ValueError(f"objective {name!r}: lambda must be positive, not {float(aversion):g}; 0 is `mean`")
+    return float(aversion)

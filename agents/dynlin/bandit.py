@@ -1,0 +1,200 @@
+"""What the linear bandits share: the problem, its replicates and the loop that plays them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.agents.interface import Progress, Setting, Spaces
+from surefoot.agents.parts.regret import Regret
+from surefoot.agents.parts.state import pack, unpack
+
+
+class Held(Protocol):
+    """What holding an action gave, all (N,)."""
+
+    @property
+    def last_reward(self) -> Tensor: ...
+    @property
+    def total_reward(self) -> Tensor: ...
+    @property
+    def steady_state_reward(self) -> Tensor: ...
+
+
+class LinearSystem(Protocol):
+    """The matrices that oracle bounds are derived from, float64."""
+
+    @property
+    def A(self) -> np.ndarray: ...
+    @property
+    def B(self) -> np.ndarray: ...
+    @property
+    def omega(self) -> np.ndarray: ...
+    @property
+    def theta(self) -> np.ndarray: ...
+    @property
+    def output_noise(self) -> float: ...
+
+
+class BanditEnv(Protocol):
+    """A linear bandit with N replicates, such as `surefoot/DynamicalLinear-v0`."""
+
+    num_envs: int
+    system: LinearSystem
+    actions: np.ndarray | None  # (K, d); None on a ball
+    ball: float | None  # its radius
+    h: np.ndarray  # (d,) cumulative Markov parameter
+    optimum: float  # J*
+
+    def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]: ...
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]: ...
+    def hold(self, action: Tensor, rounds: int) -> Held: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class BanditConfig:
+    """What every bandit agent is told."""
+
+    horizon: int | None = None
+    """T, rounds the constants are made for; usually the run's `steps`. The last epoch is cut there."""
+    path: Literal["epochs", "rounds"] = "epochs"
+    """`epochs`: held actions are simulated at once, by their exact law; `rounds`: round by round."""
+    rounds_per_step: int = 100
+    """An agent step plays until this many rounds, or a multiple, are done."""
+
+
+class Learner(Protocol):
+    """One method, all replicates at once. `STATEFUL` names the attributes that are its state."""
+
+    @property
+    def STATEFUL(self) -> tuple[str, ...]: ...
+
+    def choose(self, t: int) -> tuple[Tensor, int]:
+        """Return the next action, indices (N,) or vectors (N, d), and for how many rounds; t rounds are done."""
+        ...
+
+    def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
+        """Learn from the last and the mean reward (N,) of the rounds the action was held."""
+        ...
+
+    def greedy(self) -> Tensor:
+        """Return the action now believed to be best in each replicate, as `choose` does."""
+        ...
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Return what to log."""
+        ...
+
+
+class Game(NamedTuple):
+    """What a learner is built from, beside its config."""
+
+    env: BanditEnv
+    seed: int
+    device: torch.device
+
+
+class ConstantPolicy:
+    """The action each replicate would now hold for ever; lane i of an evaluation acts as replicate i mod N."""
+
+    def __init__(self) -> None:
+        self.action = torch.zeros(0)  # (N,) or (N, d)
+
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
+        """Return the held actions of obs (M, 1): nothing is seen, so nothing depends on it."""
+        if not len(self.action):
+            raise ValueError("the policy holds no action yet; load its state first")
+        return self.action[torch.arange(len(obs), device=self.action.device) % len(self.action)].to(obs.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"action": self.action.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.action = state["action"].clone()
+
+
+def make_constant_policy(config: Any, spaces: Spaces) -> ConstantPolicy:
+    """Return an empty policy, to be loaded."""
+    return ConstantPolicy()
+
+
+class Bandit:
+    """A learner at play in N replicates; one `step` is at least `rounds_per_step` rounds of each."""
+
+    STATEFUL = ("env", "regret", "action", "length", "left", "reward", "cut")
+
+    def __init__(self, make_learner: Callable[[Any, Game], Learner], config: BanditConfig, setting: Setting) -> None:
+        env: Any = setting.env
+        if not hasattr(env, "hold"):
+            raise ValueError("a bandit plays surefoot/DynamicalLinear-v0; pass --env.id surefoot/DynamicalLinear-v0")
+        self.config, self.env = config, env
+        self.env.reset(seed=setting.seed)
+        self.learner = make_learner(config, Game(env, setting.seed, setting.device))
+        self.regret = Regret(env.optimum, env.num_envs, setting.device)
+        self.action = torch.empty(0)  # (N,) or (N, d), held now
+        self.length, self.left = 0, 0  # rounds of this epoch, and those still to play
+        self.cut = False  # the horizon ends this epoch: it gives no sample
+        self.reward = torch.zeros(env.num_envs, dtype=torch.float64, device=setting.device)  # of the epoch so far
+
+    @property
+    def policy(self) -> ConstantPolicy:
+        policy = ConstantPolicy()
+        policy.action = self.learner.greedy()
+        return policy
+
+    def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
+        """Return the believed-best actions for obs (M, 1); the bandit explores in `step`, not here."""
+        return self.policy.act(obs)
+
+    def step(self) -> Progress:
+        """Play whole epochs, or rounds on the round path, up to the next multiple of `rounds_per_step`, or to T."""
+        began, updates, before = self.regret.t, 0, self.regret.total.clone()
+        every = self.config.rounds_per_step
+        until = (began // every + 1) * every
+        if began < (self.config.horizon or 0):
+            until = min(until, self.config.horizon or 0)
+        while self.regret.t < until:
+            if self.left == 0:
+                self.begin_epoch()
+            last = self.play()
+            if self.left == 0 and not self.cut:
+                self.learner.observe(self.action, last, self.reward / self.length)
+                updates += 1
+        rounds = self.regret.t - began
+        gap = (self.regret.total - before) / rounds
+        return Progress(rounds, updates, {"gap": gap, **self.learner.metrics()})
+
+    def begin_epoch(self) -> None:
+        self.action, planned = self.learner.choose(self.regret.t)
+        ahead = (self.config.horizon or 0) - self.regret.t
+        self.cut = 0 < ahead < planned
+        self.length = self.left = ahead if self.cut else planned
+        self.reward = torch.zeros_like(self.reward)
+
+    def play(self) -> Tensor:
+        """Play the rest of the epoch at once, or one round of it; return the last reward (N,)."""
+        if self.config.path == "epochs":
+            held, rounds = self.env.hold(self.action, self.left), self.left
+            last, total, steady = held.last_reward, held.total_reward, held.steady_state_reward
+        else:
+            _, last, _, _, info = self.env.step(self.action)
+            total, steady, rounds = last, info["steady_state_reward"], 1
+        self.left -= rounds
+        self.reward = self.reward + total
+        self.regret.add(self.regret.optimum - steady, rounds, total)
+        return last
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**pack(self, self.STATEFUL), "learner": pack(self.learner, self.learner.STATEFUL)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.action = torch.empty_like(state["action"], device=self.reward.device)  # its kind and shape are the state's
+        unpack(self, self.STATEFUL, state)
+        unpack(self.learner, self.learner.STATEFUL, state["learner"])

@@ -1,0 +1,114 @@
+"""What a bandit method is told of a dynamical linear system: bounds, derived from the true one or given."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from surefoot.agents.dynlin.bandit import LinearSystem
+
+POWERS = 999  # of A that Φ is taken over, as the official code does
+
+
+class Bounds(NamedTuple):
+    """Brief section 1; each bounds the quantity it is named after."""
+
+    rho: float  # ρ̄ ≥ ρ(A)
+    phi: float  # Φ̄ ≥ sup_τ ‖A^τ‖₂ / ρ(A)^τ
+    omega: float  # Ω ≥ ‖ω‖₂
+    theta: float  # Θ ≥ ‖θ‖₂
+    b: float  # B̄ ≥ ‖B‖₂
+    u: float  # Ū ≥ ‖u‖₂
+    x: float  # X̄ ≥ ‖x‖₂, nominal: Gaussian states have no bound
+    sigma: float  # σ
+
+
+def spectral_radius(A: np.ndarray) -> float:
+    """Return ρ(A), the largest modulus of an eigenvalue."""
+    return float(np.abs(np.linalg.eigvals(A)).max())
+
+
+def non_normality(A: np.ndarray, powers: int = POWERS) -> float:
+    """Return Φ(A) = max_τ ‖A^τ‖₂ / ρ(A)^τ over τ ≤ `powers`, at least 1; `ValueError` where it is infinite (ρ = 0)."""
+    rho = spectral_radius(A)
+    if rho == 0.0:
+        if np.any(A):
+            raise ValueError("A is nilpotent, so no finite Φ exists; give agent.rho_bar > 0 and agent.phi_bar")
+        return 1.0
+    power, largest = np.eye(len(A)), 1.0
+    for _ in range(powers):
+        power = power @ (A / rho)
+        largest = max(largest, float(np.linalg.norm(power, 2)))
+    return largest
+
+
+def from_system(
+    system: LinearSystem, u_bound: float, given: dict[str, float | None] | None = None, powers: int = POWERS
+) -> Bounds:
+    """Return the exact bounds of a system, as the paper grants them to the learner, `given` ones in their place.
+
+    X̄ = Ū/(1 − ρ̄), without ‖B‖, as in the official code. Warns where a given ρ̄ is below ρ(A).
+    """
+    told = {name: value for name, value in (given or {}).items() if value is not None}
+    true_rho = spectral_radius(system.A)
+    rho = told.get("rho", true_rho)
+    if rho < true_rho * (1 - 1e-9):
+        warnings.warn(
+            f"agent.rho_bar {rho:g} is below the spectral radius {true_rho:.6g}: epochs end before the state settles",
+            stacklevel=2,
+        )
+    u = told.get("u", u_bound)
+    derived = {
+        "rho": rho,
+        "omega": float(np.linalg.norm(system.omega)),
+        "theta": float(np.linalg.norm(system.theta)),
+        "b": float(np.linalg.norm(system.B, 2)),
+        "u": u,
+        "x": u / (1 - rho),
+        "sigma": system.output_noise,  # of one output: the official code does not tell the learner how many there are
+    }
+    if "phi" not in told:
+        derived["phi"] = non_normality(system.A, powers)
+    return Bounds(**(derived | told))
+
+
+class Constants(NamedTuple):
+    """c1 and c2 of the radius, and the noise proxy σ̃² (brief section 3, step 0)."""
+
+    c1: float
+    c2: float
+    sigma2: float
+
+
+def constants(bounds: Bounds) -> Constants:
+    """Return c1 = ŪΩΦ̄(ŪB̄/(1−ρ̄) + X̄), c2 = Θ + ΩB̄Φ̄/(1−ρ̄), σ̃² = σ²(1 + Ω²Φ̄²/(1−ρ̄²))."""
+    rho, phi, omega, theta, b, u, x, sigma = bounds
+    c1 = u * omega * phi * (u * b / (1 - rho) + x)
+    c2 = theta + omega * b * phi / (1 - rho)
+    return Constants(c1, c2, sigma**2 * (1 + omega**2 * phi**2 / (1 - rho**2)))
+
+
+def stationary_radius(t: int, told: Constants, d: int, u: float, lam: float, delta: float) -> float:
+    """Return c2√λ + √(2σ̃²[ln(1/δ) + (d/2)·ln(1 + tŪ²/(dλ))]), the part of β without truncation bias."""
+    log_det = 0.5 * d * math.log1p(t * u**2 / (d * lam))
+    return told.c2 * math.sqrt(lam) + math.sqrt(2 * told.sigma2 * (math.log(1 / delta) + log_det))
+
+
+def epoch_hold(m: int, rho: float, rounding: str = "floor") -> int:
+    """Return H = ln m / ln(1/ρ̄), rounded: epoch m lasts H + 1 rounds. 1e-12 keeps exact powers on their side."""
+    if rho == 0.0:
+        return 0
+    ratio = math.log(m) / math.log(1 / rho)
+    return math.floor(ratio + 1e-12) if rounding == "floor" else math.ceil(ratio - 1e-12)
+
+
+def epochs_within(horizon: int, rho: float) -> int:
+    """Return the number of epochs in `horizon` rounds, the last of which may be cut."""
+    m, t = 0, 0
+    while t < horizon:
+        m += 1
+        t += epoch_hold(m, rho) + 1
+    return m

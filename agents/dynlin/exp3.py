@@ -1,0 +1,142 @@
+"""Exp3 and Batch-Exp3 on a finite set of actions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.agents.dynlin.bandit import BanditConfig, Game
+from surefoot.agents.dynlin.bounds import (
+    Bounds,
+    epochs_within,
+    spectral_radius,
+)
+from surefoot.agents.dynlin.learners import bounds_of, die, require_horizon, table_of
+from surefoot.agents.dynlin.ridge import first_best, total
+from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges, optional
+from surefoot.agents.parts.state import pack, unpack
+
+
+@dataclass(frozen=True)
+class Exp3Config(BanditConfig):
+    """Exponential weights."""
+
+    hold: int | None = None
+    """Rounds k an action is held; None: ⌈ln M_T / ln(1/ρ)⌉ for the batched agents, M_T epochs of DynLin-UCB."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"rounds_per_step": AT_LEAST_1, "hold": optional(AT_LEAST_1)})
+
+
+def exp3_rate(arms: int, rounds: float) -> float:
+    """Return γ = min(1, √(K ln K / ((e − 1)·(2/3)·T)))."""
+    return min(1.0, math.sqrt(arms * math.log(arms) / ((math.e - 1) * 2 / 3 * rounds)))
+
+
+def reward_bound(bounds: Bounds) -> float:
+    """Return M = (Θ + ΩB̄/(1 − ρ))Ū, by which rewards are scaled."""
+    return (bounds.theta + bounds.omega * bounds.b / (1 - bounds.rho)) * bounds.u
+
+
+def batch_length(horizon: int, rho: float) -> int:
+    """Return k = ⌈ln M_T / ln(1/ρ)⌉, at least 1."""
+    return 1 if rho == 0.0 else max(1, math.ceil(math.log(epochs_within(horizon, rho)) / math.log(1 / rho)))
+
+
+def arm_probabilities(gains: Tensor, gamma: float) -> Tensor:
+    """Return (1 − γ)·softmax(γG/K) + γ/K (K, N); the largest gain is taken off first, which the authors do not."""
+    arms = len(gains)
+    weights = (gamma / arms * (gains - gains.max(0).values)).exp()
+    return (1 - gamma) * weights / total(weights.unbind()) + gamma / arms
+
+
+class Exp3:
+    """Exponential weights; an action is held for `length` rounds and updated with their mean reward."""
+
+    STATEFUL = ("gains", "probabilities", "uniforms")
+
+    def __init__(self, config: Exp3Config, game: Game, *, length: int = 1) -> None:
+        self.length = length
+        self.bound, self.arms = reward_bound(bounds_of(game)), len(table_of(game).actions)
+        self.gamma = exp3_rate(self.arms, require_horizon(config) / length)
+        self.gains = torch.zeros(self.arms, game.env.num_envs, dtype=torch.float64, device=game.device)
+        self.probabilities = arm_probabilities(self.gains, self.gamma)
+        self.uniforms = die(game, "arms")
+
+    def choose(self, t: int) -> tuple[Tensor, int]:
+        """Return arms drawn from the probabilities, for `length` rounds."""
+        return self.draw(), self.length
+
+    def draw(self) -> Tensor:
+        cumulative = self.probabilities.cumsum(0)  # (K, N)
+        return (self.uniforms.next() * cumulative[-1] >= cumulative[:-1]).sum(0)
+
+    def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
+        """Add r/p to the gain of the arm held, r = (mean + 2M)/(4M)."""
+        scaled = (mean + 2 * self.bound) / (4 * self.bound)
+        arm = action[None]
+        self.gains.scatter_add_(0, arm, scaled / self.probabilities.gather(0, arm))
+        self.probabilities = arm_probabilities(self.gains, self.gamma)
+
+    def greedy(self) -> Tensor:
+        """Return the most probable arm."""
+        return first_best(self.probabilities)
+
+    def metrics(self) -> dict[str, Tensor]:
+        return {"best_probability": self.probabilities.amax(0)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return pack(self, self.STATEFUL)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        unpack(self, self.STATEFUL, state)
+
+
+def make_batch_exp3(config: Exp3Config, game: Game) -> Exp3:
+    """Return Exp3 with held actions: one update at the end of each batch, with its own rewards."""
+    return Exp3(config, game, length=held_rounds(config, game))
+
+
+def held_rounds(config: Exp3Config, game: Game) -> int:
+    return config.hold or batch_length(require_horizon(config), spectral_radius(game.env.system.A))
+
+
+class BatchExp3Paper:
+    """The authors' Batch-Exp3: the update comes after the 2nd round of a batch, with the last k rewards.
+
+    All but two of those belong to the batch before, whose action may have been another; at the very first update there
+    are two rewards, and they are divided by k.
+    """
+
+    STATEFUL = ("weights", "recent", "arm", "played")
+
+    def __init__(self, config: Exp3Config, game: Game) -> None:
+        self.length = held_rounds(config, game)
+        self.weights = Exp3(config, game, length=self.length)
+        shape = self.length, game.env.num_envs
+        self.recent = torch.zeros(shape, dtype=torch.float64, device=game.device)  # ring of the last k rewards
+        self.arm = torch.zeros(game.env.num_envs, dtype=torch.int64, device=game.device)
+        self.played = 0
+
+    def choose(self, t: int) -> tuple[Tensor, int]:
+        """Return the batch's arm for one more round."""
+        if self.played % self.length == 0:
+            self.arm = self.weights.draw()
+        return self.arm, 1
+
+    def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
+        """Keep the reward; after a batch's second round, update."""
+        self.recent[self.played % self.length] = last
+        self.played += 1
+        if self.played % self.length == min(2, self.length) % self.length:
+            self.weights.observe(action, last, total(self.recent.unbind()) / self.length)
+
+    def greedy(self) -> Tensor:
+        return self.weights.greedy()
+
+    def metrics(self) -> dict[str, Tensor]:
+        return self.weights.metrics()

@@ -1,0 +1,1 @@
+"""Surefoot: reinforcement-learning agents for policies that must hold where they were not trained."""

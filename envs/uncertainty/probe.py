@@ -1,0 +1,113 @@
+"""What an uncertainty set means for a task, found by trying: its nominal values, and values that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from surefoot.envs.config import EnvConfig
+from surefoot.envs.divergence import quiet_mujoco
+from surefoot.envs.make import make_single, make_vec, native_task
+from surefoot.envs.parameters import UncertaintySet, WithParameters, check_task, full_vector, nominal_of
+
+Span = tuple[float, float]
+
+
+def nominal_params(config: EnvConfig, uncertainty: UncertaintySet) -> np.ndarray:
+    """Return the nominal values (d,) of a set in a task: its own where it gives them, else what the task has.
+
+    Raises:
+        ValueError: a set for another task, or with parameters that the task does not have.
+    """
+    return _open(config, uncertainty)[0]
+
+
+@torch.inference_mode()
+def indistinct(
+    config: EnvConfig, uncertainty: UncertaintySet, axes: Sequence[np.ndarray], *, steps: int = 100, seed: int = 0
+) -> dict[str, list[Span]]:
+    """Return the ranges (first, last) of neighbouring values of each parameter within which nothing moves differently.
+
+    One start, `steps` random actions or to the episode's end, the other parameters nominal. A parameter is absent where
+    each value makes a difference; one without any effect has its whole axis. A task that hides the difference for
+    longer, as a floor that is not slipped on, is told as it was seen.
+
+    Raises:
+        ValueError: as `nominal_params`.
+    """
+    nominal, space, path = _open(config, uncertainty)
+    space.seed(seed)
+    actions = [space.sample() for _ in range(steps)]
+    found = {}
+    for k, (name, axis) in enumerate(zip(uncertainty.param_names, axes, strict=True)):
+        rows = np.repeat(nominal[None], len(axis), axis=0)
+        rows[:, k] = axis
+        with quiet_mujoco():
+            paths = [path(row, actions, seed) for row in rows]
+        if spans := _spans(axis, [np.array_equal(one, other) for one, other in pairwise(paths)]):
+            found[name] = spans
+    return found
+
+
+def inert(uncertainty: UncertaintySet, axes: Sequence[np.ndarray], spans: dict[str, list[Span]]) -> list[str]:
+    """Return the parameters that change nothing over all of their values, of what `indistinct` found."""
+    ends = {name: (axis[0], axis[-1]) for name, axis in zip(uncertainty.param_names, axes, strict=True)}
+    return [name for name, found in spans.items() if found == [ends[name]]]
+
+
+def without_effect(config: EnvConfig, uncertainty: UncertaintySet, n: int = 5) -> list[str]:
+    """Return the parameters that change nothing over `n` values from end to end, as far as `indistinct` sees.
+
+    Raises:
+        ValueError: as `nominal_params`.
+    """
+    axes = uncertainty.axes(n, closed=True)
+    return inert(uncertainty, axes, indistinct(config, uncertainty, axes))
+
+
+Path = Callable[[np.ndarray, list[Any], int], np.ndarray]  # parameters, actions, seed -> observations (T, obs)
+
+
+def _open(config: EnvConfig, uncertainty: UncertaintySet) -> tuple[np.ndarray, gym.Space, Path]:
+    """Return a task's nominal values, its actions, and how it moves with given parameters."""
+    check_task(uncertainty, config.id)
+    if not native_task(config.id):
+        env = WithParameters(make_single(config), uncertainty)
+        return env.nominal, env.action_space, lambda *job: _gym_path(env, *job)
+    batch: Any = make_vec(config)
+    full = full_vector(batch, uncertainty)
+    lanes = batch.num_envs
+
+    def path(values: np.ndarray, actions: list[Any], seed: int) -> np.ndarray:
+        batch.set_params(torch.from_numpy(full(np.repeat(values[None], lanes, axis=0))))
+        seen = [batch.reset(seed=seed)[0]]
+        seen += [batch.step(torch.from_numpy(np.repeat(action[None], lanes, axis=0)))[0] for action in actions]
+        return torch.stack(seen).numpy()
+
+    return nominal_of(batch, uncertainty), batch.single_action_space, path
+
+
+def _gym_path(env: gym.Env, values: np.ndarray, actions: list[Any], seed: int) -> np.ndarray:
+    seen = [env.reset(seed=seed, options={"params": values})[0]]
+    for action in actions:
+        obs, _, terminated, truncated, _ = env.step(action)
+        seen.append(obs)
+        if terminated or truncated:
+            break
+    return np.stack(seen)
+
+
+def _spans(axis: np.ndarray, same: list[bool]) -> list[Span]:
+    """Return the first and last value of every run of neighbours that are the same; `same` is one shorter."""
+    spans: list[Span] = []
+    for (low, high), equal in zip(pairwise(axis), same, strict=True):
+        if equal and spans and spans[-1][1] == low:
+            spans[-1] = (spans[-1][0], float(high))
+        elif equal:
+            spans.append((float(low), float(high)))
+    return spans

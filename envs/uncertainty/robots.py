@@ -1,0 +1,214 @@
+"""Gymnasium's six robots for many lanes at once, each with a compiled model of its own, bit for bit as stepped singly.
+
+The physics is MuJoCo's own step in threads, which releases Python's lock; rewards, observations and ends are those of
+the v5 tasks in NumPy, all lanes at once, in the same order of operations. Resets are Gymnasium's own code.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+
+from surefoot.envs.config import EnvConfig
+from surefoot.envs.divergence import DIVERGED
+from surefoot.envs.make import find_spec, make_single
+from surefoot.envs.parameters import ModelParameters, UncertaintySet, check_task
+
+
+class Moved(NamedTuple):
+    """One step of some lanes, a row each."""
+
+    obs: np.ndarray  # (n, obs) float32
+    reward: np.ndarray  # (n,) float64
+    terminated: np.ndarray  # (n,) bool
+    truncated: np.ndarray  # (n,) bool
+    broken: np.ndarray  # (n,) bool: the physics diverged in this step
+
+
+# --- what the six tasks make of MuJoCo's state ----------------------------------------------------------------------
+
+Fields = dict[str, np.ndarray]  # arrays of MjData by name, a row a lane
+Outcome = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # observation (n, obs), reward (n,), terminated (n,), all lanes at once
+
+
+class Robot(NamedTuple):
+    """How one of Gymnasium's tasks reads MuJoCo's state: `outcome(task, before, after, action)`."""
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    outcome: Callable[[Any, Fields, Fields, np.ndarray], Outcome]
+
+
+def half_cheetah(task: Any, before: Fields, after: Fields, action: np.ndarray) -> Outcome:
+    forward, cost = _forward_and_cost(task, before["qpos"], after["qpos"], action)
+    obs = np.concatenate([_positions(task, after["qpos"], 1), after["qvel"]], 1)
+    return obs, forward - cost, np.zeros(len(obs), bool)
+
+
+def hopper(task: Any, before: Fields, after: Fields, action: np.ndarray) -> Outcome:
+    low, high = task._healthy_state_range
+    state = np.concatenate([after["qpos"], after["qvel"]], 1)[:, 2:]
+    steady = ((low < state) & (state < high)).all(1)
+    return _upright(task, before, after, action, steady)
+
+
+def walker2d(task: Any, before: Fields, after: Fields, action: np.ndarray) -> Outcome:
+    return _upright(task, before, after, action, np.ones(len(action), bool))
+
+
+def _upright(task: Any, before: Fields, after: Fields, action: np.ndarray, steady: np.ndarray) -> Outcome:
+    """Hopper and Walker2d: healthy between two heights and two angles; velocities are shown clipped."""
+    (low_z, high_z), (low_angle, high_angle) = task._healthy_z_range, task._healthy_angle_range
+    z, angle = after["qpos"][:, 1], after["qpos"][:, 2]
+    healthy = steady & (low_z < z) & (z < high_z) & (low_angle < angle) & (angle < high_angle)
+    forward, cost = _forward_and_cost(task, before["qpos"], after["qpos"], action)
+    obs = np.concatenate([_positions(task, after["qpos"], 1), np.clip(after["qvel"], -10, 10)], 1)
+    return obs, forward + healthy * task._healthy_reward - cost, ~healthy & task._terminate_when_unhealthy
+
+
+def inverted_pendulum(task: Any, before: Fields, after: Fields, action: np.ndarray) -> Outcome:
+    obs = np.concatenate([after["qpos"], after["qvel"]], 1)
+    fallen = ~np.isfinite(obs).all(1) | (np.abs(obs[:, 1]) > 0.2)
+    return obs, 1.0 - fallen, fallen
+
+
+def ant(task: Any, before: Fields, after: Fields, action: np.ndarray) -> Outcome:
+    torso = task.model.body(task._main_body).id
+    forward, cost = _forward_and_cost(task, before["xpos"][:, torso], after["xpos"][:, torso], action)
+    low, high = task._healthy_z_range
+    state = np.concatenate([after["qpos"], after["qvel"]], 1)
+    healthy = np.isfinite(state).all(1) & (low <= state[:, 2]) & (state[:, 2] <= high)
+    contacts = np.clip(after["cfrc_ext"], *task._contact_force_range)
+    contact_cost = task._contact_cost_weight * np.square(contacts).reshape(len(action), -1).sum(1)
+    seen = [contacts[:, 1:].reshape(len(action), -1)] if task._include_cfrc_ext_in_observation else []
+    obs = np.concatenate([_positions(task, after["qpos"], 2), after["qvel"], *seen], 1)
+    reward = forward + healthy * task._healthy_reward - (cost + contact_cost)
+    return obs, reward, ~healthy & task._terminate_when_unhealthy
+
+
+def humanoid_standup(task: Any, before: Fields, after: Fields, action: np.ndarray) -> Outcome:
+    n = len(action)
+    up = after["qpos"][:, 2] / task.model.opt.timestep
+    effort = task._ctrl_cost_weight * np.square(after["ctrl"]).sum(1)
+    impact = task._impact_cost_weight * np.square(after["cfrc_ext"]).reshape(n, -1).sum(1)
+    parts = {
+        "cinert": after["cinert"][:, 1:],
+        "cvel": after["cvel"][:, 1:],
+        "qfrc_actuator": after["qfrc_actuator"][:, 6:],
+        "cfrc_ext": after["cfrc_ext"][:, 1:],
+    }
+    seen = [part.reshape(n, -1) for name, part in parts.items() if getattr(task, f"_include_{name}_in_observation")]
+    obs = np.concatenate([_positions(task, after["qpos"], 2), after["qvel"], *seen], 1)
+    return obs, up - effort - np.clip(impact, *task._impact_cost_range) + 1, np.zeros(n, bool)
+
+
+def _positions(task: Any, qpos: np.ndarray, hidden: int) -> np.ndarray:
+    return qpos[:, hidden:] if task._exclude_current_positions_from_observation else qpos
+
+
+def _forward_and_cost(
+    task: Any, before: np.ndarray, after: np.ndarray, action: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the reward of moving along x and the cost of the action, in the order of operations of Gymnasium."""
+    velocity = (after[:, 0] - before[:, 0]) / task.dt
+    return task._forward_reward_weight * velocity, task._ctrl_cost_weight * np.square(action).sum(1)
+
+
+_STANDUP = ("qpos", "qvel", "ctrl", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
+ROBOTS: dict[str, Robot] = {
+    "Ant-v5": Robot(("xpos",), ("qpos", "qvel", "xpos", "cfrc_ext"), ant),
+    "HalfCheetah-v5": Robot(("qpos",), ("qpos", "qvel"), half_cheetah),
+    "Hopper-v5": Robot(("qpos",), ("qpos", "qvel"), hopper),
+    "HumanoidStandup-v5": Robot((), _STANDUP, humanoid_standup),
+    "InvertedPendulum-v5": Robot((), ("qpos", "qvel"), inverted_pendulum),
+    "Walker2d-v5": Robot(("qpos",), ("qpos", "qvel"), walker2d),
+}
+
+
+# --- the lanes --------------------------------------------------------------------------------------------------------
+
+
+class MujocoRobots:
+    """A model and its data a lane, all copies of one stock environment, which also does the resets."""
+
+    def __init__(self, config: EnvConfig, uncertainty: UncertaintySet, lanes: int, threads: int | None = None):
+        check_task(uncertainty, config.id)
+        env: Any = make_single(config)
+        self.spaces = (env.observation_space, env.action_space)
+        self.limit = config.max_episode_steps or find_spec(config.id).max_episode_steps or np.iinfo(np.int64).max
+        self.task: Any = env.unwrapped
+        self.robot = ROBOTS[config.id]
+        self._scale = _action_scale(env)
+        self.parameters = ModelParameters(self.task.model, uncertainty)
+        self.models = [copy(self.task.model) for _ in range(lanes)]
+        self.data = [mujoco.MjData(model) for model in self.models]
+        names = {*self.robot.before, *self.robot.after, "ctrl"}
+        self._views = {name: [getattr(data, name) for data in self.data] for name in names}  # what MuJoCo writes into
+        self._warnings = [data.warning.number for data in self.data]
+        self._clock = np.zeros(lanes, np.int64)
+        self.threads = threads or _cores()
+        self._pool = ThreadPoolExecutor(self.threads)
+
+    def begin(self, lane: int, values: np.ndarray, seed: int) -> np.ndarray:
+        self.task.model, self.task.data = self.models[lane], self.data[lane]
+        self.parameters.write(self.task.model, values)
+        obs, _ = self.task.reset(seed=seed)
+        self.parameters.push(self.task.data, values)
+        self._clock[lane] = 0
+        return obs.astype(np.float32)
+
+    def advance(self, lanes: np.ndarray, actions: np.ndarray) -> Moved:
+        actions = self._scale(actions)
+        before = self._read(self.robot.before, lanes)
+        self._simulate(lanes, actions)
+        after = self._read(self.robot.after, lanes)
+        obs, reward, terminated = self.robot.outcome(self.task, before, after, actions)
+        self._clock[lanes] += 1
+        broken = np.array([self._warnings[lane] for lane in lanes])[:, DIVERGED].any(1)
+        broken |= ~(np.isfinite(obs).all(1) & np.isfinite(reward))
+        return Moved(obs.astype(np.float32), reward, terminated, self._clock[lanes] >= self.limit, broken)
+
+    def _read(self, names: tuple[str, ...], lanes: np.ndarray) -> Fields:
+        return {name: np.array([self._views[name][lane] for lane in lanes]) for name in names}
+
+    def _simulate(self, lanes: np.ndarray, actions: np.ndarray) -> None:
+        shares = [slice(k, None, self.threads) for k in range(self.threads)]
+        if self.threads == 1:
+            self._simulate_some(lanes, actions)
+        else:
+            list(self._pool.map(lambda share: self._simulate_some(lanes[share], actions[share]), shares))
+
+    def _simulate_some(self, lanes: np.ndarray, actions: np.ndarray) -> None:
+        forces = "cfrc_ext" in self.robot.after  # what mj_rnePostConstraint is for; nothing else depends on it
+        for lane, action in zip(lanes.tolist(), actions, strict=True):
+            model, data = self.models[lane], self.data[lane]
+            self._views["ctrl"][lane][:] = action
+            mujoco.mj_step(model, data, nstep=self.task.frame_skip)
+            if forces:
+                mujoco.mj_rnePostConstraint(model, data)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def _action_scale(env: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the map from actions in [-1, 1] to the task's bounds of the one wrapper that scales, if there is one."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.RescaleAction):
+            return env.func
+        env = env.env
+    return lambda actions: actions
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

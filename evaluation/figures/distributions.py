@@ -1,0 +1,171 @@
+"""Pictures of what an objective leads to: the law of the return, and the ways through a grid."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from torch import Tensor
+
+from surefoot.agents.distributional import Solution
+from surefoot.agents.distributional.dhn.policy import QuantilePolicy
+from surefoot.agents.distributional.objectives import parse
+from surefoot.agents.interface import Policy
+from surefoot.envs import EnvConfig, make_vec
+from surefoot.envs.make import native_task
+from surefoot.evaluation.episodes import LONGEST_EPISODE
+from surefoot.evaluation.figures.style import write_figure
+from surefoot.evaluation.objectives import Measured
+
+COLUMNS = 3
+WALKERS = 2_000  # episodes that a picture of paths shows
+Moves = Counter[tuple[int, int]]  # from cell, to cell
+Stocks = dict[tuple[int, int], float]
+
+
+def return_laws(measured: Sequence[Measured], out: Path) -> Path:
+    """Draw the discounted returns of each objective as a histogram.
+
+    A figure that is a return itself, such as a CVaR, is a line and its interval a band; of one that measures the way to
+    a wish, the wish is a dashed line.
+    """
+    columns = min(COLUMNS, len(measured))
+    rows = -(-len(measured) // columns)
+    figure = Figure(figsize=(3.9 * columns, 2.5 * rows + 0.4), layout="constrained")
+    edges = np.histogram_bin_edges(np.concatenate([m.returns for m in measured]), bins=60)
+    axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
+    for axis, m in zip(axes, measured, strict=False):
+        axis.hist(m.returns, edges, weights=np.full(len(m.returns), 1 / len(m.returns)), color="#56B4E9")
+        low, high = m.interval
+        if parse(m.objective).charge:
+            axis.axvspan(low, high, color="#D55E00", alpha=0.25, linewidth=0)
+            axis.axvline(m.value, color="#D55E00", linewidth=1.4)
+        else:
+            axis.axvline(-m.stock, color="0.3", linewidth=1.2, linestyle="--")
+        axis.set_title(f"{m.objective} = {m.value:.3f}  [{low:.3f}, {high:.3f}]", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[len(measured) :]:
+        axis.set_visible(False)
+    figure.supxlabel("discounted return of an episode", fontsize=9)
+    figure.supylabel("share of episodes", fontsize=9)
+    return write_figure(figure, out)
+
+
+def solution_laws(solutions: Sequence[Solution], out: Path) -> Path:
+    """Draw, an objective a row, the law of the return and what every initial stock that was tried stands for."""
+    figure = Figure(figsize=(8.4, 2.2 * len(solutions) + 0.5), layout="constrained")
+    edges = np.histogram_bin_edges(torch.cat([one.returns for one in solutions]).numpy(), bins=60)
+    panels = figure.subplots(len(solutions), 2, squeeze=False, sharex="col")
+    for (law, search), one in zip(panels, solutions, strict=True):
+        law.hist(one.returns.numpy(), edges, weights=one.chances.numpy(), color="#56B4E9")
+        mark = one.value if one.objective.charge else -one.stock
+        law.axvline(mark, color="#D55E00", linewidth=1.4, linestyle="-" if one.objective.charge else "--")
+        law.set_title(f"{one.objective.name} = {one.value:.3f}", fontsize=9)
+        search.plot(one.stocks, one.scores, color="#0072B2", linewidth=1.4)
+        search.plot([one.stock], [one.value], "o", color="#D55E00")
+        if max(one.scores) - min(one.scores) < 1e-6:  # the mean: the axis would magnify rounding
+            search.set_ylim(one.value - 1, one.value + 1)
+        search.set_title(f"from stock {one.stock:.3f}", fontsize=9)
+    for axis, label in zip(panels[-1], ("return", "initial stock"), strict=True):
+        axis.set_xlabel(label)
+    for law, search in panels:
+        law.set_ylabel("probability")
+        search.set_ylabel("figure")
+        law.spines[["top", "right"]].set_visible(False)
+        search.spines[["top", "right"]].set_visible(False)
+    return write_figure(figure, out)
+
+
+def grid_paths(policy: QuantilePolicy, task: EnvConfig, measured: Sequence[Measured], out: Path, *, seed: int) -> Path:
+    """Draw, an objective a panel, how often its episodes make each move of a grid, and at which mean stock."""
+    columns = min(COLUMNS, len(measured))
+    rows = -(-len(measured) // columns)
+    layout = map_of(task) or ()
+    size = (0.75 * len(layout[0]) * columns + 0.4, (0.75 * len(layout) + 0.5) * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, m in zip(axes, measured, strict=False):
+        moves, stocks, cells = count_moves(policy, task, m, seed=seed)
+        _draw_grid(axis, layout)
+        _draw_moves(axis, moves, stocks, cells)
+        axis.set_title(f"{m.objective}, from stock {m.stock:.2f}", fontsize=8)
+    for axis in axes[len(measured) :]:
+        axis.set_visible(False)
+    return write_figure(figure, out)
+
+
+def map_of(task: EnvConfig) -> Sequence[str] | None:
+    """Return the rows of the map of a task that shows which cell it is in; None of one that does not."""
+    return getattr(make_vec(replace(task, num_envs=1)), "layout", None) if native_task(task.id) else None
+
+
+@torch.inference_mode()
+def count_moves(
+    policy: QuantilePolicy, task: EnvConfig, m: Measured, *, seed: int
+) -> tuple[Moves, Stocks, list[tuple[int, int]]]:
+    """Return how often many episodes make each move, the mean stock before it, and the cells' places."""
+    env: Any = make_vec(replace(task, num_envs=WALKERS))
+    cells, moves = env.cells, Counter[tuple[int, int]]()
+    player, stocks = policy.player(parse(m.objective), m.stock), Counter[tuple[int, int]]()
+    obs, _ = env.reset(seed=seed)
+    running = torch.ones(WALKERS, dtype=torch.bool)
+    for _ in range(LONGEST_EPISODE):
+        action, before = player(obs), cast(Tensor, player.stock)
+        following, reward, terminated, truncated, info = env.step(action)
+        places = torch.stack([o[running, : len(cells)].argmax(-1) for o in (obs, info["final_obs"])], 1)
+        for move, stock in zip(map(tuple, places.tolist()), before[running].tolist(), strict=True):
+            moves[move] += 1
+            stocks[move] += stock
+        player.see(reward, terminated | truncated)
+        running &= ~(terminated | truncated)
+        obs = following
+        if not running.any():
+            break
+    return moves, {move: stocks[move] / count for move, count in moves.items()}, cells
+
+
+def _draw_grid(axis: Axes, layout: Sequence[str]) -> None:
+    for i, row in enumerate(layout):
+        for j, mark in enumerate(row):
+            axis.add_patch(Rectangle((j, i), 1, 1, facecolor="0.35" if mark == "#" else "white", edgecolor="0.7"))
+            if mark not in "#.":
+                axis.text(j + 0.14, i + 0.3, mark, fontsize=10, color="0.35", ha="center")
+    axis.set(xlim=(-0.05, len(layout[0]) + 0.05), ylim=(len(layout) + 0.05, -0.05), aspect="equal")
+    axis.set_axis_off()
+
+
+def _draw_moves(axis: Axes, moves: Moves, stocks: Stocks, cells: Sequence[tuple[int, int]]) -> None:
+    """Draw an arrow a move, as wide as it is frequent, with share and stock where it is a choice; a ring for a stay."""
+    for (start, end), count in moves.items():
+        share = count / WALKERS
+        if share < 0.01:
+            continue
+        (i, j), (down, right) = cells[start], cells[end]
+        width, alpha = 0.6 + 3.4 * min(1.0, share), 0.35 + 0.65 * min(1.0, share)
+        if start == end:
+            axis.plot(j + 0.5, i + 0.5, "o", mfc="none", mec="#0072B2", mew=width, alpha=alpha, markersize=12)
+            continue
+        arrow = FancyArrowPatch((j + 0.5, i + 0.5), (right + 0.5, down + 0.5), arrowstyle="-|>", mutation_scale=9)
+        arrow.set(color="#0072B2", linewidth=width, alpha=alpha)
+        axis.add_patch(arrow)
+        if share < 0.99:
+            text = f"{share:.0%}\nc {stocks[start, end]:.1f}"
+            axis.text((j + right) / 2 + 0.58, (i + down) / 2 + 0.5, text, fontsize=6.5, color="#0072B2", va="center")
+
+
+def draw_objectives(
+    policy: Policy | None, task: EnvConfig, measured: Sequence[Measured], *, law: Path, paths: Path, seed: int
+) -> list[Path]:
+    """Draw the laws of the returns and, where the task is a map, the paths; return the pictures written."""
+    pictures = [return_laws(measured, law)]
+    if map_of(task):
+        pictures.append(grid_paths(cast(QuantilePolicy, policy), task, measured, paths, seed=seed))
+    return pictures

@@ -1,0 +1,150 @@
+"""A policy in every world of an uncertainty set: its worst case, its average, the whole table of returns, a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.configs.casting import read_yaml
+from surefoot.envs import EnvConfig, UncertaintySet, Worlds, find_set, indistinct, set_from_mapping
+from surefoot.envs.uncertainty.probe import inert
+from surefoot.evaluation.storage import write_atomically
+
+EPISODES = 10  # a point, from each seed: IWOCS does not say how many; M2TD3 takes 30
+Record = dict[str, Any]
+
+
+class GridResult(NamedTuple):
+    """The outcome of E episodes at each of the P points of a grid; every point has the same E reset seeds."""
+
+    uncertainty: UncertaintySet
+    axes: list[np.ndarray]  # the grid values of each of the d parameters
+    points: np.ndarray  # (P, d), the last parameter changing fastest
+    returns: np.ndarray  # (P, E) float64, undiscounted
+    lengths: np.ndarray  # (P, E) int64, steps
+    broken: np.ndarray  # (P, E) bool, the physics diverged: the return up to there
+    nominal: np.ndarray  # (d,)
+    nominal_returns: np.ndarray  # (E,)
+    fresh_returns: np.ndarray  # (E,), at the worst point, from seeds that did not choose it
+    indistinct: dict[str, list[tuple[float, float]]]  # ranges of grid values within which a parameter changes nothing
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean return of every point (P,)."""
+        return self.returns.mean(1)
+
+    @property
+    def worst(self) -> int:
+        """The first point whose mean return is lowest."""
+        return int(self.mean.argmin())
+
+
+def load_set(name: str) -> UncertaintySet:
+    """Return a published uncertainty set, or that of a YAML file.
+
+    Raises:
+        ValueError: no such set, or a file that does not describe one.
+        FileNotFoundError: no such file.
+    """
+    return set_from_mapping(read_yaml(Path(name)), name) if name.endswith((".yaml", ".yml")) else find_set(name)
+
+
+def evaluate_static(
+    act: Callable[[Tensor], Tensor],
+    task: EnvConfig,
+    uncertainty: UncertaintySet,
+    *,
+    n: int = 10,
+    closed: bool = False,
+    episodes: int = EPISODES,
+    seeds: Sequence[int] = (10_000,),
+    device: torch.device | str = "cpu",
+) -> GridResult:
+    """Return what `act` gets at every grid point, with the parameters fixed for whole episodes (the static model).
+
+    Episode i of a seed starts from reset seed `seed + i` at every point. The minimum over many noisy means is biased
+    low: the worst point is therefore played again from fresh seeds. `task.num_envs` episodes run side by side.
+
+    Raises:
+        ValueError: as `play`; fewer than one episode.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}; an evaluation needs at least 1")
+    axes, points = uncertainty.axes(n, closed=closed), uncertainty.grid(n, closed=closed)
+    worlds = Worlds(task, uncertainty, device=device, lanes=task.num_envs)
+    starts = [seed + i for seed in seeds for i in range(episodes)]
+    returns, lengths, broken = worlds.play(act, np.concatenate([points, worlds.nominal[None]]), starts)
+    worst = points[returns[:-1].mean(1).argmin()]
+    fresh = worlds.play(act, worst[None], [max(starts) + 1 + i for i in range(len(starts))]).returns
+    same = indistinct(task, uncertainty, axes)
+    return GridResult(
+        uncertainty, axes, points, returns[:-1], lengths[:-1], broken[:-1], worlds.nominal, returns[-1], fresh[0], same
+    )
+
+
+# --- as plain values --------------------------------------------------------------------------------------------------
+
+
+def plain(result: GridResult) -> Record:
+    """Return everything as plain values, for JSON."""
+    names, mean = result.uncertainty.param_names, result.mean
+
+    def at(values: np.ndarray) -> Record:
+        return dict(zip(names, values.tolist(), strict=True))
+
+    rows = zip(result.points, mean, result.returns, result.lengths, result.broken, strict=True)
+    return {
+        "worst": {
+            "mean": float(mean.min()),
+            "at": at(result.points[result.worst]),
+            "points": int((mean == mean.min()).sum()),
+            "fresh_seeds": float(result.fresh_returns.mean()),
+        },
+        "average": float(mean.mean()),
+        "nominal": {"mean": float(result.nominal_returns.mean()), "at": at(result.nominal)},
+        "without_effect": inert(result.uncertainty, result.axes, result.indistinct),
+        "same_physics": {name: [list(span) for span in spans] for name, spans in result.indistinct.items()},
+        "diverged": int(result.broken.sum()),
+        "axes": {name: axis.tolist() for name, axis in zip(names, result.axes, strict=True)},
+        "table": [
+            {"at": at(p), "mean": float(m), "returns": r.tolist(), "lengths": ls.tolist(), "diverged": int(b.sum())}
+            for p, m, r, ls, b in rows
+        ],
+    }
+
+
+def write_csv(out: Path, result: GridResult) -> None:
+    """Write one row a point: its parameters, statistics of the returns, mean length, episodes that diverged."""
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow([*result.uncertainty.param_names, "mean", "std", "min", "max", "length", "diverged"])
+    for i, point in enumerate(result.points):
+        returns = result.returns[i]
+        statistics = [returns.mean(), returns.std(), returns.min(), returns.max(), result.lengths[i].mean()]
+        rows.writerow([*map(float, [*point, *statistics]), int(result.broken[i].sum())])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, lambda file: file.write(text.getvalue().encode()))
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def remarks(result: GridResult) -> list[str]:
+    """Return what a reader of the figures must know: parameters without effect, equal worlds, diverged physics."""
+    idle = inert(result.uncertainty, result.axes, result.indistinct)
+    lines = [f"{name} has no effect: every value gives the same motion" for name in idle]
+    for name, spans in result.indistinct.items():
+        if name not in idle:
+            ranges = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in spans)
+            lines.append(f"{name}: the same motion from {ranges}")
+    if result.broken.any():
+        points = int(result.broken.any(1).sum())
+        lines.append(f"the physics diverged at {points} points; those episodes count up to there")
+    return lines

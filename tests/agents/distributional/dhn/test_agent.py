@@ -1,0 +1,561 @@
+"""DηN: the loss, the greedy rule, the stock in acting, replay and targets, and the tables it must come to."""
+
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from surefoot.agents.distributional.dhn import agent as dhn
+from surefoot.agents.distributional.dhn import policy
+from surefoot.agents.distributional.dhn.agent import DHN, StockLanes
+from surefoot.agents.distributional.dhn.equations import (
+    DHNConfig,
+    Stocked,
+    clamped,
+    quantile_huber_loss,
+    relabelled,
+    scores,
+    stock_features,
+)
+from surefoot.agents.distributional.dhn.policy import QuantilePolicy, chosen
+from surefoot.agents.distributional.objectives import parse
+from surefoot.agents.interface import Setting, Spaces
+from surefoot.envs import EnvConfig, make_vec, spaces_of
+
+OBS = 3
+SMALL = DHNConfig(
+    stock_range=(-5.0, 1.0), hidden=(8, 8), quantiles=4, batch_size=8, learning_starts=4, replay_capacity=60
+)
+
+
+class Payments:
+    """Lanes that pay lane + 0.25·step + action; even lanes end at their third step, odd ones are cut there."""
+
+    single_observation_space = gym.spaces.Box(-np.inf, np.inf, (OBS,), np.float32)
+    episode_limit = 3
+
+    def __init__(self, num_envs=4, pay=1.0, first=0):
+        self.num_envs, self.pay, self.clock = num_envs, pay, 0
+        self.single_action_space = gym.spaces.Discrete(2, start=first)
+
+    def observe(self, clock):
+        return torch.tensor([[clock, 1.0, -1.0]]).repeat(self.num_envs, 1)
+
+    def reset(self, *, seed=None):
+        self.clock = 0
+        return self.observe(0), {}
+
+    def step(self, actions):
+        lane = torch.arange(self.num_envs)
+        reward = self.pay * (lane + 0.25 * self.clock) + actions
+        self.clock = (self.clock + 1) % 3
+        ended = torch.full((self.num_envs,), self.clock == 0)
+        info = {"final_obs": self.observe(self.clock or 3), "_final_obs": ended}
+        return self.observe(self.clock), reward, ended & (lane % 2 == 0), ended & (lane % 2 == 1), info
+
+    def state_dict(self):
+        return {"clock": self.clock}
+
+    def load_state_dict(self, state):
+        self.clock = state["clock"]
+
+    def close(self):
+        pass
+
+
+def setting_of(env, seed=0):
+    return Setting(Spaces(env.single_observation_space, env.single_action_space), seed, torch.device("cpu"), env)
+
+
+def make_agent(config=SMALL, env=None, seed=0):
+    return DHN(config, setting_of(env or Payments(), seed))
+
+
+def make_policy(config=SMALL, actions=2, seed=0):
+    space = gym.spaces.Box(-1, 1, (OBS,), np.float32)
+    generator = torch.Generator().manual_seed(seed)
+    return QuantilePolicy(config, Spaces(space, gym.spaces.Discrete(actions)), generator)
+
+
+class Table(torch.nn.Module):
+    """Stands in for a network: quantiles by action, a function of the stock."""
+
+    def __init__(self, quantiles, actions=1):
+        super().__init__()
+        self.quantiles, self.actions, self.seen = quantiles, actions, []
+
+    def forward(self, obs, stock):
+        self.seen.append(stock)
+        return self.quantiles(stock)
+
+
+def fixed(*rows):
+    """Return a table whose actions have these quantiles whatever the stock."""
+    return Table(lambda stock: torch.tensor(rows).expand(len(stock), -1, -1), len(rows))
+
+
+# --- D4, the loss -----------------------------------------------------------------------------------------------------
+
+
+def pairwise_loss(z, y, kappa):
+    """D4 as it is written, a table of all pairs."""
+    tau = (torch.arange(z.shape[1], dtype=z.dtype) + 0.5) / z.shape[1]
+    u = y[:, None, :] - z[:, :, None]
+    inside = u.square() / 2 if kappa else torch.zeros_like(u)
+    huber = torch.where(u.abs() <= kappa, inside, kappa * (u.abs() - kappa / 2)) / kappa if kappa else u.abs()
+    return ((tau[:, None] - (u < 0).to(z.dtype)).abs() * huber).mean(2).sum(1)
+
+
+@pytest.mark.parametrize(("kappa", "expected"), [(0.0, (1 + 1) / 4), (1.0, (0.5 + 0.5) / 4), (0.5, (0.75 + 0.75) / 4)])
+def test_the_loss_of_two_quantiles_and_one_target_by_hand(kappa, expected):
+    # u = 1 for z = 0 (weight τ̂ = 1/4) and u = −1 for z = 2 (weight |3/4 − 1|); H_0.5(1)/0.5 = 1 − 1/4
+    loss = quantile_huber_loss(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0]]), kappa)
+    assert_close(loss, torch.tensor([expected]))
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.05, 1.0, 30.0])
+def test_sorted_targets_give_the_loss_and_gradient_of_all_pairs(kappa):
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(5, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    y = 3 * torch.randn(5, 9, generator=generator, dtype=torch.float64) + 1
+    ours, plain = quantile_huber_loss(z, y, kappa), pairwise_loss(z, y, kappa)
+    assert ours.shape == (5,)
+    assert_close(ours, plain)
+    assert_close(*(torch.autograd.grad(loss.sum(), z)[0] for loss in (ours, plain)))
+
+
+def test_far_from_zero_single_precision_is_enough():
+    z, y = torch.randn(2, 4, 200, generator=torch.Generator().manual_seed(0)) * 0.5 + 1000
+    for kappa in (0.0, 1.0):
+        z = z.detach().requires_grad_()
+        loss = quantile_huber_loss(z, y, kappa)
+        wide = z.detach().double().requires_grad_()
+        plain = pairwise_loss(wide, y.double(), kappa)
+        gradients = [torch.autograd.grad(one.sum(), x)[0].double() for one, x in ((loss, z), (plain, wide))]
+        assert_close(loss.double(), plain, rtol=1e-4, atol=1e-4)
+        assert_close(*gradients, rtol=0, atol=2 / 200)  # a target or two on the other side of a rounded z
+
+
+def test_the_quantile_loss_pulls_by_level_against_share_below_and_rests_at_the_quantiles():
+    y = torch.arange(8.0)[None]
+    z = torch.tensor([[1.5, 1.5, 100.0, -100.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(quantile_huber_loss(z, y, 0.0).sum(), z)
+    assert_close(gradient, torch.tensor([[2 / 8 - 1 / 8, 2 / 8 - 3 / 8, 1 - 5 / 8, 0 - 7 / 8]]))
+    at_rest = torch.tensor([[0.5, 2.5, 4.5, 6.5]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(quantile_huber_loss(at_rest, y, 0.0).sum(), at_rest)
+    assert_close(gradient, torch.zeros(1, 4))
+
+
+def test_the_loss_reaches_the_quantiles_of_the_taken_action_only_and_no_target():
+    quantiles = torch.randn(3, 2, 4, requires_grad=True)
+    y = torch.randn(3, 4, requires_grad=True)
+    z = chosen(quantiles, torch.tensor([1, 0, 1]))
+    assert_close(z[1], quantiles[1, 0])
+    quantile_huber_loss(z, y.detach(), 0.0).sum().backward()
+    assert bool(
+        (quantiles.grad.abs().sum(-1) > 0).eq(torch.tensor([[False, True], [True, False], [False, True]])).all()
+    )
+    agent = make_agent()
+    for _ in range(3):
+        agent.step()
+    batch = agent.replay.sample(4)
+    assert not agent.target_quantiles(batch, batch.stock).requires_grad
+    assert all(parameter.grad is None for parameter in agent.target.parameters())
+
+
+# --- the greedy rule --------------------------------------------------------------------------------------------------
+
+# State B of GATE: `safe` pays 0, `risk` +6 or −3.
+SAFE, RISK = [0.0, 0.0], [-3.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("objective", "stock", "safe", "risk"),
+    [
+        ("cvar(0.5)", -6.0, -6.0, (-9 + 0) / 2),  # behind: gamble
+        ("cvar(0.5)", 0.0, 0.0, (-3 + 0) / 2),  # ahead: do not
+        ("shortfall(2)", -1.0, -1.0, (-4 + 0) / 2),
+        ("upper-cvar(0.1)", -1.0, 0.0, (0 + 5) / 2),
+        ("target(3)", 1.0, -1.0, (-2 - 7) / 2),
+        ("mean", -4.0, -4.0, -4 + 1.5),
+        ("mean-cvar(1/2, 1/2)", -1.0, -1.5, (1.5 * -4 + 0.5 * 5) / 2),
+        ("probability(0)", -4.0, 0.0, 0.5),
+    ],
+)
+def test_scores_are_the_expected_utilities_of_stock_plus_return(objective, stock, safe, risk):
+    wanted = parse(objective)
+    tie_break = 1e-3 if wanted.flat else 0.0
+    got = scores(torch.tensor([[SAFE, RISK]]), torch.tensor([stock]), wanted)
+    assert_close(got, torch.tensor([[safe, risk + tie_break * 1.5]]))
+
+
+def test_ties_of_a_flat_utility_go_to_the_larger_mean():
+    tied = torch.tensor([[[1.0, 1.0], [2.0, 8.0], [3.0, 3.0]]])  # all safe from the stock 0
+    assert scores(tied, torch.zeros(1), parse("cvar(0.25)")).argmax() == 1
+
+
+def test_acting_is_greedy_at_the_stock_of_the_lane_and_in_the_tasks_own_numbers():
+    policy = make_policy()
+    policy.net = fixed(SAFE, RISK)
+    obs = torch.zeros(2, OBS)
+    assert policy.choose(obs, torch.tensor([-6.0, 0.0]), 0.0, None).tolist() == [1, 0]
+    policy.first = 5
+    assert set(policy.act(obs).tolist()) <= {5, 6}
+
+
+def test_features_of_the_stock():
+    phi = stock_features(torch.tensor([1.0, 8.0, -20.0]), 4.0)
+    assert_close(phi[0], torch.tensor([0.25, np.tanh(1.0), np.tanh(4.0)], dtype=torch.float32))
+    assert_close(phi[1:, 0], torch.tensor([1.5, -1.5]))
+
+
+# --- the choice of c_0 ------------------------------------------------------------------------------------------------
+
+
+def test_the_best_start_is_minus_the_quantile_and_promises_the_cvar():
+    policy = make_policy()
+    policy.net = fixed([1.0, 2.0, 3.0, 4.0])
+    outer = policy.outer(torch.zeros(6, OBS), parse("cvar(0.5)"))
+    assert -3.01 <= outer.stock <= -1.99  # any point of [−3, −2] is a τ-quantile of the law, with its sign turned
+    assert outer.promised == pytest.approx(1.5, abs=1e-5)  # (1 + 2)/2: c is added to Z once
+    lowest = policy.outer(torch.zeros(1, OBS), parse("cvar(0.25)"))
+    assert (lowest.promised, -2.02 <= lowest.stock <= -0.98) == (pytest.approx(1.0, abs=1e-5), True)
+
+
+def test_several_start_states_get_one_start_by_the_mean_of_what_they_promise():
+    policy = make_policy()
+    quantiles = {0.0: [0.0, 0.0], 1.0: [4.0, 4.0]}
+    policy.net.forward = lambda obs, stock: torch.tensor([[quantiles[float(x)]] for x in obs[:, 0]])
+    obs = torch.tensor([[0.0], [1.0], [0.0], [0.0]]).expand(4, OBS)
+    # returns 0, 0, 0 and 4 alike: the worst half is 0, the worst 7/8 is (6/8·0 + 1/8·4)/(7/8)
+    assert policy.outer(obs, parse("cvar(0.5)")).promised == pytest.approx(0.0, abs=0.01)
+    assert policy.outer(obs, parse("cvar(7/8)")).promised == pytest.approx(4 / 7, abs=0.01)
+
+
+def test_the_search_stays_within_what_was_trained():
+    policy = make_policy(replace(SMALL, stock_range=(-1.5, 0.5)))
+    policy.net = fixed([1.0, 2.0, 3.0, 4.0])
+    outer = policy.outer(torch.zeros(1, OBS), parse("cvar(1)"))
+    assert outer.stock == -1.5
+    assert (float(outer.grid[0]), float(outer.grid[-1]), len(outer.grid) >= 201) == (-1.5, 0.5, True)
+
+
+def test_the_upper_tail_takes_the_least_of_its_bounds():
+    policy = make_policy(replace(SMALL, objective="upper-cvar(0.5)"))
+    policy.net = fixed([1.0, 2.0, 3.0, 4.0])
+    assert policy.outer(torch.zeros(1, OBS)).promised == pytest.approx(3.5, abs=1e-5)
+
+
+def test_one_network_serves_every_tau_and_target_but_no_other_utility():
+    policy = make_policy()
+    for text in ("cvar(1)", "cvar(0.01)", "shortfall(3)", "mean-cvar(0, 1/2)"):
+        policy.require_served(parse(text))
+    with pytest.raises(ValueError, match=r"trained for cvar\(0.25\).*train with --agent.objective 'target\(2\)'"):
+        policy.player(parse("target(2)"))
+    make_policy(replace(SMALL, objective="target(0)")).require_served(parse("homeostasis(-3)"))
+
+
+# --- the stock in acting and replay (brief, 7.8) --------------------------------------------------------------------
+
+
+def walk(config, steps, env=None):
+    """Return rows of every lane (steps, N), with the stocks after each step, actions 0."""
+    lanes = StockLanes(config, setting_of(env or Payments()))
+    rows, after = [], []
+    for _ in range(steps):
+        rows.append(lanes.step(torch.zeros(len(lanes.stock), dtype=torch.int64), 0)[0])
+        after.append(lanes.stock)
+    return Stocked(*map(torch.stack, zip(*rows, strict=True))), torch.stack(after)
+
+
+WIDE = replace(SMALL, gamma=0.8, stock_range=(-500.0, 500.0))  # three steps make 500 of it 977: never clamped
+
+
+def test_the_stock_takes_the_reward_and_is_divided_by_gamma():
+    rows, after = walk(WIDE, 2)
+    for t in (0, 1):
+        assert_close(after[t], (rows.stock[t] + rows.reward[t]) / 0.8)
+
+
+def test_at_every_step_start_plus_earned_is_the_scaled_stock():
+    rows, _ = walk(WIDE, 9)  # three episodes
+    assert_close(rows.stock[0::3], (rows.scale * rows.stock)[0::3])
+    for t in range(9):
+        start = rows.stock[t - t % 3]
+        assert_close(start + rows.earned[t], rows.scale[t] * rows.stock[t], rtol=1e-5, atol=1e-3)
+        assert_close(rows.scale[t], torch.full((4,), 0.8 ** (t % 3)))
+
+
+def test_a_new_episode_starts_from_a_fresh_stock_and_the_old_one_keeps_its_own():
+    rows, after = walk(WIDE, 6)
+    assert bool((rows.earned[3] == 0).all())
+    assert bool(((after[2] >= -500) & (after[2] <= 500)).all())
+    own = (rows.stock[2] + rows.reward[2]) / 0.8  # c' of the transition that ended the episode
+    assert bool((after[2] != own).all())
+    agent = make_agent(replace(WIDE, relabel_share=0.0))
+    agent.target = Table(lambda stock: torch.zeros(len(stock), 1, 4))
+    last = Stocked(*(field[2] for field in rows))
+    agent.target_quantiles(last, last.stock)
+    assert_close(agent.target.seen[0], own)
+
+
+def test_a_cut_episode_goes_on_in_the_target_and_an_ended_one_does_not():
+    rows, _ = walk(WIDE, 3)
+    agent = make_agent(WIDE)
+    agent.target = Table(lambda stock: torch.full((len(stock), 1, 4), 7.0))
+    last = Stocked(*(field[2] for field in rows))
+    y = agent.target_quantiles(last, last.stock)
+    assert_close(y[:, 0] - last.reward, torch.tensor([0.0, 5.6, 0.0, 5.6]))
+    assert_close(last.next_obs[:, 0], torch.full((4,), 3.0))  # the true successor, not the next start
+
+
+def test_a_target_is_the_return_itself_and_its_action_is_chosen_at_the_successors_stock():
+    agent = make_agent(replace(WIDE, objective="cvar(0.5)"))
+    agent.target = fixed(SAFE, RISK)
+    zero, one = torch.zeros(2), torch.ones(2)
+    # c = −3 with r = 3 makes c' = 0: safe. c = 0 with r = −3 makes c' = −6: risk. By c itself both would be the other.
+    batch = Stocked(
+        torch.zeros(2, OBS), zero, torch.tensor([3.0, -3.0]), torch.zeros(2, OBS), zero, 0.5 * one, zero, zero, one
+    )
+    y = agent.target_quantiles(batch, torch.tensor([-3.0, 0.0]))
+    assert_close(y, torch.tensor([[3.0, 3.0], [-3 - 1.5, -3 + 3.0]]))
+
+
+def test_with_double_the_online_network_chooses_and_the_target_network_values():
+    agent = make_agent(replace(WIDE, objective="cvar(0.5)", double=True))
+    agent.target, agent.policy.net = fixed([1.0, 1.0], [2.0, 2.0]), fixed([5.0, 5.0], [4.0, 4.0])
+    one = torch.ones(1)
+    batch = Stocked(torch.zeros(1, OBS), 0 * one, one, torch.zeros(1, OBS), 0 * one, 0.5 * one, 0 * one, 0 * one, one)
+    assert_close(agent.target_quantiles(batch, 0 * one), torch.tensor([[1.5, 1.5]]))
+
+
+def test_stocks_that_run_away_are_clamped_the_same_way_everywhere():
+    config = replace(SMALL, gamma=0.5, stock_range=(-5.0, 1.0), relabel_share=0.0)
+    endless = Payments(pay=-1e30)
+    endless.step = lambda actions, step=endless.step: (
+        *step(actions)[:2],
+        *[torch.zeros(4, dtype=torch.bool)] * 2,
+        {"final_obs": endless.observe(1)},
+    )
+    agent = make_agent(config, endless)
+    for _ in range(40):
+        agent.lanes.step(torch.zeros(4, dtype=torch.int64), 0)
+    assert agent.lanes.stock.tolist()[1:] == [-10.0] * 3
+    agent.target = Table(lambda stock: torch.zeros(len(stock), 1, 4))
+    rows, _ = agent.lanes.step(torch.zeros(4, dtype=torch.int64), 0)
+    agent.target_quantiles(rows, rows.stock)
+    assert bool((agent.target.seen[0].abs() <= 10).all())
+    assert clamped(torch.tensor([-11.0, 3.0, 11.0]), (-5.0, 1.0)).tolist() == [-10.0, 3.0, 10.0]
+
+
+def test_n_step_transitions_add_up_rewards_until_n_or_the_episodes_end():
+    lanes, n_step = StockLanes(WIDE, setting_of(Payments(num_envs=2))), dhn.NStep(2)
+    made = []
+    for _ in range(4):
+        rows, episodes = lanes.step(torch.zeros(2, dtype=torch.int64), 0)
+        made.append(n_step.add(rows, episodes.ended))
+    assert [[len(rows.reward) for rows in step] for step in made] == [[0], [2, 0], [2, 2], [0, 0]]
+    first, second = made[1][0], made[2][0]  # from steps 0 and 1, of rewards lane + 0, 1/4, 1/2
+    assert_close(first.reward, torch.tensor([0 + 0.8 * 0.25, 1 + 0.8 * 1.25]))
+    assert_close(second.reward, torch.tensor([0.25 + 0.8 * 0.5, 1.25 + 0.8 * 1.5]))
+    assert_close(first.discount, torch.full((2,), 0.64))
+    assert (first.obs[:, 0].tolist(), first.next_obs[:, 0].tolist()) == ([0, 0], [2, 2])
+    last = made[2][1]  # the last step alone: cut short by the end, bootstrapped by γ where it was a time-out
+    assert_close(last.discount, torch.full((2,), 0.8))
+    assert (last.terminated.tolist(), second.terminated.tolist(), first.terminated.tolist()) == ([1, 0], [1, 0], [0, 0])
+    following = (first.stock + first.reward) / first.discount  # c_{t+2} (brief, 7.5)
+    assert_close(following, last.stock)
+    again = dhn.NStep(2)
+    again.load_state_dict(n_step.state_dict())
+    rows, episodes = lanes.step(torch.zeros(2, dtype=torch.int64), 0)
+    assert_close(again.add(rows, episodes.ended)[0].reward, n_step.add(rows, episodes.ended)[0].reward)
+
+
+@pytest.mark.parametrize("how", ["free", "trajectory"])
+def test_a_relabelled_stock_is_what_a_fresh_start_would_have_made(how):
+    rows, _ = walk(WIDE, 3)
+    last = Stocked(*(field[2] for field in rows))
+    fresh, replaced = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([True, False, True, True])
+    got = relabelled(last, fresh, replaced, how)
+    by_hand = fresh.clone()
+    for t in (0, 1):
+        by_hand = (by_hand + rows.reward[t]) / 0.8
+    assert_close(got, torch.where(replaced, fresh if how == "free" else by_hand, last.stock))
+
+
+def test_replay_gives_back_what_the_lanes_made():
+    agent = make_agent(WIDE)
+    for _ in range(3):
+        agent.step()
+    rows = agent.replay.unpack(agent.replay.rows[:12])
+    assert_close(rows.stock[4:8], (rows.stock[:4] + rows.reward[:4]) / 0.8)
+    assert set(rows.action.tolist()) <= {0.0, 1.0}
+    assert rows.terminated.tolist() == [0] * 8 + [1, 0, 1, 0]
+
+
+def test_the_share_and_range_of_relabelled_stocks(monkeypatch):
+    agent = make_agent(replace(SMALL, batch_size=4000, stock_range=(-5.0, 1.0)))
+    agent.step()
+    agent.replay.push(agent.lanes.step(torch.zeros(4, dtype=torch.int64), 0)[0])
+    seen = []
+    agent.update = lambda batch, fresh, replaced: seen.extend([fresh, replaced]) or {}
+    agent.learn()
+    assert (float(seen[0].min()) >= -5, float(seen[0].max()) <= 1) == (True, True)
+    assert float(seen[0].mean()) == pytest.approx(-2, abs=0.15)
+    assert float(seen[1].float().mean()) == pytest.approx(0.9, abs=0.02)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gamma": 0.0}, r"agent.gamma must be in \(0, 1\], not 0.0"),
+        ({"gamma": 1.5}, r"agent.gamma must be in \(0, 1\]"),
+        ({"objective": "cvar(0)"}, r"tau must lie in \(0, 1\]"),
+        ({"objective": "cvar(1.5)"}, r"tau must lie in \(0, 1\]"),
+        ({"objective": "risk"}, "unknown objective 'risk'"),
+        ({"clip_reward": 1.0}, "agent.clip_reward does not go with agent.stock"),
+        ({"n_step": 3}, "agent.n_step 3 with relabelling"),
+        ({"stock": False}, r"agent.objective cvar\(0.25\) needs agent.stock"),
+        ({"stock_range": (1.0, 1.0)}, "agent.stock_range must be finite, its low end first"),
+        ({"stock_range": (-float("inf"), 1.0)}, "agent.stock_range must be finite"),
+        ({"quantiles": 0}, "agent.quantiles must be at least 1"),
+        ({"kappa": -1.0}, "agent.kappa must be at least 0"),
+        ({"relabel_share": 1.1}, r"agent.relabel_share must be in \[0, 1\]"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **changes)
+
+
+def test_gamma_1_needs_episodes_that_end():
+    make_agent(replace(SMALL, gamma=1.0))
+    endless = Payments()
+    endless.episode_limit = None
+    with pytest.raises(ValueError, match="gamma = 1 needs a horizon"):
+        make_agent(replace(SMALL, gamma=1.0), endless)
+
+
+def test_a_utility_that_stock_alone_gets_wrong_is_refused():
+    with pytest.raises(ValueError, match=r"not homogeneous.*does not carry it: set agent.gamma 1"):
+        make_agent(replace(SMALL, objective="entropic(1)"))
+    make_agent(replace(SMALL, objective="entropic(1)", gamma=1.0))
+
+
+def test_continuous_actions_are_refused():
+    box = gym.spaces.Box(-1, 1, (2,), np.float32)
+    with pytest.raises(ValueError, match="needs Discrete actions"):
+        policy.make_policy(SMALL, Spaces(box, box))
+
+
+@pytest.mark.parametrize("pay", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_finite_stops_the_run(pay):
+    with pytest.raises(ValueError, match="a reward that is not finite"):
+        make_agent(env=Payments(pay=pay)).step()
+
+
+# --- QR-DQN -----------------------------------------------------------------------------------------------------------
+
+PLAIN = replace(SMALL, objective="mean", stock=False, relabel_share=0.0)
+
+
+def test_without_a_stock_nothing_depends_on_it_and_rewards_may_be_clipped():
+    agent = make_agent(replace(PLAIN, clip_reward=0.5))
+    obs = torch.randn(6, OBS)
+    assert_close(agent.policy.net(obs, torch.zeros(6)), agent.policy.net(obs, torch.full((6,), 3.0)))
+    assert not hasattr(agent.policy.net, "of_stock")
+    for _ in range(4):
+        agent.step()
+    assert float(agent.replay.rows[: len(agent.replay), OBS + 1].abs().max()) == 0.5
+
+
+def test_the_mean_takes_the_same_targets_with_and_without_a_stock():
+    with_stock = make_agent(replace(WIDE, objective="mean"))
+    rows, _ = walk(WIDE, 2)
+    batch = Stocked(*(field[1] for field in rows))
+    with_stock.target = fixed([0.0, 1.0], [3.0, -1.0])
+    without = make_agent(PLAIN)
+    without.target = with_stock.target
+    assert_close(with_stock.target_quantiles(batch, batch.stock), without.target_quantiles(batch, batch.stock))
+
+
+# --- the tabular limit ------------------------------------------------------------------------------------------------
+
+GATE = replace(
+    SMALL,
+    gamma=0.5,
+    stock_range=(-6.0, 1.0),
+    hidden=(32, 32),
+    quantiles=8,
+    batch_size=64,
+    learning_starts=200,
+    replay_capacity=2000,
+    target_every=25,
+    lr=3e-3,
+    exploration_steps=1500,
+    decay_steps=3000,
+)
+
+
+def train_on_gate(config, steps):
+    torch.set_num_threads(1)
+    task = EnvConfig("surefoot/Gate-v0", num_envs=16)
+    env = make_vec(task)
+    agent = DHN(config, Setting(Spaces(*spaces_of(task)), 0, torch.device("cpu"), env))
+    while agent.env_steps < steps:
+        agent.step()
+    return agent
+
+
+def returns_of(agent, objective, episodes=4000):
+    env = make_vec(EnvConfig("surefoot/Gate-v0", num_envs=episodes))
+    player = agent.policy.player(parse(objective))
+    obs, _ = env.reset(seed=3)
+    total = torch.zeros(episodes, dtype=torch.float64)
+    for t in range(2):
+        obs, reward, terminated, truncated, _ = env.step(player(obs))
+        total += 0.5**t * reward.double()
+        player.see(reward, terminated | truncated)
+    return total
+
+
+def test_one_network_finds_the_exact_optimum_of_gate_at_every_tau():
+    agent = train_on_gate(GATE, 3000)
+    # Exact values (brief, 8.1); nested CVaR, the risk-neutral policy and every Markov policy get 0 at τ = 1/2.
+    for objective, exact in (("cvar(1/4)", 0.0), ("cvar(1/2)", 0.75), ("cvar(3/4)", 1.5), ("cvar(1)", 2.25)):
+        assert float(parse(objective).measure(returns_of(agent, objective))) == pytest.approx(exact, abs=0.1), objective
+
+
+def test_the_quantiles_of_gate_are_those_of_its_law():
+    config = replace(GATE, objective="mean", stock=False, relabel_share=0.0, quantiles=4)
+    agent = train_on_gate(config, 3000)
+    z = agent.policy.net(torch.eye(3)[:1], torch.zeros(1))[0, 1].detach()
+    # risk, risk: 3·coin + (6 or −3)/2 is −1.5, 1.5, 3 or 6, each with probability 1/4
+    assert_close(z.sort().values, torch.tensor([-1.5, 1.5, 3.0, 6.0]), rtol=0, atol=0.4)
+
+
+def test_a_player_follows_each_lanes_stock_and_starts_anew():
+    policy = make_policy(replace(WIDE, gamma=0.5))
+    player = policy.player(parse("shortfall(2)"))
+    player(torch.zeros(2, OBS))
+    assert player.stock.tolist() == [-2.0, -2.0]
+    player.see(torch.tensor([1.0, 3.0], dtype=torch.float64), torch.tensor([False, True]))
+    assert player.stock.tolist() == [-2.0, -2.0]  # (−2 + 1)/½, and a new episode
+    player.see(torch.tensor([4.0, 1.0]), torch.tensor([False, False]))
+    assert player.stock.tolist() == [4.0, -2.0]
+    player.restart()
+    player(torch.zeros(3, OBS))
+    assert player.stock.tolist() == [-2.0, -2.0, -2.0]
+
+
+def test_episode_limits_are_known_to_the_agent():
+    assert make_vec(EnvConfig("CartPole-v1")).episode_limit == 500
+    assert make_vec(EnvConfig("CartPole-v1", max_episode_steps=20)).episode_limit == 20
+    assert make_vec(EnvConfig("surefoot/Pendulum-v0")).episode_limit == 200
+    assert make_vec(EnvConfig("surefoot/DynamicalLinear-v0", kwargs={"system": "real-data"})).episode_limit is None

@@ -1,0 +1,364 @@
+"""The deep agent against the brief iwocs.md, section 5.2: what is trained, searched, chosen, kept and counted, when."""
+
+import copy
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny import DriftEnv, make_batch, make_setting, small
+from torch.testing import assert_close
+
+from surefoot.agents.interface import Setting, Spaces
+from surefoot.agents.iwocs import Composite, is_valid
+from surefoot.agents.iwocs.agent import IWOCS, OWN_EPISODES
+from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver
+from surefoot.agents.sac import SACNoise
+from surefoot.envs import EnvConfig, UncertainLanes, Worlds, find_set, make_single
+
+
+class UncertainDrift(DriftEnv):
+    """Lanes with two parameters that change nothing; `told` is every call an agent made."""
+
+    low, high = torch.zeros(2).double(), torch.ones(2).double()
+
+    def __init__(self):
+        super().__init__(2)
+        self.told = []
+
+    def set_params(self, values, *, now=False):
+        self.told.append(tuple(values.tolist()))
+
+    def randomise(self):
+        self.told.append("random")
+
+
+class Scripted:
+    """Worlds whose returns are `value(call, point)` for the call-th whole search; a lane serves 10 steps."""
+
+    names, low, high, nominal = ("mass", "length"), np.zeros(2), np.ones(2), np.full(2, 0.5)
+
+    def __init__(self, value):
+        self.value, self.searches, self.seeds, self.played = value, 0, [], []
+
+    def play(self, act, points, seeds):
+        self.seeds.append(tuple(seeds))
+        self.played.append(act)
+        if len(points) > 1:
+            self.searches += 1
+        act.restart()
+        for t in range(10):
+            act.playing(torch.arange(len(points) * len(seeds)), len(points) * len(seeds))
+            act(torch.full((len(points) * len(seeds), 3), 0.1 * t))
+            act.see(torch.zeros(1), torch.zeros(len(points) * len(seeds)))
+        returns = np.array([[self.value(self.searches - 1, tuple(p))] * len(seeds) for p in points.tolist()])
+        return SimpleNamespace(returns=returns, lengths=np.full(returns.shape, 10))
+
+
+CONFIG = dataclasses.replace(
+    small(IWOCSConfig(), replay_capacity=100),
+    plain_hidden=(8, 8, 8),
+    default_steps=20,
+    model_steps=12,
+    thresholds=(0.1, 0.5, 1.0),
+    grid_n=2,
+    grid_closed=True,
+)
+
+
+def scripted(value, **changes):
+    worlds, env = Scripted(value), UncertainDrift()
+    setting = dataclasses.replace(make_setting(), env=env, worlds=worlds)
+    return IWOCS(dataclasses.replace(CONFIG, **changes), setting), worlds, env
+
+
+def finish(agent):
+    """Return every Progress to the end."""
+    out = [agent.step()]
+    while not out[-1].done:
+        out.append(agent.step())
+        assert len(out) < 1000
+    return out
+
+
+# Searches: 0 chooses T_1 of the default, 1 is the default on held-out seeds; then 3 thresholds and 1 held-out a model.
+CORNERS = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
+
+
+def worst_at(*corners):
+    """Worst model by iteration, whatever the threshold."""
+    return lambda call, point: -1.0 if point == CORNERS[corners[max(0, (call - 2) // 4 + 1)]] else 0.0
+
+
+def test_it_trains_in_the_default_then_in_each_worst_model_and_counts_both_kinds_of_steps():
+    agent, _, env = scripted(worst_at(2, 1, 3, 0))
+    progress = finish(agent)
+    assert env.told == [CORNERS[2], CORNERS[1], CORNERS[3]]
+    assert [entry["model"] for entry in agent.path] == [None, *map(list, (CORNERS[2], CORNERS[1], CORNERS[3]))]
+    assert [entry["worst_model"] for entry in agent.path] == [list(CORNERS[k]) for k in (2, 1, 3, 0)]
+    assert [entry["training_steps"] for entry in agent.path] == [20, 32, 44, 56]
+    assert sum(p.env_steps for p in progress) == 56
+    assert sum(p.updates for p in progress) == (20 - 4) + 3 * (12 - 4)
+    grid, own = 4 * 10, 2 * OWN_EPISODES * 10
+    assert [entry["search_steps"] for entry in agent.path] == [2 * grid + i * (4 * grid + own) for i in range(4)]
+    assert [len(p.notes) for p in progress if p.notes] == [1] * 4
+    assert agent.status == "budget"
+    assert agent.step() == (0, 0, {}, (), True, ())
+
+
+def test_the_last_steps_of_a_model_are_counted_when_its_search_is_done():
+    """Else a run whose budget is the sum of them would end before the last search."""
+    agent, _, _ = scripted(worst_at(2, 1, 3, 0))
+    progress = finish(agent)
+    ends = [i for i, p in enumerate(progress) if p.notes]
+    counted = np.cumsum([p.env_steps for p in progress])
+    assert [int(counted[i]) for i in ends] == [20, 32, 44, 56]
+    assert [int(counted[i - 1]) for i in ends] == [19, 31, 43, 55]
+
+
+@pytest.mark.parametrize(
+    ("corners", "status", "iterations"),
+    [((2, 2), "stagnated", 1), ((2, 1, 1), "stagnated", 2), ((2, 1, 2), "repeat", 2), ((2, 1, 3, 0), "budget", 3)],
+)
+def test_how_it_ends(corners, status, iterations):
+    agent, _, _ = scripted(worst_at(*corners))
+    finish(agent)
+    assert (agent.status, len(agent.path) - 1) == (status, iterations)
+
+
+def test_random_models_are_an_ablation_that_nothing_stops():
+    agent, _, env = scripted(worst_at(2, 2, 2, 2), next_model="random")
+    finish(agent)
+    assert agent.status == "budget"
+    assert len(set(env.told)) == 3
+    assert all(0 < x < 1 for model in env.told for x in model)
+
+
+def test_rho_is_the_best_of_the_search_and_frozen():
+    """The worst value of the thresholds is 1, 3, 2 in the first model, 5, 4, 5 in the second."""
+    value = {2: 1.0, 3: 3.0, 4: 2.0, 6: 5.0, 7: 4.0, 8: 5.0}
+    corner = lambda call: CORNERS[(call - 2) // 4 + 1] if call >= 2 else CORNERS[0]  # noqa: E731
+    agent, worlds, _ = scripted(
+        lambda call, point: value.get(call, 0.5) if point == corner(call) else 9.0, iterations=2
+    )
+    finish(agent)
+    assert [entry["rho"] for entry in agent.path] == [None, 0.5, 1.0]  # of equal ones the larger
+    assert agent.policy.rho.tolist() == [0.5, 1.0]
+    assert [entry["by_threshold"] for entry in agent.path[1:]] == [
+        [[0.1, 1.0], [0.5, 3.0], [1.0, 2.0]],
+        [[0.1, 5.0], [0.5, 4.0], [1.0, 5.0]],
+    ]
+    assert [entry["worst"] for entry in agent.path] == [0.5, 3.0, 5.0]
+    tried = [[one.rho for one in act.specialists] for act in worlds.played]
+    first, second = [[0.1], [0.5], [1.0], [0.5]], [[0.5, 0.1], [0.5, 0.5], [0.5, 1.0], [0.5, 1.0]]
+    assert tried == [[], [], *first, [], [], *second, [], []]  # two a model are its own scores
+
+
+def test_the_best_worst_value_on_held_out_seeds_is_kept_not_the_last():
+    held_out = {1: 5.0, 5: 9.0, 9: 7.0}
+    agent, worlds, _ = scripted(
+        lambda call, point: held_out.get(call, 20.0) - (point == CORNERS[min(3, call // 3)]), iterations=2
+    )
+    finish(agent)
+    assert [entry["held_out_worst"] for entry in agent.path] == [4.0, 8.0, 6.0]
+    assert [entry["best_so_far"] for entry in agent.path] == [0, 1, 1]
+    assert int(agent.policy.used) == 1
+    assert len(agent.player().specialists) == 1
+    chose = {seeds for seeds, act in zip(worlds.seeds, worlds.played, strict=True)}
+    assert not set(agent.search_seeds) & set(agent.held_out_seeds)
+    assert chose >= {tuple(agent.search_seeds), tuple(agent.held_out_seeds)}
+    assert worlds.seeds[:2] == [tuple(agent.search_seeds), tuple(agent.held_out_seeds)]
+
+
+def test_a_composite_that_is_worse_than_its_default_is_not_deployed():
+    agent, _, _ = scripted(lambda call, point: (5.0 if call < 2 else 1.0) - (point == CORNERS[1]))
+    finish(agent)
+    assert (agent.status, agent.path[-1]["best_so_far"], int(agent.policy.used)) == ("stagnated", 0, 0)
+    obs = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    assert_close(agent.act(obs), agent.policy.default.act(obs))
+
+
+def test_the_shares_of_every_point_are_logged():
+    agent, _, _ = scripted(worst_at(2, 1, 3, 0), search_episodes=3, iterations=1)
+    finish(agent)
+    for entry in agent.path:
+        assert [row["at"] for row in entry["table"]] == [list(corner) for corner in CORNERS]
+        shares = torch.tensor([row["shares"] for row in entry["table"]])
+        assert shares.shape == (4, entry["iteration"] + 1)
+        assert_close(shares.sum(1), torch.ones(4))
+        assert_close(shares.mean(0), torch.tensor(entry["shares"]))
+    assert agent.path[1]["table"][0]["shares"][0] >= 0.1  # all are usable in the first of ten steps
+
+
+# --- one model --------------------------------------------------------------------------------------------------------
+
+
+def solver_of(seed=0, **changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    return StaticSolver(config, dataclasses.replace(make_setting(seed), env=UncertainDrift()))
+
+
+def noise(rows=8):
+    generator = torch.Generator().manual_seed(5)
+    return SACNoise(torch.randn(rows, 2, generator=generator), torch.randn(rows, 2, generator=generator))
+
+
+def test_the_entropy_weight_reaches_the_soft_critic_and_not_the_plain_one():
+    batch, after = make_batch(8), []
+    for alpha in (0.0, 1.0):
+        solver = solver_of(initial_alpha=max(alpha, 1e-30))
+        solver.update_eager(batch, noise())
+        after.append(solver)
+    for left, right in zip(after[0].plain.parameters(), after[1].plain.parameters(), strict=True):
+        assert_close(left, right, rtol=0, atol=0)
+    assert any(
+        not torch.equal(*pair)
+        for pair in zip(after[0].nets.critic.parameters(), after[1].nets.critic.parameters(), strict=True)
+    )
+
+
+def test_plain_critic_and_predictor_are_learned_by_adams_of_their_own():
+    """Against gradients and Adam (ε 1e-5, 1e-3) written out, from copies of the networks."""
+    solver, batch, draw = solver_of(), make_batch(8), noise()
+    plain, predictor = copy.deepcopy(solver.plain), copy.deepcopy(solver.predictor)
+    next_action, _ = solver.nets.policy.sample(batch.next_obs, draw.target)
+    y = batch.reward + 0.99 * (1 - batch.terminated) * solver.plain_target(batch.next_obs, next_action).amin(0)
+    pair = torch.cat([batch.obs, batch.action], -1)
+    losses = {
+        plain: lambda: (plain(batch.obs, batch.action) - y.detach()).square().mean(1).sum(),
+        predictor: lambda: (predictor(pair) - batch.next_obs).abs().sum(-1).mean(),
+    }
+    for net, loss in losses.items():
+        optimiser = torch.optim.Adam(net.parameters(), 1e-3, eps=1e-5)
+        loss().backward()
+        optimiser.step()
+    target = [parameter.clone() for parameter in solver.plain_target.parameters()]
+    solver.update_eager(batch, draw)
+    for mine, theirs in ((solver.plain, plain), (solver.predictor, predictor)):
+        for left, right in zip(mine.parameters(), theirs.parameters(), strict=True):
+            assert_close(left, right)
+    for before, after, online in zip(target, solver.plain_target.parameters(), plain.parameters(), strict=True):
+        assert_close(after.detach(), before + 0.005 * (online.detach() - before))
+
+
+def test_errors_can_be_measured_in_those_the_predictor_is_used_to():
+    agent, _, _ = scripted(worst_at(2, 1, 3, 0), iterations=1, error_quantile=0.9)
+    while agent.iteration == 0:
+        agent.step()
+    usual = []
+    begin = agent.begin_search
+
+    def spy():
+        replay = agent.solver.replay
+        rows = replay.unpack(replay.rows[: len(replay)])
+        predicted = agent.solver.predictor(torch.cat([rows.obs, rows.action], -1))
+        usual.append((predicted - rows.next_obs).abs().sum(-1).detach())
+        begin()
+
+    agent.begin_search = spy
+    finish(agent)
+    scale = agent.path[1]["error_scale"]
+    assert usual[0].min() < scale < usual[0].max()
+    assert 0.6 < float(is_valid(usual[0][:, None], torch.zeros(1), scale).float().mean()) <= 1.0
+    assert_close(float(agent.policy.rho[0]), agent.path[1]["rho"] * scale)
+
+
+# --- putting away and taking out --------------------------------------------------------------------------------------
+
+
+def real_agent(seed=0, **changes):
+    torch.set_num_threads(1)
+    config, one = EnvConfig("InvertedPendulum-v5", num_envs=2, max_episode_steps=15), find_set("inverted-pendulum-2")
+    spaces = Spaces(*(getattr(make_single(config), f"{kind}_space") for kind in ("observation", "action")))
+    env, worlds = UncertainLanes(config, one), Worlds(config, one)
+    settings = dataclasses.replace(CONFIG, **{"iterations": 2, "grid_n": 3, "thresholds": (0.1, 1.0)} | changes)
+    return IWOCS(settings, Setting(spaces, seed, torch.device("cpu"), env, worlds=worlds))
+
+
+def plain(value):
+    """Nested state as lists, so that == compares every bit."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"search": "grid", "next_model": "random"},
+        {"search": "cma", "population": 4, "generations": 3, "repeat_tolerance": 0.0, "iterations": 1},
+    ],
+    ids=["grid", "cma"],
+)
+def test_a_run_stopped_anywhere_is_the_same_run_bit_for_bit(options, tmp_path, monkeypatch):
+    monkeypatch.setattr("surefoot.agents.iwocs.agent.SIDE_BY_SIDE", 4)  # a search of several slices
+    straight, stops, seen = real_agent(**options), [], set()
+    for _ in range(1000):
+        place = (straight.iteration, straight.solver is None, straight.search is not None and straight.held_out)
+        if place not in seen:  # the beginning of each part, and one step into it
+            seen.add(place)
+            straight.step()
+            torch.save(straight.state_dict(), tmp_path / f"{len(stops)}.pt")
+            stops.append(place)
+        if straight.step().done:
+            break
+    assert len(stops) == 3 * (1 + straight.config.iterations)  # training, choosing ρ, held out; of each model
+    for number in range(len(stops)):
+        resumed = real_agent(seed=1, **options)
+        resumed.search_seeds, resumed.held_out_seeds = straight.search_seeds, straight.held_out_seeds
+        resumed.setting = dataclasses.replace(resumed.setting, seed=0)
+        resumed.load_state_dict(torch.load(tmp_path / f"{number}.pt", weights_only=True))
+        finish(resumed)
+        assert plain(resumed.state_dict()) == plain(straight.state_dict()), stops[number]
+        assert resumed.path == straight.path
+
+
+def test_the_policy_alone_plays_as_the_agent_does():
+    agent = real_agent()
+    agent.policy.rho[:] = torch.tensor([0.05, 0.3])
+    agent.policy.used.fill_(2)
+    alone = IWOCSPolicy(agent.config, agent.setting.spaces)
+    alone.load_state_dict(agent.policy.state_dict())
+    points = find_set("inverted-pendulum-2").grid(3, closed=True)
+    players = [agent.player(), alone.player()]
+    played = [agent.worlds.play(player, points, [1]) for player in players]
+    assert played[0].returns.tolist() == played[1].returns.tolist()
+    assert isinstance(players[1], Composite)
+    assert_close(players[0].shares, players[1].shares)
+    assert players[1].shares.count_nonzero() > 1
+
+
+@pytest.mark.parametrize("judge", ["plain", "soft"])
+def test_the_critic_that_decides_who_acts(judge):
+    agent, _, _ = scripted(worst_at(2, 1, 3, 0), judge=judge, iterations=1)
+    while agent.iteration == 0:
+        agent.step()
+    solver = agent.solver
+    finish(agent)
+    obs, action = make_batch(6).obs, make_batch(6).action
+    (specialist,) = agent.policy.specialists([1.0])
+    of = {"plain": solver.plain, "soft": solver.nets.critic}
+    assert_close(specialist.q(obs, action), of.pop(judge)(obs, action))
+    (other,) = of.values()
+    assert not torch.equal(specialist.q(obs, action), other(obs, action))
+    IWOCSPolicy(agent.config, agent.setting.spaces).load_state_dict(agent.policy.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"thresholds": ()}, "agent.thresholds must be numbers from 0 on, up"),
+        ({"thresholds": (0.5, 0.1)}, "agent.thresholds must be numbers from 0 on, up"),
+        ({"error_quantile": 1.0}, r"agent.error_quantile must be in \(0, 1\), or None, not 1.0"),
+        ({"grid_n": 1}, "agent.grid_n must be at least 2"),
+        ({"iterations": -1}, "agent.iterations must be at least 0"),
+        ({"model_steps": 0}, "agent.model_steps must be at least 1"),
+        ({"plain_hidden": ()}, "agent.plain_hidden must be one or more widths"),
+    ],
+)
+def test_settings_out_of_range_are_one_line(changes, message):
+    with pytest.raises(ValueError, match=message):
+        IWOCSConfig(**changes)

@@ -1,0 +1,145 @@
+"""The parts of deep IWOCS against the brief's 13.1.7 and pitfalls 2, 3 and 7."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from surefoot.agents.interface import Batch
+from surefoot.agents.iwocs import THRESHOLDS, Composite, Specialist, best_threshold, choose, is_valid, prediction_loss
+from surefoot.agents.parts.tabular import from_dense, stationary_values
+from surefoot.agents.sac import soft_target
+from surefoot.envs import SETS, EnvConfig, play
+
+
+def specialist(action, value=0.0, other=1.0, step=0.0, rho=math.inf):
+    """One that always proposes `action`, worth `value` or `other`, and predicts that the state moves by `step`."""
+    return Specialist(
+        lambda obs: torch.full((len(obs), 1), action),
+        lambda obs, a: torch.stack([a[:, 0] * 0 + value, a[:, 0] * 0 + other]),
+        lambda obs, a: obs + step,
+        rho,
+    )
+
+
+def default(obs):
+    return torch.full((len(obs), 1), -9.0)
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_plain_critic_has_the_same_fixed_point_whatever_the_entropy_weight():
+    g = torch.Generator().manual_seed(0)
+    moves = torch.rand(4, 2, 4, generator=g, dtype=torch.float64)
+    moves /= moves.sum(-1, keepdim=True)
+    reward = torch.randn(4, 2, generator=g, dtype=torch.float64)
+    policy = torch.randn(4, 2, generator=g, dtype=torch.float64).softmax(-1)
+    gamma = 0.9
+    expected = stationary_values(from_dense(torch.eye(4).double()[0], moves[None], reward[None]), policy, gamma)
+    s, a, s2, a2 = (index.flatten() for index in torch.meshgrid(*map(torch.arange, (4, 2, 4, 2)), indexing="ij"))
+    weight = moves[s, a, s2] * policy[s2, a2]
+    every = Batch(s, a, reward[s, a], s2, torch.zeros_like(weight))  # each transition once, with its next action
+
+    class Fixed:
+        @staticmethod
+        def sample(obs, noise):
+            return a2, policy[obs, a2].log()
+
+    def fixed_point(alpha):
+        q = torch.zeros(2, 4, 2, dtype=torch.float64)
+        for _ in range(300):
+            y = soft_target(every, Fixed, lambda obs, action: q[:, obs, action], torch.zeros(()), gamma, alpha)  # noqa: B023
+            q = torch.zeros(8, dtype=torch.float64).index_add(0, s * 2 + a, weight * y).view(4, 2).expand(2, 4, 2)
+        return (policy * q[0]).sum(-1)
+
+    assert_close(fixed_point(None), expected)
+    assert_close(fixed_point(torch.tensor(0.0)), expected)
+    assert (fixed_point(torch.tensor(1.0)) - expected).abs().min() > 0.5
+
+
+def test_prediction_errors_are_summed_over_the_observation():
+    predicted, seen = torch.tensor([[0.0, 1.0], [2.0, 2.0]]), torch.tensor([[0.5, 0.5], [2.0, 0.0]])
+    assert prediction_loss(predicted, seen) == 1.5
+    assert is_valid(predicted, seen, 1.0).tolist() == [True, False]
+
+
+# --- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_most_pessimistic_usable_model_is_chosen():
+    q = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    valid = torch.tensor([[True, True, False, False], [True, False, True, False]])
+    assert choose(q, valid).tolist() == [1, 0, 1, -1]
+
+
+def test_of_equal_thresholds_the_larger_is_taken():
+    assert THRESHOLDS == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    assert best_threshold([1.0, 3.0, 2.0, 3.0] + [0.0] * 6) == 0.4
+
+
+def test_without_tolerance_the_composite_is_the_default_after_the_first_step():
+    composite = Composite([specialist(1.0, step=0.5, rho=0.0)], default)
+    obs = torch.zeros(3, 2)
+    assert composite(obs).tolist() == [[1.0]] * 3  # nothing before: all models are usable
+    for t in range(1, 4):
+        composite.see(torch.zeros(3), torch.zeros(3))
+        assert composite(obs + t).tolist() == [[-9.0]] * 3
+    assert_close(composite.shares, torch.tensor([0.25, 0.75]))
+
+
+def test_with_one_model_and_boundless_tolerance_it_is_the_specialist():
+    composite = Composite([specialist(1.0)], default)
+    for t in range(4):
+        assert composite(torch.full((2, 2), 7.0 * t)).tolist() == [[1.0]] * 2
+        composite.see(torch.zeros(2), torch.zeros(2))
+    assert_close(composite.shares, torch.tensor([1.0, 0.0]))
+
+
+def test_validity_looks_at_the_step_before_and_at_what_was_executed():
+    """Model A foresees +1, model B +2. B is the pessimist, so it acts where both are usable."""
+    a = specialist(1.0, value=5.0, other=6.0, step=1.0, rho=0.1)
+    b = specialist(2.0, value=0.0, other=9.0, step=2.0, rho=0.1)  # by the smaller of its two critics
+    composite, still = Composite([a, b], default), torch.zeros(3)
+    assert composite(torch.zeros(3, 1)).flatten().tolist() == [2.0, 2.0, 2.0]
+    composite.see(still, still)
+    assert composite(torch.tensor([[1.0], [2.0], [3.0]])).flatten().tolist() == [1.0, 2.0, -9.0]
+    composite.see(still, torch.tensor([0.0, 0.0, 1.0]))  # the last lane begins another episode
+    assert composite(torch.tensor([[9.0], [3.0], [50.0]])).flatten().tolist() == [-9.0, 1.0, 2.0]
+    executed = []
+    spy = specialist(1.0)._replace(predict=lambda obs, action: executed.append(action) or obs, rho=-1.0)
+    composite = Composite([spy], default)
+    for _ in range(3):
+        composite(torch.zeros(1, 1))
+        composite.see(torch.zeros(1), torch.zeros(1))
+    assert [float(action) for action in executed] == [1.0, -9.0]
+
+
+def test_a_restart_forgets():
+    composite = Composite([specialist(1.0, step=9.0, rho=0.1)], default)
+    composite(torch.zeros(2, 1)), composite.see(torch.zeros(2), torch.zeros(2)), composite(torch.zeros(2, 1))
+    composite.restart()
+    assert composite(torch.zeros(5, 1)).flatten().tolist() == [1.0] * 5  # another number of lanes
+    assert_close(composite.shares, torch.tensor([1.0, 0.0]))
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 6])
+def test_in_many_worlds_the_memory_follows_the_lane(lanes):
+    """Lanes end and begin at different times: the returns must not depend on how many there are."""
+    push = Specialist(
+        lambda obs: (3 * obs[:, 1:2] + obs[:, 3:]).clamp(-1, 1),
+        lambda obs, a: torch.zeros(2, len(obs)),
+        lambda obs, a: obs + 0.04 * torch.nn.functional.pad(obs[:, 2:], (0, 2)),
+        rho=0.3,
+    )
+    one, config = SETS["inverted-pendulum-2"], EnvConfig("InvertedPendulum-v5", max_episode_steps=40)
+    idle = lambda obs: torch.full((len(obs), 1), 0.1)  # noqa: E731
+    composite = Composite([push], idle)
+    played = play(composite, config, one, one.grid(3, closed=True), range(9), lanes=lanes)
+    alone = [
+        play(Composite([push], idle), config, one, point[None], [i]) for i, point in enumerate(one.grid(3, closed=True))
+    ]
+    assert played.returns.tolist() == [float(each.returns[0]) for each in alone]
+    assert len(set(played.lengths)) > 2
+    assert 0.05 < float(composite.shares[0]) < 0.95

@@ -1,0 +1,192 @@
+"""Many parameter vectors at once against Gymnasium's own environments, one after the other."""
+
+from itertools import pairwise
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from surefoot.envs import (
+    SETS,
+    EnvConfig,
+    Parameter,
+    ParameterLanes,
+    Pendulum,
+    Physics,
+    UncertaintySet,
+    WithParameters,
+    make_single,
+    play,
+)
+from surefoot.envs.uncertainty.batched_episodes import GymRobots
+from surefoot.envs.uncertainty.robots import ROBOTS, MujocoRobots
+
+SETS_OF_ALL_ROBOTS = ["ant-3", "halfcheetah-3", "hopper-3", "humanoidstandup-3", "inverted-pendulum-2", "walker-force"]
+
+
+def corners(one, seed=0, n=6):
+    """Return points (n, d) of a set, its two extreme corners first."""
+    inside = np.random.default_rng(seed).uniform(one.low, one.high, (n - 2, len(one.low)))
+    return np.concatenate([[one.low], [one.high], inside])
+
+
+@pytest.mark.parametrize("name", SETS_OF_ALL_ROBOTS)
+def test_a_lane_is_the_stock_task_with_the_same_parameters_bit_for_bit(name):
+    one, steps = SETS[name], 60
+    config = EnvConfig(one.env)
+    lanes = ParameterLanes(config, one, corners(one), seeds=range(5, 11), threads=2)
+    assert isinstance(lanes.robots, MujocoRobots)
+    stock = [WithParameters(make_single(config), one) for _ in range(6)]
+    obs, _ = lanes.reset()
+    expected = [env.reset(seed=5 + i, options={"params": corners(one)[i]})[0] for i, env in enumerate(stock)]
+    generator, running, compared = np.random.default_rng(1), set(range(6)), 0
+    for _ in range(steps):
+        for i in running:
+            np.testing.assert_array_equal(obs[i], expected[i])
+        actions = generator.uniform(-1, 1, (6, *lanes.single_action_space.shape)).astype(np.float32)
+        obs, reward, terminated, truncated, info = lanes.step(torch.from_numpy(actions))
+        for i in sorted(running):
+            expected[i], theirs, *flags, _ = stock[i].step(actions[i])
+            np.testing.assert_array_equal(info["final_obs"][i], expected[i])
+            assert float(reward[i]) == np.float32(theirs)
+            assert [bool(terminated[i]), bool(truncated[i])] == flags
+            compared += 1
+            if any(flags):
+                running.remove(i)
+    assert compared > 15
+
+
+def test_the_plain_stock_environment_with_a_heavier_torso():
+    """Without any code of ours on the other side: Gymnasium's model, one number written by hand."""
+    env = gym.make("HalfCheetah-v5")
+    env.unwrapped.model.body_mass[1] = 3.0
+    env.unwrapped.model.geom_friction[:, 0] = 1.0
+    env.reset(seed=7)
+    actions = np.random.default_rng(0).uniform(-1, 1, (200, 6)).astype(np.float32)
+    rewards = np.float32([env.step(action)[1] for action in actions])
+    queue = iter(torch.from_numpy(actions)[:, None])
+    limited = EnvConfig("HalfCheetah-v5", max_episode_steps=200)
+    played = play(lambda obs: next(queue), limited, SETS["halfcheetah-2"], [[1.0, 3.0]], [7])
+    assert played.returns[0] == rewards.astype(np.float64).cumsum()[-1]
+    assert played.lengths[0] == 200
+
+
+def linear(env_id, seed=0):
+    env = make_single(EnvConfig(env_id))
+    shape = (env.observation_space.shape[0], env.action_space.shape[0])
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.3
+    return lambda obs: (obs.unsqueeze(-1) * weights).sum(1).tanh()  # sums row by row: no batch-size rounding
+
+
+@pytest.mark.parametrize("name", ["hopper-2", "inverted-pendulum-2"])
+def test_returns_do_not_depend_on_lanes_threads_or_the_way(name, monkeypatch):
+    one, act = SETS[name], linear(SETS[name].env)
+    config = EnvConfig(one.env, max_episode_steps=40)
+    params, seeds = np.tile(corners(one), (2, 1)), [*range(6), *range(100, 106)]
+    played = play(act, config, one, params, seeds)
+    assert len(set(played.lengths)) > 1
+    for lanes, threads in ((1, 1), (5, 1), (5, 2), (12, 3)):
+        again = play(act, config, one, params, seeds, lanes=lanes, threads=threads)
+        for ours, theirs in zip(again, played, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    monkeypatch.delitem(ROBOTS, one.env)
+    slow = ParameterLanes(config, one, params, seeds, num_envs=2)
+    assert isinstance(slow.robots, GymRobots)
+    for ours, theirs in zip(play(act, config, one, params, seeds, lanes=5), played, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_time_limit_constructor_arguments_and_changed_physics_reach_the_fast_way(monkeypatch):
+    config = EnvConfig(
+        "Hopper-v5", Physics(gravity=0.5), max_episode_steps=12, kwargs={"terminate_when_unhealthy": False}
+    )
+    one, act = SETS["hopper-2"], linear("Hopper-v5")
+    fast = play(act, config, one, corners(one), range(6))
+    np.testing.assert_array_equal(fast.lengths, 12)
+    monkeypatch.delitem(ROBOTS, "Hopper-v5")
+    np.testing.assert_array_equal(play(act, config, one, corners(one), range(6)).returns, fast.returns)
+
+
+def test_action_noise_and_the_clock_take_the_slow_way():
+    for config in (EnvConfig("Hopper-v5", Physics(action_noise=0.1)), EnvConfig("Hopper-v5", clock=True)):
+        lanes = ParameterLanes(config, SETS["hopper-1"], [[1.0]], [0])
+        assert isinstance(lanes.robots, GymRobots)
+        assert lanes.reset()[0].shape == (1, 12 if config.clock else 11)
+
+
+# --- the queue --------------------------------------------------------------------------------------------------------
+
+
+def test_lanes_take_the_next_job_and_rest_when_there_is_none():
+    one = SETS["inverted-pendulum-1"]
+    lanes = ParameterLanes(EnvConfig(one.env, max_episode_steps=3), one, [[5.0]] * 5, range(5), num_envs=2)
+    obs, info = lanes.reset()
+    seen = []
+    while not lanes.finished:
+        before = obs
+        obs, reward, _, truncated, info = lanes.step(torch.zeros(2, 1))
+        seen.append(info["job"].tolist())
+        resting = info["job"] < 0
+        assert not (truncated & resting).any()
+        assert (reward[resting] == 0).all()
+        torch.testing.assert_close(obs[resting], before[resting], rtol=0, atol=0)
+        torch.testing.assert_close(truncated, info["_final_obs"])
+    assert seen == [[0, 1]] * 3 + [[2, 3]] * 3 + [[4, -1]] * 3
+    assert lanes.reset()[1]["job"].tolist() == [0, 1]  # from the start again
+
+
+# --- physics that diverges --------------------------------------------------------------------------------------------
+
+LIGHT = UncertaintySet("light", "InvertedPendulum-v5", (Parameter("body_mass.*", 1e-9, 10.0, nominal=5.0),))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_diverged_physics_ends_its_lane_only_and_is_reported(fast, monkeypatch, capfd, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if not fast:
+        monkeypatch.delitem(ROBOTS, LIGHT.env)
+    config = EnvConfig(LIGHT.env, max_episode_steps=20)
+    played = play(lambda obs: torch.ones(len(obs), 1) * 0.02, config, LIGHT, [[5.0], [1e-5], [6.0]], [0, 1, 2])
+    assert played.broken.tolist() == [False, True, False]
+    alone = play(lambda obs: torch.ones(len(obs), 1) * 0.02, config, LIGHT, [[5.0], [6.0]], [0, 2])
+    np.testing.assert_array_equal(played.returns[[0, 2]], alone.returns)
+    assert np.isfinite(played.returns).all()
+    assert played.returns[1] == played.lengths[1] - 1  # 1 a step, but for the one that diverged
+    assert not list(tmp_path.iterdir())  # no MUJOCO_LOG.TXT
+    assert "unstable" not in capfd.readouterr().err
+
+
+def test_the_handler_of_other_warnings_is_put_back():
+    before = mujoco.get_mju_user_warning()
+    play(lambda obs: torch.zeros(len(obs), 1), EnvConfig(LIGHT.env, max_episode_steps=2), LIGHT, [[1.0]], [0])
+    assert mujoco.get_mju_user_warning() is before
+
+
+# --- our own tensor tasks ---------------------------------------------------------------------------------------------
+
+
+def test_a_tensor_task_is_played_in_waves_with_a_row_of_parameters_a_lane():
+    one = SETS["pendulum-2"]
+    config = EnvConfig("surefoot/Pendulum-v0", max_episode_steps=30)
+    act = linear("surefoot/Pendulum-v0")
+    params = corners(one, n=7)
+    played = play(act, config, one, params, range(7), lanes=3)
+    assert played.lengths.tolist() == [30] * 7
+    for first, last in pairwise([0, 3, 6, 9]):
+        rows = params[first:last]
+        env = Pendulum(3)
+        env.set_params(torch.from_numpy(np.resize(rows, (3, 2))))
+        obs, _ = env.reset(seed=first)
+        total = torch.zeros(3, dtype=torch.float64)
+        for _ in range(30):
+            obs, reward, *_ = env.step(act(obs))
+            total += reward
+        np.testing.assert_array_equal(played.returns[first:last], total[: len(rows)])
+
+
+def test_an_episode_without_an_end_is_an_error(monkeypatch):
+    monkeypatch.setattr("surefoot.envs.uncertainty.batched_episodes.LONGEST_EPISODE", 50)
+    with pytest.raises(ValueError, match="no end of an episode after 50 steps"):
+        play(linear("HalfCheetah-v5"), EnvConfig("HalfCheetah-v5"), SETS["halfcheetah-1"], [[0.4]], [0])

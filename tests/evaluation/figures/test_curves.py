@@ -1,0 +1,124 @@
+"""Curves are the numbers of the files; pictures are written whole, with the right words on them."""
+
+import csv
+
+import matplotlib as mpl
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+
+from surefoot import agents
+from surefoot.evaluation.figures import curves as plots
+from surefoot.evaluation.figures import style
+from surefoot.evaluation.figures.curves import learning_curves, metric_panels, read_curve, spread
+from surefoot.evaluation.figures.style import agent_style
+from surefoot.training.cli.plot import group, main
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """Return a list that each drawn figure is appended to."""
+    figures, write = [], style.write_figure
+    monkeypatch.setattr(plots, "write_figure", lambda drawn, out: (figures.append(drawn), write(drawn, out))[1])
+    return figures
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def test_a_curve_averages_the_episodes_of_an_evaluation(make_run):
+    curve = read_curve([make_run("a", seed=0), make_run("b", seed=3)], "evaluations.csv", "episode_return")
+    np.testing.assert_array_equal(curve.steps, [100, 200])
+    np.testing.assert_array_equal(curve.values, [[100, 200], [130, 230]])
+
+
+def test_spread_is_iqm_and_an_interval_over_runs():
+    middle, band = spread(np.array([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0], [100.0, 5.0]]))
+    np.testing.assert_array_equal(middle, [3, 5])
+    np.testing.assert_array_equal(band[:, 1], [5, 5])
+    assert 0 <= band[0, 0] < 3 < band[1, 0] <= 100
+    assert spread(np.array([[1.0, 2.0]]))[1] is None
+
+
+def test_learning_curves_show_every_label_with_units(make_run, figure, tmp_path):
+    several, one = [make_run(f"s{i}", seed=i) for i in range(3)], make_run("other", seed=9)
+    out = learning_curves({"ours": several, "theirs": one}, tmp_path / "p" / "a.png", references={"data": 150.0})
+    (axes,) = figure[0].axes
+    shown = lines(axes)
+    assert list(shown) == ["ours (3 runs)", "theirs", "data"]
+    np.testing.assert_array_equal(shown["ours (3 runs)"].get_ydata(), [110, 210])
+    np.testing.assert_array_equal(shown["theirs"].get_ydata(), [190, 290])
+    np.testing.assert_array_equal(shown["data"].get_ydata(), [150, 150])
+    assert len(axes.collections) == 1  # a band for the runs of several seeds only
+    assert "steps" in axes.get_xlabel()
+    assert axes.get_ylabel() == "evaluation return (sum of rewards)"
+    texts = [text.get_text() for text in figure[0].legends[0].get_texts()]
+    assert texts == list(shown)
+    picture = matplotlib.image.imread(out)
+    assert picture.shape[0] > 300
+    assert picture.std() > 0.05
+    assert [path.name for path in out.parent.iterdir()] == ["a.png"]
+
+
+def test_steps_that_not_all_runs_reached_are_left_out(make_run, figure, tmp_path):
+    runs = [make_run("a"), make_run("b")]
+    rows = list(csv.reader((runs[1] / "evaluations.csv").open()))
+    with (runs[1] / "evaluations.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(row for row in rows if row[0] != "200")
+    learning_curves({"x": runs}, tmp_path / "a.png")
+    np.testing.assert_array_equal(lines(figure[0].axes[0])["x (2 runs)"].get_xdata(), [100])
+
+
+def test_an_agent_keeps_its_colour_in_every_picture(make_run, figure, tmp_path):
+    run = make_run("a")
+    learning_curves({"x": run}, tmp_path / "a.png")
+    learning_curves({"first": make_run("b"), "y": run}, tmp_path / "b.png")
+    colors = {to_rgba(line.get_color()) for drawn in figure for line in drawn.axes[0].get_lines()}
+    assert colors == {to_rgba(agent_style("sac")[0])}
+    markers = [line.get_marker() for line in figure[1].axes[0].get_lines()]
+    assert len(set(markers)) == 2  # two labels of one agent
+    bandits = {name for name, entry in agents.REGISTRY.items() if "bandits" in entry or "dynlin" in entry}
+    for names in (bandits, set(agents.REGISTRY) - bandits):  # the two kinds never share a picture
+        assert len({agent_style(name) for name in names}) == len(names)
+    assert agent_style("a new one") == agent_style("a new one")
+
+
+def test_metric_panels_have_a_panel_a_metric(make_run, figure, tmp_path):
+    metric_panels({"x": make_run("a")}, tmp_path / "m.png", ["critic_loss"])
+    assert [axes.get_ylabel() for axes in figure[0].axes] == ["critic_loss"]
+    np.testing.assert_array_equal(lines(figure[0].axes[0])["x"].get_ydata(), [1, 2])
+
+
+def test_no_global_state_of_matplotlib_is_touched(make_run, tmp_path):
+    import matplotlib.pyplot as plt
+
+    before, backend = dict(mpl.rcParams), mpl.get_backend()
+    learning_curves({"x": make_run("a")}, tmp_path / "a.png")
+    assert (dict(mpl.rcParams), mpl.get_backend(), plt.get_fignums()) == (before, backend, [])
+
+
+def test_wrong_input_is_named(make_run, tmp_path):
+    run = make_run("a")
+    with pytest.raises(ValueError, match=r"no column 'nope'; it has step, critic_loss"):
+        metric_panels({"x": run}, tmp_path / "a.png", ["nope"])
+    (run / "evaluations.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"evaluations\.csv: not found"):
+        learning_curves({"x": run}, tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_the_command_pools_seeds_and_names_what_differs(make_run, tmp_path, capsys):
+    runs = [make_run("a", seed=0), make_run("b", seed=1), make_run("c", gamma=0.5)]
+    assert group(runs) == {"sac: a": runs[:2], "sac: c": runs[2:]}
+    assert group(runs[:2]) == {"sac": runs[:2]}
+    out = tmp_path / "curve.svg"
+    assert main([*map(str, runs), "--out", str(out)]) == 0
+    assert out.read_text().startswith("<?xml")
+    assert str(out) in capsys.readouterr().out
+    assert main([str(runs[0]), "--metric", "critic_loss", "--out", str(tmp_path / "m.png")]) == 0
+    with pytest.raises(ValueError, match="at least one run"):
+        main([])
+    with pytest.raises(ValueError, match="plot evaluation metrics separately"):
+        main([str(runs[0]), "--metric", "score", "critic_loss"])

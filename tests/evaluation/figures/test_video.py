@@ -1,0 +1,75 @@
+"""Films that really decode, and one clear line where none can be made."""
+
+import os
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+
+from surefoot.envs import EnvConfig
+from surefoot.evaluation.episodes import evaluate
+from surefoot.evaluation.figures import video
+from surefoot.evaluation.figures.video import choose_gl, record_episode
+
+TINY = EnvConfig("InvertedPendulum-v5", max_episode_steps=100, kwargs={"width": 64, "height": 48})
+CAN_DRAW = "DISPLAY" in os.environ or any(video._draws(backend) for backend in ("egl", "osmesa"))
+
+
+def push(obs):
+    return torch.full((len(obs), 1), 0.1)
+
+
+@pytest.mark.skipif(not CAN_DRAW, reason="nothing here can draw: no screen, no EGL, no OSMesa (apt install libegl1)")
+def test_the_film_has_a_frame_a_step_and_moves(tmp_path):
+    out = record_episode(push, TINY, tmp_path / "videos" / "a.mp4", seed=1)
+    frames = iio.imread(out)
+    (length,) = evaluate(push, TINY, episodes=1, seed=1).lengths
+    assert 5 < length < 100
+    assert frames.shape == (length + 1, 48, 64, 3)
+    assert frames[0].std() > 10  # not one colour
+    assert np.abs(frames[-1].astype(float) - frames[0]).max() > 50  # the cart has moved
+    assert [path.name for path in out.parent.iterdir()] == ["a.mp4"]  # no leftovers
+
+
+def test_a_machine_that_cannot_draw_is_told_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "_draws", lambda backend: False)
+    for name in ("DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(OSError, match=r"neither EGL nor OSMesa works; install.*libegl1"):
+        record_episode(push, TINY, tmp_path / "a.mp4", seed=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("working", "chosen"), [({"egl", "osmesa"}, "egl"), ({"osmesa"}, "osmesa")])
+def test_egl_comes_before_osmesa(working, chosen, monkeypatch):
+    monkeypatch.setattr(video, "_draws", lambda backend: backend in working)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "")  # so that the choice is undone after the test
+    monkeypatch.delenv("MUJOCO_GL")
+    choose_gl()
+    assert os.environ["MUJOCO_GL"] == chosen
+
+
+def test_the_users_choice_and_a_screen_are_respected(monkeypatch):
+    monkeypatch.setattr(video, "_draws", lambda backend: pytest.fail("probed"))
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    choose_gl()
+    assert os.environ["MUJOCO_GL"] == "glfw"
+    monkeypatch.delenv("MUJOCO_GL")
+    monkeypatch.setenv("DISPLAY", ":0")
+    choose_gl()
+    assert "MUJOCO_GL" not in os.environ
+
+
+def test_a_probe_that_fails_says_no(monkeypatch):
+    video._draws.cache_clear()
+    monkeypatch.setattr(video, "PROBE", "raise SystemExit(3)")
+    assert not video._draws("egl")
+    video._draws.cache_clear()
+
+
+def test_without_moviepy_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "find_module", lambda name: None)
+    with pytest.raises(ImportError, match=r"surefoot\[video\]"):
+        record_episode(push, TINY, tmp_path / "a.mp4", seed=1)

@@ -1,0 +1,81 @@
+"""Returns of scripted episodes are known exactly, whatever lane runs them."""
+
+import numpy as np
+import pytest
+import torch
+
+from surefoot.envs import EnvConfig
+from surefoot.evaluation import episodes as evaluation
+from surefoot.evaluation.episodes import evaluate
+
+SCRIPTED = EnvConfig("ScriptedReturns-v0")
+
+
+def half(obs):
+    return torch.full((len(obs), 1), 0.5)
+
+
+def expected(seeds):
+    lengths = np.array([seed % 3 + 2 for seed in seeds])
+    return lengths * (np.array(seeds) + 0.5), lengths
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 7, 32])
+def test_episode_i_is_the_one_of_reset_seed_i(lanes):
+    result = evaluate(half, SCRIPTED, episodes=7, seed=4, lanes=lanes)
+    returns, lengths = expected(range(4, 11))
+    np.testing.assert_array_equal(result.returns, returns)  # a second episode of a lane would pay a million
+    np.testing.assert_array_equal(result.lengths, lengths)
+    assert result.score is None
+
+
+def test_every_lane_has_one_row_of_one_call():
+    calls = []
+
+    def act(obs):
+        calls.append(obs.clone())
+        assert torch.is_inference_mode_enabled()
+        return half(obs)
+
+    evaluate(act, SCRIPTED, episodes=5, seed=0)
+    assert len(calls) == 4  # the longest episode, not the sum
+    assert all(obs.shape == (5, 2) for obs in calls)
+    np.testing.assert_array_equal(calls[0][:, 0], [0, 1, 2, 3, 4])
+
+
+def test_same_call_same_bits_and_no_global_randomness():
+    config = EnvConfig("HalfCheetah-v5", max_episode_steps=15)
+    weight = torch.randn(17, 6, generator=torch.Generator().manual_seed(0))
+
+    def act(obs):
+        return torch.tanh(obs @ weight)
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = evaluate(act, config, episodes=3, seed=8)
+    torch.testing.assert_close(torch.get_rng_state(), before, rtol=0, atol=0)
+    second = evaluate(act, config, episodes=3, seed=8)
+    np.testing.assert_array_equal(first.returns, second.returns)
+    other = evaluate(act, config, episodes=3, seed=9)
+    np.testing.assert_allclose(other.returns[:2], first.returns[1:], rtol=1e-5)
+    assert first.returns[0] != first.returns[1]
+    # the constants of D4RL's infos.py
+    np.testing.assert_allclose(first.score, 100 * (first.returns + 280.178953) / (12135.0 + 280.178953))
+
+
+def test_returns_are_summed_in_double_precision():
+    config = EnvConfig("ScriptedReturns-v0", max_episode_steps=1000, kwargs={"endless": True})
+    result = evaluate(lambda obs: torch.full((len(obs), 1), 0.1), config, episodes=1, seed=2**20)
+    # each float32 reward is exact to 1/8; a float32 sum would lose these eighths
+    assert result.returns[0] == 1000 * float(np.float32(2**20 + 0.1))
+
+
+def test_a_task_that_never_ends_is_an_error(monkeypatch):
+    monkeypatch.setattr(evaluation, "LONGEST_EPISODE", 50)
+    with pytest.raises(ValueError, match=r"no end of an episode after 50 steps.*max-episode-steps"):
+        evaluate(half, EnvConfig("ScriptedReturns-v0", kwargs={"endless": True}), episodes=1, seed=0)
+
+
+def test_no_episodes_is_an_error():
+    with pytest.raises(ValueError, match="at least 1"):
+        evaluate(half, SCRIPTED, episodes=0, seed=0)

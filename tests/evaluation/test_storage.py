@@ -1,0 +1,138 @@
+"""Checkpoints: whole or absent, and nothing runs when one is read."""
+
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from sameness import assert_same
+
+from surefoot.evaluation import storage
+
+PAYLOAD = {
+    "tensor": torch.arange(5.0),
+    "optimiser": torch.optim.Adam([torch.zeros(2, requires_grad=True)]).state_dict(),
+    "generator": torch.Generator().get_state(),
+    "nested": {"a": [1, 2.5, None, True, "x"], 3: (1, 2)},
+}
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    storage.save(tmp_path / "a.pt", PAYLOAD)
+    loaded = storage.load(tmp_path / "a.pt")
+    assert loaded.pop("format") == storage.FORMAT
+    assert_same(loaded, PAYLOAD)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_value_that_could_not_be_read_back_is_refused_by_name(tmp_path):
+    import numpy as np
+
+    with pytest.raises(TypeError, match=r"payload\['a'\]\[1\] is a ndarray; checkpoints hold only tensors"):
+        storage.save(tmp_path / "a.pt", {"a": [1, np.zeros(2)]})
+    assert list(tmp_path.iterdir()) == []
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("malicious-was-here",)
+
+
+def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": 1, "agent": Malicious()}, tmp_path / "zip.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Malicious()))
+    for name in ("zip.pt", "plain.pt"):
+        with pytest.raises(ValueError, match=f"{name}: refused"):
+            storage.load(tmp_path / name)
+    assert not (tmp_path / "malicious-was-here").exists()
+
+
+def test_truncated_and_foreign_files_are_refused_in_one_line(tmp_path):
+    storage.save(tmp_path / "whole.pt", PAYLOAD)
+    whole = (tmp_path / "whole.pt").read_bytes()
+    contents = {
+        "half": whole[: len(whole) // 2],
+        "empty": b"",
+        "html": b"<!DOCTYPE html><html>",
+        "noise": b"\x80\x02xyz",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: ") as refused:
+            storage.load(tmp_path / name)
+        assert "\n" not in str(refused.value)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="not a Surefoot checkpoint"):
+        storage.load(tmp_path / "list.pt")
+    with pytest.raises(FileNotFoundError, match=r"absent\.pt: no such checkpoint"):
+        storage.load(tmp_path / "absent.pt")
+
+
+def test_a_newer_format_says_upgrade(tmp_path):
+    torch.save({"format": storage.FORMAT + 1}, tmp_path / "new.pt")
+    with pytest.raises(ValueError, match=r"format 2, this Surefoot reads up to 1; upgrade"):
+        storage.load(tmp_path / "new.pt")
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import torch
+from surefoot.evaluation import storage
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # the kernel refuses to grow a file beyond this
+try:
+    storage.save(Path(sys.argv[1]), {"version": 2, "ballast": torch.zeros(1_000_000)})
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_is_full_leaves_the_previous_checkpoint(tmp_path):
+    path = tmp_path / "a.pt"
+    storage.save(path, {"version": 1})
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True)
+    assert f"{path}: could not be written (" in done.stdout, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert storage.load(path)["version"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"absent/a\.pt: could not be written \(No such file or directory\)"):
+        storage.save(tmp_path / "absent" / "a.pt", {})
+
+
+SAVE_FOREVER = """
+import sys
+from pathlib import Path
+import torch
+from surefoot.evaluation import storage
+torch.set_num_threads(1)
+for version in range(10**6):
+    storage.save(Path(sys.argv[1]), {"a": torch.full((500_000,), version), "b": version})
+    print(version, flush=True)
+"""
+
+
+def test_sigkill_during_saves_leaves_a_whole_checkpoint(tmp_path):
+    """Kill a process that does nothing but save, at random moments; the file is always one of its versions, whole."""
+    path, delay = tmp_path / "a.pt", random.Random(0)
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, "-c", SAVE_FOREVER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()  # the first save is done
+        time.sleep(delay.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        announced = [0, *map(int, process.stdout.read().split())][-1]
+        process.wait()
+        loaded = storage.load(path)
+        assert loaded["b"] >= announced
+        assert bool((loaded["a"] == loaded["b"]).all())
+    storage.remove_leftovers(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]

@@ -1,0 +1,141 @@
+"""The command's numbers: reproducible, in the dynamics that were asked for, with runs as the unit of replication."""
+
+import json
+
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+
+from surefoot.envs import EnvConfig, Physics
+from surefoot.evaluation.episodes import evaluate
+from surefoot.evaluation.policies import load_any
+from surefoot.training.cli import evaluate as commands_evaluate
+from surefoot.training.cli.evaluate import aggregate, main
+
+PENDULUM = EnvConfig("Pendulum-v1")
+
+
+def evaluations(run):
+    return [json.loads(path.read_text()) for path in sorted((run / "evaluations").glob("*.json"))]
+
+
+def without_time(text):
+    return {name: value for name, value in json.loads(text).items() if name not in ("time", "command", "dirty")}
+
+
+def test_the_numbers_are_those_of_evaluate_and_come_again(make_run, tmp_path, capsys):
+    run = make_run("a", seed=2)
+    call = [str(run), "--episodes", "3", "--seeds", "7", "--json", str(tmp_path / "out.json")]
+    assert main(call) == 0
+    table = capsys.readouterr().out
+    (path,) = (run / "evaluations").iterdir()
+    first, first_out = path.read_text(), (tmp_path / "out.json").read_text()
+    assert main(call) == 0
+    assert without_time(path.read_text()) == without_time(first)
+    assert without_time((tmp_path / "out.json").read_text()) == without_time(first_out)
+    record = json.loads(first)
+    expected = evaluate(load_any(run).act, PENDULUM, episodes=3, seed=7).returns
+    assert record["return"]["values"] == expected.tolist()
+    assert record["return"]["mean"] == expected.mean()
+    assert record["score"] is None
+    assert f"{expected.mean():.1f} ± {expected.std():.1f}" in table
+    assert f"{expected.min():.1f}" in table
+    assert "Pendulum-v1: 3 episodes a run" in table
+
+
+def test_dynamics_are_the_runs_own_with_the_options_over_them(make_run):
+    env = EnvConfig("InvertedPendulum-v5", Physics(gravity=3.0), max_episode_steps=20)
+    run = make_run("a", env=env)
+    main([str(run), "--episodes", "1"])
+    main([str(run), "--episodes", "1", "--env.physics.mass", "2.0", "--env.max-episode-steps", "5"])
+    found = {
+        (r["env"]["physics"]["gravity"], r["env"]["physics"]["mass"], r["env"]["max_episode_steps"])
+        for r in evaluations(run)
+    }
+    assert found == {(1.0, 1.0, 20), (1.0, 2.0, 5)}
+
+
+def test_several_runs_get_an_interval_and_one_does_not(make_run, capsys, tmp_path):
+    runs = [make_run(f"r{i}", seed=i) for i in range(3)]
+    out = tmp_path / "out.json"
+    main([*map(str, runs), "--episodes", "2", "--json", str(out)])
+    (group,) = json.loads(out.read_text())["aggregate"]
+    means = [record["return"]["mean"] for record in json.loads(out.read_text())["results"]]
+    assert (group["agent"], group["unit"], group["tasks"], group["runs"]) == ("sac", "return", 1, 3)
+    np.testing.assert_allclose(group["iqm"]["value"], np.mean(means))  # three values: nothing is cut
+    low, high = group["mean"]["interval"]
+    assert min(means) <= low < np.mean(means) < high <= max(means)
+    assert "95% stratified bootstrap" in capsys.readouterr().out
+
+
+def record(agent, env_id, value, score):
+    return {"agent": agent, "env": {"id": env_id}, "return": {"mean": value}, "score": score and {"mean": score}}
+
+
+def test_tasks_are_strata_for_scores_and_rows_for_returns():
+    scored = [record("h2o", "A", 1.0, 10.0), record("h2o", "A", 2.0, 20.0), record("h2o", "B", 9.0, 60.0)]
+    (group,) = aggregate(scored)
+    assert (group["unit"], group["tasks"], group["runs"]) == ("score", 2, 3)
+    assert group["mean"] == {"value": 30.0, "interval": None}  # task B has a single run
+    first, second = aggregate([record("h2o", "A", 1.0, 10.0), *[record("h2o", "B", v, None) for v in (3.0, 3.0)]])
+    assert (first["unit"], first["mean"]) == ("return", {"value": 1.0, "interval": None})
+    assert second["mean"] == {"value": 3.0, "interval": [3.0, 3.0]}
+
+
+def test_a_single_run_is_said_to_have_no_interval(make_run, capsys):
+    one, other = make_run("a"), make_run("b", env=EnvConfig("InvertedPendulum-v5"))
+    main([str(one), str(other), "--episodes", "1"])
+    assert capsys.readouterr().out.count("none: a single run") == 2
+
+
+def test_an_archive_needs_its_flag_and_its_task(tmp_path):
+    archive = tmp_path / "model.zip"
+    sb3.SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}, device="cpu", buffer_size=10).save(archive)
+    with pytest.raises(ValueError, match="--allow-pickle"):
+        main([str(archive), "--env.id", "Pendulum-v1"])
+    with pytest.raises(ValueError, match=r"which task it was trained on; add --env\.id"):
+        main([str(archive), "--allow-pickle"])
+    assert main([str(archive), "--allow-pickle", "--env.id", "Pendulum-v1", "--episodes", "1"]) == 0
+    (found,) = tmp_path.glob("model-Pendulum-v1-*.json")
+    assert json.loads(found.read_text())["agent"] == "sb3-sac"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--env.id", "InvertedPendulum-v5"],
+            r"observations \(3,\) to actions \(1,\), but InvertedPendulum-v5 has .*\(4,\)",
+        ),
+        (["--episodes", "0"], "at least 1"),
+        (["--seeds", "1", "5"], "share start states"),
+        (["--seeds", "-1"], "from 0 on"),
+        (["--checkpoint", "7"], "no checkpoint '7'; available: 100"),
+        (["--device", "cuda:9"], "cuda:9"),
+    ],
+)
+def test_wrong_input_is_named(make_run, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        main([str(make_run("a")), *options])
+
+
+def test_a_run_given_twice_would_count_twice(make_run):
+    run = make_run("a")
+    with pytest.raises(ValueError, match="given twice"):
+        main([str(run), str(run.parent / "." / run.name)])
+    with pytest.raises(ValueError, match="at least one run"):
+        main([])
+
+
+def test_video_is_written_into_the_run(make_run, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        commands_evaluate, "record_episode", lambda act, task, out, **rest: asked.append((task, out, rest))
+    )
+    run = make_run("a")
+    main([str(run), "--episodes", "1", "--seeds", "4", "--video"])
+    ((task, out, rest),) = asked
+    assert task.id == "Pendulum-v1"
+    assert out.parent == run / "videos"
+    assert rest["seed"] == 4
+    assert "video: " in capsys.readouterr().out

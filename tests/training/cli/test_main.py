@@ -1,0 +1,188 @@
+"""The command line: help, errors in one line, and the doors to the other commands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from surefoot import agents
+from surefoot.evaluation import policy_files
+from surefoot.training.cli import main as cli
+from surefoot.training.cli.train import parse
+from surefoot.training.runs import folder as run_folder
+
+TASK = ("--env.id", "surefoot/Pendulum-v0", "--env.max-episode-steps", "10", "--eval.episodes", "2")
+
+
+def train(*arguments: object) -> int:
+    return cli.main(["train", *map(str, arguments)])
+
+
+def test_train_help_lists_agents_with_their_summaries(capsys, monkeypatch):
+    monkeypatch.setattr(agents, "REGISTRY", {"sac": agents.REGISTRY["sac"]})
+    assert train("--help") == 0
+    out = capsys.readouterr().out
+    assert "  sac        Soft Actor-Critic" in out
+    assert train() == 2
+
+
+def test_every_agent_has_a_summary_that_help_finds_without_importing_it():
+    for name, entry in agents.REGISTRY.items():
+        if name != "fake":
+            assert len(cli._summary(name)) > 10, entry
+
+
+def test_top_level_help_and_version(capsys):
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("train", "evaluate", "data", "plot", "solve"))
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("surefoot 0.")
+    assert cli.main(["fly"]) == 2
+    assert "unknown command 'fly'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["evaluate", "data", "plot", "solve"])
+def test_every_command_has_help(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def test_agent_help_documents_every_field(capsys):
+    assert train("fake", "--help") == 0
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for text in (
+        "a random walk, for tests",
+        "--agent.scale FLOAT Size of one step of the walk.",
+        "--preset",
+        "--config",
+    ):
+        assert text in out
+    for text in (
+        "--resume",
+        "--env.physics.gravity",
+        "--eval.episodes INT Episodes of one evaluation.",
+        "--data.source",
+    ):
+        assert text in out
+
+
+def test_options_lie_over_the_preset(tmp_path):
+    preset = tmp_path / "p.yaml"
+    preset.write_text("steps: 77\nagent: {scale: 2e-1, env_steps: 5}\n")
+    options = ["--preset", str(preset), "--agent.scale", "0.5", "--env.physics.gravity", "2.0", "--logger", "wandb"]
+    name, launch = parse(["fake", *options])
+    config = launch.run
+    assert (name, config.steps, config.agent.scale, config.agent.env_steps) == ("fake", 77, 0.5, 5)
+    assert (config.env.physics.gravity, config.logger) == (2.0, ("wandb",))
+
+
+@pytest.mark.parametrize(
+    ("word", "number"), [("1e3", 1000), ("2.5e3", 2500), ("1_000", 1000), ("9007199254740993", 2**53 + 1)]
+)
+def test_whole_numbers_may_be_written_as_in_a_preset(word, number):
+    assert parse(["fake", "--steps", word])[1].run.steps == number
+    assert parse(["sac", "--agent.hidden", "64", word])[1].run.agent.hidden == (64, number)
+
+
+def test_a_resolved_config_starts_the_same_run_again(tmp_path):
+    assert train("fake", *TASK, "--steps", 9, "--agent.scale", 0.3, "--out", tmp_path, "--name", "a") == 0
+    assert train("--config", tmp_path / "a" / "config.yaml", "--out", tmp_path, "--name", "b") == 0
+    one, other = ((tmp_path / name / "config.yaml").read_text() for name in "ab")
+    assert one == other
+    assert yaml.safe_load(one)["agent"]["scale"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("who",), "unknown agent 'who'; choose one of "),
+        (("--steps", 3), "say which agent to train"),
+        (("fake", "--preset", "nope"), "no preset 'nope' for fake; available: none"),
+        (("fake", "--config", "absent.yaml"), "absent.yaml: no such file"),
+        (("fake", "--config", "a", "--preset", "b"), "--config does not go with --preset or --resume"),
+        (("fake", "--resume", "absent"), "absent: not a run folder (no config.yaml)"),
+        (("fake", "--steps", -3), "steps is -3; it must be positive"),
+        (("fake", "--steps", 0), "steps is 0; it must be positive"),
+        (("fake", "--device", "cuda:99"), "device cuda:99 was asked for, but PyTorch sees"),
+        (("fake", "--env.id", "Nope-v3"), "unknown environment 'Nope-v3'"),
+        (("sac", "--env.id", "CartPole-v1"), "continuous (Box) action space"),
+        (("fake", "--beside", "sac/nope"), "no preset 'nope' for sac"),
+        (("fake", *TASK, "--data.source", "absent.hdf5"), "absent.hdf5"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train(*arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("surefoot: error: ")
+    assert says in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--agent.scales", 3), ("--steps", "many"), ("--steps", "1.5"), ("--steps", "inf"), ("--eval.episodes", -1)],
+)
+def test_wrong_options_show_what_was_meant_and_exit_code_2(arguments, capsys):
+    assert train("fake", *arguments) == 2
+    assert str(arguments[0]).lstrip("-").replace(".episodes", "") in capsys.readouterr().err
+
+
+def test_debug_shows_where_an_error_comes_from(monkeypatch):
+    monkeypatch.setenv("SUREFOOT_DEBUG", "1")
+    with pytest.raises(ValueError, match="unknown agent"):
+        train("who")
+
+
+def test_an_error_inside_training_keeps_its_traceback(tmp_path):
+    with pytest.raises(ValueError, match="fails as it was told to"):
+        train("fake", *TASK, "--agent.fail-at", 2, "--out", tmp_path)
+
+
+def test_resume_takes_agent_and_settings_from_the_run(tmp_path, capsys):
+    run = tmp_path / "a"
+    assert train("fake", *TASK, "--steps", 9, "--out", tmp_path, "--name", "a") == 0
+    assert train("--resume", run) == 0
+    assert f"{run} is finished; --steps more than 9 goes on with it" in capsys.readouterr().out
+    assert train("fake", "--resume", run, "--steps", 12) == 0
+    assert policy_files.checkpoint_steps(run) == [9, 12]
+    for wrong, says in [
+        (("sac",), f"{run} is of fake, not of sac"),
+        (("fake", "--env.id", "Pendulum-v1"), "env.id was 'surefoot/Pendulum-v0', not 'Pendulum-v1'"),
+        (("fake", "--preset", "demo"), "started from preset None, not demo; leave --preset out"),
+    ]:
+        assert train(*wrong, "--resume", run) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_an_existing_folder_is_not_written_over(tmp_path, capsys):
+    arguments = ("fake", *TASK, "--steps", 9, "--out", tmp_path, "--name", "a")
+    assert train(*arguments) == 0
+    assert train(*arguments) == 2
+    assert f"--resume {tmp_path / 'a'}, or choose another --name" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_while_training_is_one_line(tmp_path, command):
+    """The kernel refuses to grow a file beyond 400 kB: the padding of the second checkpoint does not fit."""
+    import resource
+
+    arguments = (*TASK, "--steps", 9, "--agent.padding", 200_000, "--out", tmp_path, "--name", "a")
+    process = command(
+        "train", "fake", *arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+    )
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    last = err.splitlines()[-1]
+    assert last.startswith(f"surefoot: error: {tmp_path}/a/checkpoints/step-000000009.pt: could not be written (")
+    assert run_folder.read_meta(tmp_path / "a")["status"] == "failed"
+
+
+def test_train_py_is_the_same_door():
+    door = Path(__file__).resolve().parents[3] / "train.py"
+    done = subprocess.run([sys.executable, str(door), "who"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "unknown agent 'who'" in done.stderr

@@ -1,0 +1,68 @@
+"""Ctrl-C, SIGTERM and SIGKILL on a real process, and going on afterwards."""
+
+import os
+import signal
+import time
+
+import pytest
+from sameness import assert_same_run
+from waiting import wait_until
+
+from surefoot.evaluation import policy_files
+from surefoot.training.cli.main import main
+from surefoot.training.runs import folder as run_folder
+
+TASK = ("--env.id", "surefoot/Pendulum-v0", "--env.max-episode-steps", "10", "--eval.episodes", "1")
+RUN = ("train", "fake", *TASK, "--steps", "600", "--eval.every", "150", "--log-every", "14", "--checkpoint-every", "30")
+SLOW = os.environ | {"FAKE_PAUSE": "0.01"}  # two seconds, enough to be interrupted in
+
+
+def wait_for_rows(run, number):
+    wait_until(lambda: (run / "metrics.csv").read_text().count("\n") > number)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on_and_the_run_is_the_same(tmp_path, command, number, code):
+    process = command(*RUN, "--out", tmp_path, "--name", "parts", env=SLOW)
+    wait_for_rows(tmp_path / "parts", 2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    step = policy_files.checkpoint_steps(tmp_path / "parts")[-1]
+    assert 0 < step < 600
+    assert f"stopped at step {step}; go on with: " in out
+    assert out.rstrip().endswith(f"train fake --resume {tmp_path / 'parts'}")
+    assert run_folder.read_meta(tmp_path / "parts")["status"] == "interrupted"
+    assert_goes_on_as_if_nothing_had_happened(tmp_path)
+
+
+def test_sigkill_leaves_a_run_that_goes_on(tmp_path, command):
+    process = command(*RUN, "--out", tmp_path, "--name", "parts", env=SLOW)
+    wait_for_rows(tmp_path / "parts", 6)
+    process.kill()
+    process.communicate()
+    assert run_folder.read_meta(tmp_path / "parts")["status"] == "running"
+    assert_goes_on_as_if_nothing_had_happened(tmp_path)
+
+
+def assert_goes_on_as_if_nothing_had_happened(folder):
+    assert main(["train", "--resume", str(folder / "parts")]) == 0
+    assert main([*RUN, "--out", str(folder), "--name", "straight"]) == 0
+    assert_same_run(folder / "straight", folder / "parts", 600)
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path, command):
+    env = os.environ | {"FAKE_PAUSE": "20"}
+    process = command(*RUN, "--log-every", "1", "--out", tmp_path, "--name", "run", env=env)
+    wait_until(
+        lambda: '"status": "running"' in (tmp_path / "run" / "meta.json").read_text()
+    )  # and a little later in its first agent step
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 10
+    assert policy_files.checkpoint_steps(tmp_path / "run") == []

@@ -1,0 +1,415 @@
+"""The report: which runs are found, how they are grouped, its numbers, and the page in a real browser."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from surefoot.envs import EnvConfig, Physics
+from surefoot.training.cli.main import main
+from surefoot.training.config.describe import describe
+from surefoot.training.config.presets import default_config, load_preset
+from surefoot.training.config.run import RunConfig
+from surefoot.training.report.data import gather, name_methods, read_run
+from surefoot.training.report.figures import style_of
+from surefoot.training.report.numbers import changes, final_values, grid_map, improvements, numbers, worlds
+from surefoot.training.report.page import page
+from surefoot.training.runs import folder as run_folder
+
+PENDULUM = EnvConfig("Pendulum-v1")
+
+
+def write_run(
+    folder, agent="sac", returns=((100, 1.0), (200, 3.0)), seed=0, env=PENDULUM, status="finished", scores=False
+):
+    """Write a run folder as a run of that agent would: two episodes an evaluation, 1 above and 1 below the return."""
+    config = replace(default_config(agent), env=env, seed=seed, steps=200)
+    run_folder.create(folder, agent, config, None)
+    run_folder.mark(folder, status, 120.0)
+    with (folder / "evaluations.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["step", "env_steps", "updates", "episode", "episode_return", "length", "score"])
+        rows.writerows([s, s, s, i, v + 2 * i - 1, 9, v * 10 if scores else ""] for s, v in returns for i in range(2))
+    (folder / "metrics.csv").write_text("step,seconds\n100,20\n200,50\n")
+    return folder
+
+
+def measured(folder, gravity, friction, values):
+    """Write what `surefoot evaluate` would of one world."""
+    env = {**vars(PENDULUM), "physics": {**vars(Physics()), "gravity": gravity, "friction": friction}}
+    record = {"env": env, "return": {"mean": float(np.mean(values)), "values": list(values)}}
+    (folder / "evaluations").mkdir(exist_ok=True)
+    (folder / "evaluations" / f"{gravity}-{friction}.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def two_agents(tmp_path):
+    """Write three seeds of SAC and two of SB3's, where SAC is better in 5 of 6 pairs and one pair ties."""
+    for seed, final in enumerate((3.0, 5.0, 7.0)):
+        write_run(tmp_path / f"sac{seed}", "sac", ((100, 10.0), (200, final)), seed)
+    for seed, final in enumerate((2.0, 3.0)):
+        write_run(tmp_path / f"sb3{seed}", "sb3-sac", ((100, 0.0), (200, final)), seed)
+    return tmp_path
+
+
+def found(root, metric, method="sac"):
+    (figure,) = [f for f in numbers(gather([root])) if (f.metric, f.method) == (metric, method)]
+    return figure
+
+
+# --- what is found ----------------------------------------------------------------------------------------------------
+
+
+def test_the_final_and_the_best_evaluation_of_each_seed_make_the_numbers(two_agents):
+    final, best = found(two_agents, "final return"), found(two_agents, "best return")
+    assert (final.value, final.seeds, final.begun) == (5.0, 3, 3)  # IQM of 3: the mean
+    assert final.interval == (3.0, 7.0)  # the 2.5% quantile of resampled means: (1/3)³ of them are 3 → 3.7% ≥ 2.5%
+    assert best.value == 10.0
+    assert found(two_agents, "speed").value == 4.0
+    assert found(two_agents, "time").value == 2.0
+
+
+def test_one_seed_has_a_number_and_no_interval(tmp_path):
+    write_run(tmp_path / "one")
+    figure = found(tmp_path, "final return")
+    assert (figure.value, figure.interval, figure.seeds) == (3.0, None, 1)
+    findings = gather([tmp_path])
+    assert "1 seed: no interval" in page(findings, numbers(findings))
+
+
+def test_episodes_never_count_as_seeds(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / str(seed), seed=seed)
+    assert found(tmp_path, "final return").interval == (3.0, 3.0)  # the two runs agree; their episodes do not
+
+
+def test_unfinished_runs_are_told_and_not_counted(two_agents):
+    write_run(two_agents / "sac9", "sac", ((100, 1000.0),), 9, status="failed")
+    figure = found(two_agents, "final return")
+    assert (figure.value, figure.seeds, figure.begun) == (5.0, 3, 4)
+    findings = gather([two_agents])
+    assert [(loss.name, loss.status) for loss in findings.losses] == [("sac9", "failed")]
+    text = page(findings, numbers(findings))
+    assert "3 of 4" in text
+    assert "sac9: failed" in text
+
+
+def test_failures_of_a_sweep_are_shown_with_the_end_of_their_log(tmp_path):
+    write_run(tmp_path / "many" / "runs" / "good")
+    write_run(tmp_path / "many" / "runs" / "bad", seed=1, status="failed")
+    (tmp_path / "many" / "sweep.yaml").write_text("agents: [sac]\n")
+    told = {name: {"tries": 3, "end_of_log": f"<oh> {name}"} for name in ("bad", "never")}
+    (tmp_path / "many" / "failures.json").write_text(json.dumps(told))
+    for root in (tmp_path, tmp_path / "many"):
+        findings = gather([root])
+        assert [loss.status for loss in findings.losses] == ["failed after 3 tries", "failed 3 times before it began"]
+        assert "&lt;oh&gt; never" in page(findings, numbers(findings))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("meta.json", "{"),
+        ("config.yaml", "agent_name: nope\n"),
+        ("config.yaml", "agent_name: sac\nsteps: much\n"),
+        ("evaluations.csv", "step,episode_return,score\n1,x,\n"),
+        ("evaluations.csv", "step,env_steps\n"),
+        ("metrics.csv", None),
+    ],
+)
+def test_a_damaged_run_is_skipped_and_named(two_agents, name, content):
+    bad = write_run(two_agents / "bad", seed=9)
+    (bad / name).unlink() if content is None else (bad / name).write_text(content)
+    findings = gather([two_agents])
+    assert [one.folder.name for one in findings.skipped] == ["bad"]
+    assert len(findings.runs) == 5
+    assert escape_free(findings.skipped[0].reason) in page(findings, numbers(findings))
+
+
+def escape_free(text):
+    """Return the start of a text up to what HTML would write otherwise."""
+    return re.split(r"[&<>'\"]", text)[0]
+
+
+def test_every_run_counts_once_and_companions_are_runs_too(two_agents):
+    shutil.move(two_agents / "sac2", two_agents / "sb30" / "beside" / "sac2")
+    assert len(gather([two_agents, two_agents / "sac0", two_agents / "." / "sb30"]).runs) == 5
+
+
+def test_no_run_at_all_is_an_error(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert main(["report", str(tmp_path / "absent")]) == 2
+    assert main(["report"]) == 2
+    err = capsys.readouterr().err
+    assert "no run in" in err
+    assert "no such folder" in err
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def test_training_in_many_worlds_is_another_method(tmp_path):
+    for i, uncertainty in enumerate((None, "pendulum-2")):
+        folder = write_run(tmp_path / str(i), seed=i)
+        config = replace(run_folder.read_config(folder)[1], uncertainty=uncertainty)
+        run_folder.write_config(folder, "sac", config)
+    methods = gather([tmp_path]).methods
+    assert [method.label for method in methods] == ["sac, uncertainty None", "sac, uncertainty pendulum-2"]
+
+
+def test_methods_are_told_apart_by_what_differs_and_keep_their_agents_colour(tmp_path):
+    runs = []
+    for i, gamma in enumerate((0.9, 0.99, 0.99)):
+        folder = write_run(tmp_path / str(i), seed=i)
+        config = default_config("sac")
+        config = replace(config, agent=replace(config.agent, gamma=gamma), env=PENDULUM, seed=i, steps=200)
+        run_folder.write_config(folder, "sac", config)
+        runs.append(read_run(folder))
+    methods = list(name_methods(runs).values())
+    assert [method.label for method in methods] == ["sac, gamma 0.9", "sac, gamma 0.99"]
+    one, other = map(style_of, methods)
+    assert one[0] == other[0]
+    assert one[1:] != other[1:]
+
+
+def test_training_worlds_are_tasks_of_their_own(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", env=replace(PENDULUM, physics=Physics(gravity=2.0)))
+    tasks = gather([tmp_path]).tasks
+    assert tasks == ("Pendulum-v1", "Pendulum-v1, gravity 2.0; evaluated in the stock dynamics")
+
+
+def test_settings_are_shown_as_a_difference_to_the_defaults(tmp_path):
+    run = read_run(write_run(tmp_path / "a", seed=5))
+    assert changes(run) == {"env.id": ("HalfCheetah-v5", "Pendulum-v1"), "steps": (1_000_000, 200)}
+
+
+# --- numbers between methods ------------------------------------------------------------------------------------------
+
+
+def test_the_probability_of_improvement_counts_pairs_and_halves_ties(two_agents):
+    (pair,) = improvements(gather([two_agents]))
+    assert (pair.ours, pair.theirs, pair.tasks, pair.seeds) == ("sac", "sb3-sac", 1, (3, 2))
+    assert pair.probability.value == pytest.approx(5.5 / 6)
+    low, high = pair.probability.interval
+    assert 0.5 <= low < 5.5 / 6 < high == 1.0
+
+
+def test_scores_are_used_across_tasks_only_where_every_run_has_one(tmp_path):
+    other = replace(PENDULUM, max_episode_steps=7)
+    for seed in range(2):
+        write_run(tmp_path / f"a{seed}", seed=seed, scores=True)
+        write_run(tmp_path / f"b{seed}", seed=seed, env=other, returns=((200, 5.0 + seed),), scores=True)
+    findings = gather([tmp_path])
+    assert final_values(findings)[0] == "score"
+    (pooled,) = [f for f in numbers(findings) if f.task == "all its 2 tasks"]
+    assert (pooled.value, pooled.seeds, pooled.begun) == (40.0, 4, 4)  # IQM of 30, 30, 50, 60
+    write_run(tmp_path / "c", "sb3-sac")
+    findings = gather([tmp_path])
+    assert final_values(findings)[0] == "return"
+    assert not [f for f in numbers(findings) if f.task.startswith("all its")]  # returns of tasks are not comparable
+
+
+def test_a_world_that_not_every_run_was_measured_in_is_no_number(tmp_path):
+    for seed in range(2):
+        measured(write_run(tmp_path / str(seed), seed=seed), 2.0, 1.0, [1.0, 2.0])
+    measured(tmp_path / "0", 3.0, 1.0, [1.0, 2.0])
+    tails = [figure.metric for figure in numbers(gather([tmp_path])) if figure.metric.startswith("CVaR")]
+    assert len(tails) == 1
+    assert "gravity 2.0" in tails[0]
+
+
+def test_measurements_in_other_worlds_become_tails_and_a_heat_map(tmp_path):
+    for seed in range(2):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        for gravity, friction in ((1.0, 1.0), (2.0, 1.0), (2.0, 0.5)):
+            measured(run, gravity, friction, np.arange(20.0) + 10 * gravity + seed)
+        (run / "evaluations" / "grid.json").write_text("[1, 2]")  # of another kind: passed by
+    (cell,) = gather([tmp_path]).cells
+    names, table, rows, columns = worlds(cell)
+    assert cell.runs[0].grids == {}
+    assert (names, rows, columns) == (("gravity", "friction"), [1.0, 2.0], [0.5, 1.0])
+    np.testing.assert_allclose(table, [[np.nan, 20.0], [30.0, 30.0]])
+    figure = found(tmp_path, f"CVaR 0.1 in {describe({**vars(PENDULUM), 'physics': vars(Physics())})}")
+    assert (figure.value, figure.seeds) == (
+        pytest.approx(11.0),
+        2,
+    )  # worst two of 20 from 10 and 11 on, then both seeds
+
+
+def test_grids_become_worst_cases_averages_and_heat_maps(tmp_path):
+    for seed in range(2):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        points = [{"at": {}, "mean": float(10 * i + seed)} for i in range(6)]
+        record = {"set": "mine", "grid": "closed", "n": 3, "axes": {"mass": [1.0, 2.0], "wind": [0.0, 1.0, 2.0]}}
+        record |= {"table": points, "worst": {"mean": float(seed)}, "average": 25.0 + seed}
+        (run / "evaluations").mkdir()
+        (run / "evaluations" / "grid.json").write_text(json.dumps(record))
+    worst, average = (found(tmp_path, f"{what} over mine (closed, n=3)") for what in ("worst case", "average"))
+    assert (worst.value, worst.interval, worst.seeds, average.value) == (0.5, (0.0, 1.0), 2, 25.5)
+    findings = gather([tmp_path])
+    world = grid_map(findings.cells[0], "mine (closed, n=3)")
+    assert (world.names, world.rows, world.columns) == (("mass", "wind"), [1.0, 2.0], [0.0, 1.0, 2.0])
+    np.testing.assert_allclose(world.table, [[0.5, 10.5, 20.5], [30.5, 40.5, 50.5]])
+    assert "sac: mine (closed, n=3); worst 0.5, 2 seeds" in page(findings, numbers(findings))
+
+
+def test_objectives_show_what_was_promised_and_what_was_reached(tmp_path):
+    for seed in range(2):
+        run = write_run(tmp_path / str(seed), agent="dhn", seed=seed)
+        own = {"run": "dhn", "objective": "cvar(0.1)", "value": 2.0 + seed, "promised": 4.0}
+        companion = {"run": "qr-dqn", "objective": "mean", "value": 9.0, "promised": 9.0}
+        (run / "objectives.json").write_text(json.dumps([own, companion]))
+        later = {"objective": "target(3)", "value": 1.0, "promised": 2.0 + seed}
+        record = {"env": vars(PENDULUM) | {"physics": vars(Physics())}, "objectives": ["target(3)"], "results": [later]}
+        (run / "evaluations").mkdir()
+        (run / "evaluations" / "later.json").write_text(json.dumps(record))
+    world = describe(vars(PENDULUM) | {"physics": vars(Physics())})
+    for name, expected in (
+        ("cvar(0.1)", {"reached": 2.5, "promised": 4.0}),
+        ("target(3)", {"reached": 1.0, "promised": 2.5}),
+    ):
+        for figure, value in expected.items():
+            number = found(tmp_path, f"{name} in {world}, {figure}", "dhn")
+            assert (number.value, number.seeds, number.unit) == (value, 2, "discounted reward")
+    findings = gather([tmp_path])
+    assert not [figure for figure in numbers(findings) if figure.metric.startswith("mean")]
+    assert f"cvar(0.1) in {world}, reached" in page(findings, numbers(findings))
+
+
+def test_bandits_are_measured_by_the_regret_of_their_replicates(tmp_path):
+    for agent, exponent in (("linucb", 1.0), ("dynlin-ucb", 0.5)):
+        config = load_preset(agent, "s1")
+        config = RunConfig(config.agent, replace(config.env, num_envs=3), steps=1000)
+        folder = tmp_path / agent
+        run_folder.create(folder, agent, config, "s1")
+        run_folder.mark(folder, "finished", 6.0)
+        for name in ("evaluations", "metrics"):
+            (folder / f"{name}.csv").write_text("step,seconds,episode_return,score\n")
+        rounds = np.array([1, 10, 100, 300, 1000])
+        np.savez(folder / "regret.npz", rounds=rounds, regret=rounds[:, None] ** exponent * np.array([1.0, 2.0, 3.0]))
+    figure = found(tmp_path, "final regret", "linucb")
+    assert (figure.value, figure.seeds, figure.begun) == (2000.0, 3, 3)
+    findings = gather([tmp_path])
+    text = page(findings, numbers(findings))
+    assert "slope 0.50" in text
+    assert "slope 1.00" in text
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_report(two_agents):
+    """Write a page with every kind of figure, a failure and a damaged run; return it."""
+    for i, run in enumerate(sorted(two_agents.glob("sac*"))):
+        for gravity, friction in ((1.0, 1.0), (2.0, 1.0), (2.0, 0.5), (1.0, 0.5)):
+            measured(run, gravity, friction, np.arange(20.0) + 10 * gravity + i)
+    write_run(two_agents / "sac9", seed=9, status="failed")
+    (write_run(two_agents / "bad", seed=8) / "meta.json").write_text("{")
+    assert main(["report", str(two_agents), "--out", str(two_agents / "out" / "page.html")]) == 0
+    return two_agents / "out" / "page.html"
+
+
+def test_the_page_is_one_file_that_fetches_nothing(full_report):
+    text = full_report.read_text()
+    assert "<script" not in text
+    assert not re.findall(r"(?:src|href)=\"(?!#|data:image/png)[^\"]*\"", text)
+    assert not re.findall(r"url\((?!#)", text)
+    assert "default-src 'none'" in text
+    assert text.count("<figure>") >= 4
+    names = re.findall(r'\bid="([^"]*)"', text)
+    shared = {name for name in names if names.count(name) > 1}
+    definitions = {name: set(re.findall(rf'<(?:path|clipPath) id="{name}"[^>]*>', text)) for name in shared}
+    assert all(len(kinds) == 1 for kinds in definitions.values())  # the same name never means two things
+
+
+def test_the_csv_holds_every_number_and_empty_cells_for_missing_intervals(full_report, two_agents):
+    write_run(two_agents / "lone", "sb3-td3")
+    assert main(["report", str(two_agents), "--out", str(full_report)]) == 0
+    with full_report.with_suffix(".csv").open(newline="") as file:
+        rows = {(row["method"], row["metric"]): row for row in csv.DictReader(file)}
+    final = rows["sac", "final return"]
+    assert (final["value"], final["low"], final["high"], final["seeds"], final["begun"]) == (
+        "5.0",
+        "3.0",
+        "7.0",
+        "3",
+        "4",
+    )
+    lone = rows["sb3-td3", "final return"]
+    assert (lone["low"], lone["high"], lone["seeds"]) == ("", "", "1")
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Start headless Chromium and return a function that sends it one command and collects its events."""
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium; Debian's package has it")
+    client = pytest.importorskip("websockets.sync.client")
+    call = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    process = subprocess.Popen(
+        [*call, f"--user-data-dir={tmp_path / 'profile'}", "about:blank"], stderr=subprocess.PIPE, text=True
+    )
+    address = next(line.split()[-1] for line in process.stderr if "DevTools listening on" in line)
+    with client.connect(address, max_size=None) as socket:
+        yield Browser(socket)
+    process.terminate()
+    process.wait()
+
+
+class Browser:
+    """Chromium's DevTools protocol, as much of it as is needed."""
+
+    def __init__(self, socket):
+        self.socket, self.events, self.number, self.session = socket, [], 0, None
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Log", "Runtime"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method, **params):
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        self.socket.send(json.dumps(message | ({"sessionId": self.session} if self.session else {})))
+        while (answer := self.receive()).get("id") != self.number:
+            pass
+        return answer["result"]
+
+    def receive(self):
+        answer = json.loads(self.socket.recv(timeout=60))
+        self.events.append(answer)
+        return answer
+
+    def open(self, path, width, height):
+        self.events.clear()
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
+        self.send("Page.navigate", url=path.as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.receive()
+
+    def value_of(self, expression):
+        return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
+
+    def told(self, *methods):
+        return [event["params"] for event in self.events if event.get("method") in methods]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_a_browser_shows_every_figure_and_asks_for_nothing(full_report, browser, width, height):
+    browser.open(full_report, width, height)
+    sizes = browser.value_of(
+        "[...document.querySelectorAll('figure > svg')].map(s => s.getBoundingClientRect().toJSON())"
+    )
+    assert len(sizes) >= 4
+    assert all(box["width"] > 200 and box["height"] > 50 for box in sizes)
+    assert browser.value_of("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways but tables
+    asked = [request["request"]["url"] for request in browser.told("Network.requestWillBeSent")]
+    assert [url for url in asked if not url.startswith("data:image/png")] == [full_report.as_uri()]
+    assert browser.told("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []

@@ -1,0 +1,106 @@
+"""The run folder: found by name, movable, and enough to evaluate from."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from fake_agent import FakeConfig
+
+from surefoot.evaluation import policy_files, storage
+from surefoot.evaluation.storage import save
+from surefoot.offline_data import load as load_data
+from surefoot.training.loop.setup import resume
+from surefoot.training.runs import folder as run_folder
+from surefoot.training.session import train
+
+
+@pytest.fixture
+def run(tmp_path, tiny):
+    return train("fake", tiny, out=tmp_path, name="run")
+
+
+def test_a_moved_folder_gives_the_policy_of_each_checkpoint(run, tmp_path):
+    moved = tmp_path / "elsewhere" / "moved"
+    shutil.copytree(run, moved)
+    shutil.rmtree(run)
+    latest = policy_files.load_policy(moved)
+    assert (latest.agent_name, latest.step, latest.agent_config) == ("fake", 60, FakeConfig())
+    generator = torch.Generator().manual_seed(0)
+    walk = sum(0.1 * torch.randn(1, 3, generator=generator) for _ in range(20))
+    obs = torch.tensor([[1.0, 2.0, 3.0]])
+    torch.testing.assert_close(latest.policy.act(obs), (obs @ walk.T).tanh())
+    assert policy_files.load_policy(moved, 42).step == policy_files.load_policy(moved, "42").step == 42
+    assert policy_files.load_policy(moved, "best").step in (27, 51, 60)
+    assert policy_files.load_policy(moved / "checkpoints" / "best.pt").agent_name == "fake"
+
+
+def test_an_absent_checkpoint_lists_those_there_are(run):
+    with pytest.raises(FileNotFoundError, match="no checkpoint 7; available: 42, 60, best"):
+        policy_files.load_policy(run, 7)
+    with pytest.raises(FileNotFoundError, match=r"not a run folder \(no checkpoints folder\)$"):
+        policy_files.load_policy(run / "plots")
+    with pytest.raises(FileNotFoundError, match=f"no checkpoints folder.; it holds runs, such as .*{run.name}$"):
+        policy_files.load_policy(run.parent)
+
+
+def test_a_training_checkpoint_is_not_a_policy(run, tmp_path):
+    with pytest.raises(ValueError, match="no policy in it; give the run folder"):
+        policy_files.load_policy(policy_files.checkpoint_path(run, "step", 60))
+    save(tmp_path / "other.pt", {"policy": {}, "agent_name": "sacc", "config": {"agent_name": "sacc"}})
+    with pytest.raises(ValueError, match="unknown agent 'sacc'"):
+        policy_files.load_policy(tmp_path / "other.pt")
+
+
+def test_spaces_come_back_as_they_were(run):
+    from surefoot.envs import spaces_of
+
+    stored = storage.load(run / "checkpoints" / "best.pt")["spaces"]
+    observation, action = spaces_of(run_folder.read_config(run)[1].env)
+    for space, plain in ((observation, stored["observation"]), (action, stored["action"])):
+        back = policy_files._space_from_plain(plain)
+        assert back == space
+        np.testing.assert_array_equal(back.low, space.low)
+
+
+def test_an_existing_run_is_never_written_over(run, tiny, tmp_path):
+    before = sorted(path.name for path in run.rglob("*"))
+    with pytest.raises(FileExistsError, match=f"{run}: not empty; go on with that run by --resume {run}, or choose"):
+        train("fake", tiny, out=tmp_path, name="run")
+    assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_an_empty_folder_may_be_used(tmp_path, tiny):
+    (tmp_path / "run").mkdir()
+    assert train("fake", tiny, out=tmp_path, name="run") == tmp_path / "run"
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path, tiny):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FileExistsError, match="a file is in the way of the run folder"):
+        train("fake", tiny, out=tmp_path, name="file")
+    with pytest.raises(
+        OSError, match=r"file/run: cannot make the run folder \(Not a directory\); choose another --out"
+    ):
+        train("fake", tiny, out=tmp_path / "file", name="run")
+
+
+def test_the_default_name_is_safe_and_says_what_it_is(tiny):
+    name = run_folder.default_name("fake", tiny, "sac/demo")
+    assert name.startswith("fake-surefoot_Pendulum-v0-demo-s0-20")
+    assert "/" not in name
+
+
+def test_nothing_of_ours_is_ever_unpickled(run, tiny, data_file, monkeypatch):
+    """Policies, whole checkpoints, configs and data are read while every way into pickle is closed."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("something was unpickled")
+
+    for name in ("load", "loads", "Unpickler", "_Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    for checkpoint in ("latest", "best", 42):
+        policy_files.load_policy(run, checkpoint)
+    assert resume(run, *run_folder.read_config(run)).counters.step == 60
+    assert len(load_data(str(data_file))) == 120

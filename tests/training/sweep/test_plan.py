@@ -1,0 +1,353 @@
+"""Sweeps: what a grid expands to, wrong input before anything starts, processes that die, stops, and going on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_agent import HERE
+from sameness import assert_same_run
+from sweeps import TINY, words
+from waiting import wait_until
+
+from surefoot.evaluation import policy_files
+from surefoot.training.cli.main import main
+from surefoot.training.cli.sweep import StatusLine, parse
+from surefoot.training.runs import folder as run_folder
+from surefoot.training.sweep import local as sweep_local
+from surefoot.training.sweep.plan import (
+    Entry,
+    Objective,
+    Sweep,
+    expand,
+    is_done,
+    parse_seeds,
+    read_failures,
+    read_plan,
+    read_sweep,
+    wandb_settings,
+)
+from surefoot.training.sweep.progress import Standing, share_done
+
+# --- the grid ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_is_every_combination_with_the_presets_below_the_settings():
+    settings = {"env.physics.gravity": [1.5, "2e0"], "agent.gamma": [0.9], "data.source": ["sample:halfcheetah-demo"]}
+    runs = expand(Sweep(("sac,sac-mix",), ("sac/demo-sim",), ("0..1",), settings))
+    assert [(run.agent_name, run.config.env.physics.gravity, run.config.seed) for run in runs] == [
+        (agent, gravity, seed) for agent in ("sac", "sac-mix") for gravity in (1.5, 2.0) for seed in (0, 1)
+    ]
+    assert {run.config.agent.gamma for run in runs} == {0.9}
+    assert {(run.config.agent.hidden, run.config.beside, run.config.threads) for run in runs} == {((128, 128), (), 1)}
+    assert runs[0].name == "sac-sac-demo-sim-gravity=1.5-s0"
+    assert len({run.name for run in runs}) == 8
+
+
+def test_an_agent_can_be_tied_to_a_preset_of_its_own():
+    runs = expand(Sweep(("h2o/demo", "sac"), ("demo-sim", "sac/halfcheetah")))
+    assert [(run.agent_name, run.preset) for run in runs] == [
+        ("h2o", "demo"),
+        ("sac", "demo-sim"),
+        ("sac", "sac/halfcheetah"),
+    ]
+
+
+def test_seeds_are_spans_and_numbers():
+    assert parse_seeds(["0..3", "7,9"]) == [0, 1, 2, 3, 7, 9]
+    with pytest.raises(ValueError, match="'-1' is neither"):
+        parse_seeds(["-1"])
+
+
+def test_names_stay_short_and_tell_equally_named_fields_apart():
+    fake = Sweep(("fake",), seeds=("4",), set={"env.physics.gravity": [1.0, 2.0], "eval.physics.gravity": [1.0, 3.0]})
+    assert expand(fake)[-1].name == "fake-HalfCheetah-v5-env.physics.gravity=2.0-eval.physics.gravity=3.0-s4"
+    long = expand(Sweep(("fake",), set={"env.kwargs": [{"xml_file": "a" * 200}, {"xml_file": "a" * 201}]}))
+    assert len({run.name for run in long}) == 2
+    assert max(len(run.name) for run in long) < 120
+
+
+def test_a_file_and_its_command_line_are_the_same_sweep(tmp_path):
+    file = tmp_path / "many.yaml"
+    file.write_text("agents: [fake, bc]\nseeds: 0..2\nset: {steps: 60, agent.hidden: [[4, 4], [8]]}\nmax_restarts: 1\n")
+    command_line = "--agents fake,bc --seeds 0..2 --set steps=60 agent.hidden=[4,4],[8] --max-restarts 1"
+    by_words = parse(command_line.split()).sweep
+    by_file = parse([str(file)]).sweep
+    assert (
+        (by_file.set, by_file.max_restarts) == (by_words.set, 1) == ({"steps": [60], "agent.hidden": [[4, 4], [8]]}, 1)
+    )
+    assert parse_seeds(by_file.seeds) == parse_seeds(by_words.seeds) == [0, 1, 2]
+    assert parse([str(file), "--seeds", "5"]).sweep.seeds == ("5",)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"agents": ("nope",)}, "unknown agent 'nope'"),
+        ({"presets": ("nope",)}, "no preset 'nope' for fake"),
+        ({"set": {"agent.scael": [1]}}, "unknown key 'agent.scael'; did you mean 'scale'"),
+        ({"set": {"agent.scale": ["much"]}}, "agent.scale is 'much'; expected float"),
+        ({"set": {"agent.scale": [0.0]}}, "agent.scale must be positive"),
+        ({"set": {"steps.more": [1]}}, "steps is {'more': 1}; expected int"),
+        ({"set": {"seed": [1, 2]}}, "seed is the sweep's own; use seeds"),
+        ({"set": {"steps": []}}, "an empty grid: no steps given"),
+        ({"seeds": ()}, "an empty grid: no seeds given"),
+        ({"seeds": ("3", "3")}, "the same run twice: fake-HalfCheetah-v5-s3"),
+        ({"seeds": ("0..10000",)}, "the grid has 10,001 runs; add --yes"),
+        ({"agents": ("bc",)}, "bc learns from recorded data"),
+        ({"search": {"agent.scale": {"range": [0, 1]}}}, "search needs Ray Tune: add --engine ray"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_starts(sweep, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        expand(Sweep(**{"agents": ("fake",)} | sweep))
+
+
+def test_many_runs_are_possible_when_meant(monkeypatch):
+    monkeypatch.setattr("surefoot.training.sweep.plan.MOST_RUNS", 2)
+    assert len(expand(Sweep(("fake",), seeds=("0..2",)), allow_many=True)) == 3
+    with pytest.raises(ValueError, match="has 3 runs; add --yes"):
+        expand(Sweep(("fake",), seeds=("0..2",)))
+    search = {"search": {"agent.scale": {"range": [0, 1]}}, "engine": "ray"}
+    with pytest.raises(ValueError, match="has 5 runs; add --yes"):
+        expand(Sweep(("fake",), trials=5, **search))
+
+
+@pytest.mark.parametrize("change", [{"level": 0.0}, {"episodes": 0}, {"metric": "worst_case"}])
+def test_an_objective_that_measures_nothing_is_refused(change):
+    with pytest.raises(ValueError, match="objective"):
+        Objective(**change)
+
+
+def test_an_objective_of_unknown_physics_is_refused():
+    with pytest.raises(ValueError, match="unknown key 'wind'"):
+        Objective("worst_case", physics=({"wind": 2.0},))
+
+
+def test_wrong_input_makes_no_folder(tmp_path, capsys):
+    assert main(["sweep", "--agents", "fake", "--set", "agent.scael=1", "--out", str(tmp_path), "--name", "x"]) == 2
+    assert main(["sweep", "--out", str(tmp_path)]) == 2
+    assert main(["sweep", str(tmp_path / "absent.yaml"), "--out", str(tmp_path)]) == 2
+    assert main(["sweep", "--resume", str(tmp_path)]) == 2
+    assert main(["sweep", "--agents", "fake", "--set", "steps", "--out", str(tmp_path)]) == 2
+    assert list(tmp_path.iterdir()) == []
+    err = capsys.readouterr().err
+    assert "unknown key 'agent.scael'" in err
+    assert "say which agents" in err
+    assert "not the folder of a sweep" in err
+
+
+# --- slots and the line -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cpus_per_run", "gpus_per_run", "number"),
+    [(1, 0, 8), (2, 0, 4), (0.5, 0, 16), (1, 0.25, 8), (1, 0.5, 4), (1, 2, 1)],
+)
+def test_runs_side_by_side_are_bounded_by_cpus_and_gpus(cpus_per_run, gpus_per_run, number):
+    sweep = Sweep(cpus_per_run=cpus_per_run, gpus_per_run=gpus_per_run)
+    assert sweep_local.side_by_side(sweep, cpus=8, gpus=2) == number
+
+
+def test_a_run_that_asks_for_more_than_there_is_is_refused():
+    with pytest.raises(ValueError, match="cpus_per_run is 9"):
+        sweep_local.side_by_side(Sweep(cpus_per_run=9), cpus=8, gpus=0)
+    with pytest.raises(ValueError, match=r"gpus_per_run is 0\.5, but PyTorch sees 0"):
+        sweep_local.side_by_side(Sweep(gpus_per_run=0.5), cpus=8, gpus=0)
+
+
+def test_the_slots_share_the_gpus_out():
+    seen = [sweep_local.devices_of(slot, 0.5)["CUDA_VISIBLE_DEVICES"] for slot in range(4)]
+    assert seen == ["0", "0", "1", "1"]
+    assert sweep_local.devices_of(1, 2)["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert sweep_local.devices_of(1, 0) == {}
+
+
+def test_the_line_foretells_the_end_from_the_steps_done_in_this_session():
+    standing = Standing(done=5, running=2, failed=1, total=10, work=6.0)
+    # 2 runs' worth in 60 s; 10 - 1 failed - 6 = 3 more: 90 s
+    assert standing.line(60, work_before=4.0) == "5 of 10 runs done, 2 running, 1 failed, about 2 min left"
+    assert "left" not in standing.line(60, work_before=6.0)
+
+
+def test_the_line_is_not_repeated_where_nothing_changed(capsys):
+    line = StatusLine()
+    for done in (0, 0, 1):
+        line(Standing(done, 1, 0, 2, float(done)))
+    assert capsys.readouterr().out.count("runs done") == 2
+
+
+def test_a_run_under_way_counts_by_its_last_whole_row(tmp_path):
+    assert share_done(tmp_path, 100) == 0
+    (tmp_path / "metrics.csv").write_text("step,env_steps\n")
+    assert share_done(tmp_path, 100) == 0
+    (tmp_path / "metrics.csv").write_text("step,env_steps\n10,10\n25,25\n")
+    assert share_done(tmp_path, 100) == 0.25
+
+
+# --- for real ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def knows_fake(monkeypatch):
+    """Let the processes of a sweep know the fake agent."""
+    whole = sweep_local.command_of
+    script = [sys.executable, str(HERE / "fake_agent.py")]
+    monkeypatch.setattr(sweep_local, "command_of", lambda *which: [*script, *whole(*which)[3:]])
+
+
+def sweep_of(tmp_path, *options, **settings):
+    """Return the arguments of a small sweep of the fake agent."""
+    chosen = words(TINY | settings)
+    return ["sweep", "--agents", "fake", "--set", *chosen, *options, "--out", str(tmp_path), "--name", "many"]
+
+
+def test_every_run_is_an_ordinary_run_folder_and_a_failing_one_does_not_stop_the_others(tmp_path, knows_fake, capsys):
+    settings = {"agent.fail_at": [-1, 7], "checkpoint_every": [9]}
+    assert main(sweep_of(tmp_path, "--max-restarts", "1", **settings)) == 1
+    folder = tmp_path / "many"
+    good, bad = [entry.name for entry in read_plan(folder)]
+    assert is_done(folder, good)
+    _, config = run_folder.read_config(folder / "runs" / good)
+    assert (config.seed, config.threads, config.steps) == (0, 1, 60)
+    assert run_folder.read_meta(folder / "runs" / good)["preset"] is None
+    # It dies before its first checkpoint (agent step 3 makes one, at step 9: it goes on from there) and is given up.
+    assert policy_files.checkpoint_steps(folder / "runs" / bad)[-1] == 18
+    failure = read_failures(folder)[bad]
+    assert failure["tries"] == 2
+    assert "the fake agent fails as it was told to" in failure["end_of_log"]
+    assert "resumed" in run_folder.read_meta(folder / "runs" / bad)
+    told = capsys.readouterr()
+    assert "1 of 2 runs done, 0 running, 1 failed" in told.out
+    assert "fails as it was told to" in told.err
+
+
+def test_wrong_input_is_not_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_local, "command_of", lambda *which: [sys.executable, "-c", "raise SystemExit(2)"])
+    assert main(sweep_of(tmp_path)) == 1
+    (failure,) = read_failures(tmp_path / "many").values()
+    assert failure["tries"] == 1
+
+
+def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path, knows_fake, monkeypatch):
+    monkeypatch.setenv("FAKE_PAUSE", "0.02")
+    victims = []
+    start = sweep_local._start
+
+    def start_and_kill_the_first(folder, name, *rest):
+        process = start(folder, name, *rest)
+        if not victims:
+            victims.append(name)
+            wait_until(lambda: len(policy_files.checkpoint_steps(folder / "runs" / name)) > 1)
+            process.kill()
+        return process
+
+    monkeypatch.setattr(sweep_local, "_start", start_and_kill_the_first)
+    assert main(sweep_of(tmp_path, steps=[300])) == 0
+    (entry,) = read_plan(tmp_path / "many")
+    run = tmp_path / "many" / "runs" / entry.name
+    assert len(run_folder.read_meta(run)["resumed"]) == 1
+    monkeypatch.delenv("FAKE_PAUSE")
+    config = tmp_path / "many" / "configs" / f"{entry.name}.yaml"
+    assert main(["train", "--config", str(config), "--out", str(tmp_path), "--name", "straight"]) == 0
+    assert_same_run(tmp_path / "straight", run, 300)
+
+
+def driver(tmp_path, *arguments):
+    """Start a sweep in a process of its own, fake agent and all."""
+    code = "\n".join(
+        (
+            "import sys, fake_agent",
+            "from surefoot import agents",
+            "from surefoot.training.cli import main as cli",
+            "from surefoot.training.sweep import local as sweep_local",
+            "agents.REGISTRY['fake'] = 'fake_agent:FAKE_SPEC'",
+            "whole = sweep_local.command_of",
+            "sweep_local.command_of = lambda *which: [sys.executable, fake_agent.__file__, *whole(*which)[3:]]",
+            "sys.exit(cli.main())",
+        )
+    )
+    environment = os.environ | {"FAKE_PAUSE": "0.02", "PYTHONPATH": str(HERE)}
+    call = [sys.executable, "-c", code, *arguments]
+    return subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return any(policy_files.checkpoint_steps(run) for run in folder.glob("runs/*"))
+
+
+def test_ctrl_c_stops_cleanly_and_resume_finishes_only_what_was_missing(tmp_path, knows_fake, capsys):
+    process = driver(tmp_path, *sweep_of(tmp_path, steps=[30, 900]))
+    folder = tmp_path / "many"
+    wait_until(lambda: len(list(folder.glob("runs/*steps=900*/checkpoints/step-*"))) > 0)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert f"go on with: surefoot sweep --resume {folder}" in out
+    stamps = {run: (run / "meta.json").read_text() for run in folder.glob("runs/*")}
+    assert {run_folder.read_meta(run)["status"] for run in stamps} <= {"finished", "interrupted"}
+    assert "interrupted" in {run_folder.read_meta(run)["status"] for run in stamps}
+    assert main(["sweep", "--resume", str(folder), "--max-restarts", "1"]) == 0
+    assert all(is_done(folder, entry.name) for entry in read_plan(folder))
+    assert read_sweep(folder / "sweep.yaml").max_restarts == 1
+    for run, text in stamps.items():
+        if '"status": "finished"' in text:
+            assert (run / "meta.json").read_text() == text
+    assert main(["sweep", "--resume", str(folder), "--seeds", "0..9"]) == 2
+    assert "seeds may not change on resume" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_after_the_driver_was_killed_its_runs_save_and_end_and_two_drivers_never_meet(tmp_path, knows_fake, capsys):
+    process = driver(tmp_path, *sweep_of(tmp_path, steps=[900]))
+    folder = tmp_path / "many"
+    wait_until(lambda: has_checkpoint(folder))
+    process.kill()
+    process.communicate()
+    assert main(["sweep", "--resume", str(folder)]) == 2  # its run has not noticed yet
+    assert "under way" in capsys.readouterr().err
+    (entry,) = read_plan(folder)
+    wait_until(lambda: run_folder.read_meta(folder / "runs" / entry.name)["status"] == "interrupted")
+    deadline = time.monotonic() + 30
+    while main(["sweep", "--resume", str(folder)]) == 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert is_done(folder, entry.name)
+    assert len(run_folder.read_meta(folder / "runs" / entry.name)["resumed"]) == 1
+
+
+def test_the_runs_are_grouped_and_tagged_for_wandb():
+    told = wandb_settings(Path("runs/many"), Entry("name", "h2o", "h2o/demo", 3))
+    assert told == {"WANDB_RUN_GROUP": "many", "WANDB_TAGS": "many,h2o,h2o-demo,seed-3"}
+
+
+def test_offline_wandb_keeps_group_and_tags(tmp_path, knows_fake, monkeypatch):
+    pytest.importorskip("wandb", reason="extra wandb not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert main(sweep_of(tmp_path, "--seeds", "3", logger=[["wandb"]])) == 0
+    (kept,) = tmp_path.glob("many/runs/*/wandb/offline-run-*/*.wandb")
+    content = kept.read_bytes()  # texts with their length before them
+    assert content.count(b"\x04many") == 2  # the group, and the first tag
+    assert b"\x06seed-3" in content
+
+
+def test_one_run_can_be_carried_out_alone(tmp_path, knows_fake, monkeypatch):
+    monkeypatch.setattr(sweep_local.Crew, "fill", lambda crew: crew.waiting.clear())
+    assert main(sweep_of(tmp_path, "--seeds", "0,1")) == 0
+    folder = tmp_path / "many"
+    first, second = [entry.name for entry in read_plan(folder)]
+    assert main(["sweep", "--resume", str(folder), "--only", second]) == 0
+    assert (is_done(folder, first), is_done(folder, second)) == (False, True)
+    assert main(["sweep", "--resume", str(folder), "--only", "nope"]) == 2
+
+
+def test_the_sweep_file_in_the_folder_asks_for_the_same_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_local.Crew, "fill", lambda crew: crew.waiting.clear())
+    assert main(sweep_of(tmp_path, "--seeds", "0,1")) == 0
+    again = read_sweep(tmp_path / "many" / "sweep.yaml")
+    assert [run.name for run in expand(again)] == [entry.name for entry in read_plan(tmp_path / "many")]
+    assert yaml.safe_load((tmp_path / "many" / "sweep.yaml").read_text())["engine"] == "local"

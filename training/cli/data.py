@@ -1,0 +1,330 @@
+"""`surefoot data`: list, inspect, download, collect and convert recorded transitions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from surefoot.agents.interface import Spaces
+from surefoot.envs import EnvConfig, make_vec, spaces_of
+from surefoot.evaluation import policy_files
+from surefoot.evaluation.episodes import Act, acting
+from surefoot.evaluation.policies import AnyPolicy, load_any
+from surefoot.offline_data import Transitions, load, write_d4rl, write_minari
+from surefoot.offline_data import collect as record
+from surefoot.offline_data.d4rl import View, read_metadata
+from surefoot.offline_data.download import cache_dir
+from surefoot.offline_data.download import download as fetch
+from surefoot.offline_data.files import refuse_existing
+from surefoot.offline_data.health import Health, check_health
+from surefoot.offline_data.minari_io import Format, local_ids, minari_metadata
+from surefoot.offline_data.scores import ADDRESS, D4RL_DATASETS, REFERENCE_SCORES, find_d4rl
+from surefoot.offline_data.sources import d4rl_path, is_minari, sample_names
+from surefoot.training.cli.options import REGISTRY, laid_over
+from surefoot.training.loop.behaviour import documented_epsilon, record_behaviour
+from surefoot.training.runs import folder as run_folder
+from surefoot.training.runs import provenance as provenance_of
+
+Json = Annotated[bool, tyro.conf.arg(name="json", help="print JSON instead of a table")]
+
+
+def main(arguments: list[str]) -> int:
+    """Run `surefoot data COMMAND …` and return its exit code."""
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if name not in COMMANDS:
+        if name not in ("", "-h", "--help"):
+            print(f"surefoot data: error: unknown command {name!r}", file=sys.stderr)
+        print(_overview(), file=sys.stdout if name in ("-h", "--help") else sys.stderr)
+        return 0 if name in ("-h", "--help") else 2
+    command = COMMANDS[name]
+    if name == "collect":
+        command = partial(collect, env=_task_of_policy(rest))
+    prog = f"surefoot data {name}"
+    return tyro.cli(command, args=rest, prog=prog, description=command_help(name), registry=REGISTRY) or 0
+
+
+def list_sources(*, as_json: Json = False) -> None:
+    """List D4RL's data sets with addresses and reference scores, packaged samples and the local Minari store."""
+    rows: list[dict[str, Any]] = [
+        {
+            "source": f"d4rl:{entry.name}",
+            "random": REFERENCE_SCORES[entry.env][0],
+            "expert": REFERENCE_SCORES[entry.env][1],
+            "local": (cache_dir() / entry.file_name).is_file(),
+            "address": entry.url,
+        }
+        for entry in D4RL_DATASETS.values()
+    ]
+    rows += [{"source": f"sample:{name}", "local": True} for name in sample_names()]
+    rows += [{"source": f"minari:{name}", "local": True} for name in local_ids()]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("source", "random", "expert", "local", "file")
+    for row in rows:
+        scores = (f"{row.get(key, '')}" for key in ("random", "expert"))
+        table.add_row(row["source"], *scores, "yes" if row["local"] else "", row.get("address", "").rpartition("/")[2])
+    console = _console()
+    console.print(table)
+    console.print(f"D4RL files come from {ADDRESS}/FILE and go to {cache_dir()}", soft_wrap=True)
+
+
+def info(
+    source: tyro.conf.Positional[str],
+    *,
+    env: str | None = None,
+    max_episode_steps: int | None = None,
+    as_json: Json = False,
+) -> int:
+    """Print statistics and a health report of a data set; the exit code is 1 when it has problems.
+
+    Args:
+        source: a D4RL .hdf5, a Minari folder, or d4rl:NAME, minari:ID, sample:NAME.
+        env: a Gymnasium id whose spaces the data should fit, and whose reference scores apply.
+        max_episode_steps: time limit of the recorded task, for files without timeouts.
+    """
+    observation_space, action_space = spaces_of(EnvConfig(id=env)) if env else (None, None)
+    report = check_health(
+        source,
+        observation_space=observation_space,
+        action_space=action_space,
+        env_id=env,
+        max_episode_steps=max_episode_steps,
+    )
+    print(json.dumps(asdict(report), indent=2)) if as_json else _print_report(report)
+    return 1 if report.problems else 0
+
+
+def download(name: tyro.conf.Positional[str], *, url: str | None = None, force: bool = False) -> None:
+    """Download a D4RL data set to the local cache; run again after an interruption, it resumes.
+
+    Args:
+        name: as `surefoot data list` shows it, with or without "d4rl:".
+        url: another address of the same file (a mirror).
+        force: replace the local file.
+    """
+    entry = find_d4rl(name.removeprefix("d4rl:"))
+    path = cache_dir() / entry.file_name
+    if force:
+        path.unlink(missing_ok=True)
+    try:
+        fetch(url or entry.url, path)
+    except KeyboardInterrupt:
+        print(f"stopped; `surefoot data download {entry.name}` resumes", file=sys.stderr)
+        raise
+    print(f"{path}: {path.stat().st_size} bytes, SHA-256 beside it; use it as d4rl:{entry.name}")
+
+
+def collect(
+    policy: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    *,
+    env: EnvConfig,
+    steps: int = 100_000,
+    seed: int = 0,
+    checkpoint: str = "latest",
+    stochastic: bool = False,
+    noise: float = 0.0,
+    epsilon: float | None = None,
+    device: str = "cpu",
+    allow_pickle: bool = False,
+    force: bool = False,
+) -> None:
+    """Record a policy in a task and write a D4RL file with its provenance.
+
+    Args:
+        policy: a run folder, a policy .pt of one, a Stable-Baselines3 .zip (with --allow-pickle), or `behaviour`: the
+            behaviour policy that the task itself documents.
+        out: the .hdf5 file to write.
+        env: the task. What is not given is the run's own, in the dynamics of its eval.physics.
+        steps: transitions to record, over all copies of the task together.
+        seed: of the task's resets and of the exploration.
+        checkpoint: latest, best or a step of the run.
+        stochastic: sample from the policy instead of taking its mean action.
+        noise: standard deviation of Gaussian noise on the actions, which are in [-1, 1].
+        epsilon: share of the actions replaced by uniform ones; none, or as documented for `behaviour`.
+        device: where policy and task run.
+        allow_pickle: load a Stable-Baselines3 file although that format can run code.
+        force: replace an existing file.
+    """
+    refuse_existing(out, force)
+    if not env.id:  # a run says which task it is for, so this is none
+        inside = policy_files.runs_inside(policy)
+        raise ValueError(f"{policy} does not say which task it is for; give --env.id{inside}")
+    if str(policy) == "behaviour":
+        if stochastic or noise:
+            raise ValueError(
+                "`behaviour` acts as the task documents it: --stochastic and --noise do not apply, --epsilon does"
+            )
+        return _collect_behaviour(out, env, steps, seed, epsilon, force)
+    chosen = load_any(policy, checkpoint=checkpoint, allow_pickle=allow_pickle, device=device)
+    act = _stochastic(policy, checkpoint, device) if stochastic else chosen.act
+    recipe = {"stochastic": stochastic, "noise_std": noise, "epsilon": epsilon or 0.0, "seed": seed, "steps": steps}
+    task = laid_over(env, chosen.env_config or env)
+    data = _record(act, chosen, task, recipe, str(out), device)
+    write_d4rl(out, data, {**_provenance(policy, chosen, task), **recipe}, force=force)
+    print(f"{out}: {len(data)} transitions, {int(data.episode_end.sum())} episodes; `surefoot data info` describes it")
+
+
+def _record(
+    act: Act, chosen: AnyPolicy, env: EnvConfig, recipe: dict[str, Any], source: str, device: str
+) -> Transitions:
+    """Return what `act` does in the task, once it is known to fit the policy."""
+    lanes = make_vec(env, device=device)
+    exploration = {name: recipe[name] for name in ("seed", "noise_std", "epsilon")}
+    try:
+        _check_task(chosen, Spaces(lanes.single_observation_space, lanes.single_action_space), env.id)
+        with torch.no_grad():
+            return record(act, lanes, recipe["steps"], source=source, progress=True, **exploration)
+    finally:
+        lanes.close()
+
+
+def _collect_behaviour(out: Path, env: EnvConfig, steps: int, seed: int, epsilon: float | None, force: bool) -> None:
+    """Write whole episodes of a task's own behaviour policy: as many as `steps` hold."""
+    task: Any = make_vec(replace(env, num_envs=1))
+    episodes = max(1, steps // getattr(task, "horizon", 1))
+    data = record_behaviour(env, episodes, seed=seed, epsilon=epsilon, progress=True)
+    recipe = {"algorithm": "behaviour", "env_id": env.id, "env": json.dumps(asdict(env)), "seed": seed}
+    versions = {f"version_{name}": importlib.metadata.version(name) for name in ("surefoot", "torch")}
+    share = documented_epsilon(task) if epsilon is None else epsilon
+    metadata = {**recipe, **versions, "epsilon": share, "commit": provenance_of.git_commit()["commit"]}
+    write_d4rl(out, data, metadata, force=force)
+    print(f"{out}: {len(data)} transitions, {int(data.episode_end.sum())} episodes; `surefoot data info` describes it")
+
+
+def convert(
+    source: tyro.conf.Positional[str],
+    target: tyro.conf.Positional[str],
+    *,
+    format: Format = "hdf5",
+    view: View = "exact",
+    max_episode_steps: int | None = None,
+    force: bool = False,
+) -> None:
+    """Convert between the D4RL layout and Minari; transitions, episode ends and text metadata are kept.
+
+    Args:
+        source: a D4RL .hdf5, a Minari folder, or d4rl:NAME, minari:ID, sample:NAME.
+        target: minari:ID for Minari's local store, else the path of a D4RL .hdf5 file.
+        format: of a Minari target.
+        view: how a D4RL source without next_observations is read (docs/data.md).
+        max_episode_steps: time limit of the recorded task, for D4RL sources without timeouts.
+        force: replace what is at the target.
+    """
+    data = load(source, view=view, max_episode_steps=max_episode_steps)
+    origin = {"converted_from": source if ":" in source else Path(source).name}
+    if target.startswith("minari:"):
+        description = json.dumps({**_source_metadata(source), **origin})
+        place = write_minari(
+            target.removeprefix("minari:"), data, {"description": description}, data_format=format, force=force
+        )
+    elif target.endswith(".hdf5"):
+        place = Path(target)
+        write_d4rl(place, data, {**_source_metadata(source), **origin}, force=force)
+    else:
+        raise ValueError(f"target {target!r} is neither minari:ID nor a path that ends in .hdf5")
+    print(f"{place}: {len(data)} transitions, {int(data.episode_end.sum())} episodes")
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "list": list_sources,
+    "info": info,
+    "download": download,
+    "collect": collect,
+    "convert": convert,
+}
+
+
+def command_help(name: str) -> str:
+    """Return the first line of a command's docstring."""
+    return (COMMANDS[name].__doc__ or "").splitlines()[0]
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10}{command_help(name)}" for name in COMMANDS]
+    return "\n".join(["usage: surefoot data COMMAND …", "", *lines, "", "surefoot data COMMAND --help says more"])
+
+
+def _task_of_policy(arguments: list[str]) -> EnvConfig:
+    """Return the task `collect` starts from: that of the policy on the command line; no id where it names none."""
+    for path in map(Path, arguments):
+        if (path / "config.yaml").is_file():
+            _, config = run_folder.read_config(path)
+            task, physics = config.env, config.eval.physics
+        elif path.suffix == ".pt" and path.is_file():
+            loaded = policy_files.load_policy(path)
+            task, physics = loaded.env_config, loaded.physics
+        else:
+            continue
+        return replace(task, physics=physics, num_envs=1, vectorization="sync")
+    return EnvConfig(id="")
+
+
+def _stochastic(policy: Path, checkpoint: str, device: str) -> Act:
+    if policy.suffix == ".zip":
+        raise ValueError(f"{policy}: --stochastic is for runs of ours; use --noise or --epsilon with an archive")
+    return acting(policy_files.load_policy(policy, checkpoint, device).policy, explore=True)
+
+
+def _check_task(chosen: AnyPolicy, task: Spaces, env_id: str) -> None:
+    wanted, found = ((spaces.observation.shape, spaces.action.shape) for spaces in (chosen.spaces, task))
+    if wanted != found:
+        raise ValueError(
+            f"{chosen.label} was trained for observations {wanted[0]} and actions {wanted[1]}, "
+            f"but {env_id} has {found[0]} and {found[1]}; give its own task with --env.id"
+        )
+
+
+def _provenance(policy: Path, chosen: AnyPolicy, env: EnvConfig) -> dict[str, object]:
+    """Return how a recording came to be, without the places of this machine."""
+    versions = {name: importlib.metadata.version(name) for name in ("surefoot", "gymnasium", "mujoco", "torch")}
+    return {
+        "algorithm": chosen.agent_name,
+        "policy": policy.resolve().name,
+        "policy_step": chosen.step,
+        "env_id": env.id,
+        "env": json.dumps(asdict(env)),
+        "commit": provenance_of.git_commit()["commit"],
+        **{f"version_{name}": version for name, version in versions.items()},
+    }
+
+
+def _source_metadata(source: str) -> dict[str, str]:
+    return minari_metadata(source.removeprefix("minari:")) if is_minari(source) else read_metadata(d4rl_path(source))
+
+
+def _console() -> Console:
+    """Return a console that does not cut long lines where the output is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _print_report(report: Health) -> None:
+    table = Table(show_header=False, title=report.source)
+    for name, value in report.facts.items():
+        table.add_row(name.replace("_", " "), _text(value))
+    console = _console()
+    console.print(table)
+    for line in report.notes:
+        console.print(f"note: {line}", markup=False)
+    for line in report.problems:
+        console.print(f"PROBLEM: {line}", markup=False, style="bold red")
+    if not report.problems:
+        console.print("no problems found")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {_text(part)}" for name, part in value.items())
+    return f"{value:.6g}" if isinstance(value, float) else "not defined" if value is None else str(value)

@@ -1,0 +1,340 @@
+"""`surefoot evaluate`: measure the policies of finished runs on fresh episodes, in any dynamics."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from surefoot.envs import EnvConfig, spaces_of
+from surefoot.envs.uncertainty import batched_episodes
+from surefoot.evaluation import objectives
+from surefoot.evaluation import uncertainty_grid as grid
+from surefoot.evaluation.episodes import LANES, evaluate
+from surefoot.evaluation.figures import maps
+from surefoot.evaluation.figures.distributions import draw_objectives
+from surefoot.evaluation.figures.video import record_episode
+from surefoot.evaluation.policies import AnyPolicy, load_any
+from surefoot.evaluation.statistics import Interval, iqm, stratified_bootstrap
+from surefoot.evaluation.storage import write_atomically
+from surefoot.training.cli.options import REGISTRY, laid_over
+from surefoot.training.comparison import grid_table, objectives_table
+from surefoot.training.config.describe import Record, describe
+from surefoot.training.loop.setup import pick_device
+from surefoot.training.runs.provenance import git_commit
+
+EPISODES = 20
+ASKED = ("step", "env", "seeds", "episodes", "objectives", "set", "grid", "n")
+STATISTICS: dict[str, Callable[..., Any]] = {"iqm": iqm, "mean": np.mean, "median": np.median}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, and how."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, policy files (.pt) or Stable-Baselines3 archives (.zip)."""
+    env: EnvConfig = field(default_factory=lambda: EnvConfig(id="", num_envs=LANES))
+    """The task. What is not given here is the run's own, in the dynamics of its `eval.physics`; `num_envs` is how many
+    episodes run side by side."""
+    objective: tuple[str, ...] = ()
+    """Objectives to measure on the discounted return instead, for runs of dhn: mean, cvar(0.1), target(2), ... The
+    policy acts for each in turn, without retraining; figures come with 95%% intervals, and pictures."""
+    grid: str | None = None
+    """Measure in every world of this uncertainty set instead: hopper-2, ..., or a YAML file (docs/iwocs.md)."""
+    n: int = 10
+    """Values of each parameter on the grid."""
+    closed: bool = False
+    """Take both ends of each range; without it the upper end is left out, as the published grids do."""
+    episodes: int | None = None
+    """Episodes from each of the seeds, 20 by default, 20,000 for objectives, 10 at each point of a grid; episode i
+    starts from reset seed `seed + i`."""
+    seeds: tuple[int, ...] = (10_000,)
+    """Reset seeds; the default is away from those by which training chose its best policy."""
+    checkpoint: str = "latest"
+    """`latest`, `best` or the step of a checkpoint."""
+    allow_pickle: bool = False
+    """Load Stable-Baselines3 archives, which run code stored in them."""
+    video: bool = False
+    """Also write the first episode of every run as an MP4."""
+    json: Path | None = None
+    """Write all results and the aggregate to this file too."""
+    device: str = "cpu"
+    """Where the policies compute: `auto`, `cpu`, `cuda` or `cuda:N`."""
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print the tables, write the JSON files, and return the exit code."""
+    request = parse(arguments)
+    check(request)
+    device = pick_device(request.device)
+    chosen = [
+        load_any(p, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle, device=device)
+        for p in request.runs
+    ]
+    tasks = [_task(arguments, path, policy) for path, policy in zip(request.runs, chosen, strict=True)]
+    if request.objective:
+        return _for_objectives(request, chosen, tasks, device)
+    if request.grid is not None:
+        return _over_grid(request, chosen, tasks, device)
+    records = []
+    for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
+        records.append(measure(policy, task, request, device))
+        write_record(path, records[-1])
+        if request.video:
+            out = _beside(path, "videos", records[-1], ".mp4")
+            record_episode(policy.act, task, out, seed=request.seeds[0], device=device)
+            print(f"video: {out}")
+    groups = aggregate(records) if len(records) > 1 else []
+    show(records, groups)
+    if request.json is not None:
+        _write_json(request.json, {**_provenance(), "results": records, "aggregate": groups})
+    return 0
+
+
+def parse(arguments: Sequence[str], env: EnvConfig | None = None) -> Request:
+    """Return the request; the fields of `env` are the defaults of the `--env` options."""
+    default = Request(runs=()) if env is None else Request(runs=(), env=env)
+    request = tyro.cli(Request, args=arguments, default=default, prog="surefoot evaluate", registry=REGISTRY)
+    return replace(request, env=laid_over(request.env, default.env))
+
+
+def check(request: Request) -> None:
+    """Raise `ValueError` for requests that would count something twice or nothing at all."""
+    if not request.runs:
+        raise ValueError("name at least one run folder, policy file or archive to evaluate")
+    if len({path.resolve() for path in request.runs}) < len(request.runs):
+        raise ValueError("the same run is given twice; an interval over runs needs different ones")
+    starts, episodes = sorted(request.seeds), episodes_of(request)
+    if request.grid is not None and request.video:
+        raise ValueError("--video films one world; leave it out with --grid")
+    if request.grid is not None and request.objective:
+        raise ValueError("--objective measures the law of the return in one world, --grid its mean in many: choose one")
+    if not starts or starts[0] < 0:
+        raise ValueError(f"--seeds must be numbers from 0 on, not {starts}")
+    if request.objective and (len(starts) > 1 or request.video):
+        raise ValueError("--objective takes one of --seeds, and no --video: a tail is that of all episodes together")
+    for one, following in pairwise(starts):
+        if following - one < episodes:
+            raise ValueError(
+                f"--seeds {one} and {following} with {episodes} episodes each share start states; space them"
+            )
+
+
+def episodes_of(request: Request) -> int:
+    """Return the episodes from each seed, by default those of the kind of measurement."""
+    usual = objectives.EPISODES if request.objective else EPISODES if request.grid is None else grid.EPISODES
+    return usual if request.episodes is None else request.episodes
+
+
+def _task(arguments: Sequence[str], path: Path, policy: AnyPolicy) -> EnvConfig:
+    """Return the task of the policy's run with the `--env` options laid over it, after checking that the two fit."""
+    request = parse(arguments)
+    wanted_task = grid.load_set(request.grid).env if request.grid is not None else ""
+    own = policy.env_config or EnvConfig(id=wanted_task)
+    lanes = LANES if request.grid is None else batched_episodes.LANES
+    task = parse(arguments, replace(own, num_envs=lanes)).env
+    if not task.id:
+        raise ValueError(f"{path}: an archive does not say which task it was trained on; add --env.id")
+    given = [space.shape for space in spaces_of(task)]
+    wanted = [space.shape for space in policy.spaces]
+    if given != wanted:
+        raise ValueError(
+            f"{path}: its policy maps observations {wanted[0]} to actions {wanted[1]}, but {task.id} has observations "
+            f"{given[0]} and actions {given[1]}; choose a fitting --env.id"
+        )
+    return task
+
+
+def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.device) -> Record:
+    """Return the results of one policy and everything needed to get them again, as plain values."""
+    episodes = episodes_of(request)
+    results = [
+        evaluate(policy.act, task, episodes=episodes, seed=seed, device=device, lanes=task.num_envs)
+        for seed in request.seeds
+    ]
+    scores = [result.score for result in results if result.score is not None]
+    return {
+        "label": policy.label,
+        "agent": policy.agent_name,
+        "step": policy.step,
+        "env": asdict(task),
+        "seeds": list(request.seeds),
+        "episodes": episodes,
+        "return": _summary(np.concatenate([result.returns for result in results])),
+        "score": _summary(np.concatenate(scores)) if scores else None,
+        "lengths": np.concatenate([result.lengths for result in results]).tolist(),
+    }
+
+
+def _summary(values: np.ndarray) -> Record:
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),  # of the episodes, divided by their number
+        "iqm": float(iqm(values)),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "values": values.tolist(),
+    }
+
+
+def aggregate(records: Sequence[Record]) -> list[Record]:
+    """Return statistics over runs, each run counting by its mean, with 95% intervals; None where a task has one run.
+
+    Scores are comparable across tasks, so where every run has one, an agent's tasks are pooled as strata; returns are
+    not, so otherwise every task has a row of its own.
+    """
+    unit = "score" if all(record["score"] for record in records) else "return"
+    groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    for record in records:
+        task = json.dumps(record["env"], sort_keys=True)
+        key = (record["agent"],) if unit == "score" else (record["agent"], task)
+        groups.setdefault(key, {}).setdefault(task, []).append(record[unit]["mean"])
+    return [_aggregate_group(key[0], unit, list(strata.values())) for key, strata in groups.items()]
+
+
+def _aggregate_group(agent: str, unit: str, strata: list[list[float]]) -> Record:
+    pooled = np.concatenate(strata)
+    group: Record = {"agent": agent, "unit": unit, "tasks": len(strata), "runs": len(pooled)}
+    for name, statistic in STATISTICS.items():
+        generator = np.random.default_rng(0)
+        interval = stratified_bootstrap([np.array(runs) for runs in strata], statistic, generator=generator)
+        group[name] = {"value": float(statistic(pooled)), "interval": None if interval is None else list(interval)}
+    return group
+
+
+def _for_objectives(
+    request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[EnvConfig], device: torch.device
+) -> int:
+    """Measure every objective on every run; print a table each, write figures and pictures."""
+    records = []
+    for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
+        record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
+        record |= {"seeds": list(request.seeds), "episodes": episodes_of(request)}
+        settings = {"episodes": record["episodes"], "seed": request.seeds[0], "device": device}
+        measured = objectives.measure_objectives(policy.policy, task, request.objective, **settings)
+        record["objectives"] = list(request.objective)
+        pictures = {name: _beside(path, "plots", record, f"-{name}.png") for name in ("law", "paths")}
+        for picture in draw_objectives(policy.policy, task, measured, **pictures, seed=request.seeds[0]):
+            print(f"picture: {picture}")
+        records.append(record | {"results": [objectives.plain(m) for m in measured]})
+        _write_json(_beside(path, "evaluations", record, ".json"), {**_provenance(), **records[-1]})
+        Console().print(objectives_table(f"{policy.label}: {describe(record['env'])}", measured))
+    if request.json is not None:
+        _write_json(request.json, {**_provenance(), "results": records})
+    return 0
+
+
+def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[EnvConfig], device: torch.device) -> int:
+    """Measure every run at every point of the set; print a table, write JSON, CSV and a picture a run."""
+    assert request.grid is not None
+    uncertainty, episodes = grid.load_set(request.grid), episodes_of(request)
+    shared: Record = {
+        "n": request.n,
+        "closed": request.closed,
+        "episodes": episodes,
+        "seeds": request.seeds,
+        "device": device,
+    }
+    results = [
+        grid.evaluate_static(policy.act, task, uncertainty, **shared)
+        for policy, task in zip(chosen, tasks, strict=True)
+    ]
+    limits = (min(result.mean.min() for result in results), max(result.mean.max() for result in results))
+    records = []
+    for path, policy, task, result in zip(request.runs, chosen, tasks, results, strict=True):
+        record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
+        record |= {"seeds": list(request.seeds), "episodes": episodes, "set": Path(request.grid).stem}
+        record |= {"grid": "closed" if request.closed else "half-open", "n": request.n}
+        out = {suffix: _beside(path, "evaluations", record, suffix) for suffix in (".json", ".csv", ".png")}
+        records.append(record | grid.plain(result))
+        _write_json(out[".json"], {**_provenance(), **records[-1]})
+        grid.write_csv(out[".csv"], result)
+        picture = maps.draw(result, out[".png"], f"{policy.label}: {describe(record['env'])}", limits)
+        print(f"table: {out['.csv']}" + (f", picture: {picture}" if picture else ""))
+    labelled = [(policy.label, result) for policy, result in zip(chosen, results, strict=True)]
+    Console().print(grid_table(f"{records[0]['set']}, {records[0]['grid']} grid", labelled))
+    for line in dict.fromkeys(line for result in results for line in grid.remarks(result)):
+        print(f"note: {line}")
+    if request.json is not None:
+        _write_json(request.json, {**_provenance(), "results": records})
+    return 0
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def show(records: Sequence[Record], groups: Sequence[Record]) -> None:
+    """Print a table a task with one row a run and, for several runs, a table with one row an agent."""
+    console = Console()
+    by_task: dict[str, list[Record]] = {}
+    for record in records:
+        by_task.setdefault(describe(record["env"]), []).append(record)
+    for task, runs in by_task.items():
+        console.print(_task_table(task, runs))
+    if groups:
+        console.print(_aggregate_table(groups))
+
+
+def _task_table(task: str, runs: Sequence[Record]) -> Table:
+    title = f"{task}: {len(runs[0]['lengths'])} episodes a run"
+    table = Table(title=title, caption="± std, IQM, min and max over the episodes; score: D4RL-normalised")
+    for name in ("run", "agent", "step"):
+        table.add_column(name, overflow="fold")
+    for name in ("return", "IQM", "min", "max", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for record in runs:
+        mean, std, *others = [f"{record['return'][name]:.1f}" for name in ("mean", "std", "iqm", "min", "max")]
+        score = f"{record['score']['mean']:.1f}" if record["score"] else "-"
+        table.add_row(record["label"], record["agent"], str(record["step"]), f"{mean} ± {std}", *others, score)
+    return table
+
+
+def _aggregate_table(groups: Sequence[Record]) -> Table:
+    table = Table(
+        title=f"Over runs: {groups[0]['unit']}", caption="95% stratified bootstrap interval over runs (seeds)"
+    )
+    for name in ("agent", "tasks", "runs", "IQM", "interval", "mean", "median"):
+        table.add_column(name, justify="left" if name == "agent" else "right", no_wrap=True)
+    for group in groups:
+        interval = group["iqm"]["interval"]
+        shown = "none: a single run" if interval is None else "[{:.1f}, {:.1f}]".format(*Interval(*interval))
+        values = {name: f"{group[name]['value']:.1f}" for name in STATISTICS}
+        counts = (group["agent"], str(group["tasks"]), str(group["runs"]))
+        table.add_row(*counts, values["iqm"], shown, values["mean"], values["median"])
+    return table
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write the record into the run folder; for a policy file or an archive, beside it."""
+    _write_json(_beside(path, "evaluations", record, ".json"), {**_provenance(), **record})
+
+
+def _beside(path: Path, subfolder: str, record: Record, suffix: str) -> Path:
+    """Return a place that another task, seed or checkpoint does not share and the same request finds again."""
+    asked = {name: record[name] for name in ASKED if name in record}
+    code = crc32(json.dumps(asked, sort_keys=True).encode())
+    what = record.get("set") or record["env"]["id"].replace("/", "-").replace(":", "-")
+    name = f"{what}-{record['step']:09d}-{code:08x}{suffix}"
+    return path / subfolder / name if path.is_dir() else path.with_name(f"{path.stem}-{name}")
+
+
+def _write_json(path: Path, content: Record) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+
+
+def _provenance() -> Record:
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv), **git_commit()}

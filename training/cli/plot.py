@@ -1,0 +1,68 @@
+"""`surefoot plot`: learning curves of runs, and panels of what their agents logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from surefoot import agents
+from surefoot.evaluation.figures.curves import EVALUATION_LABELS, learning_curves, metric_panels, regret_curves
+from surefoot.training.runs.folder import method_name, read_config
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders; runs that differ in nothing but their seed share a line and a band."""
+    metric: tuple[str, ...] = ("episode_return",)
+    """`episode_return`, `score` or `length` of the evaluations, or columns of metrics.csv, one panel each. The runs of
+    bandits have no evaluations: their cumulative regret is drawn."""
+    out: Path = Path("learning_curves.png")
+    """Picture to write; the ending chooses the format (png, pdf, svg)."""
+
+
+def main(arguments: list[str]) -> int:
+    """Draw, and return the exit code."""
+    request = tyro.cli(Request, args=arguments, default=Request(runs=()), prog="surefoot plot")
+    if not request.runs or not request.metric:
+        raise ValueError("name at least one run folder and one metric to plot")
+    runs = group(request.runs)
+    logged = [name for name in request.metric if name not in EVALUATION_LABELS]
+    if request.metric == ("episode_return",) and all((run / "regret.npz").is_file() for run in request.runs):
+        units = {agents.get(read_config(run)[0]).regret for run in request.runs}
+        if len(units) > 1:
+            raise ValueError("regret per round and regret per episode do not share a picture; plot these runs apart")
+        regret_curves(runs, request.out, unit=str(units.pop()))
+    elif logged and len(logged) < len(request.metric):
+        raise ValueError(f"{', '.join(logged)}: logged while training; plot evaluation metrics separately")
+    elif logged:
+        metric_panels(runs, request.out, logged)
+    elif len(request.metric) > 1:
+        raise ValueError(f"one evaluation metric a picture, not {', '.join(request.metric)}")
+    else:
+        learning_curves(runs, request.out, metric=request.metric[0])
+    print(f"picture: {request.out}")
+    return 0
+
+
+def group(folders: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return label -> runs. Runs are seeds of one method where all that decides their numbers is equal but the seed."""
+    methods: dict[str, list[Path]] = {}
+    names: dict[str, str] = {}
+    for folder in folders:
+        agent_name, config = read_config(folder)
+        method = repr((agent_name, config.agent, config.env, config.data, config.eval))
+        methods.setdefault(method, []).append(folder)
+        names[method] = f"{method_name(agent_name, config)}, {config.env.id}"
+    if len({name.split(", ")[1] for name in names.values()}) == 1:  # the task goes without saying
+        names = {method: name.split(", ")[0] for method, name in names.items()}
+    shared = [name for name in names.values() if list(names.values()).count(name) > 1]
+    return {
+        f"{names[method]}: {runs[0].name}" if names[method] in shared else names[method]: runs
+        for method, runs in methods.items()
+    }

@@ -1,0 +1,41 @@
+"""`surefoot report`: one page of everything under some folders, and the numbers behind it as a CSV file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from surefoot.evaluation.storage import write_atomically
+from surefoot.training.report.data import gather
+from surefoot.training.report.numbers import numbers, write_csv
+from surefoot.training.report.page import page
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to report on."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, sweeps, or any folders that hold some."""
+    out: Path | None = None
+    """The HTML file; the CSV file lies beside it. By default report.html in the first folder."""
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page and the CSV file, and return the exit code."""
+    request = tyro.cli(Request, args=arguments, default=Request(folders=()), prog="surefoot report")
+    if not request.folders:
+        raise ValueError("name at least one run folder, sweep or folder that holds some")
+    findings = gather(request.folders)
+    out = request.out or request.folders[0] / "report.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figures = numbers(findings)
+    text = page(findings, figures)
+    write_csv(figures, out.with_suffix(".csv"))
+    write_atomically(out, lambda file: file.write(text.encode()))
+    finished = sum(run.finished for run in findings.runs)
+    print(f"{finished} finished runs, {len(findings.losses)} others, {len(findings.skipped)} skipped")
+    print(f"page: {out}\nnumbers: {out.with_suffix('.csv')}")
+    return 0

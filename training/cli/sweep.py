@@ -1,0 +1,188 @@
+"""`surefoot sweep`: many runs from one file or one command line, here or on Ray."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+
+from surefoot.training.cli.errors import one_line_errors
+from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
+from surefoot.training.session import carry_out
+from surefoot.training.sweep import plan
+from surefoot.training.sweep.local import carry_out_here, prepare_one
+from surefoot.training.sweep.plan import CHANGEABLE, Sweep
+from surefoot.training.sweep.progress import Standing
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the command line says: the sweep, and where it lives."""
+
+    sweep: Annotated[Sweep, tyro.conf.arg(name="")] = field(default_factory=Sweep)
+    file: tyro.conf.Positional[Path | None] = None
+    """YAML file with fields of the sweep; options override it."""
+    resume: Path | None = None
+    """Go on with the sweep in this folder."""
+    only: str | None = None
+    """With --resume: carry out this one run of the sweep in this process."""
+    out: Path = Path("runs")
+    """Folder that the sweep's folder is made in."""
+    name: str | None = None
+    """Name of the sweep's folder; made from its agents and the time by default."""
+    yes: bool = False
+    """Accept a grid of more than 10,000 runs."""
+
+
+RULES = tyro.constructors.ConstructorRegistry()
+
+
+@RULES.primitive_rule
+def grid_mapping(info: Any) -> Any:
+    """Let `set` be written as FIELD=VALUE,VALUE, each value as in YAML: 1e-3, s1, [64,64]."""
+    if info.type != dict[str, list[Any]]:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[FIELD=VALUE,...]",
+        instance_from_str=lambda words: dict(map(_read_setting, words)),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [f"{key}={yaml.safe_dump(items)}" for key, items in value.items()],
+    )
+
+
+def _read_setting(word: str) -> tuple[str, list[Any]]:
+    key, equals, values = word.partition("=")
+    try:
+        items = yaml.safe_load(f"[{values}]")
+    except yaml.YAMLError as error:
+        raise ValueError(f"{word}: not YAML values ({' '.join(str(error).split())})") from error
+    if not (key and equals and isinstance(items, list)):
+        raise ValueError(f"{word!r} is not FIELD=VALUE,VALUE")
+    return key, items
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out a sweep, and return the exit code: 0, 1 (some runs failed), 2 (wrong input), 130 or 143 (stopped)."""
+    with stop_on_signals() as stop:
+        with one_line_errors(2):
+            launch = parse(arguments)
+            run = prepare_one(launch.resume, launch.only) if launch.resume and launch.only else None
+            engine = _engine(launch.sweep)
+            folder = None if launch.only else prepare(launch)
+        if folder is None:
+            if run is not None:
+                carry_out(run, stop)
+            return stop.exit_code
+        line = StatusLine()
+        with one_line_errors(2), closing(line):
+            engine(folder, launch.sweep, line, stop)
+        return _close(folder, stop)
+
+
+def parse(arguments: Sequence[str]) -> Launch:
+    """Return the launch: options lie over the file, or over the sweep that is resumed."""
+    default = Launch(_starting_point(arguments))
+    launch = tyro.cli(
+        Launch,
+        args=arguments,
+        default=default,
+        prog="surefoot sweep",
+        description="Train many runs: every agent with every preset, seed and setting, or a search for settings.",
+        registry=RULES,
+    )
+    if launch.only and not launch.resume:
+        raise ValueError("--only is one run of a sweep that is there: add --resume FOLDER")
+    if launch.resume:
+        _require_same_sweep(default.sweep, launch.sweep, launch.resume)
+    return launch
+
+
+def _starting_point(options: Sequence[str]) -> Sweep:
+    """Return the sweep of the YAML file or the resumed folder that the command line names."""
+    words = [word for option in options for word in option.split("=", 1)]
+    if "--resume" in words[:-1]:
+        folder = Path(words[words.index("--resume") + 1])
+        plan.read_plan(folder)
+        return plan.read_sweep(folder / "sweep.yaml")
+    if options and not options[0].startswith("-"):
+        return plan.read_sweep(Path(options[0]))
+    return Sweep()
+
+
+def _require_same_sweep(before: Sweep, now: Sweep, folder: Path) -> None:
+    changed = [name for name in vars(before) if getattr(before, name) != getattr(now, name) and name not in CHANGEABLE]
+    if changed:
+        raise ValueError(f"{folder}: {', '.join(changed)} may not change on resume, only {', '.join(CHANGEABLE)}")
+
+
+def prepare(launch: Launch) -> Path:
+    """Return the sweep's folder, made anew or, with `resume`, as it is; whatever is wrong is found here."""
+    if launch.resume:
+        plan.save_sweep(launch.resume, launch.sweep)
+        return launch.resume
+    if not launch.sweep.agents:
+        raise ValueError("say which agents to train: a YAML file, or --agents h2o,sac")
+    runs = plan.expand(launch.sweep, allow_many=launch.yes)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    label = "-".join(dict.fromkeys(run.agent_name for run in runs))[:60]
+    folder = launch.out / (launch.name or f"sweep-{label}-{stamp}")
+    plan.create(folder, launch.sweep, runs)
+    print(f"sweep of {len(runs)} runs: {folder}")
+    return folder
+
+
+def _engine(sweep: Sweep) -> Callable[[Path, Sweep, StatusLine, StopRequest], None]:
+    if sweep.engine == "local":
+        return carry_out_here
+    from surefoot.training.sweep.ray import carry_out_on_ray
+
+    return carry_out_on_ray
+
+
+class StatusLine:
+    """How the sweep stands: one line that changes on a terminal, and a new line for every change elsewhere."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.work_before: float | None = None  # what an earlier session did says nothing about the speed of this one
+        self.counts: tuple[int, ...] = ()
+
+    def __call__(self, standing: Standing) -> None:
+        """Show where the runs are and when they will be done."""
+        if self.work_before is None:
+            self.work_before = standing.work
+        line = standing.line(time.monotonic() - self.began, self.work_before)
+        if sys.stdout.isatty():
+            print(f"\r\033[K{line}", end="", flush=True)
+        elif standing[:3] != self.counts:
+            print(line, flush=True)
+        self.counts = standing[:3]
+
+    def close(self) -> None:
+        """End the line."""
+        if sys.stdout.isatty():
+            print()
+
+
+def _close(folder: Path, stop: StopRequest) -> int:
+    """Say how the sweep ended, and how to go on."""
+    failures = plan.read_failures(folder)
+    for name, told in failures.items():
+        end = told["end_of_log"]
+        print(
+            f"\n{name} failed {told['tries']} times; the end of {folder / 'logs' / name}.log:\n{end}", file=sys.stderr
+        )
+    if stop:
+        print(f"stopped; go on with: surefoot sweep --resume {folder}")
+        return stop.exit_code
+    print(f"a page of all runs: surefoot report {folder}")
+    return 1 if failures else 0

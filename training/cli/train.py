@@ -1,0 +1,130 @@
+"""`surefoot train`: from a command line to a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from surefoot import agents
+from surefoot.configs import preset_names
+from surefoot.configs.casting import read_yaml
+from surefoot.training.cli.errors import one_line_errors
+from surefoot.training.cli.options import REGISTRY, laid_over, long_names
+from surefoot.training.config.presets import default_config, from_plain, load_preset
+from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.baselines import require_companions
+from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
+from surefoot.training.loop.loop import Run
+from surefoot.training.loop.setup import resume, start
+from surefoot.training.runs import folder as run_folder
+from surefoot.training.session import carry_out
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Launch(Generic[C]):
+    """What the command line says: the run, and where it starts from."""
+
+    run: Annotated[RunConfig[C], tyro.conf.arg(name="")]
+    preset: str | None = None
+    """Start from a preset: one of the agent's own, OTHER/NAME of another agent, or a YAML file. Options override it."""
+    config: Path | None = None
+    """Start from the config.yaml of another run. Options override it."""
+    resume: Path | None = None
+    """Go on with the run in this folder; --steps may extend its budget."""
+    out: Path = Path("runs")
+    """Folder that new run folders are made in."""
+    name: str | None = None
+    """Name of the new run folder; made from agent, task, preset, seed and time by default."""
+
+
+def main(arguments: list[str]) -> int:
+    """Train, and return the exit code."""
+    with stop_on_signals() as stop:
+        with one_line_errors(2):
+            run = prepare(*parse(arguments))
+        return 0 if run is None else _train(run, stop)
+
+
+def prepare(agent_name: str, launch: Launch) -> Run | None:
+    """Return the run that a launch asks for, new or resumed; None where it is finished already."""
+    if launch.resume is None:
+        require_companions(launch.run, regret=agents.get(agent_name).regret)
+        name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
+        return start(agent_name, launch.run, launch.out / name, launch.preset)
+    if run_folder.is_finished(launch.resume, launch.run):
+        print(f"{launch.resume} is finished; --steps more than {launch.run.steps} goes on with it")
+        return None
+    return resume(launch.resume, agent_name, launch.run)
+
+
+def _train(run: Run, stop: StopRequest) -> int:
+    print(f"run folder: {run.folder}")
+    try:
+        carry_out(run, stop)
+    except OSError as error:
+        if error.errno is not None:  # unlike ours, which are whole sentences
+            raise
+        with one_line_errors(1):
+            raise
+    if stop:
+        print(f"stopped at step {run.counters.step}; go on with: {_door()} {run.agent_name} --resume {run.folder}")
+    return stop.exit_code
+
+
+def _door() -> str:
+    """Return how this command was called, for the user to call it again."""
+    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "surefoot train"
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, Launch]:
+    """Return agent name and launch: options lie over `--preset`, `--config` or the resumed run's configuration."""
+    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    options = long_names(
+        arguments[1:] if named else arguments, {"--num-envs": "--env.num-envs", "--arm": "--agent.arm"}
+    )
+    base = argparse.ArgumentParser(prog=f"train.py {named or ''}", add_help=False, allow_abbrev=False)
+    for name in ("preset", "config", "resume"):
+        base.add_argument(f"--{name}")
+    chosen, _ = base.parse_known_args(options)
+    agent_name, config = _starting_point(named, chosen.preset, chosen.config, chosen.resume)
+    spec = agents.get(agent_name)
+    presets = ", ".join(preset_names(agent_name)) or "none"
+    form: Any = Launch[type(config.agent)]  # type: ignore[misc]  # only known now, which is what tyro is for
+    launch = tyro.cli(
+        form,
+        args=options,
+        registry=REGISTRY,
+        default=Launch(config),
+        prog=f"train.py {agent_name}",
+        description=f"{spec.summary}. Presets: {presets}.",
+    )
+    return agent_name, replace(launch, run=replace(launch.run, env=laid_over(launch.run.env, config.env)))
+
+
+def _starting_point(
+    named: str | None, preset: str | None, config: str | None, resumed: str | None
+) -> tuple[str, RunConfig]:
+    if config and (preset or resumed):
+        raise ValueError("--config does not go with --preset or --resume: each says where the settings come from")
+    if resumed:
+        agent_name, settings = run_folder.read_config(Path(resumed))
+        started_from = run_folder.read_meta(Path(resumed)).get("preset")
+        if preset and preset != started_from:
+            raise ValueError(f"{resumed}: started from preset {started_from}, not {preset}; leave --preset out")
+    elif config:
+        agent_name, settings = from_plain(read_yaml(Path(config)), config)
+    elif named is None:
+        raise ValueError(f"say which agent to train: {', '.join(agents.REGISTRY)}")
+    else:
+        return named, load_preset(named, preset) if preset else default_config(named)
+    if named not in (None, agent_name):
+        raise ValueError(f"{resumed or config} is of {agent_name}, not of {named}")
+    return agent_name, settings

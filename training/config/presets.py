@@ -1,0 +1,54 @@
+"""Presets and resolved configs: YAML in and out of nested dataclasses, cast by the annotated type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from surefoot import agents
+from surefoot.configs import preset_file
+from surefoot.configs.casting import overlay, plain, read_yaml
+from surefoot.training.config.run import RunConfig
+
+
+def default_config(agent_name: str) -> RunConfig:
+    """Return the configuration of an agent before any preset; `ValueError` names the known agents."""
+    return RunConfig(agent=agents.get(agent_name).default)
+
+
+def load_preset(agent_name: str, preset: str) -> RunConfig:
+    """Return the agent's defaults with a preset laid over them.
+
+    `preset` is a name of the agent's own, `OTHER/NAME` of another agent (allowed where its keys fit), or the path of a
+    YAML file. Raises `FileNotFoundError` with the available names, `ValueError` for a key or a value that does not fit.
+    """
+    defaults = default_config(agent_name)
+    source = _locate(agent_name, preset)
+    return overlay(defaults, read_yaml(source), str(source))
+
+
+def _locate(agent_name: str, preset: str) -> Traversable:
+    if preset.endswith((".yaml", ".yml")):
+        return Path(preset)
+    owner, _, name = preset.rpartition("/")
+    agents.get(owner or agent_name)  # an unknown agent is the better message
+    return preset_file(owner or agent_name, name)
+
+
+# --- resolved configs -------------------------------------------------------------------------------------------------
+
+
+def to_plain(agent_name: str, config: RunConfig) -> dict[str, Any]:
+    """Return every field as plain values, with the agent's name, as config.yaml and checkpoints hold them."""
+    return {"agent_name": agent_name, **plain(config)}
+
+
+def from_plain(content: Mapping[str, Any], where: str) -> tuple[str, RunConfig]:
+    """Return agent name and configuration of what `to_plain` made; fields that are absent keep their defaults."""
+    fields = dict(content)
+    agent_name = fields.pop("agent_name", None)
+    if not isinstance(agent_name, str):
+        raise ValueError(f"{where}: no agent_name; expected the config.yaml of a run folder")
+    return agent_name, overlay(default_config(agent_name), fields, where)

@@ -1,0 +1,227 @@
+"""One run: step the agent, log, evaluate, checkpoint, until the budget is spent; and go on where a run stopped.
+
+Whatever decides when a row, an evaluation or a checkpoint is due depends on counters alone, and what is pending between
+two rows is part of the checkpoint: N + M steps are the same run as N, a stop anywhere, and M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tqdm import tqdm
+
+from surefoot.agents.interface import (
+    Agent,
+    AgentSpec,
+    BanditAgent,
+    Progress,
+    Spaces,
+    VectorEnv,
+)
+from surefoot.agents.parts.interaction import crosses
+from surefoot.evaluation import policy_files, regret
+from surefoot.evaluation.episodes import EvalResult, acting, evaluate
+from surefoot.evaluation.storage import save as save_checkpoint
+from surefoot.training.config.presets import to_plain
+from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.interrupt import StopRequest
+from surefoot.training.runs import folder as run_folder
+from surefoot.training.runs.loggers import (
+    CsvLog,
+    Logger,
+    Row,
+)
+from surefoot.training.runs.meters import Meter
+
+
+@dataclass
+class Counters:
+    """Where a run stands. `step` counts in the budget's unit."""
+
+    step: int = 0
+    env_steps: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    logged_step: int = 0
+    logged_seconds: float = 0.0
+    evaluated_step: int = -1
+    done: bool = False
+    best_return: float = -float("inf")
+
+    def advance(self, progress: Progress, acts: bool) -> None:
+        """Count one agent step; the budget is in environment steps, or in updates for an agent that never acts."""
+        self.env_steps += progress.env_steps
+        self.updates += progress.updates
+        self.step = self.env_steps if acts else self.updates
+        self.done = progress.done
+
+
+@dataclass
+class Run:
+    """All that a run in progress holds."""
+
+    agent_name: str
+    config: RunConfig
+    folder: Path
+    spec: AgentSpec
+    spaces: Spaces
+    device: torch.device
+    env: VectorEnv | None
+    agent: Agent
+    meter: Meter
+    metrics: CsvLog
+    evaluations: CsvLog
+    loggers: dict[str, Logger] = field(default_factory=dict)
+    counters: Counters = field(default_factory=Counters)
+    saved_step: int = -1
+
+
+def run_loop(run: Run, stop: StopRequest, clock: Callable[[], float]) -> None:
+    config, counters = run.config, run.counters
+    with tqdm(total=config.steps, initial=counters.step, unit="step", disable=None, desc=run.agent_name) as bar:
+        while counters.step < config.steps and not counters.done and not stop:
+            before = counters.step
+            progress = run.agent.step()
+            counters.advance(progress, run.spec.acts)
+            run.meter.add(progress)
+            for line in progress.notes:
+                tqdm.write(line)
+            bar.update(counters.step - before)
+            counters.seconds = clock()
+            due = {name: crosses(before, counters.step, every) for name, every in _intervals(config).items()}
+            row: dict[str, Any] = {}
+            if due["log"]:
+                row |= log_metrics(run, bar)
+            if due["evaluation"] and not run.spec.regret:
+                row |= log_evaluation(run)
+            _send(run, row)
+            if due["checkpoint"]:
+                save(run)
+    if run.saved_step != counters.step:
+        save(run)
+
+
+def finish(run: Run) -> None:
+    """Write the rows of the last, incomplete intervals.
+
+    They come after the last checkpoint on purpose: a run whose budget is extended drops them and is the same run as
+    one that had the longer budget from the start.
+    """
+    row: dict[str, Any] = {}
+    if run.counters.logged_step != run.counters.step:
+        row |= log_metrics(run)
+    if run.counters.evaluated_step != run.counters.step and not run.spec.regret:
+        row |= log_evaluation(run)
+    _send(run, row)
+
+
+def _intervals(config: RunConfig) -> dict[str, int]:
+    return {"log": config.log_every, "evaluation": config.eval.every, "checkpoint": config.checkpoint_every}
+
+
+def log_metrics(run: Run, bar: tqdm | None = None) -> Row:
+    """Append the means since the last row to metrics.csv and return them."""
+    counters, means = run.counters, run.meter.read()
+    rate = (counters.step - counters.logged_step) / max(counters.seconds - counters.logged_seconds, 1e-9)
+    row = {**_place(run), "seconds": counters.seconds, "steps_per_second": rate, **means, **_regret(run)}
+    run.metrics.write([row])
+    counters.logged_step, counters.logged_seconds = counters.step, counters.seconds
+    if bar is not None:
+        bar.set_postfix_str(", ".join(_shown(run.spec, row)), refresh=False)
+    return row
+
+
+def _shown(spec: AgentSpec, row: Row) -> list[str]:
+    """Return what the progress line says."""
+    regret = [f"regret {row['regret']:,.1f} ± {row['regret_se']:,.1f} (standard error)"] if spec.regret else []
+    first = {} if spec.regret else {"episode return": row.get("episode_return")}
+    named = first | {name: row.get(name) for name in spec.shown}
+    shown = {name: value for name, value in named.items() if value is not None}
+    return regret + [f"{name} {value:.{1 if abs(value) >= 10 else 2}f}" for name, value in shown.items()]
+
+
+def _regret(run: Run) -> Row:
+    """Return the regret so far: mean over replicates, its standard error (0 for one), and the realised one."""
+    if not run.spec.regret:
+        return {}
+    regret = cast(BanditAgent, run.agent).regret
+    replicates = len(regret.total)
+    error = float(regret.total.std()) / replicates**0.5 if replicates > 1 else 0.0
+    return {"regret": float(regret.total.mean()), "regret_se": error, "realised_regret": float(regret.realised.mean())}
+
+
+def log_evaluation(run: Run) -> Row:
+    """Measure the policy in `eval.physics`, append its episodes to evaluations.csv, keep the best policy."""
+    settings = run.config.eval
+    env = replace(run.config.env, physics=settings.physics)
+    result = evaluate(acting(run.agent), env, episodes=settings.episodes, seed=settings.seed, device=run.device)
+    run.evaluations.write(_evaluation_rows(run, result))
+    run.counters.evaluated_step = run.counters.step
+    mean = float(result.returns.mean())
+    if mean > run.counters.best_return:
+        run.counters.best_return = mean
+        _save_policy(run, run.folder / "checkpoints" / "best.pt")
+    score = {} if result.score is None else {"eval/score": float(result.score.mean())}
+    suffix = f", score {score['eval/score']:.1f}" if score else ""
+    tqdm.write(f"{run.agent_name} at {run.counters.step:,}: return {mean:.1f} ± {result.returns.std():.1f}{suffix}")
+    return {"eval/episode_return": mean, "eval/length": float(result.lengths.mean()), **score}
+
+
+def _evaluation_rows(run: Run, result: EvalResult) -> list[Row]:
+    scores = [None] * len(result.returns) if result.score is None else result.score.tolist()
+    columns = zip(result.returns.tolist(), result.lengths.tolist(), scores, strict=True)
+    return [
+        {**_place(run), "episode": i, "episode_return": episode_return, "length": length, "score": score}
+        for i, (episode_return, length, score) in enumerate(columns)
+    ]
+
+
+def _place(run: Run) -> dict[str, int]:
+    return {name: getattr(run.counters, name) for name in ("step", "env_steps", "updates")}
+
+
+def _send(run: Run, row: Row) -> None:
+    if row:
+        for logger in run.loggers.values():
+            logger.log(row, run.counters.env_steps)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def save(run: Run) -> None:
+    """Write the checkpoint of this step, then drop the oldest. The policy goes first: no checkpoint is without one."""
+    step = run.counters.step
+    _save_policy(run, policy_files.checkpoint_path(run.folder, "policy", step))
+    if run.spec.regret:
+        regret.save_regret(run.folder, *cast(BanditAgent, run.agent).regret.trace())
+    if hasattr(run.agent, "path"):
+        run_folder.save_path(run.folder, run.agent.path)
+    save_checkpoint(policy_files.checkpoint_path(run.folder, "step", step), _state(run))
+    run.saved_step = step
+    for kind in ("step", "policy"):
+        for old in policy_files.checkpoint_steps(run.folder, kind)[: -run.config.keep_checkpoints]:
+            policy_files.checkpoint_path(run.folder, kind, old).unlink()
+
+
+def _state(run: Run) -> dict[str, Any]:
+    return {
+        "agent_name": run.agent_name,
+        "config": to_plain(run.agent_name, run.config),
+        "device": run.device.type,
+        "agent": run.agent.state_dict(),
+        "meter": run.meter.state_dict(),
+        "counters": asdict(run.counters),
+        "metrics": run.metrics.state_dict(),
+        "evaluations": run.evaluations.state_dict(),
+        "loggers": {name: logger.state_dict() for name, logger in run.loggers.items()},
+    }
+
+
+def _save_policy(run: Run, path: Path) -> None:
+    step, policy = run.counters.step, run.agent.policy
+    policy_files.save_policy(path, to_plain(run.agent_name, run.config), run.spaces, step, policy)

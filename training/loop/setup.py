@@ -1,0 +1,211 @@
+"""From a configuration to a run that is ready to step: a new one, or one at its latest checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from surefoot import agents
+from surefoot.agents.interface import (
+    AgentSpec,
+    OfflineData,
+    Setting,
+    Spaces,
+    Termination,
+    VectorEnv,
+)
+from surefoot.envs import UncertainLanes, Worlds, make_single, make_vec, spaces_of
+from surefoot.envs.stock import refuse_changed_rewards
+from surefoot.envs.termination import termination_of
+from surefoot.envs.uncertainty.probe import without_effect
+from surefoot.evaluation import policy_files
+from surefoot.evaluation.objectives import served
+from surefoot.evaluation.storage import load as load_checkpoint
+from surefoot.evaluation.storage import remove_leftovers
+from surefoot.evaluation.uncertainty_grid import load_set
+from surefoot.offline_data import load_for
+from surefoot.training.config.presets import from_plain, to_plain
+from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.behaviour import BEHAVIOUR, behaviour_data
+from surefoot.training.loop.loop import Counters, Run
+from surefoot.training.runs import folder as run_folder
+from surefoot.training.runs.loggers import (
+    EVALUATION_COLUMNS,
+    METRIC_COLUMNS,
+    CsvLog,
+    make_loggers,
+    require_installed,
+)
+from surefoot.training.runs.meters import Meter
+
+CHANGEABLE = ("steps", "threads", "logger", "checkpoint_every", "keep_checkpoints", "beside")
+
+
+def start(agent_name: str, config: RunConfig, folder: Path, preset: str | None = None) -> Run:
+    """Return a new run at its first step, its folder made last, when everything else has been found in order."""
+    run_folder.require_free(folder)
+    require_installed(config.logger)
+    run = _build(agent_name, config, folder)
+    run_folder.create(folder, agent_name, config, preset)
+    try:
+        run.metrics.start()
+        run.evaluations.start()
+        run.loggers = make_loggers(config.logger, folder, to_plain(agent_name, config))
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return run
+
+
+def start_or_resume(folder: Path, agent_name: str, config: RunConfig, preset: str | None = None) -> Run | None:
+    """Return the run in `folder` where it stands, a new one if it has no checkpoint yet; None if it is finished."""
+    if (folder / "meta.json").is_file() and run_folder.is_finished(folder, config):
+        return None
+    if policy_files.checkpoint_steps(folder):
+        return resume(folder, agent_name, config)
+    shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint
+    return start(agent_name, config, folder, preset)
+
+
+def resume(folder: Path, agent_name: str, config: RunConfig) -> Run:
+    """Return a run at its latest checkpoint, rows written after it dropped.
+
+    Raises `ValueError` where agent or configuration is another than the run's, but for the `CHANGEABLE` fields.
+    """
+    steps = policy_files.checkpoint_steps(folder)
+    if not steps:
+        raise FileNotFoundError(f"{folder}: no checkpoint to resume from; start the run again under another --name")
+    path = policy_files.checkpoint_path(folder, "step", steps[-1])
+    state = load_checkpoint(path)
+    _require_same_run(state, agent_name, config, path)
+    require_installed(config.logger)
+    if state["device"] != (device := pick_device(config.device).type):
+        raise ValueError(f"{path}: made on {state['device']}, not {device}; go on with it on a machine that has one")
+    run = _build(agent_name, config, folder)
+    run.agent.load_state_dict(state["agent"])
+    run.meter.load_state_dict(state["meter"])
+    run.counters = Counters(**state["counters"])
+    run.saved_step = run.counters.step
+    run.metrics.load_state_dict(state["metrics"])
+    run.evaluations.load_state_dict(state["evaluations"])
+    remove_leftovers(folder / "checkpoints")
+    run.loggers = make_loggers(
+        config.logger, folder, to_plain(agent_name, config), run.counters.env_steps, state["loggers"]
+    )
+    run_folder.mark_resumed(folder, agent_name, config)
+    return run
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that `auto`, `cpu`, `cuda` or `cuda:N` stands for; `ValueError` where it is missing."""
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= available:
+        raise ValueError(f"device {name} was asked for, but PyTorch sees {available} CUDA devices; pass --device cpu")
+    return device
+
+
+def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
+    spec, device = agents.get(agent_name), pick_device(config.device)
+    if config.num_seeds > 1 and not spec.stacks_seeds:
+        raise ValueError(
+            f"{agent_name} trains one seed a run, not num_seeds {config.num_seeds}; start one run for each"
+        )
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    spaces = Spaces(*spaces_of(config.env))
+    if getattr(config.agent, "stock", False):
+        _require_real_rewards(config)
+    data = _load_data(agent_name, spec, config, spaces, device)
+    ends = _termination(spec, config, spaces)
+    lanes = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
+    env, worlds = training_env(agent_name, spec, replace(config, env=lanes), device)
+    how = (config.compile, config.cudagraph, config.num_seeds)
+    setting = Setting(spaces, config.seed, device, env, data, *how, termination=ends, worlds=worlds)
+    try:
+        agent = spec.make_agent(config.agent, setting)
+        if config.eval.objectives:
+            served(agent.policy, config.eval.objectives)
+    except BaseException:
+        if env is not None:
+            env.close()
+        raise
+    logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", EVALUATION_COLUMNS)
+    return Run(agent_name, config, folder, spec, spaces, device, env, agent, Meter(device), *logs)
+
+
+def training_env(
+    agent_name: str, spec: AgentSpec, config: RunConfig, device: torch.device
+) -> tuple[VectorEnv | None, Worlds | None]:
+    """Return the lanes to train in, with the parameters of `uncertainty` if there is one, and its worlds to play in."""
+    if config.uncertainty is None:
+        if spec.needs_worlds:
+            raise ValueError(
+                f"{agent_name} trains in an uncertainty set: pass --uncertainty, or a preset that names one"
+            )
+        return (make_vec(config.env, device=device) if spec.acts else None), None
+    if not spec.acts:
+        raise ValueError(f"{agent_name} never acts, so there is nothing for --uncertainty {config.uncertainty} to vary")
+    uncertainty = load_set(config.uncertainty)
+    worlds = Worlds(config.env, uncertainty, device=device)
+    for name in without_effect(config.env, uncertainty):
+        tqdm.write(f"note: {name} has no effect: every value of {config.uncertainty} gives the same motion")
+    return UncertainLanes(config.env, uncertainty, device=device), worlds
+
+
+def _require_real_rewards(config: RunConfig) -> None:
+    """Raise `ValueError` where the task changes rewards that a stock adds up, or ends episodes while it goes on."""
+    env = make_single(config.env)
+    try:
+        refuse_changed_rewards(env)
+    finally:
+        env.close()
+
+
+def _load_data(
+    agent_name: str, spec: AgentSpec, config: RunConfig, spaces: Spaces, device: torch.device
+) -> OfflineData | None:
+    if config.data.source is None:
+        if spec.needs_data:
+            raise ValueError(f"{agent_name} learns from recorded data: pass --data.source, or a preset that names one")
+        return None
+    if config.data.source.startswith(BEHAVIOUR):
+        return behaviour_data(config.data, config.env, seed=config.seed).to(device)
+    return load_for(config.data, *spaces, seed=config.seed).to(device)
+
+
+def _termination(spec: AgentSpec, config: RunConfig, spaces: Spaces) -> Termination | None:
+    if not spec.imagines:
+        return None
+    spec.make_policy(config.agent, spaces)  # a task that the agent cannot play is the better message
+    return termination_of(config.env)
+
+
+def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig, path: Path) -> None:
+    missing = {"agent", "agent_name", "config", "counters", "meter", "metrics", "evaluations"} - set(state)
+    if missing:
+        raise ValueError(f"{path}: not a training checkpoint (no {', '.join(sorted(missing))})")
+    if state["agent_name"] != agent_name:
+        raise ValueError(f"{path}: a run of {state['agent_name']}, not of {agent_name}")
+    _, before = from_plain(state["config"], str(path))
+    old, new = (_flat(to_plain(agent_name, settings)) for settings in (before, config))
+    changed = [name for name in new if new[name] != old[name] and name not in CHANGEABLE]
+    if changed:
+        changes = ", ".join(f"{name} was {old[name]!r}, not {new[name]!r}" for name in changed)
+        raise ValueError(f"{path}: {changes}; only {', '.join(CHANGEABLE)} may change on resume")
+    if config.steps < state["counters"]["step"]:
+        raise ValueError(f"{path}: already at step {state['counters']['step']}; --steps {config.steps} is less")
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+    return flat

@@ -1,0 +1,284 @@
+"""What a report is made of: the runs found, grouped by task and method, and the numbers of its tables."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from surefoot import agents
+from surefoot.envs import EnvConfig
+from surefoot.evaluation.regret import load_regret
+from surefoot.training.config.describe import describe
+from surefoot.training.config.presets import to_plain
+from surefoot.training.config.run import RunConfig
+from surefoot.training.runs.folder import read_config, read_meta
+from surefoot.training.sweep import plan
+
+PASSED_BY = ("checkpoints", "plots", "videos", plan.RAY_FOLDER)  # what holds no runs, or copies of them
+
+
+class Skipped(NamedTuple):
+    """A folder that looks like a run but cannot be read."""
+
+    folder: Path
+    reason: str
+
+
+class Loss(NamedTuple):
+    """A run that is not part of any number."""
+
+    name: str
+    status: str
+    end_of_log: str
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run as the report uses it."""
+
+    folder: Path
+    agent: str
+    config: RunConfig
+    meta: dict[str, Any]
+    returns: dict[int, float]  # step -> mean return of the evaluation
+    scores: dict[int, float]  # step -> mean D4RL-normalised score; empty where the task has none
+    steps_per_second: float | None
+    measured: tuple[dict[str, Any], ...]  # records of `surefoot evaluate`, one a world
+    grids: dict[str, dict[str, Any]]  # records of `surefoot evaluate --grid` by uncertainty set
+    objectives: dict[str, dict[str, Any]]  # rows of `surefoot evaluate --objective` and of the run's own, by their name
+    regret: tuple[np.ndarray, np.ndarray] | None  # where that is the measure: rounds or episodes (P,), regret (P, N)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was carried through: only then is it part of a number."""
+        return self.meta.get("status") == "finished"
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs that differ in nothing but task and seed."""
+
+    label: str
+    agent: str
+    variant: int  # among the methods of the same agent: what tells their lines apart
+    config: RunConfig  # of its first run
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The finished runs of a method on a task."""
+
+    task: str
+    method: Method
+    runs: tuple[RunFacts, ...]
+    begun: int  # unfinished ones included
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything found under the folders of a report."""
+
+    cells: tuple[Cell, ...]
+    methods: tuple[Method, ...]
+    tasks: tuple[str, ...]
+    runs: tuple[RunFacts, ...]
+    losses: tuple[Loss, ...]
+    skipped: tuple[Skipped, ...]
+
+
+# --- from folders to cells --------------------------------------------------------------------------------------------
+
+
+def gather(roots: Sequence[Path]) -> Findings:
+    """Return all runs under the folders, each once. `FileNotFoundError` for a folder that is not there.
+
+    `ValueError` where there is no run at all; a damaged one is skipped and named.
+    """
+    runs, skipped = [], []
+    for folder in find_runs(roots):
+        try:
+            runs.append(read_run(folder))
+        except (ValueError, OSError, KeyError, TypeError, csv.Error) as error:
+            skipped.append(Skipped(folder, " ".join(str(error).split()) or type(error).__name__))
+    if not runs:
+        reasons = "".join(f"; {one.folder}: {one.reason}" for one in skipped)
+        raise ValueError(f"no run in {', '.join(map(str, roots))}{reasons}; name run folders or folders that hold some")
+    methods = name_methods(runs)
+    cells = tuple(_cells(runs, methods))
+    tasks = tuple(dict.fromkeys(cell.task for cell in cells))
+    return Findings(cells, tuple(methods.values()), tasks, tuple(runs), tuple(_losses(runs, roots)), tuple(skipped))
+
+
+def find_runs(roots: Sequence[Path]) -> list[Path]:
+    """Return the folders under `roots` that are or were meant to be runs, each once, companions included."""
+    found: dict[Path, Path] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise FileNotFoundError(f"{root}: no such folder; name run folders or folders that hold some")
+        for place, folders, files in os.walk(root):
+            folders[:] = sorted(name for name in folders if name not in PASSED_BY)
+            if {"config.yaml", "meta.json"} & set(files):
+                found.setdefault(Path(place).resolve(), Path(place))
+                folders[:] = [name for name in folders if name == "beside"]
+    return list(found.values())
+
+
+def read_run(folder: Path) -> RunFacts:
+    """Return what one run folder says. Raises `ValueError`, `OSError` or `KeyError` where it is damaged."""
+    agent_name, config = read_config(folder)
+    meta = read_meta(folder)
+    by_regret = agents.get(agent_name).regret is not None
+    regret = load_regret(folder) if by_regret and meta.get("status") == "finished" else None
+    returns, scores = read_evaluations(folder / "evaluations.csv")
+    if meta.get("status") == "finished" and not by_regret and not returns:
+        raise ValueError("finished, but its evaluations.csv has no row")
+    measured = tuple(read_measurements(folder / "evaluations"))
+    grids = {f"{r['set']} ({r['grid']}, n={r['n']})": r for r in read_records(folder / "evaluations") if "axes" in r}
+    objectives = dict(read_objectives(folder, config))
+    speed = _speed(folder)
+    return RunFacts(folder, agent_name, config, meta, returns, scores, speed, measured, grids, objectives, regret)
+
+
+def read_records(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what `surefoot evaluate` wrote, whatever kind of measurement it was."""
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            yield record
+
+
+def read_measurements(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the measurements of one world each; other kinds are passed by."""
+    for record in read_records(folder):
+        if {"env", "return"} <= set(record) and "values" in record["return"]:
+            yield record
+
+
+def read_objectives(folder: Path, config: RunConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield `cvar(0.1) in WORLD` and its row: those measured when the run ended, then those measured since."""
+    if (folder / "objectives.json").is_file():
+        rows = json.loads((folder / "objectives.json").read_text(encoding="utf-8"))
+        world = describe(asdict(dataclasses.replace(config.env, physics=config.eval.physics)))
+        yield from ((f"{row['objective']} in {world}", row) for row in rows if row["run"] == rows[0]["run"])
+    for record in read_records(folder / "evaluations"):
+        if "objectives" in record:
+            world = describe(record["env"])
+            yield from ((f"{row['objective']} in {world}", row) for row in record["results"])
+
+
+def read_evaluations(path: Path) -> tuple[dict[int, float], dict[int, float]]:
+    """Return {step: mean} of the returns and of the scores; a run's episodes count by their mean."""
+    returns: dict[int, list[float]] = {}
+    scores: dict[int, list[float]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            step = int(float(row["step"]))
+            returns.setdefault(step, []).append(float(row["episode_return"]))
+            if row["score"]:
+                scores.setdefault(step, []).append(float(row["score"]))
+    return _means(returns), _means(scores)
+
+
+def _means(values: dict[int, list[float]]) -> dict[int, float]:
+    return {step: float(np.mean(many)) for step, many in sorted(values.items())}
+
+
+def _speed(folder: Path) -> float | None:
+    """Return steps a second over the whole run, evaluations and logging included."""
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return float(rows[-1]["step"]) / float(rows[-1]["seconds"]) if rows and float(rows[-1]["seconds"]) else None
+
+
+def task_key(run: RunFacts) -> str:
+    """Return what makes runs comparable: the task they train in and the dynamics they are measured in."""
+    return describe_task(run.config)
+
+
+def describe_task(config: RunConfig) -> str:
+    """Return the task in words, such as `Hopper-v5, gravity 2.0; evaluated in the stock dynamics`."""
+    text = describe(asdict(config.env))
+    if config.env.physics == config.eval.physics:
+        return text
+    measured = describe(asdict(EnvConfig(config.env.id, config.eval.physics))).partition(", ")[2]
+    return f"{text}; evaluated with {measured}" if measured else f"{text}; evaluated in the stock dynamics"
+
+
+def method_key(run: RunFacts) -> str:
+    """Return all that decides a run's numbers but its task and its seed."""
+    config = run.config
+    fields = (config.agent, config.data, config.uncertainty, config.steps, config.num_seeds, config.env.num_envs)
+    return repr((run.agent, *fields))
+
+
+def name_methods(runs: Sequence[RunFacts]) -> dict[str, Method]:
+    """Return {method key: method}. Methods of one agent are told apart by the settings in which they differ."""
+    firsts: dict[str, RunFacts] = {}
+    for run in runs:
+        firsts.setdefault(method_key(run), run)
+    counts: dict[str, int] = {}
+    methods = {}
+    for key, run in firsts.items():
+        others = [other for other in firsts.values() if other.agent == run.agent]
+        variant = counts.setdefault(run.agent, 0)
+        counts[run.agent] += 1
+        methods[key] = Method(_label(run, others), run.agent, variant, run.config)
+    return methods
+
+
+def _label(run: RunFacts, others: Sequence[RunFacts]) -> str:
+    flat = [_method_settings(other) for other in others]
+    mine = _method_settings(run)
+    differing = [name for name in mine if any(other.get(name) != mine[name] for other in flat)]
+    return ", ".join([run.agent, *(f"{name.rpartition('.')[2]} {mine[name]}" for name in differing)])
+
+
+def _method_settings(run: RunFacts) -> dict[str, Any]:
+    plain = to_plain(run.agent, run.config)
+    kept = {"agent": plain["agent"], "data": plain["data"], "num_envs": plain["env"]["num_envs"]}
+    return flattened(kept | {name: plain[name] for name in ("uncertainty", "steps", "num_seeds")})
+
+
+def flattened(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as one level of dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+    return flat
+
+
+def _cells(runs: Sequence[RunFacts], methods: dict[str, Method]) -> Iterator[Cell]:
+    groups: dict[tuple[str, str], list[RunFacts]] = {}
+    for run in runs:
+        groups.setdefault((task_key(run), method_key(run)), []).append(run)
+    for (task, key), members in sorted(groups.items(), key=lambda item: item[0][0]):
+        yield Cell(task, methods[key], tuple(run for run in members if run.finished), len(members))
+
+
+def _losses(runs: Sequence[RunFacts], roots: Sequence[Path]) -> Iterator[Loss]:
+    """Yield the runs that did not finish, with the end of their log where a sweep kept one, and those never begun."""
+    told: dict[Path, dict[str, Any]] = {}
+    for folder in {one for root in roots for one in (root, *root.rglob("sweep.yaml"))}:
+        place = folder.parent if folder.name == "sweep.yaml" else folder
+        if (place / "sweep.yaml").is_file():
+            told |= {(place / "runs" / name).resolve(): failure for name, failure in plan.read_failures(place).items()}
+    begun = {run.folder.resolve() for run in runs}
+    for run in runs:
+        if not run.finished:
+            failure = told.get(run.folder.resolve(), {})
+            status = f"failed after {failure['tries']} tries" if failure else str(run.meta.get("status"))
+            yield Loss(run.folder.name, status, failure.get("end_of_log", ""))
+    for path, failure in told.items():
+        if path not in begun:
+            yield Loss(path.name, f"failed {failure['tries']} times before it began", failure["end_of_log"])
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,221 @@
+"""The numbers of a report: interquartile means over seeds with their intervals, worst cases, tails, improvements."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from surefoot.evaluation.regret import last_decade_slope
+from surefoot.evaluation.statistics import (
+    Comparison,
+    Interval,
+    cvar,
+    iqm,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
+from surefoot.training.config.describe import describe
+from surefoot.training.config.presets import default_config, to_plain
+from surefoot.training.report.data import Cell, Findings, RunFacts, flattened
+
+TAIL = 0.1  # level of the CVaR that is reported
+
+
+OBJECTIVE_UNIT = "discounted reward"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of the report, and how many seeds stand behind it."""
+
+    task: str
+    method: str
+    agent: str
+    metric: str
+    unit: str
+    value: float
+    interval: Interval | None
+    seeds: int
+    begun: int
+
+
+def numbers(findings: Findings) -> list[Figure]:
+    """Return every number of the report's tables: interquartile means over seeds, with 95% intervals from two on."""
+    return [figure for cell in findings.cells if cell.runs for figure in _of_cell(cell)] + list(_pooled(findings))
+
+
+def _pooled(findings: Findings) -> Iterator[Figure]:
+    """Yield each method's final score over all its tasks, which are the strata; returns of tasks are not comparable."""
+    unit, table = final_values(findings)
+    for method in findings.methods:
+        tasks = table.get(method.label, {})
+        if unit == "score" and len(tasks) > 1:
+            strata = list(tasks.values())
+            interval = stratified_bootstrap(strata, generator=np.random.default_rng(0))
+            value = float(iqm(np.concatenate(strata)))
+            begun = sum(cell.begun for cell in findings.cells if cell.method == method)
+            where = f"all its {len(tasks)} tasks", method.label, method.agent
+            yield Figure(*where, "final score", "D4RL-normalised", value, interval, sum(map(len, strata)), begun)
+
+
+def _of_cell(cell: Cell) -> Iterator[Figure]:
+    for metric, unit, values in _per_seed(cell):
+        interval = stratified_bootstrap([values], generator=np.random.default_rng(0))
+        middle = float(iqm(values))
+        begun = cell.begun * len(values) // len(cell.runs)  # the replicates of a bandit's run count one by one
+        where = cell.task, cell.method.label, cell.method.agent
+        yield Figure(*where, metric, unit, middle, interval, len(values), begun)
+
+
+def _per_seed(cell: Cell) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield metric, unit and its (runs,) values; the replicates of a bandit's run are runs of their own."""
+    if all(run.regret is not None for run in cell.runs):
+        yield "final regret", "reward", np.concatenate([run.regret[1][-1] for run in cell.runs if run.regret])
+    for name, unit, pick in (("return", "reward", "returns"), ("score", "D4RL-normalised", "scores")):
+        curves: list[dict[int, float]] = [getattr(run, pick) for run in cell.runs]
+        if all(curves):
+            yield f"final {name}", unit, np.array([curve[max(curve)] for curve in curves])
+            yield f"best {name}", unit, np.array([max(curve.values()) for curve in curves])
+    for metric, values in tails(cell).items():
+        yield metric, "reward", values
+    for name in shared("objectives", cell):
+        for figure in ("reached", "promised"):
+            key = "value" if figure == "reached" else figure
+            values = np.array([run.objectives[name][key] for run in cell.runs])
+            yield f"{name}, {figure}", OBJECTIVE_UNIT, values
+    for name in shared("grids", cell):
+        records = [run.grids[name] for run in cell.runs]
+        yield f"worst case over {name}", "reward", np.array([record["worst"]["mean"] for record in records])
+        yield f"average over {name}", "reward", np.array([record["average"] for record in records])
+    yield "time", "minutes", np.array([float(run.meta["minutes"]) for run in cell.runs])
+    if all(run.steps_per_second for run in cell.runs):
+        yield "speed", "steps/s", np.array([run.steps_per_second for run in cell.runs], dtype=np.float64)
+
+
+def tails(cell: Cell) -> dict[str, np.ndarray]:
+    """Return {metric: (runs,) CVaR of a run's episodes} for every world in which all runs of the cell were measured."""
+    worlds = [episodes_by_world(run) for run in cell.runs]
+    shared = [world for world in worlds[0] if all(world in other for other in worlds)]
+    return {f"CVaR {TAIL:g} in {world}": np.array([cvar(each[world], TAIL) for each in worlds]) for world in shared}
+
+
+def episodes_by_world(run: RunFacts) -> dict[str, np.ndarray]:
+    """Return {world: returns of the episodes that `surefoot evaluate` played there}; the last measurement counts."""
+    return {describe(record["env"]): np.array(record["return"]["values"]) for record in run.measured}
+
+
+def final_values(findings: Findings) -> tuple[str, dict[str, dict[str, np.ndarray]]]:
+    """Return the unit, and {method: {task: (runs,) final values}} of all methods that are evaluated on episodes.
+
+    Scores are comparable across tasks and are used where every run has one.
+    """
+    cells = [cell for cell in findings.cells if cell.runs and all(run.returns for run in cell.runs)]
+    scored = bool(cells) and all(run.scores for cell in cells for run in cell.runs)
+    table: dict[str, dict[str, np.ndarray]] = {}
+    for cell in cells:
+        curves = [run.scores if scored else run.returns for run in cell.runs]
+        table.setdefault(cell.method.label, {})[cell.task] = np.array([curve[max(curve)] for curve in curves])
+    return "score" if scored else "return", table
+
+
+def shared(kind: Literal["grids", "objectives"], cell: Cell) -> list[str]:
+    """Return the uncertainty sets, or the objectives, that all runs of a cell were measured on."""
+    return [name for name in getattr(cell.runs[0], kind) if all(name in getattr(run, kind) for run in cell.runs)]
+
+
+class WorldMap(NamedTuple):
+    """Mean returns over two physical parameters."""
+
+    names: tuple[str, str]
+    table: np.ndarray  # (rows, columns), NaN where nothing was measured
+    rows: list[float]
+    columns: list[float]
+
+
+def grid_map(cell: Cell, name: str) -> WorldMap | None:
+    """Return the mean over runs of a grid of two parameters; None for another number of them."""
+    records = [run.grids[name] for run in cell.runs]
+    axes = records[0]["axes"]
+    if len(axes) != 2:
+        return None
+    (first, rows), (second, columns) = axes.items()
+    means = np.array([[point["mean"] for point in record["table"]] for record in records])  # (R, P)
+    return WorldMap((first, second), means.mean(0).reshape(len(rows), len(columns)), rows, columns)
+
+
+def worlds(cell: Cell) -> WorldMap | None:
+    """Return the mean over runs in single worlds that `surefoot evaluate` played.
+
+    None unless `surefoot evaluate` played the runs in worlds that differ in exactly two parameters. Runs count by
+    their mean; a world not measured is NaN.
+    """
+    records = [record for run in cell.runs for record in run.measured]
+    points = [record["env"]["physics"] for record in records]
+    names = [name for name in (points[0] if points else ()) if len({point[name] for point in points}) > 1]
+    if len(names) != 2:
+        return None
+    rows, columns = (sorted({point[name] for point in points}) for name in names)
+    there: dict[tuple[float, float], list[float]] = {}
+    for record, point in zip(records, points, strict=True):
+        there.setdefault((point[names[0]], point[names[1]]), []).append(record["return"]["mean"])
+    table = np.array([[np.mean(there.get((row, column), [np.nan])) for column in columns] for row in rows])
+    return WorldMap((names[0], names[1]), table, rows, columns)
+
+
+class Improvement(NamedTuple):
+    """How probably a run of one method beats a run of another, over the tasks that both have."""
+
+    ours: str
+    theirs: str
+    tasks: int
+    seeds: tuple[int, int]  # fewest a task
+    probability: Comparison
+
+
+def improvements(findings: Findings) -> list[Improvement]:
+    """Return the probability of improvement of every pair of methods with a task in common."""
+    _, table = final_values(findings)
+    pairs = []
+    for ours, theirs in combinations(table, 2):
+        tasks = [task for task in table[ours] if task in table[theirs]]
+        if tasks:
+            x, y = ([table[method][task] for task in tasks] for method in (ours, theirs))
+            found = probability_of_improvement(x, y, generator=np.random.default_rng(0))
+            seeds = (min(map(len, x)), min(map(len, y)))
+            pairs.append(Improvement(ours, theirs, len(tasks), seeds, found))
+    return pairs
+
+
+def slopes(cell: Cell) -> tuple[float, int]:
+    """Return the log-log slope of a bandit's mean regret over the last decade of rounds, and its replicates."""
+    curves = [run.regret for run in cell.runs if run.regret is not None]
+    regret = np.concatenate([curve for _, curve in curves], axis=1)
+    return last_decade_slope(curves[0][0], regret), regret.shape[1]
+
+
+def changes(run: RunFacts) -> dict[str, tuple[Any, Any]]:
+    """Return {field: (default, the run's)} of what a run's configuration changes, but for its seed."""
+    default = flattened(to_plain(run.agent, default_config(run.agent)))
+    mine = flattened(to_plain(run.agent, run.config))
+    return {
+        name: (default.get(name), value)
+        for name, value in mine.items()
+        if value != default.get(name) and name not in ("agent_name", "seed", "threads")
+    }
+
+
+def write_csv(figures: Sequence[Figure], path: Path) -> None:
+    """Write one row a number; the cells of an interval that does not exist are empty."""
+    names = [field.name for field in dataclasses.fields(Figure) if field.name != "interval"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*names, "low", "high"])
+        for figure in figures:
+            writer.writerow([*(getattr(figure, name) for name in names), *(figure.interval or ("", ""))])

@@ -1,0 +1,109 @@
+"""One folder a run: what is in it, and how to make, mark and read it. Nothing inside names its own place on disk."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from surefoot.configs.casting import read_yaml
+from surefoot.evaluation.policy_files import runs_inside
+from surefoot.evaluation.storage import write_atomically
+from surefoot.training.config.presets import from_plain, to_plain
+from surefoot.training.config.run import RunConfig
+from surefoot.training.runs.provenance import provenance
+
+SUBFOLDERS = ("checkpoints", "plots", "videos")
+
+
+def default_name(agent_name: str, config: RunConfig, preset: str | None) -> str:
+    """Return `AGENT-ENV-PRESET-sSEED-TIME`, safe as a file name."""
+    parts = [agent_name, config.env.id, Path(preset).stem if preset else "", f"s{config.seed}"]
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return "-".join([re.sub(r"[^\w.+-]+", "_", part) for part in parts if part] + [stamp])
+
+
+def require_free(folder: Path) -> None:
+    """Raise unless a new run can be made at `folder`."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder}: not empty; go on with that run by --resume {folder}, or choose another --name"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: a file is in the way of the run folder; choose another --name or --out")
+
+
+def create(folder: Path, agent_name: str, config: RunConfig, preset: str | None) -> None:
+    """Make the run's folder with config.yaml and meta.json."""
+    require_free(folder)
+    try:
+        for name in SUBFOLDERS:
+            (folder / name).mkdir(parents=True)
+    except OSError as error:
+        raise OSError(f"{folder}: cannot make the run folder ({error.strerror}); choose another --out") from error
+    write_config(folder, agent_name, config)
+    write_meta(folder, {"agent": agent_name, "preset": preset, "seed": config.seed, "started": _now(), **provenance()})
+
+
+def write_config(folder: Path, agent_name: str, config: RunConfig) -> None:
+    """Write the resolved configuration, every field of it."""
+    plain = yaml.safe_dump(to_plain(agent_name, config), sort_keys=False)
+    text = f"# Resolved configuration; `--config` takes this file back.\n{plain}"
+    write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
+
+
+def read_config(folder: Path) -> tuple[str, RunConfig]:
+    """Return agent name and configuration of a run; `FileNotFoundError` where `folder` is none."""
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder}: not a run folder (no config.yaml){runs_inside(folder)}")
+    return from_plain(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
+
+
+def method_name(agent_name: str, config: RunConfig) -> str:
+    """Return what a picture or table calls a run: its agent, and its arm where the agent has arms."""
+    arm = getattr(config.agent, "arm", None)
+    return f"{agent_name} {arm}" if arm else agent_name
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Return what meta.json says of the run."""
+    return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+
+
+def write_meta(folder: Path, changes: dict[str, Any]) -> None:
+    """Lay `changes` over meta.json."""
+    path = folder / "meta.json"
+    meta = {**(read_meta(folder) if path.is_file() else {}), **changes}
+    write_atomically(path, lambda file: file.write((json.dumps(meta, indent=2) + "\n").encode()))
+
+
+def mark(folder: Path, status: str, seconds: float) -> None:
+    """Record how the run stands: running, interrupted, failed or finished."""
+    write_meta(folder, {"status": status, "updated": _now(), "minutes": round(seconds / 60, 3)})
+
+
+def is_finished(folder: Path, config: RunConfig) -> bool:
+    """Whether the run was carried through and `config` asks for nothing else."""
+    return read_meta(folder).get("status") == "finished" and config == read_config(folder)[1]
+
+
+def mark_resumed(folder: Path, agent_name: str, config: RunConfig) -> None:
+    """Record that the run was taken up again: with which budget, by which command and on which machine."""
+    write_config(folder, agent_name, config)
+    write_meta(folder, {"resumed": [*read_meta(folder).get("resumed", []), {"started": _now(), **provenance()}]})
+
+
+def save_path(folder: Path, path: list[dict[str, Any]]) -> None:
+    """Write what an agent says of its iterations, as plain values."""
+    write_atomically(folder / "path.json", lambda file: file.write((json.dumps(path, indent=1) + "\n").encode()))
+
+
+# --- provenance -------------------------------------------------------------------------------------------------------
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,168 @@
+"""Where rows of numbers go: CSV always, TensorBoard and Weights & Biases when asked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from surefoot.evaluation.storage import explained, write_atomically
+
+Row = Mapping[str, float | int | None]
+
+METRIC_COLUMNS = (
+    "step",
+    "env_steps",
+    "updates",
+    "seconds",
+    "steps_per_second",
+    "episode_return",
+    "episode_length",
+    "episodes",
+)
+EVALUATION_COLUMNS = ("step", "env_steps", "updates", "episode", "episode_return", "length", "score")
+
+
+class CsvLog:
+    """A CSV file that grows by rows, and by columns when a new name appears.
+
+    A row is appended and flushed; a new column rewrites the file atomically with the longer header. The state is the
+    number of rows and the columns: loading it cuts the file back to them, so that a resumed run writes the same file.
+    """
+
+    def __init__(self, path: Path, columns: Iterable[str]) -> None:
+        self.path = path
+        self.columns = list(columns)
+        self.rows = 0
+
+    def start(self) -> None:
+        """Write the header of a new file."""
+        self._rewrite([])
+
+    def write(self, rows: list[Row]) -> None:
+        """Append rows; an absent or None value is an empty cell."""
+        new = list(dict.fromkeys(name for row in rows for name in row if name not in self.columns))
+        if new:
+            self.columns += new
+            self._rewrite(self._read())
+        with explained(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
+            self._writer(file).writerows(rows)
+        self.rows += len(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"columns": list(self.columns), "rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Drop rows and columns written after the state was taken. `ValueError` where the file has lost rows."""
+        rows = self._read() if self.path.is_file() else []
+        if len(rows) < state["rows"]:
+            raise ValueError(f"{self.path}: {len(rows)} rows, but the checkpoint was made after {state['rows']}")
+        self.columns, self.rows = list(state["columns"]), state["rows"]
+        self._rewrite(rows[: self.rows])
+
+    def _read(self) -> list[dict[str, str]]:
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        text = io.StringIO(newline="")
+        writer = self._writer(text)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+
+    def _writer(self, file: Any) -> csv.DictWriter:
+        return csv.DictWriter(file, self.columns, restval="", extrasaction="ignore", lineterminator="\n")
+
+
+class Logger(Protocol):
+    """A sink for scalars beside the CSV files."""
+
+    def log(self, row: Row, env_steps: int) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+
+class TensorBoardLogger:
+    """Event files in RUN/tensorboard."""
+
+    def __init__(self, folder: Path, env_steps: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # purge_step hides what a crashed run wrote after the checkpoint it is resumed from.
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=env_steps + 1 if env_steps else None)
+
+    def log(self, row: Row, env_steps: int) -> None:
+        for name, value in row.items():
+            if value is not None:
+                self.writer.add_scalar(name, value, env_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandbLogger:
+    """One Weights & Biases run; its id travels in the checkpoint so that a resumed run continues the same one."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], run_id: str | None) -> None:
+        import wandb
+
+        project = os.environ.get("WANDB_PROJECT", "surefoot")
+        settings = wandb.Settings(init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", 30)), silent=True)
+        try:
+            self.run = wandb.init(
+                project=project,
+                name=folder.name,
+                dir=str(folder),
+                config=config,
+                id=run_id,
+                resume="allow" if run_id else None,
+                settings=settings,
+            )
+        except (wandb.errors.Error, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"Weights & Biases did not start ({reason}); log in or get on line, "
+                "or set WANDB_MODE=offline and upload later with `wandb sync`"
+            ) from error
+        self.run.define_metric("*", step_metric="env_steps")
+
+    def log(self, row: Row, env_steps: int) -> None:
+        self.run.log({name: value for name, value in row.items() if value is not None} | {"env_steps": env_steps})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"id": self.run.id}
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def require_installed(names: Iterable[str]) -> None:
+    """Raise `ImportError` naming the extra of a logger whose package is missing."""
+    for name in names:
+        if find_spec(name) is None:
+            raise ImportError(f'the {name} logger needs the package {name}: pip install "surefoot[{name}]"')
+
+
+def make_loggers(
+    names: Iterable[str],
+    folder: Path,
+    config: dict[str, Any],
+    env_steps: int = 0,
+    states: Mapping[str, Any] | None = None,
+) -> dict[str, Logger]:
+    """Return the loggers asked for, by name; `env_steps` and `states` come from the checkpoint of a resumed run."""
+    loggers: dict[str, Logger] = {}
+    for name in names:
+        if name == "wandb":
+            loggers[name] = WandbLogger(folder, config, (states or {}).get(name, {}).get("id"))
+        else:
+            loggers[name] = TensorBoardLogger(folder, env_steps)
+    return loggers

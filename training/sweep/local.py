@@ -1,0 +1,210 @@
+"""The local engine of a sweep: one process a run, as many side by side as the CPUs (and GPUs) allow."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surefoot.evaluation.storage import explained
+from surefoot.training.loop.interrupt import StopRequest
+from surefoot.training.loop.loop import Run
+from surefoot.training.loop.setup import start_or_resume
+from surefoot.training.sweep import plan
+from surefoot.training.sweep.plan import Entry, Sweep
+from surefoot.training.sweep.progress import Standing, share_done
+
+LAST_LINES = 15  # of a failed run's log, enough for the error and where it came from
+WRONG_INPUT = 2  # exit code; another try would end the same way
+LOOK_EVERY = 0.1  # seconds between two looks at the processes
+SHOW_EVERY = 1.0  # seconds between two counts of all their steps
+
+
+def carry_out_here(folder: Path, sweep: Sweep, show: Callable[[Standing], None], stop: StopRequest) -> None:
+    """Train every run of the sweep that is not finished, until all are or `stop` asks to end.
+
+    A run that dies goes on from its own checkpoint, `max_restarts` times; then it is noted in failures.json with the
+    end of its log, and the others go on.
+    """
+    with one_driver(folder) as lock:
+        crew = Crew(folder, sweep, lock)
+        shown = 0.0
+        try:
+            while crew.has_work() and not stop:
+                crew.fill()
+                crew.collect()
+                if time.monotonic() - shown > SHOW_EVERY:
+                    show(crew.standing())
+                    shown = time.monotonic()
+                time.sleep(LOOK_EVERY)
+        finally:
+            crew.end()
+            show(crew.standing())
+
+
+class Crew:
+    """The processes at work, the runs that wait, and what became of the others."""
+
+    def __init__(self, folder: Path, sweep: Sweep, lock: int) -> None:
+        self.folder, self.sweep, self.lock = folder, sweep, lock
+        gpus = torch.cuda.device_count() if sweep.gpus_per_run > 0 else 0
+        self.free = list(range(side_by_side(sweep, len(os.sched_getaffinity(0)), gpus)))
+        self.entries = plan.read_plan(folder)
+        self.done = {entry.name for entry in self.entries if plan.is_done(folder, entry.name)}
+        self.waiting = [entry for entry in self.entries if entry.name not in self.done]
+        self.tries = {entry.name: 0 for entry in self.waiting}
+        self.children: dict[int, tuple[Entry, int, subprocess.Popen[bytes]]] = {}  # by slot: run, its steps, process
+        self.failures: dict[str, dict[str, Any]] = {}  # those of an earlier session have another chance now
+        plan.write_json(folder / "failures.json", self.failures)
+
+    def has_work(self) -> bool:
+        """Whether anything runs or waits."""
+        return bool(self.waiting or self.children)
+
+    def fill(self) -> None:
+        """Start runs in the free slots."""
+        while self.waiting and self.free:
+            slot, entry = self.free.pop(0), self.waiting.pop(0)
+            self.tries[entry.name] += 1
+            steps = plan.read_planned_config(self.folder, entry.name).steps
+            environment = plan.wandb_settings(self.folder, entry) | devices_of(slot, self.sweep.gpus_per_run)
+            self.children[slot] = entry, steps, _start(self.folder, entry.name, environment, self.lock)
+
+    def collect(self) -> None:
+        """Judge the processes that have ended: finished, to be restarted, or failed for good."""
+        for slot, (entry, _, process) in list(self.children.items()):
+            if (code := process.poll()) is None:
+                continue
+            del self.children[slot]
+            self.free.append(slot)
+            if plan.is_done(self.folder, entry.name):
+                self.done.add(entry.name)
+            elif code != WRONG_INPUT and self.tries[entry.name] <= self.sweep.max_restarts:
+                self.waiting.insert(0, entry)
+            else:
+                told = {"tries": self.tries[entry.name], "end_of_log": end_of_log(self.folder, entry.name)}
+                self.failures[entry.name] = told
+                plan.write_json(self.folder / "failures.json", self.failures)
+
+    def standing(self) -> Standing:
+        """Count."""
+        shares = [share_done(self.folder / "runs" / entry.name, n) for entry, n, _ in self.children.values()]
+        numbers = len(self.done), len(self.children), len(self.failures), len(self.entries)
+        return Standing(*numbers, work=len(self.done) + sum(shares))
+
+    def end(self) -> None:
+        """Ask whatever still runs to save and end, and wait for it; a second Ctrl-C meanwhile ends it at once."""
+        processes = [process for _, _, process in self.children.values()]
+        try:
+            for process in processes:
+                process.send_signal(signal.SIGINT)  # does nothing where the process has ended
+            for process in processes:
+                process.wait()
+        except BaseException:
+            for process in processes:
+                process.kill()
+            raise
+        self.collect()
+        self.children.clear()
+
+
+def side_by_side(sweep: Sweep, cpus: int, gpus: int) -> int:
+    """Return how many runs go side by side; `ValueError` where a single one asks for more than there is."""
+    if sweep.gpus_per_run > gpus:
+        raise ValueError(f"gpus_per_run is {sweep.gpus_per_run}, but PyTorch sees {gpus} CUDA devices")
+    number = int(cpus / sweep.cpus_per_run)
+    if sweep.gpus_per_run > 0:  # a run sees a share of one device, or whole ones; never parts of two
+        share = sweep.gpus_per_run
+        number = min(number, gpus * int(1 / share) if share <= 1 else gpus // int(share))
+    if number < 1:
+        raise ValueError(f"cpus_per_run is {sweep.cpus_per_run}, but this machine has {cpus}")
+    return number
+
+
+def devices_of(slot: int, gpus_per_run: float) -> dict[str, str]:
+    """Return the environment by which the run in a slot sees its CUDA devices; empty where it asks for none."""
+    if gpus_per_run <= 0:
+        return {}
+    if gpus_per_run <= 1:
+        return {"CUDA_VISIBLE_DEVICES": str(slot // int(1 / gpus_per_run))}
+    width = int(gpus_per_run)
+    return {"CUDA_VISIBLE_DEVICES": ",".join(str(slot * width + i) for i in range(width))}
+
+
+def end_of_log(folder: Path, name: str) -> str:
+    """Return the last lines that a run of the sweep printed."""
+    text = (folder / "logs" / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+    return "\n".join(text.splitlines()[-LAST_LINES:])
+
+
+@contextmanager
+def one_driver(folder: Path) -> Iterator[int]:
+    """Hold the sweep's lock and yield its descriptor; `ValueError` where another holds it.
+
+    Its runs inherit the descriptor: after the driver was killed the lock stays until the last of them has noticed.
+    """
+    with explained(folder / "lock"):
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ValueError(f"{folder}: under way; a killed sweep needs seconds to end its runs") from None
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def command_of(folder: Path, name: str) -> list[str]:
+    """Return the command that carries out one run of a sweep."""
+    return [sys.executable, "-m", "surefoot.training.cli.main", "sweep", "--resume", str(folder), "--only", name]
+
+
+def _start(folder: Path, name: str, environment: dict[str, str], lock: int) -> subprocess.Popen[bytes]:
+    with (folder / "logs" / f"{name}.log").open("ab") as log:
+        # A session of its own: Ctrl-C in the terminal reaches it through the driver only, once.
+        return subprocess.Popen(
+            command_of(folder, name),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "SUREFOOT_DRIVER": str(os.getpid())} | environment,
+            pass_fds=(lock,),
+            start_new_session=True,
+        )
+
+
+# --- one run, in its own process --------------------------------------------------------------------------------------
+
+
+def prepare_one(folder: Path, name: str) -> Run | None:
+    """Return one run of a sweep where it stands, for this process to carry out; None where it is finished."""
+    entries = {entry.name: entry for entry in plan.read_plan(folder)}
+    if name not in entries:
+        raise ValueError(f"{folder}: no run {name!r} in its plan.json")
+    _stop_with(os.environ.get("SUREFOOT_DRIVER"))
+    entry, config = entries[name], plan.read_planned_config(folder, name)
+    return start_or_resume(folder / "runs" / name, entry.agent_name, config, entry.preset)
+
+
+def _stop_with(driver: str | None) -> None:
+    """End this process, by a signal that saves the run, when the driver that started it is no more."""
+
+    def watch() -> None:
+        while os.getppid() == int(driver or 0):
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if driver is not None:
+        threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,374 @@
+"""What a sweep is: agents × presets × seeds × settings, checked as a whole before anything starts, and its folder.
+
+A sweep's folder holds `sweep.yaml` (what was asked, every field of it), `plan.json` (its runs in order), `configs/`
+(each run's resolved configuration), `runs/` (ordinary run folders), `logs/` and `failures.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+from zlib import crc32
+
+import tyro
+import yaml
+
+from surefoot import agents
+from surefoot.configs.casting import overlay, read_yaml
+from surefoot.envs import Physics
+from surefoot.evaluation.storage import write_atomically
+from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
+from surefoot.training.config.run import RunConfig
+from surefoot.training.runs.folder import read_meta
+from surefoot.training.runs.loggers import require_installed
+
+RAY_FOLDER = "ray-tune"  # where Ray Tune keeps its own state and copies of the runs
+MOST_RUNS = 10_000  # without --yes
+LONGEST_NAME = 100  # characters of a run folder
+ROBUST_METRICS = ("worst_case", "cvar")
+OWN_OPTIONS = {"seed": "seeds", "threads": "cpus_per_run", "beside": "agents"}  # what a sweep sets itself, and by what
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a search improves: a logged metric, or a measurement of its own at every evaluation."""
+
+    metric: str = "eval/episode_return"
+    """A column of metrics.csv (such as `regret`), `eval/episode_return`, `eval/score`, or `worst_case` or `cvar`."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more is better."""
+    physics: Annotated[tuple[dict[str, float], ...], tyro.conf.Suppress] = ()
+    """The worlds of `worst_case` and `cvar`, such as {gravity: 1.5}, each laid over the run's `eval.physics`."""
+    episodes: int = 10
+    """Episodes in each of these worlds."""
+    level: float = 0.1
+    """`cvar` is the mean of the worst fraction `level` of all these episodes."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level <= 1:
+            raise ValueError(f"objective.level is {self.level}; it must be in (0, 1]")
+        if self.episodes < 1:
+            raise ValueError(f"objective.episodes is {self.episodes}; it must be at least 1")
+        if self.metric in ROBUST_METRICS and not self.physics:
+            raise ValueError(f"objective.metric {self.metric} needs worlds to measure in: name objective.physics")
+        for world in self.physics:
+            overlay(Physics(), world, "objective.physics")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Many runs at once. Without a search: every agent with every preset, seed and combination of settings."""
+
+    agents: tuple[str, ...] = ()
+    """Agents, separated by commas; AGENT/PRESET ties one to a preset of its own."""
+    presets: tuple[str, ...] = ()
+    """Presets that every agent is combined with: NAME of the agent's own, OTHER/NAME of another's, or a YAML file."""
+    seeds: tuple[str, ...] = ("0",)
+    """Seeds: 0..9, or numbers separated by commas."""
+    set: dict[str, list[Any]] = field(default_factory=dict)
+    """Fields of the runs with the values to try, such as env.physics.gravity=1.5,2.0 agent.hidden=[64,64],[128,128]."""
+    search: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """Fields with what to draw from: {range: [a, b]}, {log_range: [a, b]} or {choices: [...]}. Needs engine ray."""
+    trials: int = 20
+    """How many settings a search tries."""
+    objective: Objective = field(default_factory=Objective)
+    """What a search improves."""
+    asha_grace: int | None = None
+    """Steps that ASHA grants every trial of a search before it may stop it; None: every trial runs to its end."""
+    asha_reduction: int = 3
+    """ASHA keeps one in so many trials at every rung."""
+    engine: Literal["local", "ray"] = "local"
+    """`local`: processes on this machine. `ray`: Ray Tune, on this machine or a cluster."""
+    address: str | None = None
+    """Ray cluster to join (`auto`, host:port); None starts a local one."""
+    storage: str | None = None
+    """Where Ray Tune keeps checkpoints and its own state: a path or any fsspec address; inside the sweep by default."""
+    cpus_per_run: float = 1.0
+    """CPUs of one run, which bounds how many run at once; whole ones are its threads."""
+    gpus_per_run: float = 0.0
+    """GPUs of one run; 0.25 lets four share one."""
+    max_restarts: int = 2
+    """How often a run that dies is restarted from its own checkpoint before it counts as failed."""
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "asha_reduction"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not (math.isfinite(self.cpus_per_run) and self.cpus_per_run > 0):
+            raise ValueError(f"cpus_per_run is {self.cpus_per_run}; it must be positive")
+        if not 0 <= self.gpus_per_run < math.inf:
+            raise ValueError(f"gpus_per_run is {self.gpus_per_run}; it must not be negative")
+        if self.max_restarts < 0:
+            raise ValueError(f"max_restarts is {self.max_restarts}; it must not be negative")
+        if self.asha_grace is not None and self.asha_grace < 1:
+            raise ValueError(f"asha_grace is {self.asha_grace}; it must be at least 1")
+
+
+# May change when a sweep is resumed: how it is carried out, but no number of its runs.
+CHANGEABLE = ("address", "cpus_per_run", "gpus_per_run", "max_restarts")
+
+
+class Planned(NamedTuple):
+    """One run of a sweep."""
+
+    name: str  # of its folder
+    agent_name: str
+    preset: str | None
+    config: RunConfig
+
+
+class Entry(NamedTuple):
+    """One run as plan.json lists it; its configuration lies in `configs/`."""
+
+    name: str
+    agent_name: str
+    preset: str | None
+    seed: int
+
+
+# --- from what was asked to runs --------------------------------------------------------------------------------------
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Return the sweep that a YAML file asks for."""
+    content = read_yaml(path)
+    for name in ("agents", "presets", "seeds"):
+        if name in content:
+            content[name] = [str(item) for item in listed(content[name])]
+    if isinstance(content.get("set"), Mapping):
+        content["set"] = {key: listed(values) for key, values in content["set"].items()}
+    return overlay(Sweep(), content, str(path))
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a list as it is and anything else as the only item of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def expand(sweep: Sweep, *, allow_many: bool = False) -> list[Planned]:
+    """Return every run of a sweep, in order. A search has one run a method here, whose settings its trials change.
+
+    Raises `ValueError` or `FileNotFoundError` for whatever would fail later: an unknown agent, preset, field or value,
+    an empty grid, one of more than `MOST_RUNS` runs, and runs that would be the same.
+    """
+    methods, seeds = list(_methods(sweep)), parse_seeds(sweep.seeds)
+    _require_runs(sweep, methods, seeds, allow_many)
+    runs = [
+        _planned(agent_name, preset, settings, seed, sweep)
+        for agent_name, preset in methods
+        for settings in _grid(sweep.set)
+        for seed in seeds
+    ]
+    names = [run.name for run in runs]
+    if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
+        raise ValueError(f"the sweep asks for the same run twice: {twice[0]}")
+    for run in runs:
+        _require_possible(run)
+        _require_searchable(run.config, sweep.search)
+    return runs
+
+
+def parse_seeds(words: Sequence[str]) -> list[int]:
+    """Return the seeds of words such as `0..9`, `3` and `4,5`."""
+    seeds: list[int] = []
+    for word in _split(words):
+        match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", word)
+        if match is None:
+            raise ValueError(f"seeds: {word!r} is neither a number from 0 on nor a span such as 0..9")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return seeds
+
+
+def _split(words: Sequence[str]) -> list[str]:
+    return [part.strip() for word in words for part in str(word).split(",") if part.strip()]
+
+
+def _methods(sweep: Sweep) -> Iterator[tuple[str, str | None]]:
+    """Yield agent and preset."""
+    presets: list[str | None] = [*_split(sweep.presets)] or [None]
+    for word in _split(sweep.agents):
+        agent_name, _, own = word.partition("/")
+        agents.get(agent_name)
+        yield from [(agent_name, preset) for preset in ([own] if own else presets)]
+
+
+def _grid(settings: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the values, the last field varying fastest."""
+    for values in itertools.product(*settings.values()):
+        yield dict(zip(settings, values, strict=True))
+
+
+def _require_runs(sweep: Sweep, methods: list[Any], seeds: list[int], allow_many: bool) -> None:
+    counts = {"agents": len(methods), "seeds": len(seeds)} | {key: len(values) for key, values in sweep.set.items()}
+    if empty := [name for name, count in counts.items() if not count]:
+        raise ValueError(f"an empty grid: no {empty[0]} given")
+    total = math.prod(counts.values()) * (sweep.trials if sweep.search else 1)
+    if total > MOST_RUNS and not allow_many:
+        raise ValueError(f"the grid has {total:,} runs; add --yes if you mean more than {MOST_RUNS:,}")
+    if sweep.search and len(seeds) > 1:
+        raise ValueError("a search compares settings on one seed; give one, then sweep the best over many seeds")
+    if sweep.search and sweep.engine != "ray":
+        raise ValueError("search needs Ray Tune: add --engine ray")
+
+
+def search_range(field: str, what: Any) -> tuple[str, list[Any]]:
+    """Return what a field of a search is drawn from: `range`, `log_range` or `choices`, and its numbers or values."""
+    if not (isinstance(what, Mapping) and len(what) == 1 and set(what) <= {"range", "log_range", "choices"}):
+        raise ValueError(f"search: {field} is {what!r}; expected range: [a, b], log_range: [a, b] or choices: [...]")
+    ((kind, values),) = what.items()
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"search: {field}: {kind} needs a list, not {values!r}")
+    if kind == "choices":
+        return kind, values
+    try:
+        low, high = (float(value) for value in values)  # YAML reads 1e-5 as a string
+    except (TypeError, ValueError):
+        raise ValueError(f"search: {field}: {kind} is {values!r}; expected two numbers") from None
+    if not low < high or (kind == "log_range" and low <= 0):
+        raise ValueError(f"search: {field}: {kind} is {values!r}; expected a < b{', above 0' * (kind == 'log_range')}")
+    return kind, [low, high]
+
+
+def _require_searchable(config: RunConfig, search: Mapping[str, Any]) -> None:
+    """Raise where a field of a search is unknown or one of its ends or choices does not fit."""
+    for field_name, what in search.items():
+        for value in search_range(field_name, what)[1]:
+            with_settings(config, {field_name: _whole(value)}, "search")
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _planned(agent_name: str, preset: str | None, settings: dict[str, Any], seed: int, sweep: Sweep) -> Planned:
+    base = load_preset(agent_name, preset) if preset else default_config(agent_name)
+    config = with_settings(base, settings, f"{agent_name}: set")
+    # A run of a sweep stands alone: the companions of a preset would take CPUs that other runs were promised.
+    config = replace(config, seed=seed, threads=max(1, int(sweep.cpus_per_run)), beside=())
+    varied = {key: value for key, value in settings.items() if len(sweep.set[key]) > 1}
+    return Planned(_name(agent_name, preset, config, varied), agent_name, preset, config)
+
+
+def with_settings(config: RunConfig, settings: Mapping[str, Any], where: str) -> RunConfig:
+    """Return a configuration with dotted fields replaced, each cast to its type and checked."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        if path == [] and last in OWN_OPTIONS:
+            raise ValueError(f"{where}: {last} is the sweep's own; use {OWN_OPTIONS[last]}")
+        place = nested
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return overlay(config, nested, where)
+
+
+def _name(agent_name: str, preset: str | None, config: RunConfig, settings: Mapping[str, Any]) -> str:
+    """Return a folder name that says what the run is, shortened where it would be too long."""
+    short = [key.rpartition(".")[2] for key in settings]
+    keys = short if len(set(short)) == len(short) else list(settings)
+    parts = [agent_name, preset_label(preset) if preset else config.env.id]
+    parts += [f"{key}={value}" for key, value in zip(keys, settings.values(), strict=True)]
+    text = "-".join(re.sub(r"[^\w.+=-]+", "_", part).strip("_") for part in parts)
+    if len(text) > LONGEST_NAME:
+        text = f"{text[:LONGEST_NAME]}-{crc32('-'.join(parts).encode()):08x}"
+    return f"{text}-s{config.seed}"
+
+
+def preset_label(preset: str) -> str:
+    """Return a short name: that of a preset file without its folders."""
+    return Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset.replace("/", "-")
+
+
+def _require_possible(run: Planned) -> None:
+    require_installed(run.config.logger)
+    if agents.get(run.agent_name).needs_data and run.config.data.source is None:
+        raise ValueError(f"{run.agent_name} learns from recorded data: set data.source, or name a preset that does")
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def create(folder: Path, sweep: Sweep, runs: Sequence[Planned]) -> None:
+    """Make the folder of a new sweep. `FileExistsError` where something is in the way, `OSError` where it cannot be."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: not empty; go on with it by --resume {folder}, or choose another --name")
+    try:
+        for name in ("configs", "runs", "logs"):
+            (folder / name).mkdir(parents=True)
+    except OSError as error:
+        raise OSError(f"{folder}: cannot make the sweep's folder ({error.strerror}); choose another --out") from error
+    for run in runs:
+        text = yaml.safe_dump(to_plain(run.agent_name, run.config), sort_keys=False)
+        (folder / "configs" / f"{run.name}.yaml").write_text(text, encoding="utf-8")
+    entries = [Entry(run.name, run.agent_name, run.preset, run.config.seed)._asdict() for run in runs]
+    write_json(folder / "plan.json", entries)
+    save_sweep(folder, sweep)  # last: a folder with sweep.yaml is whole
+
+
+def save_sweep(folder: Path, sweep: Sweep) -> None:
+    """Write what was asked, every field of it; `surefoot sweep FOLDER/sweep.yaml` asks for it again."""
+    text = yaml.safe_dump(_plain(dataclasses.asdict(sweep)), sort_keys=False)
+    write_atomically(folder / "sweep.yaml", lambda file: file.write(text.encode()))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values atomically."""
+    write_atomically(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
+
+
+def read_plan(folder: Path) -> list[Entry]:
+    """Return the runs of a sweep in order; `FileNotFoundError` where `folder` is none."""
+    if not (folder / "sweep.yaml").is_file():
+        raise FileNotFoundError(f"{folder}: not the folder of a sweep (no sweep.yaml)")
+    return [Entry(**entry) for entry in json.loads((folder / "plan.json").read_text(encoding="utf-8"))]
+
+
+def read_planned_config(folder: Path, name: str) -> RunConfig:
+    """Return the resolved configuration of one run of a sweep."""
+    path = folder / "configs" / f"{name}.yaml"
+    return from_plain(read_yaml(path), str(path))[1]
+
+
+def status_of(run: Path) -> str | None:
+    """Return what meta.json says of a run; None where there is no run yet."""
+    return read_meta(run).get("status") if (run / "meta.json").is_file() else None
+
+
+def is_done(folder: Path, name: str) -> bool:
+    """Whether a run of the sweep was carried through."""
+    return status_of(folder / "runs" / name) == "finished"
+
+
+def read_failures(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return {run: how often it was tried, and the end of its log} of the runs that were given up."""
+    path = folder / "failures.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def wandb_settings(folder: Path, entry: Entry) -> dict[str, str]:
+    """Return the environment by which W&B groups the runs of a sweep and tags them."""
+    tags = [
+        folder.name,
+        entry.agent_name,
+        *([preset_label(entry.preset)] if entry.preset else []),
+        f"seed-{entry.seed}",
+    ]
+    return {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", folder.name), "WANDB_TAGS": ",".join(tags)}
+
+
+# --- how far it is ----------------------------------------------------------------------------------------------------

@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-EXTRAS := minari,wandb,tensorboard,video,sb3,atari,ray,dev
+EXTRAS := minari,wandb,tensorboard,video,sb3,atari,ray,docs,dev
 SOURCES := agents envs evaluation offline_data training configs
 
-.PHONY: train test test-slow test-gpu lint format typecheck clean
+.PHONY: train test test-slow test-gpu lint format typecheck docs clean
 
 train: $(VENV)/.core
 	$(BIN)/python train.py h2o --preset demo
@@ -31,9 +31,13 @@ format: $(VENV)/.dev
 # mypy finds no sub-packages through an editable install; it reads them through links under one parent.
 typecheck: $(VENV)/.dev
 	mkdir -p build/typing/surefoot
-	for file in __init__.py py.typed; do ln -sfn ../../../api/$$file build/typing/surefoot/$$file; done
+	for file in __init__.py api.py py.typed; do ln -sfn ../../../api/$$file build/typing/surefoot/$$file; done
 	for package in $(SOURCES); do ln -sfn ../../../$$package build/typing/surefoot/$$package; done
 	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo 'Open build/site/index.html'
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

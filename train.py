@@ -1,4 +1,4 @@
-"""The front door: `python train.py AGENT --preset TASK` is `surefoot train AGENT --preset TASK`."""
+"""The entry point: `python train.py AGENT --preset TASK` is `surefoot train AGENT --preset TASK`."""
 
 import sys
 

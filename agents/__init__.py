@@ -1,16 +1,27 @@
-"""The methods: one file a paper, found by name."""
+"""The registry of agents: a folder for each method, found by name."""
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from surefoot.agents.interface import AgentSpec
+    from surefoot.agents.interface import AgentSpec  # not at run time: it takes PyTorch, and `--help` must be quick
 
-# name -> "module:attribute"; modules are imported when asked for, so that `--help` stays quick.
-REGISTRY = {
+# name -> "module:attribute", in the groups of the README. Modules are imported when asked for, so `--help` stays quick.
+METHODS = {  # the seven papers
     "h2o": "surefoot.agents.h2o:H2O_SPEC",
+    "hnpg": "surefoot.agents.hnpg.agent:HNPG_SPEC",
+    "nora": "surefoot.agents.nora.agent:NORA_SPEC",
+    "nora-deep": "surefoot.agents.nora.deep_agent:NORA_DEEP_SPEC",
+    "iwocs": "surefoot.agents.iwocs.agent:IWOCS_SPEC",
+    "dhn": "surefoot.agents.distributional.dhn.agent:DHN_SPEC",
+    "mbpo": "surefoot.agents.lipschitz_mbrl.agent:MBPO_SPEC",
+    "dynlin-ucb": "surefoot.agents.dynlin.agent:DYNLIN_UCB_SPEC",
+}
+BASELINES = {  # what they are compared with, and the SAC backbone
     "sac-mix": "surefoot.agents.h2o:SAC_MIX_SPEC",
     "sac": "surefoot.agents.sac:SAC_SPEC",
     "dr-sac": "surefoot.agents.baselines.dr_sac:DR_SAC_SPEC",
@@ -20,14 +31,10 @@ REGISTRY = {
     "darc": "surefoot.agents.baselines.darc:DARC_SPEC",
     "darc-plus": "surefoot.agents.baselines.darc:DARC_PLUS_SPEC",
     "bc": "surefoot.agents.baselines.bc:BC_SPEC",
-    "hnpg": "surefoot.agents.hnpg.agent:HNPG_SPEC",
+    "td3-bc": "surefoot.agents.baselines.td3_bc:TD3_BC_SPEC",
     "trpo": "surefoot.agents.baselines.trpo:TRPO_SPEC",
     "rlpd": "surefoot.agents.baselines.rlpd:RLPD_SPEC",
-    "dhn": "surefoot.agents.distributional.dhn.agent:DHN_SPEC",
     "qr-dqn": "surefoot.agents.distributional.dhn.agent:QR_DQN_SPEC",
-    "iwocs": "surefoot.agents.iwocs.agent:IWOCS_SPEC",
-    "nora-deep": "surefoot.agents.nora.deep_agent:NORA_DEEP_SPEC",
-    "dynlin-ucb": "surefoot.agents.dynlin.agent:DYNLIN_UCB_SPEC",
     "linucb": "surefoot.agents.dynlin.baselines:LINUCB_SPEC",
     "linucb-paper": "surefoot.agents.dynlin.baselines:LINUCB_PAPER_SPEC",
     "linucb-log": "surefoot.agents.dynlin.baselines:LINUCB_LOG_SPEC",
@@ -38,15 +45,16 @@ REGISTRY = {
     "batch-exp3": "surefoot.agents.dynlin.baselines:BATCH_EXP3_SPEC",
     "batch-exp3-paper": "surefoot.agents.dynlin.baselines:BATCH_EXP3_PAPER_SPEC",
     "ar2": "surefoot.agents.dynlin.baselines:AR2_SPEC",
-    "expert": "surefoot.agents.dynlin.baselines:EXPERT_SPEC",
-    "clairvoyant": "surefoot.agents.dynlin.baselines:CLAIRVOYANT_SPEC",
+    "human-budget": "surefoot.agents.dynlin.baselines:HUMAN_BUDGET_SPEC",
+    "oracle": "surefoot.agents.dynlin.baselines:ORACLE_SPEC",
     "uniform": "surefoot.agents.dynlin.baselines:UNIFORM_SPEC",
-    "nora": "surefoot.agents.nora.agent:NORA_SPEC",
-    "mbpo": "surefoot.agents.lipschitz_mbrl.agent:MBPO_SPEC",
+}
+REFERENCES = {  # other people's implementations
     "sb3-sac": "surefoot.agents.baselines.sb3:SB3_SAC_SPEC",
     "sb3-td3": "surefoot.agents.baselines.sb3:SB3_TD3_SPEC",
     "sb3-ppo": "surefoot.agents.baselines.sb3:SB3_PPO_SPEC",
 }
+REGISTRY = METHODS | BASELINES | REFERENCES
 
 
 def get(name: str) -> AgentSpec:
@@ -54,4 +62,24 @@ def get(name: str) -> AgentSpec:
     if name not in REGISTRY:
         raise ValueError(f"unknown agent {name!r}; choose one of {', '.join(sorted(REGISTRY))}")
     module, attribute = REGISTRY[name].split(":")
-    return getattr(import_module(module), attribute)
+    spec: AgentSpec = getattr(import_module(module), attribute)
+    return spec
+
+
+class AgentRegistry(ModuleType):
+    """This module: `surefoot.agents()` lists the agents that can be trained."""
+
+    __file__: str
+    METHODS: dict[str, str]
+    BASELINES: dict[str, str]
+    REFERENCES: dict[str, str]
+    REGISTRY: dict[str, str]
+    get = staticmethod(get)
+
+    def __call__(self) -> list[str]:
+        """Return the names of all agents: methods, then baselines, then reference implementations."""
+        return list(self.REGISTRY)
+
+
+# A package and a function of the public API have one name; a module whose class has __call__ is both.
+sys.modules[__name__].__class__ = AgentRegistry

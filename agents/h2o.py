@@ -1,23 +1,29 @@
 """H2O: one policy from a fixed set of real transitions and an imperfect simulator.
 
 Niu, Sharma, Qiu, Li, Zhou, Hu, Zhan, "When to Trust Your Simulator: Dynamics-Aware Hybrid Offline-and-Online
-Reinforcement Learning", NeurIPS 2022, arXiv 2206.13464.
+Reinforcement Learning", NeurIPS 2022, arXiv 2206.13464. Derivation: docs/derivations/h2o.md.
 
-| paper | here |
-|---|---|
-| log P_real/P_sim from two classifiers | `parts.classifiers.log_ratio` |
-| dynamics gap u(s, a), a KL divergence | `dynamics_gap` |
-| ω, u normalised over the simulated batch | `log_gap_weights` |
-| importance weight of a simulated TD error | `importance_weight` |
-| value regularisation, min-max form solved | `value_regulariser` |
-| importance-weighted Bellman error | `sac.two_domain_loss` |
+| derivation | paper | here |
+|---|---|---|
+| (3.3) log P_real/P_sim from two classifiers | – | `parts.classifiers.log_ratio` |
+| (3.7) importance weight of a simulated TD error | – | `importance_weight`, `H2O.weigh` |
+| (3.9), (3.10) dynamics gap u(s, a), a KL divergence | – | `dynamics_gap` |
+| (3.12), padded (3.13): spread σ_D of the next state | – | `state_std` |
+| (3.11), (4.4) ω, the gap over the simulated batch | – | `H2O.tilt`, `log_gap_weights` |
+| (4.7), linear (4.10): value regulariser, (4.1) solved | – | `value_regulariser` |
+| (4.8) loss of a critic; its first two terms | – | `H2O.critic_loss`; `sac.two_domain_loss` |
+| (4.11), (4.12) Lagrange form | – | `H2O.regularise` |
+| §5, steps 4.2.2 to 4.2.8 | – | `H2O.update_eager` |
 
-Where this differs from the authors' code, and why:
+The paper's own equation numbers are not known to us (§14). What the regulariser does to the values is eq. (4.14).
+
+Where this differs from the authors' code (C1 to C12 of §6.3), and why:
 - The log-ratio is g₀ − g₁ directly, the same number as their product of four softmaxes; it cannot overflow.
-- σ of the widened next state is that of the real data; theirs is that of a zero-padded buffer (`gap_std="padded"`).
-- ω lives in log space over gaps floored at a normal number (1e-8; theirs is 1e-45, which underflows to log 0).
-- τ ≠ 1 means τ·log Σ ω·exp(Q/τ); theirs divides log ω by τ as well. The same at the default τ = 1.
-- `beta=0` removes the regulariser and nothing else; their switch also skips every other optimiser step.
+- σ of the widened next state is that of the real data; theirs is that of a zero-padded buffer (`gap_std="padded"`, C1).
+- ω lives in log space over gaps floored at a normal number (1e-8; theirs is 1e-45, which underflows to log 0, C6).
+- τ ≠ 1 means τ·log Σ ω·exp(Q/τ); theirs divides log ω by τ as well (C7). The same at the default τ = 1.
+- `regulariser_weight=0` removes the regulariser and nothing else; their switch also skips every other optimiser step
+  (C2).
 - Dropout in the classifiers and a learned model of the real dynamics (both off or unfinished there) are left out.
 """
 
@@ -29,7 +35,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting
+from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.classifiers import (
     ClassifierConfig,
@@ -50,71 +56,73 @@ from surefoot.agents.sac import (
     H2OHeads,
     SimulatorRollout,
     box_dims,
+    make_collector,
     make_policy,
     make_real_replay,
     make_replay,
-    make_rollout,
     two_domain_loss,
 )
 
 
 @dataclass(frozen=True)
 class H2OConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig):
-    """Defaults: the authors' code (brief, section 6)."""
+    """Defaults: the authors' code (§7.1)."""
 
     real_batch_size: int = 128
-    """Real transitions an update, b_r; 0 leaves the real data to the classifiers alone."""
+    """Real transitions per update (b_r); 0 leaves the real data to the classifiers."""
     sim_batch_size: int = 128
-    """Simulated transitions an update, b_s."""
+    """Simulated transitions per update (b_s)."""
     sim_capacity_ratio: float = 10.0
-    """Simulated transitions kept, as a multiple of the size of the real data."""
+    """Replay buffer capacity for simulated transitions, as a multiple of the number of real ones."""
     entropy_in_target: bool = False
-    """Whether TD targets carry −α·log π(a'|s')."""
+    """Include the entropy term −α·log π(a'|s') in the TD targets."""
 
     importance_weights: bool = True
-    """Weight simulated TD errors by P_real/P_sim; off: w ≡ 1 (ablation "no dynamics ratio")."""
-    beta: float = 0.01
+    """Weight simulated TD errors by the dynamics ratio w = P_real/P_sim; off: w ≡ 1 (ablation "no dynamics ratio")."""
+    regulariser_weight: float = 0.01
     """Weight β of the value regulariser; 0 removes it (ablation "no value regularisation")."""
     adaptive_weighting: bool = True
-    """Tilt the regulariser by the dynamics gap; off: u ≡ 1, ω = 1/b_s (ablation "no adaptive weighting")."""
+    """Weight the regulariser by the dynamics gap u; off: u ≡ 1, ω = 1/b_s (ablation "no adaptive weighting")."""
     linear_regulariser: bool = False
-    """Σ ω·Q in place of the log-sum-exp ("H2O-variant")."""
+    """Use Σ ω·Q instead of the log-sum-exp ("H2O-variant")."""
     temperature: float = 1.0
-    """τ of the log-sum-exp."""
+    """Temperature τ of the log-sum-exp."""
     regulariser_clip: float = 1_000.0
-    """Bound of |log-sum-exp − mean Q_real|; beyond it the regulariser has no gradient."""
+    """Clip |log-sum-exp − mean Q_real| at this; a clipped regulariser has no gradient."""
     lagrange: bool = False
-    """Replace β by α'·β with a learned multiplier α'."""
+    """Replace β by α'·β with a learned Lagrange multiplier α'."""
     lagrange_target: float = 1.0
-    """Gap log-sum-exp − mean Q_real that the multiplier aims at."""
+    """Target of the gap log-sum-exp − mean Q_real, for the multiplier."""
     lagrange_lr: float = 3e-4
-    """Adam step size of log α'."""
+    """Learning rate of log α' (Adam)."""
 
     gap_samples: int = 10
-    """N, widened next states a gap is averaged over."""
+    """Samples of the next state (N) that the dynamics gap u is averaged over."""
     gap_std_multiplier: float = 1.0
-    """κ, width of that Gaussian in standard deviations of the real states."""
+    """Standard deviation of these samples (κ), in standard deviations of the real states."""
     gap_std: Literal["data", "padded"] = "data"
-    """σ_D of the real states, or of the authors' zero-padded buffer (compatibility)."""
+    """Standard deviation σ_D: of the real states, or of the authors' zero-padded buffer (compatibility)."""
     gap_floor: float = 1e-8
-    """Smallest gap û."""
+    """Lower bound of the dynamics gap u."""
     gap_cap: float = 10.0
-    """Largest gap û (never reached behind the default `classifier_bound`)."""
+    """Upper bound of the dynamics gap u (never reached with the default `classifier_bound`)."""
     weight_floor: float = 1e-5
-    """Smallest importance weight; the largest is 1."""
+    """Lower bound of the importance weights; the upper bound is 1."""
 
     def __post_init__(self) -> None:
         rules = dict.fromkeys(
             ["sim_capacity_ratio", "temperature", "regulariser_clip", "lagrange_lr", "gap_floor", "gap_cap"], POSITIVE
         )
-        rules |= dict.fromkeys(["beta", "gap_std_multiplier", "weight_floor"], AT_LEAST_0)
+        rules |= dict.fromkeys(["regulariser_weight", "gap_std_multiplier", "weight_floor"], AT_LEAST_0)
         check_ranges(self, rules | dict.fromkeys(["sim_batch_size", "gap_samples"], AT_LEAST_1))
-        if self.beta > 0 and self.real_batch_size == 0:
-            raise ValueError("agent.real_batch_size is 0: the regulariser needs real rows; pass --agent.beta 0")
+        if self.regulariser_weight > 0 and self.real_batch_size == 0:
+            raise ValueError(
+                "agent.real_batch_size is 0: the regulariser needs real rows; pass --agent.regulariser-weight 0"
+            )
 
     @property
     def uses_gap(self) -> bool:
-        return self.beta > 0 and self.adaptive_weighting
+        return self.regulariser_weight > 0 and self.adaptive_weighting
 
     @property
     def uses_classifiers(self) -> bool:
@@ -132,8 +140,8 @@ def importance_weight(log_p_ratio: Tensor, floor: float = 1e-5) -> Tensor:
 def dynamics_gap(classifiers: DomainClassifiers, sim: Batch, spread: Tensor) -> Tensor:
     """Return u = KL(P_sim ‖ P_real) (B,), before clipping, of simulated pairs, without a gradient.
 
-    The simulator gives one s' a pair; its law is replaced by s' + spread, `spread` (N, B, obs) = κ·σ_D·ε, and the
-    divergence by the mean of log P_sim/P_real over the N points. Noisy: often below zero.
+    The simulator gives one s' a pair; its distribution is replaced by s' + spread, `spread` (N, B, obs) = κ·σ_D·ε, and
+    the divergence by the mean of log P_sim/P_real over the N points. Noisy: often below zero.
     """
     samples = len(spread)
     pair = torch.cat([sim.obs, sim.action], -1).expand(samples, -1, -1)
@@ -188,7 +196,7 @@ class H2O(Stateful):
         "nets",
         "real",
         "sim",
-        "rollout",
+        "collector",
         "classifiers",
         "classifier_optimiser",
         "log_multiplier",
@@ -203,7 +211,7 @@ class H2O(Stateful):
         self.nets = ActorCritic(config, setting)
         self.real = make_real_replay(setting)
         self.sim = make_replay(max(1, round(config.sim_capacity_ratio * len(setting.data))), setting)
-        self.rollout = make_rollout(config, setting)
+        self.collector = make_collector(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
         self.sigma = state_std(setting.data, config.gap_std, config.sim_capacity_ratio).to(setting.device)
         self.classifiers = make_classifiers(config, setting)
@@ -226,8 +234,8 @@ class H2O(Stateful):
 
     def step(self) -> Progress:
         """A rollout in the simulator if no update is due, then one update."""
-        episodes = self.rollout.advance(self.policy, self.sim)
-        update, env_steps = self.rollout.take_update()
+        episodes = self.collector.advance(self.policy, self.sim)
+        update, env_steps = self.collector.take_update()
         if not update:
             return Progress(env_steps, 0, {}, episodes)
         config = self.config
@@ -248,7 +256,7 @@ class H2O(Stateful):
     def update_eager(
         self, real: Batch, sim: Batch, real_rows: Batch, sim_rows: Batch, noise: H2ONoise
     ) -> dict[str, Tensor]:
-        """One gradient step on everything (brief, section 4, steps 2.2 to 2.8)."""
+        """One gradient step on everything (§5, steps 4.2.2 to 4.2.8)."""
         nets, config = self.nets, self.config
         metrics: dict[str, Tensor] = {}
         if config.uses_classifiers:
@@ -272,7 +280,7 @@ class H2O(Stateful):
         td_loss = two_domain_loss(q, y, real_rows, weight)
         q_real, q_sim = q[:, :real_rows], q[:, real_rows:]
         metrics |= {"td_loss": td_loss.detach(), "q_real": q_real.detach().mean(), "q_sim": q_sim.detach().mean()}
-        if self.config.beta == 0:
+        if self.config.regulariser_weight == 0:
             return td_loss, metrics
         penalty, penalty_metrics = self.regularise(q_real, q_sim, sim, noise)
         return td_loss + penalty, metrics | penalty_metrics
@@ -298,12 +306,12 @@ class H2O(Stateful):
         metrics["regulariser"] = gap.detach().mean()
         metrics["regulariser_clipped"] = (gap.detach() != clipped.detach()).float().mean()
         if not config.lagrange:
-            return config.beta * clipped.sum(), metrics
+            return config.regulariser_weight * clipped.sum(), metrics
         multiplier = self.log_multiplier.exp().clamp(0.0, 1e6)
         excess = clipped - config.lagrange_target
-        multiplier_loss = -0.5 * (multiplier * config.beta * excess.detach()).sum()
+        multiplier_loss = -0.5 * (multiplier * config.regulariser_weight * excess.detach()).sum()
         metrics["multiplier"] = multiplier.detach()
-        return config.beta * (multiplier.detach() * excess).sum() + multiplier_loss, metrics
+        return config.regulariser_weight * (multiplier.detach() * excess).sum() + multiplier_loss, metrics
 
     def tilt(self, sim: Batch, noise: H2ONoise) -> tuple[Tensor, dict[str, Tensor]]:
         """Return log ω (b_s,), uniform without adaptive weighting."""
@@ -321,13 +329,29 @@ H2O_SPEC = AgentSpec(
     H2OConfig(),
     H2O,
     make_policy,
-    "real offline data and a wrong simulator together (arXiv 2206.13464)",
+    "offline data of the real system and an imperfect simulator together (arXiv 2206.13464)",
     needs_data=True,
+    page="h2o",
+    style=Style("#0072B2", "-"),
+    tiny={
+        "hidden": (8, 8),
+        "classifier_hidden": (8, 8),
+        "real_batch_size": 8,
+        "sim_batch_size": 8,
+        "classifier_batch_size": 8,
+        "learning_starts": 16,
+        "random_steps": 10,
+        "rollout_steps": 4,
+        "gap_samples": 3,
+    },
 )
 SAC_MIX_SPEC = AgentSpec(
-    H2OConfig(importance_weights=False, beta=0.0),
+    H2OConfig(importance_weights=False, regulariser_weight=0.0),
     H2O,
     make_policy,
-    "SAC on real and simulated rows alike: H2O without its two corrections (control)",
+    "SAC on real and simulated transitions alike: H2O without its two corrections (control)",
     needs_data=True,
+    page="h2o",
+    style=Style("#56B4E9", "-"),
+    tiny=H2O_SPEC.tiny,
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """The lanes of a vector step whose episode ended in it; `episode_return` and `length` mean nothing elsewhere."""
+    """Whose episode ended in a vector step; `episode_return` and `length` mean nothing elsewhere."""
 
     ended: Tensor  # (N,) bool
     episode_return: Tensor  # (N,) undiscounted
@@ -42,18 +42,19 @@ class Progress(NamedTuple):
 
 
 class VectorEnv(Protocol):
-    """N lanes of one task with tensors in and out: `surefoot.envs.make_vec` makes one from any Gymnasium id.
+    """N environments of one task with tensors in and out: `surefoot.envs.make_vec` makes one from any Gymnasium id.
 
-    Autoreset is SAME_STEP. `info["final_obs"]` (N, obs) is the true successor of *every* lane; the returned obs differs
-    from it only where an episode ended and the lane was reset. Actions are in [-1, 1] and scaled to the task's bounds.
+    Autoreset is SAME_STEP. `info["final_obs"]` (N, obs) is the true successor in *every* environment; the returned obs
+    differs from it only where an episode ended and the environment was reset. Actions are in [-1, 1] and scaled to the
+    task's bounds.
     """
 
     @property
     def num_envs(self) -> int: ...
     @property
-    def single_observation_space(self) -> gym.Space: ...
+    def single_observation_space(self) -> gym.Space[Any]: ...
     @property
-    def single_action_space(self) -> gym.Space: ...
+    def single_action_space(self) -> gym.Space[Any]: ...
     def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]: ...
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -61,11 +62,11 @@ class VectorEnv(Protocol):
     def close(self) -> None: ...
 
     @property
-    def episode_limit(self) -> int | None: ...  # steps after which an episode is truncated; None: it may go on for ever
+    def episode_limit(self) -> int | None: ...  # steps after which an episode is truncated; None: unlimited
 
 
 class UncertainEnv(VectorEnv, Protocol):
-    """Lanes whose episodes have parameters from a box; as made they are drawn uniformly at every reset."""
+    """Environments whose episodes have parameters from a box; as made they are drawn uniformly at every reset."""
 
     @property
     def low(self) -> Tensor: ...  # (d,) float64
@@ -74,12 +75,13 @@ class UncertainEnv(VectorEnv, Protocol):
     @property
     def params(self) -> Tensor: ...  # (N, d), of the episodes that run; read it before a step for those of the step
 
-    # (d,) for all lanes or (N, d): from each lane's next reset on, without further drawing; `now`: at once as well
+    # (d,) for all environments or (N, d): from each one's next reset on, without further drawing; `now`: at once as
+    # well
     def set_params(self, values: Tensor, *, now: bool = False) -> None: ...
-    def randomise(self) -> None: ...  # draw again, from each lane's next reset on
+    def randomise(self) -> None: ...  # draw again, from each environment's next reset on
 
 
-class PlayedWorlds(Protocol):
+class EpisodeOutcomes(Protocol):
     """One entry (P, E) for each of P points and E reset seeds."""
 
     @property
@@ -88,7 +90,7 @@ class PlayedWorlds(Protocol):
     def lengths(self) -> np.ndarray: ...  # steps
 
 
-class Worlds(Protocol):
+class PerturbedEnvs(Protocol):
     """The same box of parameters, to play policies in: an episode from each reset seed at each point, all at once."""
 
     @property
@@ -99,7 +101,9 @@ class Worlds(Protocol):
     def high(self) -> np.ndarray: ...
     @property
     def nominal(self) -> np.ndarray: ...
-    def play(self, act: Any, points: np.ndarray, seeds: Sequence[int]) -> PlayedWorlds: ...  # `act`: a map or a Player
+    def play(
+        self, act: Any, points: np.ndarray, seeds: Sequence[int]
+    ) -> EpisodeOutcomes: ...  # `act`: a map or a StatefulPolicy
 
 
 class OfflineData(Protocol):
@@ -120,14 +124,14 @@ class OfflineData(Protocol):
     def __len__(self) -> int: ...
 
 
-Termination = Callable[[Tensor, Tensor, Tensor], Tensor]  # (obs, action, next_obs), (N, …) -> `terminated` (N,) bool
+TerminationFn = Callable[[Tensor, Tensor, Tensor], Tensor]  # (obs, action, next_obs), (N, …) -> `terminated` (N,) bool
 
 
 class Spaces(NamedTuple):
     """The two spaces a policy is made for."""
 
-    observation: gym.spaces.Space
-    action: gym.spaces.Space
+    observation: gym.spaces.Space[Any]
+    action: gym.spaces.Space[Any]
 
 
 @dataclass(frozen=True)
@@ -141,9 +145,9 @@ class Setting:
     data: OfflineData | None = None  # None for agents that only act
     compile: bool = False  # wrap update phases in torch.compile
     cudagraph: bool = False  # capture update phases as CUDA graphs
-    num_seeds: int = 1  # seeds trained side by side; the lanes of `env` are shared out among them
-    termination: Termination | None = None  # when the task ends, for agents that imagine (`AgentSpec.imagines`)
-    worlds: Worlds | None = None  # where the run has an uncertainty set; `env` is an `UncertainEnv` then
+    num_seeds: int = 1  # seeds trained side by side; the environments of `env` are divided among them
+    termination: TerminationFn | None = None  # when the task ends, for model-based agents
+    perturbed_envs: PerturbedEnvs | None = None  # where the run has an uncertainty set; `env` is an `UncertainEnv` then
 
 
 class Policy(Protocol):
@@ -154,15 +158,30 @@ class Policy(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
-class Player(Protocol):
-    """A policy in the middle of its episodes, one a lane: what acts on the rewards so far is told of them.
+class StatefulPolicy(Protocol):
+    """A policy whose actions depend on the history of the episode, with a state for every environment.
 
-    A policy or an agent that has a method `player` is played by what this returns, others by their `act`.
+    A policy or an agent with a method `stateful` is run by the object that it returns, any other by its `act`.
     """
 
+    needs_rewards: bool  # whether `observe` must be called after every step, not only where an episode ended
+
     def __call__(self, obs: Tensor) -> Tensor: ...
-    def see(self, reward: Tensor, ended: Tensor) -> None: ...  # after every step, both (N,)
-    def restart(self) -> None: ...  # all lanes were reset
+    def observe(self, reward: Tensor, ended: Tensor) -> None: ...  # after every step, both (N,)
+    def reset(self) -> None: ...  # all environments were reset
+
+
+@runtime_checkable
+class ObjectivePolicy(Protocol):
+    """A policy that acts for an objective chosen after training (`agents.distributional.objectives.Objective`)."""
+
+    @property
+    def config(self) -> Any: ...  # with `gamma`, `stock` and `stock_range`
+    def require_served(self, objective: Any) -> None: ...  # ValueError: an objective of another utility
+    def outer(self, obs: Tensor, objective: Any = None) -> Any: ...  # the stock to start with, for states (S, obs)
+    def stateful(
+        self, objective: Any = None, stock: float | None = None, *, explore: bool = False
+    ) -> StatefulPolicy: ...
 
 
 class Agent(Protocol):
@@ -188,10 +207,21 @@ class RegretCurve(Protocol):
 
 
 class BanditAgent(Agent, Protocol):
-    """An agent whose lanes are independent replicates; `env_steps` counts the steps of one of them."""
+    """An agent whose environments are independent replicates; `env_steps` counts the steps of one of them."""
 
     @property
     def regret(self) -> RegretCurve: ...
+
+
+class Style(NamedTuple):
+    """How figures draw a method; the colours are Okabe and Ito's, safe for colour-blind readers."""
+
+    color: str
+    dash: str
+
+
+def _never(config: Any) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -202,11 +232,29 @@ class AgentSpec:
     make_agent: Callable[[Any, Setting], Agent]
     make_policy: Callable[[Any, Spaces], Policy]  # what evaluation builds: needs neither data nor a training task
     summary: str  # one line for `train.py --help`
-    acts: bool = True  # False: never steps an environment; its budget counts updates
+    offline: bool = False  # never steps an environment; its budget counts updates
     needs_data: bool = False
-    imagines: bool = False  # rolls out a learned model, and so must be told when the task ends
-    needs_worlds: bool = False  # trains in an uncertainty set
+    model_based: bool = False  # rolls out a learned model, so it needs the task's termination function
+    needs_uncertainty_set: bool = False  # trains in an uncertainty set
     stacks_seeds: bool = False  # can train several seeds at once
     shown: tuple[str, ...] = ()  # metrics that the progress line shows beside the episode return
-    drawn: tuple[str, ...] = ()  # metrics that make the run's plots/diagnostics.png, a panel each
+    drawn: tuple[str, ...] = ()  # metrics that make the run's plots/diagnostics.png, one panel each
     regret: Literal["round", "episode"] | None = None  # a `BanditAgent`: measured by its regret, never evaluated
+    goal: Literal["return", "worst case", "objective"] = "return"  # what it maximises
+    needs_true_rewards: Callable[[Any], bool] = _never  # given its config: not with rewards changed on the way
+    lengths: tuple[str, ...] = ()  # config fields that are lengths of the run; baseline runs take over their values
+    variant: str | None = None  # config field whose values are methods of their own in figures and tables
+    variant_styles: Mapping[str, Style] = field(default_factory=dict)
+    artefacts: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # file -> plain values
+    style: Style | None = None  # None: one by its name
+    page: str | None = None  # docs/methods/PAGE.md, whose tables explain its metrics
+    tiny: dict[str, Any] = field(default_factory=dict)  # fields that make it train in milliseconds, for tests
+    tiny_env: dict[str, Any] = field(default_factory=dict)  # fields of the task such a test trains in
+
+    def label(self, agent_name: str, config: Any) -> str:
+        """Return what figures and tables call a run: its agent, and its variant where the agent has variants."""
+        return f"{agent_name} {getattr(config, self.variant)}" if self.variant else agent_name
+
+    def style_of(self, config: Mapping[str, Any]) -> Style | None:
+        """Return the style of a run by its agent's config as plain values."""
+        return self.variant_styles.get(str(config.get(self.variant)), self.style) if self.variant else self.style

@@ -1,14 +1,17 @@
 """Soft Actor-Critic with a learned temperature: the backbone of the suite.
 
-Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", arXiv 1812.05905 (equation numbers below are its own).
+Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", arXiv 1812.05905. Derivation:
+docs/derivations/h2o.md §2.
 
-| paper | here |
-|---|---|
-| (5) critic loss J_Q | `twin_q_loss`; over two domains (H2O) `two_domain_loss` |
-| (3), (6) soft value in the target | `soft_target` |
-| (7) policy loss J_π | `policy_loss` |
-| (17), (18) temperature loss J(α) | `temperature_loss` |
-| appendix C, tanh-Gaussian log-density | `parts.networks.tanh_gaussian_log_prob` |
+| derivation | paper | here |
+|---|---|---|
+| (2.1), (2.2) tanh-Gaussian policy | appendix C | `parts.networks.TanhGaussianPolicy` |
+| (2.3), (2.4) its log-density | appendix C | `parts.networks.tanh_gaussian_log_prob` |
+| (2.5), without entropy (2.6): soft value in the target | (3), (6) | `soft_target` |
+| (2.7) critic loss J_Q; over two domains (H2O) in (4.8) | (5) | `twin_q_loss`; `two_domain_loss` |
+| (2.8) policy loss J_π | (7) | `policy_loss` |
+| (2.9) temperature loss J(α) | (17), (18) | `temperature_loss` |
+| (2.10) target critics | – | `parts.networks.soft_update` |
 
 Where this differs, and why:
 - The critic loss has no factor ½ (H2O's weights β and w are read against that scale); Adam does not notice.
@@ -27,9 +30,9 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces
+from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces, Style
 from surefoot.agents.parts.acceleration import accelerate, adam, take_step
-from surefoot.agents.parts.interaction import Interaction, Rollout, RolloutConfig
+from surefoot.agents.parts.interaction import Collector, Interaction, RolloutConfig
 from surefoot.agents.parts.networks import LOG_STD_MIN, TanhGaussianPolicy, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import check_ranges
@@ -44,15 +47,15 @@ class PolicyConfig:
     hidden: tuple[int, ...] = (256, 256)
     """Hidden layer widths of every network."""
     policy_lr: float = 3e-4
-    """Adam step size of the policy."""
+    """Learning rate of the policy (Adam)."""
     log_std_offset: float = 0.0
-    """c₂ in log std = c₁·raw + c₂."""
+    """c₂ in log std = c₁·raw + c₂, raw the network's output."""
     learn_log_std_affine: bool = False
-    """Learn c₁ and c₂ beside the weights."""
+    """Learn c₁ and c₂ along with the weights."""
     log_std_min: float = LOG_STD_MIN
-    """Least log std of the policy."""
+    """Lower bound of the policy's log std."""
     last_layer_gain: float | None = None
-    """Xavier gain of the output layers of policy and critics; None: PyTorch's default initialisation."""
+    """Gain of the Xavier initialisation of the output layers of policy and critics; None: PyTorch's default."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -63,47 +66,47 @@ class ActorCriticConfig(PolicyConfig):
     """Policy, twin critics and temperature. Defaults: arXiv 1812.05905, table 1 (appendix D)."""
 
     gamma: float = 0.99
-    """Discount."""
+    """Discount factor."""
     tau: float = 0.005
-    """Weight of the new parameters in the target critics, at every update."""
+    """Polyak averaging rate of the target critics, applied at every update: the weight of the current parameters."""
     critic_lr: float = 3e-4
-    """Adam step size of both critics."""
+    """Learning rate of both critics (Adam)."""
     alpha_lr: float = 3e-4
-    """Adam step size of log α."""
+    """Learning rate of log α (Adam)."""
     adam_eps: float = 1e-8
-    """ε of every Adam."""
+    """ε of the Adam optimisers."""
     initial_alpha: float = 1.0
-    """Temperature at the start."""
+    """Initial temperature α."""
     target_entropy: float | None = None
-    """H̄ of the temperature loss; None: −dim(A)."""
+    """Target entropy H̄ of the temperature loss; None: −dim(A)."""
     entropy_in_target: bool = True
-    """Whether TD targets carry −α·log π(a'|s')."""
+    """Include the entropy term −α·log π(a'|s') in the TD targets."""
 
 
 @dataclass(frozen=True)
 class H2OHeads:
-    """The output heads of the code family that H2O, its CQL and its DARC come from (H2O brief, section 5)."""
+    """The output heads of the code family that H2O, its CQL and its DARC come from (§6.1)."""
 
     log_std_offset: float = -1.0
-    """c₂ in log std = c₁·raw + c₂."""
+    """c₂ in log std = c₁·raw + c₂, raw the network's output."""
     learn_log_std_affine: bool = True
-    """Learn c₁ and c₂ beside the weights."""
+    """Learn c₁ and c₂ along with the weights."""
     log_std_min: float = LOG_STD_MIN
-    """Least log std of the policy."""
+    """Lower bound of the policy's log std."""
     last_layer_gain: float | None = 0.01
-    """Xavier gain of the output layers of policy and critics; None: PyTorch's default initialisation."""
+    """Gain of the Xavier initialisation of the output layers of policy and critics; None: PyTorch's default."""
 
 
 @dataclass(frozen=True)
 class SimulatorRollout(RolloutConfig):
-    """How H2O and its DARC alternate (H2O brief, section 4)."""
+    """How H2O and its DARC alternate (§5)."""
 
     rollout_steps: int = 1_000
     """Simulator steps between two rounds of updates."""
     learning_starts: int = 256
-    """Simulator steps before the first round of updates: at least one classifier batch."""
+    """Simulator steps before the first round of updates; at least one classifier batch."""
     random_steps: int = 0
-    """Simulator steps with uniform actions at the start (the authors take none)."""
+    """Simulator steps with uniformly random actions at the start (the authors: none)."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,9 @@ class SACConfig(RolloutConfig, ActorCriticConfig):
     """Soft Actor-Critic."""
 
     batch_size: int = 256
-    """Transitions an update."""
+    """Transitions per update."""
     replay_capacity: int = 1_000_000
-    """Transitions kept; the oldest are overwritten."""
+    """Replay buffer capacity in transitions; the oldest are overwritten."""
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------
@@ -125,7 +128,7 @@ def soft_target(
     """Return y = r + γ(1 − d)·(min_j Q̄_j(s', a') − α log π(a'|s')) (B,), a' ~ π; no entropy for alpha None."""
     with torch.no_grad():
         next_action, next_log_prob = policy.sample(batch.next_obs, noise)
-        next_value = target(batch.next_obs, next_action).amin(0)
+        next_value: Tensor = target(batch.next_obs, next_action).amin(0)
         if alpha is not None:
             next_value = next_value - alpha * next_log_prob
         return batch.reward + gamma * (1 - batch.terminated) * next_value
@@ -140,7 +143,7 @@ def twin_q_loss(q: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
 def two_domain_loss(q: Tensor, y: Tensor, real_rows: int, sim_weight: Tensor | None = None) -> Tensor:
     """Return Σ_j of mean_real (Q_j − y)² + mean_sim w·(Q_j − y)²; `real_rows` rows of q (2, B), y (B,) come first.
 
-    Two means (H2O, arXiv 2206.13464): each domain weighs the same, whatever its share of the batch.
+    Two means (H2O, arXiv 2206.13464): each domain weighs the same, whatever its fraction of the batch.
     """
     sim = twin_q_loss(q[:, real_rows:], y[real_rows:], sim_weight)
     return twin_q_loss(q[:, :real_rows], y[:real_rows]) + sim if real_rows else sim
@@ -218,12 +221,12 @@ class ActorCritic(Stateful):
         return self.log_alpha.detach().exp()
 
     def td_target(self, batch: Batch, noise: Tensor) -> Tensor:
-        """Return y (B,), with the entropy if the config says so."""
+        """Return y (B,), with the entropy if the config includes it."""
         alpha = self.alpha if self.config.entropy_in_target else None
         return soft_target(batch, self.policy, self.target, noise, self.config.gamma, alpha)
 
     def actor_loss(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return policy loss plus temperature loss, from one sample ã ~ π(·|s) a row, and what to log."""
+        """Return policy loss plus temperature loss, from one sample ã ~ π(·|s) per row, and what to log."""
         alpha = self.alpha
         action, log_prob = self.policy.sample(obs, noise)
         of_policy = policy_loss(log_prob, self.critic(obs, action, frozen=True), alpha)
@@ -258,14 +261,14 @@ class SACNoise(NamedTuple):
 class SAC(Stateful):
     """Off-policy maximum-entropy actor-critic on one vector environment."""
 
-    STATEFUL = ("nets", "replay", "rollout", "noise_generator")
+    STATEFUL = ("nets", "replay", "collector", "noise_generator")
 
     def __init__(self, config: SACConfig, setting: Setting) -> None:
         self.config = config
         self.nets = ActorCritic(config, setting)
         _, self.action_dim = box_dims(setting.spaces)
         self.replay = make_replay(config.replay_capacity, setting)
-        self.rollout = make_rollout(config, setting)
+        self.collector = make_collector(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
         self.update = accelerate(self.update_eager, setting, self.nets.owners())
 
@@ -278,9 +281,9 @@ class SAC(Stateful):
         return self.policy.act(obs, explore=explore, generator=self.noise_generator)
 
     def step(self) -> Progress:
-        """One environment step in every lane and the updates it is due."""
-        episodes = self.rollout.advance(self.policy, self.replay)
-        update, env_steps = self.rollout.take_update()
+        """One step in every environment and the updates it is due."""
+        episodes = self.collector.advance(self.policy, self.replay)
+        update, env_steps = self.collector.take_update()
         if not update:
             return Progress(env_steps, 0, {}, episodes)
         batch = self.replay.sample(self.config.batch_size)
@@ -311,14 +314,29 @@ def make_real_replay(setting: Setting) -> FixedReplay:
     return FixedReplay(setting.data, make_generator(setting.seed, "real replay", setting.device), setting.device)
 
 
-def make_rollout(config: Any, setting: Setting) -> Rollout:
+def make_collector(config: Any, setting: Setting) -> Collector:
     """Return the acting half of an off-policy agent."""
-    assert setting.env is not None, "an agent that acts needs an environment"
-    return Rollout(
+    assert setting.env is not None, "an online agent needs an environment"
+    return Collector(
         Interaction(setting.env, setting.seed),
         make_generator(setting.seed, "acting", setting.device),
         config,
     )
 
 
-SAC_SPEC = AgentSpec(SACConfig(), SAC, make_policy, "Soft Actor-Critic, on any task with continuous actions")
+SAC_SPEC = AgentSpec(
+    SACConfig(),
+    SAC,
+    make_policy,
+    "Soft Actor-Critic, on any task with continuous actions",
+    page="sac",
+    style=Style("#E69F00", "-"),
+    tiny={
+        "hidden": (8, 8),
+        "batch_size": 8,
+        "learning_starts": 16,
+        "random_steps": 10,
+        "rollout_steps": 4,
+        "replay_capacity": 400,
+    },
+)

@@ -1,4 +1,4 @@
-"""What `make train` shows, over seeds: H2O's demo beside SAC in the simulator and behaviour cloning.
+"""What `make train` shows, over seeds: H2O's demo with its baselines, SAC in the simulator and behaviour cloning.
 
 python benchmarks/demo.py [--seeds 0 1 2] [--out runs]
 """
@@ -20,7 +20,7 @@ import tyro
 from record import record
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "docs" / "pictures" / "demo_learning_curve.png"
+FIGURE = ROOT / "docs" / "images" / "demo_learning_curve.png"
 
 
 @dataclass
@@ -61,8 +61,8 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def main(options: Options) -> None:
     began = time.perf_counter()
     runs = [run(seed, options.out) for seed in options.seeds]
-    PICTURE.parent.mkdir(exist_ok=True)
-    shutil.copy(options.out / f"demo-seed-{options.seeds[0]}" / "plots" / "learning_curve.png", PICTURE)
+    FIGURE.parent.mkdir(exist_ok=True)
+    shutil.copy(options.out / f"demo-seed-{options.seeds[0]}" / "plots" / "learning_curve.png", FIGURE)
     figures = {
         "summary": summarise(runs),
         "minutes_a_run": [r["minutes"] for r in runs],

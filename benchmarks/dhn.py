@@ -1,6 +1,7 @@
-"""DηN on its four grids, beside QR-DQN and beside itself with a wrong stock (brief distributional_dp.md, section 10 B).
+"""DηN on its four grids, beside QR-DQN and beside itself with a wrong stock.
 
-Presets of configs/dhn, 20,000 evaluation episodes a figure. One network a seed gives all rows of a task.
+What should come out: docs/derivations/distributional.md E29 to E33. Presets of configs/dhn, 20,000 evaluation episodes
+per figure. One network per seed gives all rows of a task.
 
     python benchmarks/dhn.py [--jobs fork crossing …] [--seeds 3]
 
@@ -31,7 +32,7 @@ from surefoot.training.config.presets import load_preset
 
 NAME = "dhn"
 TAUS = (1, 0.75, 0.5, 0.25, 0.1)
-WISHES = (-6, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 6)  # c_0 (brief, 8.5); the wanted return is −c_0
+STARTS = (-6, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 6)  # c_0 (§9.5); the target is −c_0
 EPISODES, SEED = 20_000, 10_000
 JUNCTION, GOOD, BET = (1, 2), 0, 1  # FORK's cell and its two exits: up, down
 
@@ -64,13 +65,13 @@ def measured(policy: QuantilePolicy, task: EnvConfig, objectives: list[str]) -> 
 
 
 def tails(name: str, seed: int) -> dict[str, Any]:
-    """Return, a τ, what was promised and reached, of the same network, with length, mean and CVaR at 1/4."""
+    """Return, a τ, what was predicted and achieved, of the same network, with length, mean and CVaR at 1/4."""
     policy, task = of_preset(name, seed)
     rows = {}
     for tau, m in zip(TAUS, measured(policy, task, [f"cvar({tau})" for tau in TAUS]), strict=True):
         quarter = float(parse("cvar(0.25)").measure(torch.from_numpy(m.returns)))
-        numbers = (m.value, m.promised, m.stock, float(m.returns.mean()), quarter, float(m.lengths.mean()))
-        keys = ("reached", "promised", "stock", "mean", "cvar_quarter", "length")
+        numbers = (m.value, m.predicted, m.stock, float(m.returns.mean()), quarter, float(m.lengths.mean()))
+        keys = ("achieved", "predicted", "stock", "mean", "cvar_quarter", "length")
         rows[str(tau)] = dict(zip(keys, (round(x, 4) for x in numbers), strict=True))
     return {"tau": rows} | ({"exits": exits(policy, task)} if name == "fork" else {})
 
@@ -87,27 +88,27 @@ def exits(policy: QuantilePolicy, task: EnvConfig) -> list[list[Any]]:
     return [[round(float(grid[i]), 2), moves[i]] for i in changes]
 
 
-def wishes(policy: QuantilePolicy, task: EnvConfig) -> dict[str, Any]:
-    """Return the mean of E|c_0 + G| over the wishes, and the slope of the mean return against what is wished for."""
-    rows = measured(policy, task, [f"target({-c})" for c in WISHES])
+def targets(policy: QuantilePolicy, task: EnvConfig) -> dict[str, Any]:
+    """Return the mean of E|c_0 + G| over the targets, and the slope of the mean return against the target."""
+    rows = measured(policy, task, [f"target({-c})" for c in STARTS])
     errors, means = [-m.value for m in rows], [float(m.returns.mean()) for m in rows]
-    slope = float(np.polyfit([-c for c in WISHES], means, 1)[0])
-    by_stock = {str(c): round(error, 4) for c, error in zip(WISHES, errors, strict=True)}
+    slope = float(np.polyfit([-c for c in STARTS], means, 1)[0])
+    by_stock = {str(c): round(error, 4) for c, error in zip(STARTS, errors, strict=True)}
     return {"error": round(float(np.mean(errors)), 4), "slope": round(slope, 4), "by_stock": by_stock}
 
 
 def set_point(name: str, seed: int) -> dict[str, Any]:
-    return wishes(*of_preset(name, seed))
+    return targets(*of_preset(name, seed))
 
 
 def wrong_stock(name: str, seed: int) -> dict[str, Any]:
-    """Return the same with c' = c + r in the learner; the wish is measured by the true return."""
+    """Return the same with c' = c + r in the learner; the target is that of the true return."""
     right = dhn.next_stock
     dhn.next_stock = lambda stock, reward, gamma: stock + reward
     try:
         run = load_preset("dhn", "pantry")
         config = replace(run.agent, exploration_steps=12_000, decay_steps=24_000)
-        return wishes(trained(config, run.env, 24_000, seed), run.env)
+        return targets(trained(config, run.env, 24_000, seed), run.env)
     finally:
         dhn.next_stock = right
 

@@ -1,4 +1,4 @@
-"""Updates a second of QR-DQN here and in SB3-contrib: the same network, quantiles, batch and task, in one process.
+"""Updates per second of QR-DQN here and in SB3-contrib: the same network, quantiles, batch and task, in one process.
 
 Process CPU time on one thread. Both learn from their own filled replay; blocks alternate, and the ratio is the median
 over blocks. Stable-Baselines3's Adam, clipping and κ = 1 are used on both sides.
@@ -47,10 +47,10 @@ def ours(quantiles: int, batch: int, stock: bool) -> Callable[[int], Any]:
         objective="cvar(0.25)" if stock else "mean",
         stock=stock,
         stock_range=(-100.0, 0.0),
-        relabel_share=0.9 if stock else 0.0,
+        relabel_probability=0.9 if stock else 0.0,
         gamma=0.99,
         quantiles=quantiles,
-        kappa=1.0,
+        huber_threshold=1.0,
         hidden=HIDDEN,
         batch_size=batch,
         max_grad_norm=10.0,
@@ -74,7 +74,7 @@ def theirs(quantiles: int, batch: int) -> Callable[[int], Any]:
 
 
 def rate(call: Callable[[int], Any], updates: int) -> float:
-    """Return updates a CPU second."""
+    """Return updates per CPU second."""
     began = time.process_time()
     call(updates)
     return updates / (time.process_time() - began)

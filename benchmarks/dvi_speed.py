@@ -2,7 +2,7 @@
 
     python benchmarks/dvi_speed.py      # 256 atoms, 200 stocks
 
-Seconds are given twice: of the clock, and of the CPU, which other work on the machine disturbs less. All on one thread.
+Seconds are given twice: wall-clock time, and CPU time, which other work on the machine disturbs less. One thread.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from surefoot.agents.distributional.objectives import parse
 from surefoot.agents.parts.tabular import TabularMDP
 from surefoot.envs import Crossing
 
+# Optima, docs/derivations/distributional.md E10.
 TAILS = {"1": 1.18834, "0.75": 0.97440, "0.5": 0.82813, "0.25": 0.74869, "0.1": 0.74869, "0.05": 0.74869}
 METHODS = {"dvi, quantiles": ("dvi", "quantiles"), "dpi, quantiles": ("dpi", "quantiles")}
 METHODS["dvi, categorical"] = ("dvi", "categorical")
@@ -29,17 +30,20 @@ RETURN_RANGE = (-8.0, 4.0)  # of the categories; the least return of an endless 
 
 
 def loop_sweep(mdp: TabularMDP, gamma: float, stocks: np.ndarray, atoms: int) -> None:
-    """Do one sweep for min(0, c + G) as the pseudocode says it: state by state, stock by stock, action by action."""
+    """Do one sweep for min(0, c + G) as in the pseudocode: state by state, stock by stock, action by action."""
     probability, following, reward = (field[0].numpy() for field in (mdp.probability, mdp.next_state, mdp.reward))
-    laws = np.zeros((len(probability), len(stocks), atoms))
-    levels, new = (np.arange(atoms) + 0.5) / atoms, np.empty_like(laws)
-    for s in range(len(laws)):
+    distributions = np.zeros((len(probability), len(stocks), atoms))
+    levels, new = (np.arange(atoms) + 0.5) / atoms, np.empty_like(distributions)
+    for s in range(len(distributions)):
         for i, c in enumerate(stocks):
             best = -np.inf
             for a in range(probability.shape[1]):
                 near = [np.abs(stocks - (c + r) / gamma).argmin() for r in reward[s, a]]
-                law = [r + gamma * laws[s2, j] for r, s2, j in zip(reward[s, a], following[s, a], near, strict=True)]
-                values = np.concatenate(law)
+                distribution = [
+                    r + gamma * distributions[s2, j]
+                    for r, s2, j in zip(reward[s, a], following[s, a], near, strict=True)
+                ]
+                values = np.concatenate(distribution)
                 weights = np.repeat(probability[s, a] / atoms, atoms)
                 if (worth := weights @ np.minimum(0, c + values)) > best:
                     order, best = values.argsort(), worth
@@ -48,15 +52,15 @@ def loop_sweep(mdp: TabularMDP, gamma: float, stocks: np.ndarray, atoms: int) ->
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """Return what the work gave, and its seconds of the clock and of the CPU."""
-    clock, cpu = time.perf_counter(), time.process_time()
+    """Return what the work gave, and its wall-clock and CPU seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
     result = work()
-    seconds = {"seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - cpu}
+    seconds = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     return result, {name: round(value, 3) for name, value in seconds.items()}
 
 
 def figures_of(solution: Solution) -> dict[str, list[float]]:
-    """Return, a τ: the optimum, J at the best stock, and the CVaR of the law found."""
+    """Return, a τ: the optimum, J at the best stock, and the CVaR of the distribution found."""
     found = {tau: solution.again(f"cvar({tau})") for tau in TAILS}
     return {tau: [TAILS[tau], round(one.value, 5), round(one.measured, 5)] for tau, one in found.items()}
 
@@ -74,8 +78,8 @@ def main(options: Options) -> None:
     began, mdp, gamma = time.perf_counter(), TabularMDP(*Crossing().tabular()), Crossing.discount
     shared: dict[str, Any] = {"gamma": gamma, "atoms": options.atoms, "stocks": options.stocks}
     rows, cells = {}, {}
-    for name, (method, law) in METHODS.items():
-        arguments = shared | {"method": method, "law": law, "return_range": RETURN_RANGE}
+    for name, (method, representation) in METHODS.items():
+        arguments = shared | {"method": method, "representation": representation, "return_range": RETURN_RANGE}
         solution, seconds = timed(lambda arguments=arguments: solve(mdp, "cvar(1)", **arguments))
         cells[name] = figures_of(solution)
         rows[name] = {**seconds, "sweeps": solution.sweeps, "change": solution.change}

@@ -2,7 +2,7 @@
 
 HalfCheetah's shapes (17 and 6 numbers), MBPO's network, 20,000 rows, the same number of epochs. "plain" is what one
 would write for a single network: torch.nn layers, the decay in the loss, torch.optim.Adam as it comes. All ways take
-turns in one process. CPU seconds with one thread hardly notice what else a machine does; seconds on the wall do.
+turns in one process. CPU time of one thread hardly depends on what else a machine does; wall-clock time does.
 
 Where mbrl-lib can be imported (`pip install mbrl`, 0.2.0; best in an environment of its own, it wants an old gym), its
 stacked ensemble takes its turn at the training calls, too.
@@ -44,8 +44,8 @@ from surefoot.agents.parts.replay import Replay
 from surefoot.envs.termination import walker2d
 
 OBS, ACT, ROWS, MEMBERS = 17, 6, 20_000, 7
-ENSEMBLE = DynamicsConfig(members=MEMBERS, elites=5, model_output="gaussian", model_patience=10_000)
-SINGLE = replace(ENSEMBLE, members=1, elites=1)
+ENSEMBLE = DynamicsConfig(ensemble_size=MEMBERS, elites=5, model_output="gaussian", model_patience=10_000)
+SINGLE = replace(ENSEMBLE, ensemble_size=1, elites=1)
 BATCH = ENSEMBLE.model_batch_size
 SETTING = Setting(Spaces(None, None), 0, torch.device("cpu"), termination=walker2d)  # type: ignore[arg-type]
 
@@ -56,7 +56,7 @@ def make_rows() -> Batch:
     """Return transitions of a stable linear system of HalfCheetah's size."""
     generator = torch.Generator().manual_seed(0)
     obs = torch.randn(ROWS, OBS, generator=generator)
-    obs[:, 0] = 1.2 + 0.1 * obs[:, 0]  # a height at which Walker2d's rule lets most rows go on
+    obs[:, 0] = 1.2 + 0.1 * obs[:, 0]  # a height at which Walker2d's rule lets most rows continue
     action = 2 * torch.rand(ROWS, ACT, generator=generator) - 1
     change = 0.1 * torch.randn(OBS + ACT, OBS, generator=generator)
     next_obs = obs + 0.1 * model_inputs(obs, action) @ change + 0.01 * torch.randn(ROWS, OBS, generator=generator)
@@ -124,7 +124,7 @@ def mbrl_lib(rows: Batch, epochs: int) -> dict[str, Way]:
         swish, layers = {"_target_": "torch.nn.SiLU"}, len(ENSEMBLE.model_hidden)
         net = GaussianMLP(OBS + ACT, OBS + 1, "cpu", layers, MEMBERS, ENSEMBLE.model_hidden[0], activation_fn_cfg=swish)
         model = OneDTransitionRewardModel(net, num_elites=ENSEMBLE.elites)
-        fit, held = get_basic_buffer_iterators(buffer, BATCH, ENSEMBLE.holdout_share, ensemble_size=MEMBERS)
+        fit, held = get_basic_buffer_iterators(buffer, BATCH, ENSEMBLE.holdout_ratio, ensemble_size=MEMBERS)
         model.update_normalizer(buffer.get_all())
         ModelTrainer(model, optim_lr=ENSEMBLE.model_lr).train(fit, held, num_epochs=epochs, silent=True)
 
@@ -173,7 +173,7 @@ def training_calls(rows: Batch, epochs: int, settings: dict[str, Setting]) -> di
 
 
 def products(updates: int, device: torch.device) -> None:
-    """Take the matrix products of the stacked updates: 3 a layer, the first without its inputs' gradient."""
+    """Take the matrix products of the stacked updates: 3 per layer, the first without its inputs' gradient."""
     shapes = list(itertools.pairwise([OBS + ACT, *ENSEMBLE.model_hidden, 2 * (OBS + 1)]))
     weights = [torch.randn(MEMBERS, i, o, device=device) for i, o in shapes]
     inputs, outputs = ([torch.randn(MEMBERS, BATCH, shape[k], device=device) for shape in shapes] for k in (0, 1))
@@ -220,7 +220,7 @@ def rollout(rows: Batch, config: DynamicsConfig, setting: Setting) -> Way:
 
 
 def measure(ways: dict[str, Way], repeat: int, device: torch.device) -> dict[str, dict[str, float]]:
-    """Return the median CPU milliseconds, and the median and the least on the wall, of each way; all take turns."""
+    """Return the median CPU milliseconds, and the median and the least wall-clock time, of each way; all take turns."""
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(repeat):
         for name, call in ways.items():

@@ -1,11 +1,11 @@
-"""DynLin-UCB and its baselines against the numbers of brief dynamical_linear_bandits.md, sections 8.1, 8.3 and 11.
+"""DynLin-UCB and its baselines against the numbers of docs/derivations/dynlin.md §12.1, §12.4, §12.5 and §13.
 
-    python benchmarks/dynlin_ucb.py systems       # item 11: both systems, all algorithms, T = 10⁵, 20 seeds
-    python benchmarks/dynlin_ucb.py sensitivity   # item 12: ρ̄ and λ
-    python benchmarks/dynlin_ucb.py ball          # item 13: the unit ball, random stable systems
-    python benchmarks/dynlin_ucb.py full          # item 14: T = 10⁶, 10 seeds, four configurations
+    python benchmarks/dynlin_ucb.py systems       # E11: both systems, all algorithms, T = 10⁵, 20 seeds
+    python benchmarks/dynlin_ucb.py sensitivity   # E12: ρ̄ and λ
+    python benchmarks/dynlin_ucb.py ball          # E13: the unit ball, random stable systems
+    python benchmarks/dynlin_ucb.py full          # E14: T = 10⁶, 10 seeds, four configurations
 
-A replicate is a lane: "20 seeds" are the 20 lanes of one run.
+A replicate is an environment: "20 seeds" are the 20 environments of one run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from surefoot.envs import EnvConfig, make_vec, spaces_of
 from surefoot.evaluation.regret import last_decade_slope
 
 ID = "surefoot/DynamicalLinear-v0"
-# What the authors' code does beyond the equations (brief, section 6).
+# What the authors' code does beyond the equations (§7, item 2).
 OFFICIAL = {"double_first_epoch": True}
 BASELINES = (
     "linucb",
@@ -84,9 +84,9 @@ def systems(options: Options) -> dict[str, Any]:
     for system, kwargs in SYSTEMS.items():
         cells = {}
         jobs: list[tuple[str, str, dict[str, Any]]] = [("dynlin-ucb", "dynlin-ucb", OFFICIAL)]
-        jobs += [("dynlin-ucb, lam = 1", "dynlin-ucb", {**OFFICIAL, "lam": 1.0})]
+        jobs += [("dynlin-ucb, ridge = 1", "dynlin-ucb", {**OFFICIAL, "ridge": 1.0})]
         jobs += [(name, name, {}) for name in BASELINES]
-        jobs += [("expert", "expert", {})] if system == "real-data" else []
+        jobs += [("human-budget", "human-budget", {})] if system == "real-data" else []
         for label, name, changes in jobs:
             began = time.process_time()
             cells[label] = outcome(play(name, kwargs, options.rounds, options.replicates, options.seed, **changes))
@@ -101,8 +101,11 @@ def sensitivity(options: Options) -> dict[str, Any]:
     figures: dict[str, Any] = {"rounds": options.rounds, "replicates": 10}
     warnings.simplefilter("ignore")  # ρ̄ below ρ(A) is the point here
     grids = {
-        "synthetic": {"rho_bar": (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6), "lam": (1.0, 10.0, 50.0, 200.0, 1000.0)},
-        "real-data": {"rho_bar": (0.0, 0.3, 0.666891), "lam": (1.0, 10.0, 50.0, 200.0, 1000.0)},
+        "synthetic": {
+            "spectral_radius_bound": (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6),
+            "ridge": (1.0, 10.0, 50.0, 200.0, 1000.0),
+        },
+        "real-data": {"spectral_radius_bound": (0.0, 0.3, 0.666891), "ridge": (1.0, 10.0, 50.0, 200.0, 1000.0)},
     }
     for system, grid in grids.items():
         figures[system] = {}
@@ -117,7 +120,7 @@ def sensitivity(options: Options) -> dict[str, Any]:
 
 
 def random_system(seed: int, n: int = 4, d: int = 3, rho: float = 0.5, length: float = 0.8) -> dict[str, Any]:
-    """Return a random stable system with ρ(A) = 0.5 and ‖h‖ = 0.8, its actions the unit ball."""
+    """Return a random stable system with ρ(A) = 0.5 and ‖h‖ = 0.8, its actions the unit ball (eq. (9.4))."""
     generator = np.random.default_rng(seed)
     A = generator.standard_normal((n, n))
     A *= rho / np.abs(np.linalg.eigvals(A)).max()

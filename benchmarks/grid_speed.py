@@ -1,8 +1,9 @@
-"""Steps a second of a policy over a grid of parameters: all lanes at once against one Gymnasium task after another.
+"""Steps per second of a policy over a grid of parameters: all environments at once against one Gymnasium task after
+another.
 
-A 10 x 10 grid of HalfCheetah (`halfcheetah-2`), one episode of 1000 steps a point, a random policy with two hidden
-layers of 256. Then `mujoco.rollout` on as many lanes, physics only, and the memory of a 10 x 10 x 10 grid with short
-episodes.
+A 10 x 10 grid of HalfCheetah (`halfcheetah-2`), one episode of 1000 steps per point, a random policy with two hidden
+layers of 256. Then `mujoco.rollout` on as many environments, physics only, and the memory of a 10 x 10 x 10 grid with
+short episodes.
 
     python benchmarks/grid_speed.py [--steps 1000] [--episodes-one-by-one 5]
 """
@@ -36,7 +37,7 @@ def policy() -> Act:
 
 
 def speed(steps: int, call: Callable[[], object]) -> dict[str, float]:
-    """Return steps a second by the wall clock and by CPU time, and how many cores that took."""
+    """Return steps per second by wall-clock time and by CPU time, and how many cores that took."""
     wall, cpu = time.perf_counter(), time.process_time()
     call()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -53,16 +54,16 @@ def one_by_one(act: Act, steps: int, points: np.ndarray) -> None:
             obs, _, _, ended, _ = env.step(act(torch.from_numpy(obs)[None])[0].numpy())
 
 
-def rollout_only(steps: int, lanes: int) -> None:
-    """Advance copies of one model by MuJoCo's own threads, a control step a call, as a policy needs it."""
+def rollout_only(steps: int, num_envs: int) -> None:
+    """Advance copies of one model by MuJoCo's own threads, one control step per call, as a policy needs it."""
     model = gym.make(CHEETAH).unwrapped.model
     data = [mujoco.MjData(model), mujoco.MjData(model)]
     spec = mujoco.mjtState.mjSTATE_FULLPHYSICS
-    state = np.zeros((lanes, mujoco.mj_stateSize(model, spec)))
+    state = np.zeros((num_envs, mujoco.mj_stateSize(model, spec)))
     for row in state:
         mujoco.mj_getState(model, data[0], row, spec)
-    control = np.zeros((lanes, 5, model.nu))
-    models = [copy.copy(model) for _ in range(lanes)]
+    control = np.zeros((num_envs, 5, model.nu))
+    models = [copy.copy(model) for _ in range(num_envs)]
     with mujoco.rollout.Rollout(nthread=2) as pool:
         for _ in range(steps):
             state = pool.rollout(models, data, state, control)[0][:, -1]

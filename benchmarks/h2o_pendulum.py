@@ -1,4 +1,4 @@
-"""H2O against its parts where simulator and reality disagree: Pendulum, 3 seeds (brief h2o.md, section 12.2).
+"""H2O against its parts where simulator and reality disagree: Pendulum, 3 seeds (docs/derivations/h2o.md §11.2).
 
 Real: g = 10. Simulator (a): g = 5. Simulator (b): g = −10, where doing nothing is optimal in the simulator and worst in
 reality. Data: the first 3000 transitions of a SAC run in the real task.
@@ -53,8 +53,8 @@ H2O_BASE = H2OConfig(
 SAC_BASE = SACConfig(**SHARED, batch_size=128)
 METHODS = {
     "h2o": H2O_BASE,
-    "sac-mix": replace(H2O_BASE, importance_weights=False, beta=0.0),
-    "weights-only": replace(H2O_BASE, beta=0.0),
+    "sac-mix": replace(H2O_BASE, importance_weights=False, regulariser_weight=0.0),
+    "weights-only": replace(H2O_BASE, regulariser_weight=0.0),
     "regulariser-only": replace(H2O_BASE, importance_weights=False),
     "sac-sim": replace(SAC_BASE, entropy_in_target=True),
 }
@@ -138,7 +138,7 @@ class Options:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 8000
-    """Simulator steps a run; evaluated every 2000."""
+    """Simulator steps per run; evaluated every 2000."""
     workers: int = 2
     """Runs at once, one thread each."""
     jobs: tuple[str, ...] = (

@@ -1,4 +1,4 @@
-"""HNPG, its ablations and its baselines on the continuous combination lock (brief hnpg.md, sections 9.1 and 12.2).
+"""HNPG, its ablations and its baselines on the continuous combination lock (docs/derivations/hnpg.md §11).
 
 Defaults of the paper and its code, reward mode `terminal`, 20,000 offline episodes, float32. The seeds of a job are
 trained side by side on one lock and one data set; by symmetry the code words make no difference to a policy that
@@ -38,8 +38,8 @@ METHODS: dict[str, Any] = {
     "hnpg": HNPGConfig(),
     "data-actions": HNPGConfig(offline_actions="data"),
     "no-kl-test": HNPGConfig(kl_slack=None),
-    "no-monte-carlo": HNPGConfig(critic_lam=0.0),
-    "critic-only": HNPGConfig(policy_lam=math.inf),
+    "no-monte-carlo": HNPGConfig(critic_on_policy_weight=0.0),
+    "critic-only": HNPGConfig(policy_on_policy_weight=math.inf),
     "trpo": TRPOConfig(),
 }
 RLPD_JOBS = {"rlpd": "lock-h5", "rlpd-published": "lock-h5-published"}  # H = 5 only
@@ -78,8 +78,8 @@ def make_agent(env: EnvConfig, method: str, horizon: int, seeds: int, episodes: 
     """Return an agent of `seeds` stacked seeds on one lock with one data set."""
     data = record_behaviour(env, episodes, seed=0)
     config = replace(METHODS[method], horizon=horizon, success_return=1.0)
-    lanes = make_vec(replace(env, num_envs=env.num_envs * seeds))
-    setting = Setting(Spaces(*spaces_of(env)), 0, torch.device("cpu"), lanes, data, num_seeds=seeds)
+    envs = make_vec(replace(env, num_envs=env.num_envs * seeds))
+    setting = Setting(Spaces(*spaces_of(env)), 0, torch.device("cpu"), envs, data, num_seeds=seeds)
     return agents.get("trpo" if method == "trpo" else "hnpg").make_agent(config, setting)
 
 
@@ -90,7 +90,7 @@ def lock(name: str) -> tuple[EnvConfig, int]:
     env_id = "surefoot/CombinationLock-v0"
     if name.startswith("image-"):
         env_id, kwargs = "surefoot/ImageLock-v0", kwargs | {"embeddings": "stand-in"}
-    return EnvConfig(env_id, num_envs=-(-BATCH // horizon), kwargs=kwargs, clock=True), horizon
+    return EnvConfig(env_id, num_envs=-(-BATCH // horizon), kwargs=kwargs, time_aware=True), horizon
 
 
 def run(job: str, options: Options) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def run(job: str, options: Options) -> dict[str, Any]:
 
 
 def run_rlpd(job: str, preset: str, options: Options) -> dict[str, Any]:
-    """Train RLPD by its preset, a seed after the other, and return its figures as `run` does."""
+    """Train RLPD by its preset, one seed after the other, and return its figures as `run` does."""
     if not job.startswith("h5/"):
         raise ValueError(f"{job}: RLPD runs on the lock of horizon 5 only; its other presets take days")
     torch.set_num_threads(1)
@@ -153,7 +153,7 @@ def rlpd_row(agent: Agent, meter: SuccessMeter, samples: int) -> dict[str, float
 
 
 def row(progress: Progress, seeds: int, horizon: int) -> dict[str, list[float]]:
-    """Return what is kept of one iteration, one number a seed; losses are means over steps."""
+    """Return what is kept of one iteration, one number per seed; losses are means over steps."""
     metrics = progress.metrics
     success = [metrics[f"success/seed-{s}"] for s in range(seeds)] if seeds > 1 else [metrics["success"]]
     last = progress.episodes[horizon - 1 :: horizon]
@@ -168,7 +168,7 @@ def row(progress: Progress, seeds: int, horizon: int) -> dict[str, list[float]]:
 
 
 def summarise(rows: list[dict[str, list[float]]], batch: int) -> dict[str, Any]:
-    """Return figures a seed: first success above one half, the last 10 iterations, curves over 5 iterations each."""
+    """Return figures per seed: first success above one half, the last 10 iterations, curves over 5 iterations each."""
     by_name = {name: torch.tensor([r[name] for r in rows]) for name in rows[0]}  # (iterations, S)
     above = by_name["success"] > 0.5
     first = [int(column.nonzero()[0]) * batch + batch if column.any() else None for column in above.T]
@@ -186,10 +186,10 @@ def rounded(values: torch.Tensor) -> list[float]:
 
 
 @torch.no_grad()
-def rate_on_test_split(agent: Any, env: EnvConfig, lanes: int = 2000) -> list[float]:
+def rate_on_test_split(agent: Any, env: EnvConfig, num_envs: int = 2000) -> list[float]:
     """Return the success rate of each seed's stochastic policy on the image lock's test split."""
     nets = agent.nets
-    config = replace(env, num_envs=lanes * nets.seeds, kwargs={**env.kwargs, "split": "test"})
+    config = replace(env, num_envs=num_envs * nets.seeds, kwargs={**env.kwargs, "split": "test"})
     task = make_vec(config)
     obs, _ = task.reset(seed=1)
     total = torch.zeros(len(obs))

@@ -2,9 +2,9 @@
 
     python benchmarks/iwocs.py [--jobs iwocs/0 nominal/0 …]
 
-Brief iwocs.md, 13.2 B and C. A job is METHOD/SEED; all have the budget of `iwocs --preset demo` and are played on the
-same closed 5 x 5 grid, 5 episodes a point from seeds that no training saw (as `robust_baselines.py` plays its own).
-Each adds its own entry to benchmarks/results/iwocs.json and leaves the others.
+What should come out: docs/derivations/iwocs.md E18 and E19. A job is METHOD/SEED; all have the budget of `iwocs
+--preset demo` and are played on the same closed 5 x 5 grid, 5 episodes per point from seeds that no training saw (as
+`robust_baselines.py` plays its own). Each adds its own entry to benchmarks/results/iwocs.json and leaves the others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METHODS = {
     "iwocs": Method("iwocs"),
     "iwocs-without-gate": Method("iwocs", {"thresholds": (math.inf,)}),
     "iwocs-any-next-model": Method("iwocs", {"next_model": "random"}),
-    "iwocs-soft-critic": Method("iwocs", {"judge": "soft"}),
+    "iwocs-soft-critic": Method("iwocs", {"gate_critic": "soft"}),
 }
 
 

@@ -2,7 +2,8 @@
 
 Everything but the static solver is the deep agent's own: composite, gate, thresholds, search, the best of the path.
 Values are exact up to the grid (value iteration), predictors are the models themselves. Nominal, the optimum of the
-uniform mixture of all models (the default policy), and IWOCS from its worst model on, with the gate and without.
+uniform mixture of all models (the default policy), and IWOCS from its worst model on, with the gate and without. The
+set-up is docs/derivations/iwocs.md §7.5, what should come out is E17.
 
     python benchmarks/iwocs_swing_up.py [--states 31 41]
 """
@@ -26,13 +27,13 @@ from surefoot.envs import Pendulum
 from surefoot.envs.tasks.pendulum import MAX_SPEED, MAX_TORQUE
 
 LOW, HIGH, NOMINAL = (0.5, 0.7), (1.5, 1.3), (1.0, 1.0)  # mass, length
-POINTS = 6  # a parameter, both ends
+POINTS = 6  # per parameter, both ends
 GAMMA, BACKUPS = 0.95, 400
 TORQUES, SUBSTEPS, CONTROLS = 5, 4, 100
 STARTS = (math.pi, math.pi - 0.3, math.pi + 0.3)
 
 
-class Worlds(NamedTuple):
+class PendulumParams(NamedTuple):
     """K pendulums."""
 
     mass: Tensor  # (K,)
@@ -47,21 +48,21 @@ class Moved(NamedTuple):
     reward: Tensor  # mean over the substeps
 
 
-def worlds_of(points: Tensor) -> Worlds:
+def params_of(points: Tensor) -> PendulumParams:
     """Return the pendulums of points (K, 2)."""
-    return Worlds(*points.float().unbind(-1))
+    return PendulumParams(*points.float().unbind(-1))
 
 
 @cache
 def pendulums(count: int) -> Pendulum:
-    """Return a task of so many lanes; making one takes longer than moving it."""
+    """Return a task of so many environments; making one takes longer than moving it."""
     return Pendulum(count)
 
 
-def move(worlds: Worlds, angle: Tensor, speed: Tensor, torque: Tensor) -> Moved:
-    """Return what happens; all arguments broadcast, and the worlds' too."""
-    shape = torch.broadcast_shapes(worlds.mass.shape, angle.shape, speed.shape, torque.shape)
-    mass, length, angle, speed, torque = (x.expand(shape).flatten() for x in (*worlds, angle, speed, torque))
+def move(params: PendulumParams, angle: Tensor, speed: Tensor, torque: Tensor) -> Moved:
+    """Return what happens; all arguments broadcast, and the parameters' too."""
+    shape = torch.broadcast_shapes(params.mass.shape, angle.shape, speed.shape, torque.shape)
+    mass, length, angle, speed, torque = (x.expand(shape).flatten() for x in (*params, angle, speed, torque))
     task = pendulums(len(angle))
     task.set_params(torch.stack([mass, length], -1))
     total, state = torch.zeros_like(angle), (angle, speed)
@@ -77,7 +78,7 @@ def move(worlds: Worlds, angle: Tensor, speed: Tensor, torque: Tensor) -> Moved:
 class Plan(NamedTuple):
     """The optimum of the uniform mixture of some pendulums; of one, that pendulum's own."""
 
-    worlds: Worlds
+    params: PendulumParams
     q: Tensor  # (n, n, TORQUES) over angles × speeds × torques
 
 
@@ -97,18 +98,18 @@ def bilinear(table: Tensor, angle: Tensor, speed: Tensor) -> Tensor:
     return (1 - a) * near + a * far
 
 
-def solve(worlds: Worlds, n: int) -> Plan:
+def solve(params: PendulumParams, n: int) -> Plan:
     """Return the optimum by value iteration on n angles × n speeds."""
     angles, speeds = (2 * torch.arange(n) / n - 1) * math.pi, torch.linspace(-MAX_SPEED, MAX_SPEED, n)
     nodes = torch.cartesian_prod(angles, speeds)
-    each = Worlds(*(x.view(-1, 1, 1) for x in worlds))
+    each = PendulumParams(*(x.view(-1, 1, 1) for x in params))
     moved = move(each, nodes[:, :1], nodes[:, 1:], torques())  # (K, n², TORQUES)
     values = torch.zeros(n, n)
     for _ in range(BACKUPS):
         later = bilinear(values, moved.angle.flatten(), moved.speed.flatten()).view_as(moved.reward)
         q = (moved.reward + GAMMA * later).mean(0)
         values = q.amax(-1).view(n, n)
-    return Plan(worlds, q.view(n, n, -1))
+    return Plan(params, q.view(n, n, -1))
 
 
 # --- policies ---------------------------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def specialist(plan: Plan, rho: float) -> Specialist:
         return bilinear(plan.q, *state_of(obs)).gather(1, which).T
 
     def predict(obs: Tensor, action: Tensor) -> Tensor:
-        moved = move(plan.worlds, *state_of(obs), MAX_TORQUE * action[:, 0])
+        moved = move(plan.params, *state_of(obs), MAX_TORQUE * action[:, 0])
         return observe(moved.angle, moved.speed)
 
     return Specialist(act_of(plan), q, predict, rho)
@@ -148,25 +149,25 @@ def specialist(plan: Plan, rho: float) -> Specialist:
 
 def returns_of(act: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     """Return, for pendulums (P, 2), the mean undiscounted return over the starts (P,)."""
-    worlds = worlds_of(points.repeat_interleave(len(STARTS), 0))
+    params = params_of(points.repeat_interleave(len(STARTS), 0))
     angle = torch.tensor(STARTS).repeat(len(points))
     speed, total = torch.zeros_like(angle), torch.zeros_like(angle)
     never = torch.zeros_like(angle)
     if isinstance(act, Composite):
-        act.restart()
+        act.reset()
     for _ in range(CONTROLS):
         torque = MAX_TORQUE * act(observe(angle, speed))[:, 0]
-        angle, speed, reward = move(worlds, angle, speed, torque)
+        angle, speed, reward = move(params, angle, speed, torque)
         total += reward
         if isinstance(act, Composite):
-            act.see(reward, never)
+            act.observe(reward, never)
     return total.view(-1, len(STARTS)).mean(1)
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """A policy over the grid of pendulums."""
 
     worst: float
@@ -174,7 +175,7 @@ class Found(NamedTuple):
     mean: float
 
 
-def search(act: Callable[[Tensor], Tensor]) -> Found:
+def search(act: Callable[[Tensor], Tensor]) -> SearchResult:
     """Return the worst pendulum of the grid for a policy."""
     seen: list[Tensor] = []
 
@@ -183,7 +184,7 @@ def search(act: Callable[[Tensor], Tensor]) -> Found:
         return seen[-1]
 
     at, worst = minimise(values_of, grid_search(LOW, HIGH, POINTS, closed=True))
-    return Found(worst, at, float(torch.cat(seen).mean()))
+    return SearchResult(worst, at, float(torch.cat(seen).mean()))
 
 
 class Turn(NamedTuple):
@@ -191,8 +192,8 @@ class Turn(NamedTuple):
 
     plan: Plan
     rho: float
-    found: Found
-    shares: Tensor  # (i + 1,) of the steps of that search, the default's last
+    found: SearchResult
+    fractions: Tensor  # (i + 1,) of the steps of that search, the default's last
 
 
 def best_composite(plans: Sequence[Plan], rhos: Sequence[float], default: Callable[[Tensor], Tensor]) -> Turn:
@@ -200,20 +201,20 @@ def best_composite(plans: Sequence[Plan], rhos: Sequence[float], default: Callab
     tried = {}
     for rho in THRESHOLDS:
         composite = Composite([specialist(*one) for one in zip(plans, (*rhos, rho), strict=True)], default)
-        tried[rho] = Turn(plans[-1], rho, search(composite), composite.shares)
+        tried[rho] = Turn(plans[-1], rho, search(composite), composite.fractions)
     return tried[best_threshold([turn.found.worst for turn in tried.values()])]
 
 
-def iwocs(default: Callable[[Tensor], Tensor], states: int, turns: int = 10) -> tuple[Found, list[Turn], str]:
+def iwocs(default: Callable[[Tensor], Tensor], states: int, turns: int = 10) -> tuple[SearchResult, list[Turn], str]:
     """Return what the default policy gets, every turn, and how the loop ended."""
     first = search(default)
     path: list[Turn] = []
     worst = first.at
     for _ in range(turns):
-        plans = [turn.plan for turn in path] + [solve(worlds_of(worst[None]), states)]
+        plans = [turn.plan for turn in path] + [solve(params_of(worst[None]), states)]
         path.append(best_composite(plans, [turn.rho for turn in path], default))
         worst = path[-1].found.at
-        if any(torch.equal(worst.float(), torch.cat(turn.plan.worlds)) for turn in path):
+        if any(torch.equal(worst.float(), torch.cat(turn.plan.params)) for turn in path):
             return first, path, "repeat"
     return first, path, "budget"
 
@@ -222,24 +223,26 @@ def iwocs(default: Callable[[Tensor], Tensor], states: int, turns: int = 10) -> 
 
 
 def measure(states: int) -> dict[str, Any]:
-    """Return the table of the brief on `states` × `states`."""
+    """Return the table of §10.2 on `states` × `states`."""
     every = grid_search(LOW, HIGH, POINTS, closed=True).ask()
-    default = act_of(solve(worlds_of(every), states))
+    default = act_of(solve(params_of(every), states))
     first, path, status = iwocs(default, states)
     plans = [turn.plan for turn in path]
     open_gate = [Composite([specialist(p, math.inf) for p in plans[: i + 1]], default) for i in range(len(plans))]
-    rows = [{"policy": "nominal", **figures(search(act_of(solve(worlds_of(torch.tensor([NOMINAL])), states))))}]
+    rows = [{"policy": "nominal", **figures(search(act_of(solve(params_of(torch.tensor([NOMINAL])), states))))}]
     rows.append({"policy": "DR mixture", **figures(first)})
     for i, turn in enumerate(path, 1):
-        shares = [round(share, 3) for share in turn.shares.tolist()]
-        model = [round(float(x), 4) for x in turn.plan.worlds]
-        rows.append({"policy": f"IWOCS {i}", "model": model, "rho": turn.rho, "shares": shares, **figures(turn.found)})
+        fractions = [round(fraction, 3) for fraction in turn.fractions.tolist()]
+        model = [round(float(x), 4) for x in turn.plan.params]
+        rows.append(
+            {"policy": f"IWOCS {i}", "model": model, "rho": turn.rho, "fractions": fractions, **figures(turn.found)}
+        )
     rows += [{"policy": f"gate off {i}", **figures(search(act))} for i, act in enumerate(open_gate, 1)]
     best = max([first, *(turn.found for turn in path)], key=lambda found: found.worst)
     return {"states": states, "status": status, "best": best.worst, "corners": corner_specialists(states), "rows": rows}
 
 
-def figures(found: Found) -> dict[str, Any]:
+def figures(found: SearchResult) -> dict[str, Any]:
     at = [round(value, 4) for value in found.at.tolist()]
     return {"worst": round(found.worst, 1), "at": at, "mean": round(found.mean, 1)}
 
@@ -247,7 +250,7 @@ def figures(found: Found) -> dict[str, Any]:
 def corner_specialists(states: int) -> float:
     """Return the worst of the four corner models' optima in their own models."""
     ends = torch.cartesian_prod(*(torch.tensor(ends) for ends in zip(LOW, HIGH, strict=True)))
-    own = [returns_of(act_of(solve(worlds_of(end[None]), states)), end[None]) for end in ends]
+    own = [returns_of(act_of(solve(params_of(end[None]), states)), end[None]) for end in ends]
     return round(float(torch.cat(own).min()), 1)
 
 

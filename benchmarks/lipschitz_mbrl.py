@@ -1,10 +1,11 @@
-"""The arms of Lipschitz MBRL at equal steps and updates (brief lipschitz_mbrl.md, 13.2), and the sweep of the defaults.
+"""The variants of Lipschitz MBRL at equal steps and updates (docs/derivations/lipschitz_mbrl.md §14.1), and the sweep
+of the defaults.
 
     python benchmarks/lipschitz_mbrl.py [--jobs pendulum/sd/0 pendulum/rr/0 …] [--again]
     python benchmarks/lipschitz_mbrl.py --device cuda --cudagraph --jobs hopper/pe/0 --steps 30000 --evaluate-every 1000
 
-A job is TASK/VARIANT/SEED: a preset of mbpo, an arm with or without changes, a seed. Jobs that have a result are left
-out unless asked for again; each adds its own entry to benchmarks/results/lipschitz_mbrl_TASK.json and leaves the
+A job is TASK/SETTING/SEED: a preset of mbpo, a variant with or without changes, a seed. Jobs that have a result are
+skipped unless --again; each adds its own entry to benchmarks/results/lipschitz_mbrl_TASK.json and leaves the
 others, so that several of these processes can share the work. InvertedPendulum stops at the second evaluation in a row
 that has nothing but 1000.
 """
@@ -25,32 +26,36 @@ from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.lipschitz_mbrl.smoothing import slope
 from surefoot.envs import make_vec, spaces_of
 from surefoot.envs.termination import termination_of
-from surefoot.evaluation.episodes import acting, evaluate
+from surefoot.evaluation.episodes import evaluate, make_act
 from surefoot.training.config.presets import load_preset
 from surefoot.training.config.run import RunConfig
 
-ARMS = ("sd", "rr", "sn", "sp", "pe", "de")
+VARIANTS = ("sd", "rr", "sn", "sp", "pe", "de")
 SEEDS = (0, 1, 2, 3, 4)
 MEASURED = ("value_aware_error", "value_aware_error_relative", "lip_local", "lip_local_p99", "lip_upper", "lip_ball")
 MORE = ("model_holdout_mse", "model_error", "q", "q_std", "action_gap", "rollout_mean_length")
 SOLVED = 1000.0
-VARIANTS: dict[str, dict[str, Any]] = {
-    **{arm: {"arm": arm} for arm in ARMS},
-    **{f"rr-epsilon-{x}": {"arm": "rr", "epsilon": x} for x in (0.02, 0.05, 0.2)},
-    **{f"rr-lam-{x}": {"arm": "rr", "lam": x} for x in (0.01, 0.03, 0.3, 1.0)},
-    **{f"sn-beta-{x}": {"arm": "sn", "beta": x} for x in (1.0, 2.0, 3.0, 5.0)},
-    "sd-nll-mean": {"arm": "sd", "model_output": "nll_mean"},
-    "rr-nll-mean": {"arm": "rr", "model_output": "nll_mean"},
-    "rr-uniform": {"arm": "rr", "attack": "uniform"},
-    "rr-policy-reference": {"arm": "rr", "reference": "policy"},
-    "rr-l2": {"arm": "rr", "norm": "2"},
+SETTINGS: dict[str, dict[str, Any]] = {
+    **{variant: {"variant": variant} for variant in VARIANTS},
+    **{f"rr-radius-{x}": {"variant": "rr", "perturbation_radius": x} for x in (0.02, 0.05, 0.2)},
+    **{f"rr-weight-{x}": {"variant": "rr", "robust_weight": x} for x in (0.01, 0.03, 0.3, 1.0)},
+    **{f"sn-bound-{x}": {"variant": "sn", "spectral_bound": x} for x in (1.0, 2.0, 3.0, 5.0)},
+    "sd-nll-mean": {"variant": "sd", "model_output": "nll_mean"},
+    "rr-nll-mean": {"variant": "rr", "model_output": "nll_mean"},
+    "rr-uniform": {"variant": "rr", "attack": "uniform"},
+    "rr-policy-reference": {"variant": "rr", "reference": "policy"},
+    "rr-l2": {"variant": "rr", "norm": "2"},
 }
-SWEEP = tuple(variant for variant in VARIANTS if variant not in (*ARMS, "sn-beta-3.0"))  # 3 is Pendulum's own
+SWEEP = tuple(setting for setting in SETTINGS if setting not in (*VARIANTS, "sn-bound-3.0"))  # 3 is Pendulum's own
 DEFAULT_JOBS = (
-    *(f"pendulum/{arm}/{seed}" for seed in SEEDS for arm in ARMS),
-    *(f"inverted-pendulum/{variant}/{seed}" for seed in SEEDS[:2] for variant in (*ARMS, "sn-beta-3.0", "sn-beta-5.0")),
+    *(f"pendulum/{variant}/{seed}" for seed in SEEDS for variant in VARIANTS),
+    *(
+        f"inverted-pendulum/{setting}/{seed}"
+        for seed in SEEDS[:2]
+        for setting in (*VARIANTS, "sn-bound-3.0", "sn-bound-5.0")
+    ),
     "inverted-pendulum/pe/2",
-    *(f"pendulum/{variant}/{seed}" for seed in SEEDS for variant in SWEEP),
+    *(f"pendulum/{setting}/{seed}" for seed in SEEDS for setting in SWEEP),
 )
 
 
@@ -59,7 +64,7 @@ class Options:
     """What to run."""
 
     jobs: tuple[str, ...] = DEFAULT_JOBS
-    """TASK/VARIANT/SEED."""
+    """TASK/SETTING/SEED."""
     again: bool = False
     """Run also what has a result."""
     steps: int | None = None
@@ -67,7 +72,7 @@ class Options:
     evaluate_every: int | None = None
     """Environment steps between two evaluations; None: the preset's."""
     minutes: float = float("inf")
-    """A job that has taken so long ends there; its entry says how far it came."""
+    """A job that has taken so long ends there; its entry has how far it came."""
     device: str = "cpu"
     """Where to train."""
     compile: bool = False
@@ -78,11 +83,11 @@ class Options:
 
 def configure(job: str, options: Options) -> RunConfig:
     """Return what a job trains with."""
-    task, variant, seed = job.split("/")
+    task, setting, seed = job.split("/")
     config = load_preset("mbpo", task)
     return replace(
         config,
-        agent=replace(config.agent, **VARIANTS[variant]),
+        agent=replace(config.agent, **SETTINGS[setting]),
         seed=int(seed),
         steps=options.steps or config.steps,
         eval=replace(config.eval, every=options.evaluate_every or config.eval.every),
@@ -140,12 +145,12 @@ def make_agent(config: RunConfig) -> Any:
 
 def mean_return(agent: Any, config: RunConfig) -> float:
     held_out = {"episodes": config.eval.episodes, "seed": config.eval.seed}
-    result = evaluate(acting(agent.policy), config.env, **held_out, device=config.device)
+    result = evaluate(make_act(agent.policy), config.env, **held_out, device=config.device)
     return round(float(result.returns.mean()), 3)
 
 
 def steepest_q(agent: Any) -> float:
-    """Return the largest ‖∇_(s,a) Q_j‖₂ over all transitions of D_env: in the arm sn, β³ is to bound it."""
+    """Return the largest ‖∇_(s,a) Q_j‖₂ over all transitions of D_env: in the variant sn, β³ is to bound it."""
     rows = agent.replay.everything()
     points, critic = torch.cat([rows.obs, rows.action], -1), agent.nets.critic
     split = [agent.obs_dim, agent.action_dim]

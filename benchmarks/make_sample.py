@@ -16,7 +16,7 @@ import tyro
 
 from surefoot.agents.parts.random import make_generator
 from surefoot.envs import make_vec
-from surefoot.evaluation.policy_files import LoadedPolicy, load_policy
+from surefoot.evaluation.policy_files import PolicyFile, load_policy
 from surefoot.offline_data import Transitions, collect, write_d4rl
 from surefoot.training.config.presets import load_preset
 from surefoot.training.runs.provenance import git_commit
@@ -40,9 +40,9 @@ class Options:
     """Overwrite the file."""
 
 
-def record(loaded: LoadedPolicy, episodes: int, seed: int) -> Transitions:
-    """Return whole episodes of the stochastic policy in the real dynamics, one a lane."""
-    env = make_vec(replace(loaded.config.env, num_envs=episodes))
+def record(loaded: PolicyFile, episodes: int, seed: int) -> Transitions:
+    """Return whole episodes of the stochastic policy in the real dynamics, one per environment."""
+    env = make_vec(replace(loaded.env_config, num_envs=episodes))
     generator = make_generator(seed, f"sample {loaded.step}")
     data = collect(
         lambda obs: loaded.policy.act(obs, explore=True, generator=generator),

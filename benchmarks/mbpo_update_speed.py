@@ -1,7 +1,7 @@
-"""Time of one update of mbpo's critics, policy and temperature in every arm that differs there.
+"""Time of one update of mbpo's critics, policy and temperature in every variant that differs there.
 
 HalfCheetah's shapes, batch 256, critics and policy of 2×256, replays of random rows, the draw of a batch included. All
-arms take turns in one process; CPU milliseconds with one thread hardly notice what else a machine does.
+variants take turns in one process; CPU milliseconds with one thread hardly notice what else a machine does.
 
     python benchmarks/mbpo_update_speed.py [--repeat 20]
     python benchmarks/mbpo_update_speed.py --device cuda [--compile]  # eager, and as a CUDA graph
@@ -28,11 +28,11 @@ TASK = EnvConfig("HalfCheetah-v5")
 ROWS = 10_000
 UPDATES = 20  # of an environment step, drawn together
 WAYS: dict[str, dict[str, Any]] = {
-    "sd": {"arm": "sd"},
-    "rr, lam = 0": {"arm": "rr", "lam": 0.0},
-    "rr": {"arm": "rr"},
-    "rr, uniform noise": {"arm": "rr", "attack": "uniform"},
-    "sn": {"arm": "sn"},
+    "sd": {"variant": "sd"},
+    "rr, robust_weight = 0": {"variant": "rr", "robust_weight": 0.0},
+    "rr": {"variant": "rr"},
+    "rr, uniform noise": {"variant": "rr", "attack": "uniform"},
+    "sn": {"variant": "sn"},
 }
 COMPILED = ("sd", "rr", "sn")
 
@@ -58,7 +58,7 @@ def make_updates(changes: dict[str, Any], device: torch.device, **fast: bool) ->
 
 
 def main(repeat: int = 20, device: str = "cpu", compile: bool = False) -> None:
-    """Measure every arm; on a GPU also as CUDA graphs, and with `compile` what torch.compile makes of either."""
+    """Measure every variant; on a GPU also as CUDA graphs, and with `compile` what torch.compile makes of either."""
     began, on = time.perf_counter(), torch.device(device)
     torch.set_num_threads(1)
     updates = {name: make_updates(changes, on) for name, changes in WAYS.items()}

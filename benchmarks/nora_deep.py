@@ -1,6 +1,8 @@
-"""Deep NORA and NOAH* where exploration is hard, with and without their bonus and recorded data (brief, section 8.3).
+"""Deep NORA and NOAH* where exploration is hard, with and without their bonus and recorded data.
 
     python benchmarks/nora_deep.py [--jobs deep-sea-20 lock-8 …] [--seeds 3] [--processes 2]
+
+Reference measurements: docs/derivations/nora.md §12.5.
 
 A job is a preset of nora-deep with changes; its seeds run as processes of one thread. Each job replaces its own entry
 of benchmarks/results/nora_deep.json and leaves the others. A success is an episode that gets what V* is made of: the
@@ -48,12 +50,12 @@ JOBS = {
     "lock-10-noah-star": Job("lock-10-noah-star", 150),
     "lock-10-noah-star-uniform": Job("lock-10-noah-star", 150, source="behaviour:50:1"),
     "lock-10-noah-star-none": Job("lock-10-noah-star", 150, source=""),
-    "deep-sea-20-no-bonus": Job("deep-sea-20", 400, {"beta": 0.0}),
+    "deep-sea-20-no-bonus": Job("deep-sea-20", 400, {"bonus_weight": 0.0}),
     "deep-sea-20-dqn": Job("deep-sea-20", 400),
     "deep-sea-10": Job("deep-sea-10", 200),
     "deep-sea-10-ensemble": Job("deep-sea-10-ensemble", 200),
     "deep-sea-10-cold-start": Job("deep-sea-10", 200, {"warm_start": False}),
-    "lock-8-no-bonus": Job("lock-8", 400, {"beta": 0.0}),
+    "lock-8-no-bonus": Job("lock-8", 400, {"bonus_weight": 0.0}),
 }
 
 
@@ -78,7 +80,7 @@ def play(config: RunConfig, episodes: int) -> dict[str, Any]:
 
 
 def play_dqn(config: RunConfig, episodes: int) -> dict[str, Any]:
-    """Return the same of Stable-Baselines3's DQN: ε from 1 to 0.05 over the first half, a gradient step a step."""
+    """Return the same of Stable-Baselines3's DQN: ε from 1 to 0.05 over the first half, one update per step."""
     from stable_baselines3 import DQN
 
     horizon = config.agent.horizon

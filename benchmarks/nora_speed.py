@@ -3,7 +3,7 @@
     python benchmarks/nora_speed.py      # 1000 episodes; the loops play a few seeds, and their time is scaled up
 
 One loop works on all states of a step at once, the other on one state and action at a time, as the equations are
-written. Seconds are those of the clock and of the CPU, which other work on the machine disturbs less. One thread.
+written. Seconds are wall-clock and CPU time; other work on the machine disturbs CPU time less. One thread.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def log_term(size: int, episodes: int) -> float:
 
 
 def plain_loop(right: np.ndarray, episodes: int, seed: int) -> float:
-    """Play one seed of NORA, a state and an action at a time; return its exact regret. `right` (N, N) is DeepSea's."""
+    """Play one seed of NORA, one state and action at a time; return its exact regret. `right` (N, N) is DeepSea's."""
     N, generator = len(right), np.random.default_rng(seed)
     logarithm, k, regret = log_term(N, episodes), 0, 0.0
     n, m, rewards = np.zeros((N, N, 2)), np.zeros((N, N, 2, N)), np.zeros((N, N, 2))
@@ -115,10 +115,10 @@ def numpy_loop(right: np.ndarray, episodes: int, seed: int) -> float:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """Return what the work returned, and its seconds of the clock and of the CPU."""
-    clock, cpu = time.perf_counter(), time.process_time()
+    """Return what the work returned, and its wall-clock and CPU seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
     result = work()
-    seconds = {"seconds": time.perf_counter() - clock, "cpu_seconds": time.process_time() - cpu}
+    seconds = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     return result, {name: round(value, 2) for name, value in seconds.items()}
 
 

@@ -1,7 +1,7 @@
 """One outer iteration of HNPG as one writes it down first: a network and a loop for everything. Slow on purpose.
 
-One environment, episode after episode; a module and an optimiser a step; V(s) sample by sample, as in the authors'
-released program. The reference of benchmarks/hnpg_speed.py for time, and of tests/agents/test_plain_hnpg.py for the
+One environment, episode after episode; one module and optimiser per step; V(s) sample by sample, as in the authors'
+released program. The reference of benchmarks/hnpg_speed.py for time, and of tests/agents/hnpg/test_plain.py for the
 numbers.
 """
 
@@ -53,7 +53,7 @@ class Rows(NamedTuple):
 
 
 def collect(env: Any, policies: Sequence[Policy], episodes: int) -> list[Rows]:
-    """Return on-policy samples, a list entry a step; `env` is a lock with one lane."""
+    """Return on-policy samples, one list entry per step; `env` has one lock."""
     steps: list[list[tuple[Tensor, ...]]] = [[] for _ in policies]
     for _ in range(episodes):
         obs, _ = env.reset()
@@ -69,7 +69,7 @@ def collect(env: Any, policies: Sequence[Policy], episodes: int) -> list[Rows]:
 def fit_critics(
     critics: Sequence[nn.Module], policies: Sequence[Policy], on: list[Rows], off: list[Rows], lam: float = 1.0
 ) -> None:
-    """The backward sweep: 30 steps of a new Adam a step of the lock."""
+    """The backward sweep: 30 updates of a new Adam optimiser per step of the lock."""
     horizon = len(critics)
     to_go = torch.stack([rows.reward for rows in on]).flip(0).cumsum(0).flip(0)
     for h in reversed(range(horizon)):
@@ -147,12 +147,12 @@ def policy_step(policy: Policy, obs: Tensor, action: Tensor, advantage: Tensor, 
 
 
 @torch.no_grad()
-def advantages(values: list[Tensor], on: list[Rows], tau: float = 0.97) -> list[Tensor]:
-    """Return generalised advantages, a list entry a step."""
+def advantages(values: list[Tensor], on: list[Rows], gae_lambda: float = 0.97) -> list[Tensor]:
+    """Return generalised advantages, one list entry per step."""
     result, following = [], torch.zeros_like(values[0])
     for h in reversed(range(len(on))):
         next_value = values[h + 1] if h + 1 < len(on) else torch.zeros_like(values[0])
-        following = on[h].reward + next_value - values[h] + tau * following
+        following = on[h].reward + next_value - values[h] + gae_lambda * following
         result.append(following)
     return result[::-1]
 

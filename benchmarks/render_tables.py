@@ -31,7 +31,7 @@ def main(check: bool = False) -> int:
     """Bring every table up to date and return 0.
 
     Args:
-        check: write nothing; return 1 and name the pages where a table is not what its result file says.
+        check: write nothing; return 1 and name the pages where a table differs from its result file.
     """
     stale = 0
     for page in PAGES:
@@ -61,9 +61,9 @@ def table_of(name: str, results: Path) -> str:
     return f"{RENDERERS.get(name, key_values)(result)}\n\n{provenance(result)}"
 
 
-# --- one function a result file ---------------------------------------------------------------------------------------
+# --- one function per result file -------------------------------------------------------------------------------------
 
-# Real returns in simulator (b) of an independent implementation of the same set-up (brief h2o.md, section 12.2).
+# Real returns in simulator (b) of an independent implementation of the same set-up (docs/derivations/h2o.md §11.2).
 H2O_REFERENCE = {
     ("b", "h2o"): -455,
     ("b", "sac-mix"): -1072,
@@ -111,8 +111,8 @@ def demo(result: Result) -> str:
         for method, cell in result["summary"].items()
     ]
     header = ("method", "learned from", "in the simulator", "by seed", "real return", "by seed")
-    minutes = " ".join(map(str, result["minutes_a_run"]))
-    return markdown(header, rows) + f"\n\nMinutes a run: {minutes}; largest process: {result['largest_process_mb']} MB."
+    minutes, memory = " ".join(map(str, result["minutes_a_run"])), result["largest_process_mb"]
+    return markdown(header, rows) + f"\n\nMinutes per run: {minutes}; largest process: {memory} MB."
 
 
 def throughput(result: Result) -> str:
@@ -121,8 +121,8 @@ def throughput(result: Result) -> str:
     steps, step, sample = training["steps_per_second"], training["milliseconds_per_step"], replay["microseconds"]
     low, high = training["ratio_range"]
     rows = [
-        ("environment steps a second", steps["ours"], steps["sb3"], f"{training['ratio']} ({low} to {high})"),
-        ("milliseconds a step", step["ours"], step["sb3"], ""),
+        ("environment steps per second", steps["ours"], steps["sb3"], f"{training['ratio']} ({low} to {high})"),
+        ("milliseconds per step", step["ours"], step["sb3"], ""),
         ("of these, matrix products of one update", step["floor"], step["floor"], ""),
         ("µs to sample 256 of 1e6 rows", sample["ours"], sample["sb3"], str(replay["ratio"])),
         ("MB of a replay of 1e6 rows", replay["megabytes"], "", ""),
@@ -134,7 +134,7 @@ def throughput(result: Result) -> str:
 
 
 def grid_speed(result: Result) -> str:
-    """Return the speeds over a grid beside one environment after another, by the wall clock and by CPU time."""
+    """Return the speeds over a grid beside one environment after another, in wall-clock and CPU time."""
     rows: list[tuple[Any, ...]] = []
     for name, speed in result["steps_a_second"].items():
         ratio = result["ratio"].get(name.removeprefix("grid, ").removesuffix(" threads"), {"wall": 1, "cpu": 1})
@@ -143,7 +143,8 @@ def grid_speed(result: Result) -> str:
     physics = result["mujoco_rollout_physics_only"]
     rows.append(("`mujoco.rollout`, physics only", physics["wall"], "", physics["cpu"], "", physics["cores"]))
     memory = "; ".join(f"{grid}: {peak} MB" for grid, peak in result["peak_mb"].items())
-    header = ("HalfCheetah, 10 x 10 points", "steps a second", "ratio", "steps a CPU second", "ratio", "cores it got")
+    speeds = ("steps per second", "ratio", "steps per CPU second", "ratio", "cores it got")
+    header = ("HalfCheetah, 10 x 10 points", *speeds)
     return markdown(header, rows) + f"\n\nLargest process with a grid of {memory}."
 
 
@@ -168,7 +169,8 @@ def iwocs_exact(result: Result) -> str:
     return markdown(header, rows) + "\n\n" + markdown(("windy walk, i", "α of T_i", "U_i", "L_i", "end"), steps)
 
 
-# Worst case and mean of an independent implementation on 31 × 31 states (brief iwocs.md, section 13.2).
+# Worst case and mean of an independent implementation, on 31 × 31 states as it reports; its DR mixture comes out on
+# 41 × 41 (docs/derivations/iwocs.md §10.2).
 SWING_UP_REFERENCE = {
     "nominal": "−766.7, −137.7",
     "DR mixture": "−485.7, −152.5",
@@ -190,7 +192,7 @@ def iwocs_swing_up(result: Result) -> str:
                 row["policy"],
                 ", ".join(f"{value:g}" for value in row.get("model", ())),
                 row.get("rho", ""),
-                number(1 - row["shares"][-1], 2) if "shares" in row else "",
+                number(1 - row["fractions"][-1], 2) if "fractions" in row else "",
                 f"**{number(row['worst'], 1)}**" if row["worst"] == round(grid["best"], 1) else number(row["worst"], 1),
                 ", ".join(f"{value:g}" for value in row["at"]),
                 number(row["mean"], 1),
@@ -199,8 +201,8 @@ def iwocs_swing_up(result: Result) -> str:
             for row in grid["rows"]
         ]
         states = f"{grid['states']} × {grid['states']} states"
-        header = (states, "T_i", "ρ_i", "share of specialists", "worst", "at (m, l)", "mean", "reference")
-        corners = f"The four corner specialists, each in its own world, get at least {number(grid['corners'], 1)}."
+        header = (states, "T_i", "ρ_i", "fraction of steps by specialists", "worst", "at (m, l)", "mean", "reference")
+        corners = f"The four corner specialists, each in its own model, get at least {number(grid['corners'], 1)}."
         tables.append(f"{markdown(header, rows)}\n\n{corners} IWOCS ended with `{grid['status']}`.")
     return "\n\n".join(tables)
 
@@ -229,7 +231,7 @@ def dynamics_speed(result: Result) -> str:
 
 
 def mbpo_update_speed(result: Result) -> str:
-    """Return the time of an update in every arm beside sd's."""
+    """Return the time of an update in every variant relative to sd."""
     ways = result["milliseconds"]
     first = next(iter(ways.values()))
     rows = [(way, number(took["cpu"], 1), number(took["cpu"] / first["cpu"], 2)) for way, took in ways.items()]
@@ -237,7 +239,7 @@ def mbpo_update_speed(result: Result) -> str:
 
 
 def robust_baselines(result: Result) -> str:
-    """Return, a method, what its seeds get over the grid of worlds."""
+    """Return, per method, what its seeds get over the grid of parameters."""
     methods = list(dict.fromkeys(job.split("/")[0] for job in result["jobs"]))
     rows = []
     for method in sorted(methods):
@@ -266,11 +268,21 @@ def iwocs(result: Result) -> str:
                     number(entry["worst"]),
                     number(entry["held_out_worst"]),
                     f"{number(own['specialist'])}, {number(own['default'])}" if own else "",
-                    number(entry["shares"][-1], 2),
+                    number(entry["fractions"][-1], 2),
                     entry["status"] or "",
                 )
             )
-    header = ("seed", "i", "T_i", "ρ_i", "J_i", "held-out", "specialist, default in T_i", "default's share", "end")
+    header = (
+        "seed",
+        "i",
+        "T_i",
+        "ρ_i",
+        "J_i",
+        "held-out",
+        "specialist, default in T_i",
+        "fraction of steps by default",
+        "end",
+    )
     return f"{robust_baselines(result)}\n\n{markdown(header, rows)}"
 
 
@@ -304,7 +316,7 @@ def hnpg_lock(result: Result) -> str:
 
 
 def nora_deep(result: Result) -> str:
-    """Return, a job, when each seed first succeeded, how it ended and how often its critic was refreshed."""
+    """Return, per job, when each seed first succeeded, how it ended and how often its critic was refreshed."""
     rows = [
         (
             job,
@@ -350,10 +362,10 @@ def hnpg_stationary(result: Result) -> str:
     return markdown(("agent", *(f"at {(i + 1) * 20}k" for i in range(places))), rows)
 
 
-# R̃ at T = 10⁵, 20 seeds, of an independent implementation (brief dynamical_linear_bandits.md, section 8.1).
+# R̃ at T = 10⁵, 20 seeds, of an independent implementation (docs/derivations/dynlin.md §12.1).
 DYNLIN_REFERENCE = {
     "dynlin-ucb": ("2 423 ± 5", "11 285 ± 7"),
-    "dynlin-ucb, lam = 1": ("6 933 ± 10", "13 238 ± 3"),
+    "dynlin-ucb, ridge = 1": ("6 933 ± 10", "13 238 ± 3"),
     "linucb-log": ("3 593 ± 1 588", "21 952 ± 5"),
     "linucb-paper": ("5 490 ± 2 320", "21 927 ± 6"),
     "d-linucb-log": ("3 162 ± 887", "21 960 ± 4"),
@@ -362,7 +374,7 @@ DYNLIN_REFERENCE = {
     "batch-exp3-paper": ("19 719 ± 2 284", "15 747 ± 1 456"),
     "batch-exp3": ("11 140 ± 1 565", "12 677 ± 1 740"),
     "ar2": ("17 930 ± 73", "17 195 ± 640"),
-    "expert": ("", "21 570.9"),
+    "human-budget": ("", "21 570.9"),
     "uniform": ("22 569", "14 391"),
 }
 
@@ -415,41 +427,42 @@ def dynlin_speed(result: Result) -> str:
     cells = {"plain NumPy loop, one replicate": result["numpy_loop"], "epoch path, dynlin-ucb": result["epoch_path"]}
     cells |= {f"round path, {name}": cell for name, cell in result["round_path"].items()}
     rows = [(name, c["seconds"], c["cpu_seconds"], c["cpu_ns"], c.get("ratio", 1)) for name, c in cells.items()]
-    return markdown(("path", "seconds", "CPU seconds", "CPU ns a replicate-round", "ratio"), rows)
+    return markdown(("path", "seconds", "CPU seconds", "CPU ns per replicate-round", "ratio"), rows)
 
 
-# Optima of the tasks (brief distributional_dp.md, 8.3 and 8.4): CVaR at τ = 1, 0.75, 0.5, 0.25, 0.1.
+# Optima of the tasks, CVaR at τ = 1, 0.75, 0.5, 0.25, 0.1: docs/derivations/distributional.md E11 for FORK,
+# docs/derivations/distributional.md E10 for CROSSING.
 TAIL_OPTIMA = {"fork": (1.997, 1.412, 0.944, 0.349, 0.349), "crossing": (1.18834, 0.97440, 0.82813, 0.74869, 0.74869)}
 
 
 def dhn(result: Result) -> str:
-    """Return medians over seeds: tails with what was promised, wished-for returns, and the mean."""
+    """Return medians over seeds: tails with their predictions, target returns, and the mean."""
     jobs = result["jobs"]
     rows = [
         (name, number(median(runs, "error"), 4), seeds(runs, "error", 4), number(median(runs, "slope"), 3))
         for name, runs in jobs.items()
         if "error" in runs[0]
     ]
-    wishes = markdown(("wished-for returns", "mean distance from the wish", "by seed", "slope of mean in wish"), rows)
+    targets = markdown(("target returns", "mean distance from the target", "by seed", "slope of mean in target"), rows)
     means = [
         (name, number(median(jobs["mean"], name), 3), seeds(jobs["mean"], name, 3))
         for name in ("dhn", "qr-dqn")
         if "mean" in jobs
     ]
     neutral = markdown(("FORK for the mean (optimum 1.997)", "mean return", "by seed"), means)
-    return "\n\n".join((dhn_tails(jobs), wishes, neutral))
+    return "\n\n".join((dhn_tails(jobs), targets, neutral))
 
 
 def dhn_tails(jobs: Result) -> str:
-    """Return a row a task and τ."""
+    """Return one row per task and τ."""
     rows = []
     for name, optima in TAIL_OPTIMA.items():
         runs = jobs.get(name, [])
         for tau, optimum in zip(runs[0]["tau"] if runs else (), optima, strict=bool(runs)):
             cells = [run["tau"][tau] for run in runs]
-            figures = [number(median(cells, key), 3) for key in ("reached", "promised", "mean", "length")]
-            rows.append((f"{name}, CVaR at {tau}", number(optimum, 3), *figures, seeds(cells, "reached", 3)))
-    return markdown(("task", "exact", "reached", "promised", "mean return", "steps", "reached by seed"), rows)
+            figures = [number(median(cells, key), 3) for key in ("achieved", "predicted", "mean", "length")]
+            rows.append((f"{name}, CVaR at {tau}", number(optimum, 3), *figures, seeds(cells, "achieved", 3)))
+    return markdown(("task", "exact", "achieved", "predicted", "mean return", "steps", "achieved by seed"), rows)
 
 
 def median(cells: list[Result], key: str) -> float:
@@ -461,25 +474,25 @@ def seeds(cells: list[Result], key: str, digits: int) -> str:
 
 
 def dhn_speed(result: Result) -> str:
-    """Return updates a second of ours and theirs, and the ratios."""
+    """Return updates per second of ours and theirs, and the ratios."""
     rows = [
         (f"N = {size['quantiles']}, batch {size['batch']}", *rates.values(), size["qr-dqn_ratio"], size["dhn_ratio"])
         for size in result["sizes"].values()
         for rates in [size["updates_per_cpu_second"]]
     ]
-    header = ("updates a CPU second", "qr-dqn", "dhn", "SB3-contrib", "qr-dqn / SB3-contrib", "dhn / SB3-contrib")
+    header = ("updates per CPU second", "qr-dqn", "dhn", "SB3-contrib", "qr-dqn / SB3-contrib", "dhn / SB3-contrib")
     return markdown(header, rows)
 
 
 def dvi_speed(result: Result) -> str:
-    """Return, a method, its time and the CVaR of the law it found, beside the optimum; then the comparisons."""
+    """Return, per method, its time and the CVaR of its distribution, beside the optimum; then the comparisons."""
     tails = list(next(iter(result["cvar"].values())))
     rows: list[tuple[Any, ...]] = [
         (
             method,
             number(cell["cpu_seconds"], 2),
             cell["sweeps"],
-            *(f"{number(j, 3)} / {number(law, 3)}" for _, j, law in result["cvar"][method].values()),
+            *(f"{number(j, 3)} / {number(achieved, 3)}" for _, j, achieved in result["cvar"][method].values()),
         )
         for method, cell in result["methods"].items()
     ]
@@ -489,7 +502,7 @@ def dvi_speed(result: Result) -> str:
     )
     optima = next(iter(result["cvar"].values()))
     rows.append(("*optimum*", "", "", *(number(optima[tau][0], 3) for tau in tails)))
-    header = ("method", "CPU seconds", "sweeps", *(f"τ = {tau}: J / law" for tau in tails))
+    header = ("method", "CPU seconds", "sweeps", *(f"τ = {tau}: J / distribution" for tau in tails))
     loop = result["loop_sweep"]
     return markdown(header, rows) + (
         f"\n\n{result['stocks']} stocks, {result['atoms']} atoms, {scalar['stocks']} stocks for the scalar recursion; "
@@ -499,21 +512,24 @@ def dvi_speed(result: Result) -> str:
 
 
 def nora_regret(result: Result) -> str:
-    """Return, a cell, the regret beside the brief's, the regret an episode at the end, the slope and the switches."""
+    """Return, per cell, the regret beside the reference, the regret per episode at the end, the slope and the switches.
+
+    The reference: docs/derivations/nora.md §12.1, docs/derivations/nora.md §12.2 and docs/derivations/nora.md §12.3.
+    """
     rows = [
         (
             name,
             cell["episodes"],
             f"{figure(cell['regret']['mean'])} ± {figure(cell['regret']['error'])}",
             f"{figure(cell['regret']['low'])} … {figure(cell['regret']['high'])}",
-            number(cell["brief"], 1 if (cell["brief"] or 0) % 1 else 0),
+            number(cell["reference"], 1 if (cell["reference"] or 0) % 1 else 0),
             number(cell["last_tenth"]["mean"], 3),
             number(cell["slope"], 2),
             f"{number(cell['switches']['low'])} … {number(cell['switches']['high'])}",
         )
         for name, cell in result["cells"].items()
     ]
-    header = ("cell", "T", "regret", "range", "brief", "an episode, last tenth", "slope", "plans")
+    header = ("cell", "T", "regret", "range", "reference", "an episode, last tenth", "slope", "plans")
     return markdown(header, rows) + f"\n\n{result['replicates']} replicates each; mean ± standard error."
 
 
@@ -522,27 +538,27 @@ def figure(value: float) -> str:
 
 
 def nora_tetris(result: Result) -> str:
-    """Return the reward a step at the start and at the end of every method, beside the brief's."""
+    """Return the reward per step at the start and the end of every method, beside docs/derivations/nora.md §12.4."""
     rows = [
         (
             name,
             number(cell["reward_a_step"][0], 3),
             number(cell["reward_a_step"][1], 3),
-            number(cell["brief"], 3),
+            number(cell["reference"], 3),
             f"{number(cell['switches']['low'])} … {number(cell['switches']['high'])}",
             number(cell["greedy"], 2),
-            number(cell["brief_greedy"], 1),
+            number(cell["reference_greedy"], 1),
         )
         for name, cell in result["cells"].items()
     ]
     header = (
         "method",
-        "reward a step, first 10 episodes",
+        "reward per step, first 10 episodes",
         "last 50",
-        "brief, last 50",
+        "reference, last 50",
         "plans",
         "V of the last greedy policy",
-        "brief",
+        "reference",
     )
     return markdown(header, rows) + f"\n\n{result['replicates']} replicates each; greedy: of the first."
 
@@ -552,7 +568,7 @@ def nora_speed(result: Result) -> str:
     names = {
         "one_call": f"{result['seeds_in_one_call']} seeds in one call",
         "numpy_loop": "NumPy loop over as many seeds, vectorised over states",
-        "plain_loop": "NumPy loop over as many seeds, a state and an action at a time",
+        "plain_loop": "NumPy loop over as many seeds, one state and action at a time",
     }
     rows = [
         (
@@ -581,15 +597,15 @@ def sweep_overhead(result: Result) -> str:
 
 # --- Lipschitz MBRL ---------------------------------------------------------------------------------------------------
 
-MBPO_ARMS = ("sd", "rr", "sn", "sp", "pe", "de")
+MBPO_VARIANTS = ("sd", "rr", "sn", "sp", "pe", "de")
 
 
-def by_variant(result: Result) -> dict[str, list[Result]]:
-    """Return what each arm or variant came to, seed by seed, arms first."""
-    variants: dict[str, list[Result]] = {arm: [] for arm in MBPO_ARMS}
+def by_setting(result: Result) -> dict[str, list[Result]]:
+    """Return the results of each variant or setting, seed by seed, variants first."""
+    settings: dict[str, list[Result]] = {variant: [] for variant in MBPO_VARIANTS}
     for job in sorted(result["jobs"]):
-        variants.setdefault(job.split("/")[1], []).append(result["jobs"][job])
-    return {name: cells for name, cells in variants.items() if cells}
+        settings.setdefault(job.split("/")[1], []).append(result["jobs"][job])
+    return {name: cells for name, cells in settings.items() if cells}
 
 
 def span(values: Sequence[float], digits: int = 0) -> str:
@@ -602,12 +618,12 @@ def span(values: Sequence[float], digits: int = 0) -> str:
 
 
 def lipschitz_mbrl_pendulum(result: Result) -> str:
-    """Return the arms, the directions that must come out (brief lipschitz_mbrl.md, 13.2), times, and the sweep."""
-    variants = by_variant(result)
-    arms = {name: cells for name, cells in variants.items() if name in MBPO_ARMS}
-    sweep = {name: variants[name] for name in ("sd", "rr", "sn") if name in variants}
-    sweep |= {name: cells for name, cells in variants.items() if name not in MBPO_ARMS}
-    parts = [smoothness(arms, "arm"), directions(arms), times(arms), smoothness(sweep, "setting")]
+    """Return variants, their expected directions (docs/derivations/lipschitz_mbrl.md §14.1), times, and the sweep."""
+    settings = by_setting(result)
+    variants = {name: cells for name, cells in settings.items() if name in MBPO_VARIANTS}
+    sweep = {name: settings[name] for name in ("sd", "rr", "sn") if name in settings}
+    sweep |= {name: cells for name, cells in settings.items() if name not in MBPO_VARIANTS}
+    parts = [smoothness(variants, "variant"), directions(variants), times(variants), smoothness(sweep, "setting")]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -621,8 +637,8 @@ def between(cell: Result, name: str, first: int = 1000, last: int = 2500) -> flo
     return float(np.mean([x for step, x in zip(cell["steps"], cell[name], strict=True) if first <= step <= last]))
 
 
-def smoothness(variants: dict[str, list[Result]], kind: str) -> str:
-    """Return slopes, value-aware error and last return of each variant: median, least and most of its seeds."""
+def smoothness(settings: dict[str, list[Result]], kind: str) -> str:
+    """Return slopes, value-aware error and last return of each setting: median, least and most of its seeds."""
     slopes = {"lip_local": 0, "lip_upper": 2, "lip_ball": 0, "q_std": 0, "action_gap": 2}
     errors = {"value_aware_error": 2, "value_aware_error_relative": 2, "model_error": 3}
     rows = [
@@ -633,19 +649,19 @@ def smoothness(variants: dict[str, list[Result]], kind: str) -> str:
             *(span([between(cell, metric) for cell in cells], digits) for metric, digits in errors.items()),
             span([cell["returns"][-1] for cell in cells]),
         )
-        for name, cells in variants.items()
+        for name, cells in settings.items()
     ]
     named = ("ln value-aware error", "relative to var V", "model error / std")
     return markdown((kind, "seeds", *(f"{name} at 2000" for name in slopes), *named, "last return"), rows)
 
 
-def directions(arms: dict[str, list[Result]]) -> str:
-    """Return what the brief says must come out beside what did, seed by seed."""
-    if not {"sd", "rr", "sn", "sp", "pe"} <= set(arms):
+def directions(variants: dict[str, list[Result]]) -> str:
+    """Return what must come out beside what did, seed by seed: docs/derivations/lipschitz_mbrl.md §14.1."""
+    if not {"sd", "rr", "sn", "sp", "pe"} <= set(variants):
         return ""
 
-    def each(arm: str, name: str, of: Callable[[Result, str], float], minus: bool = False) -> str:
-        pairs = zip(arms[arm], arms["sd"], strict=False)
+    def each(variant: str, name: str, of: Callable[[Result, str], float], minus: bool = False) -> str:
+        pairs = zip(variants[variant], variants["sd"], strict=False)
         values = [of(a, name) - of(b, name) if minus else of(a, name) / of(b, name) for a, b in pairs]
         return " ".join(number(value, 2) for value in values)
 
@@ -654,11 +670,15 @@ def directions(arms: dict[str, list[Result]]) -> str:
 
     rows = [
         ("1. lip_local RR/SD at 2000", "≤ 0.8", each("rr", "lip_local", at_2000)),
-        ("2. lip_upper SN at 2000", "3.30 ± 0.1", " ".join(number(at(c, "lip_upper", 2000), 2) for c in arms["sn"])),
-        ("2. largest ‖∇Q‖ on D_env, SN", "≤ 29.7", " ".join(number(c["steepest_q"], 1) for c in arms["sn"])),
+        (
+            "2. lip_upper SN at 2000",
+            "3.30 ± 0.1",
+            " ".join(number(at(c, "lip_upper", 2000), 2) for c in variants["sn"]),
+        ),
+        ("2. largest ‖∇Q‖ on D_env, SN", "≤ 29.7", " ".join(number(c["steepest_q"], 1) for c in variants["sn"])),
         *(
-            (f"3. {name} {arm.upper()} − SD at 2000", "< 0", each(arm, name, at_2000, minus=True))
-            for arm in ("pe", "sp")
+            (f"3. {name} {variant.upper()} − SD at 2000", "< 0", each(variant, name, at_2000, minus=True))
+            for variant in ("pe", "sp")
             for name in ("lip_local", "lip_upper")
         ),
         ("4. ln value-aware error RR − SD", "< 0", each("rr", "value_aware_error", between, minus=True)),
@@ -667,23 +687,23 @@ def directions(arms: dict[str, list[Result]]) -> str:
     return markdown(("direction", "expected", "by seed"), rows)
 
 
-def times(arms: dict[str, list[Result]]) -> str:
-    """Return CPU seconds of each arm by phase, and ratios of the sums over the seeds that both have."""
+def times(variants: dict[str, list[Result]]) -> str:
+    """Return CPU seconds of each variant by phase, and ratios of the sums over the seeds that both have."""
     phases: dict[str, Callable[[Result], float]] = {
         "all": lambda cell: cell["cpu_seconds"],
         "updates": lambda cell: cell["seconds"]["updates"],
         "rollouts": lambda cell: cell["seconds"]["rollouts"],
         "model": lambda cell: cell["seconds"]["model"],
         "epochs of the model": lambda cell: cell["model_epochs"],
-        "model, ms an epoch": lambda cell: 1000 * cell["seconds"]["model"] / cell["model_epochs"],
+        "model, ms per epoch": lambda cell: 1000 * cell["seconds"]["model"] / cell["model_epochs"],
     }
     rows: list[tuple[Any, ...]] = [
-        (arm, *(span([of(cell) for cell in cells], int(phase == "rollouts")) for phase, of in phases.items()))
-        for arm, cells in arms.items()
+        (variant, *(span([of(cell) for cell in cells], int(phase == "rollouts")) for phase, of in phases.items()))
+        for variant, cells in variants.items()
     ]
     for above, below in (("rr", "pe"), ("sd", "pe"), ("sn", "sd"), ("rr", "sd"), ("pe", "sd")):
-        if above in arms and below in arms:
-            pairs = list(zip(arms[above], arms[below], strict=False))
+        if above in variants and below in variants:
+            pairs = list(zip(variants[above], variants[below], strict=False))
             ratios = [sum(of(a) for a, _ in pairs) / sum(of(b) for _, b in pairs) for of in phases.values()]
             rows.append((f"{above.upper()}/{below.upper()}", *(number(ratio, 2) for ratio in ratios)))
     return markdown(("CPU seconds", *phases), rows)
@@ -692,39 +712,40 @@ def times(arms: dict[str, list[Result]]) -> str:
 def lipschitz_mbrl_inverted_pendulum(result: Result) -> str:
     """Return when each run first had nothing but 1000, and every evaluation."""
     rows = []
-    for variant, cells in by_variant(result).items():
+    for setting, cells in by_setting(result).items():
         for seed, cell in enumerate(cells):
             steps = (f"{(i + 1) * cell['evaluate_every']}" for i, x in enumerate(cell["returns"]) if x == 1000)
             returns = " ".join(number(x) for x in cell["returns"])
-            rows.append((f"{variant}, seed {seed}", next(steps, "never"), returns, number(cell["cpu_seconds"])))
+            rows.append((f"{setting}, seed {seed}", next(steps, "never"), returns, number(cell["cpu_seconds"])))
     return markdown(("InvertedPendulum-v5", "first 1000 at step", "mean return at each evaluation", "CPU s"), rows)
 
 
-# Mean returns of MBPO on Hopper at its first steps, from the logs of x35f/model_based_rl (Hopper-v3, one seed).
+# Mean returns of MBPO on Hopper at its first steps, from the logs of x35f/model_based_rl (Hopper-v3, one seed):
+# docs/derivations/lipschitz_mbrl.md §12.
 X35F_HOPPER = {6: 204, 7: 323, 8: 167, 9: 10, 10: 1003, 11: 1018, 12: 196, 13: 1003, 14: 241, 15: 331, 16: 223, 17: 332}
 
 
 def lipschitz_mbrl_hopper(result: Result) -> str:
     """Return the returns of every run at each thousand steps beside a log of another MBPO, then what was measured."""
-    variants = by_variant(result)
+    settings = by_setting(result)
     first = 6  # thousands of steps: the first 5000 are random
-    longest = max(len(cell["returns"]) for cells in variants.values() for cell in cells)
+    longest = max(len(cell["returns"]) for cells in settings.values() for cell in cells)
     columns = range(first, longest + 1)
     rows = [("MBPO of x35f, 1 seed", *(X35F_HOPPER.get(k, "") for k in columns))]
-    for arm, cells in variants.items():
+    for variant, cells in settings.items():
         for k, cell in enumerate(cells):
             known = [number(x) for x in cell["returns"][first - 1 :]]
-            rows.append((f"{arm}, seed {k}", *known, *[""] * (len(columns) - len(known))))
+            rows.append((f"{variant}, seed {k}", *known, *[""] * (len(columns) - len(known))))
     table = markdown(("return at step", *(f"{k}k" for k in columns)), rows)
-    return f"{table}\n\n{hopper_diagnostics(variants)}"
+    return f"{table}\n\n{hopper_diagnostics(settings)}"
 
 
-def hopper_diagnostics(variants: dict[str, list[Result]], step: int = 8000) -> str:
+def hopper_diagnostics(settings: dict[str, list[Result]], step: int = 8000) -> str:
     """Return slopes and errors after as many learned steps as every run has, and seconds for 1000 of them."""
     slopes = {"lip_local": 0, "lip_upper": 2, "lip_ball": 0, "q": 0, "q_std": 0, "action_gap": 1, "model_error": 3}
     errors = ("value_aware_error", "value_aware_error_relative")
     rows = []
-    for arm, cells in variants.items():
+    for variant, cells in settings.items():
         learned = [(cell["env_steps"] - 5000) / 1000 for cell in cells]
         seconds = (
             " ".join(number(cell["seconds"][phase] / k, 1) for cell, k in zip(cells, learned, strict=True))
@@ -732,26 +753,26 @@ def hopper_diagnostics(variants: dict[str, list[Result]], step: int = 8000) -> s
         )
         rows.append(
             (
-                arm,
+                variant,
                 *(" ".join(number(at(cell, name, step), digits) for cell in cells) for name, digits in slopes.items()),
                 *(" ".join(number(between(cell, name, 1000, step), 2) for cell in cells) for name in errors),
                 *seconds,
             )
         )
     header = ("", *(f"{name} at {step}" for name in slopes), "ln value-aware error", "relative to var V")
-    return markdown((*header, "seconds of updates", "of the model, a 1000 steps"), rows)
+    return markdown((*header, "seconds of updates", "of the model, per 1000 steps"), rows)
 
 
 def mbpo_update_speed_gpu(result: Result) -> str:
-    """Return updates a second of every arm, eager and made faster, and how many times the eager ones' speed that is."""
+    """Return updates per second of every variant, eager, compiled and captured, and the speed-up over eager."""
     ways = result["milliseconds"]
     rows = []
     for way, took in ways.items():
-        arm = way.split(", as a CUDA graph")[0].removesuffix(", compiled")
+        variant = way.split(", as a CUDA graph")[0].removesuffix(", compiled")
         rate = took["updates_per_second"]
-        faster = number(rate / ways[arm]["updates_per_second"], 1)
+        faster = number(rate / ways[variant]["updates_per_second"], 1)
         rows.append((way, number(took["wall"], 2), number(rate), faster))
-    return markdown(("an update of batch 256", "milliseconds", "updates a second", "× eager"), rows)
+    return markdown(("an update of batch 256", "milliseconds", "updates per second", "× eager"), rows)
 
 
 def dynamics_speed_gpu(result: Result) -> str:

@@ -1,8 +1,10 @@
 """Worst cases of what IWOCS is compared with, on InvertedPendulum with two unknown masses, at the demos' budget.
 
+The methods: docs/derivations/iwocs.md §8; published results: §9.
+
     python benchmarks/robust_baselines.py [--jobs rarl/0 m2td3/0 …] [--steps N]
 
-A job is METHOD/SEED: the preset `demo` of an agent, trained and then played on the closed 5 × 5 grid, 5 episodes a
+A job is METHOD/SEED: the preset `demo` of an agent, trained and then played on the closed 5 × 5 grid, 5 episodes per
 point from seeds that no training saw. Each adds its own entry to benchmarks/results/robust_baselines.json and leaves
 the others.
 """
@@ -21,7 +23,7 @@ import tyro
 from record import STARTED, record_job
 
 from surefoot.envs import SETS
-from surefoot.evaluation.episodes import acting
+from surefoot.evaluation.episodes import make_act
 from surefoot.evaluation.policy_files import load_policy
 from surefoot.evaluation.uncertainty_grid import evaluate_static
 from surefoot.training.config.presets import load_preset
@@ -45,7 +47,9 @@ METHODS = {
     "dr-sac": Method("dr-sac"),
     "rarl": Method("rarl"),
     "m2td3": Method("m2td3"),
-    "soft-m2td3": Method("m2td3", {"soft": True, "world_noise_updates": 7_000}),  # half of its updates, as published
+    "soft-m2td3": Method(
+        "m2td3", {"soft": True, "parameter_noise_updates": 7_000}
+    ),  # half of its updates, as published
 }
 SEEDS = (0, 1, 2)
 GRID, EPISODES, FIRST_SEED = 5, 5, 20_000
@@ -66,7 +70,7 @@ def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
     preset = load_preset(method.agent, method.preset)
     steps = steps or preset.steps
     agent = replace(preset.agent, **method.changes)
-    config = replace(preset, agent=agent, seed=seed, steps=steps, device="cpu", beside=())
+    config = replace(preset, agent=agent, seed=seed, steps=steps, device="cpu", baselines=())
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         place = train(method.agent, config, out=Path(folder))
@@ -77,7 +81,7 @@ def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
     seconds = time.process_time() - started
     task = replace(config.env, num_envs=128)
     grid = {"n": GRID, "closed": True, "episodes": EPISODES, "seeds": (FIRST_SEED,)}
-    result = evaluate_static(acting(policy), task, SET, **grid, device="cpu")
+    result = evaluate_static(make_act(policy), task, SET, **grid, device="cpu")
     return {
         "steps": steps,
         "worst": round(float(result.mean.min()), 1),

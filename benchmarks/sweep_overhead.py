@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_overhead.py            # about five minutes; without the extra `ray` that part is left out
 
-By hand is `train.py` once a run, two commands at a time; half the sum of their seconds is the ideal of two cores. The
+By hand is `train.py` once per run, two commands at a time; half the sum of their seconds is the ideal of two cores. The
 sweeps are whole commands too, with all that they take to start.
 """
 

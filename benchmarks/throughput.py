@@ -1,6 +1,6 @@
-"""Environment steps a second of SAC: ours against Stable-Baselines3's, in turn, in one call, on HalfCheetah-v5.
+"""Environment steps per second of SAC: ours against Stable-Baselines3's, in turn, in one call, on HalfCheetah-v5.
 
-Same networks (256-256), batch 256, one update a step, same threads; each in a process of its own, as a user gets it.
+Same networks (256-256), batch 256, one update per step, same threads; each in a process of its own, as a user gets it.
 Also, in the same call: replay sampling at a million rows, and the floor under any update of these shapes, the time of
 its matrix products alone.
 
@@ -46,7 +46,7 @@ class Options:
     """Used by the script itself."""
 
 
-# --- the workers: a generator each, which takes the number of steps and yields the seconds they took ------------------
+# --- the workers: one generator each, which takes the number of steps and yields the seconds they took ----------------
 
 
 def make_agent() -> Any:
@@ -107,7 +107,7 @@ WORKERS = {"ours": ours, "sb3": stable_baselines3, "floor": floor}
 
 
 def serve(name: str, threads: int) -> None:
-    """Run in a child: read a number of steps a line, answer the seconds they took."""
+    """Run in a child: read a number of steps per line, answer the seconds they took."""
     torch.set_num_threads(threads)
     with quick_process() if name == "ours" else nullcontext():
         worker = WORKERS[name]()
@@ -168,16 +168,16 @@ def time_parts(steps: int = 300) -> dict[str, float]:
     for _ in range(WARM_UP):
         agent.step()
     seconds = dict.fromkeys(("act_and_environment", "sample", "update", "backward_and_optimisers"), 0.0)
-    calls = ((agent.rollout, "advance"), (agent.replay, "sample"), (agent, "update"), (agent.nets, "descend"))
+    calls = ((agent.collector, "advance"), (agent.replay, "sample"), (agent, "update"), (agent.nets, "descend"))
     for name, (owner, method) in zip(seconds, calls, strict=True):
-        setattr(owner, method, clocked(getattr(owner, method), seconds, name))
+        setattr(owner, method, with_timer(getattr(owner, method), seconds, name))
     for _ in range(steps):
         agent.step()
     seconds["forward"] = seconds.pop("update") - seconds["backward_and_optimisers"]
     return {name: round(1000 * value / steps, 2) for name, value in seconds.items()}
 
 
-def clocked(function: Callable[..., Any], seconds: dict[str, float], name: str) -> Callable[..., Any]:
+def with_timer(function: Callable[..., Any], seconds: dict[str, float], name: str) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         began = time.perf_counter()
         result = function(*args)

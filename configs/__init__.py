@@ -1,14 +1,16 @@
 """Presets: `AGENT/NAME.yaml` holds only what differs from the defaults of the run's and the agent's dataclasses.
 
-Agents that are compared on the same tasks share a folder of presets beside their own.
+Agents that are compared on the same tasks share a folder of presets in addition to their own; `FOLDER/_agents.yaml`
+lists them.
 """
 
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-_LINEAR = ("linucb", "linucb-paper", "linucb-log", "d-linucb", "d-linucb-paper", "d-linucb-log")
-_OTHERS = ("exp3", "batch-exp3", "batch-exp3-paper", "ar2", "clairvoyant", "uniform")
-SHARED = dict.fromkeys(("dynlin-ucb", *_LINEAR, *_OTHERS), "linear-bandits")
+import yaml
+
+SHARED_BY = "_agents.yaml"
 
 
 def preset_names(agent_name: str) -> list[str]:
@@ -26,6 +28,18 @@ def preset_file(agent_name: str, name: str) -> Traversable:
 
 
 def _presets(agent_name: str) -> dict[str, Traversable]:
-    folders = [resources.files(__name__) / name for name in (SHARED.get(agent_name), agent_name) if name]
+    root = resources.files(__name__)
+    folders = [
+        *(root / name for name, sharing in _shared_folders().items() if agent_name in sharing),
+        root / agent_name,
+    ]
     files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
-    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
+    presets = [file for file in files if file.name.endswith(".yaml") and file.name != SHARED_BY]
+    return {file.name.removesuffix(".yaml"): file for file in presets}
+
+
+@cache
+def _shared_folders() -> dict[str, list[str]]:
+    """Return folder -> agents of the folders that several agents share."""
+    lists = {folder.name: folder / SHARED_BY for folder in resources.files(__name__).iterdir() if folder.is_dir()}
+    return {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in lists.items() if file.is_file()}

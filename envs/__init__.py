@@ -1,7 +1,7 @@
 """Tasks: Gymnasium's with changed physics, and our own as batched tensor programs."""
 
 from surefoot.envs.config import EnvConfig
-from surefoot.envs.make import find_spec, make_single, make_vec, spaces_of
+from surefoot.envs.make import find_spec, make_own, make_single, make_vec, own_action_space, spaces_of
 from surefoot.envs.parameters import Parameter, Uncertain, UncertaintySet, WithParameters
 from surefoot.envs.physics import ActionNoise, Physics, apply_physics
 from surefoot.envs.resumable import Resumable
@@ -16,16 +16,18 @@ from surefoot.envs.tasks.risk import Bet, Crossing, Drain, Fork, Gate, Pantry
 from surefoot.envs.tasks.robust import Arms, Coupled, Maintenance, WindyWalk
 from surefoot.envs.tasks.tetris import Tetris
 from surefoot.envs.tensor_env import SingleEnv, TensorEnv, register
-from surefoot.envs.uncertainty.batched_episodes import ParameterLanes, Played, play
+from surefoot.envs.uncertainty.batched_episodes import BatchedEpisodes, JobOutcomes, play
 from surefoot.envs.uncertainty.probe import indistinct, nominal_params
 from surefoot.envs.uncertainty.published import SETS, find_set, set_from_mapping
-from surefoot.envs.uncertainty.vector_env import UncertainLanes, Worlds
+from surefoot.envs.uncertainty.vector_env import BatchedPerturbedEnvs, UncertainVectorEnv
 from surefoot.envs.vector import TensorVectorEnv
 
 __all__ = [
     "SETS",
     "ActionNoise",
     "Arms",
+    "BatchedEpisodes",
+    "BatchedPerturbedEnvs",
     "Bet",
     "CombinationLock",
     "Coupled",
@@ -41,15 +43,14 @@ __all__ = [
     "GapBandit",
     "Gate",
     "ImageLock",
+    "JobOutcomes",
     "LinearMDP",
     "Maintenance",
     "Outcomes",
     "Pantry",
     "Parameter",
-    "ParameterLanes",
     "Pendulum",
     "Physics",
-    "Played",
     "Resumable",
     "RiverSwim",
     "SingleEnv",
@@ -59,18 +60,19 @@ __all__ = [
     "TensorVectorEnv",
     "Tetris",
     "Uncertain",
-    "UncertainLanes",
+    "UncertainVectorEnv",
     "UncertaintySet",
     "WindyWalk",
     "WithParameters",
-    "Worlds",
     "apply_physics",
     "find_set",
     "find_spec",
     "indistinct",
+    "make_own",
     "make_single",
     "make_vec",
     "nominal_params",
+    "own_action_space",
     "play",
     "register",
     "set_from_mapping",

@@ -16,7 +16,7 @@ def is_atari(env: gym.Env) -> bool:
 def flattened_frames(env: gym.Env) -> gym.Env:
     """Return the game as DQN sees it: 4 frames of 84 x 84 greys, flattened, of which the actions skip three.
 
-    The loss of a life is no end of an episode: a stock that goes on would not be what the bootstrap takes it for.
+    The loss of a life is no end of an episode: a stock that continues would not be what the bootstrap takes it for.
 
     Raises:
         ValueError: a game that skips frames itself.

@@ -17,22 +17,22 @@ class EnvConfig:
     """
 
     id: str = "HalfCheetah-v5"
-    """A Gymnasium id; `module:EnvId` imports `module`, which registers the id, first."""
+    """Gymnasium id of the task; `module:EnvId` first imports `module`, which registers the id."""
     physics: Physics = field(default_factory=Physics)
-    """How the dynamics differ from the stock task."""
+    """How the dynamics differ from the unmodified task."""
     num_envs: int = 1
-    """Copies ("lanes") stepped together."""
+    """Number of environments stepped in parallel."""
     vectorization: Literal["sync", "async"] = "sync"
-    """`async` gives every lane a process of its own. Batched tensor tasks ignore it."""
+    """`async` runs each environment in a process of its own; batched tensor tasks ignore it."""
     max_episode_steps: int | None = None
-    """Time limit of an episode; None keeps the task's own."""
-    clock: bool = False
-    """Append the number of steps since the reset to the observation, for policies of a finite horizon."""
+    """Time limit of an episode; None: the task's own."""
+    time_aware: bool = False
+    """Time-aware observation: append the number of steps since the reset, which finite-horizon policies need."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Further keyword arguments of the task's constructor: plain values, also lists; laid over those of a preset."""
+    """Further keyword arguments of the task's constructor: plain values or lists; merged over those of a preset."""
     termination: str | None = None
-    """When the task ends, for agents that imagine its course: `module:function` of tensors (obs, action, next_obs) to
-    (N,) bool. None: the rule known for the id. Checked against the task at the start of a run."""
+    """Termination rule for model-based agents: `module:function` of tensors (obs, action, next_obs) to (N,) bool. None:
+    the rule known for the id. It is checked against the task at the start of a run."""
 
     def __post_init__(self) -> None:
         if self.num_envs < 1:

@@ -1,4 +1,4 @@
-"""Physics that diverged: MuJoCo counts a bad state, tells stderr, and silently starts from the initial state again."""
+"""Physics that diverged: MuJoCo counts a bad state, warns on stderr, and silently restarts from the initial state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def has_diverged(data: mujoco.MjData | None, obs: Any, reward: Any) -> bool:
 
 @contextmanager
 def quiet_mujoco() -> Iterator[None]:
-    """Keep MuJoCo from telling stderr and the working folder of diverged physics, which is counted and reported."""
+    """Keep MuJoCo from reporting diverged physics to stderr and the working folder, which is counted and reported."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(_warn_unless_diverged)
     try:

@@ -20,10 +20,10 @@ from gymnasium.wrappers import RescaleAction, TransformObservation
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.parameters import UncertaintySet, WithParameters
-from surefoot.envs.physics import STOCK, ActionNoise, with_physics
+from surefoot.envs.physics import UNMODIFIED, ActionNoise, with_physics
 from surefoot.envs.resumable import Resumable
-from surefoot.envs.tensor_env import Clock, TensorEnv
-from surefoot.envs.vector import AsyncLanes, Lanes, MakeLane, SyncLanes, TensorVectorEnv
+from surefoot.envs.tensor_env import TensorEnv, TimeAwareObservation
+from surefoot.envs.vector import AsyncEnvs, MakeEnv, SubEnvs, SyncEnvs, TensorVectorEnv
 
 
 def make_vec(
@@ -33,9 +33,9 @@ def make_vec(
     render_mode: str | None = None,
     uncertainty: UncertaintySet | None = None,
 ) -> TensorVectorEnv | TensorEnv:
-    """`config.num_envs` lanes of a task with tensors in and out, an `agents.interface.VectorEnv`.
+    """`config.num_envs` environments of a task with tensors in and out, an `agents.interface.VectorEnv`.
 
-    `uncertainty` is for `UncertainLanes`, which sets its parameters.
+    `uncertainty` is for `UncertainVectorEnv`, which sets its parameters.
 
     Raises:
         ValueError: an unknown id, a space or a change of physics that is not supported.
@@ -46,37 +46,35 @@ def make_vec(
         limit = config.max_episode_steps or spec.max_episode_steps
         kwargs = {**spec.kwargs, **_constructor_kwargs(spec, config, render_mode)}
         with _one_line_errors(spec, kwargs):
-            shared = {"device": device, "max_episode_steps": limit, "clock": config.clock}
+            shared = {"device": device, "max_episode_steps": limit, "time_aware": config.time_aware}
             return native(num_envs=config.num_envs, **shared, **kwargs)
-    lanes: Callable[[MakeLane, int], Lanes] = SyncLanes if config.vectorization == "sync" else AsyncLanes
-    make_lane = partial(make_single, config, render_mode, uncertainty)
+    make_sub_envs: Callable[[MakeEnv, int], SubEnvs] = SyncEnvs if config.vectorization == "sync" else AsyncEnvs
+    make_env = partial(make_single, config, render_mode, uncertainty)
     limit = config.max_episode_steps or spec.max_episode_steps
-    return TensorVectorEnv(lanes(make_lane, config.num_envs), config.num_envs, device, episode_limit=limit)
+    return TensorVectorEnv(make_sub_envs(make_env, config.num_envs), config.num_envs, device, episode_limit=limit)
 
 
 def make_single(
     config: EnvConfig, render_mode: str | None = None, uncertainty: UncertaintySet | None = None
 ) -> gym.Env:
-    """One lane of `make_vec` as a NumPy environment: float32 observations, actions in [-1, 1], same physics.
+    """One environment of `make_vec`, with NumPy arrays: float32 observations, actions in [-1, 1], same physics.
 
-    With an uncertainty set its parameters can be set (`WithParameters`), and a saved episode knows them.
+    With an uncertainty set its parameters can be set (`WithParameters`), and a saved episode has them.
 
     Raises:
         As `make_vec`.
     """
     spec = find_spec(config.id)
     kwargs = _constructor_kwargs(spec, config, render_mode)
-    with _one_line_errors(spec, kwargs), _known_compiler_warnings_dropped():
-        # Gymnasium's step-by-step checker is for authors of tasks; `check_env` in the tests does its work once.
-        env = gym.make(spec, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **kwargs)
-    physics = STOCK if "physics" in kwargs else config.physics
+    env = _gym_make(spec, config, kwargs)
+    physics = UNMODIFIED if "physics" in kwargs else config.physics
     env = with_physics(env, physics)
     if is_atari(env):
         env = flattened_frames(env)
     if not (_native(spec) and _is_unbounded(env.action_space)):  # a task of ours that takes any vector as it is
         env = _normalised_actions(env, config.id)
-    if config.clock:
-        env = Clock(env)
+    if config.time_aware:
+        env = TimeAwareObservation(env)
     if physics.action_noise > 0.0:
         env = ActionNoise(env, physics.action_noise)
     if uncertainty is not None:
@@ -84,11 +82,31 @@ def make_single(
     return _float32_observations(Resumable(env), config.id)
 
 
-def spaces_of(config: EnvConfig) -> tuple[gym.Space, gym.Space]:
+def spaces_of(config: EnvConfig) -> tuple[gym.Space[Any], gym.Space[Any]]:
     """Observation and action space of a task as agents see them."""
     env = make_single(config)
     env.close()
     return env.observation_space, env.action_space
+
+
+def own_action_space(config: EnvConfig) -> gym.Space[Any]:
+    """Action space of a task in its own units, which `make_single` scales to [-1, 1]."""
+    spec = find_spec(config.id)
+    env = _gym_make(spec, config, _constructor_kwargs(spec, config, None))
+    env.close()
+    return env.action_space
+
+
+def make_own(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
+    """`make_single` with actions in the task's own units.
+
+    Raises:
+        As `make_vec`.
+    """
+    env, own = make_single(config, render_mode), own_action_space(config)
+    if own == env.action_space or not isinstance(own, gym.spaces.Box):
+        return env
+    return RescaleAction(env, own.low, own.high)
 
 
 def find_spec(env_id: str) -> EnvSpec:
@@ -147,6 +165,12 @@ def _constructor_kwargs(spec: EnvSpec, config: EnvConfig, render_mode: str | Non
     return kwargs
 
 
+def _gym_make(spec: EnvSpec, config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env:
+    with _one_line_errors(spec, kwargs), _known_compiler_warnings_dropped():
+        # Gymnasium's step-by-step checker is for authors of tasks; `check_env` in the tests does its work once.
+        return gym.make(spec, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **kwargs)
+
+
 @contextmanager
 def _one_line_errors(spec: EnvSpec, kwargs: dict[str, Any]) -> Iterator[None]:
     """Say which task could not be made, with builtin exceptions."""
@@ -172,7 +196,7 @@ def _known_compiler_warnings_dropped() -> Iterator[None]:
         mujoco.set_mju_user_warning(before)
 
 
-def _is_unbounded(space: gym.Space) -> bool:
+def _is_unbounded(space: gym.Space[Any]) -> bool:
     return isinstance(space, gym.spaces.Box) and not (space.bounded_below.any() or space.bounded_above.any())
 
 

@@ -13,14 +13,15 @@ import numpy as np
 
 from surefoot.envs.divergence import has_diverged, quiet_mujoco
 
-LARGEST_GRID = 100_000  # points; 10 a dimension fit for 5 dimensions
+LARGEST_GRID = 100_000  # points; 10 per dimension fit for 5 dimensions
 
 
 @runtime_checkable
 class Uncertain(Protocol):
     """What a task of one's own offers to be put into an uncertainty set.
 
-    A NumPy task gets (d,) values, before each reset. A `TensorEnv` gets a tensor (N, d), one row a lane, and keeps it.
+    A NumPy task gets (d,) values, before each reset. A `TensorEnv` gets a tensor (N, d), one row per environment, and
+    keeps it.
     """
 
     param_names: tuple[str, ...]
@@ -84,10 +85,10 @@ class UncertaintySet:
         """Return the `n` grid values of every parameter.
 
         Half-open, as RRLS and IWOCS evaluate: low + k·(high − low)/n, so `high` itself is never tested. Closed, as
-        M2TD3 does: both ends are in.
+        M2TD3 does: both ends are in. docs/derivations/iwocs.md eq. (5.2), eq. (5.3).
         """
         if n < 2:
-            raise ValueError(f"a grid needs at least 2 values a parameter, not {n}")
+            raise ValueError(f"a grid needs at least 2 values per parameter, not {n}")
         if n ** len(self.parameters) > LARGEST_GRID:
             raise ValueError(
                 f"{self.name}: {n} values of {len(self.parameters)} parameters are {n ** len(self.parameters)} points, "
@@ -198,9 +199,9 @@ def _stock(model: mujoco.MjModel, slot: Slot, parameter: Parameter) -> float:
 class WithParameters(gym.Wrapper):
     """A task, MuJoCo's or one that is `Uncertain`, with the parameters of a set; it is `Uncertain` itself.
 
-    They are written at every reset: `options={"params": values}` for this episode, else what `set_params` was last
-    told, else the nominal ones. At the nominal ones the task is the stock task, bit for bit. An episode whose physics
-    diverges ends as `terminated` with the last good observation and no reward; `info["broken"]` says so.
+    They are written at every reset: `options={"params": values}` for this episode, else the last values of
+    `set_params`, else the nominal ones. At the nominal ones the task is the unmodified one, bit for bit. An episode
+    whose physics diverges ends as `terminated` with the last good observation, no reward and `info["broken"]`.
 
     Raises:
         ValueError: the set is for another task, or names parameters that this one does not have.
@@ -214,40 +215,41 @@ class WithParameters(gym.Wrapper):
         self._model = ModelParameters(task.model, uncertainty) if has_model(task) else None
         self._full = None if self._model else full_vector(task, uncertainty)
         self.nominal = self._model.nominal if self._model else nominal_of(task, uncertainty)
-        self._values = self._world = self.nominal.copy()
+        self._values = self._params = self.nominal.copy()
 
     def set_params(self, values: Any) -> None:
         """Let the episodes to come have these parameters (d,)."""
         self._values = self._checked(values)
 
-    # Two properties beside `set_params`: `set_attr` of a vector environment sends every lane a value of its own.
+    # Two properties beside `set_params`: `set_attr` of a vector environment sends every sub-environment a value of its
+    # own.
 
     @property
-    def next_world(self) -> np.ndarray:
+    def next_params(self) -> np.ndarray:
         """The parameters (d,) of the episodes to come."""
         return self._values
 
-    @next_world.setter
-    def next_world(self, values: Any) -> None:
+    @next_params.setter
+    def next_params(self, values: Any) -> None:
         self.set_params(values)
 
     @property
-    def world(self) -> np.ndarray:
+    def params(self) -> np.ndarray:
         """The parameters (d,) in force; they can be changed in the middle of an episode."""
-        return self._world
+        return self._params
 
-    @world.setter
-    def world(self, values: Any) -> None:
+    @params.setter
+    def params(self, values: Any) -> None:
         self._write(self._checked(values))
         if self._model is not None:
-            self._model.push(self.env.unwrapped.data, self._world)  # type: ignore[attr-defined]
+            self._model.push(self.env.unwrapped.data, self._params)  # type: ignore[attr-defined]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         rest = dict(options or {})
         self._write(self._checked(rest.pop("params", self._values)))
         self._obs, info = self.env.reset(seed=seed, options=rest or None)
         if self._model is not None:
-            self._model.push(self.env.unwrapped.data, self._world)  # type: ignore[attr-defined]
+            self._model.push(self.env.unwrapped.data, self._params)  # type: ignore[attr-defined]
         return self._obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -260,7 +262,7 @@ class WithParameters(gym.Wrapper):
         return obs, reward, terminated, truncated, {**info, "broken": False}
 
     def _write(self, values: np.ndarray) -> None:
-        self._world = values
+        self._params = values
         task: Any = self.env.unwrapped
         if self._model is not None:
             self._model.write(task.model, values)

@@ -1,4 +1,7 @@
-"""Dynamics gaps: multipliers on a compiled MuJoCo model, and noise between the policy and the actuators."""
+"""Dynamics gaps: multipliers on a compiled MuJoCo model, and noise between the policy and the actuators.
+
+Those of H2O's study, and what MuJoCo makes of them: docs/derivations/h2o.md §8.1, §8.2.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,22 @@ from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
 @dataclass(frozen=True)
 class Physics:
-    """How a simulator differs from the stock task. All defaults together are the stock task, bit for bit.
+    """How a simulator differs from the unmodified task, which all defaults together give bit for bit.
 
     Raises:
         ValueError: a number out of its range, named.
     """
 
     gravity: float = 1.0
-    """Factor on every component of gravity; a negative one turns it round."""
+    """Factor on all components of gravity; a negative one reverses it."""
     friction: float = 1.0
-    """Factor (>= 0) on all three friction numbers of every geom of the compiled model, the floor included."""
+    """Factor (>= 0) on all three friction coefficients of every geom of the compiled model, the floor included."""
     mass: float = 1.0
-    """Factor (> 0) on the mass and the inertia of every body."""
+    """Factor (> 0) on mass and inertia of every body."""
     damping: float = 1.0
     """Factor (>= 0) on the damping of every degree of freedom."""
     action_noise: float = 0.0
-    """Standard deviation (>= 0) of Gaussian noise on every executed action, in normalised action units."""
+    """Standard deviation (>= 0) of the Gaussian noise on every executed action, in normalised action units."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -41,11 +44,11 @@ class Physics:
                 raise ValueError(f"physics.{name} must be {'> 0' if name == 'mass' else '>= 0'}, got {value}")
 
     def changes(self) -> dict[str, float]:
-        """The fields that differ from the stock task."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value != getattr(STOCK, name)}
+        """The fields that differ from the unmodified task."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != getattr(UNMODIFIED, name)}
 
 
-STOCK = Physics()
+UNMODIFIED = Physics()
 
 
 def check_supported(physics: Physics, supported: Collection[str], task: str) -> None:
@@ -96,8 +99,8 @@ def with_physics(env: gym.Env, physics: Physics) -> gym.Env:
 class ActionNoise(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
     """Executes action + ε, ε ~ N(0, std² I), drawn every step from the task's own generator and not clipped.
 
-    The caller keeps the clean action (H2O, section 7). MuJoCo's actuators clip the torque, but the control cost is
-    computed from the noisy action, so the reward changes too.
+    The caller keeps the clean action (eq. (8.1)). MuJoCo's actuators clip the torque, but the control cost is computed
+    from the noisy action (eq. (8.2)), so the reward changes too.
     """
 
     def __init__(self, env: gym.Env, std: float):

@@ -14,27 +14,28 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     Gymnasium tasks cannot save themselves, and a MuJoCo state vector is not enough (warm starts, derived forces, clocks
     of wrappers). But a task is a function of how its episode began and the actions since, so these are recorded and
     replayed. The price is a replay of the current episode when a run is resumed. A property, not a pair of methods,
-    because `set_attr` of Gymnasium's vector environments is the one call that sends every lane its own value.
+    because `set_attr` of Gymnasium's vector environments is the one call that sends every sub-environment its own
+    value.
     """
 
     def __init__(self, env: gym.Env):
         gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self._begin: dict[str, Any] | None = None
-        self._uncertain = env.has_wrapper_attr("world")  # `WithParameters` is inside
+        self._uncertain = env.has_wrapper_attr("next_params")  # `WithParameters` is inside
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         generator = self.np_random.bit_generator.state if seed is None else None
         self._begin = {"seed": seed, "generator": generator, "options": options}
         self._actions: list[np.ndarray] = []
         self._obs, info = self.env.reset(seed=seed, options=options)
-        self._worlds = [self.env.get_wrapper_attr("world").copy()] if self._uncertain else []
+        self._params = [self.env.get_wrapper_attr("params").copy()] if self._uncertain else []
         return self._obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._actions.append(np.array(action))  # a copy: the caller may reuse its array
         if self._uncertain:
-            self._worlds.append(self.env.get_wrapper_attr("world").copy())
+            self._params.append(self.env.get_wrapper_attr("params").copy())
         self._obs, reward, terminated, truncated, info = self.env.step(action)
         return self._obs, reward, terminated, truncated, info
 
@@ -42,14 +43,14 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def episode_state(self) -> dict[str, Any] | None:
         """How the episode began, `actions` (T, …) since, and what to check a replay against: `obs`, `generator_now`.
 
-        With parameters, `worlds` (T + 1, d): at the reset and in each step. None before the first reset.
+        With parameters, `params` (T + 1, d): at the reset and in each step. None before the first reset.
         """
         if self._begin is None:
             return None
         return {
             **self._begin,
             "actions": np.array(self._actions),
-            **({"worlds": np.array(self._worlds)} if self._uncertain else {}),
+            **({"params": np.array(self._params)} if self._uncertain else {}),
             "obs": np.array(self._obs),
             "generator_now": self.np_random.bit_generator.state,
         }
@@ -60,13 +61,13 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
             return
         if state["generator"] is not None:
             self.np_random.bit_generator.state = state["generator"]
-        worlds = state["worlds"] if self._uncertain else [None] * (len(state["actions"]) + 1)
+        params = state["params"] if self._uncertain else [None] * (len(state["actions"]) + 1)
         if self._uncertain:
-            self.env.set_wrapper_attr("next_world", worlds[0])
+            self.env.set_wrapper_attr("next_params", params[0])
         self.reset(seed=state["seed"], options=state["options"])
-        for action, world in zip(state["actions"], worlds[1:], strict=True):
-            if self._uncertain and not np.array_equal(world, self._worlds[-1]):
-                self.env.set_wrapper_attr("world", world)
+        for action, values in zip(state["actions"], params[1:], strict=True):
+            if self._uncertain and not np.array_equal(values, self._params[-1]):
+                self.env.set_wrapper_attr("params", values)
             self.step(action)
         same_obs = np.array(self._obs).tobytes() == state["obs"].tobytes()
         if not (same_obs and self.np_random.bit_generator.state == state["generator_now"]):

@@ -1,7 +1,8 @@
-"""The stock beside the observation: what has been earned and wished for so far, in the units of the return to come.
+"""The stock beside the observation: reward so far, less the target, in the units of the return to come.
 
 Ávila Pires et al., arXiv 2501.13028: c starts at c_0, which the user sets, and c' = (c + r)/γ. At every step t of an
-episode, c_0 + Σ_{k<t} γ^k·r_{k+1} = γ^t·c_t. The reward must be the one that the learner sees, in its real scale.
+episode, c_0 + Σ_{k<t} γ^k·r_{k+1} = γ^t·c_t: docs/derivations/distributional.md eq. (1.2), eq. (1.4) and §9.6. The
+reward must be the one that the learner sees, in its real scale.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 CHANGED_REWARDS = ("ClipReward", "NormalizeReward", "ClipRewardEnv", "VecNormalize")  # Gymnasium's and SB3's, by name
-LARGEST = 1e30  # |c| grows as γ^-t once the wish is out of reach; such numbers are alike, and float32 must hold them
+LARGEST = 1e30  # |c| grows as γ^-t once the target is out of reach; such numbers are alike, and float32 must hold them
 
 
 class StockObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
@@ -67,7 +68,7 @@ class StockObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
 
 
 class StockVectorObservation(gym.vector.VectorWrapper):
-    """As `StockObservation`, for N lanes with arrays or tensors, and SAME_STEP or NEXT_STEP autoreset.
+    """As `StockObservation`, for N environments with arrays or tensors, and SAME_STEP or NEXT_STEP autoreset.
 
     A c_0 given to `reset` (a number or (N,)) also starts the episodes that follow by autoreset. `info` has, each (N,),
     "stock", of the observation that is returned; "final_stock", of the step's true successor, before any autoreset;
@@ -85,7 +86,7 @@ class StockVectorObservation(gym.vector.VectorWrapper):
         self.mode = env.metadata.get("autoreset_mode")
         if self.mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
             raise ValueError(
-                f"autoreset mode {self.mode}: a stock needs SAME_STEP or NEXT_STEP, to know where it starts"
+                f"autoreset mode {self.mode}: a stock needs SAME_STEP or NEXT_STEP, which define where it starts"
             )
         self.gamma, self.stock_range, self.clip = gamma, stock_range, math.inf if clip is None else clip
         self.single_observation_space = _with_stock(env.single_observation_space, self.clip)
@@ -103,7 +104,7 @@ class StockVectorObservation(gym.vector.VectorWrapper):
         chosen = rest.pop("stock", None)
         self._chosen = None if chosen is None else torch.as_tensor(chosen, dtype=torch.float64).to(self.device)
         self.stock, self._return, self._discount = self._start(), self._zeros(), self._zeros() + 1.0
-        self._waiting = self._zeros().bool()  # lanes whose next step is NEXT_STEP's reset
+        self._waiting = self._zeros().bool()  # whose next step is NEXT_STEP's reset
         obs, info = self.env.reset(seed=seed, options=rest or None)
         return self._shown(obs, self.stock), info | {
             "stock": _like(self.stock, obs),
@@ -155,8 +156,8 @@ class StockVectorObservation(gym.vector.VectorWrapper):
             return self._shown(final_obs, stock)
         shown = self._shown(final_obs, stock)["stock"]
         joined = np.full(len(final_obs), None, dtype=object)
-        for lane, obs in enumerate(final_obs):
-            joined[lane] = None if obs is None else {"obs": obs, "stock": shown[lane]}
+        for i, obs in enumerate(final_obs):
+            joined[i] = None if obs is None else {"obs": obs, "stock": shown[i]}
         return joined
 
 
@@ -164,7 +165,7 @@ def refuse_changed_rewards(env: Any) -> None:
     """Raise `ValueError` where a wrapper changes the scale of rewards, or ends an episode that the stock outlives.
 
     Call it on the outermost environment: a wrapper around the stock would change what the learner sees, but not the
-    stock. The lanes of a process-based vector environment cannot be seen from here.
+    stock. The sub-environments of a process-based vector environment cannot be seen from here.
     """
     layer = env
     while layer is not None:
@@ -172,9 +173,9 @@ def refuse_changed_rewards(env: Any) -> None:
         if name in CHANGED_REWARDS:
             raise ValueError(f"{name} changes rewards; a stock is carried in their real scale: take {name} away")
         if name == "EpisodicLifeEnv" or getattr(layer, "__dict__", {}).get("terminal_on_life_loss"):
-            raise ValueError(f"{name} ends an episode at the loss of a life while the stock goes on; switch that off")
-        for lane in getattr(layer, "__dict__", {}).get("envs", ()):
-            refuse_changed_rewards(lane)
+            raise ValueError(f"{name} ends an episode at the loss of a life while the stock continues; switch that off")
+        for env in getattr(layer, "__dict__", {}).get("envs", ()):
+            refuse_changed_rewards(env)
         layer = getattr(layer, "__dict__", {}).get("env")
 
 
@@ -189,7 +190,7 @@ def _check(env: Any, gamma: float, stock_range: tuple[float, float], clip: float
     refuse_changed_rewards(env)
 
 
-def _with_stock(space: gym.Space, clip: float) -> gym.spaces.Dict:
+def _with_stock(space: gym.Space[Any], clip: float) -> gym.spaces.Dict:
     return gym.spaces.Dict({"obs": space, "stock": gym.spaces.Box(-clip, clip, (1,), np.float32)})
 
 

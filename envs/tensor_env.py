@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from surefoot.envs.physics import STOCK, Physics, check_supported
+from surefoot.envs.physics import UNMODIFIED, Physics, check_supported
 
 State = tuple[Tensor, ...]  # every field (N, …)
 
@@ -22,9 +22,9 @@ State = tuple[Tensor, ...]  # every field (N, …)
 class TensorEnv(gym.vector.VectorEnv, ABC):
     """A batched task is three functions of tensors, `draw_state`, `advance` and `observe`; this adds what all share.
 
-    That is: the episode clock, SAME_STEP autoreset by masks (no host sync; `info["final_obs"]` is the true successor of
-    every lane), action noise, an owned generator and `state_dict`. One generator serves all lanes, so the episodes of a
-    lane depend on the seed *and* on the number of lanes.
+    That is: the count of steps, the time limit, SAME_STEP autoreset by masks (no host sync; `info["final_obs"]` is the
+    true successor of every environment), action noise, an owned generator and `state_dict`. One generator serves all
+    environments, so the episodes of each depend on the seed *and* on their number.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # type: ignore[misc]
@@ -32,21 +32,21 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
 
     def __init__(
         self,
-        observation_space: gym.Space,
-        action_space: gym.Space,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
         num_envs: int = 1,
         *,
         device: str | torch.device = "cpu",
         max_episode_steps: int | None = None,
-        physics: Physics = STOCK,
-        clock: bool = False,
+        physics: Physics = UNMODIFIED,
+        time_aware: bool = False,
     ):
         noisy = ("action_noise",) if isinstance(action_space, gym.spaces.Box) else ()
         check_supported(physics, (*self.physics_factors, *noisy), type(self).__name__)
         self.num_envs = num_envs
         self.device = torch.device(device)
-        self.shows_clock = clock
-        self.single_observation_space = with_clock(observation_space) if clock else observation_space
+        self.time_aware = time_aware
+        self.single_observation_space = time_aware_space(observation_space) if time_aware else observation_space
         self.single_action_space = action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
@@ -54,18 +54,18 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         self.generator = torch.Generator(device=self.device)
         self.generator.seed()
         self._state: State = ()
-        self._clock = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self._elapsed_steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._limit = max_episode_steps or torch.iinfo(torch.int64).max
         self.extra_info: dict[str, Tensor] = {}  # (N,) each; what `advance` puts here becomes part of the step's info
 
     @property
     def episode_limit(self) -> int | None:
-        """Steps after which an episode is truncated; None: it may go on for ever."""
+        """Steps after which an episode is truncated; None: unlimited."""
         return None if self._limit == torch.iinfo(torch.int64).max else self._limit
 
     @abstractmethod
     def draw_state(self) -> State:
-        """Initial states of all lanes, drawn from `self.generator`."""
+        """Initial states of all environments, drawn from `self.generator`."""
 
     @abstractmethod
     def advance(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
@@ -76,27 +76,27 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         """Observations (N, obs)."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """Start an episode in every lane; a seed restarts the generator, no seed goes on with it."""
+        """Start an episode in every environment; a seed restarts the generator, no seed continues it."""
         if seed is not None:
             self.generator.manual_seed(seed)
         self._state = self.draw_state()
-        self._clock = torch.zeros_like(self._clock)
-        return self._shown(self._state, self._clock), {}
+        self._elapsed_steps = torch.zeros_like(self._elapsed_steps)
+        return self._shown(self._state, self._elapsed_steps), {}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Observation (N, obs), reward, terminated, truncated (N,), and `final_obs`, `_final_obs` in the info."""
         successor, reward, terminated = self.advance(self._state, self._executed(actions))
-        clock = self._clock + 1
-        truncated = clock >= self._limit
+        elapsed = self._elapsed_steps + 1
+        truncated = elapsed >= self._limit
         ended = terminated | truncated
         self._state = tuple(map(partial(_where, ended), self.draw_state(), successor))
-        self._clock = clock.masked_fill(ended, 0)
-        info = {"final_obs": self._shown(successor, clock), "_final_obs": ended} | self.extra_info
-        return self._shown(self._state, self._clock), reward, terminated, truncated, info
+        self._elapsed_steps = elapsed.masked_fill(ended, 0)
+        info = {"final_obs": self._shown(successor, elapsed), "_final_obs": ended} | self.extra_info
+        return self._shown(self._state, self._elapsed_steps), reward, terminated, truncated, info
 
-    def _shown(self, state: State, clock: Tensor) -> Tensor:
+    def _shown(self, state: State, elapsed: Tensor) -> Tensor:
         obs = self.observe(state)
-        return torch.cat([obs, clock[:, None].to(obs.dtype)], -1) if self.shows_clock else obs
+        return torch.cat([obs, elapsed[:, None].to(obs.dtype)], -1) if self.time_aware else obs
 
     def _executed(self, actions: Tensor) -> Tensor:
         if self.physics.action_noise == 0.0:
@@ -105,31 +105,34 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         return actions + self.physics.action_noise * noise
 
     def state_dict(self) -> dict[str, Any]:
-        return {"state": list(self._state), "clock": self._clock, "generator": self.generator.get_state()}
+        own = {"state": list(self._state), "elapsed_steps": self._elapsed_steps}
+        return own | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if len(state["clock"]) != self.num_envs:
-            raise ValueError(f"the saved state has {len(state['clock'])} lanes, this environment {self.num_envs}")
+        if len(state["elapsed_steps"]) != self.num_envs:
+            raise ValueError(
+                f"the saved state has {len(state['elapsed_steps'])} environments, this one {self.num_envs}"
+            )
         self._state = tuple(field.to(self.device) for field in state["state"])
-        self._clock = state["clock"].to(self.device)
+        self._elapsed_steps = state["elapsed_steps"].to(self.device)
         self.generator.set_state(state["generator"].cpu())
 
 
-def with_clock(space: gym.Space) -> gym.spaces.Box:
+def time_aware_space(space: gym.Space[Any]) -> gym.spaces.Box:
     """Return an observation space with one more coordinate, the number of steps since the reset."""
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        raise ValueError(f"observations are {space}; env.clock needs one-dimensional Box observations")
+        raise ValueError(f"observations are {space}; env.time_aware needs one-dimensional Box observations")
     low, high = np.append(space.low, 0).astype(space.dtype), np.append(space.high, np.inf).astype(space.dtype)
     return gym.spaces.Box(low, high, dtype=space.dtype.type)
 
 
-class Clock(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+class TimeAwareObservation(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """Appends the number of steps since the reset to the observations of a NumPy task."""
 
     def __init__(self, env: gym.Env):
         gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        self.observation_space = with_clock(env.observation_space)
+        self.observation_space = time_aware_space(env.observation_space)
         self.steps = 0
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""When a task ends, told from tensors: what an agent that imagines needs beside its learned model.
+"""Termination functions of tasks, on tensors: what a model-based agent needs beside its learned model.
 
 A rule maps (obs, action, next_obs), (N, …) each, to (N,) bool, `terminated` of the task. Those of Gymnasium's MuJoCo
-tasks are written as the tasks' own code has them (Lipschitz-MBRL brief, section 8), also where observations are
-truncated, and hold for v4 and v5. `termination_of` checks a rule against the task before anybody relies on it.
+tasks are written as the tasks' own code has them (docs/derivations/lipschitz_mbrl.md §11.2, eq. (11.1)), also where
+observations are truncated, and hold for v4 and v5. `termination_of` checks a rule against the task before anybody
+relies on it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.make import find_spec, make_vec
 
-Termination = Callable[[Tensor, Tensor, Tensor], Tensor]
+TerminationFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 RANDOM_STEPS = 3_000  # of a check: the tasks below that end do so 13 to 471 times in as many
 
 
@@ -64,7 +65,7 @@ def inverted_double_pendulum(obs: Tensor, action: Tensor, next_obs: Tensor) -> T
     return 0.6 * (first.cos() + (first + second).cos()) <= 1.0
 
 
-KNOWN: dict[str, Termination] = {
+KNOWN: dict[str, TerminationFn] = {
     "Ant": ant,
     "HalfCheetah": never,
     "Hopper": hopper,
@@ -79,12 +80,12 @@ KNOWN: dict[str, Termination] = {
 }  # by the name of an id without namespace and version
 
 
-def termination_of(config: EnvConfig, *, steps: int = RANDOM_STEPS) -> Termination:
+def termination_of(config: EnvConfig, *, steps: int = RANDOM_STEPS) -> TerminationFn:
     """Return `config.termination`, or the rule known for the task, after a check against it on random steps.
 
     Raises:
-        ValueError: no rule is known, the one given is not there or returns something else than (N,) bool, or it says
-            other than the task.
+        ValueError: no rule is known, the one given is not there or returns something else than (N,) bool, or it
+            disagrees with the task.
         ImportError: the module of the one given cannot be imported.
     """
     rule, name = _find(config)
@@ -92,12 +93,12 @@ def termination_of(config: EnvConfig, *, steps: int = RANDOM_STEPS) -> Terminati
     if check.mismatches:
         raise ValueError(
             f"{config.id}: the termination rule {name} is wrong on {check.mismatches} of {steps} random steps (it ends "
-            f"{check.said}, the task {check.ended}); {_way_out(config)}"
+            f"{check.predicted}, the task {check.ended}); {_way_out(config)}"
         )
     return rule
 
 
-def _find(config: EnvConfig) -> tuple[Termination, str]:
+def _find(config: EnvConfig) -> tuple[TerminationFn, str]:
     if config.termination is not None:
         return _load(config.termination), config.termination
     name = find_spec(config.id).name
@@ -113,10 +114,10 @@ def _way_out(config: EnvConfig) -> str:
     )
 
 
-def _load(name: str) -> Termination:
+def _load(name: str) -> TerminationFn:
     module, _, function = name.partition(":")
     try:
-        rule = getattr(importlib.import_module(module), function, None)
+        rule: TerminationFn | None = getattr(importlib.import_module(module), function, None)
     except (ModuleNotFoundError, ValueError) as error:
         raise ImportError(
             f"env.termination {name!r}: cannot import {module!r} ({error}); put its folder on PYTHONPATH"
@@ -126,16 +127,16 @@ def _load(name: str) -> Termination:
     return rule
 
 
-class Comparison(NamedTuple):
+class TerminationCheck(NamedTuple):
     """A rule beside the task over some random steps."""
 
     mismatches: int
-    said: int  # steps that the rule calls terminal
+    predicted: int  # steps that the rule calls terminal
     ended: int  # steps that were
 
 
-def compare(rule: Termination, config: EnvConfig, *, steps: int = RANDOM_STEPS, seed: int = 0) -> Comparison:
-    """Play random actions in one lane of the task and compare; `ValueError` for a rule that gives no (N,) bool."""
+def compare(rule: TerminationFn, config: EnvConfig, *, steps: int = RANDOM_STEPS, seed: int = 0) -> TerminationCheck:
+    """Play random actions in the task and compare; `ValueError` for a rule that gives no (N,) bool."""
     env = make_vec(replace(config, num_envs=1, vectorization="sync"))
     env.single_action_space.seed(seed)
     obs, _ = env.reset(seed=seed)
@@ -150,11 +151,13 @@ def compare(rule: Termination, config: EnvConfig, *, steps: int = RANDOM_STEPS, 
         env.close()
     *seen, ended = map(torch.cat, zip(*rows, strict=True))
     try:
-        said = rule(*seen)
+        predicted = rule(*seen)
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         problem = " ".join(str(error).split())
         raise ValueError(f"{config.id}: the termination rule fails on {steps} rows: {problem}") from error
-    if not isinstance(said, Tensor) or said.dtype != torch.bool or said.shape != ended.shape:
-        shown = f"{said.dtype} {tuple(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
+    if not isinstance(predicted, Tensor) or predicted.dtype != torch.bool or predicted.shape != ended.shape:
+        shown = (
+            f"{predicted.dtype} {tuple(predicted.shape)}" if isinstance(predicted, Tensor) else type(predicted).__name__
+        )
         raise ValueError(f"{config.id}: the termination rule gives {shown} for {steps} rows, not ({steps},) bool")
-    return Comparison(int((said != ended).sum()), int(said.sum()), int(ended.sum()))
+    return TerminationCheck(int((predicted != ended).sum()), int(predicted.sum()), int(ended.sum()))

@@ -1,4 +1,4 @@
-"""Any Gymnasium task as N lanes with tensors in and out; how the lanes are stepped is one of two small classes."""
+"""Any Gymnasium task as N sub-environments with tensors in and out, stepped by one of two small classes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-MakeLane = Callable[[], gym.Env]
+MakeEnv = Callable[[], gym.Env]
 EpisodeState = dict[str, Any] | None  # of `Resumable`
 
 
 class Stepped(NamedTuple):
-    """What one step of all lanes gave, as arrays of our own; `final_obs` holds the rows of the ended lanes only."""
+    """What one vector step gave, as arrays of our own; `final_obs` holds only the rows whose episode ended."""
 
     obs: np.ndarray  # (N, obs) float32
     reward: np.ndarray  # (N,) float32
@@ -28,30 +28,31 @@ class Stepped(NamedTuple):
     final_obs: dict[int, np.ndarray]
 
 
-class Lanes(Protocol):
+class SubEnvs(Protocol):
     """N numpy environments with SAME_STEP autoreset."""
 
-    spaces: tuple[gym.Space, gym.Space]  # observation and action, of one lane
+    spaces: tuple[gym.Space[Any], gym.Space[Any]]  # observation and action, of one environment
 
     def reset(self, seed: int | None, options: dict[str, Any] | None) -> np.ndarray: ...
     def step(self, actions: np.ndarray) -> Stepped: ...
     def episode_states(self) -> Sequence[EpisodeState]: ...
-    def send(self, name: str, values: Sequence[Any]) -> None: ...  # assign an attribute, each lane its own value
+    def send(self, name: str, values: Sequence[Any]) -> None: ...  # assign an attribute, each environment its own value
     def render(self) -> tuple[Any, ...]: ...
     def close(self) -> None: ...
 
 
-class SyncLanes:
-    """One after the other in this process. Gymnasium's SyncVectorEnv does the same and, for one lane, takes longer
-    than a HalfCheetah step: it copies observations deeply and merges the info dictionaries, which no agent reads."""
+class SyncEnvs:
+    """One after the other in this process. Gymnasium's SyncVectorEnv does the same and, for one environment, takes
+    longer than a HalfCheetah step: it copies observations deeply and merges the info dictionaries, which no agent
+    reads."""
 
-    def __init__(self, make_lane: MakeLane, num_envs: int):
-        self.envs = [make_lane() for _ in range(num_envs)]
+    def __init__(self, make_env: MakeEnv, num_envs: int):
+        self.envs = [make_env() for _ in range(num_envs)]
         self.spaces = (self.envs[0].observation_space, self.envs[0].action_space)
         self._shape = (num_envs, *(self.spaces[0].shape or ()))
 
     def reset(self, seed: int | None, options: dict[str, Any] | None) -> np.ndarray:
-        seeds = [None if seed is None else seed + lane for lane in range(len(self.envs))]
+        seeds = [None if seed is None else seed + i for i in range(len(self.envs))]
         return np.stack([env.reset(seed=s, options=options)[0] for env, s in zip(self.envs, seeds, strict=True)])
 
     def step(self, actions: np.ndarray) -> Stepped:
@@ -81,16 +82,17 @@ class SyncLanes:
             env.close()
 
 
-class AsyncLanes:
-    """A process for every lane, by Gymnasium's AsyncVectorEnv."""
+class AsyncEnvs:
+    """A process for every environment, by Gymnasium's AsyncVectorEnv."""
 
-    def __init__(self, make_lane: MakeLane, num_envs: int):
-        make = _deaf_to_ctrl_c(make_lane)
+    def __init__(self, make_env: MakeEnv, num_envs: int):
+        make = _deaf_to_ctrl_c(make_env)
         self._envs: AsyncVectorEnv = AsyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
         self.spaces = (self._envs.single_observation_space, self._envs.single_action_space)
 
     def reset(self, seed: int | None, options: dict[str, Any] | None) -> np.ndarray:
-        return self._envs.reset(seed=seed, options=options)[0]
+        obs: np.ndarray = self._envs.reset(seed=seed, options=options)[0]
+        return obs
 
     def step(self, actions: np.ndarray) -> Stepped:
         obs, reward, terminated, truncated, info = self._envs.step(actions)
@@ -110,50 +112,52 @@ class AsyncLanes:
         self._envs.close()
 
 
-def _deaf_to_ctrl_c(make_lane: MakeLane) -> MakeLane:
+def _deaf_to_ctrl_c(make_env: MakeEnv) -> MakeEnv:
     """Ctrl-C reaches every process of the terminal; workers must outlive it, or there is nothing left to save."""
     owner = os.getpid()
 
     def make() -> gym.Env:
         if os.getpid() != owner:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return make_lane()
+        return make_env()
 
     return make
 
 
 class TensorVectorEnv(gym.vector.VectorEnv):
-    """Lanes of one task as `surefoot.agents.interface.VectorEnv`: SAME_STEP autoreset.
+    """Environments of one task as `surefoot.agents.interface.VectorEnv`: SAME_STEP autoreset.
 
-    `info["final_obs"]` (N, obs) is the true successor of every lane, `info["_final_obs"]` (N,) says whose episode
-    ended. Where none did, `final_obs` *is* the returned observation and all flags are one tensor: read them, do not
-    write into them. (Each small tensor costs 2 to 3 µs after a physics step has filled the caches.)
+    `info["final_obs"]` (N, obs) is the true successor in every environment, `info["_final_obs"]` (N,) marks whose
+    episode ended. Where none did, `final_obs` *is* the returned observation and all flags are one tensor: read them, do
+    not write into them. (Each small tensor costs 2 to 3 µs after a physics step has filled the caches.)
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own declaration
 
-    def __init__(self, lanes: Lanes, num_envs: int, device: str | torch.device, *, episode_limit: int | None = None):
-        self.lanes = lanes
+    def __init__(
+        self, sub_envs: SubEnvs, num_envs: int, device: str | torch.device, *, episode_limit: int | None = None
+    ):
+        self.sub_envs = sub_envs
         self.num_envs = num_envs
-        self.episode_limit = episode_limit  # steps after which an episode is truncated; None: it may go on for ever
+        self.episode_limit = episode_limit  # steps after which an episode is truncated; None: unlimited
         self.device = torch.device(device)
         self._none = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
-        self.single_observation_space, self.single_action_space = lanes.spaces
-        self.observation_space, self.action_space = (batch_space(space, num_envs) for space in lanes.spaces)
+        self.single_observation_space, self.single_action_space = sub_envs.spaces
+        self.observation_space, self.action_space = (batch_space(space, num_envs) for space in sub_envs.spaces)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """Start an episode in every lane, lane i with `seed + i`."""
-        return self._tensor(self.lanes.reset(seed, options)), {}
+        """Start an episode in every environment i, with `seed + i`."""
+        return self._tensor(self.sub_envs.reset(seed, options)), {}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Observation (N, obs), reward (N,), terminated, truncated (N,) bool, {"final_obs", "_final_obs"}."""
-        stepped = self.lanes.step(actions.numpy(force=True))
+        stepped = self.sub_envs.step(actions.numpy(force=True))
         obs, reward = self._tensor(stepped.obs), self._tensor(stepped.reward)
         if not stepped.final_obs:
             return obs, reward, self._none, self._none, {"final_obs": obs, "_final_obs": self._none}
         final_obs = stepped.obs.copy()
-        for lane, row in stepped.final_obs.items():
-            final_obs[lane] = row
+        for i, row in stepped.final_obs.items():
+            final_obs[i] = row
         terminated, truncated = self._tensor(stepped.terminated), self._tensor(stepped.truncated)
         info = {"final_obs": self._tensor(final_obs), "_final_obs": terminated | truncated}
         return obs, reward, terminated, truncated, info
@@ -163,21 +167,21 @@ class TensorVectorEnv(gym.vector.VectorEnv):
         return tensor if self.device.type == "cpu" else tensor.to(self.device)  # .to() costs as much as from_numpy()
 
     def render(self) -> tuple[Any, ...]:
-        """A frame of every lane."""
-        return self.lanes.render()
+        """A frame of every environment."""
+        return self.sub_envs.render()
 
     def state_dict(self) -> dict[str, Any]:
-        """The running episode of every lane (see `Resumable`), as tensors and plain values."""
-        return {"lanes": [_with_tensors(state) for state in self.lanes.episode_states()]}
+        """The running episode of every environment (see `Resumable`), as tensors and plain values."""
+        return {"sub_envs": [_with_tensors(state) for state in self.sub_envs.episode_states()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replay the saved episodes; ValueError where that does not give the saved observations bit for bit."""
-        if len(state["lanes"]) != self.num_envs:
-            raise ValueError(f"the saved state has {len(state['lanes'])} lanes, this environment {self.num_envs}")
-        self.lanes.send("episode_state", [_with_arrays(lane) for lane in state["lanes"]])
+        if len(state["sub_envs"]) != self.num_envs:
+            raise ValueError(f"the saved state has {len(state['sub_envs'])} environments, this one {self.num_envs}")
+        self.sub_envs.send("episode_state", [_with_arrays(episode) for episode in state["sub_envs"]])
 
     def close_extras(self, **kwargs: Any) -> None:
-        self.lanes.close()
+        self.sub_envs.close()
 
 
 def _with_tensors(state: EpisodeState) -> EpisodeState:

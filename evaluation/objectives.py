@@ -1,4 +1,7 @@
-"""What an agent reaches of an objective other than the mean: the law of its discounted return, with an interval."""
+"""Objectives other than the mean, measured: the distribution of discounted returns, with an interval.
+
+A tail is that of all episodes together: docs/derivations/distributional.md pitfall 10.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.agents.distributional.dhn.policy import QuantilePolicy
+from surefoot import agents
 from surefoot.agents.distributional.objectives import Objective, parse
-from surefoot.agents.interface import Policy
+from surefoot.agents.interface import ObjectivePolicy, Policy
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.envs.make import native_task
-from surefoot.evaluation.episodes import LANES, evaluate
+from surefoot.evaluation.episodes import NUM_ENVS, evaluate
 from surefoot.evaluation.statistics import Interval
 
 EPISODES = 20_000  # a CVaR of a small tau rests on few of them
-FEW = 2_000  # below this a tail is not to be compared
-NATIVE_LANES = 20_000  # episodes side by side in our own batched tasks
+FEW = 2_000  # below this a tail is not to be compared (pitfall 11)
+BATCHED_NUM_ENVS = 20_000  # episodes side by side in our own batched tasks
 RESAMPLES = 1_000
 SEED = 10_000  # away from the seeds of the evaluations during training
 
@@ -31,8 +34,8 @@ class Measured(NamedTuple):
 
     objective: str
     stock: float  # c_0 the episodes started with
-    promised: float  # the figure as the network saw it
-    value: float  # the figure of all episodes together
+    predicted: float  # by the network
+    value: float  # achieved, over all episodes together
     interval: Interval  # 95%, bootstrap over episodes
     returns: np.ndarray  # (E,) discounted
     lengths: np.ndarray  # (E,)
@@ -47,21 +50,22 @@ def measure_objectives(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> list[Measured]:
-    """Return what one policy reaches of each objective, without retraining; warnings go to stderr.
+    """Return what one policy achieves for each objective, without retraining; warnings go to stderr.
 
     Raises:
         ValueError: the policy acts for no objective, or for one of another utility; an objective that is none.
     """
-    policy, wanted = served(policy, objectives)
+    chosen, wanted = served(policy, objectives)
     if episodes < FEW:
-        warn(f"{episodes} episodes say little about a tail; use at least {FEW}, better {EPISODES}")
-    return [_measure(policy, task, objective, episodes, seed, device) for objective in wanted]
+        warn(f"{episodes} episodes are few for a tail; use at least {FEW}, better {EPISODES}")
+    return [_measure(chosen, task, objective, episodes, seed, device) for objective in wanted]
 
 
-def served(policy: Policy | None, objectives: Sequence[str]) -> tuple[QuantilePolicy, list[Objective]]:
-    """Return the policy and what it is to act for; `ValueError` where it cannot."""
-    if not isinstance(policy, QuantilePolicy):
-        raise ValueError("objectives are for runs of dhn: only these act for an objective chosen at evaluation")
+def served(policy: Policy | None, objectives: Sequence[str]) -> tuple[ObjectivePolicy, list[Objective]]:
+    """Return the policy and its objectives; `ValueError` where it cannot act for them."""
+    if not isinstance(policy, ObjectivePolicy):
+        able = ", ".join(name for name in agents.REGISTRY if agents.get(name).goal == "objective")
+        raise ValueError(f"objectives are for runs of {able}: only these act for an objective chosen at evaluation")
     wanted = [parse(text) for text in objectives]
     for objective in wanted:
         policy.require_served(objective)
@@ -69,22 +73,22 @@ def served(policy: Policy | None, objectives: Sequence[str]) -> tuple[QuantilePo
 
 
 def _measure(
-    policy: QuantilePolicy, task: EnvConfig, objective: Objective, episodes: int, seed: int, device: torch.device | str
+    policy: ObjectivePolicy, task: EnvConfig, objective: Objective, episodes: int, seed: int, device: torch.device | str
 ) -> Measured:
-    lanes = min(episodes, NATIVE_LANES if native_task(task.id) else LANES)
-    outer = policy.outer(start_states(task, lanes, seed, device), objective)
+    num_envs = min(episodes, BATCHED_NUM_ENVS if native_task(task.id) else NUM_ENVS)
+    outer = policy.outer(start_states(task, num_envs, seed, device), objective)
     warn_outside(outer.stock, policy, objective)
-    player = policy.player(objective, outer.stock)
+    stateful = policy.stateful(objective, outer.stock)
     gamma = policy.config.gamma
-    result = evaluate(player, task, episodes=episodes, seed=seed, device=device, lanes=lanes, gamma=gamma)
+    result = evaluate(stateful, task, episodes=episodes, seed=seed, device=device, num_envs=num_envs, gamma=gamma)
     figure = float(objective.measure(torch.from_numpy(result.returns)))
     interval = bootstrap(objective, result.returns)
-    return Measured(objective.name, outer.stock, outer.promised, figure, interval, result.returns, result.lengths)
+    return Measured(objective.name, outer.stock, outer.predicted, figure, interval, result.returns, result.lengths)
 
 
-def start_states(task: EnvConfig, lanes: int, seed: int, device: torch.device | str) -> Tensor:
+def start_states(task: EnvConfig, num_envs: int, seed: int, device: torch.device | str) -> Tensor:
     """Return observations (N, obs) in which episodes start."""
-    env = make_vec(replace(task, num_envs=lanes), device=device)
+    env = make_vec(replace(task, num_envs=num_envs), device=device)
     try:
         return env.reset(seed=seed)[0]
     finally:
@@ -107,13 +111,13 @@ def bootstrap(objective: Objective, returns: np.ndarray, level: float = 0.95) ->
     return Interval(float(low), float(high))
 
 
-def warn_outside(stock: float, policy: QuantilePolicy, objective: Objective) -> None:
-    """Say so where an objective starts from a stock that no episode of the training started with."""
+def warn_outside(stock: float, policy: ObjectivePolicy, objective: Objective) -> None:
+    """Warn where an objective starts from a stock that no episode of the training started with."""
     low, high = policy.config.stock_range
     if policy.config.stock and not low <= stock <= high:
         warn(
             f"{objective.name} starts from the stock {stock:g}, outside of the trained range [{low:g}, {high:g}]: "
-            "what the network says there was never learned; train with a wider --agent.stock-range"
+            "the network's estimates there were never trained; train with a wider --agent.stock-range"
         )
 
 
@@ -130,7 +134,7 @@ def plain(measured: Measured) -> dict[str, Any]:
     return {
         "objective": measured.objective,
         "stock": measured.stock,
-        "promised": measured.promised,
+        "predicted": measured.predicted,
         "value": measured.value,
         "interval": [low, high],
         "episodes": len(measured.returns),

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Policy, Spaces
 from surefoot.envs import EnvConfig, spaces_of
-from surefoot.evaluation.episodes import Act, acting
+from surefoot.evaluation.episodes import Act, make_act
 from surefoot.evaluation.policy_files import load_policy
 
 
@@ -22,8 +23,9 @@ class AnyPolicy(NamedTuple):
 
     act: Act  # (N, obs) -> (N, act) in [-1, 1], deterministic
     spaces: Spaces
+    own_action: gym.Space[Any]  # the task's actions in its own units
     agent_name: str
-    label: str  # what tables and pictures call it
+    label: str  # its name in tables and figures
     step: int  # of its training
     env_config: EnvConfig | None  # the task in its evaluation dynamics; None for an archive, which does not name it
     policy: Policy | None = None  # None for an archive
@@ -45,7 +47,8 @@ def load_any(
     loaded = load_policy(path, checkpoint, device)
     task = replace(loaded.env_config, physics=loaded.physics, num_envs=1, vectorization="sync")
     spaces = Spaces(*spaces_of(loaded.env_config))
-    return AnyPolicy(acting(loaded.policy), spaces, loaded.agent_name, str(path), loaded.step, task, loaded.policy)
+    known = spaces, loaded.own_action, loaded.agent_name, str(path), loaded.step, task, loaded.policy
+    return AnyPolicy(make_act(loaded.policy), *known)
 
 
 # --- Stable-Baselines3 archives ---------------------------------------------------------------------------------------
@@ -69,20 +72,21 @@ def _load_sb3(path: Path, allow_pickle: bool, device: torch.device | str) -> Any
         return torch.as_tensor(model.policy.scale_action(actions), dtype=torch.float32, device=obs.device)
 
     spaces = Spaces(model.observation_space, model.action_space)
-    return AnyPolicy(act, spaces, f"sb3-{name.lower()}", str(path), int(data["num_timesteps"]), None)
+    return AnyPolicy(act, spaces, spaces.action, f"sb3-{name.lower()}", str(path), int(data["num_timesteps"]), None)
 
 
 def _archive_data(path: Path) -> dict[str, Any]:
     """Return the archive's JSON, in which pickles are strings: reading it runs nothing."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read("data"))
+            data: dict[str, Any] = json.loads(archive.read("data"))
+            return data
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ValueError(f"{path}: not a Stable-Baselines3 archive ({error})") from error
 
 
 def _algorithm_name(path: Path, data: dict[str, Any]) -> str:
-    """Return which class wrote the archive: it does not say so itself, but the policy's module and the settings do.
+    """Return which class wrote the archive: the archive does not name it, but the policy's module and the settings do.
 
     DDPG is TD3 with other settings, and A2C acts as PPO does; DQN has discrete actions, which these tasks have not.
     """

@@ -18,11 +18,12 @@ from surefoot.evaluation.storage import load as load_checkpoint
 from surefoot.evaluation.storage import save as save_checkpoint
 
 
-class LoadedPolicy(NamedTuple):
+class PolicyFile(NamedTuple):
     """A policy read back from a run folder, with what it was trained by."""
 
     policy: Policy
-    spaces: Spaces
+    spaces: Spaces  # as the agent sees them, actions in [-1, 1]
+    own_action: gym.Space[Any]  # the task's actions in its own units
     agent_name: str
     agent_config: Any
     env_config: EnvConfig  # the task, in the dynamics it was trained in
@@ -41,19 +42,25 @@ def checkpoint_steps(run: Path, kind: str = "step") -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def save_policy(path: Path, config: dict[str, Any], spaces: Spaces, step: int, policy: Policy) -> None:
+def save_policy(
+    path: Path, config: dict[str, Any], spaces: Spaces, own_action: gym.Space[Any], step: int, policy: Policy
+) -> None:
     """Write all that evaluation needs of a run: the policy, its spaces and the configuration as plain values."""
     payload = {
         "agent_name": config["agent_name"],
         "config": config,
-        "spaces": {"observation": _plain_space(spaces.observation), "action": _plain_space(spaces.action)},
+        "spaces": {
+            "observation": _plain_space(spaces.observation),
+            "action": _plain_space(spaces.action),
+            "own_action": _plain_space(own_action),
+        },
         "step": step,
         "policy": policy.state_dict(),
     }
     save_checkpoint(path, payload)
 
 
-def load_policy(run: Path, checkpoint: str | int = "latest", device: torch.device | str = "cpu") -> LoadedPolicy:
+def load_policy(run: Path, checkpoint: str | int = "latest", device: torch.device | str = "cpu") -> PolicyFile:
     """Return the policy of a run at its `latest` or `best` checkpoint or at a step, or of a policy file itself.
 
     Neither data nor the training task is needed. Raises `FileNotFoundError` naming the checkpoints there are.
@@ -67,12 +74,14 @@ def load_policy(run: Path, checkpoint: str | int = "latest", device: torch.devic
     agent_config = overlay(spec.default, config["agent"], str(path), "agent.")
     env_config = overlay(EnvConfig(), config["env"], str(path), "env.")
     physics = overlay(Physics(), config["eval"]["physics"], str(path), "eval.physics.")
-    spaces = Spaces(*(_space_from_plain(payload["spaces"][name]) for name in ("observation", "action")))
+    names = ("observation", "action", "own_action")
+    observation, action, own_action = (_space_from_plain(payload["spaces"][name]) for name in names)
+    spaces = Spaces(observation, action)
     policy = spec.make_policy(agent_config, spaces)
     policy.load_state_dict(payload["policy"])
     if isinstance(policy, torch.nn.Module):
         policy.to(device)
-    return LoadedPolicy(policy, spaces, agent_name, agent_config, env_config, physics, payload["step"])
+    return PolicyFile(policy, spaces, own_action, agent_name, agent_config, env_config, physics, payload["step"])
 
 
 def runs_inside(folder: Path) -> str:
@@ -95,7 +104,7 @@ def _policy_path(run: Path, name: str | int) -> Path:
     raise FileNotFoundError(f"{run}: no checkpoint {name!r}; available: {', '.join(available) or 'none'}")
 
 
-def _plain_space(space: gym.Space) -> dict[str, Any]:
+def _plain_space(space: gym.Space[Any]) -> dict[str, Any]:
     if isinstance(space, gym.spaces.Discrete):
         return {"n": int(space.n), "start": int(space.start)}
     if not isinstance(space, gym.spaces.Box):
@@ -104,7 +113,7 @@ def _plain_space(space: gym.Space) -> dict[str, Any]:
     return {**bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
 
 
-def _space_from_plain(plain: dict[str, Any]) -> gym.Space:
+def _space_from_plain(plain: dict[str, Any]) -> gym.Space[Any]:
     if "n" in plain:
         return gym.spaces.Discrete(plain["n"], start=plain["start"])
     low, high = (plain[name].cpu().numpy() for name in ("low", "high"))

@@ -1,6 +1,6 @@
 """Aggregate scores and their intervals over runs, after Agarwal et al. 2021 (arXiv 2108.13264).
 
-A run (one training seed) is the unit of replication: episodes of one run say how noisy that policy is, not how the
+A run (one training seed) is the unit of replication: episodes of one run show how noisy that policy is, not how the
 method varies. Strata are tasks; runs are resampled within their task, never across.
 """
 
@@ -26,7 +26,8 @@ def iqm(values: np.ndarray, axis: int = -1) -> np.ndarray:
     """Return the interquartile mean along `axis`: the mean without the lowest and the highest `floor(n / 4)` values."""
     ordered = np.sort(values, axis=axis)
     n = ordered.shape[axis]
-    return np.take(ordered, range(n // 4, n - n // 4), axis=axis).mean(axis=axis)
+    means: np.ndarray = np.take(ordered, range(n // 4, n - n // 4), axis=axis).mean(axis=axis)
+    return means
 
 
 def stratified_bootstrap(
@@ -39,7 +40,7 @@ def stratified_bootstrap(
 ) -> Interval | None:
     """Return the percentile bootstrap interval of `statistic` over the pooled runs of all strata.
 
-    `strata` holds one (runs,) array a task; `statistic(values, axis=...)` is `iqm`, `np.mean`, `np.median` or alike.
+    `strata` holds one (runs,) array per task; `statistic(values, axis=...)` is `iqm`, `np.mean`, `np.median` or alike.
     None when a stratum has a single run: its spread is unknown, and resampling it would claim that it is zero.
     """
     if min(len(runs) for runs in strata) < 2:
@@ -49,7 +50,7 @@ def stratified_bootstrap(
 
 
 def _resampled(strata: Sequence[np.ndarray], generator: np.random.Generator, resamples: int) -> list[np.ndarray]:
-    """Return one (resamples, runs) array a task: its runs drawn with replacement."""
+    """Return one (resamples, runs) array per task: its runs drawn with replacement."""
     return [np.asarray(runs)[generator.integers(len(runs), size=(resamples, len(runs)))] for runs in strata]
 
 
@@ -70,13 +71,14 @@ def probability_of_improvement(
 ) -> Comparison:
     """Return the probability that a run of ours scores above a run of theirs on the same task, averaged over tasks.
 
-    Both hold one (runs,) array a task, in the same order. Ties count half, as in Mann and Whitney's U (Agarwal et al.,
-    section 4.3). The runs of both methods are resampled, each within its task.
+    Both hold one (runs,) array per task, in the same order. Ties count half, as in Mann and Whitney's U (Agarwal et
+    al., §4.3). The runs of both methods are resampled, each within its task.
     """
 
     def over_tasks(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
-        wins = [_share_of_wins(x, y) for x, y in zip(ours, theirs, strict=True)]
-        return np.mean(wins, axis=0)
+        wins = [_fraction_of_wins(x, y) for x, y in zip(ours, theirs, strict=True)]
+        fractions: np.ndarray = np.mean(wins, axis=0)
+        return fractions
 
     value = float(over_tasks([np.asarray(x)[None] for x in ours], [np.asarray(y)[None] for y in theirs])[0])
     if min(len(runs) for runs in [*ours, *theirs]) < 2:
@@ -85,18 +87,21 @@ def probability_of_improvement(
     return Comparison(value, Interval(*np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]).tolist()))
 
 
-def _share_of_wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return (S,): in each row, the share of the pairs of x (S, n) and y (S, m) in which x is above."""
+def _fraction_of_wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return (S,): in each row, the fraction of the pairs of x (S, n) and y (S, m) in which x is above."""
     difference = x[:, :, None] - y[:, None, :]
-    return ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(1, 2))
+    fractions: np.ndarray = ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(1, 2))
+    return fractions
 
 
 def performance_profile(runs: np.ndarray, thresholds: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return (T,) which share of the runs (R,) lies above each of the thresholds (Agarwal et al., section 4.2)."""
-    return (np.expand_dims(runs, 0) > thresholds.reshape(-1, *[1] * np.ndim(runs))).mean(axis=axis)
+    """Return (T,) which fraction of the runs (R,) lies above each of the thresholds (Agarwal et al., section 4.2)."""
+    above = np.expand_dims(runs, 0) > thresholds.reshape(-1, *[1] * np.ndim(runs))
+    fractions: np.ndarray = above.mean(axis=axis)
+    return fractions
 
 
 def cvar(values: np.ndarray, level: float) -> float:
     """Return the mean of the worst fraction `level` of the values (E,), each as probable as the others."""
-    law = torch.as_tensor(values, dtype=torch.float64)
-    return float(lower_cvar(law, torch.full_like(law, 1 / len(values)), level))
+    sample = torch.as_tensor(values, dtype=torch.float64)
+    return float(lower_cvar(sample, torch.full_like(sample, 1 / len(values)), level))

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import torch
 
-FORMAT = 1  # goes up when an older surefoot could not read what a newer one writes
+FORMAT = 2  # goes up when names or contents change; other formats are refused, not translated
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor, torch.dtype, torch.device, torch.Size)
 
 
@@ -40,7 +40,12 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not isinstance(payload, dict) or not isinstance(payload.get("format"), int):
         raise ValueError(f"{path}: not a Surefoot checkpoint")
     if payload["format"] > FORMAT:
-        raise ValueError(f"{path}: format {payload['format']}, this Surefoot reads up to {FORMAT}; upgrade surefoot")
+        raise ValueError(f"{path}: format {payload['format']}, this Surefoot reads format {FORMAT}; upgrade surefoot")
+    if payload["format"] < FORMAT:
+        raise ValueError(
+            f"{path}: format {payload['format']}, of an older Surefoot, whose settings had other names; this one reads "
+            f"format {FORMAT}: use the version that wrote it, or train again"
+        )
     return payload
 
 
@@ -61,7 +66,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn a failure to write `path` into an `OSError` that says so in one line (and has no `errno` of its own)."""
+    """Turn a failure to write `path` into an `OSError` of one line (and has no `errno` of its own)."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError

@@ -1,4 +1,4 @@
-"""A policy in every world of an uncertainty set: its worst case, its average, the whole table of returns, a picture."""
+"""A policy in every environment of an uncertainty set: worst case, average, the whole table of returns."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from surefoot.configs.casting import read_yaml
-from surefoot.envs import EnvConfig, UncertaintySet, Worlds, find_set, indistinct, set_from_mapping
+from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertaintySet, find_set, indistinct, set_from_mapping
 from surefoot.envs.uncertainty.probe import inert
 from surefoot.evaluation.storage import write_atomically
 
-EPISODES = 10  # a point, from each seed: IWOCS does not say how many; M2TD3 takes 30
+EPISODES = 10  # per point and seed: IWOCS does not say how many; M2TD3 takes 30
 Record = dict[str, Any]
 
 
@@ -38,7 +38,8 @@ class GridResult(NamedTuple):
     @property
     def mean(self) -> np.ndarray:
         """The mean return of every point (P,)."""
-        return self.returns.mean(1)
+        means: np.ndarray = self.returns.mean(1)
+        return means
 
     @property
     def worst(self) -> int:
@@ -70,7 +71,7 @@ def evaluate_static(
     """Return what `act` gets at every grid point, with the parameters fixed for whole episodes (the static model).
 
     Episode i of a seed starts from reset seed `seed + i` at every point. The minimum over many noisy means is biased
-    low: the worst point is therefore played again from fresh seeds. `task.num_envs` episodes run side by side.
+    low: the worst point is therefore measured again from fresh seeds. `task.num_envs` episodes run side by side.
 
     Raises:
         ValueError: as `play`; fewer than one episode.
@@ -78,14 +79,14 @@ def evaluate_static(
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; an evaluation needs at least 1")
     axes, points = uncertainty.axes(n, closed=closed), uncertainty.grid(n, closed=closed)
-    worlds = Worlds(task, uncertainty, device=device, lanes=task.num_envs)
+    envs = BatchedPerturbedEnvs(task, uncertainty, device=device, num_envs=task.num_envs)
     starts = [seed + i for seed in seeds for i in range(episodes)]
-    returns, lengths, broken = worlds.play(act, np.concatenate([points, worlds.nominal[None]]), starts)
+    returns, lengths, broken = envs.play(act, np.concatenate([points, envs.nominal[None]]), starts)
     worst = points[returns[:-1].mean(1).argmin()]
-    fresh = worlds.play(act, worst[None], [max(starts) + 1 + i for i in range(len(starts))]).returns
+    fresh = envs.play(act, worst[None], [max(starts) + 1 + i for i in range(len(starts))]).returns
     same = indistinct(task, uncertainty, axes)
     return GridResult(
-        uncertainty, axes, points, returns[:-1], lengths[:-1], broken[:-1], worlds.nominal, returns[-1], fresh[0], same
+        uncertainty, axes, points, returns[:-1], lengths[:-1], broken[:-1], envs.nominal, returns[-1], fresh[0], same
     )
 
 
@@ -121,7 +122,7 @@ def plain(result: GridResult) -> Record:
 
 
 def write_csv(out: Path, result: GridResult) -> None:
-    """Write one row a point: its parameters, statistics of the returns, mean length, episodes that diverged."""
+    """Write one row per point: its parameters, statistics of the returns, mean length, episodes that diverged."""
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     rows.writerow([*result.uncertainty.param_names, "mean", "std", "min", "max", "length", "diverged"])
@@ -137,7 +138,7 @@ def write_csv(out: Path, result: GridResult) -> None:
 
 
 def remarks(result: GridResult) -> list[str]:
-    """Return what a reader of the figures must know: parameters without effect, equal worlds, diverged physics."""
+    """Return what a reader of the figures must know: parameters without effect, ranges of equal effect, divergence."""
     idle = inert(result.uncertainty, result.axes, result.indistinct)
     lines = [f"{name} has no effect: every value gives the same motion" for name in idle]
     for name, spans in result.indistinct.items():

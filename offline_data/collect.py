@@ -12,7 +12,7 @@ from tqdm import trange
 from surefoot.offline_data.transitions import Transitions
 
 
-class Lanes(Protocol):
+class RecordedEnv(Protocol):
     """What is needed of `surefoot.agents.interface.VectorEnv`: SAME_STEP autoreset, `final_obs` in every info."""
 
     num_envs: int
@@ -23,7 +23,7 @@ class Lanes(Protocol):
 
 def collect(
     act: Callable[[Tensor], Tensor],
-    env: Lanes,
+    env: RecordedEnv,
     steps: int,
     *,
     seed: int,
@@ -34,9 +34,10 @@ def collect(
 ) -> Transitions:
     """Return exactly `steps` transitions of `act` (N, obs) -> (N, act), on the CPU.
 
-    Rows are in order of lane, then time, so that each episode is contiguous; the last episode of each lane is cut where
-    the recording stops and its last row ends an episode without being truncated. `noise_std` adds Gaussian noise to the
-    actions, `epsilon` is the share replaced by uniform ones; both are recorded as executed, clipped to [-1, 1].
+    Rows are in order of environment, then time, so that each episode is contiguous; the last episode of each
+    environment is cut where the recording stops and its last row ends an episode without being truncated. `noise_std`
+    adds Gaussian noise to the actions, `epsilon` is the probability of a uniform one in its place; both are recorded as
+    executed, clipped to [-1, 1].
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -48,12 +49,12 @@ def collect(
         action = explore(act(obs), generator, noise_std=noise_std, epsilon=epsilon)
         following, reward, terminated, truncated, info = env.step(action)
         columns.append((obs, action, reward, info["final_obs"], terminated, truncated))
-        if hasattr(act, "see"):  # a policy that acts on the rewards so far
-            act.see(reward, terminated | truncated)
+        if hasattr(act, "observe"):  # a policy that acts on the rewards so far
+            act.observe(reward, terminated | truncated)
         obs = following
-    by_lane = [torch.stack(column, dim=1) for column in zip(*columns, strict=True)]  # (lane, time, …)
-    obs, action, reward, next_obs, terminated, truncated = (x.flatten(0, 1)[:steps].cpu() for x in by_lane)
-    lane_end = torch.arange(1, steps + 1) % rounds == 0
+    by_env = [torch.stack(column, dim=1) for column in zip(*columns, strict=True)]  # (N, time, …)
+    obs, action, reward, next_obs, terminated, truncated = (x.flatten(0, 1)[:steps].cpu() for x in by_env)
+    last_of_env = torch.arange(1, steps + 1) % rounds == 0
     return Transitions.from_arrays(
         obs=obs,
         action=action,
@@ -61,7 +62,7 @@ def collect(
         next_obs=next_obs,
         terminated=terminated,
         truncated=truncated,
-        episode_end=lane_end,
+        episode_end=last_of_env,
         source=source,
     )
 

@@ -1,6 +1,6 @@
-"""The D4RL HDF5 layout (Gym-MuJoCo and kin): one flat array a field, episodes end to end.
+"""The D4RL HDF5 layout (Gym-MuJoCo and kin): one flat array per field, episodes end to end.
 
-Two views of the same file, `View`:
+Two views of the same file, `View` (layout and views: docs/derivations/h2o.md §8.5, §8.6):
 
 - "exact" (default, what H2O needs): every row's `next_obs` is its true successor. With `next_observations` in the file
   all rows are kept. Without, the successor is the following row's observation, and every last row of an episode is
@@ -117,7 +117,7 @@ def write_d4rl(
 
 
 def open_hdf5(path: str | Path) -> h5py.File:
-    """Return the opened file; `FileNotFoundError` or `ValueError` says what else it is (HTML, truncated, not HDF5)."""
+    """Return the opened file; `FileNotFoundError` or `ValueError` names what else it is (HTML, truncated, not HDF5)."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `surefoot data list` shows the known data sets")
@@ -139,7 +139,8 @@ def _read(file: h5py.File, name: str, path: str | Path) -> np.ndarray:
         kind = f"dtype {item.dtype}" if isinstance(item, h5py.Dataset) else "a group"
         raise ValueError(f"{path}: '{name}' must be a plain array of numbers, found {kind}")
     try:
-        return item[()]
+        values: np.ndarray = item[()]
+        return values
     except OSError as error:
         raise ValueError(
             f"{path}: '{name}' cannot be read ({error}); the file is damaged, download it again"
@@ -179,7 +180,8 @@ def infer_timeouts(terminals: np.ndarray, max_episode_steps: int) -> np.ndarray:
     """Return (N,) bool: rows at which an episode that began after the last terminal reaches the time limit."""
     row = np.arange(len(terminals))
     first = np.maximum.accumulate(np.where(np.roll(terminals, 1), row, 0))  # first row after the last terminal
-    return (row - first + 1) % max_episode_steps == 0
+    timeouts: np.ndarray = (row - first + 1) % max_episode_steps == 0
+    return timeouts
 
 
 def _check_successors(obs: np.ndarray, next_obs: np.ndarray, ends: np.ndarray, source: str) -> None:

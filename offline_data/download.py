@@ -26,7 +26,7 @@ def cache_dir() -> Path:
 
 
 def cached_file(name: str) -> Path:
-    """Return the verified local file of a D4RL data set; `FileNotFoundError` says how to get it."""
+    """Return the verified local file of a D4RL data set; `FileNotFoundError` explains how to get it."""
     path = cache_dir() / find_d4rl(name).file_name
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not downloaded yet; run `surefoot data download {name}`")
@@ -63,11 +63,11 @@ def download(url: str, path: Path, *, progress: bool = True) -> Path:
 
 
 def verify_sha256(path: Path) -> None:
-    """Raise `ValueError` when the SHA-256 beside a file is not the file's own; silent when there is none."""
-    beside = _beside(path)
-    if beside.exists() and beside.read_text().split()[0] != _sha256(path):
+    """Raise `ValueError` if the checksum file of `path` differs from its SHA-256; silent if there is none."""
+    checksum = _checksum_path(path)
+    if checksum.exists() and checksum.read_text().split()[0] != _sha256(path):
         raise ValueError(
-            f"{path}: SHA-256 differs from {beside.name}; the file is damaged or changed, download it again"
+            f"{path}: SHA-256 differs from {checksum.name}; the file is damaged or changed, download it again"
         )
 
 
@@ -116,7 +116,7 @@ def _refuse_page(url: str, content_type: str) -> None:
         raise ValueError(f"{url}: the server answered with a web page, not with a file; is the address right?")
 
 
-def _beside(path: Path) -> Path:
+def _checksum_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
@@ -126,5 +126,5 @@ def _sha256(path: Path) -> str:
 
 
 def _write_sha256(path: Path, digest: str) -> None:
-    with atomic_file(_beside(path)) as temporary:
+    with atomic_file(_checksum_path(path)) as temporary:
         temporary.write_text(f"{digest}  {path.name}\n")  # as `sha256sum -c` reads it

@@ -35,8 +35,8 @@ class Health:
 def check_health(
     source: str | Path,
     *,
-    observation_space: gym.spaces.Space | None = None,
-    action_space: gym.spaces.Space | None = None,
+    observation_space: gym.spaces.Space[Any] | None = None,
+    action_space: gym.spaces.Space[Any] | None = None,
     env_id: str | None = None,
     max_episode_steps: int | None = None,
 ) -> Health:
@@ -133,7 +133,7 @@ def _actions(actions: np.ndarray, report: Health) -> None:
 
 
 def _flags(rows: Mapping[str, np.ndarray], report: Health, max_episode_steps: int | None) -> np.ndarray | None:
-    """Return (N,) bool last rows of episodes, or None where the flags do not tell; report on the flags."""
+    """Return (N,) bool last rows of episodes, or None where the flags do not show them; report on the flags."""
     flags = {name: squeeze_column(rows[name]) for name in ("terminals", "timeouts") if name in rows}
     for name, values in flags.items():
         wrong = int(((values != 0) & (values != 1)).sum())
@@ -211,8 +211,8 @@ def _duplicates(obs: np.ndarray, actions: np.ndarray, report: Health) -> None:
 def _spaces(
     arrays: Mapping[str, np.ndarray],
     report: Health,
-    observation_space: gym.spaces.Space | None,
-    action_space: gym.spaces.Space | None,
+    observation_space: gym.spaces.Space[Any] | None,
+    action_space: gym.spaces.Space[Any] | None,
 ) -> None:
     for name, space in (("observations", observation_space), ("actions", action_space)):
         if space is None or name not in arrays:

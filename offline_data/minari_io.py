@@ -1,7 +1,8 @@
 """Minari data sets, read and written through Minari's own API (extra `minari`).
 
 Minari's MuJoCo sets are new recordings in Gymnasium's v5 tasks, not conversions of D4RL's files: D4RL's reference
-scores do not belong to them. Files hold T + 1 observations an episode, so a successor never comes from another episode.
+scores do not belong to them (docs/derivations/h2o.md §8.8). Files hold T + 1 observations per episode, so a successor
+never comes from another episode.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def write_minari(
     """Write a Minari data set to the local store and return its folder.
 
     Spaces are Box float32, actions in [-1, 1]. `metadata` may hold Minari's text entries: description, algorithm_name,
-    author, author_email, code_permalink. Minari keeps T + 1 observations an episode, so inside one every `next_obs`
-    must be the next row's `obs`; otherwise `ValueError` tells where it is not.
+    author, author_email, code_permalink. Minari keeps T + 1 observations per episode, so inside one every `next_obs`
+    must be the next row's `obs`; otherwise `ValueError` names where it is not.
     """
     minari = _minari()
     folder = store() / dataset_id
@@ -114,7 +115,7 @@ def write_minari(
 
 
 def episode_slices(data: Transitions) -> list[slice]:
-    """Return one slice of rows an episode; `ValueError` where a successor is not the next observation inside one."""
+    """Return one slice of rows per episode; `ValueError` where a successor is not the next observation inside one."""
     broken = (data.next_obs[:-1] != data.obs[1:]).any(1) & ~data.episode_end[:-1]
     if broken.any():
         raise ValueError(
@@ -192,7 +193,8 @@ def _minari() -> ModuleType:
         import minari
     except ImportError as error:
         raise ImportError('Minari data sets need the extra: pip install "surefoot[minari]"') from error
-    return minari
+    module: ModuleType = minari
+    return module
 
 
 def _check_spaces(dataset: Any, name: str) -> None:

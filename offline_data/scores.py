@@ -1,4 +1,7 @@
-"""D4RL's Gym-MuJoCo data sets: names, addresses, reference scores (Fu et al. 2020, arXiv 2004.07219)."""
+"""D4RL's Gym-MuJoCo data sets: names, addresses, reference scores (Fu et al. 2020, arXiv 2004.07219).
+
+Sets and scores: docs/derivations/h2o.md §8.4, §8.7, eq. (8.4).
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import importlib.resources
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -23,15 +24,16 @@ class DataConfig:
     """Which recorded transitions to learn from."""
 
     source: str | None = None
-    """A D4RL .hdf5 file, a Minari folder, or d4rl:NAME, minari:ID, sample:NAME."""
+    """Data set: a D4RL .hdf5 file, a Minari folder, d4rl:NAME, minari:ID, sample:NAME or behaviour:EPISODES."""
     fraction: float = 1.0
-    """Share of the transitions to use: a uniform sample, drawn with the run's seed."""
+    """Fraction of the transitions to use: a uniform sample, drawn with the run's seed."""
     view: View = "exact"
-    """D4RL files: "exact" keeps only true successors, "qlearning" is D4RL's own conversion (docs/data.md)."""
+    """D4RL files: `exact` keeps only transitions with their true successor, `qlearning` is D4RL's own conversion
+    (docs/guides/data.md)."""
     max_episode_steps: int | None = None
     """Time limit of the recorded task; needed for D4RL files without a timeouts array."""
     clip_actions: bool = False
-    """Clip actions to [-1, 1]. Without it, actions out of bounds by more than 0.001 are an error."""
+    """Clip actions to [-1, 1]; otherwise actions out of bounds by more than 0.001 are an error."""
 
 
 def load(source: str | Path, *, view: View = "exact", max_episode_steps: int | None = None) -> Transitions:
@@ -74,7 +76,7 @@ def _samples() -> Path:
 
 
 def load_for(
-    config: DataConfig, observation_space: gym.spaces.Space, action_space: gym.spaces.Space, *, seed: int
+    config: DataConfig, observation_space: gym.spaces.Space[Any], action_space: gym.spaces.Space[Any], *, seed: int
 ) -> Transitions:
     """Return the configured transitions, checked against the spaces an agent sees; bounded actions are in [-1, 1]."""
     if config.source is None:
@@ -88,7 +90,9 @@ def load_for(
     return data.subsample(config.fraction, torch.Generator().manual_seed(seed))
 
 
-def _check_dimensions(data: Transitions, observation_space: gym.spaces.Space, action_space: gym.spaces.Space) -> None:
+def _check_dimensions(
+    data: Transitions, observation_space: gym.spaces.Space[Any], action_space: gym.spaces.Space[Any]
+) -> None:
     found = (tuple(data.obs.shape[1:]), tuple(data.action.shape[1:]))
     discrete = isinstance(action_space, gym.spaces.Discrete)
     wanted = (observation_space.shape, (1,) if discrete else action_space.shape)

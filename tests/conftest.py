@@ -13,7 +13,7 @@ import pytest
 from surefoot import agents
 from surefoot.agents.interface import Spaces
 from surefoot.agents.sac import SACConfig
-from surefoot.envs import EnvConfig, spaces_of
+from surefoot.envs import EnvConfig, own_action_space, spaces_of
 from surefoot.evaluation import policy_files
 from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import RunConfig
@@ -61,7 +61,7 @@ def make_run(tmp_path):
         for value in policy.state_dict().values():
             value.copy_(value.new_tensor(generator.normal(size=tuple(value.shape)).astype(np.float32)))
         path = policy_files.checkpoint_path(folder, "policy", 100)
-        policy_files.save_policy(path, to_plain("sac", config), spaces, 100, policy)
+        policy_files.save_policy(path, to_plain("sac", config), spaces, own_action_space(env), 100, policy)
         write_curve(folder, [100, 200], lambda step: step + 10.0 * seed)
         return folder
 
@@ -80,7 +80,7 @@ def write_curve(folder, steps, value):
         rows.writerows([s, value(s) / 100] for s in steps)
 
 
-# --- recordings whose every row tells which episode and step it is ---------------------------------------------------
+# --- recordings whose rows contain their episode and step ------------------------------------------------------------
 
 
 def hand_made() -> dict[str, np.ndarray]:

@@ -57,8 +57,8 @@ def package_files() -> dict[str, Path]:
     files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
     names = {".".join(("surefoot", *path.relative_to(ROOT).with_suffix("").parts)): path for path in files}
     api = {f"surefoot.{path.stem}": path for path in (ROOT / "api").glob("*.py")}
-    doors = {"train": ROOT / "train.py"} | api
-    return {name.removesuffix(".__init__"): path for name, path in (doors | names).items()}
+    entry_points = {"train": ROOT / "train.py"} | api
+    return {name.removesuffix(".__init__"): path for name, path in (entry_points | names).items()}
 
 
 MODULES = package_files()

@@ -1,1 +1,1 @@
-"""What surrounds any agent: configuration, the run loop, checkpoints, logs, evaluation and pictures."""
+"""What surrounds any agent: configuration, the run loop, checkpoints, logs, evaluation and figures."""

@@ -1,10 +1,10 @@
-"""What a run and its baseline runs come to: tables, pictures, comparison.json."""
+"""The results of a run and its baseline runs: tables, figures, comparison.json."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,38 +12,39 @@ from typing import Any
 import numpy as np
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from surefoot import agents
-from surefoot.envs.uncertainty.batched_episodes import LANES
+from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
 from surefoot.evaluation import uncertainty_grid
-from surefoot.evaluation.episodes import EvalResult, acting, evaluate
+from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
 from surefoot.evaluation.objectives import SEED, Measured, measure_objectives, plain
 from surefoot.evaluation.policy_files import load_policy
 from surefoot.evaluation.regret import last_decade_slope, load_regret
 from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.uncertainty_grid import GridResult
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.baselines import companion_folder
+from surefoot.training.loop.baselines import baseline_folder
+from surefoot.training.runs.console import print_table
 from surefoot.training.runs.folder import method_name, read_config
 
 
-def with_companions(run: Path, agent_name: str, config: RunConfig) -> dict[str, Path]:
-    """Return label -> folder of a run and its companions: the agent, or AGENT/PRESET where several are of one."""
-    agents_of = [agent_name, *(entry.split("/")[0] for entry in config.beside)]
-    labels = [entry if agents_of.count(of) > 1 else of for of, entry in zip(agents_of[1:], config.beside, strict=True)]
-    folders = (companion_folder(run, entry) for entry in config.beside)
+def with_baselines(run: Path, agent_name: str, config: RunConfig[Any]) -> dict[str, Path]:
+    """Return label -> folder of a run and its baseline runs: the agent, or AGENT/PRESET if several use one agent."""
+    agents_of = [agent_name, *(entry.split("/")[0] for entry in config.baselines)]
+    pairs = zip(agents_of[1:], config.baselines, strict=True)
+    labels = [entry if agents_of.count(of) > 1 else of for of, entry in pairs]
+    folders = (baseline_folder(run, entry) for entry in config.baselines)
     return {method_name(agent_name, config): run} | dict(zip(labels, folders, strict=True))
 
 
-def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device) -> None:
-    """Draw the learning curves of a run and its companions; with companions, also print and write a table.
+def compare(run: Path, agent_name: str, config: RunConfig[Any], device: torch.device) -> None:
+    """Draw the learning curves of a run and its baseline runs; if there are any, also print and write a table.
 
     Every policy is measured at its last checkpoint in the simulator (`env.physics`) and in the real dynamics
     (`eval.physics`) of this run, on the same episodes.
     """
-    runs = with_companions(run, agent_name, config)
+    runs = with_baselines(run, agent_name, config)
     if unit := agents.get(agent_name).regret:
         compare_regret(runs, run, unit)
         return
@@ -54,16 +55,16 @@ def compare(run: Path, agent_name: str, config: RunConfig, device: torch.device)
         alike = {label: folder for label, folder in runs.items() if read_config(folder)[0] == agent_name}
         diagnostics(alike, run / "plots" / "diagnostics.png", drawn)
     if config.eval.grid is not None:
-        compare_worlds(runs, run, config, device)
+        compare_over_grid(runs, run, config, device)
         return
-    if config.beside:
+    if config.baselines:
         rows = [_measure(label, folder, config, device) for label, folder in runs.items()]
         _write_comparison(run, rows)
-        Console().print(_table(rows, config))
+        print_table(_table(rows, config))
 
 
-def compare_worlds(runs: dict[str, Path], run: Path, config: RunConfig, device: torch.device) -> None:
-    """Play the last policies of runs at every point of the grid; print and write the table and draw the maps.
+def compare_over_grid(runs: dict[str, Path], run: Path, config: RunConfig[Any], device: torch.device) -> None:
+    """Run the last policies of runs at every point of the grid; print and write the table and draw the maps.
 
     Reset seeds begin 10,000 above those of the evaluations: nothing was chosen by them.
     """
@@ -73,9 +74,11 @@ def compare_worlds(runs: dict[str, Path], run: Path, config: RunConfig, device: 
     results, rows = {}, []
     for label, folder in runs.items():
         loaded = load_policy(folder, device=device)
-        task = replace(config.env, physics=config.eval.physics, clock=loaded.env_config.clock, num_envs=LANES)
+        task = replace(
+            config.env, physics=config.eval.physics, time_aware=loaded.env_config.time_aware, num_envs=NUM_ENVS
+        )
         results[label] = uncertainty_grid.evaluate_static(
-            acting(loaded.policy),
+            make_act(loaded.policy),
             task,
             uncertainty,
             n=config.eval.grid,
@@ -86,13 +89,15 @@ def compare_worlds(runs: dict[str, Path], run: Path, config: RunConfig, device: 
         )
         rows.append({"method": label, "step": loaded.step, **uncertainty_grid.plain(results[label])})
     _write_comparison(run, rows)
-    from surefoot.evaluation.figures.maps import draw_beside  # matplotlib takes half a second to import
+    from surefoot.evaluation.figures.maps import draw_side_by_side  # matplotlib takes half a second to import
 
-    pictures = draw_beside(results, run / "plots" / "worlds.png", f"{config.uncertainty}, seed {config.seed}")
+    figures = draw_side_by_side(
+        results, run / "plots" / "parameter_grid.png", f"{config.uncertainty}, seed {config.seed}"
+    )
     kind = "closed" if config.eval.grid_closed else "half-open"
-    Console().print(grid_table(f"{config.uncertainty}, {kind} grid, seed {config.seed}", list(results.items())))
-    for picture in pictures:
-        print(f"picture: {picture}")
+    print_table(grid_table(f"{config.uncertainty}, {kind} grid, seed {config.seed}", list(results.items())))
+    for figure in figures:
+        print(f"figure: {figure}")
 
 
 def compare_regret(runs: dict[str, Path], run: Path, unit: str) -> None:
@@ -111,7 +116,7 @@ def compare_regret(runs: dict[str, Path], run: Path, unit: str) -> None:
         rows.append({"method": label, f"{unit}s": int(rounds[-1]), "replicates": regret.shape[1], **numbers})
     rows.sort(key=lambda row: row["regret"])
     _write_comparison(run, rows)
-    Console().print(_regret_table(rows, unit))
+    print_table(_regret_table(rows, unit))
 
 
 def _regret_table(rows: list[dict[str, Any]], unit: str) -> Table:
@@ -132,12 +137,14 @@ def _write_comparison(run: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(run / "comparison.json", lambda file: file.write(text.encode()))
 
 
-def _measure(label: str, folder: Path, config: RunConfig, device: torch.device) -> dict[str, Any]:
+def _measure(label: str, folder: Path, config: RunConfig[Any], device: torch.device) -> dict[str, Any]:
     loaded = load_policy(folder, device=device)
     simulator, real = (
         evaluate(
-            acting(loaded.policy),
-            replace(config.env, physics=physics, clock=loaded.env_config.clock),  # as the policy sees the task
+            make_act(loaded.policy),
+            replace(
+                config.env, physics=physics, time_aware=loaded.env_config.time_aware
+            ),  # as the policy sees the task
             episodes=config.eval.episodes,
             seed=config.eval.seed,
             device=device,
@@ -147,7 +154,7 @@ def _measure(label: str, folder: Path, config: RunConfig, device: torch.device) 
     spec = agents.get(loaded.agent_name)
     saw = [
         name
-        for name, used in (("simulator", spec.acts), ("data", read_config(folder)[1].data.source is not None))
+        for name, used in (("simulator", not spec.offline), ("data", read_config(folder)[1].data.source is not None))
         if used
     ]
     return {"method": label, "saw": " + ".join(saw), "step": loaded.step} | _numbers(simulator, real)
@@ -163,7 +170,7 @@ def _numbers(simulator: EvalResult, real: EvalResult) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[dict[str, Any]], config: RunConfig) -> Table:
+def _table(rows: list[dict[str, Any]], config: RunConfig[Any]) -> Table:
     caption = f"mean ± std over {config.eval.episodes} episodes of the last policy; score: D4RL-normalised"
     table = Table(title=f"{config.env.id}, seed {config.seed}", caption=caption)
     for name in ("method", "learned from"):
@@ -177,27 +184,27 @@ def _table(rows: list[dict[str, Any]], config: RunConfig) -> Table:
 
 
 def _spread(mean: float, std: float) -> str:
-    """Return mean ± std; two decimals where returns are so small that they say something."""
+    """Return mean ± std; two decimals where returns are small."""
     digits = 0 if abs(mean) + std >= 10 else 2
     return f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
 def objectives_table(title: str, measured: Sequence[Measured]) -> Table:
-    """Return one row an objective, narrow enough for a terminal of 80 columns."""
+    """Return one row per objective, narrow enough for a terminal of 80 columns."""
     caption = "95% bootstrap interval over episodes; mean of the discounted return"
     shown = Table(title=title, caption=caption, box=SIMPLE_HEAD)
-    for name in ("objective", "start", "promised", "reached", "mean", "steps"):
+    for name in ("objective", "start", "predicted", "achieved", "mean", "steps"):
         shown.add_column(name, justify="left" if name == "objective" else "right", no_wrap=True)
     for m in measured:
         low, high = m.interval
-        reached = f"{m.value:.3f} [{low:.3f}, {high:.3f}]"
+        achieved = f"{m.value:.3f} [{low:.3f}, {high:.3f}]"
         means = f"{m.returns.mean():.3f}", f"{m.lengths.mean():.1f}"
-        shown.add_row(m.objective, f"{m.stock:.2f}", f"{m.promised:.3f}", reached, *means)
+        shown.add_row(m.objective, f"{m.stock:.2f}", f"{m.predicted:.3f}", achieved, *means)
     return shown
 
 
 def compare_objectives(run: Path, folders: dict[str, Path], device: torch.device) -> None:
-    """Measure what each run's configuration asks for; print a table, write objectives.json and pictures to `run`."""
+    """Measure the objectives of each run's configuration; print a table, write objectives.json and figures to `run`."""
     from surefoot.evaluation.figures.distributions import draw_objectives
 
     rows: list[dict[str, Any]] = []
@@ -208,16 +215,16 @@ def compare_objectives(run: Path, folders: dict[str, Path], device: torch.device
         counts: dict[str, Any] = {"episodes": settings.objective_episodes, "seed": SEED, "device": device}
         measured = measure_objectives(loaded.policy, task, settings.objectives, **counts)
         name = label.replace("/", "-")
-        places = {kind: run / "plots" / f"{kind}-{name}.png" for kind in ("law", "paths")}
+        places = {kind: run / "plots" / f"{kind}-{name}.png" for kind in ("distribution", "paths")}
         draw_objectives(loaded.policy, task, measured, **places, seed=SEED)
         rows += [{"run": label, **plain(m)} for m in measured]
-        Console().print(objectives_table(f"{label}, {task.id}", measured))
+        print_table(objectives_table(f"{label}, {task.id}", measured))
     text = json.dumps(rows, indent=2) + "\n"
     write_atomically(run / "objectives.json", lambda file: file.write(text.encode()))
 
 
 def grid_table(title: str, labelled: Sequence[tuple[str, GridResult]]) -> Table:
-    """Return a table with one row a run."""
+    """Return a table with one row per run."""
     first = labelled[0][1]
     episodes = f"{first.returns.shape[1]} episodes at each of {len(first.points)} points"
     table = Table(title=title, caption=f"{episodes}; again: the worst point from fresh seeds; nominal: at {_at(first)}")
@@ -241,5 +248,5 @@ def _at(result: GridResult) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in _named(result, result.nominal))
 
 
-def _named(result: GridResult, values: np.ndarray) -> zip:
+def _named(result: GridResult, values: np.ndarray) -> Iterator[tuple[str, float]]:
     return zip(result.uncertainty.param_names, values, strict=True)

@@ -1,4 +1,4 @@
-"""A run from beginning to end: set up, loop, baseline runs beside it, comparison."""
+"""A run from beginning to end: set-up, training loop, baseline runs, comparison."""
 
 from __future__ import annotations
 
@@ -6,51 +6,71 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from surefoot.training.comparison import compare, compare_objectives, with_companions
+from surefoot import agents
+from surefoot.training.comparison import compare, compare_objectives, with_baselines
 from surefoot.training.config.presets import load_preset
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.baselines import Companions, companion_folder
+from surefoot.training.loop.baselines import BaselineRuns, baseline_folder, require_baselines
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
-from surefoot.training.loop.loop import Run, finish, run_loop
+from surefoot.training.loop.loop import ActiveRun, Callback, finish, run_loop
 from surefoot.training.loop.process import quick_process
-from surefoot.training.loop.setup import start, start_or_resume
+from surefoot.training.loop.setup import resume, start, start_or_resume
 from surefoot.training.runs import folder as run_folder
-
-LENGTHS = ("horizon", "episodes")  # what an agent that is measured by regret is told of the length of its run
 
 
 def train(
-    agent_name: str, config: RunConfig, *, out: Path = Path("runs"), name: str | None = None, preset: str | None = None
+    agent_name: str,
+    config: RunConfig[Any],
+    *,
+    out: Path = Path("runs"),
+    name: str | None = None,
+    preset: str | None = None,
+    callback: Callback | None = None,
 ) -> Path:
-    """Train an agent and return its run folder `out/name`. A signal stops it early, with a checkpoint.
+    """Train an agent and return its run folder `out/name`. A signal or `callback` stops it early, with a checkpoint.
 
     Raises `ValueError`, `FileNotFoundError`, `FileExistsError` or `ImportError` before the folder is made.
     """
+    require_baselines(config, regret=agents.get(agent_name).regret)
     with stop_on_signals() as stop:
         run = start(agent_name, config, out / (name or run_folder.default_name(agent_name, config, preset)), preset)
-        carry_out(run, stop)
+        execute(run, stop, callback)
     return run.folder
 
 
-def carry_out(run: Run, stop: StopRequest) -> None:
-    """Train until the budget is spent or `stop` asks to end, companions beside it; leave the folder in order."""
+def resume_run(folder: Path, agent_name: str, config: RunConfig[Any], *, callback: Callback | None = None) -> Path:
+    """Resume the run in a folder under `config`, which may extend its budget, and return the folder.
+
+    Raises:
+        ValueError: `config` changes what may not change.
+        FileNotFoundError: no checkpoint.
+    """
+    if not run_folder.is_finished(folder, config):
+        with stop_on_signals() as stop:
+            execute(resume(folder, agent_name, config), stop, callback)
+    return folder
+
+
+def execute(run: ActiveRun, stop: StopRequest, callback: Callback | None = None) -> None:
+    """Train until the budget is spent or `stop` is requested, together with its baseline runs; close everything."""
     began = time.perf_counter() - run.counters.seconds
     status = "failed"
     run_folder.mark(run.folder, "running", run.counters.seconds)
     try:
-        apart = replace(run.config, beside=()) if run.spec.regret else run.config
-        with quick_process(), Companions(run.folder, apart, lambda: stop) as companions:
-            run_loop(run, stop, lambda: time.perf_counter() - began)
+        apart = replace(run.config, baselines=()) if run.spec.regret else run.config
+        with quick_process(), BaselineRuns(run.folder, apart, lambda: stop) as baselines:
+            run_loop(run, stop, lambda: time.perf_counter() - began, callback)
             if not stop:
                 finish(run)
-                companions.wait()
+                baselines.wait()
         if run.spec.regret:
-            _play_companions(run, stop)
+            _run_regret_baselines(run, stop)
         if not stop:
             compare(run.folder, run.agent_name, run.config, run.device)
             if run.config.eval.objectives:
-                compare_objectives(run.folder, with_companions(run.folder, run.agent_name, run.config), run.device)
+                compare_objectives(run.folder, with_baselines(run.folder, run.agent_name, run.config), run.device)
         status = "finished"
     finally:
         run.counters.seconds = time.perf_counter() - began
@@ -62,17 +82,17 @@ def carry_out(run: Run, stop: StopRequest) -> None:
             run.env.close()
 
 
-def _play_companions(run: Run, stop: StopRequest) -> None:
-    """Train what is compared with this run by regret: in the same environment, for as long, with data of its own.
+def _run_regret_baselines(run: ActiveRun, stop: StopRequest) -> None:
+    """Train the baselines of a run that is measured by regret: same environment and length, their own data.
 
     In this process, one after the other: their runs take seconds, less than a process takes to start.
     """
-    for entry in run.config.beside:
+    for entry in run.config.baselines:
         agent_name, preset = entry.split("/")
         theirs = load_preset(agent_name, preset)
-        told = {name: getattr(run.config.agent, name) for name in LENGTHS if hasattr(theirs.agent, name)}
-        config = replace(run.config, agent=replace(theirs.agent, **told), data=theirs.data, beside=())
-        folder = companion_folder(run.folder, entry)
-        companion = None if stop else start_or_resume(folder, agent_name, config, preset)
-        if companion is not None:
-            carry_out(companion, stop)
+        same = {name: getattr(run.config.agent, name) for name in run.spec.lengths if hasattr(theirs.agent, name)}
+        config = replace(run.config, agent=replace(theirs.agent, **same), data=theirs.data, baselines=())
+        folder = baseline_folder(run.folder, entry)
+        baseline = None if stop else start_or_resume(folder, agent_name, config, preset)
+        if baseline is not None:
+            execute(baseline, stop)

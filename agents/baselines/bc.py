@@ -1,6 +1,11 @@
 """Behaviour cloning: the policy under which the recorded actions are most likely.
 
-The comparison every method with offline data must beat (brief h2o.md, section 10: "log-likelihood on D").
+The comparison every method with offline data must beat (docs/derivations/h2o.md §9.3).
+
+| derivation | paper | here |
+|---|---|---|
+| (9.6) minus the mean log-likelihood | – | `cloning_loss` |
+| (2.3) at recorded actions | – | `parts.networks.TanhGaussianPolicy.log_prob` |
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
+from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate, adam, take_step
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator
@@ -19,10 +24,10 @@ from surefoot.agents.sac import H2OHeads, PolicyConfig, make_policy, make_real_r
 
 @dataclass(frozen=True)
 class BCConfig(H2OHeads, PolicyConfig):
-    """Behaviour cloning with H2O's policy network."""
+    """Behaviour cloning with H2O's policy network (§7.2)."""
 
     batch_size: int = 256
-    """Real transitions an update."""
+    """Real transitions per update."""
 
 
 def cloning_loss(policy: TanhGaussianPolicy, batch: Batch) -> Tensor:
@@ -58,4 +63,14 @@ class BC(Stateful):
         return {"cloning_loss": loss.detach()}
 
 
-BC_SPEC = AgentSpec(BCConfig(), BC, make_policy, "behaviour cloning of the data", acts=False, needs_data=True)
+BC_SPEC = AgentSpec(
+    BCConfig(),
+    BC,
+    make_policy,
+    "behaviour cloning of the data",
+    offline=True,
+    needs_data=True,
+    page="h2o",
+    style=Style("#000000", "-"),
+    tiny={"hidden": (8, 8), "batch_size": 8},
+)

@@ -1,12 +1,13 @@
 """CQL(H): offline actor-critic with values pushed down on actions the data does not hold.
 
 Kumar, Zhou, Tucker, Levine, "Conservative Q-Learning for Offline Reinforcement Learning", NeurIPS 2020,
-arXiv 2006.04779; settings of H2O's comparison (brief h2o.md, section 10).
+arXiv 2006.04779; as the baseline of H2O (docs/derivations/h2o.md §9.1).
 
-| paper | here |
-|---|---|
-| (4) CQL(H): log Σ_a exp Q − Q(data) | `conservative_gap` |
-| appendix F, log-sum-exp by importance sampling | `importance_corrected` |
+| derivation | paper | here |
+|---|---|---|
+| (9.1), (9.3) CQL(H): log Σ_a exp Q − Q(data) | (4) | `conservative_gap` |
+| (9.2) log-sum-exp by importance sampling | appendix F | `importance_corrected` |
+| (9.3) actions from three sources | appendix F | `CQL.sampled_values` |
 
 Where this differs: no Lagrange form, no entropy in the target, as in H2O's comparison.
 """
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
+from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal, uniform
@@ -39,16 +40,16 @@ from surefoot.agents.sac import (
 
 @dataclass(frozen=True)
 class CQLConfig(H2OHeads, ActorCriticConfig):
-    """Defaults: the authors of H2O's own CQL (brief h2o.md, section 10)."""
+    """Defaults: those of H2O's authors (§7.2)."""
 
     batch_size: int = 256
-    """Real transitions an update."""
+    """Real transitions per update."""
     entropy_in_target: bool = False
-    """Whether TD targets carry −α·log π(a'|s')."""
+    """Include the entropy term −α·log π(a'|s') in the TD targets."""
     min_q_weight: float = 2.0
-    """Weight of the conservative term."""
+    """Weight of the conservative (CQL) term."""
     sampled_actions: int = 10
-    """Actions from each of three sources: uniform, π(s), π(s')."""
+    """Actions sampled from each of three sources: uniform, π(s), π(s')."""
     temperature: float = 1.0
     """Temperature of the log-sum-exp."""
 
@@ -140,6 +141,9 @@ CQL_SPEC = AgentSpec(
     CQL,
     make_policy,
     "conservative Q-learning on the data alone (arXiv 2006.04779)",
-    acts=False,
+    offline=True,
     needs_data=True,
+    page="h2o",
+    style=Style("#009E73", "-"),
+    tiny={"hidden": (8, 8), "batch_size": 8, "sampled_actions": 3},
 )

@@ -1,12 +1,14 @@
 """DARC: act in the simulator, paid extra where it behaves like the real system.
 
 Eysenbach, Chaudhari, Asawa, Levine, Salakhutdinov, "Off-Dynamics Reinforcement Learning: Training for Transfer with
-Domain Classifiers", ICLR 2021, arXiv 2006.13916; as the baseline of H2O (brief h2o.md, section 10).
+Domain Classifiers", ICLR 2021, arXiv 2006.13916; as the baseline of H2O
+(docs/derivations/h2o.md §9.2).
 
-| paper | here |
-|---|---|
-| (3) Δr = log P_real − log P_sim | `reward_correction` |
-| classifier losses | `parts.classifiers.domain_loss` |
+| derivation | paper | here |
+|---|---|---|
+| (9.5) Δr = log P_real − log P_sim, for the objective (9.4) | (3) | `reward_correction` |
+| (3.4), (3.5) classifier losses | – | `parts.classifiers.domain_loss` |
+| (4.8) with w ≡ 1, β = 0: both domains | – | `sac.two_domain_loss` |
 
 Where this differs, and why:
 - The real class of the classifiers is fed by offline data, as in H2O's comparison; the paper has a little on-line data.
@@ -21,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
+from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate, adam
 from surefoot.agents.parts.classifiers import (
     ClassifierConfig,
@@ -41,26 +43,26 @@ from surefoot.agents.sac import (
     H2OHeads,
     SimulatorRollout,
     box_dims,
+    make_collector,
     make_policy,
     make_real_replay,
     make_replay,
-    make_rollout,
     two_domain_loss,
 )
 
 
 @dataclass(frozen=True)
 class DARCConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig):
-    """Defaults: the authors of H2O's own DARC (brief h2o.md, section 10)."""
+    """Defaults: those of H2O's authors (§7.2)."""
 
     sim_batch_size: int = 256
-    """Simulated transitions an update."""
+    """Simulated transitions per update."""
     real_batch_size: int = 0
-    """Real transitions an update, with their own reward; 0 in DARC, half of the batch in `darc-plus`."""
+    """Real transitions per update, with their own reward; 0 in DARC, half of the batch in `darc-plus`."""
     replay_capacity: int = 1_000_000
-    """Simulated transitions kept."""
+    """Replay buffer capacity in simulated transitions."""
     reward_clip: float = 10.0
-    """Bound of |Δr| (never reached behind the default `classifier_bound`)."""
+    """Bound of |Δr| (never reached with the default `classifier_bound`)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"sim_batch_size": AT_LEAST_1, "reward_clip": POSITIVE})
@@ -82,7 +84,7 @@ class DARCNoise(NamedTuple):
 class DARC(Stateful):
     """SAC in the simulator with a corrected reward; real rows, if any, keep their own."""
 
-    STATEFUL = ("nets", "real", "sim", "rollout", "classifiers", "classifier_optimiser", "noise_generator")
+    STATEFUL = ("nets", "real", "sim", "collector", "classifiers", "classifier_optimiser", "noise_generator")
 
     def __init__(self, config: DARCConfig, setting: Setting) -> None:
         self.config = config
@@ -90,7 +92,7 @@ class DARC(Stateful):
         self.nets = ActorCritic(config, setting)
         self.real = make_real_replay(setting)
         self.sim = make_replay(config.replay_capacity, setting)
-        self.rollout = make_rollout(config, setting)
+        self.collector = make_collector(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
         self.classifiers = make_classifiers(config, setting)
         self.classifier_optimiser = adam(self.classifiers.parameters(), config.classifier_lr, setting)
@@ -107,8 +109,8 @@ class DARC(Stateful):
 
     def step(self) -> Progress:
         """A rollout in the simulator if no update is due, then one update."""
-        episodes = self.rollout.advance(self.policy, self.sim)
-        update, env_steps = self.rollout.take_update()
+        episodes = self.collector.advance(self.policy, self.sim)
+        update, env_steps = self.collector.take_update()
         if not update:
             return Progress(env_steps, 0, {}, episodes)
         config = self.config
@@ -145,11 +147,26 @@ DARC_SPEC = AgentSpec(
     make_policy,
     "SAC in the simulator, reward corrected by classifiers (arXiv 2006.13916)",
     needs_data=True,
+    page="h2o",
+    style=Style("#CC79A7", "-"),
+    tiny={
+        "hidden": (8, 8),
+        "classifier_hidden": (8, 8),
+        "sim_batch_size": 8,
+        "classifier_batch_size": 8,
+        "learning_starts": 16,
+        "random_steps": 10,
+        "rollout_steps": 4,
+        "replay_capacity": 400,
+    },
 )
 DARC_PLUS_SPEC = AgentSpec(
     DARCConfig(sim_batch_size=128, real_batch_size=128),
     DARC,
     make_policy,
-    "DARC that also learns values from the real rows",
+    "DARC that also learns values from the real transitions",
     needs_data=True,
+    page="h2o",
+    style=Style("#D55E00", "-"),
+    tiny=DARC_SPEC.tiny | {"real_batch_size": 8},
 )

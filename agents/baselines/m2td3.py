@@ -1,17 +1,20 @@
-"""M2TD3 and SoftM2TD3: TD3 for the worst of the worlds that a few free adversary vectors have found.
+"""M2TD3 and SoftM2TD3: TD3 for the worst of a few parameter vectors that adversaries have found.
 
 Tanabe, Sato, Fukuchi, Sakuma, Akimoto, "Max-Min Off-Policy Actor-Critic Method Focusing on Worst-Case Robustness to
-Model Misspecification", NeurIPS 2022, arXiv 2211.03413; numbers and rules of their code (akimotolab/M2TD3).
+Model Misspecification", NeurIPS 2022, arXiv 2211.03413; numbers and rules of their code (akimotolab/M2TD3);
+docs/derivations/iwocs.md §8.4.
 
-| what | here |
-|---|---|
-| the critic sees the world: Q(s, a, ω); y with a' and ω' smoothed alike | `M2TD3.update_critic_eager` |
-| K adversary vectors ω̂_k, bounded outputs of free numbers | `positions` |
-| l_k = −mean_B Q₁(s, π(s), ω̂_k); the policy lowers max l_k, or softly Σ p_k l_k | `adversary_losses`, `robust_loss` |
-| the worst ω̂_k alone lowers mean_B Q₁ | `M2TD3.update_policy_eager`, `adam_step_of` |
-| p_k: moving average of "was the worst", rate 1 / length of the last episode | `moved_probability` |
-| ω of an episode: ω̂_k with probability p_k, plus noise, clipped | `drawn_worlds` |
-| restart of ω̂_k where p_k < 0.05, or where two are close | `superfluous`, `restarted_probability` |
+| derivation | paper | here |
+|---|---|---|
+| (8.7) y of Q(s, a, ω), with a' and ω' smoothed alike | – | `m2td3.M2TD3.update_critic_eager` |
+| (8.8) K adversary vectors ω̂_k, bounded | – | `m2td3.positions` |
+| (8.9) l_k = −mean_B Q₁(s, π(s), ω̂_k) | – | `m2td3.adversary_losses` |
+| (8.10) the policy lowers max l_k, or softly Σ p_k l_k | – | `m2td3.robust_loss` |
+| (8.11) the worst ω̂_k alone lowers mean_B Q₁ | – | `m2td3.M2TD3.update_policy_eager`, `m2td3.adam_step_of` |
+| (8.12) p_k: how often ω̂_k was the worst | – | `m2td3.moved_probability` |
+| (8.13) ω of an episode, (8.14) its noise | – | `m2td3.sampled_parameters`, `m2td3.M2TD3.noise_scale` |
+| (8.15), (8.16) restarts | – | `m2td3.superfluous`, `m2td3.restarted_probability` |
+| §6.2 | – | `m2td3.M2TD3Config` |
 
 Where this differs from their code, and why:
 - ω is in [−1, 1]^d wherever a network sees it: masses up to 31 would drown the observations. Closeness of two ω̂ is the
@@ -29,43 +32,44 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Spaces, UncertainEnv
+from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Spaces, Style, UncertainEnv
 from surefoot.agents.parts.acceleration import accelerate, take_step
+from surefoot.agents.parts.env_parameters import BatchWithParameters, ParameterScaling, replay_with_parameters
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import AT_LEAST_0, POSITIVE, check_ranges, optional
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.td3 import DeterministicPolicy, TD3Config, TD3Nets, make_td3_policy, smoothed
-from surefoot.agents.parts.worlds import Box, WorldBatch, world_replay
-from surefoot.agents.sac import box_dims, make_rollout, twin_q_loss
+from surefoot.agents.sac import box_dims, make_collector, twin_q_loss
 
-LEAST_WORLD_NOISE = 0.1  # where its decay ends
+MIN_PARAMETER_NOISE = 0.1  # where its decay ends
 
 
 @dataclass(frozen=True)
 class M2TD3Config(RolloutConfig, TD3Config):
-    """Defaults: the authors' code (brief iwocs.md, section 10)."""
+    """Defaults: the authors' code (§6.2)."""
 
     soft: bool = False
-    """SoftM2TD3: the policy is trained for the adversaries' mixture in place of the worst of them."""
+    """SoftM2TD3: train the policy against the mixture of adversaries instead of the worst one."""
     adversaries: int = 5
-    """K, adversary vectors."""
+    """Number of adversary vectors (K)."""
     adversary_lr: float = 3e-4
-    """Adam step size of the adversary vectors."""
+    """Learning rate of the adversary vectors (Adam)."""
     restart_probability: float = 0.05
-    """An adversary vector that is the worst less often than this restarts."""
+    """Restart an adversary vector that is the worst one less often than this."""
     restart_distance: float = 0.1
-    """Of two adversary vectors that are this close, in the parameters' own units, the first restarts."""
-    world_noise: float = 1.0
-    """Standard deviation of the noise on the world of an episode, in half ranges."""
-    world_noise_updates: int | None = None
-    """Updates over which it falls linearly to 0.1, as their SoftM2TD3 does over half of the budget; None: it stays."""
+    """Restart one of two adversary vectors that are closer than this, in the parameters' own units."""
+    parameter_noise: float = 1.0
+    """Standard deviation of the noise on the parameters of an episode, as a fraction of half their range."""
+    parameter_noise_updates: int | None = None
+    """Updates over which the parameter noise is annealed linearly to 0.1 (the authors' SoftM2TD3: half of the budget);
+    None: constant."""
     batch_size: int = 100
-    """Transitions an update."""
+    """Transitions per update."""
     learning_starts: int = 100_000
     """Environment steps before the first update."""
     random_steps: int = 100_000
-    """Environment steps with uniform actions and uniform worlds at the start."""
+    """Environment steps with uniformly random actions and parameters at the start."""
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -75,8 +79,8 @@ class M2TD3Config(RolloutConfig, TD3Config):
                 "adversary_lr": POSITIVE,
                 "restart_probability": (lambda x: 0 <= x < 1, "in [0, 1)"),
                 "restart_distance": AT_LEAST_0,
-                "world_noise": (lambda x: x >= LEAST_WORLD_NOISE, f"at least {LEAST_WORLD_NOISE}"),
-                "world_noise_updates": optional(POSITIVE),
+                "parameter_noise": (lambda x: x >= MIN_PARAMETER_NOISE, f"at least {MIN_PARAMETER_NOISE}"),
+                "parameter_noise_updates": optional(POSITIVE),
             },
         )
 
@@ -117,8 +121,8 @@ def restarted_probability(probability: Tensor, fresh: Tensor) -> Tensor:
     return mixed / mixed.sum()
 
 
-def drawn_worlds(points: Tensor, probability: Tensor, uniform: Tensor, noise: Tensor) -> Tensor:
-    """Return worlds (N, d) in [−1, 1]: ω̂_k (K, d), k by uniform numbers (N,) in [0, 1), plus noise (N, d)."""
+def sampled_parameters(points: Tensor, probability: Tensor, uniform: Tensor, noise: Tensor) -> Tensor:
+    """Return parameters (N, d) in [−1, 1]: ω̂_k (K, d), k by uniform numbers (N,) in [0, 1), plus noise (N, d)."""
     index = (uniform[:, None] >= probability.cumsum(0)).sum(-1).clamp(max=len(points) - 1)
     return (points[index] + noise).clamp(-1, 1)
 
@@ -141,7 +145,7 @@ def adam_step_of(chosen: Tensor, value: Tensor, grad: Tensor, moments: tuple[Ten
 
 
 class M2TD3(Stateful):
-    """TD3 with a critic of worlds, in lanes that begin every episode in a world of the adversaries'."""
+    """TD3 whose critic also takes the parameters; those of every episode are an adversary's."""
 
     STATEFUL = (
         "nets",
@@ -152,31 +156,33 @@ class M2TD3(Stateful):
         "probability",
         "last_length",
         "replay",
-        "rollout",
+        "collector",
         "noise_generator",
-        "world_generator",
+        "parameter_generator",
         "updates",
         "restarts",
     )
 
     def __init__(self, config: M2TD3Config, setting: Setting) -> None:
-        assert setting.worlds is not None, "M2TD3 trains in an uncertainty set"
+        assert setting.perturbed_envs is not None, "M2TD3 trains in an uncertainty set"
         self.config, device = config, setting.device
         self.env = cast(UncertainEnv, setting.env)
-        self.box = Box(self.env)
+        self.scaling = ParameterScaling(self.env)
         obs_dim, self.action_dim = box_dims(setting.spaces)
-        self.nets = TD3Nets(config, setting, (obs_dim, self.action_dim), stream="networks", world_dim=self.box.dims)
-        self.world_generator = make_generator(setting.seed, "worlds", device)
+        self.nets = TD3Nets(
+            config, setting, (obs_dim, self.action_dim), stream="networks", parameter_dim=self.scaling.dims
+        )
+        self.parameter_generator = make_generator(setting.seed, "worlds", device)
         self.raw = self.fresh()
         self.m, self.v = torch.zeros_like(self.raw), torch.zeros_like(self.raw)
         self.counts = torch.zeros(config.adversaries, 1, device=device)
         self.probability = torch.full((config.adversaries,), 1 / config.adversaries, device=device)
         self.last_length = torch.tensor(float(self.env.episode_limit or 1000), device=device)
         replay_generator = make_generator(setting.seed, "replay", device)
-        dims = (obs_dim, self.action_dim, self.box.dims)
-        self.replay = world_replay(config.replay_capacity, dims, replay_generator, device)
-        self.env.set_params(self.box.params(self.next_worlds(self.env.num_envs, explored=False)))
-        self.rollout = make_rollout(config, setting)
+        dims = (obs_dim, self.action_dim, self.scaling.dims)
+        self.replay = replay_with_parameters(config.replay_capacity, dims, replay_generator, device)
+        self.env.set_params(self.scaling.params(self.next_parameters(self.env.num_envs, explored=False)))
+        self.collector = make_collector(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", device)
         self.updates = self.restarts = 0
         owners = [*self.nets.owners(), self.raw, self.m, self.v, self.counts, self.probability]
@@ -192,56 +198,56 @@ class M2TD3(Stateful):
         return self.policy.act(obs, explore=explore, generator=self.noise_generator)
 
     def step(self) -> Progress:
-        """One environment step in every lane and the updates it is due."""
-        episodes = self.rollout.advance(self.policy, self.replay, self.enter)
+        """One step in every environment and the updates it is due."""
+        episodes = self.collector.advance(self.policy, self.replay, self.enter)
         for ended in episodes:
             if ended.ended.any():
                 self.after(ended)
-        update, env_steps = self.rollout.take_update()
+        update, env_steps = self.collector.take_update()
         if not update:
             return Progress(env_steps, 0, {}, episodes)
         batch = self.replay.sample(self.config.batch_size)
-        shapes = [(self.config.batch_size, width) for width in (self.action_dim, self.box.dims)]
+        shapes = [(self.config.batch_size, width) for width in (self.action_dim, self.scaling.dims)]
         metrics = self.update_critic(batch, *normal(self.noise_generator, *shapes))
         self.updates += 1
-        if self.updates % self.config.policy_every == 0:
+        if self.updates % self.config.policy_delay == 0:
             metrics |= self.update_policy(batch.obs, 1 / self.last_length)
         return Progress(env_steps, 1, metrics, episodes)
 
-    # --- worlds ---
+    # --- parameters ---
 
     def enter(self, obs: Tensor) -> Tensor:
-        """Return the worlds (N, d) of the step to come, and say which are next should an episode end in it."""
-        explored = self.rollout.env_steps >= self.config.random_steps
-        self.env.set_params(self.box.params(self.next_worlds(len(obs), explored=explored)))
-        return self.box.world(self.env.params)
+        """Return the parameters (N, d) of the step to come, and set those of the next episodes."""
+        explored = self.collector.env_steps >= self.config.random_steps
+        self.env.set_params(self.scaling.params(self.next_parameters(len(obs), explored=explored)))
+        return self.scaling.scaled(self.env.params)
 
-    def next_worlds(self, lanes: int, *, explored: bool) -> Tensor:
-        """Return worlds (N, d) for episodes to come: the adversaries', or uniform ones at the start."""
-        shape = (lanes, self.box.dims)
+    def next_parameters(self, num_envs: int, *, explored: bool) -> Tensor:
+        """Return parameters (N, d) for episodes to come: the adversaries', or uniform ones at the start."""
+        shape = (num_envs, self.scaling.dims)
         if not explored:
-            return 2 * torch.rand(shape, generator=self.world_generator, device=self.raw.device) - 1
-        (noise,) = normal(self.world_generator, shape)
-        uniform = torch.rand(lanes, generator=self.world_generator, device=self.raw.device)
-        return drawn_worlds(positions(self.raw), self.probability, uniform, self.noise_scale() * noise)
+            return 2 * torch.rand(shape, generator=self.parameter_generator, device=self.raw.device) - 1
+        (noise,) = normal(self.parameter_generator, shape)
+        uniform = torch.rand(num_envs, generator=self.parameter_generator, device=self.raw.device)
+        return sampled_parameters(positions(self.raw), self.probability, uniform, self.noise_scale() * noise)
 
     def noise_scale(self) -> float:
-        """Return the standard deviation of the noise on worlds, in half ranges."""
-        if self.config.world_noise_updates is None:
-            return self.config.world_noise
-        left = max(0.0, 1 - self.updates / self.config.world_noise_updates)
-        return LEAST_WORLD_NOISE + left * (self.config.world_noise - LEAST_WORLD_NOISE)
+        """Return the standard deviation of the noise on parameters, in half ranges."""
+        if self.config.parameter_noise_updates is None:
+            return self.config.parameter_noise
+        left = max(0.0, 1 - self.updates / self.config.parameter_noise_updates)
+        return MIN_PARAMETER_NOISE + left * (self.config.parameter_noise - MIN_PARAMETER_NOISE)
 
     def fresh(self) -> Tensor:
         """Return free numbers (K, d) of adversary vectors drawn uniformly from the box."""
-        shape = (self.config.adversaries, self.box.dims)
-        return torch.rand(shape, generator=self.world_generator, device=self.env.low.device).logit(1e-5)
+        shape = (self.config.adversaries, self.scaling.dims)
+        return torch.rand(shape, generator=self.parameter_generator, device=self.env.low.device).logit(1e-5)
 
     def after(self, episodes: Episodes) -> None:
         """Take the length of an episode that ended, and restart the adversaries that are of no use."""
         lengths = torch.where(episodes.ended, episodes.length, 0).sum() / episodes.ended.sum()
         self.last_length.copy_(lengths)
-        points = self.box.params(positions(self.raw))
+        points = self.scaling.params(positions(self.raw))
         limits = {"distance": self.config.restart_distance, "least": self.config.restart_probability}
         stale = superfluous(points, self.probability, **limits)
         self.probability.copy_(restarted_probability(self.probability, stale))
@@ -252,13 +258,15 @@ class M2TD3(Stateful):
 
     # --- updates ---
 
-    def update_critic_eager(self, batch: WorldBatch, noise: Tensor, world_noise: Tensor) -> dict[str, Tensor]:
+    def update_critic_eager(
+        self, batch: BatchWithParameters, noise: Tensor, parameter_noise: Tensor
+    ) -> dict[str, Tensor]:
         """One gradient step on both critics."""
         config = self.config
-        next_world = smoothed(batch.world, world_noise, config.target_noise, config.target_noise_clip)
-        next_seen = torch.cat([batch.next_obs, next_world], -1)
+        next_parameters = smoothed(batch.parameters, parameter_noise, config.target_noise, config.target_noise_clip)
+        next_seen = torch.cat([batch.next_obs, next_parameters], -1)
         y = self.nets.td_target(batch.transitions, noise, next_seen)
-        q = self.nets.critic(torch.cat([batch.obs, batch.world], -1), batch.action)
+        q = self.nets.critic(torch.cat([batch.obs, batch.parameters], -1), batch.action)
         loss = twin_q_loss(q, y)
         take_step([self.nets.critic_optimiser], loss)
         return {"critic_loss": loss.detach(), "q": q.detach().mean()}
@@ -281,11 +289,12 @@ class M2TD3(Stateful):
             "largest_probability": self.probability.max(),
         }
 
-    def q_in(self, obs: Tensor, action: Tensor, worlds: Tensor) -> Tensor:
+    def q_in(self, obs: Tensor, action: Tensor, points: Tensor) -> Tensor:
         """Return Q₁(s, a, ω_k) (K, B), without a gradient into the critics."""
-        many = len(worlds)
-        seen = torch.cat([obs.repeat(many, 1), worlds.repeat_interleave(len(obs), 0)], -1)
-        return self.nets.critic(seen, action.repeat(many, 1), frozen=True)[0].view(many, -1)
+        many = len(points)
+        seen = torch.cat([obs.repeat(many, 1), points.repeat_interleave(len(obs), 0)], -1)
+        q: Tensor = self.nets.critic(seen, action.repeat(many, 1), frozen=True)
+        return q[0].view(many, -1)
 
 
 def make_policy(config: M2TD3Config, spaces: Spaces) -> DeterministicPolicy:
@@ -297,6 +306,19 @@ M2TD3_SPEC = AgentSpec(
     M2TD3Config(),
     M2TD3,
     make_policy,
-    "TD3 for the worst of the worlds that adversary vectors find; --agent.soft: SoftM2TD3 (arXiv 2211.03413)",
-    needs_worlds=True,
+    "TD3 against worst-case parameters, found by adversary vectors; --agent.soft: SoftM2TD3 (arXiv 2211.03413)",
+    needs_uncertainty_set=True,
+    goal="worst case",
+    page="robust_baselines",
+    style=Style("#56B4E9", "-."),
+    tiny={
+        "hidden": (8, 8),
+        "batch_size": 8,
+        "learning_starts": 16,
+        "random_steps": 10,
+        "rollout_steps": 4,
+        "replay_capacity": 400,
+        "adversaries": 3,
+    },
+    tiny_env={"id": "surefoot/Pendulum-v0", "max_episode_steps": 15},
 )

@@ -1,15 +1,16 @@
-"""RARL: an agent and an adversary that changes the world at every step, both learning off-policy.
+"""RARL: an agent and an adversary that changes the parameters at every step, both learning off-policy.
 
 Pinto, Davidson, Sukthankar, Gupta, "Robust Adversarial Reinforcement Learning", ICML 2017, arXiv 1703.02702; as it is
-compared on uncertainty sets: both players are TD3 (code SuReLI/TCRMDP, companion of arXiv 2406.08395).
+compared on uncertainty sets: both players are TD3 (code SuReLI/TCRMDP, companion of arXiv 2406.08395);
+docs/derivations/iwocs.md §8.3.
 
-| what | here |
-|---|---|
-| the adversary's x in [−1, 1]^d is the world low + (x + 1)(high − low)/2 | `parts.worlds.Box.params` |
-| it acts at every step, in the middle of episodes, on the same observation as the agent | `RARL.disturb` |
-| at a reset the parameters are the nominal ones | `RARL.disturb` |
-| its reward is −r | `against` |
-| TD3's equations, for both | `parts.td3` |
+| derivation | paper | here |
+|---|---|---|
+| (8.5) the adversary's x in [−1, 1]^d as parameters | – | `parts.env_parameters.ParameterScaling.params` |
+| §8.3 it acts at every step, on the agent's observation; nominal at a reset | – | `rarl.RARL.disturb` |
+| (8.6) its reward is −r | – | `rarl.against` |
+| (8.2), (8.3), (8.4) both players learn by TD3 | TD3 (9), (10), (14) | `parts.td3` |
+| §6.2 | – | `rarl.RARLConfig` |
 
 Where this differs from that code, and why:
 - Both players learn from the same batch of one replay, which holds every transition once; theirs keeps two.
@@ -25,56 +26,56 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces, UncertainEnv
+from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces, Style, UncertainEnv
 from surefoot.agents.parts.acceleration import accelerate, take_step
+from surefoot.agents.parts.env_parameters import BatchWithParameters, ParameterScaling, replay_with_parameters
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.random import make_generator, normal, uniform
 from surefoot.agents.parts.ranges import check_ranges
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.td3 import DeterministicPolicy, TD3Config, TD3Nets, make_td3_policy, policy_loss
-from surefoot.agents.parts.worlds import Box, WorldBatch, world_replay
-from surefoot.agents.sac import box_dims, make_rollout, twin_q_loss
+from surefoot.agents.sac import box_dims, make_collector, twin_q_loss
 
 
 @dataclass(frozen=True)
 class RARLConfig(RolloutConfig, TD3Config):
-    """Defaults: that code's (brief iwocs.md, section 10)."""
+    """Defaults: that code's (§6.2)."""
 
     learning_starts: int = 25_000
     """Environment steps before the first update."""
     random_steps: int = 25_000
-    """Environment steps with uniform actions and uniform worlds at the start."""
+    """Environment steps with uniformly random actions and parameters at the start."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
 
-def against(batch: WorldBatch) -> Batch:
-    """Return the transitions as the adversary sees them: its action is the world, its reward −r."""
-    return Batch(batch.obs, batch.world, -batch.reward, batch.next_obs, batch.terminated)
+def against(batch: BatchWithParameters) -> Batch:
+    """Return the transitions as the adversary sees them: its action is the parameters, its reward −r."""
+    return Batch(batch.obs, batch.parameters, -batch.reward, batch.next_obs, batch.terminated)
 
 
 class RARL(Stateful):
-    """Two TD3 learners in lanes whose parameters one of them sets."""
+    """Two TD3 learners in environments whose parameters one of them sets."""
 
-    STATEFUL = ("agent", "adversary", "replay", "rollout", "noise_generator", "world_generator", "updates")
+    STATEFUL = ("agent", "adversary", "replay", "collector", "noise_generator", "parameter_generator", "updates")
 
     def __init__(self, config: RARLConfig, setting: Setting) -> None:
-        assert setting.worlds is not None, "RARL trains in an uncertainty set"
+        assert setting.perturbed_envs is not None, "RARL trains in an uncertainty set"
         self.config = config
         self.env = cast(UncertainEnv, setting.env)
-        self.box = Box(self.env)
-        self.nominal = torch.from_numpy(setting.worlds.nominal)
+        self.scaling = ParameterScaling(self.env)
+        self.nominal = torch.from_numpy(setting.perturbed_envs.nominal)
         self.env.set_params(self.nominal)
         obs_dim, action_dim = box_dims(setting.spaces)
         self.agent = TD3Nets(config, setting, (obs_dim, action_dim), stream="networks")
-        self.adversary = TD3Nets(config, setting, (obs_dim, self.box.dims), stream="adversary")
+        self.adversary = TD3Nets(config, setting, (obs_dim, self.scaling.dims), stream="adversary")
         replay_generator = make_generator(setting.seed, "replay", setting.device)
-        dims = (obs_dim, action_dim, self.box.dims)
-        self.replay = world_replay(config.replay_capacity, dims, replay_generator, setting.device)
-        self.rollout = make_rollout(config, setting)
+        dims = (obs_dim, action_dim, self.scaling.dims)
+        self.replay = replay_with_parameters(config.replay_capacity, dims, replay_generator, setting.device)
+        self.collector = make_collector(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
-        self.world_generator = make_generator(setting.seed, "worlds", setting.device)
+        self.parameter_generator = make_generator(setting.seed, "worlds", setting.device)
         self.updates = 0
         owners = [*self.agent.owners(), *self.adversary.owners()]
         self.update_critics = accelerate(self.update_critics_eager, setting, owners)
@@ -89,35 +90,37 @@ class RARL(Stateful):
         return self.policy.act(obs, explore=explore, generator=self.noise_generator)
 
     def disturb(self, obs: Tensor) -> Tensor:
-        """Let the adversary set the world of every lane's next step; return it (N, d) in [−1, 1]."""
-        if self.rollout.env_steps < self.config.random_steps:
-            world = uniform(self.world_generator, (len(obs), self.box.dims))
+        """Let the adversary set the parameters of every environment's next step; return them (N, d) in [−1, 1]."""
+        if self.collector.env_steps < self.config.random_steps:
+            parameters = uniform(self.parameter_generator, (len(obs), self.scaling.dims))
         else:
-            world = self.adversary.policy.act(obs, explore=True, generator=self.world_generator)
-        self.env.set_params(self.box.params(world), now=True)
+            parameters = self.adversary.policy.act(obs, explore=True, generator=self.parameter_generator)
+        self.env.set_params(self.scaling.params(parameters), now=True)
         self.env.set_params(self.nominal)  # from the next reset on, until the adversary acts there
-        return world
+        return parameters
 
     def step(self) -> Progress:
-        """One environment step in every lane and the updates it is due."""
-        episodes = self.rollout.advance(self.policy, self.replay, self.disturb)
-        update, env_steps = self.rollout.take_update()
+        """One step in every environment and the updates it is due."""
+        episodes = self.collector.advance(self.policy, self.replay, self.disturb)
+        update, env_steps = self.collector.take_update()
         if not update:
             return Progress(env_steps, 0, {}, episodes)
         batch = self.replay.sample(self.config.batch_size)
-        shapes = [(len(batch.reward), width) for width in (batch.action.shape[1], self.box.dims)]
+        shapes = [(len(batch.reward), width) for width in (batch.action.shape[1], self.scaling.dims)]
         metrics = self.update_critics(batch, *normal(self.noise_generator, *shapes))
         self.updates += 1
-        if self.updates % self.config.policy_every == 0:
+        if self.updates % self.config.policy_delay == 0:
             metrics |= self.update_policies(batch.obs)
         return Progress(env_steps, 1, metrics, episodes)
 
-    def update_critics_eager(self, batch: WorldBatch, noise: Tensor, world_noise: Tensor) -> dict[str, Tensor]:
+    def update_critics_eager(
+        self, batch: BatchWithParameters, noise: Tensor, parameter_noise: Tensor
+    ) -> dict[str, Tensor]:
         """One gradient step on both players' critics."""
         metrics: dict[str, Tensor] = {}
         mine, its = (
             (self.agent, batch.transitions, noise, ""),
-            (self.adversary, against(batch), world_noise, "adversary_"),
+            (self.adversary, against(batch), parameter_noise, "adversary_"),
         )
         for nets, rows, smoothing, name in (mine, its):
             y = nets.td_target(rows, smoothing)
@@ -147,6 +150,18 @@ RARL_SPEC = AgentSpec(
     RARLConfig(),
     RARL,
     make_policy,
-    "TD3 against an adversary that changes the world at every step (arXiv 1703.02702)",
-    needs_worlds=True,
+    "TD3 against an adversary that changes the parameters at every step (arXiv 1703.02702)",
+    needs_uncertainty_set=True,
+    goal="worst case",
+    page="robust_baselines",
+    style=Style("#D55E00", "-."),
+    tiny={
+        "hidden": (8, 8),
+        "batch_size": 8,
+        "learning_starts": 16,
+        "random_steps": 10,
+        "rollout_steps": 4,
+        "replay_capacity": 400,
+    },
+    tiny_env={"id": "surefoot/Pendulum-v0", "max_episode_steps": 15},
 )

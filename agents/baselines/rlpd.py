@@ -1,18 +1,20 @@
 """RLPD: Soft Actor-Critic on half offline and half fresh transitions, with a normalised ensemble of critics.
 
 Ball, Smith, Kostrikov, Levine, "Efficient Online Reinforcement Learning with Offline Data", ICML 2023,
-arXiv 2302.02948.
+arXiv 2302.02948; as the baseline of HNPG (docs/derivations/hnpg.md §9).
 
-| paper | here |
-|---|---|
-| symmetric sampling: every batch is half offline, half online | `RLPD.draw` |
-| LayerNorm in the critics | `parts.networks.StackedMLP(layer_norm=True)` |
-| target from the least of a random subset of the ensemble | `ensemble_target` |
-| several critic updates a step, then one of actor and temperature | `RLPD.update_eager` |
+| derivation | paper | here |
+|---|---|---|
+| §9 symmetric sampling: every batch is half offline, half online | – | `RLPD.draw` |
+| §9 LayerNorm in the critics (what it bounds: E14) | – | `parts.networks.StackedMLP(layer_norm=True)` |
+| (9.1) target from the least of a random subset of the ensemble | – | `ensemble_target` |
+| (9.2) loss of the critics | – | `RLPD.update_critic_eager` |
+| (9.3), (9.4) losses of actor and temperature | – | `mean_policy_loss`, `sac.temperature_loss` |
+| (9.5) targets; several critic updates, then one of the actor | – | `RLPD.step` |
 
 Where this differs, and why:
 - HNPG's authors tuned RLPD for their lock and did not state ensemble size or LayerNorm; `configs/rlpd/lock-*.yaml` hold
-  their numbers, and the published code's where they say nothing: for sparse rewards that is no entropy in the target.
+  their numbers, and the published code's where they leave it open: for sparse rewards that is no entropy in the target.
   Actions are tanh-squashed to [−1, 1], which loses nothing there: the lock picks by softmax(10·a).
 - The temperature is learned as log α (see `sac.py`).
 """
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
+from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate, adam, take_step
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.networks import StackedMLP, soft_update
@@ -35,10 +37,10 @@ from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     ActorCriticConfig,
     box_dims,
+    make_collector,
     make_policy,
     make_real_replay,
     make_replay,
-    make_rollout,
     temperature_loss,
     twin_q_loss,
 )
@@ -46,35 +48,39 @@ from surefoot.agents.sac import (
 
 @dataclass(frozen=True)
 class RLPDConfig(RolloutConfig, ActorCriticConfig):
-    """Defaults: the authors' code for state-based tasks (brief hnpg.md, section 6.2)."""
+    """Defaults: the authors' code for state-based tasks (§7.2)."""
 
     batch_size: int = 256
-    """Transitions a critic update, one half from the data."""
+    """Transitions per critic update, half of them from the data."""
     critic_updates: int = 20
-    """Critic updates for each update of actor and temperature; `updates_per_step` counts the latter."""
-    ensemble: int = 10
-    """Critics."""
+    """Critic updates per update of policy and temperature (the update-to-data ratio); `updates_per_step` counts the
+    latter."""
+    ensemble_size: int = 10
+    """Critics in the ensemble."""
     target_subset: int = 2
-    """Critics whose least value makes a target, drawn anew for each."""
+    """Critics drawn at random for each target, which takes their minimum."""
     layer_norm: bool = True
-    """LayerNorm in the critics."""
-    target_every: int = 1
-    """Critic updates between two moves of the target critics."""
-    alpha_beta: float = 0.9
+    """Use LayerNorm in the critics."""
+    target_update_interval: int = 1
+    """Critic updates between two updates of the target critics."""
+    alpha_adam_beta1: float = 0.9
     """β₁ of Adam for the temperature."""
     replay_capacity: int = 1_000_000
-    """Fresh transitions kept."""
+    """Capacity of the online replay buffer in transitions."""
     target_entropy: float | None = None
-    """H̄ of the temperature loss; None: −dim(A)/2."""
+    """Target entropy H̄ of the temperature loss; None: −dim(A)/2."""
 
     def __post_init__(self) -> None:
-        rules = dict.fromkeys(["critic_updates", "ensemble", "target_subset", "target_every"], AT_LEAST_1)
+        rules = dict.fromkeys(
+            ["critic_updates", "ensemble_size", "target_subset", "target_update_interval"], AT_LEAST_1
+        )
         rules["batch_size"] = (lambda x: x >= 2 and x % 2 == 0, "even and at least 2")
-        rules["alpha_beta"] = (lambda x: 0 <= x < 1, "in [0, 1)")
+        rules["alpha_adam_beta1"] = (lambda x: 0 <= x < 1, "in [0, 1)")
         check_ranges(self, rules)
-        if self.target_subset > self.ensemble:
+        if self.target_subset > self.ensemble_size:
             raise ValueError(
-                f"agent.target_subset must be at most agent.ensemble {self.ensemble}, not {self.target_subset}"
+                f"agent.target_subset must be at most agent.ensemble_size {self.ensemble_size}, "
+                f"not {self.target_subset}"
             )
 
 
@@ -112,7 +118,7 @@ class RLPD(Stateful):
         "alpha_optimiser",
         "offline",
         "replay",
-        "rollout",
+        "collector",
         "noise_generator",
         "critic_steps",
     )
@@ -122,7 +128,7 @@ class RLPD(Stateful):
         obs_dim, self.action_dim = box_dims(setting.spaces)
         start = make_generator(setting.seed, "networks")
         self.policy = make_policy(config, setting.spaces, start).to(self.device)
-        shape = (config.ensemble, obs_dim + self.action_dim, config.hidden, 1)
+        shape = (config.ensemble_size, obs_dim + self.action_dim, config.hidden, 1)
         self.critic = StackedMLP(*shape, generator=start, layer_norm=config.layer_norm).to(self.device)
         self.target = StackedMLP(*shape, generator=start, layer_norm=config.layer_norm).to(self.device)
         self.target.load_state_dict(self.critic.state_dict())
@@ -133,10 +139,10 @@ class RLPD(Stateful):
         self.critic_optimiser = adam(self.critic.parameters(), config.critic_lr, setting)
         self.alpha_optimiser = adam([self.log_alpha], config.alpha_lr, setting)
         for group in self.alpha_optimiser.param_groups:
-            group["betas"] = (config.alpha_beta, 0.999)
+            group["betas"] = (config.alpha_adam_beta1, 0.999)
         self.offline = make_real_replay(setting)
         self.replay = make_replay(config.replay_capacity, setting)
-        self.rollout = make_rollout(config, setting)
+        self.collector = make_collector(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", self.device)
         self.critic_steps = 0
         owners = [getattr(self, name) for name in self.STATEFUL[:7]]
@@ -148,16 +154,16 @@ class RLPD(Stateful):
         return self.policy.act(obs, explore=explore, generator=self.noise_generator)
 
     def step(self) -> Progress:
-        """One environment step in every lane, then critic updates and one update of the actor for each that is due."""
-        episodes = self.rollout.advance(self.policy, self.replay)
-        update, env_steps = self.rollout.take_update()
+        """One step in every environment, then critic updates and one update of the actor for each that is due."""
+        episodes = self.collector.advance(self.policy, self.replay)
+        update, env_steps = self.collector.take_update()
         if not update:
             return Progress(env_steps, 0, {}, episodes)
         for _ in range(self.config.critic_updates):
             batch, noise, subset = self.draw()
             metrics = self.update_critic(batch, noise, subset)
             self.critic_steps += 1
-            if self.critic_steps % self.config.target_every == 0:
+            if self.critic_steps % self.config.target_update_interval == 0:
                 soft_update(self.target.parameters(), self.critic.parameters(), self.config.tau)
         metrics |= self.update_actor(batch, self.noise())
         return Progress(env_steps, 1, metrics, episodes)
@@ -166,7 +172,7 @@ class RLPD(Stateful):
         """Return a batch, half offline (first) and half fresh, noise for its next actions, and a subset of critics."""
         half = self.config.batch_size // 2
         batch = join(self.offline.sample(half), self.replay.sample(half))
-        order = torch.rand(self.config.ensemble, generator=self.noise_generator, device=self.device).argsort()
+        order = torch.rand(self.config.ensemble_size, generator=self.noise_generator, device=self.device).argsort()
         return batch, self.noise(), order[: self.config.target_subset]
 
     def noise(self) -> Tensor:
@@ -181,7 +187,7 @@ class RLPD(Stateful):
             alpha = self.log_alpha.exp() if config.entropy_in_target else None
             y = ensemble_target(batch, next_q, subset, config.gamma, alpha, next_log_prob)
         q = self.critic(torch.cat([batch.obs, batch.action], -1)).squeeze(-1)
-        take_step([self.critic_optimiser], twin_q_loss(q, y) / config.ensemble)
+        take_step([self.critic_optimiser], twin_q_loss(q, y) / config.ensemble_size)
         error = (q.detach() - y).square()
         return {"offline_loss": error[:, :half].mean(), "online_loss": error[:, half:].mean(), "q": q.detach().mean()}
 
@@ -200,6 +206,19 @@ RLPD_SPEC = AgentSpec(
     RLPDConfig(),
     RLPD,
     make_policy,
-    "Soft Actor-Critic on half offline, half fresh data (arXiv 2302.02948)",
+    "Soft Actor-Critic on half offline, half online data (arXiv 2302.02948)",
     needs_data=True,
+    page="hnpg",
+    style=Style("#009E73", "--"),
+    tiny={
+        "hidden": (8, 8),
+        "batch_size": 8,
+        "learning_starts": 16,
+        "random_steps": 10,
+        "rollout_steps": 4,
+        "replay_capacity": 400,
+        "ensemble_size": 3,
+        "critic_updates": 2,
+        "target_update_interval": 3,
+    },
 )

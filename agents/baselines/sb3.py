@@ -1,8 +1,8 @@
-"""Stable-Baselines3's SAC, TD3 and PPO as yardsticks: trained, logged, evaluated and resumed like any other agent.
+"""Stable-Baselines3's SAC, TD3 and PPO: reference implementations, trained, evaluated and resumed like any agent.
 
 Names and defaults of the hyper-parameters are Stable-Baselines3's own, except `action_noise` (see `SB3TD3Config`). One
-`step` is one `learn` call of the library: `train_freq` steps of every lane with their updates for SAC and TD3, one
-rollout and its epochs for PPO. This module holds what the command line needs and imports without the library;
+`step` is one `learn` call of the library: `train_freq` steps of every environment with their updates for SAC and TD3,
+one rollout and its epochs for PPO. This module holds what the command line needs and imports without the library;
 `sb3_bridge` does the work.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from surefoot.agents.baselines.sb3_config import SB3Config, SB3PPOConfig, SB3SACConfig, SB3TD3Config
-from surefoot.agents.interface import Agent, AgentSpec, Policy, Setting, Spaces
+from surefoot.agents.interface import Agent, AgentSpec, Policy, Setting, Spaces, Style
 
 
 def load_bridge() -> ModuleType:
@@ -26,13 +26,39 @@ def load_bridge() -> ModuleType:
 
 
 def make_agent(config: SB3Config, setting: Setting) -> Agent:
-    return load_bridge().SB3Agent(config, setting)
+    agent: Agent = load_bridge().SB3Agent(config, setting)
+    return agent
 
 
 def make_policy(config: SB3Config, spaces: Spaces) -> Policy:
-    return load_bridge().make_policy(config, spaces)
+    policy: Policy = load_bridge().make_policy(config, spaces)
+    return policy
 
 
-SB3_SAC_SPEC = AgentSpec(SB3SACConfig(), make_agent, make_policy, "Stable-Baselines3's SAC, as a yardstick")
-SB3_TD3_SPEC = AgentSpec(SB3TD3Config(), make_agent, make_policy, "Stable-Baselines3's TD3, as a yardstick")
-SB3_PPO_SPEC = AgentSpec(SB3PPOConfig(), make_agent, make_policy, "Stable-Baselines3's PPO, as a yardstick")
+SB3_SAC_SPEC = AgentSpec(
+    SB3SACConfig(),
+    make_agent,
+    make_policy,
+    "Stable-Baselines3's SAC, a reference implementation",
+    page="stable_baselines3",
+    style=Style("#E69F00", "--"),
+    tiny={"net_arch": (8, 8), "batch_size": 8, "learning_starts": 16, "buffer_size": 400},
+)
+SB3_TD3_SPEC = AgentSpec(
+    SB3TD3Config(),
+    make_agent,
+    make_policy,
+    "Stable-Baselines3's TD3, a reference implementation",
+    page="stable_baselines3",
+    style=Style("#7F7F7F", "--"),
+    tiny={"net_arch": (8, 8), "batch_size": 8, "learning_starts": 16, "buffer_size": 400},
+)
+SB3_PPO_SPEC = AgentSpec(
+    SB3PPOConfig(),
+    make_agent,
+    make_policy,
+    "Stable-Baselines3's PPO, a reference implementation",
+    page="stable_baselines3",
+    style=Style("#7F7F7F", ":"),
+    tiny={"net_arch": (8, 8), "batch_size": 8, "n_steps": 16, "n_epochs": 2},
+)

@@ -45,11 +45,11 @@ class TensorVecEnv(VecEnv):
 
     def __init__(self, env: VectorEnv, seed: int) -> None:
         self.interaction = Interaction(env, seed)
-        self.ended: list[Episodes] = []  # one entry a step since the agent last took them
+        self.ended: list[Episodes] = []  # one entry per step since the agent last took them
         super().__init__(env.num_envs, _own(env.single_observation_space), _own(env.single_action_space))
 
     def reset(self) -> np.ndarray:
-        """Return the current observations: the library asks once, and `Interaction` has already reset the lanes."""
+        """Return the current observations: the library calls this once, and `Interaction` has already reset."""
         return _array(self.interaction.obs)
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -82,7 +82,7 @@ class TensorVecEnv(VecEnv):
         return [False] * self.num_envs
 
 
-def _own(box: spaces.Space) -> spaces.Box:
+def _own(box: spaces.Space[Any]) -> spaces.Box:
     """Return a copy of the space: the library seeds and samples it."""
     assert isinstance(box, spaces.Box), "agents of the library are made for vectors"
     return spaces.Box(box.low, box.high, dtype=np.float32)

@@ -13,27 +13,27 @@ class SB3SACConfig:
     net_arch: tuple[int, ...] = (256, 256)
     """Hidden layer widths of actor and critics."""
     learning_rate: float = 3e-4
-    """Adam step size of all networks and of the entropy coefficient."""
+    """Learning rate of all networks and of the entropy coefficient (Adam)."""
     buffer_size: int = 1_000_000
-    """Transitions kept."""
+    """Replay buffer capacity in transitions."""
     learning_starts: int = 100
-    """Environment steps with uniform actions and without updates at the start."""
+    """Environment steps with uniformly random actions, without updates, at the start."""
     batch_size: int = 256
-    """Transitions an update."""
+    """Transitions per update."""
     tau: float = 0.005
-    """Weight of the new parameters in the target critics."""
+    """Polyak averaging rate of the target critics (τ): the weight of the current parameters."""
     gamma: float = 0.99
-    """Discount."""
+    """Discount factor."""
     train_freq: int = 1
-    """Steps of the vector environment between two rounds of updates."""
+    """Vector-environment steps between two rounds of updates."""
     gradient_steps: int = 1
-    """Updates a round; -1: as many as environment steps were taken."""
+    """Gradient updates per round; -1: as many as environment steps were taken."""
     ent_coef: str = "auto"
-    """Entropy coefficient: a number, `auto` (learned) or `auto_0.1` (learned from 0.1 on)."""
+    """Entropy coefficient: a number, `auto` (learned) or `auto_0.1` (learned, starting from 0.1)."""
     target_update_interval: int = 1
-    """Updates between two moves of the target critics."""
+    """Updates between two updates of the target critics."""
     target_entropy: str = "auto"
-    """Target of the learned coefficient: a number, or `auto`: −dim(A)."""
+    """Target entropy: a number, or `auto`: −dim(A)."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -46,29 +46,30 @@ class SB3TD3Config:
     net_arch: tuple[int, ...] = (400, 300)
     """Hidden layer widths of actor and critics."""
     learning_rate: float = 1e-3
-    """Adam step size of all networks."""
+    """Learning rate (Adam)."""
     buffer_size: int = 1_000_000
-    """Transitions kept."""
+    """Replay buffer capacity in transitions."""
     learning_starts: int = 100
-    """Environment steps with uniform actions and without updates at the start."""
+    """Environment steps with uniformly random actions, without updates, at the start."""
     batch_size: int = 256
-    """Transitions an update."""
+    """Transitions per update."""
     tau: float = 0.005
-    """Weight of the new parameters in the target networks."""
+    """Polyak averaging rate of the target networks (τ): the weight of the current parameters."""
     gamma: float = 0.99
-    """Discount."""
+    """Discount factor."""
     train_freq: int = 1
-    """Steps of the vector environment between two rounds of updates."""
+    """Vector-environment steps between two rounds of updates."""
     gradient_steps: int = 1
-    """Updates a round; -1: as many as environment steps were taken."""
+    """Gradient updates per round; -1: as many as environment steps were taken."""
     policy_delay: int = 2
-    """Critic updates an actor update."""
+    """Critic updates per actor update."""
     target_policy_noise: float = 0.2
-    """Standard deviation of the smoothing noise on target actions."""
+    """Standard deviation of the target policy smoothing noise."""
     target_noise_clip: float = 0.5
-    """Bound of the smoothing noise."""
+    """Clipping bound of the smoothing noise."""
     action_noise: float = 0.1
-    """Standard deviation of the Gaussian exploration noise (TD3 paper, section 6.1; the library's default is none)."""
+    """Standard deviation of the Gaussian exploration noise (TD3's paper, section 6.1; the library's default is
+    none)."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -81,29 +82,29 @@ class SB3PPOConfig:
     net_arch: tuple[int, ...] = (64, 64)
     """Hidden layer widths of actor and critic."""
     learning_rate: float = 3e-4
-    """Adam step size."""
+    """Learning rate (Adam)."""
     n_steps: int = 2048
-    """Steps of the vector environment a rollout."""
+    """Vector-environment steps per rollout."""
     batch_size: int = 64
-    """Transitions an update."""
+    """Transitions per minibatch."""
     n_epochs: int = 10
-    """Passes over each rollout; the library counts these as updates."""
+    """Epochs over each rollout; the library counts these as updates."""
     gamma: float = 0.99
-    """Discount."""
+    """Discount factor."""
     gae_lambda: float = 0.95
-    """λ of generalised advantage estimation."""
+    """λ of generalised advantage estimation (GAE)."""
     clip_range: float = 0.2
-    """Bound of the probability ratio."""
+    """Clipping range of the probability ratio."""
     normalize_advantage: bool = True
-    """Whether each minibatch's advantages are standardised."""
+    """Normalise the advantages of each minibatch."""
     ent_coef: float = 0.0
-    """Weight of the entropy bonus."""
+    """Coefficient of the entropy bonus."""
     vf_coef: float = 0.5
-    """Weight of the value loss."""
+    """Coefficient of the value loss."""
     max_grad_norm: float = 0.5
-    """Bound of the gradient's norm."""
+    """Gradient norm that gradients are clipped to."""
     target_kl: float | None = None
-    """Stop the epochs of a rollout above 1.5 times this divergence; None: never."""
+    """Stop the epochs of a rollout when the KL divergence exceeds 1.5 times this; None: never."""
 
     def __post_init__(self) -> None:
         _check(self)

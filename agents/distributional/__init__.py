@@ -1,22 +1,22 @@
-"""Stock-augmented distributional dynamic programming: optimise any sound wish about the return of a finite MDP.
+"""Stock-augmented distributional dynamic programming: optimise any sound objective of the return of a finite MDP.
 
 Ávila Pires, Rowland, Borsa, Guo, Khetarpal, Barreto, Abel, Munos, Dabney, "Optimizing Return Distributions with
-Distributional Dynamic Programming", arXiv 2501.13028, JMLR 26(185), 2025. The deep agent is `dhn.py`.
+Distributional Dynamic Programming", arXiv 2501.13028, JMLR 26(185), 2025. The deep agent is `dhn`.
 
-`solve` is the way in; `exact` has the method in fractions, `grid` with projected laws on tensors. Utilities, and when
-each is sound, are in `parts/objectives.py`, projections in `parts/laws.py`. The body of the paper could not be had;
-what is the paper's, derived, or ours is told in docs/distributional_dp.md. Ours are:
+`solve` is the way in; `exact` has the method in fractions, `stock_grid` with projected distributions on tensors.
+Utilities, and when each is sound, are in `objectives`, projections in `distributions`. The body of the paper could not
+be had; what is the paper's, derived, or ours is stated in docs/derivations/distributional.md §15. Ours are:
 
-- ties between actions are broken by the larger mean return, then by the first: without, a policy that has reached its
-  wish dawdles;
-- the stock between the points of a grid is the nearest point's: laws, unlike values, are not to be averaged;
-- the search over c_0 prefers, among equal scores, the law of the larger mean.
+- ties between actions are broken by the larger mean return, then by the first: without, a policy that has attained its
+  objective dawdles;
+- the stock between the points of a grid is the nearest point's: distributions, unlike values, are not to be averaged;
+- the search over c_0 prefers, among equal scores, the distribution of the larger mean.
 
     mdp = TabularMDP(*Fork().tabular())
     solution = solve(mdp, "cvar(0.5)", gamma=0.9, method="dvi")
     solution.value, solution.stock, solution.returns, solution.policy(state, stock)
 """
 
-from surefoot.agents.distributional.solve import Policy, Solution, solve
+from surefoot.agents.distributional.solve import Solution, SolvedPolicy, solve
 
-__all__ = ["Policy", "Solution", "solve"]
+__all__ = ["Solution", "SolvedPolicy", "solve"]

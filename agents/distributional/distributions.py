@@ -1,7 +1,8 @@
-"""Laws of a number as atoms with weights: tails, distances, and projections on what an algorithm can carry.
+"""Distributions on the reals as weighted atoms: tails, distances, and projections on what an algorithm can carry.
 
-A law is `values` (…, K) with `weights` (…, K) that sum to 1 along the last axis; leading axes are laws side by side.
-Sources: Bellemare, Dabney, Rowland, Distributional Reinforcement Learning (MIT Press 2023), chapters 5 and 7.
+A distribution is `values` (…, K) with `weights` (…, K) that sum to 1 along the last axis; leading axes are a batch.
+docs/derivations/distributional.md §3.2 (tails) and §6.1 (projections); sources: Bellemare, Dabney, Rowland,
+Distributional Reinforcement Learning (MIT Press 2023), chapters 5 and 7.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROUNDING = 1e-12  # a level that weights reach but for the rounding of their sum counts as reached
+ROUNDING = 1e-12  # a level that weights reach but for the rounding of their sum counts as cumulative
 
 
 def midpoints(count: int, like: Tensor) -> Tensor:
@@ -25,23 +26,23 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
 def quantile(values: Tensor, weights: Tensor, levels: Tensor) -> Tensor:
     """Return inf{x: P(X ≤ x) ≥ level} (…, L) at the `levels` (L,), each in (0, 1]."""
     values, order = values.sort(-1)
-    reached = weights.gather(-1, order).cumsum(-1)
-    wanted = (levels - ROUNDING).expand(*reached.shape[:-1], len(levels)).contiguous()
-    first = torch.searchsorted(reached, wanted).clamp(max=values.shape[-1] - 1)
+    cumulative = weights.gather(-1, order).cumsum(-1)
+    wanted = (levels - ROUNDING).expand(*cumulative.shape[:-1], len(levels)).contiguous()
+    first = torch.searchsorted(cumulative, wanted).clamp(max=values.shape[-1] - 1)
     return values.gather(-1, first)
 
 
 def lower_cvar(values: Tensor, weights: Tensor, tau: float) -> Tensor:
-    """Return (1/τ)·∫₀^τ F⁻¹(u) du (…), the mean of the worst fraction τ."""
+    """Return (1/τ)·∫₀^τ F⁻¹(u) du (…), the mean of the worst fraction τ: eq. (3.2)."""
     values, order = values.sort(-1)
     mass = weights.gather(-1, order)
-    reached = mass.cumsum(-1)
-    within = (tau - (reached - mass)).clamp(min=0).minimum(mass)
+    cumulative = mass.cumsum(-1)
+    within = (tau - (cumulative - mass)).clamp(min=0).minimum(mass)
     return (within * values).sum(-1) / tau
 
 
 def upper_cvar(values: Tensor, weights: Tensor, tau: float) -> Tensor:
-    """Return the mean of the best fraction τ (…)."""
+    """Return the mean of the best fraction τ (…): eq. (3.3)."""
     return -lower_cvar(-values, weights, tau)
 
 
@@ -51,26 +52,26 @@ def variance(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def wasserstein(values: Tensor, weights: Tensor, other_values: Tensor, other_weights: Tensor) -> Tensor:
-    """Return w₁(law, other) = ∫|F − F'| (…)."""
+    """Return w₁ = ∫|F − F'| (…) of two distributions."""
     joint, order = torch.cat([values, other_values], -1).sort(-1)
     difference = torch.cat([weights, -other_weights], -1).gather(-1, order).cumsum(-1)
     return (difference[..., :-1].abs() * joint.diff(dim=-1)).sum(-1)
 
 
 def project_quantiles(values: Tensor, weights: Tensor, count: int) -> Tensor:
-    """Return the `count` quantiles at the midpoints (…, m), of equal weight: w₁ moves by ≤ (max − min)/(2m)."""
+    """Return `count` quantiles at the midpoints (…, m), of equal weight, eq. (6.1): w₁ moves by ≤ (max − min)/(2m)."""
     return quantile(values, weights, midpoints(count, values))
 
 
 def project_categorical(values: Tensor, weights: Tensor, support: Tensor) -> Tensor:
-    """Return weights (…, m) on the evenly spaced `support` (m,): every atom is shared by its two neighbours.
+    """Return weights (…, m) on the evenly spaced `support` (m,): every atom is shared by its two neighbours, eq. (6.2).
 
     The mean stays what it was and w₁ moves by at most half a spacing; atoms beyond the ends are clipped to them.
     """
     spacing = (support[-1] - support[0]) / (len(support) - 1)
     place = ((values - support[0]) / spacing).clamp(0, len(support) - 1)
     low = place.floor().clamp(max=len(support) - 2)
-    high_share = place - low
+    high_weight = place - low
     projected = values.new_zeros(*values.shape[:-1], len(support))
-    projected.scatter_add_(-1, low.long(), weights * (1 - high_share))
-    return projected.scatter_add_(-1, low.long() + 1, weights * high_share)
+    projected.scatter_add_(-1, low.long(), weights * (1 - high_weight))
+    return projected.scatter_add_(-1, low.long() + 1, weights * high_weight)

@@ -1,15 +1,21 @@
-"""The method in rational arithmetic, on every stock that can be reached: no projection, no rounding, small MDPs.
+"""The method in rational arithmetic, on every stock that is reachable: no projection, no rounding, small MDPs.
 
-| brief | here |
-|---|---|
-| 4.1, backward induction | `backward_induction` |
-| 4.2, distributional value iteration (DVI) | `value_iteration` |
-| 4.3, distributional policy iteration (DPI) | `policy_iteration` |
-| (3), (4), one step of the operator | `bellman` |
-| greedy step and its tie-break, A6 | `greedy` |
-| 4.4, search over c_0 | `best_start` |
+docs/derivations/distributional.md; the paper's own numbers are not known to us.
 
-A law is {return: probability}. A node is (step, state, stock); its law is that of the return still to come.
+| derivation | paper | here |
+|---|---|---|
+| §4.1 backward induction | – | `exact.backward_induction`, `exact.make_program` |
+| §4.2 distributional value iteration (DVI), (4.3), (4.4) | – | `exact.value_iteration` |
+| §4.3 distributional policy iteration (DPI), (4.5) | – | `exact.policy_iteration` |
+| (1.5), (4.1) one step of the operator | – | `exact.bellman` |
+| (4.2), scaled: (2.4) | – | `exact.expected_utility` |
+| (2.1) greedy step; §4.5 ties | – | `exact.greedy` |
+| §5.2 search over c_0 | – | `exact.best_start`, `exact.returns` |
+| (5.4), (5.5) the search of an upper tail | – | `exact._least` |
+| (3.4), (5.6) the search of mean − variance | – | `exact._vertices`, `exact._crossing` |
+
+A distribution is {return: probability}. A node is (step, state, stock); its distribution is that of the return still
+to come.
 """
 
 from __future__ import annotations
@@ -23,17 +29,17 @@ from typing import Any, NamedTuple
 from surefoot.agents.distributional.objectives import Objective, as_fraction, next_stock
 from surefoot.agents.parts.tabular import TabularMDP
 
-Law = dict[Fraction, Fraction]
+Distribution = dict[Fraction, Fraction]
 Node = tuple[int, int, Fraction]
 Outcome = tuple[Fraction, int, Fraction]  # probability, next state, reward
 
 MAX_NODES = 200_000
-NOTHING_MORE: Law = {Fraction(0): Fraction(1)}
+NOTHING_MORE: Distribution = {Fraction(0): Fraction(1)}
 
 
 @dataclass(frozen=True)
 class Program:
-    """A finite MDP in fractions, with what is wanted of its return within `horizon` steps."""
+    """A finite MDP in fractions, with an objective of its return within `horizon` steps."""
 
     start: tuple[tuple[int, Fraction], ...]  # states that can come first, with their chances
     outcomes: list[list[list[list[Outcome]]]]  # of every step (or of one that is every step), state and action
@@ -80,27 +86,29 @@ def _outcomes(chances: list[float], states: list[int], rewards: list[float]) -> 
 # --- one step ---------------------------------------------------------------------------------------------------------
 
 
-def bellman(program: Program, node: Node, action: int, laws: dict[Node, Law]) -> Law:
-    """Return the law of R + γ·G(S', (c + R)/γ), equations (1) and (3), where `laws` has the laws that follow."""
+def bellman(program: Program, node: Node, action: int, distributions: dict[Node, Distribution]) -> Distribution:
+    """Return the distribution of R + γ·G(S', (c + R)/γ), eq. (1.5); `distributions` are those of the next step."""
     step, state, stock = node
-    law: Law = {}
+    distribution: Distribution = {}
     for chance, after, reward in program.after(step, state, action):
-        for value, weight in laws[step + 1, after, next_stock(stock, reward, program.gamma)].items():
+        for value, weight in distributions[step + 1, after, next_stock(stock, reward, program.gamma)].items():
             total = reward + program.gamma * value
-            law[total] = law.get(total, Fraction(0)) + chance * weight
-    return law
+            distribution[total] = distribution.get(total, Fraction(0)) + chance * weight
+    return distribution
 
 
-def expected_utility(program: Program, node: Node, law: Law) -> Any:
+def expected_utility(program: Program, node: Node, distribution: Distribution) -> Any:
     """Return E u(c + G), or E u(γ^t·(c + G)) where the utility needs it."""
     scale = program.gamma ** node[0] if program.scaled else Fraction(1)
-    return sum(weight * program.objective.rational(scale * (node[2] + value)) for value, weight in law.items())
+    return sum(weight * program.objective.rational(scale * (node[2] + value)) for value, weight in distribution.items())
 
 
-def greedy(program: Program, node: Node, laws: dict[Node, Law], keep: int | None = None) -> tuple[int, Law]:
-    """Return the action of the largest E u, and its law. Ties: `keep`, else the larger mean, else the first."""
-    found = [bellman(program, node, action, laws) for action in range(len(program.outcomes[0][node[1]]))]
-    worth = [(expected_utility(program, node, law), _moment(law, 1)) for law in found]
+def greedy(
+    program: Program, node: Node, distributions: dict[Node, Distribution], keep: int | None = None
+) -> tuple[int, Distribution]:
+    """Return the action of the largest E u and its distribution. Ties: `keep`, else the larger mean, else the first."""
+    found = [bellman(program, node, action, distributions) for action in range(len(program.outcomes[0][node[1]]))]
+    worth = [(expected_utility(program, node, distribution), _moment(distribution, 1)) for distribution in found]
     if keep is not None and worth[keep][0] == max(worth)[0]:
         return keep, found[keep]
     best = worth.index(max(worth))
@@ -111,16 +119,16 @@ def greedy(program: Program, node: Node, laws: dict[Node, Law], keep: int | None
 
 
 @dataclass
-class Solved:
-    """What a method leaves: the law and the action at every node, and how often it went over them."""
+class SolvedNodes:
+    """The result of a method: the distribution and the action at every node, and the number of sweeps."""
 
-    laws: dict[Node, Law]
+    distributions: dict[Node, Distribution]
     actions: dict[Node, int] = field(default_factory=dict)
     sweeps: int = 1
 
 
 def reachable(program: Program, stocks: Iterable[Fraction]) -> list[list[Node]]:
-    """Return the nodes that any policy can reach from the start with any of `stocks`, a list a step.
+    """Return the nodes that any policy can reach from the start with any of `stocks`, one list per step.
 
     Raises:
         ValueError: there are more than `MAX_NODES`.
@@ -138,58 +146,60 @@ def reachable(program: Program, stocks: Iterable[Fraction]) -> list[list[Node]]:
         if sum(map(len, layers)) > MAX_NODES:
             raise ValueError(
                 f"more than {MAX_NODES} pairs of state and stock can be reached within {step + 1} of {program.horizon} "
-                "steps; exact laws are for small MDPs, so use law='quantiles' with method='dvi'"
+                "steps; exact distributions are for small MDPs, so use representation='quantiles' with method='dvi'"
             )
     return layers
 
 
-def backward_induction(program: Program, layers: list[list[Node]]) -> Solved:
+def backward_induction(program: Program, layers: list[list[Node]]) -> SolvedNodes:
     """Return the optimum, from the last step to the first."""
-    solved = Solved({})
+    solved = SolvedNodes({})
     for node in _backwards(layers):
         if program.is_over(node):
-            solved.laws[node] = NOTHING_MORE
+            solved.distributions[node] = NOTHING_MORE
         else:
-            solved.actions[node], solved.laws[node] = greedy(program, node, solved.laws)
+            solved.actions[node], solved.distributions[node] = greedy(program, node, solved.distributions)
     return solved
 
 
-def value_iteration(program: Program, layers: list[list[Node]]) -> Solved:
+def value_iteration(program: Program, layers: list[list[Node]]) -> SolvedNodes:
     """Return what sweeps over all nodes at once come to, from η_0 = δ_0, when one changes nothing."""
-    solved = Solved({node: NOTHING_MORE for layer in layers for node in layer}, sweeps=0)
+    solved = SolvedNodes({node: NOTHING_MORE for layer in layers for node in layer}, sweeps=0)
     while True:
-        laws = dict(solved.laws)
-        for node in solved.laws:
+        distributions = dict(solved.distributions)
+        for node in solved.distributions:
             if not program.is_over(node):
-                solved.actions[node], laws[node] = greedy(program, node, solved.laws)
+                solved.actions[node], distributions[node] = greedy(program, node, solved.distributions)
         solved.sweeps += 1
-        if laws == solved.laws:
+        if distributions == solved.distributions:
             return solved
-        solved.laws = laws
+        solved.distributions = distributions
 
 
-def evaluate(program: Program, layers: list[list[Node]], actions: dict[Node, int]) -> dict[Node, Law]:
-    """Return the laws of a policy."""
-    laws: dict[Node, Law] = {}
+def evaluate(program: Program, layers: list[list[Node]], actions: dict[Node, int]) -> dict[Node, Distribution]:
+    """Return the return distributions of a policy."""
+    distributions: dict[Node, Distribution] = {}
     for node in _backwards(layers):
-        laws[node] = NOTHING_MORE if program.is_over(node) else bellman(program, node, actions[node], laws)
-    return laws
+        distributions[node] = (
+            NOTHING_MORE if program.is_over(node) else bellman(program, node, actions[node], distributions)
+        )
+    return distributions
 
 
-def policy_iteration(program: Program, layers: list[list[Node]]) -> Solved:
-    """Return the last of policies each greedy to the laws of the one before, from the first action everywhere."""
+def policy_iteration(program: Program, layers: list[list[Node]]) -> SolvedNodes:
+    """Return the last of policies each greedy for the previous one's distributions, starting from the first action."""
     actions = {node: 0 for layer in layers for node in layer if not program.is_over(node)}
     sweeps = 0
     while True:
-        laws = evaluate(program, layers, actions)
-        improved = {node: greedy(program, node, laws, keep=action)[0] for node, action in actions.items()}
+        distributions = evaluate(program, layers, actions)
+        improved = {node: greedy(program, node, distributions, keep=action)[0] for node, action in actions.items()}
         sweeps += 1
         if improved == actions:
-            return Solved(laws, actions, sweeps)
+            return SolvedNodes(distributions, actions, sweeps)
         actions = improved
 
 
-METHODS: dict[str, Callable[[Program, list[list[Node]]], Solved]] = {
+METHODS: dict[str, Callable[[Program, list[list[Node]]], SolvedNodes]] = {
     "exact": backward_induction,
     "dvi": value_iteration,
     "dpi": policy_iteration,
@@ -204,19 +214,19 @@ class Start(NamedTuple):
 
     stock: Fraction
     score: Any  # the figure of the objective that c_0 and E u(c_0 + G) stand for
-    law: Law  # of the whole return
+    distribution: Distribution  # of the whole return
 
 
-class Found(NamedTuple):
+class StartSearch(NamedTuple):
     """The best start, all that were tried, and for an upper tail the bound on mixtures of policies."""
 
     best: Start
     tried: list[Start]
     bound: Any | None
-    solved: Solved
+    solved: SolvedNodes
 
 
-def best_start(program: Program, method: str) -> Found:
+def best_start(program: Program, method: str) -> StartSearch:
     """Return where to start from, by a search that is exact: no grid.
 
     Scores of lower tails are piecewise linear in c_0 with every maximum at −(a return that can happen); those of mean
@@ -226,33 +236,35 @@ def best_start(program: Program, method: str) -> Found:
     objective = program.objective
     if objective.stock is not None:
         best = search.at([objective.stock])[0]
-        return Found(best, search.starts(), None, search.solved)
+        return StartSearch(best, search.starts(), None, search.solved)
     kinks = sorted(-total for total in returns(program))
     search.at(kinks)
     if objective.outer == "min":
         bound = _least(search, kinks[0], kinks[-1])
         tau = 1 / objective.weight
-        best = max(search.starts(), key=lambda start: (_upper_cvar(start.law, tau), start.stock))
-        return Found(best._replace(score=_upper_cvar(best.law, tau)), search.starts(), bound, search.solved)
+        best = max(search.starts(), key=lambda start: (_upper_cvar(start.distribution, tau), start.stock))
+        return StartSearch(
+            best._replace(score=_upper_cvar(best.distribution, tau)), search.starts(), bound, search.solved
+        )
     if objective.degree is None:
         _vertices(search, kinks[0], kinks[-1])
-    best = max(search.starts(), key=lambda start: (start.score, _moment(start.law, 1), start.stock))
-    return Found(best, search.starts(), None, search.solved)
+    best = max(search.starts(), key=lambda start: (start.score, _moment(start.distribution, 1), start.stock))
+    return StartSearch(best, search.starts(), None, search.solved)
 
 
 class _Search:
-    """Solves for stocks as they are asked for, and remembers."""
+    """Solves for stocks on demand, and caches the result."""
 
-    def __init__(self, program: Program, method: Callable[[Program, list[list[Node]]], Solved]):
+    def __init__(self, program: Program, method: Callable[[Program, list[list[Node]]], SolvedNodes]):
         self.program, self.method = program, method
         self.known: dict[Fraction, Start] = {}
-        self.solved = Solved({}, sweeps=0)
+        self.solved = SolvedNodes({}, sweeps=0)
 
     def at(self, stocks: list[Fraction]) -> list[Start]:
         if new := [stock for stock in stocks if stock not in self.known]:
             solved = self.method(self.program, reachable(self.program, new))
-            self.solved = Solved(
-                self.solved.laws | solved.laws,
+            self.solved = SolvedNodes(
+                self.solved.distributions | solved.distributions,
                 self.solved.actions | solved.actions,
                 max(solved.sweeps, self.solved.sweeps),
             )
@@ -263,14 +275,14 @@ class _Search:
         return [self.known[stock] for stock in sorted(self.known)]
 
     def _start(self, stock: Fraction) -> Start:
-        law: Law = {}
+        distribution: Distribution = {}
         for state, chance in self.program.start:
-            for value, weight in self.solved.laws[0, state, stock].items():
-                law[value] = law.get(value, Fraction(0)) + chance * weight
-        return Start(stock, self.score(stock, law), law)
+            for value, weight in self.solved.distributions[0, state, stock].items():
+                distribution[value] = distribution.get(value, Fraction(0)) + chance * weight
+        return Start(stock, self.score(stock, distribution), distribution)
 
-    def score(self, stock: Fraction, law: Law) -> Any:
-        return self.program.objective.score(stock, expected_utility(self.program, (0, 0, stock), law))
+    def score(self, stock: Fraction, distribution: Distribution) -> Any:
+        return self.program.objective.score(stock, expected_utility(self.program, (0, 0, stock), distribution))
 
 
 def returns(program: Program) -> set[Fraction]:
@@ -284,16 +296,18 @@ def _least(search: _Search, low: Fraction, high: Fraction) -> Fraction:
     tau = 1 / search.program.objective.weight
 
     def slope(start: Start) -> Fraction:
-        return sum((w for value, w in start.law.items() if start.stock + value > 0), Fraction(0)) / tau - 1
+        return sum((w for value, w in start.distribution.items() if start.stock + value > 0), Fraction(0)) / tau - 1
 
     left, right = search.at([low, high])
     while slope(left) < 0 < slope(right):
         run = left.score - slope(left) * left.stock - right.score + slope(right) * right.stock
         cut = search.at([run / (slope(right) - slope(left))])[0]
         if cut.score == left.score + slope(left) * (cut.stock - left.stock):
-            return cut.score
+            touched: Fraction = cut.score
+            return touched
         left, right = (cut, right) if slope(cut) < 0 else (left, cut)
-    return min(left.score, right.score)
+    least: Fraction = min(left.score, right.score)
+    return least
 
 
 def _vertices(search: _Search, low: Fraction, high: Fraction) -> None:
@@ -306,29 +320,29 @@ def _vertices(search: _Search, low: Fraction, high: Fraction) -> None:
     spans = [(*search.at([low, high]),)]
     while spans:
         left, right = spans.pop()
-        meet = _crossing(left.law, right.law, aversion)
+        meet = _crossing(left.distribution, right.distribution, aversion)
         if meet is not None and left.stock < meet < right.stock:
             middle = search.at([meet])[0]
-            if middle.score > search.score(meet, left.law):
+            if middle.score > search.score(meet, left.distribution):
                 spans += [(left, middle), (middle, right)]
-    search.at([-_moment(start.law, 1) for start in search.starts()])
+    search.at([-_moment(start.distribution, 1) for start in search.starts()])
 
 
-def _crossing(one: Law, other: Law, aversion: Fraction) -> Fraction | None:
-    """Return c_0 where E[G − λ(c_0 + G)²] of two laws are equal; None where they differ by the same everywhere."""
+def _crossing(one: Distribution, other: Distribution, aversion: Fraction) -> Fraction | None:
+    """Return c_0 where E[G − λ(c_0 + G)²] of two distributions are equal; None where their difference is constant."""
     mean, square = (_moment(one, power) - _moment(other, power) for power in (1, 2))
     return None if mean == 0 else 1 / (2 * aversion) - square / (2 * mean)
 
 
-def _moment(law: Law, power: int) -> Fraction:
-    return sum((weight * value**power for value, weight in law.items()), Fraction(0))
+def _moment(distribution: Distribution, power: int) -> Fraction:
+    return sum((weight * value**power for value, weight in distribution.items()), Fraction(0))
 
 
-def _upper_cvar(law: Law, tau: Fraction) -> Fraction:
+def _upper_cvar(distribution: Distribution, tau: Fraction) -> Fraction:
     left, total = tau, Fraction(0)
-    for value in sorted(law, reverse=True):
-        share = min(left, law[value])
-        total, left = total + share * value, left - share
+    for value in sorted(distribution, reverse=True):
+        weight = min(left, distribution[value])
+        total, left = total + weight * value, left - weight
     return total / tau
 
 

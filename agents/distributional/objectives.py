@@ -1,8 +1,9 @@
-"""What is wanted of the return G: a utility u of stock plus return, and what the search over the initial stock does.
+"""Objectives of the return G: a utility u of stock plus return, and what the search over the initial stock does.
 
-Ávila Pires et al., "Optimizing Return Distributions with Distributional Dynamic Programming", arXiv 2501.13028. The
-stock c starts at c_0 and moves as c' = (c + r)/γ (`next_stock`), so that c_0 + (whole return) = γ^t·(c_t + G_t) at
-every step t: a greedy step maximises E u(c + G), where G is the return still to come.
+Ávila Pires et al., "Optimizing Return Distributions with Distributional Dynamic Programming", arXiv 2501.13028;
+docs/derivations/distributional.md §1 to §3. The stock c starts at c_0 and moves as c' = (c + r)/γ (`next_stock`), so
+that c_0 + (whole return) = γ^t·(c_t + G_t) at every step t, eq. (1.3): a greedy step maximises E u(c + G), where G is
+the return still to come. The table is §3.1's.
 
 | objective | u(x), x = c + G | c_0 | what is maximised |
 |---|---|---|---|
@@ -11,12 +12,12 @@ every step t: a greedy step maximises E u(c + G), where G is the return still to
 | `upper-cvar(τ)` | max(0, x) | min over c_0 | −c_0 + E u/τ bounds the mean of the best fraction τ |
 | `mean-cvar(λ, τ)` | (λ + (1−λ)/τ)·min(0, x) + λ·max(0, x) | max over c_0 | −c_0 + E u = λ·E G + (1−λ)·CVaR_τ |
 | `target(g)`, `homeostasis(s)` | −|x| | −g, −s | −E|G − g| |
-| `shortfall(b)` | min(0, x) | −b | E min(0, G − b); 0 says G ≥ b surely |
+| `shortfall(b)` | min(0, x) | −b | E min(0, G − b); 0 iff G ≥ b almost surely |
 | `probability(b)` | 1{x ≥ 0} | −b | P(G ≥ b) |
 | `entropic(λ)` | −exp(−λx) | 0 | −log E exp(−λG)/λ |
 | `mean-variance(λ)` | x − λx² | max over c_0 | −c_0 + E u = E G − λ·Var G |
 
-Which of them distributional dynamic programming gets right for a given γ and horizon is `soundness`.
+Which of them distributional dynamic programming gets right for a given γ and horizon is `soundness` (§2.4).
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ def as_fraction(number: float) -> Fraction:
 
 
 def next_stock(stock: Any, reward: Any, gamma: Any) -> Any:
-    """Return c' = (c + r)/γ, equation (1) of the brief; tensors, floats or fractions."""
+    """Return c' = (c + r)/γ, eq. (1.2); tensors, floats or fractions."""
     return (stock + reward) / gamma
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A wish about the law of the return, in the form that dynamic programming takes. Made by `parse` or `own`."""
+    """An objective of the return distribution in the form that dynamic programming takes. Made by `parse` or `own`."""
 
     name: str
     """As it is written, `cvar(0.1)`."""
@@ -58,7 +59,7 @@ class Objective:
     rational: Callable[[Fraction], Number]
     """The same u of a fraction, for exact arithmetic."""
     degree: int | None
-    """p with u(ax) = a^p·u(x) for every a > 0, or None where there is no such p."""
+    """p with u(ax) = a^p·u(x) for every a > 0, eq. (2.2), or None where there is no such p."""
     flat: bool
     """Whether u is constant somewhere: then actions tie often, and the mean return breaks the ties."""
     stock: Fraction | None = Fraction(0)
@@ -71,11 +72,11 @@ class Objective:
     """Of c_0 in the figure."""
     transform: Callable[[Any], Any] | None = None
     """From E u to the figure where it is no affine function."""
-    of_law: Callable[[Tensor, Tensor], Tensor] | None = None
-    """The objective of a law directly, where it has a form without a search."""
+    of_distribution: Callable[[Tensor, Tensor], Tensor] | None = None
+    """The objective of a distribution directly, where it has a form without a search."""
 
     def score(self, stock: Any, expected: Any) -> Any:
-        """Return the figure that c_0 and E u(c_0 + G) stand for; tensors, floats or fractions."""
+        """Return the figure that c_0 and E u(c_0 + G) stand for, eq. (3.1); tensors, floats or fractions."""
         if self.transform is not None:
             return self.transform(expected)
         if isinstance(expected, Fraction):
@@ -83,13 +84,14 @@ class Objective:
         return float(self.weight) * expected - float(self.charge) * stock
 
     def measure(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the objective (…) of laws of returns (…, K); without weights the returns count alike."""
+        """Return the objective (…) of return distributions (…, K); without weights all returns weigh the same."""
         if weights is None:
             weights = torch.full_like(values, 1.0 / values.shape[-1])
-        if self.of_law is not None:
-            return self.of_law(values, weights)
+        if self.of_distribution is not None:
+            return self.of_distribution(values, weights)
         start = float(self.stock or 0)
-        return self.score(start, distributions.mean(self.utility(start + values), weights))
+        figure: Tensor = self.score(start, distributions.mean(self.utility(start + values), weights))
+        return figure
 
 
 class Soundness(NamedTuple):
@@ -102,10 +104,10 @@ class Soundness(NamedTuple):
 
 
 def soundness(objective: Objective, gamma: float, horizon: int | None) -> Soundness:
-    """Return whether stock alone is enough for the objective, with the reason.
+    """Return whether stock alone is enough for the objective, with the reason: the table of §2.4.
 
     Raises:
-        ValueError: where no form of the method is right, in one line that says what to change.
+        ValueError: where no form of the method is right, in one line that names the change to make.
     """
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma must lie in (0, 1], not {gamma}: the stock update divides by it")
@@ -157,38 +159,44 @@ def parse(text: str) -> Objective:
 
 
 def _mean(name: str) -> Objective:
-    return Objective(name, _identity, _identity, 1, False, charge=Fraction(1), of_law=distributions.mean)
+    return Objective(name, _identity, _identity, 1, False, charge=Fraction(1), of_distribution=distributions.mean)
 
 
 def _cvar(name: str, tau: Fraction) -> Objective:
     _check_tau(name, tau)
-    of_law = partial(distributions.lower_cvar, tau=float(tau))
-    return Objective(name, _loss, _exact_loss, 1, True, None, "max", 1 / tau, Fraction(1), of_law=of_law)
+    of_distribution = partial(distributions.lower_cvar, tau=float(tau))
+    return Objective(
+        name, _loss, _exact_loss, 1, True, None, "max", 1 / tau, Fraction(1), of_distribution=of_distribution
+    )
 
 
 def _upper_cvar(name: str, tau: Fraction) -> Objective:
     _check_tau(name, tau)
-    of_law = partial(distributions.upper_cvar, tau=float(tau))
-    return Objective(name, _gain, _exact_gain, 1, True, None, "min", 1 / tau, Fraction(1), of_law=of_law)
+    of_distribution = partial(distributions.upper_cvar, tau=float(tau))
+    return Objective(
+        name, _gain, _exact_gain, 1, True, None, "min", 1 / tau, Fraction(1), of_distribution=of_distribution
+    )
 
 
-def _mean_cvar(name: str, share: Fraction, tau: Fraction) -> Objective:
+def _mean_cvar(name: str, weight: Fraction, tau: Fraction) -> Objective:
     _check_tau(name, tau)
-    if not 0 <= share <= 1:
-        raise ValueError(f"objective {name!r}: lambda must lie in [0, 1], not {float(share):g}")
-    below, above = share + (1 - share) / tau, share
+    if not 0 <= weight <= 1:
+        raise ValueError(f"objective {name!r}: lambda must lie in [0, 1], not {float(weight):g}")
+    below, above = weight + (1 - weight) / tau, weight
 
     def utility(x: Tensor) -> Tensor:
         return float(below) * x.clamp(max=0) + float(above) * x.clamp(min=0)
 
-    def of_law(values: Tensor, weights: Tensor) -> Tensor:
+    def of_distribution(values: Tensor, weights: Tensor) -> Tensor:
         tail = distributions.lower_cvar(values, weights, float(tau))
-        return float(share) * distributions.mean(values, weights) + float(1 - share) * tail
+        return float(weight) * distributions.mean(values, weights) + float(1 - weight) * tail
 
     def rational(x: Fraction) -> Fraction:
         return below * min(x, Fraction(0)) + above * max(x, Fraction(0))
 
-    return Objective(name, utility, rational, 1, above == 0, None, "max", charge=Fraction(1), of_law=of_law)
+    return Objective(
+        name, utility, rational, 1, above == 0, None, "max", charge=Fraction(1), of_distribution=of_distribution
+    )
 
 
 def _target(name: str, goal: Fraction) -> Objective:
@@ -200,7 +208,7 @@ def _shortfall(name: str, budget: Fraction) -> Objective:
 
 
 def _probability(name: str, budget: Fraction) -> Objective:
-    return Objective(name, _reached, lambda x: Fraction(x >= 0), 0, True, -budget)
+    return Objective(name, _at_least_zero, lambda x: Fraction(x >= 0), 0, True, -budget)
 
 
 def _entropic(name: str, aversion: Fraction) -> Objective:
@@ -217,7 +225,7 @@ def _entropic(name: str, aversion: Fraction) -> Objective:
 def _mean_variance(name: str, aversion: Fraction) -> Objective:
     rate = _positive(name, aversion)
 
-    def of_law(values: Tensor, weights: Tensor) -> Tensor:
+    def of_distribution(values: Tensor, weights: Tensor) -> Tensor:
         return distributions.mean(values, weights) - rate * distributions.variance(values, weights)
 
     return Objective(
@@ -229,7 +237,7 @@ def _mean_variance(name: str, aversion: Fraction) -> Objective:
         None,
         "max",
         charge=Fraction(1),
-        of_law=of_law,
+        of_distribution=of_distribution,
     )
 
 
@@ -262,10 +270,10 @@ def own(
 
     Args:
         utility: u, finite on finite numbers.
-        name: what messages and pictures call it.
+        name: how messages and figures call it.
         stock: c_0.
         degree: p where u(ax) = a^p·u(x) for every a > 0; checked. Without one, u is held to be not homogeneous.
-        rational: u of a fraction, for exact arithmetic; without it `utility` is asked, in float64.
+        rational: u of a fraction, for exact arithmetic; without it `utility` is evaluated in float64.
 
     Raises:
         ValueError: u is not elementwise, not finite, or not homogeneous of the degree that is claimed.
@@ -305,7 +313,7 @@ def _closeness(x: Tensor) -> Tensor:
     return -x.abs()
 
 
-def _reached(x: Tensor) -> Tensor:
+def _at_least_zero(x: Tensor) -> Tensor:
     return (x >= 0).to(x.dtype)
 
 

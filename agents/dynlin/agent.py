@@ -2,25 +2,30 @@
 
 Mussi, Metelli, Restelli, "Dynamical Linear Bandits", ICML 2023, arXiv 2211.08997.
 
-| paper (brief, section 3) | here |
-|---|---|
-| 0. c₁, c₂, σ̃² | `parts.oracle.constants` |
-| 3. radius β | `radius` |
-| 4. argmax over a finite set, or the vertices of a polytope | `optimistic_values`, `parts.ridge.first_best` |
-| 4. argmax over a ball | `best_on_ball` |
-| 5. H = ⌊ln m / ln(1/ρ̄)⌋ | `parts.oracle.epoch_hold` |
-| 6. hold for H + 1 rounds, keep the last reward | `DynLinUCB.choose`, `DynLinUCB.observe` |
-| 7. V, b, ĥ | `parts.ridge.Ridge` |
+Equations and sections: docs/derivations/dynlin.md. The paper's own numbers are second-hand (§15).
+
+| derivation | paper | here |
+|---|---|---|
+| (3.1), (3.2), (3.3) | – | `bounds.constants`: c₁, c₂, σ̃² |
+| (3.4) | Theorem 3.1 | `radius`: β |
+| (3.5), (4.1) | Algorithm 1 | `optimistic_values`, `ridge.first_best`: a finite set, or the vertices of a polytope |
+| (4.4), (4.5), (4.7) | – | `best_on_ball` |
+| (4.6) | – | `secular_root` |
+| (3.6) | Algorithm 1 | `bounds.epoch_repeats`: H |
+| §3.1 | Algorithm 1 | `DynLinUCB.choose`, `DynLinUCB.observe`: repeat for H + 1 rounds, keep the last reward |
+| (3.7) | Algorithm 1 | `ridge.Ridge`: V, b, ĥ |
+| §6.1 | Assumptions 2.1, 2.2 | `DynLinUCBConfig.bounds`, `bounds.from_system` |
 
 Where this differs from the authors' code, and why:
-- The epoch m = 1 lasts one round, as the equations say; theirs lasts two (`double_first_epoch=True`).
+- The epoch m = 1 lasts one round, as in the equations; theirs lasts two (`double_first_epoch=True`).
 - |ρ| is used where theirs passes a complex eigenvalue on; Φ includes τ = 0.
 - V is factorised anew at every epoch and never inverted: nothing drifts, so nothing needs a refresh.
-- Held actions are simulated by the exact joint law of the next state, the last reward and the sum of the others
-  (`path="epochs"`); theirs, and `path="rounds"`, go round by round. The same law, 10⁶ rounds in 1.4·10⁵ steps.
-- The proof bounds the bias with ρ̄^H ≤ 1/m, which the floor does not give: `epoch_rounding="ceil"` does.
+- Repeated actions are simulated by eq. (5.2), the exact joint distribution of the next state, the last reward and the
+  sum of the others (`path="epochs"`); theirs, and `path="rounds"`, go round by round. The same distribution, 10⁶ rounds
+  in 1.4·10⁵ steps.
+- The proof bounds the bias with ρ̄^H ≤ 1/m, which the floor does not give: `epoch_rounding="ceil"` does (§3.2).
 - Polytopes are searched by their vertices only: the optimistic value is convex. No linear-oracle heuristic is offered.
-- δ = 1/T and λ = ln T need the horizon; it is asked for. There is no any-time variant.
+- δ = 1/T and λ = ln T need the horizon, which is a setting. There is no any-time variant.
 """
 
 from __future__ import annotations
@@ -33,85 +38,97 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from surefoot.agents.dynlin.bandit import Bandit, BanditConfig, Game, make_constant_policy
-from surefoot.agents.dynlin.bounds import Bounds, Constants, constants, epoch_hold, from_system, stationary_radius
+from surefoot.agents.dynlin.bandit import Bandit, BanditConfig, BanditProblem, make_constant_policy
+from surefoot.agents.dynlin.bounds import Bounds, Constants, constants, epoch_repeats, from_system, stationary_radius
 from surefoot.agents.dynlin.ridge import ActionTable, Ridge, first_best, total
-from surefoot.agents.interface import AgentSpec
+from surefoot.agents.interface import AgentSpec, Style
 from surefoot.agents.parts.random import ReplicateUniforms
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
 
 
 @dataclass(frozen=True)
 class DynLinUCBConfig(BanditConfig):
-    """Defaults: the authors' better variant ("log"); bounds left out are the true system's (brief, section 5)."""
+    """Defaults: the authors' better variant ("log"); bounds left out are the true system's (§6.1)."""
 
-    lam: float | None = None
-    """λ of the ridge regression; None: ln T."""
-    delta: float | None = None
-    """δ, probability that the confidence set fails; None: 1/T."""
+    ridge: float | None = None
+    """Ridge parameter λ; None: ln T."""
+    failure_probability: float | None = None
+    """Failure probability δ of the confidence set; None: 1/T."""
     epoch_rounding: Literal["floor", "ceil"] = "floor"
-    """Rounding of ln m / ln(1/ρ̄)."""
+    """Rounding of the epoch length ln m / ln(1/ρ̄)."""
     first_action: Literal["random", "optimistic"] = "random"
-    """The first epoch's action: uniform, as the authors' code has it, or the first of those with the largest norm."""
+    """Action of the first epoch: uniformly random (the authors' code), or the first of those with the largest norm."""
     double_first_epoch: bool = False
     """The first epoch lasts two rounds, as in the authors' code."""
 
-    rho_bar: float | None = None
-    """ρ̄ ≥ ρ(A), in [0, 1). Sets the epoch lengths."""
-    phi_bar: float | None = None
-    """Φ̄ ≥ sup ‖A^τ‖₂/ρ(A)^τ."""
-    omega_bound: float | None = None
-    """Ω ≥ ‖ω‖₂."""
-    theta_bound: float | None = None
-    """Θ ≥ ‖θ‖₂."""
-    b_bound: float | None = None
-    """B̄ ≥ ‖B‖₂."""
-    u_bound: float | None = None
-    """Ū ≥ ‖u‖₂."""
-    x_bound: float | None = None
-    """X̄ ≥ ‖x‖₂; None: Ū/(1 − ρ̄)."""
-    sigma: float | None = None
-    """σ, noise scale; None: that of one output."""
+    spectral_radius_bound: float | None = None
+    """Bound ρ̄ ≥ ρ(A) on the spectral radius, in [0, 1); sets the epoch lengths."""
+    non_normality_bound: float | None = None
+    """Bound Φ̄ ≥ sup ‖A^τ‖₂/ρ(A)^τ on the non-normality of A."""
+    state_weight_bound: float | None = None
+    """Bound Ω ≥ ‖ω‖₂."""
+    action_weight_bound: float | None = None
+    """Bound Θ ≥ ‖θ‖₂."""
+    input_matrix_bound: float | None = None
+    """Bound B̄ ≥ ‖B‖₂."""
+    action_norm_bound: float | None = None
+    """Bound Ū ≥ ‖u‖₂."""
+    state_norm_bound: float | None = None
+    """Bound X̄ ≥ ‖x‖₂; None: Ū/(1 − ρ̄)."""
+    noise_std: float | None = None
+    """Noise standard deviation σ; None: that of one output."""
 
     def __post_init__(self) -> None:
-        bounds = ["omega_bound", "theta_bound", "b_bound", "u_bound", "x_bound", "sigma"]
-        rules = dict.fromkeys(bounds, optional(AT_LEAST_0)) | {"phi_bar": optional(AT_LEAST_1)}
-        rules |= {"lam": optional(POSITIVE), "rounds_per_step": AT_LEAST_1, "horizon": optional(AT_LEAST_1)}
-        rules |= {"rho_bar": optional((lambda x: 0 <= x < 1, "in [0, 1)"))}
-        check_ranges(self, rules | {"delta": optional((lambda x: 0 < x < 1, "in (0, 1)"))})
-        needs = [name for name in ("lam", "delta") if getattr(self, name) is None]
+        norms = ["state_weight", "action_weight", "input_matrix", "action_norm", "state_norm"]
+        rules = dict.fromkeys([f"{name}_bound" for name in norms] + ["noise_std"], optional(AT_LEAST_0))
+        rules |= {"non_normality_bound": optional(AT_LEAST_1)}
+        rules |= {"ridge": optional(POSITIVE), "rounds_per_step": AT_LEAST_1, "horizon": optional(AT_LEAST_1)}
+        rules |= {"spectral_radius_bound": optional((lambda x: 0 <= x < 1, "in [0, 1)"))}
+        check_ranges(self, rules | {"failure_probability": optional((lambda x: 0 < x < 1, "in (0, 1)"))})
+        needs = [name for name in ("ridge", "failure_probability") if getattr(self, name) is None]
         if self.horizon is not None and self.horizon < 2 and needs:
             raise ValueError(f"agent.horizon is {self.horizon}; ln T and 1/T need at least 2")
 
     def confidence(self) -> tuple[float, float]:
         """Return λ and δ; `ValueError` where they are to come from a horizon that is not given."""
-        if self.horizon is None and (self.lam is None or self.delta is None):
-            raise ValueError("agent.horizon is missing: delta = 1/T and lam = ln T need it; give it, or both of them")
+        if self.horizon is None and (self.ridge is None or self.failure_probability is None):
+            raise ValueError(
+                "agent.horizon is missing: failure_probability = 1/T and ridge = ln T need it; give it, or both of them"
+            )
         T = float(self.horizon or 0)
-        return math.log(T) if self.lam is None else self.lam, 1 / T if self.delta is None else self.delta
+        lam = math.log(T) if self.ridge is None else self.ridge
+        return lam, 1 / T if self.failure_probability is None else self.failure_probability
 
-    def bounds(self, game: Game) -> Bounds:
-        """Return the bounds of the game's system, those given here in their place."""
-        given = {"rho": self.rho_bar, "phi": self.phi_bar, "sigma": self.sigma}
-        given |= {name: getattr(self, f"{name}_bound") for name in ("omega", "theta", "b", "u", "x")}
-        return from_system(game.env.system, largest_action(game), given)
+    def bounds(self, problem: BanditProblem) -> Bounds:
+        """Return the bounds of the problem's system, with those given here in their place."""
+        given = {
+            "rho": self.spectral_radius_bound,
+            "phi": self.non_normality_bound,
+            "omega": self.state_weight_bound,
+            "theta": self.action_weight_bound,
+            "b": self.input_matrix_bound,
+            "u": self.action_norm_bound,
+            "x": self.state_norm_bound,
+            "sigma": self.noise_std,
+        }
+        return from_system(problem.env.system, largest_action(problem), given)
 
 
-def largest_action(game: Game) -> float:
-    """Return Ū = max ‖u‖₂ of the game's actions."""
-    if game.env.actions is None:
-        assert game.env.ball is not None
-        return game.env.ball
-    return float((game.env.actions**2).sum(1).max() ** 0.5)
+def largest_action(problem: BanditProblem) -> float:
+    """Return Ū = max ‖u‖₂ of the problem's actions."""
+    if problem.env.actions is None:
+        assert problem.env.ball is not None
+        return problem.env.ball
+    return float((problem.env.actions**2).sum(1).max() ** 0.5)
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------
 
 
-def radius(t: int, told: Constants, d: int, u: float, lam: float, delta: float) -> float:
+def radius(t: int, known: Constants, d: int, u: float, lam: float, delta: float) -> float:
     """Return β after t rounds: (c₁/√λ)·ln(e(t+1)) + c₂√λ + √(2σ̃²[ln(1/δ) + (d/2)·ln(1 + tŪ²/(dλ))])."""
-    truncation_bias = told.c1 / math.sqrt(lam) * (1 + math.log1p(t))
-    return truncation_bias + stationary_radius(t, told, d, u, lam, delta)
+    truncation_bias = known.c1 / math.sqrt(lam) * (1 + math.log1p(t))
+    return truncation_bias + stationary_radius(t, known, d, u, lam, delta)
 
 
 def optimistic_values(table: ActionTable, ridge: Ridge, beta: float) -> Tensor:
@@ -123,7 +140,7 @@ def optimistic_values(table: ActionTable, ridge: Ridge, beta: float) -> Tensor:
 def best_on_ball(gram: Tensor, estimate: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """Return argmax and max of <ĥ, v> + β‖v‖_{V⁻¹} over the unit ball: (N, d) and (N,), of gram (N, d, d), ĥ (N, d).
 
-    The value is the largest ‖g‖ with (g − ĥ)ᵀV(g − ĥ) ≤ β² (brief, section 4.3). With V = Q diag(ℓ) Qᵀ, c = Qᵀĥ and
+    The value is the largest ‖g‖ with (g − ĥ)ᵀV(g − ĥ) ≤ β², eq. (4.4). With V = Q diag(ℓ) Qᵀ, c = Qᵀĥ and
     g = Q(c + z), z_i = c_i/(μℓ_i − 1) for the root μ > 1/ℓ_min of Σ ℓ_i z_i² = β². In the hard case, c = 0 where ℓ is
     smallest, μ = 1/ℓ_min and one direction there takes what the others leave of β².
     """
@@ -164,30 +181,30 @@ def secular_root(weight: Tensor, stretch: Tensor, beta: float, halvings: int = 1
 
 
 class DynLinUCB:
-    """The choice of an action and of its epoch's length, and one regression sample an epoch."""
+    """The choice of an action and of its epoch's length, and one regression sample per epoch."""
 
     STATEFUL = ("ridge", "uniforms", "epoch", "beta")
 
-    def __init__(self, config: DynLinUCBConfig, game: Game) -> None:
+    def __init__(self, config: DynLinUCBConfig, problem: BanditProblem) -> None:
         self.config = config
         self.lam, self.delta = config.confidence()
-        self.bounds = config.bounds(game)
-        self.told = constants(self.bounds)
-        replicates, self.d = game.env.num_envs, game.env.system.B.shape[1]
-        self.ridge = Ridge(self.d, replicates, self.lam, game.device)
-        self.uniforms = ReplicateUniforms(game.seed, "first action", replicates, game.device)
-        self.ball = game.env.ball
+        self.bounds = config.bounds(problem)
+        self.known = constants(self.bounds)
+        replicates, self.d = problem.env.num_envs, problem.env.system.B.shape[1]
+        self.ridge = Ridge(self.d, replicates, self.lam, problem.device)
+        self.uniforms = ReplicateUniforms(problem.seed, "first action", replicates, problem.device)
+        self.ball = problem.env.ball
         self.table = None
-        if game.env.actions is not None:
-            self.table = ActionTable(torch.tensor(game.env.actions, device=game.device), replicates)
+        if problem.env.actions is not None:
+            self.table = ActionTable(torch.tensor(problem.env.actions, device=problem.device), replicates)
         self.epoch = 0  # m, of the epoch under way
         self.beta = 0.0
 
     def choose(self, t: int) -> tuple[Tensor, int]:
         """Return the action of the next epoch and its length H + 1."""
         self.epoch += 1
-        length = epoch_hold(self.epoch, self.bounds.rho, self.config.epoch_rounding) + 1
-        self.beta = radius(t, self.told, self.d, self.bounds.u, self.lam, self.delta)
+        length = epoch_repeats(self.epoch, self.bounds.rho, self.config.epoch_rounding) + 1
+        self.beta = radius(t, self.known, self.d, self.bounds.u, self.lam, self.delta)
         if self.epoch > 1:
             return self.optimistic(), length
         action = self.optimistic() if self.config.first_action == "optimistic" else self.random()
@@ -209,7 +226,7 @@ class DynLinUCB:
         return torch.cat([axes, -axes]).index_select(0, index)
 
     def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
-        """Take in the epoch's last reward; the earlier ones are transient and thrown away."""
+        """Take in the epoch's last reward; the earlier ones are transient and discarded."""
         self.ridge.update(self.vectors(action), last)
 
     def vectors(self, action: Tensor) -> Tensor:
@@ -233,6 +250,11 @@ DYNLIN_UCB_SPEC = AgentSpec(
     DynLinUCBConfig(),
     partial(Bandit, DynLinUCB),
     make_constant_policy,
-    "optimism where actions act later, through a hidden linear state (arXiv 2211.08997)",
+    "optimism for actions with delayed effects through a hidden linear state (arXiv 2211.08997)",
     regret="round",
+    lengths=("horizon",),
+    page="dynlin_ucb",
+    style=Style("#0072B2", "-"),
+    tiny={"horizon": 80, "path": "rounds", "rounds_per_step": 1},
+    tiny_env={"id": "surefoot/DynamicalLinear-v0", "num_envs": 3, "kwargs": {"system": "real-data"}},
 )

@@ -1,4 +1,4 @@
-"""AR2: auto-regressive arms with triggers."""
+"""AR2: auto-regressive arms with triggers (docs/derivations/dynlin.md §10.6)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surefoot.agents.dynlin.bandit import BanditConfig, Game
-from surefoot.agents.dynlin.learners import bounds_of, die, table_of
+from surefoot.agents.dynlin.bandit import BanditConfig, BanditProblem
+from surefoot.agents.dynlin.learners import bounds_of, replicate_uniforms, table_of
 from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges
 
 
@@ -25,13 +25,14 @@ class AR2:
     """Alternate between the better of the last two arms and the arm that was triggered first.
 
     An arm is triggered once its reward may have drifted above the superior one's. As in the authors' code a triggered
-    arm is never released, so the odd rounds draw from the arms that were triggered first.
+    arm is never released, so the odd rounds draw from the arms that were triggered first. Unlike there, estimates decay
+    from the first round on, also while every arm is played once (§10.6).
     """
 
     STATEFUL = ("estimates", "drift", "triggered", "recent", "uniforms", "t")
 
-    def __init__(self, config: AR2Config, game: Game) -> None:
-        bounds, arms, replicates = bounds_of(game), len(table_of(game).actions), game.env.num_envs
+    def __init__(self, config: AR2Config, problem: BanditProblem) -> None:
+        bounds, arms, replicates = bounds_of(problem), len(table_of(problem).actions), problem.env.num_envs
         alpha, sigma = bounds.rho, bounds.sigma
         if alpha == 0.0 or sigma == 0.0:
             raise ValueError(f"AR2 divides by the spectral radius {alpha:g} and the noise {sigma:g}; both must be > 0")
@@ -39,13 +40,13 @@ class AR2:
         self.epoch = math.ceil(arms * alpha**-3 * sigma**-3)
         c0 = math.sqrt(4 * math.log(1 / (alpha * sigma)) + 4 * math.log(self.epoch) + 2 * math.log(4 * arms))
         self.threshold = 24 * c0 * sigma
-        like = {"dtype": torch.float64, "device": game.device}
+        like = {"dtype": torch.float64, "device": problem.device}
         self.estimates = torch.zeros(arms, replicates, **like)  # type: ignore[call-overload]
         self.drift = torch.full((arms, replicates), alpha**2, **like)  # type: ignore[call-overload]  # α^{2(t − τ + 1)}
         self.triggered = torch.full((arms, replicates), math.inf, **like)  # type: ignore[call-overload]  # round
-        self.recent = torch.zeros(2, replicates, dtype=torch.int64, device=game.device)  # arms, the last one first
-        self.rows = torch.arange(arms, device=game.device)[:, None]
-        self.uniforms = die(game, "ties")
+        self.recent = torch.zeros(2, replicates, dtype=torch.int64, device=problem.device)  # arms, the last one first
+        self.rows = torch.arange(arms, device=problem.device)[:, None]
+        self.uniforms = replicate_uniforms(problem, "ties")
         self.t = 0
 
     def choose(self, t: int) -> tuple[Tensor, int]:

@@ -1,4 +1,4 @@
-"""What the linear bandits share: the problem, its replicates and the loop that plays them."""
+"""What the linear bandits share: the problem, its replicates and the interaction loop."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from surefoot.agents.parts.regret import Regret
 from surefoot.agents.parts.state import pack, unpack
 
 
-class Held(Protocol):
-    """What holding an action gave, all (N,)."""
+class RepeatedAction(Protocol):
+    """What repeating an action for some rounds gave, all (N,)."""
 
     @property
     def last_reward(self) -> Tensor: ...
@@ -27,7 +27,7 @@ class Held(Protocol):
 
 
 class LinearSystem(Protocol):
-    """The matrices that oracle bounds are derived from, float64."""
+    """The true matrices, from which the bounds that a learner is given are derived, float64."""
 
     @property
     def A(self) -> np.ndarray: ...
@@ -53,21 +53,22 @@ class BanditEnv(Protocol):
 
     def reset(self, *, seed: int | None = None) -> tuple[Tensor, dict[str, Any]]: ...
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]: ...
-    def hold(self, action: Tensor, rounds: int) -> Held: ...
+    def repeat(self, action: Tensor, rounds: int) -> RepeatedAction: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
 class BanditConfig:
-    """What every bandit agent is told."""
+    """The settings of every bandit agent."""
 
     horizon: int | None = None
-    """T, rounds the constants are made for; usually the run's `steps`. The last epoch is cut there."""
+    """Horizon T that the constants are computed for, in rounds; usually the run's `steps`. The last epoch is cut
+    there."""
     path: Literal["epochs", "rounds"] = "epochs"
-    """`epochs`: held actions are simulated at once, by their exact law; `rounds`: round by round."""
+    """`epochs`: repeated actions are simulated in one draw from their exact distribution; `rounds`: round by round."""
     rounds_per_step: int = 100
-    """An agent step plays until this many rounds, or a multiple, are done."""
+    """An agent step plays up to the next multiple of this many rounds."""
 
 
 class Learner(Protocol):
@@ -81,7 +82,7 @@ class Learner(Protocol):
         ...
 
     def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
-        """Learn from the last and the mean reward (N,) of the rounds the action was held."""
+        """Learn from the last and the mean reward (N,) of the rounds for which the action was repeated."""
         ...
 
     def greedy(self) -> Tensor:
@@ -93,8 +94,8 @@ class Learner(Protocol):
         ...
 
 
-class Game(NamedTuple):
-    """What a learner is built from, beside its config."""
+class BanditProblem(NamedTuple):
+    """What a learner is built from, in addition to its config."""
 
     env: BanditEnv
     seed: int
@@ -102,13 +103,13 @@ class Game(NamedTuple):
 
 
 class ConstantPolicy:
-    """The action each replicate would now hold for ever; lane i of an evaluation acts as replicate i mod N."""
+    """The action each replicate would now repeat forever; environment i of an evaluation acts as replicate i mod N."""
 
     def __init__(self) -> None:
         self.action = torch.zeros(0)  # (N,) or (N, d)
 
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
-        """Return the held actions of obs (M, 1): nothing is seen, so nothing depends on it."""
+        """Return the constant actions for obs (M, 1): observations are empty, so nothing depends on them."""
         if not len(self.action):
             raise ValueError("the policy holds no action yet; load its state first")
         return self.action[torch.arange(len(obs), device=self.action.device) % len(self.action)].to(obs.device)
@@ -126,19 +127,21 @@ def make_constant_policy(config: Any, spaces: Spaces) -> ConstantPolicy:
 
 
 class Bandit:
-    """A learner at play in N replicates; one `step` is at least `rounds_per_step` rounds of each."""
+    """A learner in N replicates of a problem; one `step` is at least `rounds_per_step` rounds of each."""
 
     STATEFUL = ("env", "regret", "action", "length", "left", "reward", "cut")
 
-    def __init__(self, make_learner: Callable[[Any, Game], Learner], config: BanditConfig, setting: Setting) -> None:
+    def __init__(
+        self, make_learner: Callable[[Any, BanditProblem], Learner], config: BanditConfig, setting: Setting
+    ) -> None:
         env: Any = setting.env
-        if not hasattr(env, "hold"):
+        if not hasattr(env, "repeat"):
             raise ValueError("a bandit plays surefoot/DynamicalLinear-v0; pass --env.id surefoot/DynamicalLinear-v0")
         self.config, self.env = config, env
         self.env.reset(seed=setting.seed)
-        self.learner = make_learner(config, Game(env, setting.seed, setting.device))
+        self.learner = make_learner(config, BanditProblem(env, setting.seed, setting.device))
         self.regret = Regret(env.optimum, env.num_envs, setting.device)
-        self.action = torch.empty(0)  # (N,) or (N, d), held now
+        self.action = torch.empty(0)  # (N,) or (N, d), being repeated
         self.length, self.left = 0, 0  # rounds of this epoch, and those still to play
         self.cut = False  # the horizon ends this epoch: it gives no sample
         self.reward = torch.zeros(env.num_envs, dtype=torch.float64, device=setting.device)  # of the epoch so far
@@ -180,9 +183,10 @@ class Bandit:
 
     def play(self) -> Tensor:
         """Play the rest of the epoch at once, or one round of it; return the last reward (N,)."""
+        last: Tensor
         if self.config.path == "epochs":
-            held, rounds = self.env.hold(self.action, self.left), self.left
-            last, total, steady = held.last_reward, held.total_reward, held.steady_state_reward
+            repeated, rounds = self.env.repeat(self.action, self.left), self.left
+            last, total, steady = repeated.last_reward, repeated.total_reward, repeated.steady_state_reward
         else:
             _, last, _, _, info = self.env.step(self.action)
             total, steady, rounds = last, info["steady_state_reward"], 1

@@ -1,4 +1,15 @@
-"""What a bandit method is told of a dynamical linear system: bounds, derived from the true one or given."""
+"""What a bandit method receives of a dynamical linear system: bounds, derived from the true one or given.
+
+Equations and sections: docs/derivations/dynlin.md.
+
+| derivation | paper | here |
+|---|---|---|
+| §1.1, §6.1 | Assumptions 2.1, 2.2 | `Bounds`, `from_system` |
+| (1.3) | Assumption 2.1 | `non_normality` |
+| (3.1), (3.2), (3.3) | – | `constants` |
+| (3.8) | – | `stationary_radius` |
+| (3.6) | Algorithm 1 | `epoch_repeats`, `epochs_within` |
+"""
 
 from __future__ import annotations
 
@@ -14,7 +25,7 @@ POWERS = 999  # of A that Φ is taken over, as the official code does
 
 
 class Bounds(NamedTuple):
-    """Brief section 1; each bounds the quantity it is named after."""
+    """Each bounds the quantity it is named after (§1.1)."""
 
     rho: float  # ρ̄ ≥ ρ(A)
     phi: float  # Φ̄ ≥ sup_τ ‖A^τ‖₂ / ρ(A)^τ
@@ -36,7 +47,10 @@ def non_normality(A: np.ndarray, powers: int = POWERS) -> float:
     rho = spectral_radius(A)
     if rho == 0.0:
         if np.any(A):
-            raise ValueError("A is nilpotent, so no finite Φ exists; give agent.rho_bar > 0 and agent.phi_bar")
+            raise ValueError(
+                "A is nilpotent, so no finite Φ exists; give agent.spectral_radius_bound > 0 and "
+                "agent.non_normality_bound"
+            )
         return 1.0
     power, largest = np.eye(len(A)), 1.0
     for _ in range(powers):
@@ -50,17 +64,18 @@ def from_system(
 ) -> Bounds:
     """Return the exact bounds of a system, as the paper grants them to the learner, `given` ones in their place.
 
-    X̄ = Ū/(1 − ρ̄), without ‖B‖, as in the official code. Warns where a given ρ̄ is below ρ(A).
+    X̄ = Ū/(1 − ρ̄), without ‖B‖, as in the official code: eq. (6.1). Warns where a given ρ̄ is below ρ(A).
     """
-    told = {name: value for name, value in (given or {}).items() if value is not None}
+    known = {name: value for name, value in (given or {}).items() if value is not None}
     true_rho = spectral_radius(system.A)
-    rho = told.get("rho", true_rho)
+    rho = known.get("rho", true_rho)
     if rho < true_rho * (1 - 1e-9):
         warnings.warn(
-            f"agent.rho_bar {rho:g} is below the spectral radius {true_rho:.6g}: epochs end before the state settles",
+            f"agent.spectral_radius_bound {rho:g} is below the spectral radius {true_rho:.6g}: epochs end before the "
+            "state settles",
             stacklevel=2,
         )
-    u = told.get("u", u_bound)
+    u = known.get("u", u_bound)
     derived = {
         "rho": rho,
         "omega": float(np.linalg.norm(system.omega)),
@@ -68,15 +83,15 @@ def from_system(
         "b": float(np.linalg.norm(system.B, 2)),
         "u": u,
         "x": u / (1 - rho),
-        "sigma": system.output_noise,  # of one output: the official code does not tell the learner how many there are
+        "sigma": system.output_noise,  # of one output: the official code does not give the learner their number
     }
-    if "phi" not in told:
+    if "phi" not in known:
         derived["phi"] = non_normality(system.A, powers)
-    return Bounds(**(derived | told))
+    return Bounds(**(derived | known))
 
 
 class Constants(NamedTuple):
-    """c1 and c2 of the radius, and the noise proxy σ̃² (brief section 3, step 0)."""
+    """c1 and c2 of the radius, and the noise proxy σ̃², eq. (3.1) to eq. (3.3)."""
 
     c1: float
     c2: float
@@ -91,13 +106,13 @@ def constants(bounds: Bounds) -> Constants:
     return Constants(c1, c2, sigma**2 * (1 + omega**2 * phi**2 / (1 - rho**2)))
 
 
-def stationary_radius(t: int, told: Constants, d: int, u: float, lam: float, delta: float) -> float:
+def stationary_radius(t: int, known: Constants, d: int, u: float, lam: float, delta: float) -> float:
     """Return c2√λ + √(2σ̃²[ln(1/δ) + (d/2)·ln(1 + tŪ²/(dλ))]), the part of β without truncation bias."""
     log_det = 0.5 * d * math.log1p(t * u**2 / (d * lam))
-    return told.c2 * math.sqrt(lam) + math.sqrt(2 * told.sigma2 * (math.log(1 / delta) + log_det))
+    return known.c2 * math.sqrt(lam) + math.sqrt(2 * known.sigma2 * (math.log(1 / delta) + log_det))
 
 
-def epoch_hold(m: int, rho: float, rounding: str = "floor") -> int:
+def epoch_repeats(m: int, rho: float, rounding: str = "floor") -> int:
     """Return H = ln m / ln(1/ρ̄), rounded: epoch m lasts H + 1 rounds. 1e-12 keeps exact powers on their side."""
     if rho == 0.0:
         return 0
@@ -110,5 +125,5 @@ def epochs_within(horizon: int, rho: float) -> int:
     m, t = 0, 0
     while t < horizon:
         m += 1
-        t += epoch_hold(m, rho) + 1
+        t += epoch_repeats(m, rho) + 1
     return m

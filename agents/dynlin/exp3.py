@@ -1,4 +1,4 @@
-"""Exp3 and Batch-Exp3 on a finite set of actions."""
+"""Exp3 and Batch-Exp3 on a finite set of actions (docs/derivations/dynlin.md §10.5)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surefoot.agents.dynlin.bandit import BanditConfig, Game
+from surefoot.agents.dynlin.bandit import BanditConfig, BanditProblem
 from surefoot.agents.dynlin.bounds import (
     Bounds,
     epochs_within,
     spectral_radius,
 )
-from surefoot.agents.dynlin.learners import bounds_of, die, require_horizon, table_of
+from surefoot.agents.dynlin.learners import bounds_of, replicate_uniforms, require_horizon, table_of
 from surefoot.agents.dynlin.ridge import first_best, total
 from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges, optional
 from surefoot.agents.parts.state import pack, unpack
@@ -25,11 +25,12 @@ from surefoot.agents.parts.state import pack, unpack
 class Exp3Config(BanditConfig):
     """Exponential weights."""
 
-    hold: int | None = None
-    """Rounds k an action is held; None: ⌈ln M_T / ln(1/ρ)⌉ for the batched agents, M_T epochs of DynLin-UCB."""
+    repeat: int | None = None
+    """Rounds per batch (k): how often an action is repeated. None: ⌈ln M_T / ln(1/ρ)⌉ for the batched agents, with M_T
+    epochs of DynLin-UCB."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"rounds_per_step": AT_LEAST_1, "hold": optional(AT_LEAST_1)})
+        check_ranges(self, {"rounds_per_step": AT_LEAST_1, "repeat": optional(AT_LEAST_1)})
 
 
 def exp3_rate(arms: int, rounds: float) -> float:
@@ -55,17 +56,17 @@ def arm_probabilities(gains: Tensor, gamma: float) -> Tensor:
 
 
 class Exp3:
-    """Exponential weights; an action is held for `length` rounds and updated with their mean reward."""
+    """Exponential weights; an action is repeated for `length` rounds and updated with their mean reward."""
 
     STATEFUL = ("gains", "probabilities", "uniforms")
 
-    def __init__(self, config: Exp3Config, game: Game, *, length: int = 1) -> None:
+    def __init__(self, config: Exp3Config, problem: BanditProblem, *, length: int = 1) -> None:
         self.length = length
-        self.bound, self.arms = reward_bound(bounds_of(game)), len(table_of(game).actions)
+        self.bound, self.arms = reward_bound(bounds_of(problem)), len(table_of(problem).actions)
         self.gamma = exp3_rate(self.arms, require_horizon(config) / length)
-        self.gains = torch.zeros(self.arms, game.env.num_envs, dtype=torch.float64, device=game.device)
+        self.gains = torch.zeros(self.arms, problem.env.num_envs, dtype=torch.float64, device=problem.device)
         self.probabilities = arm_probabilities(self.gains, self.gamma)
-        self.uniforms = die(game, "arms")
+        self.uniforms = replicate_uniforms(problem, "arms")
 
     def choose(self, t: int) -> tuple[Tensor, int]:
         """Return arms drawn from the probabilities, for `length` rounds."""
@@ -76,7 +77,7 @@ class Exp3:
         return (self.uniforms.next() * cumulative[-1] >= cumulative[:-1]).sum(0)
 
     def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
-        """Add r/p to the gain of the arm held, r = (mean + 2M)/(4M)."""
+        """Add r/p to the gain of the arm played, r = (mean + 2M)/(4M)."""
         scaled = (mean + 2 * self.bound) / (4 * self.bound)
         arm = action[None]
         self.gains.scatter_add_(0, arm, scaled / self.probabilities.gather(0, arm))
@@ -96,13 +97,13 @@ class Exp3:
         unpack(self, self.STATEFUL, state)
 
 
-def make_batch_exp3(config: Exp3Config, game: Game) -> Exp3:
-    """Return Exp3 with held actions: one update at the end of each batch, with its own rewards."""
-    return Exp3(config, game, length=held_rounds(config, game))
+def make_batch_exp3(config: Exp3Config, problem: BanditProblem) -> Exp3:
+    """Return Exp3 with repeated actions: one update at the end of each batch, with its own rewards."""
+    return Exp3(config, problem, length=rounds_per_batch(config, problem))
 
 
-def held_rounds(config: Exp3Config, game: Game) -> int:
-    return config.hold or batch_length(require_horizon(config), spectral_radius(game.env.system.A))
+def rounds_per_batch(config: Exp3Config, problem: BanditProblem) -> int:
+    return config.repeat or batch_length(require_horizon(config), spectral_radius(problem.env.system.A))
 
 
 class BatchExp3Paper:
@@ -114,12 +115,12 @@ class BatchExp3Paper:
 
     STATEFUL = ("weights", "recent", "arm", "played")
 
-    def __init__(self, config: Exp3Config, game: Game) -> None:
-        self.length = held_rounds(config, game)
-        self.weights = Exp3(config, game, length=self.length)
-        shape = self.length, game.env.num_envs
-        self.recent = torch.zeros(shape, dtype=torch.float64, device=game.device)  # ring of the last k rewards
-        self.arm = torch.zeros(game.env.num_envs, dtype=torch.int64, device=game.device)
+    def __init__(self, config: Exp3Config, problem: BanditProblem) -> None:
+        self.length = rounds_per_batch(config, problem)
+        self.weights = Exp3(config, problem, length=self.length)
+        shape = self.length, problem.env.num_envs
+        self.recent = torch.zeros(shape, dtype=torch.float64, device=problem.device)  # ring of the last k rewards
+        self.arm = torch.zeros(problem.env.num_envs, dtype=torch.int64, device=problem.device)
         self.played = 0
 
     def choose(self, t: int) -> tuple[Tensor, int]:

@@ -1,4 +1,7 @@
-"""What learns nothing: one action for ever, the best one, the human experts' budget, a uniform draw."""
+"""Policies that do not learn: a constant action, the best one, the human experts' budget, uniformly random ones.
+
+docs/derivations/dynlin.md §10.7.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.agents.dynlin.bandit import BanditConfig, Game
-from surefoot.agents.dynlin.learners import die, table_of, throw
+from surefoot.agents.dynlin.bandit import BanditConfig, BanditProblem
+from surefoot.agents.dynlin.learners import replicate_uniforms, sample_arm, table_of
 from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges
 
 
 @dataclass(frozen=True)
 class FixedConfig(BanditConfig):
-    """A rule that does not learn."""
+    """A policy that does not learn."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"rounds_per_step": AT_LEAST_1})
 
 
 @dataclass(frozen=True)
-class ExpertConfig(FixedConfig):
-    """The advertiser's own split."""
+class HumanBudgetConfig(FixedConfig):
+    """The human experts' budget allocation."""
 
     budgets: tuple[float, ...] = (1_641_952.0, 259_591_273.0, 716_354_611.0)
-    """What the human experts spent on each campaign (brief, section 7.2)."""
+    """Budget that the human experts spent on each campaign (docs/derivations/dynlin.md §8)."""
     daily_budget: float = 1.5
-    """Sum of an action's components; each is at most 1."""
+    """Sum of the components of an action; each is at most 1."""
 
 
-def expert_action(budgets: tuple[float, ...], daily_budget: float) -> np.ndarray:
+def human_budget_action(budgets: tuple[float, ...], daily_budget: float) -> np.ndarray:
     """Return the action (d,): fractions clipped at 1/budget, the others rescaled to fill up, times the budget."""
     fractions = np.array(budgets) / sum(budgets)
     clipped = fractions > 1 / daily_budget
@@ -41,7 +44,7 @@ def expert_action(budgets: tuple[float, ...], daily_budget: float) -> np.ndarray
 
 
 class Constant:
-    """One action for ever."""
+    """One action forever."""
 
     STATEFUL: tuple[str, ...] = ()
 
@@ -61,31 +64,31 @@ class Constant:
         return {}
 
 
-def make_expert(config: ExpertConfig, game: Game) -> Constant:
-    """Return the learner that always plays `expert_action`; it needs no row of the table."""
-    d = game.env.system.B.shape[1]
+def make_human_budget(config: HumanBudgetConfig, problem: BanditProblem) -> Constant:
+    """Return the learner that always plays `human_budget_action`; it needs no row of the table."""
+    d = problem.env.system.B.shape[1]
     if len(config.budgets) != d:
         raise ValueError(f"agent.budgets names {len(config.budgets)} campaigns, but actions have {d} components")
-    action = torch.tensor(expert_action(config.budgets, config.daily_budget), device=game.device)
-    return Constant(action.expand(game.env.num_envs, d).contiguous())
+    action = torch.tensor(human_budget_action(config.budgets, config.daily_budget), device=problem.device)
+    return Constant(action.expand(problem.env.num_envs, d).contiguous())
 
 
-def make_clairvoyant(config: FixedConfig, game: Game) -> Constant:
-    """Return the learner that plays argmax J, which it is told: its pseudo-regret is 0."""
-    value = table_of(game).actions @ torch.tensor(game.env.h, device=game.device)
-    return Constant(torch.full((game.env.num_envs,), int(value.argmax()), device=game.device))
+def make_oracle(config: FixedConfig, problem: BanditProblem) -> Constant:
+    """Return the learner that plays argmax J, computed from the true system: its pseudo-regret is 0."""
+    value = table_of(problem).actions @ torch.tensor(problem.env.h, device=problem.device)
+    return Constant(torch.full((problem.env.num_envs,), int(value.argmax()), device=problem.device))
 
 
 class Uniform:
-    """A fair die every round."""
+    """A uniformly random action every round."""
 
     STATEFUL = ("uniforms",)
 
-    def __init__(self, config: FixedConfig, game: Game) -> None:
-        self.uniforms, self.arms = die(game, "arms"), len(table_of(game).actions)
+    def __init__(self, config: FixedConfig, problem: BanditProblem) -> None:
+        self.uniforms, self.arms = replicate_uniforms(problem, "arms"), len(table_of(problem).actions)
 
     def choose(self, t: int) -> tuple[Tensor, int]:
-        return throw(self.uniforms, self.arms), 1
+        return sample_arm(self.uniforms, self.arms), 1
 
     def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
         """Learn nothing."""

@@ -1,11 +1,11 @@
-"""Small things that the learners of linear bandits share."""
+"""What the learners of linear bandits share."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from surefoot.agents.dynlin.bandit import BanditConfig, Game
+from surefoot.agents.dynlin.bandit import BanditConfig, BanditProblem
 from surefoot.agents.dynlin.bounds import (
     Bounds,
     from_system,
@@ -21,22 +21,23 @@ def require_horizon(config: BanditConfig) -> int:
     return config.horizon
 
 
-def table_of(game: Game) -> ActionTable:
-    """Return the game's finite set of actions; `ValueError` on a ball."""
-    if game.env.actions is None:
+def table_of(problem: BanditProblem) -> ActionTable:
+    """Return the problem's finite set of actions; `ValueError` on a ball."""
+    if problem.env.actions is None:
         raise ValueError("this bandit needs a finite set of actions (or a polytope); only dynlin-ucb plays on a ball")
-    return ActionTable(torch.tensor(game.env.actions, device=game.device), game.env.num_envs)
+    return ActionTable(torch.tensor(problem.env.actions, device=problem.device), problem.env.num_envs)
 
 
-def bounds_of(game: Game) -> Bounds:
+def bounds_of(problem: BanditProblem) -> Bounds:
     """Return the true system's bounds."""
-    return from_system(game.env.system, float(table_of(game).actions.square().sum(1).max().sqrt()))
+    return from_system(problem.env.system, float(table_of(problem).actions.square().sum(1).max().sqrt()))
 
 
-def die(game: Game, stream: str) -> ReplicateUniforms:
-    return ReplicateUniforms(game.seed, stream, game.env.num_envs, game.device)
+def replicate_uniforms(problem: BanditProblem, stream: str) -> ReplicateUniforms:
+    """Return uniform random numbers, a stream of its own for each replicate."""
+    return ReplicateUniforms(problem.seed, stream, problem.env.num_envs, problem.device)
 
 
-def throw(uniforms: ReplicateUniforms, sides: int) -> Tensor:
-    """Return a uniform arm (N,)."""
-    return (uniforms.next() * sides).long()
+def sample_arm(uniforms: ReplicateUniforms, arms: int) -> Tensor:
+    """Return uniformly random arms (N,)."""
+    return (uniforms.next() * arms).long()

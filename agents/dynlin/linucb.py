@@ -1,4 +1,7 @@
-"""LinUCB (OFUL) and D-LinUCB, on the system as if it had no hidden state."""
+"""LinUCB (OFUL) and D-LinUCB, on the system as if it had no hidden state.
+
+docs/derivations/dynlin.md §10.1, §10.2, §10.3, §10.4.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from surefoot.agents.dynlin.bandit import BanditConfig, Game
+from surefoot.agents.dynlin.bandit import BanditConfig, BanditProblem
 from surefoot.agents.dynlin.bounds import (
     Bounds,
     constants,
     stationary_radius,
 )
-from surefoot.agents.dynlin.learners import bounds_of, die, require_horizon, table_of, throw
+from surefoot.agents.dynlin.learners import bounds_of, replicate_uniforms, require_horizon, sample_arm, table_of
 from surefoot.agents.dynlin.ridge import Ridge, backward, cholesky, first_best, quadratic_form
 from surefoot.agents.parts.ranges import AT_LEAST_1, POSITIVE, check_ranges, optional
 
@@ -48,9 +51,9 @@ def discounted_radius(
 
 def misnamed_radius(t: int, bounds: Bounds, d: int, lam: float, gamma: float, horizon: int) -> float:
     """Return c₂√λ + √(2σ̃²[ln T + (d/2)·ln(1 + (tŪ²/(dλ))·(1 − γ^{2t})/(1 − γ²))]): "D-LinUCB log"."""
-    told = constants(bounds)
+    known = constants(bounds)
     log_det = 0.5 * d * math.log1p(t * bounds.u**2 / (d * lam) * discounted_sum(t, gamma))
-    return told.c2 * math.sqrt(lam) + math.sqrt(2 * told.sigma2 * (math.log(horizon) + log_det))
+    return known.c2 * math.sqrt(lam) + math.sqrt(2 * known.sigma2 * (math.log(horizon) + log_det))
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,18 @@ class LinUCBConfig(BanditConfig):
     """A regression of every round's reward on its action."""
 
     variant: Literal["textbook", "paper", "log"] = "textbook"
-    """OFUL; or the authors' two variants, "paper" (theirs with λ = 1) and "log" (DynLin-UCB's c₂, σ̃ and λ = ln T)."""
-    lam: float | None = None
-    """λ; None: 1, or ln T for "log"."""
+    """`textbook` OFUL, or the authors' variants: `paper` (λ = 1, their constants) and `log` (λ = ln T, DynLin-UCB's c₂
+    and σ̃)."""
+    ridge: float | None = None
+    """Ridge parameter λ; None: 1, or ln T for `log`."""
     action_bound: float = 1.5
-    """L of "paper": the daily budget."""
+    """Action bound L of `paper`: the daily budget."""
     gamma: float | None = None
-    """Discount γ of D-LinUCB; None for LinUCB. Theory: 1 − (B_T/(dT))^{2/3} for a total variation B_T."""
+    """Discount factor γ of D-LinUCB; None for LinUCB. Theory: 1 − (B_T/(dT))^{2/3} for a total variation B_T."""
 
     def __post_init__(self) -> None:
         rules = {"rounds_per_step": AT_LEAST_1, "action_bound": POSITIVE}
-        rules |= {"lam": optional(POSITIVE)}
+        rules |= {"ridge": optional(POSITIVE)}
         check_ranges(self, rules | {"gamma": optional((lambda x: 0 < x < 1, "in (0, 1)"))})
 
 
@@ -77,19 +81,19 @@ class LinUCB:
 
     STATEFUL = ("ridge", "uniforms", "beta")
 
-    def __init__(self, config: LinUCBConfig, game: Game) -> None:
+    def __init__(self, config: LinUCBConfig, problem: BanditProblem) -> None:
         self.config, self.horizon = config, require_horizon(config)
-        self.table, self.bounds = table_of(game), bounds_of(game)
+        self.table, self.bounds = table_of(problem), bounds_of(problem)
         self.d = self.table.actions.shape[1]
-        self.lam = config.lam or (math.log(self.horizon) if config.variant == "log" else 1.0)
-        self.ridge = Ridge(self.d, game.env.num_envs, self.lam, game.device)
-        self.uniforms = die(game, "first action")
+        self.lam = config.ridge or (math.log(self.horizon) if config.variant == "log" else 1.0)
+        self.ridge = Ridge(self.d, problem.env.num_envs, self.lam, problem.device)
+        self.uniforms = replicate_uniforms(problem, "first action")
         self.beta = 0.0
 
     def choose(self, t: int) -> tuple[Tensor, int]:
         """Return the action of the next round: uniform in the first."""
         self.beta = self.radius(t)
-        return (self.optimistic() if t else throw(self.uniforms, len(self.table.actions))), 1
+        return (self.optimistic() if t else sample_arm(self.uniforms, len(self.table.actions))), 1
 
     def radius(self, t: int) -> float:
         config, bounds = self.config, self.bounds
@@ -125,16 +129,16 @@ class DLinUCB:
 
     STATEFUL = ("ridge", "squared", "uniforms", "beta", "t")
 
-    def __init__(self, config: LinUCBConfig, game: Game) -> None:
+    def __init__(self, config: LinUCBConfig, problem: BanditProblem) -> None:
         self.config, self.horizon = config, require_horizon(config)
         self.gamma = 1 - 1e-4 if config.gamma is None else config.gamma
-        self.table, self.bounds = table_of(game), bounds_of(game)
+        self.table, self.bounds = table_of(problem), bounds_of(problem)
         self.d = self.table.actions.shape[1]
-        self.lam = config.lam or 1.0
-        self.ridge = Ridge(self.d, game.env.num_envs, self.lam, game.device)
+        self.lam = config.ridge or 1.0
+        self.ridge = Ridge(self.d, problem.env.num_envs, self.lam, problem.device)
         self.squared = self.ridge.gram.clone()  # Ṽ
-        self.identity = torch.eye(self.d, dtype=torch.float64, device=game.device)[..., None]
-        self.uniforms = die(game, "first action")
+        self.identity = torch.eye(self.d, dtype=torch.float64, device=problem.device)[..., None]
+        self.uniforms = replicate_uniforms(problem, "first action")
         self.beta, self.t = 0.0, 0
 
     def regulariser(self) -> float:
@@ -145,7 +149,7 @@ class DLinUCB:
         """Return the action of the next round: uniform in the first."""
         bound = self.config.action_bound if self.config.variant == "paper" else self.bounds.u
         self.beta = discounted_radius(t, self.bounds, self.d, self.regulariser(), self.gamma, 1 / self.horizon, bound)
-        return (self.optimistic() if t else throw(self.uniforms, len(self.table.actions))), 1
+        return (self.optimistic() if t else sample_arm(self.uniforms, len(self.table.actions))), 1
 
     def optimistic(self) -> Tensor:
         factor = cholesky(self.ridge.gram)

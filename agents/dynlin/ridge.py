@@ -1,7 +1,15 @@
 """Ridge regression and optimism for N replicates of a small dimension at once, written out entry by entry.
 
 Replicates are the last axis and every line is one operation over all of them: at d ≤ 8 this is many times faster than
-a batched factorisation, no inverse is formed, nothing drifts, and the numbers of a replicate do not depend on N.
+a batched factorisation, no inverse is formed, nothing drifts, and the numbers of a replicate do not depend on N
+(docs/derivations/dynlin.md §5.3).
+
+| derivation | paper | here |
+|---|---|---|
+| (3.7) | Algorithm 1 | `Ridge.update`, `Ridge.estimate` |
+| (4.1), (4.2) | – | `ActionTable.values`, `ActionTable.whiten`, `cholesky`, `forward`, `backward` |
+| §4.1 | – | `first_best` |
+| (10.5) | – | `quadratic_form` |
 """
 
 from __future__ import annotations
@@ -16,7 +24,7 @@ from surefoot.agents.parts.state import pack, unpack
 
 
 class Ridge:
-    """Gram matrix V = λI + Σ u uᵀ (d, d, N) and moment b = Σ u y (d, N) of a regression a replicate, float64."""
+    """Gram matrix V = λI + Σ u uᵀ (d, d, N) and moment b = Σ u y (d, N) of one regression per replicate, float64."""
 
     STATEFUL = ("gram", "moment")
 
@@ -26,7 +34,7 @@ class Ridge:
         self.moment = torch.zeros(d, replicates, dtype=torch.float64, device=device)
 
     def update(self, u: Tensor, y: Tensor) -> None:
-        """Take in one sample a replicate: u (d, N), y (N,)."""
+        """Take in one sample per replicate: u (d, N), y (N,)."""
         self.gram += u[:, None] * u
         self.moment += u * y
 

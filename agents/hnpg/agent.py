@@ -1,22 +1,28 @@
 """HNPG: on-policy natural policy gradient whose critic and policy step also use offline data.
 
 Zhou, Sekhari, Song, Sun, "Offline Data Enhanced On-Policy Policy Gradient with Provable Guarantees", ICLR 2024,
-arXiv 2311.08384 (algorithms 4 and 5; the exact, tabular form is `hnpg_exact.py`).
+arXiv 2311.08384 (algorithms 4 and 5; the exact, tabular form is `exact.py`). Derivation: docs/derivations/hnpg.md.
 
-| paper | here |
-|---|---|
-| (1) critic loss: offline TD + λ · on-policy Monte-Carlo error | `hybrid_weights`, `parts.stochastic.fit_values` |
-| offline target r + f_{h+1}(s', a'), a' ~ π_{h+1} | `bootstrap_target` |
-| algorithm 5, critics from the last step to the first | `HNPG.sweep` |
-| (2) advantage regression on the score features | `parts.trust_region.trust_region_step`, on `HNPG.policy_rows` |
-| V(s) as a mean over 10 actions, generalised advantages | `parts.stochastic.state_values`, `parts.gae` |
-| discounted form (1) with K rounds of f_{k−1} → f_k | `HNPG.rounds` |
+| derivation | paper | here |
+|---|---|---|
+| §3, §4 one outer iteration | algorithm 4 | `HNPG.step` |
+| §3.1, step C: the offline batch | algorithm 5, line 3 | `HNPG.draw_offline` |
+| (3.5) the weights 1 : λ of two means | (1), (2), (48), (49) | `hybrid_weights` |
+| (3.3), stationary (5.1): offline target | algorithm 5, line 5 | `bootstrap_target` |
+| (3.4) critic loss: offline TD + λ · Monte-Carlo error | (49) | `HNPG.fit`, `parts.stochastic.fit_values` |
+| §3.2 critics from the last step to the first | algorithm 5, lines 4 to 6 | `HNPG.sweep` |
+| (2.1), (5.1) K rounds of f_{k−1} → f_k, discounted | (1) | `HNPG.rounds` |
+| (3.6) V(s) as a mean over 10 actions | – | `parts.stochastic.state_values` |
+| (4.1) to (4.3) advantages of both kinds | algorithm 4, lines 5 and 6 | `HNPG.policy_rows` |
+| (4.4) to (4.14), in place of the regression (2.9) | (2), (48), (50) | `parts.trust_region.trust_region_step` |
 
 Where this differs from the paper, and why (as the authors' code does, unless said otherwise):
-- (2) is solved as TRPO does: surrogate gradient, Fisher matrix with the exact expectation over actions, damping 0.1,
-  length from the KL limit, line search. It has the same solution up to damping; the factor 1 + λ cancels.
+- The regression (2.9) is solved as TRPO does: surrogate gradient, Fisher matrix with the exact expectation over
+  actions, damping 0.1, length from the KL limit, line search. The solution is the same up to damping and the sampling
+  of actions, and the factor 1 + λ cancels (§4.4).
 - `offline_actions="resample"`: at offline states the policy step takes actions of the current policy; the paper's
-  equations take the recorded ones ("data"). Measured in docs/hnpg.md.
+  equations take the recorded ones ("data"), for which matrix and regression differ by more than that. Measured in
+  docs/methods/hnpg.md.
 - One batch and one backward sweep replace fresh data in every inner iteration and the average over them.
 - λ is a parameter (the code adds the losses: λ = 1). λ enters as weights of means, so sample counts do not change it.
 - The line search also refuses a KL above 1.5·δ (paper: δ; code: no test); `kl_slack` None drops the test.
@@ -32,8 +38,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting
-from surefoot.agents.parts.episodes import Segment, episode_grid
+from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting, Style
+from surefoot.agents.parts.episodes import RolloutBatch, episode_grid
 from surefoot.agents.parts.on_policy import (
     ON_POLICY_RANGES,
     DeployedPolicy,
@@ -52,22 +58,26 @@ from surefoot.agents.parts.trust_region import StepRows, trust_region_step
 
 @dataclass(frozen=True)
 class HNPGConfig(OnPolicyConfig):
-    """Defaults: the paper's final values, its code where the paper says nothing (brief hnpg.md, section 6.1)."""
+    """Defaults: the paper's final values, its code where the paper leaves it open (§7.1)."""
 
-    lam: float = 1.0
-    """λ, weight of on-policy samples against offline ones; 0: offline samples only, inf: none (then this is TRPO)."""
-    critic_lam: float | None = None
-    """λ of the critics if it is to be another; 0 removes the Monte-Carlo term (ablation)."""
-    policy_lam: float | None = None
-    """λ of the policy step if it is to be another; inf leaves the offline data to the critics (ablation)."""
+    on_policy_weight: float = 1.0
+    """Weight λ of on-policy samples relative to offline ones; 0: offline samples only, inf: on-policy only (then this
+    is TRPO)."""
+    critic_on_policy_weight: float | None = None
+    """λ of the critics, if different; 0 removes the Monte-Carlo term (ablation)."""
+    policy_on_policy_weight: float | None = None
+    """λ of the policy step, if different; inf leaves the offline data to the critics (ablation)."""
     offline_actions: Literal["resample", "data"] = "resample"
-    """Actions of the policy step at offline states: drawn from the current policy, or the recorded ones."""
+    """Actions at offline states in the policy step: sampled from the current policy, or the recorded ones."""
     rounds: int = 10
-    """K, rounds of fitting an evaluation takes in the stationary form, with `critic_steps` gradient steps each."""
+    """Fitting rounds K per policy evaluation in the stationary form, of `critic_steps` gradient steps each."""
 
     def __post_init__(self) -> None:
         weight = optional((lambda x: x >= 0, "at least 0 (inf: on-policy only)"))
-        rules = {"rounds": AT_LEAST_1, **dict.fromkeys(["lam", "critic_lam", "policy_lam"], weight)}
+        rules = {
+            "rounds": AT_LEAST_1,
+            **dict.fromkeys(["on_policy_weight", "critic_on_policy_weight", "policy_on_policy_weight"], weight),
+        }
         check_ranges(self, {**ON_POLICY_RANGES, **rules})
 
 
@@ -79,9 +89,9 @@ def hybrid_weights(lam: float, offline: int, on_policy: int) -> Tensor:
 
     Two means: how many samples either has does not change what λ means. λ = inf leaves the on-policy mean alone.
     """
-    share = 1.0 if math.isinf(lam) else lam / (1.0 + lam)
-    off = torch.full((offline,), (1.0 - share) / max(offline, 1))
-    return torch.cat([off, torch.full((on_policy,), share / on_policy)])
+    on_fraction = 1.0 if math.isinf(lam) else lam / (1.0 + lam)
+    off = torch.full((offline,), (1.0 - on_fraction) / max(offline, 1))
+    return torch.cat([off, torch.full((on_policy,), on_fraction / on_policy)])
 
 
 @torch.no_grad()
@@ -115,14 +125,15 @@ class HNPG(Stateful):
         self.nets = OnPolicy(config, setting)
         generator = make_generator(setting.seed, "offline data", self.device)
         self.offline = FixedReplay(self.encoded(setting.data), generator, self.device)
-        self.critic_lam = config.lam if config.critic_lam is None else config.critic_lam
-        self.policy_lam = config.lam if config.policy_lam is None else config.policy_lam
+        critic, policy = config.critic_on_policy_weight, config.policy_on_policy_weight
+        self.critic_on_policy_weight = config.on_policy_weight if critic is None else critic
+        self.policy_on_policy_weight = config.on_policy_weight if policy is None else policy
 
     def encoded(self, data: OfflineData) -> Batch:
-        """Return the data as the networks see it: no clock, discrete actions one-hot."""
-        clock = -1 if self.config.horizon is not None else None
+        """Return the data as the networks see it: without the step, discrete actions one-hot."""
+        width = -1 if self.config.horizon is not None else None
         action = self.nets.head.from_data(data.action)
-        return Batch(data.obs[:, :clock], action, data.reward, data.next_obs[:, :clock], data.terminated)
+        return Batch(data.obs[:, :width], action, data.reward, data.next_obs[:, :width], data.terminated)
 
     @property
     def policy(self) -> DeployedPolicy:
@@ -133,22 +144,22 @@ class HNPG(Stateful):
         return self.nets.act(obs, explore=explore)
 
     def step(self) -> Progress:
-        """One outer iteration (brief, section 4.1); environment steps are counted for one seed."""
+        """One outer iteration (§3 and §4); environment steps are counted for one seed."""
         before = self.nets.env_steps
-        segment, episodes, success = self.nets.collect()
-        off = self.draw_offline(segment)
-        critic = self.evaluate_policy(segment, off)
-        policy = trust_region_step(self.nets.policy, self.policy_rows(segment, off), self.config)
+        rollout, episodes, success = self.nets.collect()
+        off = self.draw_offline(rollout)
+        critic = self.evaluate_policy(rollout, off)
+        policy = trust_region_step(self.nets.policy, self.policy_rows(rollout, off), self.config)
         metrics = success | critic | policy | mean_sigma(self.nets.policy)
         return Progress(self.nets.env_steps - before, 1, metrics, tuple(episodes), self.nets.success.done)
 
-    def draw_offline(self, segment: Segment) -> Batch:
+    def draw_offline(self, rollout: RolloutBatch) -> Batch:
         """Return (E, M, …) offline transitions, as many as on-policy ones for every member, with replacement.
 
         With a horizon member (h, s) gets transitions of step h only.
         """
         horizon, seeds = self.config.horizon, self.nets.seeds
-        rows = segment.reward[0, 0].numel() if horizon else segment.reward[:, 0].numel()
+        rows = rollout.reward[0, 0].numel() if horizon else rollout.reward[:, 0].numel()
         random = {"generator": self.offline.generator, "device": self.device}
         if horizon is None:
             index = torch.randint(len(self.offline), (seeds, rows), **random)  # type: ignore[call-overload]
@@ -161,15 +172,17 @@ class HNPG(Stateful):
 
     # --- the critics --------------------------------------------------------------------------------------------------
 
-    def evaluate_policy(self, segment: Segment, off: Batch) -> dict[str, Tensor]:
+    def evaluate_policy(self, rollout: RolloutBatch, off: Batch) -> dict[str, Tensor]:
         """Fit f to the current policy; return both losses (E,), each over its own samples."""
-        nets, returns = self.nets, self.nets.returns(segment)
-        action = nets.head.to_critic(nets.by_member(segment.action))
-        on_x = torch.cat([nets.by_member(segment.obs), action], -1)
+        nets, returns = self.nets, self.nets.returns(rollout)
+        action = nets.head.to_critic(nets.by_member(rollout.action))
+        on_x = torch.cat([nets.by_member(rollout.obs), action], -1)
         off_x = torch.cat([off.obs, off.action], -1)
         rows = off_x.shape[1]
-        scale = 1.0 if math.isinf(self.critic_lam) else 1.0 + self.critic_lam  # the paper's sum, not our mean
-        weight = scale * hybrid_weights(self.critic_lam, rows, on_x.shape[1]).to(self.device)
+        scale = (
+            1.0 if math.isinf(self.critic_on_policy_weight) else 1.0 + self.critic_on_policy_weight
+        )  # the paper's sum, not our mean
+        weight = scale * hybrid_weights(self.critic_on_policy_weight, rows, on_x.shape[1]).to(self.device)
         fit = self.rounds if self.config.horizon is None else self.sweep
         error = fit(torch.cat([off_x, on_x], 1), off, returns, weight)
         return {"offline_loss": error[:, :rows].mean(1), "on_policy_loss": error[:, rows:].mean(1)}
@@ -181,7 +194,7 @@ class HNPG(Stateful):
     def sweep(self, x: Tensor, off: Batch, returns: Tensor, weight: Tensor) -> Tensor:
         """Fit the critics from the last step to the first, each to a target by the one just fitted; f_H = 0."""
         nets, horizon = self.nets, self.config.horizon or 1
-        if math.isinf(self.critic_lam):  # nothing is bootstrapped, so all steps can be fitted at once
+        if math.isinf(self.critic_on_policy_weight):  # nothing is bootstrapped, so all steps can be fitted at once
             return self.fit(slice(None), x, torch.cat([off.reward, returns], 1), weight)
         errors = []
         for h in reversed(range(horizon)):
@@ -193,10 +206,10 @@ class HNPG(Stateful):
         return torch.cat(errors[::-1])
 
     def rounds(self, x: Tensor, off: Batch, returns: Tensor, weight: Tensor) -> Tensor:
-        """Fit the one critic K times, each time to targets by what the round before left (equation 1)."""
+        """Fit the one critic K times, each time to targets by what the round before left (eq. (2.1), (5.1))."""
         nets, error = self.nets, torch.zeros_like(returns)
         discount = self.config.gamma * (1 - off.terminated)
-        for _ in range(1 if math.isinf(self.critic_lam) else self.config.rounds):
+        for _ in range(1 if math.isinf(self.critic_on_policy_weight) else self.config.rounds):
             z = bootstrap_target(
                 nets.policy, nets.critic, slice(None), off.reward, off.next_obs, discount, nets.generator
             )
@@ -206,13 +219,15 @@ class HNPG(Stateful):
     # --- the policy ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def policy_rows(self, segment: Segment, off: Batch) -> StepRows:
+    def policy_rows(self, rollout: RolloutBatch, off: Batch) -> StepRows:
         """Return what the policy step regresses on: offline samples, then on-policy ones, weighed by λ."""
         nets = self.nets
-        obs, action = nets.by_member(segment.obs), nets.by_member(segment.action)
-        advantage = nets.advantages(segment)
-        if math.isinf(self.policy_lam):
-            return StepRows(obs, action, advantage, hybrid_weights(self.policy_lam, 0, obs.shape[1]).to(self.device))
+        obs, action = nets.by_member(rollout.obs), nets.by_member(rollout.action)
+        advantage = nets.advantages(rollout)
+        if math.isinf(self.policy_on_policy_weight):
+            return StepRows(
+                obs, action, advantage, hybrid_weights(self.policy_on_policy_weight, 0, obs.shape[1]).to(self.device)
+            )
         off_action = off.action
         if self.config.offline_actions == "resample":
             off_action = nets.head.sample(nets.policy(off.obs), nets.generator)
@@ -221,7 +236,7 @@ class HNPG(Stateful):
             torch.cat([off.obs, obs], 1),
             torch.cat([off_action, action], 1),
             torch.cat([f - nets.values(off.obs), advantage], 1),
-            hybrid_weights(self.policy_lam, off.obs.shape[1], obs.shape[1]).to(self.device),
+            hybrid_weights(self.policy_on_policy_weight, off.obs.shape[1], obs.shape[1]).to(self.device),
         )
 
 
@@ -229,8 +244,18 @@ HNPG_SPEC = AgentSpec(
     HNPGConfig(),
     HNPG,
     make_policy,
-    "on-policy natural gradient that also learns from offline data (arXiv 2311.08384)",
+    "natural policy gradient from on-policy and offline data together (arXiv 2311.08384)",
     needs_data=True,
     stacks_seeds=True,
     shown=("success",),
+    page="hnpg",
+    style=Style("#0072B2", "--"),
+    tiny={
+        "policy_hidden": (8, 8),
+        "critic_hidden": (8, 8),
+        "batch_steps": 10,
+        "critic_steps": 2,
+        "value_samples": 2,
+        "rounds": 2,
+    },
 )

@@ -1,13 +1,18 @@
 """HAC and HPE exactly as the theory states them, on a tabular finite-horizon MDP: for teaching and for tests.
 
-Zhou, Sekhari, Song, Sun, arXiv 2311.08384. The deep, practical form is `hnpg.py`.
+Zhou, Sekhari, Song, Sun, arXiv 2311.08384; docs/derivations/hnpg.md. The deep, practical form is `agent.py`.
 
-| paper | here |
-|---|---|
-| (1) the hybrid regression | `hybrid_table` (tabular F), `hybrid_least_squares` (linear F) |
-| algorithm 2, HPE: K2 rounds, mean of the last K2 − K1 | `hpe` |
-| algorithm 1, HAC: π^{t+1} ∝ π^t·exp(η f^t) | `hac` |
-| practical evaluation: one sweep from the last step to the first | `backward_sweep` |
+| derivation | paper | here |
+|---|---|---|
+| (2.3) the hybrid regression, tabular F | (1) | `hybrid_table` |
+| (2.4) the same, linear F | (1) | `hybrid_least_squares` |
+| (2.1) without discount, one step | (1), (49) | `fit_step` |
+| (2.1), (2.2) HPE: K2 rounds, mean of the last K2 − K1 | algorithm 2 | `hpe` |
+| (2.6), (2.7) HAC: π^{t+1} ∝ π^t·exp(η f^t) | algorithm 1, line 5 | `hac` |
+| §3.2 one sweep, with the exact mean over a' | algorithm 5 | `backward_sweep` |
+| (3.2) samples and their returns | algorithm 5, line 2 | `sample_pairs` |
+| §8.5, (8.9) the latent lock, its behaviour | appendix E.1 | `latent_lock`, `lock_behaviour` |
+| (8.6) chance of success | – | `success_probability` |
 
 Shapes: H steps, S states, A actions; policies and values are (H, S, A), float64. There is no discount; f_H = 0.
 
@@ -68,27 +73,28 @@ def sample_pairs(mdp: TabularMDP, policy: Tensor, episodes: int, generator: torc
 def hybrid_table(
     f: Tensor, off_pair: tuple[Tensor, Tensor], z: Tensor, on_pair: tuple[Tensor, Tensor], y: Tensor, lam: float
 ) -> Tensor:
-    """Return argmin over tables of Ê_off (g − z)² + λ·Ê_on (g − y)², equation (1); f (S, A) where there is no sample.
+    """Return argmin over tables of Ê_off (g − z)² + λ·Ê_on (g − y)² (eq. (2.3)); f (S, A) where there is no sample.
 
     Pairs are states and actions, (M,) offline with targets z (M,), (N,) on-policy with targets y (N,).
     """
     mass, total = torch.zeros_like(f), torch.zeros_like(f)
     for pair, target, weight in ((off_pair, z, 1.0), (on_pair, y, lam)):
-        share = torch.full_like(target, weight / max(len(target), 1))
-        mass.index_put_(pair, share, accumulate=True)
-        total.index_put_(pair, share * target, accumulate=True)
+        each = torch.full_like(target, weight / max(len(target), 1))
+        mass.index_put_(pair, each, accumulate=True)
+        total.index_put_(pair, each * target, accumulate=True)
     return torch.where(mass > 0, total / mass, f)
 
 
 def hybrid_least_squares(phi_off: Tensor, z: Tensor, phi_on: Tensor, y: Tensor, lam: float) -> Tensor:
-    """Return argmin_w of (1) for f = wᵀφ: (Φ_offᵀΦ_off/M + λΦ_onᵀΦ_on/n)⁻¹(Φ_offᵀz/M + λΦ_onᵀy/n), least in norm."""
+    """Return argmin_w of (2.1) for f = wᵀφ: (Φ_offᵀΦ_off/M + λΦ_onᵀΦ_on/n)⁻¹(Φ_offᵀz/M + λΦ_onᵀy/n), least in norm."""
     m, n = len(z), len(y)
     gram = phi_off.T @ phi_off / m + lam * phi_on.T @ phi_on / n
-    return torch.linalg.pinv(gram) @ (phi_off.T @ z / m + lam * phi_on.T @ y / n)
+    inverse: Tensor = torch.linalg.pinv(gram)
+    return inverse @ (phi_off.T @ z / m + lam * phi_on.T @ y / n)
 
 
 def fit_step(f: Tensor, following: Tensor, h: int, off: Pairs, on: Pairs, lam: float) -> Tensor:
-    """Return the fit of step h, (S, A): (1) with the value `following` (S,) of step h + 1 in the offline target."""
+    """Return the fit of step h, (S, A): eq. (2.1) with V of step h + 1, `following` (S,), in the offline target."""
     z = off.reward[h] + following[off.next_state[h]]
     return hybrid_table(f, (off.state[h], off.action[h]), z, (on.state[h], on.action[h]), on.reward_to_go[h], lam)
 
@@ -139,10 +145,10 @@ def hac(
     samples: int = 200,
     lam: float = 1.0,
 ) -> Iterator[Tensor]:
-    """Yield π^1 … π^{T+1} (H, S, A), from the uniform policy; evaluation by one backward sweep an iteration.
+    """Yield π^1 … π^{T+1} (H, S, A), from the uniform policy; evaluation by one backward sweep per iteration.
 
-    Critics go on from those of the iteration before. Without offline data only the Monte-Carlo term is left. The theory
-    returns a random one of these policies and evaluates by `hpe`.
+    Critics continue from those of the previous iteration. Without offline data only the Monte-Carlo term is left. The
+    theory returns a random one of these policies and evaluates by `hpe`.
     """
     logits, f = torch.zeros_like(mdp.mean_reward), torch.zeros_like(mdp.mean_reward)
     yield logits.softmax(-1)
@@ -175,7 +181,7 @@ def lock_behaviour(mdp: TabularMDP) -> Tensor:
     """Return the ε-greedy behaviour (H, 3, A), ε = 1/H; a random action is uniform over all."""
     horizon, _, actions, _ = mdp.reward.shape
     right = 2.0 * mdp.probability[:, :2, :, 0]  # 1 at the right action, which leads to A and B alike
-    right = torch.cat([right, right[:, 1:]], 1)  # in C it goes on with B's code
+    right = torch.cat([right, right[:, 1:]], 1)  # in C it continues with B's code
     return (1 - 1 / horizon) * right + 1 / (horizon * actions)
 
 

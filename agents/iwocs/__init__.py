@@ -1,4 +1,4 @@
-"""IWOCS: composite policies of specialists, and the agent that learns one. Its exact form is `agents.iwocs_exact`."""
+"""IWOCS: composite policies of specialists, and the agent that learns one. Its exact form is `exact`."""
 
 from surefoot.agents.iwocs.composite import (
     THRESHOLDS,

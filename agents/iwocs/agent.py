@@ -1,22 +1,29 @@
-"""IWOCS with neural networks: a policy for the worst of many worlds, from ordinary runs of SAC in one world each.
+"""IWOCS with neural networks: a policy for the worst case over an uncertainty set, from runs of SAC in one model each.
 
 Zouitine, Geist, Rachelson, *Solving robust MDPs as a sequence of static RL problems*, arXiv 2410.06212. No code of the
-authors was found; what the paper leaves open follows the brief iwocs.md, section 5. The exact form is in
-`agents/iwocs/exact.py`.
+authors was found. Equations and what the paper leaves open: docs/derivations/iwocs.md §4 to §6, §13. The exact form is
+in `agents/iwocs/exact.py`.
 
-| paper | here |
-|---|---|
-| π, Q'(s, a), Q(s, a), T̂(s, a) in one model | `model.StaticSolver` |
-| L_π, L_Q', their targets | `sac.py`: it is SAC |
-| L_Q: the value of the policy without entropy terms | `sac.soft_target` with `alpha=None`, `sac.twin_q_loss` |
-| L_T̂ = E‖T̂(s, a) − s'‖₁ | `composite.prediction_loss` |
-| model j is usable in s_t iff ‖T̂_j(s_{t−1}, a_{t−1}) − s_t‖₁ ≤ ρ_j | `composite.is_valid` |
-| the most pessimistic usable specialist acts, else the default policy | `composite.choose`, `Composite` |
-| ρ_i: the one of R whose worst value is highest | `composite.THRESHOLDS`, `best_threshold` |
-| T_{i+1}: the worst model of π_i, by grid (IWOCS*) or CMA-ES (IWOCS) | `parts/search.py`, `IWOCS.search_slice` |
-| the loop | `IWOCS.step` |
+| derivation | paper | here |
+|---|---|---|
+| §4.2 π, Q'(s, a), Q(s, a), T̂(s, a) in one model | App. F | `specialist.StaticSolver` |
+| (4.1) target of Q'; (4.3) of Q, without entropy | SAC (3), (6) | `sac.soft_target` |
+| (4.2), (4.4) L_Q', L_Q | SAC (5) | `sac.twin_q_loss` |
+| (4.5) L_T̂ = E‖T̂(s, a) − s'‖₁ | – | `composite.prediction_loss` |
+| (4.6) L_π, (4.7) temperature | SAC (7), (17), (18) | `sac.policy_loss`, `sac.temperature_loss` |
+| (4.8) moving targets | – | `parts.networks.soft_update` |
+| (4.9) tanh-Gaussian log-density | SAC app. C | `parts.networks.tanh_gaussian_log_prob` |
+| (4.10), (4.11) the models that may be used in s_t | – | `composite.prediction_error`, `composite.is_valid` |
+| (4.12), (4.13) the most pessimistic of them acts, or none | – | `composite.Composite`, `composite.choose` |
+| (4.14) worst model under each ρ | – | `agent.IWOCS.under_test`, `agent.IWOCS.search_slice` |
+| (4.15) ρ_i and T_{i+1} | – | `composite.THRESHOLDS`, `composite.best_threshold` |
+| (4.16) errors in those usual for the predictor | – | `specialist.StaticSolver.usual_error` |
+| (4.17) the best so far | – | `agent.IWOCS.decide` |
+| (4.18) a model that repeats; §4.6 the ends | – | `composite.repeated`, `agent.IWOCS.ending` |
+| §4.6 the loop | – | `agent.IWOCS.step` |
+| (5.1) value of a point; grid (IWOCS*), CMA-ES (IWOCS) | – | `agent.IWOCS.play`, `search.Search` |
 
-Where this differs from the paper, or the paper does not say, and why:
+Where this differs from the paper, or the paper leaves it open, and why:
 - Of all composites and the default policy the one with the highest worst value on seeds that chose nothing is kept: the
   paper returns the last, and worst values do fall.
 - Critics, predictor and policy are networks of their own, with fresh weights and a fresh replay for every model.
@@ -25,7 +32,8 @@ Where this differs from the paper, or the paper does not say, and why:
 - The run ends where the worst model repeats one that was trained in. |J_i − Q_i| ≤ ε ends nothing: Q is discounted and
   learned, J is neither. So nothing is ever certified here.
 - ρ is an absolute error summed over all observations, so with many of them every model may be unusable everywhere, and
-  the composite silently is its default: the shares in the path tell. `error_quantile` makes ρ relative.
+  the composite silently is its default (pitfall 4): the `fractions` in the path show it. `error_quantile` makes ρ
+  relative.
 """
 
 from __future__ import annotations
@@ -40,7 +48,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import AgentSpec, Progress, Setting, UncertainEnv
+from surefoot.agents.interface import AgentSpec, Progress, Setting, Style, UncertainEnv
 from surefoot.agents.iwocs.composite import Composite, best_threshold, repeated
 from surefoot.agents.iwocs.search import Search, cma_search, grid_search, random_search
 from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver
@@ -55,16 +63,16 @@ OWN_EPISODES = 5  # in which a specialist shows what it is worth in its own mode
 class IWOCS:
     """A default policy by domain randomisation, then a model at a time: train in it, choose ρ, find the next.
 
-    A step is an environment step in every lane with its updates, or a slice of the search. The last environment steps
+    A step is a step in every environment with its updates, or a slice of the search. The last environment steps
     of a model are counted when its search is done, so that "n steps" always means with the search behind them.
-    `path` has an entry an iteration, of plain values.
+    `path` has one entry per iteration, of plain values.
     """
 
     def __init__(self, config: IWOCSConfig, setting: Setting) -> None:
-        assert setting.worlds is not None, "an agent for the worst world needs worlds"
-        self.config, self.setting, self.worlds = config, setting, setting.worlds
+        assert setting.perturbed_envs is not None, "IWOCS trains in an uncertainty set"
+        self.config, self.setting, self.perturbed_envs = config, setting, setting.perturbed_envs
         self.env = cast(UncertainEnv, setting.env)
-        self.low, self.high = (torch.from_numpy(bound) for bound in (self.worlds.low, self.worlds.high))
+        self.low, self.high = (torch.from_numpy(bound) for bound in (self.perturbed_envs.low, self.perturbed_envs.high))
         self.generator = make_generator(setting.seed, "next model")
         self.acting_generator = make_generator(setting.seed, "acting", setting.device)
         starts = torch.randint(2**20, 2**30, (2,), generator=make_generator(setting.seed, "search")).tolist()
@@ -105,7 +113,9 @@ class IWOCS:
         self.env.set_params(self.models[-1].to(setting.device))
         self.solver = StaticSolver(config, setting)
         self.policy.actors[i - 1] = self.solver.nets.policy
-        self.policy.critics[i - 1] = self.solver.plain if config.judge == "plain" else self.solver.nets.critic
+        self.policy.critics[i - 1] = (
+            self.solver.entropy_free if config.gate_critic == "entropy-free" else self.solver.nets.critic
+        )
         self.policy.predictors[i - 1] = self.solver.predictor
 
     def step(self) -> Progress:
@@ -116,8 +126,8 @@ class IWOCS:
             return self.search_slice()
         progress = self.solver.step()
         self.trained_steps += progress.env_steps
-        rollout = self.solver.rollout
-        if rollout.env_steps < self.budget or rollout.updates_due >= 1:
+        collector = self.solver.collector
+        if collector.env_steps < self.budget or collector.updates_due >= 1:
             return progress
         self.withheld = progress.env_steps
         self.begin_search()
@@ -131,7 +141,7 @@ class IWOCS:
             self.scale = self.solver.usual_error(self.config.error_quantile)
         self.solver = None
         self.found: list[tuple[float, Tensor]] = []  # worst value and model of each threshold so far
-        self.table: list[tuple[list[float], float, list[float]]] = []  # point, return, shares; on held-out seeds
+        self.table: list[tuple[list[float], float, list[float]]] = []  # point, return, fractions; on held-out seeds
         self.search = self.make_search()
 
     @property
@@ -173,8 +183,8 @@ class IWOCS:
         returns = self.play(composite, points, seeds)
         self.search.tell(returns)
         if self.held_out:
-            shares = composite.shares_by_job.view(len(points), len(seeds), -1).mean(1).cpu()
-            self.table += zip(points.tolist(), returns.tolist(), shares.tolist(), strict=True)
+            fractions = composite.fractions_by_job.view(len(points), len(seeds), -1).mean(1).cpu()
+            self.table += zip(points.tolist(), returns.tolist(), fractions.tolist(), strict=True)
         if self.search.done and self.held_out:
             return self.decide()
         if self.search.done:
@@ -185,7 +195,7 @@ class IWOCS:
 
     def play(self, composite: Composite, points: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the mean returns (P,) at points (P, d), and count the steps."""
-        played = self.worlds.play(composite, points.numpy(), seeds)
+        played = self.perturbed_envs.play(composite, points.numpy(), seeds)
         self.search_steps += int(played.lengths.sum())
         return torch.from_numpy(played.returns.mean(1))
 
@@ -206,9 +216,9 @@ class IWOCS:
         if status is None:
             self.models.append(worst if self.config.next_model == "worst" else self.any_model())
             self.begin_training()
-        shares = torch.tensor([row[2] for row in self.table]).mean(0)
+        fractions = torch.tensor([row[2] for row in self.table]).mean(0)
         metrics = {"worst": torch.tensor(self.found[k][0]), "held_out_worst": torch.tensor(least)}
-        metrics |= {"default_share": shares[-1], "search_steps": torch.tensor(float(self.search_steps))}
+        metrics |= {"default_fraction": fractions[-1], "search_steps": torch.tensor(float(self.search_steps))}
         return Progress(self.withheld, 0, metrics, done=status is not None, notes=(self.summary(),))
 
     def ending(self, again: Sequence[int]) -> str | None:
@@ -226,10 +236,10 @@ class IWOCS:
     # --- the log --------------------------------------------------------------------------------------------------
 
     def entry(self, worst: Tensor, status: str | None) -> dict[str, Any]:
-        """Return what the path says of this iteration."""
+        """Return the path's entry of this iteration."""
         i, k = self.iteration, self.chosen()
         assert self.search is not None
-        rows = [{"at": point, "return": value, "shares": shares} for point, value, shares in self.table]
+        rows = [{"at": point, "return": value, "fractions": fractions} for point, value, fractions in self.table]
         return {
             "iteration": i,
             "model": self.models[-1].tolist() if i else None,
@@ -243,7 +253,7 @@ class IWOCS:
             "held_out_worst": self.search.least,
             "best_so_far": int(self.policy.used),
             "in_its_own_model": self.own_scores() if i else None,
-            "shares": np.mean([row[2] for row in self.table], 0).tolist(),
+            "fractions": np.mean([row[2] for row in self.table], 0).tolist(),
             "training_steps": self.trained_steps,
             "search_steps": self.search_steps,
             "status": status,
@@ -254,29 +264,31 @@ class IWOCS:
         """Return what the newest specialist and the default get alone in its model, from seeds that chose nothing."""
         seeds = [self.held_out_seeds[-1] + 1 + k for k in range(OWN_EPISODES)]
         alone = self.policy.specialists([0.0] * self.iteration)[-1]
-        players = {"specialist": Composite([], alone.act), "default": self.policy.composite([])}
+        candidates = {"specialist": Composite([], alone.act), "default": self.policy.composite([])}
         model = self.models[-1][None]
-        return {name: float(self.play(player, model, seeds)) for name, player in players.items()}
+        return {name: float(self.play(policy, model, seeds)) for name, policy in candidates.items()}
 
     def summary(self) -> str:
         """Return the newest entry of the path in a line."""
         last = self.path[-1]
-        where = ", ".join(f"{name} {x:.3g}" for name, x in zip(self.worlds.names, last["worst_model"], strict=True))
+        where = ", ".join(
+            f"{name} {x:.3g}" for name, x in zip(self.perturbed_envs.names, last["worst_model"], strict=True)
+        )
         who = f"model {last['iteration']}, rho {last['rho']:g}" if last["iteration"] else "default policy"
         line = f"iwocs, {who}: worst {last['worst']:.1f} at {where}; on held-out seeds {last['held_out_worst']:.1f}"
-        line += f"; default acts in {100 * last['shares'][-1]:.0f}% of the steps"
+        line += f"; default acts in {100 * last['fractions'][-1]:.0f}% of the steps"
         return line + (f"; end: {last['status']}, best is {last['best_so_far']}" if last["status"] else "")
 
     # --- acting and saving ----------------------------------------------------------------------------------------
 
-    def player(self, *, explore: bool = False) -> Composite:
-        """Return the best composite so far, to act through whole episodes."""
-        return self.policy.player(explore=explore, generator=self.acting_generator)
+    def stateful(self, *, explore: bool = False) -> Composite:
+        """Return the best composite so far as a stateful policy."""
+        return self.policy.stateful(explore=explore, generator=self.acting_generator)
 
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
         """Return actions (N, act) of the first step of episodes that begin in obs (N, obs)."""
         with torch.no_grad():
-            return self.player(explore=explore)(obs)
+            return self.stateful(explore=explore)(obs)
 
     def state_dict(self) -> dict[str, Any]:
         state = pack(self, PACKED)
@@ -308,7 +320,25 @@ IWOCS_SPEC = AgentSpec(
     IWOCSConfig(),
     IWOCS,
     IWOCSPolicy,
-    "IWOCS, a policy for the worst world of an uncertainty set: specialists found one by one, and who acts when",
-    needs_worlds=True,
-    shown=("worst", "default_share"),
+    "IWOCS: specialists for iteratively found worst models, and a gate that selects who acts (arXiv 2410.06212)",
+    needs_uncertainty_set=True,
+    shown=("worst", "default_fraction"),
+    goal="worst case",
+    artefacts={"path.json": lambda agent: agent.path},
+    page="iwocs",
+    style=Style("#D55E00", ":"),
+    tiny={
+        "hidden": (8, 8),
+        "batch_size": 8,
+        "learning_starts": 16,
+        "random_steps": 10,
+        "rollout_steps": 4,
+        "replay_capacity": 400,
+        "entropy_free_hidden": (8, 8),
+        "default_steps": 24,
+        "model_steps": 18,
+        "thresholds": (0.1, 1.0),
+        "grid_n": 2,
+    },
+    tiny_env={"id": "surefoot/Pendulum-v0", "max_episode_steps": 15},
 )

@@ -1,7 +1,7 @@
 """Several specialists and a default policy as one: who may act, who does, and how the threshold between is chosen.
 
-Arithmetic of arXiv 2410.06212, section 5; the table of equations is in `agent.py`. Nothing here knows how the parts
-were learned.
+Arithmetic of docs/derivations/iwocs.md §4.3 to §4.6; the table of equations is in `agent.py`. Nothing here knows how
+the parts were learned.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-THRESHOLDS = tuple(k / 10 for k in range(1, 11))  # R, section 5 of the paper
+THRESHOLDS = tuple(k / 10 for k in range(1, 11))  # R, §4.5
 Act = Callable[[Tensor], Tensor]  # (N, obs) -> (N, act)
 
 
@@ -52,7 +52,7 @@ def best_threshold(worst_values: Sequence[float], thresholds: Sequence[float] = 
 
 
 def repeated(model: Tensor, before: Sequence[Tensor], span: Tensor, tolerance: float) -> list[int]:
-    """Return which of the models (d,) before are this one, to within a share of the span (d,) of each parameter."""
+    """Return which of the models (d,) before are this one, to within a fraction of the span (d,) of each parameter."""
     return [j for j, other in enumerate(before) if ((model - other).abs() / span).max() <= tolerance]
 
 
@@ -60,38 +60,40 @@ def repeated(model: Tensor, before: Sequence[Tensor], span: Tensor, tolerance: f
 
 
 class Composite:
-    """A player (`interface.Player`) of several specialists and a default policy, with its one step of memory a lane."""
+    """Several specialists and a default policy as a `StatefulPolicy` with one step of memory per environment."""
+
+    needs_rewards = False
 
     def __init__(self, specialists: Sequence[Specialist], default: Act):
         self.specialists, self.default = tuple(specialists), default
-        self.restart()
+        self.reset()
 
-    def restart(self) -> None:
-        """Forget the step before and the shares: all lanes start an episode."""
+    def reset(self) -> None:
+        """Forget the step before and the counts: all environments start an episode."""
         self._before: tuple[Tensor, Tensor] | None = None
         self._fresh: Tensor | None = None
         self._job: Tensor | None = None
         self._served = torch.zeros(1, len(self.specialists) + 1, dtype=torch.int64)  # (jobs, J + 1) steps
 
-    def see(self, reward: Tensor, ended: Tensor) -> None:
-        """Note which lanes (N,) begin another episode."""
+    def observe(self, reward: Tensor, ended: Tensor) -> None:
+        """Note which environments (N,) begin another episode."""
         self._fresh = ended.bool()
 
-    def playing(self, job: Tensor, jobs: int) -> None:
-        """Note which of so many episodes each lane (N,) is in, −1 for none: shares are counted for each."""
+    def track(self, job: Tensor, jobs: int) -> None:
+        """Note which of so many episodes each environment (N,) is in, −1 for none: steps are counted for each."""
         self._job = job
         if len(self._served) != jobs:
             self._served = self._served.new_zeros(jobs, self._served.shape[1])
 
     @property
-    def shares(self) -> Tensor:
-        """The shares (J + 1,) of the steps so far that each specialist and the default served."""
-        return _shares(self._served.sum(0))
+    def fractions(self) -> Tensor:
+        """The fractions (J + 1,) of the steps so far in which each specialist and the default acted."""
+        return _fractions(self._served.sum(0))
 
     @property
-    def shares_by_job(self) -> Tensor:
-        """The same for every episode (jobs, J + 1) that `playing` told of."""
-        return _shares(self._served)
+    def fractions_by_job(self) -> Tensor:
+        """The same for every episode (jobs, J + 1) that `track` was called with."""
+        return _fractions(self._served)
 
     def __call__(self, obs: Tensor) -> Tensor:
         """Return actions (N, act)."""
@@ -120,5 +122,5 @@ class Composite:
         self._served.index_put_((job.clamp(min=0), chosen), busy, accumulate=True)
 
 
-def _shares(served: Tensor) -> Tensor:
+def _fractions(served: Tensor) -> Tensor:
     return served / served.sum(-1, keepdim=True).clamp(min=1)

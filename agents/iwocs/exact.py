@@ -1,22 +1,29 @@
 """IWOCS on finite sets of finite models, exactly: for teaching, for tests, and where the models are known.
 
-Zouitine, Geist, Rachelson, *Solving robust MDPs as a sequence of static RL problems*, arXiv 2410.06212.
+Zouitine, Geist, Rachelson, *Solving robust MDPs as a sequence of static RL problems*, arXiv 2410.06212;
+docs/derivations/iwocs.md §1 to §3.
 
-| paper | here |
-|---|---|
-| section 2, (LV)(s) = max_a min_T E[r + γV]: robust value iteration | `robust_optimum` |
-| algorithm 1: Q_i = min_j Q*_{T_j}, π_i greedy, T_{i+1} worst for π_i, stop within ε | `iwocs` |
-| the search over a finite set, exact or by 300 rollouts | `worst_of`, `rollout_returns` |
-| the search over a rectangular set | `worst_mixture` |
+| derivation | paper | here |
+|---|---|---|
+| (1.2), (2.8), (2.9) robust value iteration on the hull | – | `exact.robust_backup`, `exact.robust_optimum` |
+| (2.1) Q_i = min_j Q*_{T_j}, (2.2) π_i, (2.3) T_{i+1} | – | `exact.iwocs` |
+| (2.4) U_i, L_i | – | `exact.Iteration` |
+| (2.5) and §2.1, how the loop ends | – | `exact.Status` |
+| (2.6), (2.7) one model | – | `parts.tabular.stationary_values`, `parts.tabular.stationary_optimum` |
+| (2.10), (2.11) search over a finite set, exact or by rollouts | – | `exact.worst_of`, `exact.rollout_returns` |
+| (2.12), (2.13) search over a rectangular set | – | `exact.worst_mixture` |
+| (2.14), (2.15) whose Q* is the smallest | – | `exact.specialist_fractions` |
+| (2.16) the hull variant | – | `exact.iwocs` |
+| (1.4), (3.3) both values of the game, by enumeration | – | `exact.brute_force` |
 
-Where this differs: the static problems are solved by policy iteration in place of value iteration to 10⁻³, so they are
-exact. The *best* policy of the path is returned, not the last. A worst model that was solved before ends the loop with
-a status of its own. Monte-Carlo search never certifies. `hull` is an extension: π_i is then the robust optimum of the
-rectangular hull of the models so far, and the loop always ends certified.
+Where this differs (§13): the static problems are solved by policy iteration in place of value iteration to 10⁻³, so
+they are exact. The *best* policy of the path is returned, not the last. A worst model that was solved before ends the
+loop with a status of its own. Monte-Carlo search never certifies. `hull` is an extension: π_i is then the robust
+optimum of the rectangular hull of the models so far, and the loop always ends certified.
 
-K models side by side are `Worlds`: S states, A actions, float64, one start state, discount γ < 1. In a rectangular set
-nature picks one of the K kernels at every state and action, so a model is a choice (S, A) of kernels; in a finite set
-it picks one for all. Policies are deterministic: an action a state (S,).
+K models side by side are `CandidateModels`: S states, A actions, float64, one start state, discount γ < 1. In a
+rectangular set nature picks one of the K kernels at every state and action, so a model is a choice (S, A) of kernels;
+in a finite set it picks one for all. Policies are deterministic: one action per state (S,).
 """
 
 from __future__ import annotations
@@ -43,7 +50,7 @@ Search = Callable[..., tuple[Tensor, float]]
 LARGEST_ENUMERATION = 1_000_000  # pairs of a policy and a model
 
 
-class Worlds(NamedTuple):
+class CandidateModels(NamedTuple):
     """K models of one task."""
 
     start: Tensor  # (S,) one-hot
@@ -59,10 +66,10 @@ class Iteration(NamedTuple):
     upper: float  # U_i = max_a Q_i(s₀, a)
     lower: float  # L_i = V of π_i in the worst model
     worst: Tensor  # (S, A) the kernels of T_{i+1}
-    shares: Tensor  # (i + 1,) of discounted time under π_i in T_{i+1}: whose Q* is the smallest
+    fractions: Tensor  # (i + 1,) of discounted time under π_i in T_{i+1}: whose Q* is the smallest
 
 
-class Solution(NamedTuple):
+class RobustSolution(NamedTuple):
     """The best policy of the path, what it gets in its worst model, and how the loop ended."""
 
     policy: Tensor  # (S,)
@@ -72,7 +79,7 @@ class Solution(NamedTuple):
     path: tuple[Iteration, ...]
 
 
-def stack(models: Sequence[TabularMDP]) -> Worlds:
+def stack(models: Sequence[TabularMDP]) -> CandidateModels:
     """Return models side by side; `ValueError` where they are no models of one stationary task with one start state."""
     for model in models:
         check(model)
@@ -83,34 +90,34 @@ def stack(models: Sequence[TabularMDP]) -> Worlds:
     if start.max() < 1 or any(not torch.equal(model.start, start) for model in models):
         raise ValueError("models need the same single start state; add a state before it with one action")
     moves = torch.cat([transition_matrix(model) for model in models])
-    return Worlds(start, moves, torch.cat([model.mean_reward for model in models]))
+    return CandidateModels(start, moves, torch.cat([model.mean_reward for model in models]))
 
 
-def constant(worlds: Worlds, k: int) -> Tensor:
+def constant(candidates: CandidateModels, k: int) -> Tensor:
     """Return the choice (S, A) of model k everywhere."""
-    return torch.full(worlds.reward.shape[1:], k)
+    return torch.full(candidates.reward.shape[1:], k)
 
 
-def mixture(worlds: Worlds, choice: Tensor) -> TabularMDP:
+def mixture(candidates: CandidateModels, choice: Tensor) -> TabularMDP:
     """Return the model that has kernel `choice` (S, A) at every state and action."""
     states, actions = (torch.arange(size) for size in choice.shape)
     where = (choice, states[:, None], actions)
-    return from_dense(worlds.start, worlds.transition[where][None], worlds.reward[where][None])
+    return from_dense(candidates.start, candidates.transition[where][None], candidates.reward[where][None])
 
 
 # --- robust dynamic programming on the rectangular hull ---------------------------------------------------------------
 
 
-def robust_backup(worlds: Worlds, values: Tensor, discount: float) -> tuple[Tensor, Tensor]:
+def robust_backup(candidates: CandidateModels, values: Tensor, discount: float) -> tuple[Tensor, Tensor]:
     """Return min_k E[r + γV(s')] (S, A) over the kernels of each pair, and which kernel that is."""
-    return (worlds.reward + discount * (worlds.transition @ values)).min(0)
+    return (candidates.reward + discount * (candidates.transition @ values)).min(0)
 
 
-def robust_optimum(worlds: Worlds, discount: float, tolerance: float = 1e-10) -> Tensor:
+def robust_optimum(candidates: CandidateModels, discount: float, tolerance: float = 1e-10) -> Tensor:
     """Return Q*_𝒯 (S, A) of the rectangular hull by robust value iteration, to `tolerance` in the sup norm."""
-    values = torch.zeros_like(worlds.start)
+    values = torch.zeros_like(candidates.start)
     while True:
-        q, _ = robust_backup(worlds, values, discount)
+        q, _ = robust_backup(candidates, values, discount)
         change = (q.amax(-1) - values).abs().max()
         values = q.amax(-1)
         if change <= tolerance * (1 - discount):
@@ -120,38 +127,41 @@ def robust_optimum(worlds: Worlds, discount: float, tolerance: float = 1e-10) ->
 # --- the search: the worst model for a fixed policy -------------------------------------------------------------------
 
 
-def worst_of(worlds: Worlds, policy: Tensor, discount: float) -> tuple[Tensor, float]:
+def worst_of(candidates: CandidateModels, policy: Tensor, discount: float) -> tuple[Tensor, float]:
     """Return the model of a finite set in which a policy gets least, as a choice (S, A), and what it gets there."""
-    acting = greedy_of(policy, worlds)
-    values = [stationary_values(mixture(worlds, constant(worlds, k)), acting, discount) for k in _indices(worlds)]
-    returns = torch.stack(values) @ worlds.start
+    acting = greedy_of(policy, candidates)
+    values = [
+        stationary_values(mixture(candidates, constant(candidates, k)), acting, discount) for k in _indices(candidates)
+    ]
+    returns = torch.stack(values) @ candidates.start
     k = int(returns.argmin())
-    return constant(worlds, k), float(returns[k])
+    return constant(candidates, k), float(returns[k])
 
 
-def worst_mixture(worlds: Worlds, policy: Tensor, discount: float) -> tuple[Tensor, float]:
+def worst_mixture(candidates: CandidateModels, policy: Tensor, discount: float) -> tuple[Tensor, float]:
     """Return the worst model of a rectangular set for a policy, and its value there.
 
     For a fixed policy nature solves an ordinary MDP, whose actions are the kernels. What the kernels of actions *off*
-    the policy are does not matter for the value, but for the path: they are the worst against nature's values too.
+    the policy are does not matter for the value, but for the path (pitfall 15): they are the worst against nature's
+    values too.
     """
     rows = torch.arange(len(policy))
-    moves, reward = (table[:, rows, policy].transpose(0, 1) for table in worlds[1:])  # (S, K, S), (S, K)
-    values = -stationary_optimum(from_dense(worlds.start, moves[None], -reward[None]), discount).amax(-1)
-    _, choice = robust_backup(worlds, values, discount)
-    return choice, float(values @ worlds.start)
+    moves, reward = (table[:, rows, policy].transpose(0, 1) for table in candidates[1:])  # (S, K, S), (S, K)
+    values = -stationary_optimum(from_dense(candidates.start, moves[None], -reward[None]), discount).amax(-1)
+    _, choice = robust_backup(candidates, values, discount)
+    return choice, float(values @ candidates.start)
 
 
 def worst_by_rollouts(
-    worlds: Worlds, policy: Tensor, discount: float, *, episodes: int, generator: torch.Generator
+    candidates: CandidateModels, policy: Tensor, discount: float, *, episodes: int, generator: torch.Generator
 ) -> tuple[Tensor, float]:
     """Return as `worst_of`, by Monte-Carlo estimates."""
-    returns = rollout_returns(worlds, policy, discount, episodes=episodes, generator=generator)
-    return constant(worlds, int(returns.argmin())), float(returns.min())
+    returns = rollout_returns(candidates, policy, discount, episodes=episodes, generator=generator)
+    return constant(candidates, int(returns.argmin())), float(returns.min())
 
 
 def rollout_returns(
-    worlds: Worlds,
+    candidates: CandidateModels,
     policy: Tensor,
     discount: float,
     *,
@@ -163,12 +173,12 @@ def rollout_returns(
 
     Ends earlier when what could still come is below 10⁻⁹.
     """
-    models, states = worlds.reward.shape[:2]
+    models, states = candidates.reward.shape[:2]
     rows = torch.arange(states)
-    moves = worlds.transition[:, rows, policy].cumsum(-1)  # (K, S, S)
-    reward = worlds.reward[:, rows, policy]  # (K, S)
+    moves = candidates.transition[:, rows, policy].cumsum(-1)  # (K, S, S)
+    reward = candidates.reward[:, rows, policy]  # (K, S)
     model = torch.arange(models)[:, None].expand(models, episodes)
-    state = worlds.start.argmax().expand(models, episodes)
+    state = candidates.start.argmax().expand(models, episodes)
     total, factor = torch.zeros(models, episodes, dtype=reward.dtype), 1.0
     for _ in range(steps):
         total += factor * reward[model, state]
@@ -184,7 +194,7 @@ def rollout_returns(
 
 
 def iwocs(
-    worlds: Worlds,
+    candidates: CandidateModels,
     discount: float,
     *,
     first: int = 0,
@@ -194,13 +204,13 @@ def iwocs(
     iterations: int = 100,
     rollouts: int | None = None,
     generator: torch.Generator | None = None,
-) -> Solution:
+) -> RobustSolution:
     """Return the solution of max_π min_T V^π_T(s₀) by incremental worst-case search, from model `first` on.
 
     `rectangular`: nature mixes kernels freely. `hull`: the extension named in the header. `rollouts`: search a finite
-    set by that many episodes a model. Statuses: `certified`, within ε of the best deterministic stationary policy;
+    set by that many episodes per model. Statuses: `certified`, within ε of the best deterministic stationary policy;
     `stagnated`, the worst model was solved before and the gap is open; `repeat`, the same with rollouts, which prove
-    nothing; `budget`, no end within `iterations`.
+    nothing; `budget`, no end within `iterations` (§2.1).
 
     Raises:
         ValueError: rollouts of a rectangular set, or without a generator.
@@ -210,17 +220,17 @@ def iwocs(
         if rectangular or generator is None:
             raise ValueError("rollouts search a finite set, with a generator")
         search = partial(worst_by_rollouts, episodes=rollouts, generator=generator)
-    models = [constant(worlds, first)]
+    models = [constant(candidates, first)]
     status: Status = "budget"
     qs: list[Tensor] = []
     path: list[Iteration] = []
     for _ in range(iterations):
-        qs.append(stationary_optimum(mixture(worlds, models[-1]), discount))
-        q = robust_optimum(_of(worlds, models), discount) if hull else torch.stack(qs).amin(0)
-        policy, upper = q.argmax(-1), float(q.amax(-1) @ worlds.start)
-        worst, lower = search(worlds, policy, discount)
-        shares = specialist_shares(worlds, torch.stack(qs), policy, worst, discount)
-        path.append(Iteration(models[-1], policy, upper, lower, worst, shares))
+        qs.append(stationary_optimum(mixture(candidates, models[-1]), discount))
+        q = robust_optimum(_of(candidates, models), discount) if hull else torch.stack(qs).amin(0)
+        policy, upper = q.argmax(-1), float(q.amax(-1) @ candidates.start)
+        worst, lower = search(candidates, policy, discount)
+        fractions = specialist_fractions(candidates, torch.stack(qs), policy, worst, discount)
+        path.append(Iteration(models[-1], policy, upper, lower, worst, fractions))
         if rollouts is None and abs(upper - lower) <= epsilon:
             status = "certified"
             break
@@ -229,33 +239,35 @@ def iwocs(
             break
         models.append(worst)
     best = max(path, key=lambda iteration: iteration.lower)
-    return Solution(best.policy, best.lower, best.worst, status, tuple(path))
+    return RobustSolution(best.policy, best.lower, best.worst, status, tuple(path))
 
 
-def specialist_shares(worlds: Worlds, qs: Tensor, policy: Tensor, worst: Tensor, discount: float) -> Tensor:
-    """Return the share (i + 1,) of discounted time in which each solved model's Q* (i + 1, S, A) is the smallest."""
-    acting = greedy_of(policy, worlds)
-    moves = (acting[..., None] * transition_matrix(mixture(worlds, worst))[0]).sum(1)  # (S, S)
+def specialist_fractions(
+    candidates: CandidateModels, qs: Tensor, policy: Tensor, worst: Tensor, discount: float
+) -> Tensor:
+    """Return the fraction (i + 1,) of discounted time in which each solved model's Q* (i + 1, S, A) is the smallest."""
+    acting = greedy_of(policy, candidates)
+    moves = (acting[..., None] * transition_matrix(mixture(candidates, worst))[0]).sum(1)  # (S, S)
     identity = torch.eye(len(policy), dtype=moves.dtype)
-    time = (1 - discount) * torch.linalg.solve(identity - discount * moves.T, worlds.start)
+    time = (1 - discount) * torch.linalg.solve(identity - discount * moves.T, candidates.start)
     smallest = (qs * acting).sum(-1).argmin(0)  # (S,)
     return torch.zeros(len(qs), dtype=time.dtype).index_add(0, smallest, time)
 
 
-def _of(worlds: Worlds, choices: Sequence[Tensor]) -> Worlds:
-    """Return the models of some choices as worlds of their own."""
-    chosen = [mixture(worlds, choice) for choice in choices]
+def _of(candidates: CandidateModels, choices: Sequence[Tensor]) -> CandidateModels:
+    """Return the models of some choices as candidates of their own."""
+    chosen = [mixture(candidates, choice) for choice in choices]
     moves = torch.cat([transition_matrix(one) for one in chosen])
-    return Worlds(worlds.start, moves, torch.cat([one.mean_reward for one in chosen]))
+    return CandidateModels(candidates.start, moves, torch.cat([one.mean_reward for one in chosen]))
 
 
-def greedy_of(policy: Tensor, worlds: Worlds) -> Tensor:
+def greedy_of(policy: Tensor, candidates: CandidateModels) -> Tensor:
     """Return a deterministic policy (S,) as probabilities (S, A)."""
-    return torch.nn.functional.one_hot(policy, worlds.reward.shape[2]).to(worlds.reward.dtype)
+    return torch.nn.functional.one_hot(policy, candidates.reward.shape[2]).to(candidates.reward.dtype)
 
 
-def _indices(worlds: Worlds) -> range:
-    return range(len(worlds.reward))
+def _indices(candidates: CandidateModels) -> range:
+    return range(len(candidates.reward))
 
 
 # --- by enumeration ---------------------------------------------------------------------------------------------------
@@ -269,17 +281,19 @@ class Enumerated(NamedTuple):
     policy: Tensor  # (S,), of the best worst case
 
 
-def brute_force(worlds: Worlds, discount: float, *, rectangular: bool = False) -> Enumerated:
+def brute_force(candidates: CandidateModels, discount: float, *, rectangular: bool = False) -> Enumerated:
     """Return both values of the game at the start state; `ValueError` above a million pairs."""
-    models, states, actions = worlds.reward.shape
+    models, states, actions = candidates.reward.shape
     if actions**states * models ** (states * actions if rectangular else 1) > LARGEST_ENUMERATION:
         raise ValueError(f"{states} states, {actions} actions, {models} models are too many to enumerate")
     policies = torch.tensor(list(product(range(actions), repeat=states)))
     if rectangular:
         choices = torch.tensor(list(product(range(models), repeat=states * actions))).view(-1, states, actions)
     else:
-        choices = torch.stack([constant(worlds, k) for k in _indices(worlds)])
-    acting = torch.nn.functional.one_hot(policies, actions).to(worlds.reward.dtype)
-    returns = torch.stack([stationary_values(mixture(worlds, c), acting, discount) @ worlds.start for c in choices])
+        choices = torch.stack([constant(candidates, k) for k in _indices(candidates)])
+    acting = torch.nn.functional.one_hot(policies, actions).to(candidates.reward.dtype)
+    returns = torch.stack(
+        [stationary_values(mixture(candidates, c), acting, discount) @ candidates.start for c in choices]
+    )
     best = int(returns.amin(0).argmax())  # returns are (models, policies)
     return Enumerated(float(returns.amin(0).max()), float(returns.amax(1).min()), policies[best])

@@ -5,9 +5,9 @@
         search.tell(values_of(search.ask()))  # (P, d) -> (P,)
     search.best, search.least
 
-A method is a generator function on the unit box: it yields points (P, d) and is sent their values (P,). What has been
-told is all the state there is: loading it asks and tells the same again, so a search can be saved between two batches
-and loading runs no code of the file's.
+A method (docs/derivations/iwocs.md §5) is a generator function on the unit box: it yields points (P, d) and is sent
+their values (P,). The values received so far are the whole state: loading replays them, so a search can be saved
+between two batches and loading runs no code of the file's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from surefoot.agents.parts.random import make_generator
 
-POPULATION, GENERATIONS = 100, 6  # IWOCS (arXiv 2410.06212), section 5
+POPULATION, GENERATIONS = 100, 6  # of the paper (§5.3)
 SIGMA = 0.5  # CMA-ES's first width; its first mean is the middle of the box
 Proposals = Generator[Tensor, Tensor, None]
 
@@ -48,7 +48,7 @@ class Search:
         self._pending: Tensor | None = next(self._proposals)  # in the unit box
         self.best: Tensor | None = None  # (d,) the first point of the least value so far
         self.least = torch.inf
-        self._told: list[tuple[Tensor, Tensor]] = []  # points (P, d) and values (P,) of every batch
+        self._evaluated: list[tuple[Tensor, Tensor]] = []  # points (P, d) and values (P,) of every batch
 
     @property
     def done(self) -> bool:
@@ -56,11 +56,11 @@ class Search:
 
     @property
     def evaluations(self) -> int:
-        """The points that were told so far."""
-        return sum(len(values) for _, values in self._told)
+        """The number of points with a value."""
+        return sum(len(values) for _, values in self._evaluated)
 
     def ask(self) -> Tensor:
-        """Return the next points (P, d); the same again until they are told. `ValueError` after the last."""
+        """Return the next points (P, d); the same until `tell` has their values. `ValueError` after the last."""
         if self._pending is None:
             raise ValueError(f"the search ended after {self.evaluations} points; make another one")
         return self.low + self._pending * (self.high - self.low)
@@ -69,25 +69,25 @@ class Search:
         """Give the values (P,) of the points last asked for; `ValueError` for another number of them or NaN."""
         points, values = self.ask(), values.detach().to("cpu", torch.float64)
         if values.shape != points.shape[:1] or values.isnan().any():
-            raise ValueError(f"{len(points)} points need a number each, not {values.tolist()}")
+            raise ValueError(f"{len(points)} points need one number each, not {values.tolist()}")
         if values.min() < self.least:
             self.best, self.least = points[values.argmin()], float(values.min())
-        self._told.append((points, values))
+        self._evaluated.append((points, values))
         try:
             self._pending = self._proposals.send(values)
         except StopIteration:
             self._pending = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every batch that was told."""
-        return {"told": [tuple(part.clone() for part in batch) for batch in self._told]}
+        """Return every batch with its values."""
+        return {"evaluated": [tuple(part.clone() for part in batch) for batch in self._evaluated]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Search the same way again; `ValueError` where that asks for other points than the saved search did."""
+        """Search the same way again; `ValueError` where that proposes other points than the saved search."""
         self._restart()
-        for points, values in state["told"]:
+        for points, values in state["evaluated"]:
             if self.done or not torch.equal(self.ask(), points.cpu()):
-                raise ValueError("the saved search asked for other points: other bounds, seed, settings or version")
+                raise ValueError("the saved search had other points: other bounds, seed, settings or version")
             self.tell(values)
 
 
@@ -103,19 +103,20 @@ def minimise(values_of: Callable[[Tensor], Tensor], search: Search) -> tuple[Ten
 
 
 def grid_search(low: Any, high: Any, n: int = 10, *, closed: bool = False, batch: int | None = None) -> Search:
-    """Return a search of n values a dimension, the last changing fastest, `batch` points at a time, all by default.
+    """Return a search of n values per dimension, the last changing fastest, `batch` points at a time, all by default.
 
-    Half-open by default: low + k·(high − low)/n, as IWOCS's published paths are. `closed` has both ends.
+    Half-open by default, as IWOCS's published paths are: low + k·(high − low)/n, eq. (5.2). `closed`, eq. (5.3), has
+    both ends.
     """
     if n < 2:
-        raise ValueError(f"a grid needs at least 2 values a dimension, not {n}")
+        raise ValueError(f"a grid needs at least 2 values per dimension, not {n}")
     return Search(low, high, partial(_grid, n=n, closed=closed, batch=batch))
 
 
 def random_search(
     low: Any, high: Any, *, seed: int, population: int = POPULATION, generations: int = GENERATIONS
 ) -> Search:
-    """Return a search of uniform points."""
+    """Return a search of uniform points (§5.4)."""
     _check_budget(population, generations)
     return Search(low, high, partial(_uniform, seed=seed, population=population, generations=generations))
 
@@ -125,7 +126,7 @@ def cma_search(
 ) -> Search:
     """Return a search by CMA-ES (Hansen; the `cma` package); uniform points in one dimension, where there is no C.
 
-    The best sample counts, not the final mean.
+    The best sample counts, not the final mean. §5.3 has the equations, and what the package does otherwise.
     """
     _check_budget(population, generations)
     return Search(low, high, partial(_cma, seed=seed, population=population, generations=generations))

@@ -1,4 +1,4 @@
-"""What IWOCS learns in one model, SAC with a plain critic and a predictor beside it, and the policy of all models."""
+"""What IWOCS learns in one model, SAC with an entropy-free critic and a predictor, and the policy of all models."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from surefoot.agents.sac import (
     SACConfig,
     SACNoise,
     box_dims,
+    make_collector,
     make_policy,
     make_replay,
-    make_rollout,
     soft_target,
     twin_q_loss,
 )
@@ -36,46 +36,47 @@ SCALE_ROWS = 100_000  # replayed transitions of which `error_quantile` is taken
 
 @dataclass(frozen=True)
 class IWOCSConfig(SACConfig):
-    """Defaults: the paper's table 5 and appendix H for two parameters; network widths and the rest are the brief's."""
+    """Defaults: the paper's table 5 and appendix H for two parameters, else ours: docs/derivations/iwocs.md §6.1."""
 
     critic_lr: float = 1e-3
-    """Adam step size of critics and predictor."""
+    """Learning rate of critics and predictor (Adam)."""
     adam_eps: float = 1e-5
-    """ε of every Adam."""
+    """ε of the Adam optimisers."""
     learning_starts: int = 10_000
     """Environment steps in each model before the first round of updates."""
     random_steps: int = 10_000
-    """Environment steps with uniform actions at the start of each model."""
-    plain_hidden: tuple[int, ...] = (256, 256, 256)
-    """Hidden layer widths of the critic without entropy: one layer more than the others."""
+    """Environment steps with uniformly random actions at the start of each model."""
+    entropy_free_hidden: tuple[int, ...] = (256, 256, 256)
+    """Hidden layer widths of the entropy-free critic: one layer more than the others."""
     default_steps: int = 1_600_000
-    """N_def, environment steps of the default policy, under domain randomisation."""
+    """Environment steps of the default policy (N_def), trained by domain randomisation."""
     model_steps: int = 800_000
-    """N_sac, environment steps in each model."""
+    """Environment steps in each model (N_sac)."""
     iterations: int = 3
-    """M, the most models to train in."""
+    """Maximum number of models to train in (M)."""
     thresholds: tuple[float, ...] = THRESHOLDS
-    """R, the values that ρ is chosen from; 0 also lets a specialist be rejected, inf is no gate."""
+    """Candidate values of the gate threshold ρ (R); 0 also allows a specialist to be rejected, inf means no gate."""
     error_quantile: float | None = None
-    """Measure prediction errors in this quantile of a model's own, over its replay (ours); None: as they are."""
+    """Measure prediction errors in units of this quantile of a model's own errors over its replay buffer (ours); None:
+    unscaled."""
     search: Literal["grid", "cma", "random"] = "grid"
-    """How the worst model is searched: a grid (IWOCS*), CMA-ES (IWOCS) or uniform points."""
+    """Search for the worst model: a grid (IWOCS*), CMA-ES (IWOCS) or uniformly random points."""
     grid_n: int = 10
-    """Values of each parameter on the search grid."""
+    """Values per parameter on the search grid."""
     grid_closed: bool = False
-    """Whether the search grid has both ends of each range; the published one is half-open."""
+    """Include both ends of each range in the search grid; the published grid is half-open."""
     population: int = POPULATION
-    """Points of a generation of CMA-ES."""
+    """Population size of CMA-ES."""
     generations: int = GENERATIONS
     """Generations of CMA-ES."""
     search_episodes: int = 1
-    """Episodes at each point of a search, from the same reset seeds at all points."""
+    """Episodes at each point of a search, with the same reset seeds at all points."""
     repeat_tolerance: float = 0.02
-    """Two models are the same if no parameter differs by more than this share of its range."""
+    """Two models count as the same if no parameter differs by more than this fraction of its range."""
     next_model: Literal["worst", "random"] = "worst"
-    """The model to train in next; `random` is an ablation."""
-    judge: Literal["plain", "soft"] = "plain"
-    """The critic whose smallest value decides who acts; `soft`, SAC's own with entropy, is an ablation."""
+    """Which model to train in next: the worst one, or a `random` one (ablation)."""
+    gate_critic: Literal["entropy-free", "soft"] = "entropy-free"
+    """Critic whose minimum selects the acting policy: the entropy-free one, or `soft`, SAC's own (ablation)."""
 
     def __post_init__(self) -> None:
         counts = ("default_steps", "model_steps", "generations", "search_episodes")
@@ -83,7 +84,7 @@ class IWOCSConfig(SACConfig):
         rules |= dict.fromkeys(["grid_n", "population"], (lambda x: x >= 2, "at least 2"))
         rules["thresholds"] = (lambda x: len(x) > 0 and min(x) >= 0 and sorted(x) == list(x), "numbers from 0 on, up")
         rules["error_quantile"] = optional((lambda x: 0 < x < 1, "in (0, 1), or None"))
-        rules["plain_hidden"] = WIDTHS
+        rules["entropy_free_hidden"] = WIDTHS
         check_ranges(self, rules)
 
 
@@ -95,13 +96,13 @@ class StaticSolver(Stateful):
 
     STATEFUL = (
         "nets",
-        "plain",
-        "plain_target",
+        "entropy_free",
+        "entropy_free_target",
         "predictor",
-        "plain_optimiser",
+        "entropy_free_optimiser",
         "predictor_optimiser",
         "replay",
-        "rollout",
+        "collector",
         "noise_generator",
     )
 
@@ -110,22 +111,24 @@ class StaticSolver(Stateful):
         obs_dim, self.action_dim = box_dims(setting.spaces)
         generator = make_generator(setting.seed, "specialist")
         self.nets = ActorCritic(config, setting)
-        self.plain = TwinQ(obs_dim, self.action_dim, config.plain_hidden, generator=generator).to(setting.device)
-        self.plain_target = copy.deepcopy(self.plain).requires_grad_(False)
+        self.entropy_free = TwinQ(obs_dim, self.action_dim, config.entropy_free_hidden, generator=generator).to(
+            setting.device
+        )
+        self.entropy_free_target = copy.deepcopy(self.entropy_free).requires_grad_(False)
         self.predictor = MLP(obs_dim + self.action_dim, config.hidden, obs_dim, generator=generator).to(setting.device)
-        self.plain_optimiser = adam(self.plain.parameters(), config.critic_lr, setting, config.adam_eps)
+        self.entropy_free_optimiser = adam(self.entropy_free.parameters(), config.critic_lr, setting, config.adam_eps)
         self.predictor_optimiser = adam(self.predictor.parameters(), config.critic_lr, setting, config.adam_eps)
         self.replay = make_replay(config.replay_capacity, setting)
-        self.rollout = make_rollout(config, setting)
+        self.collector = make_collector(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
-        critic = self.plain, self.plain_target, self.plain_optimiser
+        critic = self.entropy_free, self.entropy_free_target, self.entropy_free_optimiser
         owners = (*self.nets.owners(), *critic, self.predictor, self.predictor_optimiser)
         self.update = accelerate(self.update_eager, setting, owners)
 
     def step(self) -> Progress:
-        """One environment step in every lane and the updates it is due."""
-        episodes = self.rollout.advance(self.nets.policy, self.replay)
-        update, env_steps = self.rollout.take_update()
+        """One step in every environment and the updates it is due."""
+        episodes = self.collector.advance(self.nets.policy, self.replay)
+        update, env_steps = self.collector.take_update()
         if not update:
             return Progress(env_steps, 0, {}, episodes)
         shape = (self.config.batch_size, self.action_dim)
@@ -136,17 +139,23 @@ class StaticSolver(Stateful):
         """One gradient step on everything; no two losses reach the same network."""
         nets = self.nets
         y = nets.td_target(batch, noise.target)
-        plain_y = soft_target(batch, nets.policy, self.plain_target, noise.target, self.config.gamma, None)
+        entropy_free_y = soft_target(
+            batch, nets.policy, self.entropy_free_target, noise.target, self.config.gamma, None
+        )
         critic_loss = twin_q_loss(nets.critic(batch.obs, batch.action), y)
-        plain_q = self.plain(batch.obs, batch.action)
-        plain_loss = twin_q_loss(plain_q, plain_y)
+        entropy_free_q = self.entropy_free(batch.obs, batch.action)
+        entropy_free_loss = twin_q_loss(entropy_free_q, entropy_free_y)
         predictor_loss = prediction_loss(_predict(self.predictor, batch.obs, batch.action), batch.next_obs)
         actor_loss, metrics = nets.actor_loss(batch.obs, noise.policy)
         nets.descend(critic_loss + actor_loss)
-        take_step([self.plain_optimiser, self.predictor_optimiser], plain_loss + predictor_loss)
-        soft_update(self.plain_target.parameters(), self.plain.parameters(), self.config.tau)
-        losses = {"critic_loss": critic_loss, "plain_critic_loss": plain_loss, "prediction_error": predictor_loss}
-        return {name: loss.detach() for name, loss in losses.items()} | {"q": plain_q.detach().mean(), **metrics}
+        take_step([self.entropy_free_optimiser, self.predictor_optimiser], entropy_free_loss + predictor_loss)
+        soft_update(self.entropy_free_target.parameters(), self.entropy_free.parameters(), self.config.tau)
+        losses = {
+            "critic_loss": critic_loss,
+            "entropy_free_critic_loss": entropy_free_loss,
+            "prediction_error": predictor_loss,
+        }
+        return {name: loss.detach() for name, loss in losses.items()} | {"q": entropy_free_q.detach().mean(), **metrics}
 
     @torch.no_grad()
     def usual_error(self, quantile: float) -> float:
@@ -169,7 +178,7 @@ class IWOCSPolicy(nn.Module):
         super().__init__()
         generator = generator or torch.Generator()
         obs_dim, action_dim = box_dims(spaces)
-        widths = config.plain_hidden if config.judge == "plain" else config.hidden
+        widths = config.entropy_free_hidden if config.gate_critic == "entropy-free" else config.hidden
         self.default = make_policy(config, spaces, generator)
         models = range(config.iterations)
         self.actors = nn.ModuleList(make_policy(config, spaces, generator) for _ in models)
@@ -197,15 +206,15 @@ class IWOCSPolicy(nn.Module):
         specialists = self.specialists(rho, explore=explore, generator=generator)
         return Composite(specialists, _actor(self.default, explore, generator))
 
-    def player(self, *, explore: bool = False, generator: torch.Generator | None = None) -> Composite:
-        """Return what acts through whole episodes."""
+    def stateful(self, *, explore: bool = False, generator: torch.Generator | None = None) -> Composite:
+        """Return the composite as a stateful policy."""
         rho = self.rho[: int(self.used)].tolist()
         return self.composite(rho, explore=explore, generator=generator)
 
     @torch.no_grad()
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
         """Return actions (N, act) of the first step of episodes that begin in obs (N, obs)."""
-        return self.player(explore=explore)(obs)
+        return self.stateful(explore=explore)(obs)
 
 
 def _actor(policy: nn.Module, explore: bool, generator: torch.Generator | None) -> Act:
@@ -213,4 +222,5 @@ def _actor(policy: nn.Module, explore: bool, generator: torch.Generator | None) 
 
 
 def _predict(predictor: nn.Module, obs: Tensor, action: Tensor) -> Tensor:
-    return predictor(torch.cat([obs, action], -1))
+    prediction: Tensor = predictor(torch.cat([obs, action], -1))
+    return prediction

@@ -1,26 +1,30 @@
-"""Model-based RL with one dynamics model and a Lipschitz-regularised value: MBPO and the five arms beside it.
+"""Model-based RL with one dynamics model and a Lipschitz-regularised value: MBPO and five variants of it.
 
 Zheng, Wang, Xu, Huang, "Is Model Ensemble Necessary? Model-based RL via a Single Model with Lipschitz Regularized Value
-Function", ICLR 2023, arXiv 2302.01244, on Janner et al., MBPO, arXiv 1906.08253. The paper's appendix and code could
-not be had: section numbers are those of the brief lipschitz_mbrl.md, whose reading of it this is.
+Function", ICLR 2023, arXiv 2302.01244, on Janner et al., MBPO, arXiv 1906.08253. The paper's method section, appendix
+and code could not be had, so its own numbers are not known. Derivation: docs/derivations/lipschitz_mbrl.md.
 
-| brief | here |
-|---|---|
-| 1, the arms PE (= MBPO), DE, SP, SD, RR, SN | `ARMS`, `LipschitzMBRLConfig.dynamics` |
-| 4.1, 4.2 the model and its training call | `parts.dynamics`, `parts.dynamics_training` |
-| 4.3 rollouts, k(e), D_model | `parts.imagination` |
-| 4.4 SAC on real and imagined rows | `LipschitzMBRL.draw`, `sac.twin_q_loss`, `sac.ActorCritic` |
-| 5.1 the attack, L_reg^(α)(φ; ε, π, …) | `parts.smoothing.find_perturbation`, `regulariser` |
-| 5.2 spectral normalisation of every layer | `parts.spectral_norm.bound_layers`, `power_iterate` |
-| 5.3 the whole algorithm | `LipschitzMBRL.step` |
-| 7 value-aware error, Lipschitz estimates | `LipschitzMBRL.diagnose`, `parts.lipschitz` |
+| derivation | paper | here |
+|---|---|---|
+| §1.1 the variants PE (= MBPO), DE, SP, SD, RR, SN | – | `settings.VARIANTS`, `settings.LipschitzMBRLConfig.dynamics` |
+| (1.1) V(s) | – | `state_value` |
+| §3 the model and its training call | – | `dynamics`, `dynamics_training` |
+| §4 rollouts, k(e), D_model | – | `imagination` |
+| (5.1) to (5.5) SAC | – | `sac.ActorCritic`, `sac.soft_target`, `sac.twin_q_loss` |
+| (5.6) real and imagined rows of a minibatch | – | `LipschitzMBRL.draw` |
+| (6.3), (6.10) for (6.1): L_reg^(α)(φ; ε, π, …) | – (the authors' page) | `regulariser` |
+| (6.4) to (6.9) the ball and the attack | – | `smoothing`, `LipschitzMBRL.draw_attack` |
+| (6.2), (6.11) an update, as in §6.4 | – (the authors' page) | `LipschitzMBRL.update_eager` |
+| §7 spectral normalisation of every layer | – | `spectral_norm`, `make_nets` |
+| §8 the whole algorithm; (8.1) when a model is due | – | `LipschitzMBRL.step`; `LipschitzMBRL.model_is_due` |
+| (9.1) to (9.6) value-aware error, Lipschitz estimates | – | `LipschitzMBRL.diagnose`, `lipschitz` |
 
 Where this differs, and why:
-- ε, α, λ and β are ours: the paper's are not known for any task. `docs/lipschitz_mbrl.md` has the sweep behind them.
+- ε, α, λ and β are ours: the paper's are not known for any task. Their sweep: `docs/methods/lipschitz_mbrl.md`.
 - The perturbation is the better of both sides of one gradient-sign step: plain FGSM does nothing where a = π̄(s).
 - Losses of critics, policy and temperature are taken from the same parameters before any of them moves, as in `sac.py`.
 - The critics' loss is a mean square without MBPO's ½: λ is relative to it. Adam does not notice the rest.
-- Power iterations are taken once an update, not in every forward; a target takes its own.
+- Power iterations are taken once per update, not in every forward; a target takes its own.
 - Recorded data is a second source of rows for the model alone: D_env, rollouts and minibatches are the task's.
 """
 
@@ -33,7 +37,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting
+from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.lipschitz_mbrl.dynamics_training import DynamicsModel
 from surefoot.agents.lipschitz_mbrl.imagination import Imagination
 from surefoot.agents.lipschitz_mbrl.lipschitz import ball_slope, local_slopes, log_upper_bound, value_aware_error
@@ -64,7 +68,8 @@ PHASES = ("model", "rollouts", "updates")
 
 def state_value(critic: TwinQ, policy: TanhGaussianPolicy, obs: Tensor) -> Tensor:
     """Return V(s) = min_j Q_j(s, π̄(s)) (B,), differentiable in s alone; the paper writes max_a Q(s, a)."""
-    return critic(obs, policy.mode(obs), frozen=True).amin(0)
+    q: Tensor = critic(obs, policy.mode(obs), frozen=True)
+    return q.amin(0)
 
 
 def regulariser(
@@ -84,7 +89,8 @@ def regulariser(
     reference = q if config.reference == "stored" else critic(centre, policy.mode(centre).detach())
 
     def value(x: Tensor) -> Tensor:
-        return critic(x, policy.mode(x), frozen=True)
+        values: Tensor = critic(x, policy.mode(x), frozen=True)
+        return values
 
     delta = find_perturbation(value, centre, reference.detach(), ball, config.attack, noise)
     perturbed = centre + delta
@@ -95,12 +101,12 @@ def regulariser(
 
 
 def make_nets(config: LipschitzMBRLConfig, setting: Setting) -> ActorCritic:
-    """Return SAC's networks; in the arm sn both critics, and their targets apart, with bounded layers."""
+    """Return SAC's networks; in the variant sn both critics, and their targets apart, with bounded layers."""
     nets = ActorCritic(config, setting)
     nets.log_alpha.requires_grad_(config.learn_alpha)
-    if config.arm == "sn":
+    if config.variant == "sn":
         start = make_generator(setting.seed, "power iteration")
-        bound_layers(nets.critic, config.beta, config.bounding, start, config.bounded_layers)
+        bound_layers(nets.critic, config.spectral_bound, config.bounding, start, config.bounded_layers)
         nets.target = copy.deepcopy(nets.critic).requires_grad_(False)
     return nets
 
@@ -114,7 +120,7 @@ class UpdateNoise(NamedTuple):
 
 
 class LipschitzMBRL(Stateful):
-    """MBPO: act, learn a model of what was seen, imagine, and train SAC on what was imagined."""
+    """MBPO: act, learn a model of what was seen, roll it out, and train SAC on the rollouts."""
 
     STATEFUL = (
         "nets",
@@ -159,10 +165,10 @@ class LipschitzMBRL(Stateful):
         """Return actions (N, act) for obs (N, obs): tanh(mean), or a sample."""
         return self.policy.act(obs, explore=explore, generator=self.noise_generator)
 
-    # -- one environment step (brief, 5.3)
+    # -- one environment step (§8)
 
     def step(self) -> Progress:
-        """A new model and new rollouts where they are due, a step in every lane, and the updates it earns."""
+        """A new model and new rollouts where they are due, a step in every environment, and the updates it earns."""
         watch = Stopwatch(self.device, PHASES)
         metrics: dict[str, Tensor] = {}
         learned = self.env_steps - self.config.random_steps  # environment steps since the first model was due
@@ -171,17 +177,17 @@ class LipschitzMBRL(Stateful):
             metrics |= self.imagine(learned, watch)
         batch, episodes = self.interaction.step(self.choose())
         self.replay.push(batch)
-        lanes = len(batch.reward)
-        self.env_steps += lanes
-        updates = self.config.updates_per_step * lanes if self.trainings and len(self.imagination.replay) else 0
+        num_envs = len(batch.reward)
+        self.env_steps += num_envs
+        updates = self.config.updates_per_step * num_envs if self.trainings and len(self.imagination.replay) else 0
         if updates:
             with watch("updates"):
                 metrics |= mean_of([self.update(*drawn) for drawn in self.draw(updates)])
-        if self.trainings and crosses(self.env_steps - lanes, self.env_steps, self.config.diagnose_every):
+        if self.trainings and crosses(self.env_steps - num_envs, self.env_steps, self.config.diagnose_every):
             metrics |= self.diagnose()
         if self.trainings:
-            metrics |= watch.per_thousand(lanes)
-        return Progress(lanes, updates, metrics, (episodes,))
+            metrics |= watch.per_thousand(num_envs)
+        return Progress(num_envs, updates, metrics, (episodes,))
 
     def model_is_due(self, learned: int) -> bool:
         return learned >= self.trainings * self.config.model_interval
@@ -237,26 +243,26 @@ class LipschitzMBRL(Stateful):
         return draw_in_ball(self.attack_generator, points, config.norm)
 
     def update_eager(self, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
-        """One gradient step on everything (brief, 5.1)."""
+        """One gradient step on everything (§6.4; in the variant sn §7.3)."""
         nets, config = self.nets, self.config
-        if config.arm == "sn":
+        if config.variant == "sn":
             power_iterate(nets.critic, config.power_iterations)
         y = nets.td_target(batch, noise.target)
         q = nets.critic(batch.obs, batch.action)
         critic_loss = twin_q_loss(q, y)
         metrics = {"critic_loss": critic_loss.detach(), "q": q.detach().mean(), "q_std": q.detach().std()}
         if config.robust:
-            ball = Ball(config.epsilon, config.norm, self.obs_scale)
+            ball = Ball(config.perturbation_radius, config.norm, self.obs_scale)
             robust = regulariser(nets.critic, nets.policy, batch, q, ball, config, noise.attack)
-            critic_loss = critic_loss + config.lam * robust
+            critic_loss = critic_loss + config.robust_weight * robust
             metrics["robust_loss"] = robust.detach()
         actor_loss, actor_metrics = nets.actor_loss(batch.obs, noise.policy)
         nets.descend(critic_loss + actor_loss)
-        if config.arm == "sn":
+        if config.variant == "sn":
             power_iterate(nets.target, config.power_iterations)
         return metrics | actor_metrics
 
-    # -- what is measured (brief, 7)
+    # -- what is measured (§9)
 
     def diagnose(self) -> dict[str, Tensor]:
         """Return value-aware error and Lipschitz estimates on transitions of D_env; changes nothing of the run."""
@@ -266,7 +272,7 @@ class LipschitzMBRL(Stateful):
         )
         rows = self.replay.unpack(self.replay.rows.index_select(0, index))
         _, predicted = self.model.predict(rows.obs, rows.action, self.diagnose_generator)
-        ball = Ball(config.epsilon, config.norm, self.obs_scale)
+        ball = Ball(config.perturbation_radius, config.norm, self.obs_scale)
         value = partial(state_value, critic, policy)
         slopes = local_slopes(value, rows.obs)
         with torch.no_grad():
@@ -294,8 +300,8 @@ MBPO_SPEC = AgentSpec(
     LipschitzMBRLConfig(),
     LipschitzMBRL,
     make_policy,
-    "MBPO with an ensemble, or with one model and smooth critics (arXiv 2302.01244): --arm pe, de, sp, sd, rr or sn",
-    imagines=True,
+    "MBPO with an ensemble, or one model and smooth critics (arXiv 2302.01244): --variant pe, de, sp, sd, rr or sn",
+    model_based=True,
     shown=(
         "value_aware_error",
         "lip_upper",
@@ -317,4 +323,34 @@ MBPO_SPEC = AgentSpec(
         "rollout_mean_length",
         *(f"seconds/{phase}" for phase in PHASES),
     ),
+    variant="variant",
+    variant_styles={
+        "pe": Style("#000000", "-"),
+        "de": Style("#7F7F7F", "--"),
+        "sp": Style("#E69F00", "--"),
+        "sd": Style("#D55E00", "-"),
+        "rr": Style("#0072B2", "-"),
+        "sn": Style("#009E73", "-"),
+    },
+    page="lipschitz_mbrl",
+    style=Style("#000000", "--"),
+    tiny={
+        "hidden": (8, 8),
+        "batch_size": 8,
+        "random_steps": 10,
+        "replay_capacity": 400,
+        "ensemble_size": 3,
+        "model_hidden": (8, 8),
+        "model_decay": (0.0, 0.0, 0.0),
+        "model_epochs": 2,
+        "elites": 2,
+        "real_ratio": 0.25,
+        "rollout_starts": 12,
+        "model_interval": 14,
+        "epoch_length": 20,
+        "rollout_schedule": (1, 3, 1, 2),
+        "diagnose_every": 6,
+        "diagnose_rows": 16,
+        "updates_per_step": 1,
+    },
 )

@@ -1,18 +1,20 @@
 """A learned model of the dynamics: E networks that predict a task's reward and change of state, as one stack.
 
-Chua et al., PETS (arXiv 1805.12114) and Janner et al., MBPO (arXiv 1906.08253); section numbers are those of the
-Lipschitz-MBRL brief. `dynamics_training.py` fits it, `imagination.py` rolls it out.
+Chua et al., PETS (arXiv 1805.12114) and Janner et al., MBPO (arXiv 1906.08253). Derivation:
+docs/derivations/lipschitz_mbrl.md §3. `dynamics_training.py` fits it, `imagination.py` rolls it out.
 
-| brief, 4.1 | here |
-|---|---|
-| target y = (r, s' − s), not standardised, reward first | `model_inputs`, `model_target` |
-| soft bounds of the log-variance | `bounded_log_var` |
-| Gaussian loss, or the squared error of the mean | `gaussian_loss`, `squared_error`, with `bound_term` |
-| truncated-normal start | `truncated_normal_` |
-| decay c_l·½‖W_l‖² a layer | `DynamicsNet.decayed`, as Adam's own weight decay: the same gradient |
+| derivation | paper | here |
+|---|---|---|
+| (3.1) target y = (r, s' − s), not standardised, reward first | – | `model_inputs`, `model_target` |
+| (3.2) scaler of the inputs | – | `DynamicsNet.fit_scaler` |
+| (3.3), range (3.4): soft bounds of the log-variance | – | `bounded_log_var` |
+| (3.5), (3.6) Gaussian loss, squared error of the mean | – | `gaussian_loss`, `squared_error` |
+| (3.7) the bounds' term, decay c_l·½‖W_l‖² per layer | – | `bound_term`, `DynamicsNet.decayed` |
+| (3.8) truncated-normal start | – | `truncated_normal_` |
 
 Where this differs, and why:
-- Scaler and log-variance bounds are kept a member each (MBPO: one for all). A stack is then exactly its members trained
+- The decay is Adam's own (coupled) weight decay, which has the gradient of the term.
+- Scaler and log-variance bounds are kept per member (MBPO: one for all). A stack is then exactly its members trained
   one by one, and a member that diverges harms no other.
 """
 
@@ -36,46 +38,47 @@ LOG_VAR_MIN, LOG_VAR_MAX = -10.0, 0.5  # where the learned bounds start (MBPO's 
 
 @dataclass(frozen=True)
 class DynamicsConfig:
-    """The model and how it is trained. Defaults: MBPO's code (brief, 4.1 and 4.2), but for a single member."""
+    """The model and how it is trained. Defaults: MBPO's code (§10), but for a single member."""
 
-    members: int = 1
-    """Networks of the model."""
+    ensemble_size: int = 1
+    """Networks in the model ensemble."""
     elites: int = 1
-    """Members that predict: those with the least holdout error of the last training call."""
+    """Ensemble members that predict: those with the lowest holdout error in the last training call."""
     model_output: ModelOutput = "nll_mean"
-    """What predicts and what is fitted: `gaussian` samples a Gaussian, `nll_mean` is the mean of one, `mse` the mean
-    fitted by squared error alone."""
+    """Output and loss of the model: `gaussian` predicts and samples a Gaussian, `nll_mean` fits one and takes its mean,
+    `mse` fits the mean by squared error."""
     model_hidden: tuple[int, ...] = (200, 200, 200, 200)
-    """Hidden layer widths of a member."""
+    """Hidden layer widths of each member."""
     model_lr: float = 1e-3
-    """Adam step size of the model."""
+    """Learning rate of the model (Adam)."""
     model_batch_size: int = 256
-    """Rows of an update, for each member."""
+    """Batch size of the model, for each member."""
     model_decay: tuple[float, ...] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
-    """c_l of the term c_l·½‖W_l‖² for each layer's weights."""
+    """Weight decay c_l of each layer, in the term c_l·½‖W_l‖²."""
     learn_log_var_bounds: bool = True
-    """Learn the bounds of the log-variance, from 0.5 and −10; off: they stay there."""
+    """Learn the bounds of the log variance, starting from 0.5 and −10; off: fixed."""
     bound_weight: float = 0.01
     """Weight of Σℓ_max − Σℓ_min in the loss."""
-    holdout_share: float = 0.2
-    """Share of the rows that a training call holds out, drawn anew each time."""
+    holdout_ratio: float = 0.2
+    """Fraction of the transitions held out in each training call, drawn anew each time."""
     holdout_rows: int = 5_000
-    """Most rows held out."""
+    """Maximum number of transitions held out."""
     model_patience: int = 5
-    """Epochs without a member that improves; the next one ends the call."""
+    """Epochs without an improving member; the next one ends the training call."""
     model_improvement: float = 0.01
-    """Relative fall of a member's holdout error that counts as an improvement."""
+    """Relative decrease of a member's holdout error that counts as an improvement."""
     model_epochs: int = 100
-    """Most epochs of a training call (ours: MBPO has no cap, and on noiseless tasks its rule goes on for long)."""
+    """Maximum epochs per training call (ours: MBPO has no cap, and on noiseless tasks its rule trains for long)."""
     model_keep_factor: float = 10.0
-    """A member whose holdout error grew by more than this factor in a training call keeps its former weights (ours)."""
+    """A member whose holdout error grew by more than this factor in a training call keeps its previous weights
+    (ours)."""
 
 
 MODEL_RANGES: dict[str, Rule] = {
-    **dict.fromkeys(["members", "elites", "model_batch_size", "holdout_rows", "model_epochs"], AT_LEAST_1),
+    **dict.fromkeys(["ensemble_size", "elites", "model_batch_size", "holdout_rows", "model_epochs"], AT_LEAST_1),
     **dict.fromkeys(["model_lr", "model_keep_factor"], POSITIVE),
     **dict.fromkeys(["model_patience", "bound_weight"], AT_LEAST_0),
-    "holdout_share": (lambda x: 0 < x < 1, "in (0, 1)"),
+    "holdout_ratio": (lambda x: 0 < x < 1, "in (0, 1)"),
     "model_improvement": (lambda x: 0 <= x < 1, "in [0, 1)"),
     "model_output": (lambda x: x in ("gaussian", "nll_mean", "mse"), "gaussian, nll_mean or mse"),
     "model_hidden": WIDTHS,
@@ -85,12 +88,14 @@ MODEL_RANGES: dict[str, Rule] = {
 
 def check_model(config: DynamicsConfig) -> None:
     """Raise `ValueError` for fields that do not fit each other (`MODEL_RANGES` has the ranges of each alone)."""
-    if config.elites > config.members:
-        raise ValueError(f"agent.elites must be at most agent.members {config.members}, not {config.elites}")
+    if config.elites > config.ensemble_size:
+        raise ValueError(
+            f"agent.elites must be at most agent.ensemble_size {config.ensemble_size}, not {config.elites}"
+        )
     layers = len(config.model_hidden) + 1
     if len(config.model_decay) != layers:
         raise ValueError(
-            f"agent.model_decay must hold one number a layer, {layers} for agent.model_hidden, "
+            f"agent.model_decay must hold one number per layer, {layers} for agent.model_hidden, "
             f"not {len(config.model_decay)}"
         )
 
@@ -152,15 +157,17 @@ class DynamicsNet(StackedMLP):
 
     def __init__(self, config: DynamicsConfig, obs_dim: int, action_dim: int, generator: torch.Generator) -> None:
         width, out = obs_dim + action_dim, obs_dim + 1
-        super().__init__(config.members, width, config.model_hidden, 2 * out, generator=generator, activation="swish")
+        super().__init__(
+            config.ensemble_size, width, config.model_hidden, 2 * out, generator=generator, activation="swish"
+        )
         for weight, bias in zip(self.weights, self.biases, strict=True):
             truncated_normal_(weight, generator)
             nn.init.zeros_(bias)
-        shape = (config.members, 1, out)
+        shape = (config.ensemble_size, 1, out)
         self.min_log_var = nn.Parameter(torch.full(shape, LOG_VAR_MIN), config.learn_log_var_bounds)
         self.max_log_var = nn.Parameter(torch.full(shape, LOG_VAR_MAX), config.learn_log_var_bounds)
-        self.register_buffer("input_mean", torch.zeros(config.members, 1, width))
-        self.register_buffer("input_std", torch.ones(config.members, 1, width))
+        self.register_buffer("input_mean", torch.zeros(config.ensemble_size, 1, width))
+        self.register_buffer("input_std", torch.ones(config.ensemble_size, 1, width))
 
     def decayed(self, decay: Sequence[float]) -> list[tuple[Tensor, float]]:
         """Return every layer's weights with their c_l; biases and bounds are free."""

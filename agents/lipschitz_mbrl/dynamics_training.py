@@ -1,10 +1,19 @@
-"""One training call of a dynamics model (Lipschitz-MBRL brief, 4.2), and what the model then predicts.
+"""One training call of a dynamics model, and what the model then predicts (docs/derivations/lipschitz_mbrl.md §3.5).
+
+| derivation | paper | here |
+|---|---|---|
+| §3.5, items 1 and 3: rows held out, rows of each member | – | `split_rows`, `draw_rows` |
+| (3.7) one update | – | `DynamicsModel.update_eager` |
+| (3.9) holdout error, which ranks the members | – | `DynamicsModel.holdout_error` |
+| (3.10) when a call ends; what that rule does: §3.6 | – | `DynamicsModel.fit` |
+| (3.11) a bad call is undone | – | `DynamicsModel.put_back` |
+| (3.12) prediction | – | `DynamicsModel.predict`, `deal` |
 
 Where this differs from MBPO's code, and why:
 - One member is trained on a permutation of the rows: a bootstrap would drop 37 % of them for nothing.
 - The number of epochs has a cap, and a member that a call made much worse, or not finite, keeps its former weights,
   scaler and moments: a single model has no other member to fall back on.
-- Rows are dealt to the elites in equal shares, at random anew each step, where MBPO draws an elite for each: every row
+- Rows are dealt to the elites in equal parts, at random anew each step, where MBPO draws an elite for each: every row
   still meets every elite with the same probability, and the product stays one batched one of fixed shape.
 """
 
@@ -46,7 +55,7 @@ class DynamicsModel(Stateful):
         self.generator = make_generator(setting.seed, "dynamics training", self.device)
         self.elites = torch.arange(config.elites, device=self.device)
         # Each member's mean squared error on the last holdout, of reward and of every change of state: (E, 1 + obs).
-        self.error = torch.full((config.members, 1 + obs_dim), torch.inf, device=self.device)
+        self.error = torch.full((config.ensemble_size, 1 + obs_dim), torch.inf, device=self.device)
         self.update = accelerate(self.update_eager, setting, [self.net, self.optimiser])
 
     def train(self, rows: Batch) -> dict[str, Tensor]:
@@ -86,7 +95,7 @@ class DynamicsModel(Stateful):
         parameters: list[Tensor] = list(self.net.parameters())
         best = [parameter.detach().clone() for parameter in parameters]
         self.error = torch.full_like(self.error, torch.inf)
-        index = draw_rows(config.members, len(table), self.generator)
+        index = draw_rows(config.ensemble_size, len(table), self.generator)
         idle = epoch = 0
         while idle <= config.model_patience and epoch < config.model_epochs:
             epoch += 1
@@ -165,7 +174,8 @@ class DynamicsModel(Stateful):
     @torch.no_grad()
     def mean_and_log_var(self, x: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance (M, B, 1 + obs) of (r, s' − s) for (s, a), of all members or of some."""
-        return self.net(x, members)
+        moments: tuple[Tensor, Tensor] = self.net(x, members)
+        return moments
 
     @torch.no_grad()
     def predict(self, obs: Tensor, action: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -188,16 +198,16 @@ def split_rows(rows: int, config: DynamicsConfig, generator: torch.Generator) ->
     """Return the indices to fit and to hold out, a new random split; at least one row each."""
     if rows < 2:
         raise ValueError(f"the dynamics model cannot be trained on {rows} rows; collect at least 2 at random first")
-    held = max(1, min(int(config.holdout_share * rows), config.holdout_rows))
+    held = max(1, min(int(config.holdout_ratio * rows), config.holdout_rows))
     order = torch.randperm(rows, generator=generator, device=generator.device)
     return order[held:], order[:held]
 
 
-def draw_rows(members: int, rows: int, generator: torch.Generator) -> Tensor:
+def draw_rows(ensemble_size: int, rows: int, generator: torch.Generator) -> Tensor:
     """Return each member's rows (E, n), drawn with replacement; all rows once for a single member."""
-    if members == 1:
+    if ensemble_size == 1:
         return torch.arange(rows, device=generator.device)[None]
-    return torch.randint(rows, (members, rows), generator=generator, device=generator.device)
+    return torch.randint(rows, (ensemble_size, rows), generator=generator, device=generator.device)
 
 
 def deal(rows: int, hands: int, generator: torch.Generator) -> Tensor:
@@ -211,6 +221,6 @@ def deal(rows: int, hands: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def choose_(tensors: Iterable[Tensor], mask: Tensor, others: Iterable[Tensor]) -> None:
-    """Write members' rows of `others` into `tensors`, (E, …) each, where `mask` (E,) says so."""
+    """Write members' rows of `others` into `tensors`, (E, …) each, where `mask` (E,) is true."""
     for tensor, other in zip(tensors, others, strict=True):
         tensor.copy_(torch.where(mask.view(-1, *[1] * (tensor.dim() - 1)), other, tensor))

@@ -1,11 +1,11 @@
-"""Short rollouts of a learned model from states that were visited (MBPO; Lipschitz-MBRL brief, 4.3).
+"""Short rollouts of a learned model from states that were visited (MBPO; docs/derivations/lipschitz_mbrl.md §4).
 
-| brief | here |
-|---|---|
-| k(e), the length of a rollout in epoch e | `rollout_length` |
-| capacity of D_model | `model_capacity`; `Ring.resize` rebuilds it when k changes |
-| one rollout | `Imagination.roll_out` |
-| rows that the model threw out of reach (11.9) | `plausible_box`, `is_lost` |
+| derivation | paper | here |
+|---|---|---|
+| (4.1) k(e), the length of a rollout in epoch e | – | `rollout_length` |
+| (4.2) capacity of D_model, made anew when k changes | – | `model_capacity`, `Imagination.set_length` |
+| (4.3) one call, as in §4.2 | – | `Imagination.roll_out`, `Imagination.imagine` |
+| (4.4) rows that the model threw out of reach | – | `plausible_bounds`, `is_lost` |
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ class ImaginationConfig:
     """When the model is rolled out, for how long and from how many states. Defaults: MBPO's code."""
 
     epoch_length: int = 1_000
-    """Environment steps of an epoch, the unit of the rollout schedule."""
+    """Environment steps per epoch, the unit of the rollout schedule."""
     rollout_schedule: tuple[int, int, int, int] = (20, 150, 1, 1)
-    """e₀, e₁, k_min, k_max: rollouts of k_min steps until epoch e₀, of k_max from e₁ on, in between linearly."""
+    """e₀, e₁, k_min, k_max: the rollout length grows linearly from k_min at epoch e₀ to k_max at epoch e₁."""
     rollout_starts: int = 100_000
-    """States that rollouts start from at a time."""
+    """Start states of the rollouts after each training call of the model."""
     model_interval: int = 250
     """Environment steps between two training calls of the model, each followed by rollouts."""
     retain_epochs: int = 1
-    """Epochs whose imagined transitions are kept."""
+    """Epochs for which model rollouts are kept."""
     runaway_factor: float = 10.0
-    """An imagined state further from the middle of the real ones than this many times their half range is dropped."""
+    """Drop predicted states that are further from the centre of the real ones than this multiple of their half
+    range."""
 
 
 IMAGINATION_RANGES: dict[str, Rule] = {
@@ -66,23 +67,23 @@ def model_capacity(length: int, config: ImaginationConfig) -> int:
     return max(1, config.retain_epochs * length * config.rollout_starts * config.epoch_length // config.model_interval)
 
 
-class Box(NamedTuple):
+class StateBounds(NamedTuple):
     """Where states may lie, dimension by dimension, both (obs,)."""
 
     middle: Tensor
     half: Tensor
 
 
-def plausible_box(rows: Batch, factor: float) -> Box:
+def plausible_bounds(rows: Batch, factor: float) -> StateBounds:
     """Return the range of all states in `rows`, `factor` times as wide; a dimension that never varies counts as ±1."""
     low, high = torch.stack([rows.obs, rows.next_obs]).flatten(0, 1).aminmax(dim=0)
     half = 0.5 * (high - low)
-    return Box(0.5 * (high + low), factor * torch.where(half < 1e-12, 1.0, half))
+    return StateBounds(0.5 * (high + low), factor * torch.where(half < 1e-12, 1.0, half))
 
 
-def is_lost(reward: Tensor, next_obs: Tensor, box: Box) -> Tensor:
-    """Return which imagined successors (B,) are not finite or outside the box."""
-    inside = ((next_obs - box.middle).abs() <= box.half).all(-1)  # false for NaN
+def is_lost(reward: Tensor, next_obs: Tensor, bounds: StateBounds) -> Tensor:
+    """Return which imagined successors (B,) are not finite or outside the bounds."""
+    inside = ((next_obs - bounds.middle).abs() <= bounds.half).all(-1)  # false for NaN
     return ~(inside & reward.isfinite())
 
 
@@ -109,7 +110,9 @@ class Imagination(Stateful):
     def __init__(self, config: ImaginationConfig, setting: Setting, obs_dim: int, action_dim: int) -> None:
         """Raises `ValueError` for a setting without a termination rule."""
         if setting.termination is None:
-            raise ValueError("this agent imagines its task: its setting must say when the task ends (`termination`)")
+            raise ValueError(
+                "this agent rolls out a learned model: its setting needs `termination`, the task's termination function"
+            )
         self.config, self.termination = config, setting.termination
         self.length = rollout_length(0, config.rollout_schedule)
         sampling = make_generator(setting.seed, "model replay", setting.device)
@@ -129,16 +132,16 @@ class Imagination(Stateful):
     def roll_out(self, policy: Acts, model: Predicts, real: Replay) -> dict[str, Tensor]:
         """Start from states of `real` drawn with replacement, act, predict, and push every transition that is sound.
 
-        A rollout goes on from successors that are neither terminal nor lost; its length ends nothing.
+        A rollout continues from successors that are neither terminal nor lost; its length ends nothing.
         """
         rows = real.everything()
-        box = plausible_box(rows, self.config.runaway_factor)
+        bounds = plausible_bounds(rows, self.config.runaway_factor)
         device = rows.obs.device
         starts = torch.randint(len(real), (self.config.rollout_starts,), generator=self.generator, device=device)
         obs = rows.obs.index_select(0, starts)
         pushed, lost, ended = 0, torch.zeros((), device=device), torch.zeros((), device=device)
         for _ in range(self.length):
-            batch, bad = self.imagine(policy, model, obs, box)
+            batch, bad = self.imagine(policy, model, obs, bounds)
             batch = Batch(*(field[~bad] for field in batch))
             self.replay.push(batch)
             pushed += len(batch.obs)
@@ -153,12 +156,12 @@ class Imagination(Stateful):
         }
 
     @torch.no_grad()
-    def imagine(self, policy: Acts, model: Predicts, obs: Tensor, box: Box) -> tuple[Batch, Tensor]:
+    def imagine(self, policy: Acts, model: Predicts, obs: Tensor, bounds: StateBounds) -> tuple[Batch, Tensor]:
         """Return one imagined step from every state (B, obs), and which of them are lost (B,)."""
         action = policy.act(obs, explore=True, generator=self.generator)
         reward, next_obs = model.predict(obs, action, self.generator)
         ended = self.termination(obs, action, next_obs)
-        return Batch(obs, action, reward, next_obs, ended.float()), is_lost(reward, next_obs, box)
+        return Batch(obs, action, reward, next_obs, ended.float()), is_lost(reward, next_obs, bounds)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.set_length(state["length"])  # the replay takes back as many rows as it held

@@ -1,6 +1,14 @@
-"""How steep a value is, by three estimates, and what a model's error costs in value (lipschitz_mbrl.md, section 7).
+"""How steep a value is, by three estimates, and what a model's error costs in value.
 
 The paper plots "the estimated Lipschitz constant" and does not say how it is estimated: each of these has its own name.
+Derivation: docs/derivations/lipschitz_mbrl.md §9.
+
+| derivation | paper | here |
+|---|---|---|
+| (9.1) the mean in it, which bounds (2.1) by (2.2) | – (the authors' page) | `value_aware_error` |
+| (9.2) | – | `log_upper_bound` |
+| (9.3) before the mean | – | `local_slopes` |
+| (9.4) | – | `ball_slope` |
 """
 
 from __future__ import annotations
@@ -20,7 +28,8 @@ def log_upper_bound(net: StackedMLP) -> Tensor:
 
 def local_slopes(value: Value, obs: Tensor) -> Tensor:
     """Return ‖∇_s V(s)‖₂ (B,) at states (B, obs) of a value that maps (B, obs) to (B,)."""
-    return slope(value, obs)[1].norm(dim=-1)
+    slopes: Tensor = slope(value, obs)[1].norm(dim=-1)
+    return slopes
 
 
 @torch.no_grad()

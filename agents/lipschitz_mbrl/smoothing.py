@@ -1,7 +1,15 @@
 """Robust regularisation of critics: how far a state in a small ball can move a value, and the loss that keeps it near.
 
-Zheng, Wang, Xu, Huang, arXiv 2302.01244 (equations as on the authors' page; brief lipschitz_mbrl.md, section 5.1).
+Zheng, Wang, Xu, Huang, arXiv 2302.01244 (equations as on the authors' page; docs/derivations/lipschitz_mbrl.md §6).
 E critics are one stack; each has points of its own, δ_j of critic j never sees critic i.
+
+| derivation | paper | here |
+|---|---|---|
+| (6.4) the ball around a state | – | `Ball` |
+| (6.5) maximiser of a linear function over it | – | `steepest` |
+| (6.6) fgsm, (6.7) two-sided, (6.9) uniform | – | `find_perturbation`, `draw_in_ball` |
+| (6.8) gradients of all critics at once | – | `slope` |
+| (6.10) for (6.1) | – (the authors' page) | `robust_loss` |
 """
 
 from __future__ import annotations
@@ -70,7 +78,7 @@ def find_perturbation(
     - fgsm: one step of the fast gradient sign method on that square. Its gradient carries g − reference, which is 0
       where the reference is g itself: the attack then does nothing.
     - two-sided: both ±d along ∇g, and of them the one with the larger square. Exact for a linear g, without that trap.
-    - uniform: `noise` (E, B, obs), points of the unit ball; no gradient is asked for. none: 0.
+    - uniform: `noise` (E, B, obs), points of the unit ball; no gradient is taken. none: 0.
     """
     x = centre.expand(*reference.shape, -1)
     if attack == "none":

@@ -1,8 +1,15 @@
-"""Spectral normalisation of stacked networks, as a PyTorch parametrisation (brief lipschitz_mbrl.md, section 5.2).
+"""Spectral normalisation of stacked networks, as a PyTorch parametrisation (docs/derivations/lipschitz_mbrl.md §7).
 
 Miyato et al. 2018, as arXiv 2302.01244 uses it. `torch.nn.utils.parametrizations.spectral_norm` has one matrix, one
 bound (1) and a power iteration in *every* forward; here a stack shares one product, the bound is β, and iterations are
-asked for: `power_iterate`, once an update, so that the numbers do not depend on how often a value is read.
+asked for: `power_iterate`, once per update, so that the numbers do not depend on how often a value is read.
+
+| derivation | paper | here |
+|---|---|---|
+| (7.1) power iteration | – | `SpectralBound.iterate`, `power_iterate` |
+| (7.2), gradient (7.3): the weight in use | – | `SpectralBound.forward` |
+| (7.4) what it bounds; choice of β (7.5) | – | `bound_layers` |
+| σ_max in (9.2) | – | `spectral_norms` |
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from surefoot.agents.parts.acceleration import uncompiled
 from surefoot.agents.parts.networks import StackedMLP
 
 Bounding = Literal["normalise", "clip"]
@@ -32,10 +40,10 @@ class SpectralBound(nn.Module):
     def __init__(self, weight: Tensor, beta: float, mode: Bounding, generator: torch.Generator) -> None:
         super().__init__()
         self.beta, self.mode = beta, mode
-        members, fan_in, fan_out = weight.shape
-        start = torch.randn(members, fan_out, 1, generator=generator).to(weight)
+        ensemble_size, fan_in, fan_out = weight.shape
+        start = torch.randn(ensemble_size, fan_out, 1, generator=generator).to(weight)
         self.register_buffer("u", nn.functional.normalize(start, dim=1))
-        self.register_buffer("v", weight.new_zeros(members, fan_in, 1))
+        self.register_buffer("v", weight.new_zeros(ensemble_size, fan_in, 1))
         self.iterate(weight, FIRST_ITERATIONS)
 
     @torch.no_grad()
@@ -57,7 +65,7 @@ def bound_layers(
 ) -> None:
     """Bound the spectral norm of the layers of `net` by β each; "hidden" leaves the output layer free.
 
-    The raw weights stay the parameters: an optimiser made before goes on, and a target is moved by Polyak on *them*.
+    The raw weights stay the parameters: an optimiser made before stays valid, and a target averages *them* (Polyak).
     """
     count = len(net.weights) - (layers == "hidden")
     for name in map(str, range(count)):
@@ -66,7 +74,7 @@ def bound_layers(
         parametrize.register_parametrization(net.weights, name, bound)
 
 
-@torch.compiler.disable  # walking modules breaks the traced code into pieces; the products in here are small
+@uncompiled  # walking modules breaks the traced code into pieces; the products in here are small
 def power_iterate(net: nn.Module, times: int = 1) -> None:
     """Let every bounded layer take power iterations on its raw weight. A target needs this as its online network does.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Stopwatch:
-    """Seconds by phase of one agent step: of the processor, or on a GPU of the clock, once its queue is empty."""
+    """Seconds by phase of one agent step: CPU time, or on a GPU wall-clock time once its queue is empty."""
 
     def __init__(self, device: torch.device, phases: Sequence[str]) -> None:
         self.device, self.seconds = device, dict.fromkeys(phases, 0.0)

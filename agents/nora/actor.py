@@ -1,7 +1,7 @@
 """The actor: mirror ascent on a critic, π ∝ π·exp(η Q̄), as a softmax in closed form.
 
-With resets the critic is frozen between them, so the policy is softmax(η k Q̄) and k is all there is to keep (brief,
-section 2.5). Without resets the exponents of different critics add up in a table.
+With resets the critic is frozen between them, so the policy is softmax(η k Q̄) and k is all there is to keep
+(docs/derivations/nora.md §2.5). Without resets the exponents of different critics add up in a table.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from surefoot.agents.parts.tabular import greedy
 
 
 def soft_policy(exponent: Tensor, epsilon: float = 0.0) -> Tensor:
-    """Return softmax(exponent) (…, A), a share ε of it uniform; exponents of any size are safe."""
+    """Return softmax(exponent) (…, A), mixed with the uniform policy with weight ε; exponents of any size are safe."""
     # Actions first: torch's softmax over a short last axis takes ten times as long.
     policy = torch.softmax(exponent.movedim(-1, 0).contiguous(), 0).movedim(0, -1)
     return policy if epsilon == 0.0 else (1 - epsilon) * policy + epsilon / exponent.shape[-1]
 
 
 def greedy_policy(values: Tensor, epsilon: float = 0.0) -> Tensor:
-    """Return the first best action of values (…, A) with probability 1 (η = ∞), a share ε of it uniform."""
+    """Return the first best action of values (…, A) with probability 1 (η = ∞), but ε-greedy."""
     return (1 - epsilon) * greedy(values) + epsilon / values.shape[-1]
 
 

@@ -1,26 +1,32 @@
 """NORA, NOAH and their family: an optimistic critic that is replanned rarely, and an actor that climbs it.
 
 Tan, Fan, Wei, "Actor-Critics Can Achieve Optimal Sample Efficiency", ICML 2025, arXiv 2505.03710. We could not read the
-paper's listings, so its equations are those of the brief optimistic_actor_critic.md, which says what is stated by the
-paper and what is reconstructed.
+paper's listings, so its equations are those of docs/derivations/nora.md, which separates what the paper states from
+what is reconstructed.
 
-| brief | here |
-|---|---|
-| 3, the table of variants | `VARIANTS` |
-| 3.1, 3.2 the loop: switch test, plan, mirror step, one episode | `NORA.step` |
-| 3.2 step 2, 2.5 π ∝ exp(η k Q̄) | `actor.Actor` (with resets), `actor.AccumulatingActor` (without) |
-| 3.3 count bonus, backward induction, switch by counts | `critic.count_bonus`, `induction`, `TabularCritic` |
-| 3.4 ridge, elliptical bonus, switch by determinants | `linear.elliptical`, `rank_one`, `LinearCritic` |
-| 3.5, 3.6 offline data seed the replay, the counts and Λ | `data.recorded_episodes`, `NORA.take_data` |
-| 4 single-policy concentrability | `data.coverage_of` |
-| 8 exact regret of the played, stochastic policy | `parts.tabular.expected_return`, `parts.bandit.Regret` |
+| derivation | paper | here |
+|---|---|---|
+| §3.1 | – | `Rules`, `VARIANTS` |
+| §3.5 | – | `NORA.step`, `NORA.refresh`: switch test, plan, mirror step, one episode |
+| (2.5), (2.7) | – | `actor.Actor` (with resets), `actor.AccumulatingActor` (without), `actor.soft_policy` |
+| (10.2) | – | `actor.greedy_policy` |
+| §4 | – | `tabular_critic.TabularCritic`: counts, a count bonus, backward induction |
+| (4.2), (4.3) | – | `NORA.count_optimism` |
+| §5 | – | `linear_critic.LinearCritic`: ridge regression, an elliptical bonus, determinants |
+| (10.1) | – | `oppo_eta` |
+| §3.6, §3.7 | – | `NORA.take_data`, `data.recorded_episodes`: offline data seed the replay, the counts and Λ |
+| (6.10), (6.11) | – | `data.coverage_of`, `parts.tabular.concentrability` |
+| (1.3) | – | `task.range_of`, `task.require_within` |
+| (1.2), (1.4) | – | `NORA.play`, `parts.tabular.expected_return`, `parts.regret.Regret`: exact regret as played |
 
 Where this differs, and why:
-- Optimism is pointwise, a bonus. The confidence-set form of 3.2 (optimism at the first state alone, over all functions
-  whose excess loss is small) has no efficient algorithm; for these two classes the bonus is what it amounts to.
-- The switch test counts (tables) or compares determinants (features); the loss test of 3.2 is for general classes.
+- Optimism is pointwise, a bonus. The confidence-set form, eq. (3.6) (optimism at the first state alone, over all
+  functions whose excess loss is small), has no efficient algorithm; for these two classes the bonus is what it amounts
+  to.
+- The switch test counts, eq. (4.6), or compares determinants, eq. (5.5); the loss test, eq. (3.5), is for general
+  classes.
 - The mirror step comes before the episode, so that no uniform episode is played after a reset; `mirror_first=False`
-  has the literal order. Critics that evaluate the actor take the step after the episode, as 3.1 has it.
+  has the literal order. Critics that evaluate the actor take the step after the episode, as §3.3 has it.
 - DOUHUA and OPPO-like have the same switches here; the latter has OPPO's own η = √(2 ln A/(H²T)).
 - The output is the current policy, not a uniformly drawn earlier one.
 """
@@ -34,7 +40,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting
+from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Style
 from surefoot.agents.nora.actor import AccumulatingActor, Actor
 from surefoot.agents.nora.data import Coverage, coverage_of, recorded_episodes
 from surefoot.agents.nora.linear_critic import LinearCritic
@@ -42,14 +48,14 @@ from surefoot.agents.nora.policy import TablePolicy, make_policy, state_codes
 from surefoot.agents.nora.tabular_critic import Episode, Optimism, Range, TabularCritic, hoeffding_log
 from surefoot.agents.nora.task import checked_features, range_of, require_exact, require_within
 from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, SHARE, check_ranges, optional
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, UNIT_INTERVAL, check_ranges, optional
 from surefoot.agents.parts.regret import Regret
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.tabular import TabularMDP, expected_return, optimal_return
 
 
 class Rules(NamedTuple):
-    """One row of the brief's table of variants."""
+    """One row of the table of variants (§3.1)."""
 
     critic_target: Literal["star", "pi"] = "star"  # what is estimated: Q*, or Q of the actor
     optimism: Literal["bonus", "none"] = "bonus"
@@ -57,7 +63,7 @@ class Rules(NamedTuple):
     reset: bool = True  # the actor is uniform again after each plan
     greedy: bool = False  # η = ∞
     needs_data: bool = False
-    dithers: bool = False  # a share ε of uniform actions
+    dithers: bool = False  # uniform actions with probability ε
 
 
 VARIANTS = {
@@ -80,54 +86,59 @@ Variant = Literal[
 class NORAConfig:
     """A variant fills the switches; `critic_target`, `optimism`, `switch` and `reset` change one of them (ablations).
 
-    Defaults: brief, section 5.5. The paper's constants are not known to us.
+    Defaults: docs/derivations/nora.md §8. The paper's constants are not known to us.
     """
 
     variant: Variant = "nora"
-    """A row of the brief's table. `nora` with data is the hybrid NORA; `lsvi-ucb` with counts is UCBVI."""
+    """Variant: a row of the table of variants (docs/methods/nora.md). `nora` with data is hybrid NORA; `lsvi-ucb` with
+    counts is UCBVI."""
     critic: Literal["tabular", "linear"] = "tabular"
-    """Counts, or ridge regression on the task's features."""
+    """`tabular` counts, or `linear` ridge regression on the task's features."""
     episodes: int | None = None
-    """T, episodes the bonus is made for; usually the run's `steps` divided by H."""
+    """Number of episodes T that the bonus is computed for; usually the run's `steps` divided by H."""
 
     bonus: float = 1.0
-    """c_b of the count bonus (1: optimism is proven; in practice 0.01 to 0.1), β_b of the elliptical one."""
+    """Scale of the bonus: c_b of the count bonus (1: provably optimistic; in practice 0.01 to 0.1), β_b of the
+    elliptical one."""
     bonus_width: Literal["range", "steps"] = "range"
-    """The count bonus is in units of vmax − vmin, or of H − h + 1 whatever the clip range (as the brief measured)."""
-    eta: float = 10.0
-    """η, step size of mirror ascent; large on purpose: while the critic is frozen a larger one is never worse."""
-    delta: float = 0.05
-    """δ, probability that optimism fails somewhere (c_b = 1)."""
-    lam: float = 1.0
-    """λ of the ridge regression."""
+    """Unit of the count bonus: vmax − vmin, or H − h + 1 whatever the clip range, as in the reference measurements
+    (docs/derivations/nora.md §12)."""
+    policy_step_size: float = 10.0
+    """Step size η of mirror ascent; large on purpose: while the critic is frozen, a larger one is never worse."""
+    failure_probability: float = 0.05
+    """Failure probability δ of the optimism (c_b = 1)."""
+    ridge: float = 1.0
+    """Ridge parameter λ."""
     switch_ratio: float = 2.0
-    """Plan anew once some count, or some det Λ_h, is this many times what it was at the last plan."""
+    """Plan again once some count, or some det Λ_h, has grown by this factor since the last plan."""
     pooled: bool = False
-    """Linear critic: one Λ, and every step's weights are fitted to the transitions of all steps. For tasks whose steps
-    are alike: H times the data."""
+    """Linear critic: one Λ, and the weights of each step are fitted to the transitions of all steps. For tasks whose
+    steps are alike: H times the data."""
     total_log_det: float | None = None
-    """κ: plan anew once Σ_h log det Λ_h has grown by this much, in place of `switch_ratio` (brief, section 6.4)."""
+    """Threshold κ: plan again once Σ_h log det Λ_h has grown by this much, instead of `switch_ratio`
+    (docs/derivations/nora.md eq. (5.6))."""
     epsilon: float = 0.1
-    """ε of `eps-greedy`."""
+    """Exploration rate ε of `eps-greedy`."""
     reward_range: tuple[float, float] | None = None
-    """Bounds of one step's reward, from which the clip range is made; None: the task's own, tighter `value_range`."""
+    """Range of the reward of one step, which gives the clip range of values; None: the task's own, tighter
+    `value_range`."""
     offline: Literal["shared", "split"] = "shared"
-    """Every replicate gets all recorded episodes, or an equal share of its own."""
+    """`shared`: every replicate gets all recorded episodes; `split`: an equal part of its own."""
 
     critic_target: Literal["star", "pi"] | None = None
-    """Targets of the critic in place of the variant's: Q* or Q^π."""
+    """Target of the critic, Q* or Q^π; None: the variant's."""
     optimism: Literal["bonus", "none"] | None = None
-    """In place of the variant's."""
+    """Optimism; None: the variant's."""
     switch: Literal["rare", "every"] | None = None
-    """In place of the variant's."""
+    """When to plan again; None: the variant's."""
     reset: bool | None = None
-    """In place of the variant's."""
+    """When to reset the actor; None: the variant's."""
     mirror_first: bool | None = None
-    """Climb before the episode, not after it; None: as the target asks (before for Q*, after for Q^π)."""
+    """Mirror ascent before the episode instead of after it; None: by the target (before for Q*, after for Q^π)."""
 
     def __post_init__(self) -> None:
-        rules = {"bonus": AT_LEAST_0, "eta": POSITIVE, "lam": POSITIVE, "episodes": optional(AT_LEAST_1)}
-        rules |= {"delta": (lambda x: 0 < x < 1, "in (0, 1)"), "epsilon": SHARE}
+        rules = {"bonus": AT_LEAST_0, "policy_step_size": POSITIVE, "ridge": POSITIVE, "episodes": optional(AT_LEAST_1)}
+        rules |= {"failure_probability": (lambda x: 0 < x < 1, "in (0, 1)"), "epsilon": UNIT_INTERVAL}
         rules |= {"switch_ratio": (lambda x: x > 1, "above 1"), "total_log_det": optional(POSITIVE)}
         rules |= {"reward_range": optional((lambda x: x[0] < x[1], "LOW below HIGH"))}
         check_ranges(self, rules)
@@ -198,7 +209,7 @@ class NORA(Stateful):
             dims,
             self.bounds,
             beta=config.bonus if self.rules.optimism == "bonus" else 0.0,
-            lam=config.lam,
+            lam=config.ridge,
             threshold=threshold if rare else None,
             total=config.total_log_det is not None,
             table=self.exact,
@@ -211,13 +222,13 @@ class NORA(Stateful):
         if self.rules.optimism == "none":
             return None
         _, horizon, states, actions = self.shape
-        log_term = hoeffding_log(states, actions, horizon, self.require_episodes(), self.config.delta)
+        log_term = hoeffding_log(states, actions, horizon, self.require_episodes(), self.config.failure_probability)
         steps = torch.arange(horizon, 0, -1, dtype=torch.float64, device=self.device)
         return Optimism(self.config.bonus, log_term, steps if self.config.bonus_width == "steps" else None)
 
     def make_actor(self) -> Actor | AccumulatingActor:
         epsilon = self.config.epsilon if self.rules.dithers else 0.0
-        eta = math.inf if self.rules.greedy else self.config.eta
+        eta = math.inf if self.rules.greedy else self.config.policy_step_size
         if self.config.variant == "oppo":
             eta = oppo_eta(self.shape[3], self.shape[1], self.require_episodes())
         if self.rules.reset or self.rules.greedy:
@@ -244,7 +255,7 @@ class NORA(Stateful):
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def step(self) -> Progress:
-        """Switch test, plan where it says so, mirror step, one episode of every replicate (brief, 3.1 and 3.2)."""
+        """Switch test, planning where it triggers, mirror step, one episode of every replicate (§3.5)."""
         self.refresh()
         if self.mirror_first:
             self.actor.ascend(self.table())
@@ -281,7 +292,7 @@ class NORA(Stateful):
         return self.actor.policy(table)[which]
 
     def play(self) -> tuple[Episode, Tensor | None]:
-        """Return one episode of every lane and its exact regret (N,); None where it is only sampled."""
+        """Return one episode of every environment and its exact regret (N,); None where it is only sampled."""
         table = self.table()
         if table is None:
             return self.play_steps(None), None
@@ -294,17 +305,17 @@ class NORA(Stateful):
 
     def play_steps(self, table: Tensor | None) -> Episode:
         """Play step by step, by policies (N, H, S, A), or looking up only the states that are met."""
-        rows, lanes = [], torch.arange(self.shape[0], device=self.device)
+        rows, index = [], torch.arange(self.shape[0], device=self.device)
         for h in range(self.shape[1]):
             state = self.env.state
-            policy = self.actor.policy(self.critic.values(h, state)) if table is None else table[lanes, h, state]
+            policy = self.actor.policy(self.critic.values(h, state)) if table is None else table[index, h, state]
             uniform = torch.rand(len(state), 1, generator=self.generator, dtype=torch.float64, device=self.device)
             action = (uniform >= policy.cumsum(-1)[:, :-1]).sum(-1)
             _, reward, _, ended, _ = self.env.step(action)
             rows.append((state, action, reward, self.env.state))
         if not bool(ended.all()):
             raise ValueError(
-                f"episodes go on after {self.shape[1]} steps; nora needs them to end at the task's horizon"
+                f"episodes continue after {self.shape[1]} steps; nora needs them to end at the task's horizon"
             )
         return Episode(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
@@ -318,7 +329,7 @@ class NORA(Stateful):
         return named
 
     def ended(self, total: Tensor) -> Episodes:
-        """Return the episode of every lane."""
+        """Return the episode of every environment."""
         length = torch.full_like(total, self.shape[1])
         return Episodes(torch.ones_like(total, dtype=torch.bool), total, length)
 
@@ -343,7 +354,7 @@ class NORA(Stateful):
         return torch.stack([row.argmax(-1).short() for row in rows])
 
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
-        """Return actions (M,) for observations with clock (M, O + 1); the agent explores in `step`, not here."""
+        """Return actions (M,) for time-aware observations (M, O + 1); the agent explores in `step`, not here."""
         return self.policy.act(obs)
 
 
@@ -351,7 +362,12 @@ NORA_SPEC = AgentSpec(
     NORAConfig(),
     NORA,
     make_policy,
-    "optimistic actor-critic with rare switching, and its family (arXiv 2505.03710)",
-    shown=("switches", "share", "concentrability"),
+    "optimistic actor-critic with rare switching, and its variants (arXiv 2505.03710)",
+    shown=("switches", "covered", "concentrability"),
     regret="episode",
+    lengths=("episodes",),
+    page="nora",
+    style=Style("#CC79A7", "--"),
+    tiny={"episodes": 20},
+    tiny_env={"id": "surefoot/RiverSwim-v0", "num_envs": 3, "time_aware": True, "kwargs": {"states": 3, "horizon": 4}},
 )

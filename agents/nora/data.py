@@ -18,7 +18,7 @@ class Coverage(NamedTuple):
     """How well data cover the optimal policy."""
 
     concentrability: Tensor  # (N,) max d*/μ ≥ c*_off; ∞ where something that π* does is missing
-    share: Tensor  # (N,) of d*, averaged over steps, that was seen at all
+    covered: Tensor  # (N,) fraction of d*, averaged over steps, that was seen at all
 
 
 def recorded_episodes(data: OfflineData, env: Task, replicates: int, sharing: Literal["shared", "split"]) -> Episode:
@@ -32,24 +32,27 @@ def recorded_episodes(data: OfflineData, env: Task, replicates: int, sharing: Li
     action = data.action[:, 0].round().long()
     if data.action.shape[1] != 1 or bool((action < 0).any() | (action >= actions).any()):
         raise ValueError(f"the data's actions are not numbers 0 … {actions - 1}; record them in this task")
-    share = episodes if sharing == "shared" else episodes // replicates
-    if share == 0:
+    each = episodes if sharing == "shared" else episodes // replicates
+    if each == 0:
         raise ValueError(f"{episodes} recorded episodes cannot be split among {replicates} replicates; record more")
     rows = (env.decode(data.obs), action, data.reward, env.decode(data.next_obs))
     if sharing == "shared":
         return Episode(*(row.view(episodes, horizon).T[:, None].expand(-1, replicates, -1) for row in rows))
-    kept = share * replicates
-    return Episode(*(row.view(episodes, horizon)[:kept].T.unflatten(1, (replicates, share)) for row in rows))
+    kept = each * replicates
+    return Episode(*(row.view(episodes, horizon)[:kept].T.unflatten(1, (replicates, each)) for row in rows))
 
 
 def coverage_of(mdp: TabularMDP, episode: Episode, horizon: int) -> Coverage:
-    """Return the coverage of π* by the data (H, N, E), as an upper bound by densities (brief, section 4)."""
+    """Return the coverage of π* by the data (H, N, E), as an upper bound by densities.
+
+    docs/derivations/nora.md eq. (6.10), eq. (6.11).
+    """
     best = occupancies(mdp, greedy(optimal_values(mdp, horizon)))  # (H, S, A)
     states, actions = best.shape[1:]
     replicates, episodes = episode.state.shape[1:]
-    share = best.new_zeros(horizon, replicates, states * actions)
+    frequency = best.new_zeros(horizon, replicates, states * actions)
     cell = episode.state * actions + episode.action
-    share.scatter_add_(-1, cell, torch.full_like(cell, 1 / episodes, dtype=best.dtype))
-    share = share.transpose(0, 1).unflatten(-1, (states, actions))  # (N, H, S, A)
-    seen = (best * (share > 0)).sum((-3, -2, -1)) / horizon
-    return Coverage(concentrability(best, share), seen)
+    frequency.scatter_add_(-1, cell, torch.full_like(cell, 1 / episodes, dtype=best.dtype))
+    frequency = frequency.transpose(0, 1).unflatten(-1, (states, actions))  # (N, H, S, A)
+    seen = (best * (frequency > 0)).sum((-3, -2, -1)) / horizon
+    return Coverage(concentrability(best, frequency), seen)

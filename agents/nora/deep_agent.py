@@ -1,24 +1,28 @@
 """Deep NORA and NOAH*: rare switching, resets and optimism with a neural critic, on any task with discrete actions.
 
-Tan, Fan, Wei, "Actor-Critics Can Achieve Optimal Sample Efficiency", ICML 2025, arXiv 2505.03710, in the form of brief
-optimistic_actor_critic.md, section 5: the paper's recipe for networks is not known to us, so this design is ours. What
-it keeps of the paper (5.1): max-targets by the optimistic critic on all data, a critic and bonus that are frozen until
-the data ask for a refresh, an actor that is uniform again after it and climbs the frozen critic in closed form.
+Tan, Fan, Wei, "Actor-Critics Can Achieve Optimal Sample Efficiency", ICML 2025, arXiv 2505.03710, in the form of
+docs/derivations/nora.md §7: the paper's recipe for networks is not known to us, so this design is ours. What it keeps
+of the paper (§7.1): max-targets by the optimistic critic on all data, a critic and bonus that are frozen until the data
+trigger a refresh, an actor that is uniform again after it and climbs the frozen critic in closed form.
 
-| brief | here |
-|---|---|
-| 5.2 ψ, Λ_{h,a}, its log-determinant | `deep_critic.unit_features`, `add_outer`, `log_det` |
-| 5.2 b = β √(ψᵀΛ⁻¹ψ), added at read-out | `deep_critic.elliptical`, `DeepCritic.forward` |
-| 5.2 fitted Q-iteration with clipped max-targets | `DeepCritic.fit`, `max_targets` |
-| 5.2 switch test by g ≥ κ, `max_gap`; by loss; by Σ b² | `DeepNORA.drifted`, `DeepCritic.excess_loss` |
-| 5.2 π ∝ exp(η k Q̄) | `soft_exponents`, `DeepPolicy` |
-| 5.4 deep NOAH*, offline data in replay and Λ from episode 0 | `beta` 0, `DeepNORA.take_data` |
+| derivation | paper | here |
+|---|---|---|
+| §7.2 | – | `DeepNORA.step`, `DeepNORA.refresh` |
+| (7.1), (7.2) | – | `deep_critic.unit_features`, `deep_critic.add_outer`: ψ, Λ_{h,a} |
+| (7.3), (7.4) | – | `deep_critic.elliptical`, `deep_critic.DeepCritic.forward`: the bonus, added at read-out |
+| (7.5), (7.6) | – | `deep_critic.max_targets`, `deep_critic.DeepCritic.fit`: fitted Q-iteration |
+| (7.7) | – | `DeepNORA.drifted`, `deep_critic.log_det`: switch by determinants |
+| (7.12) | – | `DeepNORA.spread`: the same for an ensemble |
+| (7.13) | – | `DeepNORA.drifted`, `deep_critic.DeepCritic.excess_loss`: switch by loss |
+| (7.9) | – | `soft_exponents`, `DeepPolicy` |
+| (1.3) | – | `sums_range` |
+| §7.4 | – | `DeepNORA.take_data`: offline data in replay and Λ from episode 0; with β = 0 deep NOAH* |
 
-Where this differs from the brief, and why:
+Choices:
 - β and η are relative to the value range, so that one preset serves tasks of other scales.
 - Targets are computed for all data every `target_steps`, which is the same as a target network and needs no copy.
-- With several lanes each plays episodes of its own, and the test is made when the first of them ends one.
-- Box actions (5.3, a sketch that nobody has tested) are not offered.
+- With several environments each plays episodes of its own, and the test is made when the first of them ends one.
+- Box actions (§7.5, a sketch that nobody has tested) are not offered.
 """
 
 from __future__ import annotations
@@ -30,46 +34,48 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from surefoot.agents.interface import AgentSpec, Batch, Episodes, OfflineData, Progress, Setting, Spaces
-from surefoot.agents.nora.deep_critic import CriticConfig, DeepCritic, Rows, add_outer, log_det
+from surefoot.agents.interface import AgentSpec, Batch, Episodes, OfflineData, Progress, Setting, Spaces, Style
+from surefoot.agents.nora.deep_critic import CriticConfig, DeepCritic, StepRows, add_outer, log_det
 from surefoot.agents.parts.heads import CategoricalHead
 from surefoot.agents.parts.interaction import Interaction
-from surefoot.agents.parts.on_policy import require_clock
+from surefoot.agents.parts.on_policy import require_time_aware
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
 from surefoot.agents.parts.replay import Replay
 from surefoot.agents.parts.state import Stateful
 
-SLACK = 1e-4  # of the value range: float32 rewards add up to this much more than it says
+SLACK = 1e-4  # of the value range: float32 rewards may exceed it by this much
 
 
 @dataclass(frozen=True)
 class DeepNORAConfig(CriticConfig):
-    """Defaults: brief, section 5.5."""
+    """Defaults: docs/derivations/nora.md §8."""
 
-    eta: float = 50.0
-    """η times the value range, step size of mirror ascent."""
+    policy_step_size: float = 50.0
+    """Step size η of mirror ascent, times the value range."""
     switch: Literal["determinant", "loss"] = "determinant"
-    """What asks for a refresh: growth of Σ log det Λ (of Σ b²/β² with an ensemble), or of the excess loss."""
-    kappa: float = 3.0
-    """κ, growth of the log-determinant, in nats, that does; 2 to 10."""
+    """Trigger of a critic refresh: growth of Σ log det Λ (of Σ b²/β² with an ensemble), or of the excess loss."""
+    switch_growth: float = 3.0
+    """Growth κ of the log-determinant that triggers a refresh, in nats; 2 to 10."""
     switch_ratio: float = 5.0
-    """Multiple of the excess loss right after the last refresh that does, with `switch` "loss"."""
+    """With `switch` "loss": the excess loss, as a multiple of that right after the last refresh, that triggers a
+    refresh."""
     loss_slack: float = 0.1
-    """σ²·d_eff, added to that multiple: excess that noise explains, in squared value ranges."""
+    """σ²·d_eff, added to that multiple: excess loss that noise explains, in squared value ranges."""
     max_gap: int = 50
-    """Episodes after which the critic is refreshed in any case."""
+    """Maximum number of episodes between two refreshes of the critic."""
     reward_range: tuple[float, float] | None = None
-    """Bounds of one step's reward, from which the clip range is made; None: the task's own, tighter `value_range`."""
+    """Range of the reward of one step, which gives the clip range of values; None: the task's own, tighter
+    `value_range`."""
     replay_capacity: int = 100_000
-    """Transitions kept, recorded ones included; the oldest are overwritten."""
+    """Replay buffer capacity in transitions, recorded ones included; the oldest are overwritten."""
 
     def __post_init__(self) -> None:
-        rules: dict[str, Any] = dict.fromkeys(["beta", "prior_scale", "loss_slack"], AT_LEAST_0)
+        rules: dict[str, Any] = dict.fromkeys(["bonus_weight", "prior_scale", "loss_slack"], AT_LEAST_0)
         rules |= dict.fromkeys(["critic_steps", "target_steps", "max_gap", "features"], AT_LEAST_1)
-        rules |= dict.fromkeys(["eta", "kappa", "lam"], POSITIVE)
+        rules |= dict.fromkeys(["policy_step_size", "switch_growth", "ridge"], POSITIVE)
         rules |= dict.fromkeys(["horizon", "step_groups"], optional(AT_LEAST_1))
-        rules |= {"members": (lambda x: x >= 2, "at least 2"), "switch_ratio": (lambda x: x > 1, "above 1")}
+        rules |= {"ensemble_size": (lambda x: x >= 2, "at least 2"), "switch_ratio": (lambda x: x > 1, "above 1")}
         rules |= {"reward_range": optional((lambda x: x[0] < x[1], "LOW below HIGH"))}
         check_ranges(self, rules)
 
@@ -85,7 +91,7 @@ def soft_exponents(values: Tensor, eta: float, updates: Tensor, width: Tensor) -
 def sums_range(env: Any, horizon: int, reward_range: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
     """Return the least and the largest sum of rewards from each step on, (H,) each: the clip range.
 
-    Raises `ValueError` where neither the task nor the configuration tells, or the task has another horizon.
+    Raises `ValueError` where neither the task nor the configuration has it, or the task has another horizon.
     """
     if reward_range is not None:
         left = torch.arange(horizon, 0, -1, dtype=torch.float32)
@@ -112,14 +118,14 @@ class DeepPolicy(nn.Module):
         super().__init__()
         if not isinstance(spaces.action, gym.spaces.Discrete):
             raise ValueError(f"nora-deep needs Discrete actions, not {spaces.action}; choose another env.id")
-        require_clock(spaces)
+        require_time_aware(spaces)
         assert spaces.observation.shape is not None
-        self.head, self.eta = CategoricalHead(int(spaces.action.n), int(spaces.action.start)), config.eta
+        self.head, self.eta = CategoricalHead(int(spaces.action.n), int(spaces.action.start)), config.policy_step_size
         self.critic = DeepCritic(config, spaces.observation.shape[0] - 1, self.head.dim, generator)
         self.register_buffer("updates", torch.zeros(()))  # k, mirror steps since the last reset
 
     def exponents(self, obs: Tensor) -> Tensor:
-        """Return the logits (B, A) of observations with their clock (B, O + 1)."""
+        """Return the logits (B, A) of time-aware observations (B, O + 1)."""
         step = obs[:, -1].long().clamp(0, self.critic.horizon - 1)
         width = self.critic.high[0] - self.critic.low[0]
         return soft_exponents(self.critic(obs[:, :-1], step), self.eta, self.updates, width)
@@ -140,7 +146,7 @@ def make_policy(config: DeepNORAConfig, spaces: Spaces) -> DeepPolicy:
 
 
 class DeepNORA(Stateful):
-    """One `step` plays until an episode ends, one episode where there is one lane; before it the switch test."""
+    """One `step` plays until an episode ends, one episode where there is one environment; before it the switch test."""
 
     STATEFUL = (
         "start",
@@ -186,10 +192,10 @@ class DeepNORA(Stateful):
 
     def take_data(self, data: OfflineData) -> None:
         """Put recorded episodes into replay and Λ, before the first episode and once."""
-        clock = recorded_steps(data, self.critic.horizon)
-        if bool((data.obs[:, -1] != clock).any()):
+        steps = recorded_steps(data, self.critic.horizon)
+        if bool((data.obs[:, -1] != steps).any()):
             raise ValueError(
-                "the last coordinate of the data's observations is not the step; record it with --env.clock"
+                "the last coordinate of the data's observations is not the step; record it with --env.time-aware"
             )
         if len(data) > self.replay.capacity:
             raise ValueError(f"{len(data)} recorded transitions; raise agent.replay_capacity above {len(data)}")
@@ -201,26 +207,26 @@ class DeepNORA(Stateful):
         self.observe(Batch(data.obs, number, data.reward, data.next_obs, data.episode_end.float()))
 
     def observe(self, batch: Batch) -> None:
-        """Append transitions, whose `terminated` says where the episode ended in any way, to replay and Λ."""
+        """Append transitions, whose `terminated` marks any end of an episode, to replay and Λ."""
         self.replay.push(batch)
         rows = self.rows(batch)
         psi, group = self.critic.psi(rows.obs, rows.step), self.critic.group(rows.step)
         add_outer(self.covariance, psi, group, rows.action)
 
-    def rows(self, batch: Batch) -> Rows:
-        """Return transitions with the clock taken off their observations."""
+    def rows(self, batch: Batch) -> StepRows:
+        """Return transitions with the step split off their time-aware observations."""
         step = batch.obs[:, -1].long()
         action = batch.action.squeeze(-1).long()
-        return Rows(batch.obs[:, :-1], step, action, batch.reward, batch.next_obs[:, :-1], batch.terminated)
+        return StepRows(batch.obs[:, :-1], step, action, batch.reward, batch.next_obs[:, :-1], batch.terminated)
 
-    def data(self) -> Rows:
+    def data(self) -> StepRows:
         """Return all transitions there are."""
         return self.rows(self.replay.everything())
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def step(self) -> Progress:
-        """Switch test, refresh and reset where it says so, mirror step, one episode (brief, section 5.2)."""
+        """Switch test, refresh and reset where it triggers, mirror step, one episode (§7.2)."""
         updates = self.refresh() if self.drifted() else 0
         self.policy.updates += 1
         steps, episodes = self.play()
@@ -230,11 +236,11 @@ class DeepNORA(Stateful):
         return Progress(steps * len(self.interaction.obs), updates, self.metrics(), episodes)
 
     def drifted(self) -> bool:
-        """Return whether the data ask for another critic; this waits for the device."""
+        """Return whether the data trigger another critic; this waits for the device."""
         if self.refreshes == 0 or self.episodes >= self.config.max_gap:
             return True
         if self.config.switch == "determinant":
-            return bool(self.growth >= self.config.kappa)
+            return bool(self.growth >= self.config.switch_growth)
         excess = self.critic.excess_loss(self.data(), self.generator)
         slack = self.config.loss_slack * (self.critic.high[0] - self.critic.low[0]).square()
         return bool(excess >= self.config.switch_ratio * self.fresh_excess + slack)
@@ -272,7 +278,7 @@ class DeepNORA(Stateful):
             if bool(episodes.ended.any()):
                 self.require_within(episodes)
                 return steps, (episodes,)
-        raise AssertionError("require_horizon lets no episode go on")
+        raise AssertionError("require_horizon lets no episode continue")
 
     def spread(self, batch: Batch) -> Tensor:
         """Return the ensemble's standard deviation (N,) of what was done, in value ranges."""
@@ -286,9 +292,9 @@ class DeepNORA(Stateful):
         wrong = (episodes.length >= horizon) & ~episodes.ended | cut & (episodes.length < horizon)
         if bool(wrong.any()):
             length = int(episodes.length[wrong][0])
-            says = f"are cut after {length} steps" if bool(cut[wrong][0]) else f"go on after {length} steps"
+            observed = f"are cut after {length} steps" if bool(cut[wrong][0]) else f"continue after {length} steps"
             raise ValueError(
-                f"agent.horizon is {horizon}, but episodes of this task {says}; set agent.horizon and "
+                f"agent.horizon is {horizon}, but episodes of this task {observed}; set agent.horizon and "
                 "--env.max-episode-steps to the same number"
             )
 
@@ -334,4 +340,15 @@ NORA_DEEP_SPEC = AgentSpec(
     make_policy,
     "NORA and NOAH* with a neural critic, discrete actions, optional offline data (after arXiv 2505.03710)",
     shown=("refreshes",),
+    page="nora_deep",
+    style=Style("#0072B2", ":"),
+    tiny={
+        "hidden": (8, 8),
+        "batch_size": 8,
+        "replay_capacity": 400,
+        "critic_steps": 2,
+        "ensemble_size": 3,
+        "horizon": 4,
+    },
+    tiny_env={"id": "surefoot/RiverSwim-v0", "num_envs": 2, "time_aware": True, "kwargs": {"states": 2, "horizon": 4}},
 )

@@ -1,7 +1,19 @@
-"""The neural critic of deep NORA: a Q* regression, a bonus for what was tried little, and what says it is out of date.
+"""The neural critic of deep NORA: a Q* regression, a bonus for what was tried little, and a test for a refresh.
 
-Brief optimistic_actor_critic.md, section 5.2, where none of it is stated by the paper. B rows, A actions, H steps, m
-features, G groups of steps, E members; steps count from 0. An observation here is without its clock, which is `step`.
+docs/derivations/nora.md §7.2 and §7.3; none of it is stated by the paper. B rows, A actions, H steps, m features, G
+groups of steps, E members; steps count from 0. An observation here is without the step, which is `step`.
+
+| derivation | paper | here |
+|---|---|---|
+| (7.1), (7.10) | – | `unit_features`, `DeepCritic.psi`: random features, and a learned half |
+| (7.2) | – | `add_outer`, `DeepCritic.group` |
+| (7.3), (7.11) | – | `elliptical`, `DeepCritic.bonus`: by covariance, or by an ensemble |
+| (7.4) | – | `DeepCritic.forward`, `DeepCritic.clip` |
+| (7.5) | – | `max_targets`, `DeepCritic.targets` |
+| (7.6) | – | `DeepCritic.fit`, `DeepCritic.regress` |
+| (7.7) | – | `log_det` |
+| (7.11) | – | `DeepCritic.estimates` |
+| (7.13) | – | `DeepCritic.excess_loss` |
 """
 
 from __future__ import annotations
@@ -19,41 +31,43 @@ from surefoot.agents.parts.regression import Adam, chosen_error_gradients
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """Defaults: brief, section 5.5; their calibration is on DeepSea and combination locks."""
+    """Defaults: docs/derivations/nora.md §8; their calibration is on DeepSea and combination locks."""
 
     horizon: int | None = None
-    """H, the task's time limit; must be given: values are those of H steps."""
+    """Horizon H, the time limit of the task; required."""
     hidden: tuple[int, ...] = (64, 64)
     """Hidden layer widths of the critic."""
-    beta: float = 0.1
-    """β, the bonus for what was never tried as a share of the value range; 0: no optimism (NOAH*)."""
+    bonus_weight: float = 0.1
+    """Bonus scale β: the bonus of an untried action as a fraction of the value range; 0: no optimism (NOAH*)."""
     uncertainty: Literal["covariance", "ensemble"] = "covariance"
-    """The bonus: √(ψᵀΛ⁻¹ψ) of features ψ, or the standard deviation of an ensemble."""
+    """Uncertainty measure of the bonus: `covariance`, √(ψᵀΛ⁻¹ψ) of features ψ, or the standard deviation of an
+    ensemble."""
     features: int = 64
-    """m, random ReLU features: the directions that a step and action tell apart."""
+    """Number of random ReLU features (m): the directions that a step and action distinguish."""
     learned_features: bool = False
-    """Also take the critic's last hidden layer, as it is when the bonus is frozen, for half of ψ."""
-    lam: float = 1.0
-    """λ of Λ = λI + Σ ψψᵀ."""
+    """Use the critic's last hidden layer, as it is when the bonus is frozen, for half of ψ."""
+    ridge: float = 1.0
+    """Ridge parameter λ of Λ = λI + Σ ψψᵀ."""
     step_groups: int | None = None
-    """Groups of neighbouring steps that share a Λ; None: one a step, as in the theory; 1: all steps share one."""
-    members: int = 10
-    """K, networks of the ensemble."""
+    """Groups of neighbouring steps that share a Λ; None: one group per step, as in the theory; 1: all steps share
+    one."""
+    ensemble_size: int = 10
+    """Networks in the ensemble (K)."""
     prior_scale: float = 3.0
-    """Weight of the fixed random network that is added to each of them."""
+    """Weight of the fixed random prior network of each member."""
     critic_steps: int = 400
-    """n_fqi, Adam steps a refresh; should grow with H."""
+    """Adam steps per refresh (n_fqi); should grow with H."""
     target_steps: int = 50
-    """n_target, Adam steps between two computations of the targets."""
+    """Adam steps between two computations of the targets (n_target)."""
     batch_size: int = 256
-    """Transitions a step."""
+    """Transitions per Adam step."""
     critic_lr: float = 1e-3
-    """Adam step size; Adam starts anew at every refresh."""
+    """Learning rate of the critic (Adam); the optimiser is reset at every refresh."""
     warm_start: bool = True
-    """Go on from the weights in force; a cold start needs critic_steps/target_steps ≥ H."""
+    """Continue from the current weights at a refresh; a cold start needs critic_steps/target_steps ≥ H."""
 
 
-class Rows(NamedTuple):
+class StepRows(NamedTuple):
     """Transitions, in any order."""
 
     obs: Tensor  # (B, O)
@@ -80,7 +94,8 @@ def add_outer(covariance: Tensor, psi: Tensor, group: Tensor, action: Tensor) ->
 
 def log_det(covariance: Tensor) -> Tensor:
     """Return Σ_{g,a} log det Λ_{g,a}, a scalar."""
-    return 2 * torch.linalg.cholesky(covariance).diagonal(dim1=-2, dim2=-1).log().sum()
+    factor: Tensor = torch.linalg.cholesky(covariance)
+    return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum()
 
 
 def elliptical(psi: Tensor, inverse: Tensor, group: Tensor) -> Tensor:
@@ -121,7 +136,7 @@ class DeepCritic(nn.Module):
             )
         self.config, self.horizon, self.actions = config, config.horizon, actions
         ensemble = config.uncertainty == "ensemble"
-        sizes = (config.members if ensemble else 1, obs_dim + 1, config.hidden, actions)
+        sizes = (config.ensemble_size if ensemble else 1, obs_dim + 1, config.hidden, actions)
         self.net = StackedMLP(*sizes, generator=generator)
         self.prior = StackedMLP(*sizes, generator=generator).requires_grad_(False) if ensemble else None
         self.learned = copy.deepcopy(self.net).requires_grad_(False) if config.learned_features else None
@@ -131,7 +146,7 @@ class DeepCritic(nn.Module):
         self.register_buffer("weight", torch.randn(obs_dim, config.features, generator=generator))
         self.register_buffer("bias", torch.rand(config.features, generator=generator) - 0.5)
         identity = torch.eye(width).expand(self.groups, actions, width, width)
-        self.register_buffer("inverse", identity / config.lam)
+        self.register_buffer("inverse", identity / config.ridge)
         self.register_buffer("low", torch.zeros(self.horizon))
         self.register_buffer("high", torch.ones(self.horizon))
 
@@ -143,7 +158,8 @@ class DeepCritic(nn.Module):
     def estimates(self, obs: Tensor, step: Tensor) -> Tensor:
         """Return Q_θ (E, B, A) of every member."""
         x = self.inputs(obs, step)
-        return self.net(x) if self.prior is None else self.net(x) + self.config.prior_scale * self.prior(x)
+        estimates: Tensor = self.net(x)
+        return estimates if self.prior is None else estimates + self.config.prior_scale * self.prior(x)
 
     def inputs(self, obs: Tensor, step: Tensor) -> Tensor:
         """Return what the networks see (B, O + 1): the observation and h/H."""
@@ -152,8 +168,8 @@ class DeepCritic(nn.Module):
     def bonus(self, obs: Tensor, step: Tensor, estimates: Tensor) -> Tensor:
         """Return b_h(s, ·) (B, A): β times the width of the value range and √(ψᵀΛ⁻¹ψ), or β times the spread."""
         if self.config.uncertainty == "ensemble":
-            return self.config.beta * estimates.std(0, correction=0)
-        width = self.config.beta * (self.high - self.low)[step]
+            return self.config.bonus_weight * estimates.std(0, correction=0)
+        width = self.config.bonus_weight * (self.high - self.low)[step]
         return width[:, None] * elliptical(self.psi(obs, step), self.inverse, self.group(step))
 
     def clip(self, values: Tensor, step: Tensor) -> Tensor:
@@ -179,7 +195,7 @@ class DeepCritic(nn.Module):
     def empty_covariance(self) -> Tensor:
         """Return Λ = λI (G, A, m, m), float64."""
         width = self.inverse.shape[-1]
-        identity = self.config.lam * torch.eye(width, dtype=torch.float64, device=self.inverse.device)
+        identity = self.config.ridge * torch.eye(width, dtype=torch.float64, device=self.inverse.device)
         return identity.repeat(self.groups, self.actions, 1, 1)
 
     def adopt_features(self) -> None:
@@ -197,7 +213,7 @@ class DeepCritic(nn.Module):
         self.net.load_state_dict(StackedMLP(*sizes, generator=generator).state_dict())
 
     @torch.no_grad()
-    def targets(self, data: Rows, bonus: Tensor | None = None) -> Tensor:
+    def targets(self, data: StepRows, bonus: Tensor | None = None) -> Tensor:
         """Return max-targets (M,) of all data by the weights as they are; `bonus` (M, A) saves computing it again."""
         step = (data.step + 1).clamp(max=self.horizon - 1)  # what follows the last step is never looked at
         estimates = self.estimates(data.next_obs, step)
@@ -206,7 +222,7 @@ class DeepCritic(nn.Module):
         return max_targets(data.reward, data.over, self.clip(estimates.mean(0) + bonus, step))
 
     @torch.no_grad()
-    def next_bonus(self, data: Rows) -> Tensor | None:
+    def next_bonus(self, data: StepRows) -> Tensor | None:
         """Return b (M, A) of what follows, where it depends on nothing that `fit` moves."""
         if self.config.uncertainty == "ensemble":
             return None
@@ -214,7 +230,7 @@ class DeepCritic(nn.Module):
         return self.bonus(data.next_obs, step, torch.empty(0))
 
     @torch.no_grad()
-    def fit(self, data: Rows, generator: torch.Generator) -> Tensor:
+    def fit(self, data: StepRows, generator: torch.Generator) -> Tensor:
         """Take `critic_steps` of fitted Q-iteration on all data; return the last minibatch's loss, a scalar."""
         config, bonus = self.config, self.next_bonus(data)
         adam, loss = Adam(list(self.net.parameters()), config.critic_lr), data.reward.new_zeros(())
@@ -224,7 +240,7 @@ class DeepCritic(nn.Module):
         return loss
 
     @torch.no_grad()
-    def regress(self, data: Rows, y: Tensor, steps: int, adam: Adam, generator: torch.Generator) -> Tensor:
+    def regress(self, data: StepRows, y: Tensor, steps: int, adam: Adam, generator: torch.Generator) -> Tensor:
         """Take Adam steps on (Q_θ(s, a) − y)², every member on the same minibatches; return the last loss."""
         index = torch.randint(len(y), (steps, self.config.batch_size), generator=generator, device=y.device)
         x, chosen = self.inputs(data.obs, data.step), nn.functional.one_hot(data.action, self.actions).to(y.dtype)
@@ -237,16 +253,17 @@ class DeepCritic(nn.Module):
             loss = error.mean()
         return loss
 
-    def chosen(self, data: Rows, rows: Tensor | slice = slice(None)) -> Tensor:
+    def chosen(self, data: StepRows, rows: Tensor | slice = slice(None)) -> Tensor:
         """Return Q_θ(s, a) (E, B) of the recorded actions."""
         estimates = self.estimates(data.obs[rows], data.step[rows])
         return estimates.gather(-1, data.action[rows].expand(len(estimates), -1)[..., None]).squeeze(-1)
 
     @torch.no_grad()
-    def excess_loss(self, data: Rows, generator: torch.Generator) -> Tensor:
+    def excess_loss(self, data: StepRows, generator: torch.Generator) -> Tensor:
         """Return Σ (Q_θ − y)² − Σ (g − y)² over all data, y by this critic and g a copy fitted to them, a scalar.
 
-        The paper's switch test for general classes, the minimum over g replaced by as many steps as a refresh takes.
+        What the switch test eq. (7.13) is made of: eq. (3.5), the paper's for general classes, with the minimum over g
+        replaced by as many steps as a refresh takes.
         """
         y, better = self.targets(data), copy.deepcopy(self)
         adam = Adam(list(better.net.parameters()), self.config.critic_lr)

@@ -1,7 +1,17 @@
 """The linear critic: ridge regression on features, an elliptical bonus, replanned when a determinant doubles.
 
-Tan, Fan, Wei, arXiv 2505.03710; formulas: brief optimistic_actor_critic.md, sections 3.4 and 6.3. Features are blocks:
-φ(s, a) is a short vector, in one block of many, so that Λ is block-diagonal; ordinary features are a single block.
+Tan, Fan, Wei, arXiv 2505.03710; formulas: docs/derivations/nora.md §5. Features are blocks: φ(s, a) is a short vector,
+in one block of many, so that Λ is block-diagonal; ordinary features are a single block.
+
+| derivation | paper | here |
+|---|---|---|
+| (5.1), (5.7) | – | `LinearCritic.observe`, `rank_one`: Λ and its inverse |
+| (5.2) | – | `LinearCritic.plan`: ŵ |
+| (5.12) | – | `LinearCritic.observe`, `LinearCritic.plan`: pooled data |
+| (5.3) | – | `LinearCritic.optimistic`: Q̄ |
+| (5.4) | – | `elliptical` |
+| (5.5), (5.6) | – | `LinearCritic.drifted`: switch by determinants, at most (5.9) times |
+| (5.11) | – | `Features`: blocks |
 """
 
 from __future__ import annotations
@@ -76,7 +86,7 @@ class LinearCritic(Stateful):
     """Q̄_h(s, a) = clip(φᵀŵ_h + β_b·‖φ‖_{Λ_h⁻¹}), ŵ_h = Λ_h⁻¹ Σ φ·(r + V̄_{h+1}(s')); Λ = λI + Σ φφᵀ.
 
     Planned anew once log det Λ_h has grown by log(1 + c) at some step h, or by κ over all steps together, or every
-    episode. `table` says that there are few enough states to keep Q̄ of all of them. `pooled` says that the steps are
+    episode. `table`: there are few enough states to keep Q̄ of all of them. `pooled`: the steps are
     alike: there is one Λ, and ŵ_h is fitted to the transitions of all steps, with the targets of step h.
     """
 
@@ -172,10 +182,10 @@ class LinearCritic(Stateful):
 
     def values(self, h: int, state: Tensor) -> Tensor:
         """Return Q̄_h(s, ·) (N, A) of state indices (N,)."""
-        lanes = torch.arange(len(state), device=state.device)
+        index = torch.arange(len(state), device=state.device)
         if self.states is not None:
-            return self.q[lanes, h, state]
-        return self.optimistic(h, lanes, state[:, None])[:, 0]
+            return self.q[index, h, state]
+        return self.optimistic(h, index, state[:, None])[:, 0]
 
     def observe(self, episode: Episode) -> None:
         """Keep the transitions and add their features to Λ; the plan in force does not move."""
@@ -185,10 +195,10 @@ class LinearCritic(Stateful):
         if self.pooled:  # the steps are so many more transitions of one Λ: (1, N, H·E)
             phi, block = phi.transpose(0, 1).flatten(1, 2)[None], block.transpose(0, 1).flatten(1)[None]
         groups, replicates, count = block.shape
-        lane = torch.arange(replicates, device=block.device)
+        replicate = torch.arange(replicates, device=block.device)
         group = torch.arange(groups, device=block.device)[:, None]
         for e in range(count):  # rank one after rank one: several may fall into one block
-            at = (lane, group, block[:, :, e])
+            at = (replicate, group, block[:, :, e])
             self.inverse[at], gain = rank_one(self.inverse[at], phi[:, :, e])
             self.gram[at] += phi[:, :, e, :, None] * phi[:, :, e, None, :]
             self.gain += gain.T

@@ -14,7 +14,7 @@ LARGEST_CODE = 62  # bits that fit into an integer
 
 
 class TablePolicy:
-    """Actions by step and state. Observations are the state, one-hot or as bits, and then the clock."""
+    """Actions by step and state. Observations are the state, one-hot or as bits, followed by the step."""
 
     def __init__(self) -> None:
         self.actions = torch.zeros(0, 0, dtype=torch.int16)  # (H, S)
@@ -32,7 +32,7 @@ class TablePolicy:
         return table[step, self.state_of(obs[:, :-1])].long()
 
     def state_of(self, shown: Tensor) -> Tensor:
-        """Return the index (M,) of the state that observations without clock (M, O) show."""
+        """Return the index (M,) of the state that observations without the step (M, O) show."""
         if not len(self.codes):
             return shown.argmax(-1)
         order = self.codes.to(shown.device).sort()
@@ -59,8 +59,8 @@ def bits_to_code(bits: Tensor) -> Tensor:
     return (bits.round().long() << torch.arange(bits.shape[-1], device=bits.device)).sum(-1)
 
 
-def state_codes(env: Any, space: gym.Space, states: int, device: torch.device) -> Tensor:
-    """Return the codes (S,) of a task's states, or nothing where they are shown one-hot; the space has the clock.
+def state_codes(env: Any, space: gym.Space[Any], states: int, device: torch.device) -> Tensor:
+    """Return the codes (S,) of a task's states, or nothing where they are shown one-hot; `space` is time-aware.
 
     Raises `ValueError` where a state's observation is neither.
     """

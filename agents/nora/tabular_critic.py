@@ -1,6 +1,14 @@
-"""What the loop asks of a critic, and the tabular critic: counts, a count bonus, backward induction.
+"""The interface of a critic, and the tabular critic: counts, a count bonus, backward induction.
 
-Tan, Fan, Wei, arXiv 2505.03710; formulas: brief optimistic_actor_critic.md, sections 3.1 to 3.6.
+Tan, Fan, Wei, arXiv 2505.03710; formulas: docs/derivations/nora.md §3 and §4.
+
+| derivation | paper | here |
+|---|---|---|
+| (4.3) | – | `hoeffding_log` |
+| (4.2) | – | `count_bonus` |
+| (4.1), (4.4), (4.5) | – | `induction` |
+| (4.6) | – | `TabularCritic.observe`, `TabularCritic.drifted`: switch by counts, at most (4.7) times |
+| (1.3) | – | `Range` |
 
 Replicates are the leading axis of everything: N of them, H steps, S states, A actions, float64.
 """
@@ -18,7 +26,7 @@ from surefoot.agents.parts.state import Stateful
 
 
 class Episode(NamedTuple):
-    """Episodes in their order of time: one a replicate, or E recorded ones of each replicate side by side."""
+    """Episodes in their order of time: one per replicate, or E recorded ones of each replicate side by side."""
 
     state: Tensor  # (H, N) or (H, N, E): an index, or what else the critic takes for a state
     action: Tensor  # the same shape, int64
@@ -27,9 +35,9 @@ class Episode(NamedTuple):
 
 
 class Critic(Protocol):
-    """Q̄ of N replicates: frozen between plans, whatever is observed (brief, section 5.1).
+    """Q̄ of N replicates: frozen between plans, whatever is observed (§3.5).
 
-    The loop asks in this order, once an episode: `drifted`, `plan` for those that did, `values`, `observe`.
+    The loop calls in this order, once per episode: `drifted`, `plan` for those that did, `values`, `observe`.
     """
 
     @property
@@ -44,7 +52,7 @@ class Critic(Protocol):
         ...
 
     def values(self, h: int, state: Tensor) -> Tensor:
-        """Return Q̄_h(s, ·) (N, A) of the states the lanes are in at step h (from 0)."""
+        """Return Q̄_h(s, ·) (N, A) of the states the environments are in at step h (from 0)."""
         ...
 
     def observe(self, episode: Episode) -> None:
@@ -96,15 +104,15 @@ def induction(
     """
     q = torch.empty_like(visits)
     width = bounds.high - bounds.low if optimism is None or optimism.width is None else optimism.width
-    share = 1 / visits.clamp(min=1)
-    known = reward_sum * share  # r̂ + b
+    inverse = 1 / visits.clamp(min=1)
+    known = reward_sum * inverse  # r̂ + b
     if optimism is not None:
         optimistic = known + count_bonus(visits, width[:, None, None], optimism)
         known = torch.where(visits > 0, optimistic, bounds.high[:, None, None])  # no successor: P̂V̄ is 0 there
     following = torch.zeros_like(visits[:, 0, :, 0])  # (M, S)
     for h in reversed(range(visits.shape[1])):
         total = torch.bmm(successors[:, h].flatten(1, 2), following[..., None]).view_as(visits[:, h])
-        fit = torch.addcmul(known[:, h], total, share[:, h])
+        fit = torch.addcmul(known[:, h], total, inverse[:, h])
         q[:, h] = fit.clamp_(bounds.low[h], bounds.high[h])
         following = fit.amax(-1) if policy is None else (policy[:, h] * fit).sum(-1)
     return q
@@ -143,8 +151,8 @@ class TabularCritic(Stateful):
         self.planned_visits = torch.zeros_like(self.visits)
         self.due = torch.ones(replicates, dtype=torch.bool, device=device)
         self.q = torch.zeros_like(self.visits)  # Q̄
-        lanes = torch.arange(replicates, device=device)
-        self._first = (lanes * horizon + torch.arange(horizon, device=device)[:, None]) * states  # (H, N) rows
+        replicate = torch.arange(replicates, device=device)
+        self._first = (replicate * horizon + torch.arange(horizon, device=device)[:, None]) * states  # (H, N) rows
 
     def drifted(self) -> Tensor:
         """Return (N,) bool; n ≥ ratio·max(1, n at the last plan) somewhere, or nothing is planned yet."""

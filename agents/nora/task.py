@@ -1,4 +1,4 @@
-"""What the exact agents ask of a task: a finite MDP of H steps, whose values and clip range are known."""
+"""What the exact agents require of a task: a finite MDP of H steps, whose values and clip range are known."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from surefoot.agents.nora.linear_critic import Features
 from surefoot.agents.nora.tabular_critic import Range
 from surefoot.agents.parts.tabular import TabularMDP
 
-SLACK = 1e-6  # float32 rewards add up to this much more than the range says
+SLACK = 1e-6  # float32 rewards may exceed the range by this much
 
 
 class Task(Protocol):
-    """N lanes of a finite MDP, such as `surefoot/DeepSea-v0`; every episode takes `horizon` steps."""
+    """N environments of a finite MDP, such as `surefoot/DeepSea-v0`; every episode takes `horizon` steps."""
 
     num_envs: int
     horizon: int
-    shows_clock: bool
+    time_aware: bool
 
     @property
     def value_range(self) -> tuple[Tensor, Tensor]: ...  # (H,) each, least and largest sum of rewards from h on
@@ -35,17 +35,18 @@ class Task(Protocol):
 
 
 def require_exact(env: Any) -> Task:
-    """Return the task; `ValueError` unless it is a finite MDP with a horizon whose observations show the clock."""
+    """Return the task; `ValueError` unless it is a finite MDP with a horizon with time-aware observations."""
     if not hasattr(env, "tabular"):
         raise ValueError(
-            "nora's exact critics play finite MDPs such as surefoot/DeepSea-v0, RiverSwim-v0, DiabolicalLock-v0, "
-            "LinearMDP-v0, Tetris-v0; this task has no table of outcomes"
+            "nora's exact critics need tabular MDPs such as surefoot/DeepSea-v0, RiverSwim-v0, DiabolicalLock-v0, "
+            "LinearMDP-v0, Tetris-v0; this task is not one"
         )
     if env.horizon is None:
         raise ValueError("this task has no horizon, and nora learns from episodes of H steps; set env.kwargs.horizon")
-    if not env.shows_clock:
-        raise ValueError("a policy of H steps must see the step: pass --env.clock")
-    return env
+    if not env.time_aware:
+        raise ValueError("a finite-horizon policy needs time-aware observations: pass --env.time-aware")
+    task: Task = env
+    return task
 
 
 def range_of(env: Task, reward_range: tuple[float, float] | None) -> Range:
@@ -66,9 +67,9 @@ def require_within(reward: Tensor, bounds: Range, what: str) -> None:
     total = reward.double().flip(0).cumsum(0).flip(0).flatten(1)  # (H, …)
     outside = (total < bounds.low[:, None] - SLACK) | (total > bounds.high[:, None] + SLACK)
     if bool(outside.any()):
-        h, lane = (int(index) for index in outside.nonzero()[0])
+        h, i = (int(index) for index in outside.nonzero()[0])
         raise ValueError(
-            f"{what}: rewards from step {h + 1} on sum to {float(total[h, lane]):g}, outside of the clip range "
+            f"{what}: rewards from step {h + 1} on sum to {float(total[h, i]):g}, outside of the clip range "
             f"[{float(bounds.low[h]):g}, {float(bounds.high[h]):g}]; correct agent.reward_range or the task"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,13 @@ from surefoot.agents.interface import Setting
 
 Phase = Callable[..., dict[str, Tensor]]  # (nested) tuples of tensors in, named tensors out
 Owner = nn.Module | torch.optim.Optimizer | Tensor  # what a phase changes in place
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def uncompiled(function: Function) -> Function:
+    """Keep torch.compile from tracing a function: `torch.compiler.disable`, which hides the function's type."""
+    disabled: Function = torch.compiler.disable(function)
+    return disabled
 
 
 def adam(
@@ -41,7 +48,7 @@ def adam(
     return optimiser
 
 
-@torch.compiler.disable  # nothing in here to fuse, and tracing it breaks the code around it into pieces
+@uncompiled  # nothing in here to fuse, and tracing it breaks the code around it into pieces
 def take_step(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
     """One step of every optimiser down `loss`."""
     for optimiser in optimisers:
@@ -63,7 +70,7 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
 
 
 def accelerate(phase: Phase, setting: Setting, owners: Sequence[Owner]) -> Phase:
-    """Wrap `phase` as the setting asks: compiled, captured, both, or left as it is.
+    """Wrap `phase` as configured: compiled, captured, both, or left as it is.
 
     `owners` are the modules, optimisers and tensors that the phase changes. Raises `ValueError` for a capture on a CPU.
     """

@@ -1,7 +1,14 @@
-"""Which dynamics made this transition? Two domain classifiers whose logits give a ratio of transition laws.
+"""Which dynamics made this transition? Two domain classifiers whose logits give a ratio of transition densities.
 
 Eysenbach et al., "Off-Dynamics Reinforcement Learning", arXiv 2006.13916 (DARC); Niu et al., arXiv 2206.13464 (H2O).
-Class 0 is the real system, class 1 the simulator, everywhere.
+Derivation: docs/derivations/h2o.md §3. Class 0 is the real system, class 1 the simulator, everywhere.
+
+| derivation | paper | here |
+|---|---|---|
+| (3.3), from (3.1) and (3.2): log P_real/P_sim | – | `log_ratio` |
+| (3.2), (3.6) the logits f and g, bounded | – | `DomainClassifiers.f`, `DomainClassifiers.g` |
+| (3.4), (3.5) losses L_sa and L_sas | – | `domain_loss`, `DomainClassifiers.losses` |
+| §3.2 one step on both, with noise on the inputs | – | `classifier_step` |
 """
 
 from __future__ import annotations
@@ -24,24 +31,25 @@ REAL, SIM = 0, 1
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """The two domain classifiers. Defaults: H2O's code (brief h2o.md, sections 5 and 6)."""
+    """The two domain classifiers. Defaults: H2O's code (§6.1, §7.1)."""
 
     classifier_hidden: tuple[int, ...] = (256, 256)
     """Hidden layer widths of both classifiers."""
     classifier_lr: float = 3e-4
-    """Adam step size of both classifiers."""
+    """Learning rate of both classifiers (Adam)."""
     classifier_batch_size: int = 256
-    """Transitions of each domain a classifier step, drawn apart from the critics' batches."""
+    """Transitions of each domain per classifier step, sampled independently of the critics' batches."""
     classifier_noise: float = 0.1
-    """Std of the noise on every classifier input in training."""
+    """Standard deviation of the noise on the classifier inputs in training."""
     classifier_bound: float | None = 2.0
-    """Logits are bound·tanh(·), so |log-ratio| ≤ 2·bound; None: unbounded."""
+    """Bound of the logits, bound·tanh(·), so that |log-ratio| ≤ 2·bound; None: unbounded."""
     normalise_classifier_inputs: bool = False
-    """Scale classifier inputs by mean and std of the real transitions (for tasks with tiny coordinates)."""
+    """Normalise classifier inputs by mean and standard deviation of the real transitions (for tasks with tiny
+    coordinates)."""
 
 
 def log_ratio(g: Tensor) -> Tensor:
-    """Return log P_real(s'|s,a) − log P_sim(s'|s,a) (…) from the residual logits g (…, 2): g₀ − g₁, equation (★).
+    """Return log P_real(s'|s,a) − log P_sim(s'|s,a) (…) from the residual logits g (…, 2): g₀ − g₁, eq. (3.3).
 
     With D_sa = softmax(f) and D_sas = softmax(f + g), f and the class priors cancel exactly in Bayes' rule.
     """
@@ -80,7 +88,7 @@ class DomainClassifiers(nn.Module):
         self.normaliser = Normaliser(self.width)
 
     def logits(self, net: MLP, rows: Tensor) -> Tensor:
-        raw = net(rows)
+        raw: Tensor = net(rows)
         return raw if self.bound is None else self.bound * raw.tanh()
 
     def f(self, rows: Tensor) -> Tensor:
@@ -109,7 +117,7 @@ def classifier_step(
 
 
 def make_classifiers(config: ClassifierConfig, setting: Setting) -> DomainClassifiers:
-    """Return the classifiers a config describes, scaled to the real data if it says so."""
+    """Return the classifiers a config describes, scaled to the real data if configured so."""
     data = setting.data
     assert data is not None, "domain classifiers need offline data"
     generator = make_generator(setting.seed, "classifiers")

@@ -1,7 +1,7 @@
 """Fresh on-policy experience for several seeds at once, and whether their episodes succeed.
 
-Lanes are shared out among the seeds: seed s acts in lanes s·n … (s + 1)·n − 1. Tensors here are (T, S, n, …): time,
-seed, lane of the seed.
+The environments are divided among the seeds: seed s acts in s·n … (s + 1)·n − 1. Tensors here are (T, S, n, …): time,
+seed, environment of the seed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from surefoot.agents.parts.heads import Head
 from surefoot.agents.parts.interaction import Interaction
 
 
-class Segment(NamedTuple):
-    """T steps of S seeds in n lanes each."""
+class RolloutBatch(NamedTuple):
+    """T steps of S seeds in n environments each."""
 
     obs: Tensor  # (T, S, n, obs)
     action: Tensor  # (T, S, n, act) as drawn from the policy
@@ -29,24 +29,24 @@ class Segment(NamedTuple):
     ended: Tensor  # (T, S, n) bool, also time-outs
 
 
-def collect_segment(
+def collect_rollout(
     interaction: Interaction, draw: Callable[[Tensor, int], Tensor], head: Head, seeds: int, steps: int
-) -> tuple[Segment, list[Episodes]]:
-    """Act `steps` times in every lane; `draw` maps observations (S, n, obs) and the step to actions (S, n, act)."""
+) -> tuple[RolloutBatch, list[Episodes]]:
+    """Act for `steps` vector steps; `draw` maps observations (S, n, obs) and the step to actions (S, n, act)."""
     columns, episodes = [], []
     for t in range(steps):
         action = draw(interaction.obs.unflatten(0, (seeds, -1)), t)
         batch, ended = interaction.step(head.to_task(action).flatten(0, 1))
         rows = (batch.obs, batch.reward, batch.next_obs, batch.terminated, ended.ended)
         obs, reward, next_obs, terminated, over = (x.unflatten(0, (seeds, -1)) for x in rows)
-        columns.append(Segment(obs, action, reward, next_obs, terminated, over))
+        columns.append(RolloutBatch(obs, action, reward, next_obs, terminated, over))
         episodes.append(ended)
-    return Segment(*(torch.stack(column) for column in zip(*columns, strict=True))), episodes
+    return RolloutBatch(*(torch.stack(column) for column in zip(*columns, strict=True))), episodes
 
 
-def join_lanes(segments: list[Segment]) -> Segment:
-    """Return waves of the same length as more lanes."""
-    return Segment(*(torch.cat(fields, dim=2) for fields in zip(*segments, strict=True)))
+def join_waves(rollouts: list[RolloutBatch]) -> RolloutBatch:
+    """Return waves of the same length as one batch of more environments."""
+    return RolloutBatch(*(torch.cat(fields, dim=2) for fields in zip(*rollouts, strict=True)))
 
 
 def require_horizon(env: VectorEnv, horizon: int, seed: int) -> None:
@@ -65,8 +65,8 @@ def require_horizon(env: VectorEnv, horizon: int, seed: int) -> None:
             )
     if not bool(ended.all()):
         raise ValueError(
-            f"agent.horizon is {horizon}, but episodes of this task go on after {horizon} steps; set agent.horizon to "
-            f"their length, cut them with --env.max-episode-steps {horizon}, or set it to None for the discounted form"
+            f"agent.horizon is {horizon}, but episodes of this task continue after {horizon} steps; set agent.horizon "
+            f"to their length, cut them with --env.max-episode-steps {horizon}, or set it to None (discounted form)"
         )
 
 
@@ -82,22 +82,24 @@ def episode_grid(data: OfflineData, horizon: int) -> int:
             "data recorded in a task of this horizon, whole episodes only (data.fraction 1)"
         )
     if bool((data.obs[:, -1].view(-1, horizon) != torch.arange(horizon, device=data.obs.device)).any()):
-        raise ValueError("the last coordinate of the data's observations is not the step; record it with --env.clock")
+        raise ValueError(
+            "the last coordinate of the data's observations is not the step; record it with --env.time-aware"
+        )
     return len(ends)
 
 
 @dataclass(frozen=True)
 class SuccessConfig:
-    """When an episode counts as a success and a run as solved (brief hnpg.md, section 7.5)."""
+    """When an episode counts as a success and a run as solved (docs/derivations/hnpg.md §8.6)."""
 
     success_return: float | None = None
-    """An episode with at least this return is a success; None: success is not measured."""
+    """Return from which an episode counts as a success; None: success is not measured."""
     solved_at: float = 0.5
-    """Solved once the moving average of the success rate exceeds this."""
+    """Success rate, as a moving average, above which the task counts as solved."""
     solved_window: int = 50
     """Iterations in the moving average (all so far while there are fewer)."""
     stop_when_solved: bool = False
-    """End the run once every seed is solved."""
+    """End the run once all seeds have solved the task."""
 
 
 class SuccessMeter:
@@ -109,7 +111,7 @@ class SuccessMeter:
         self.solved_steps = torch.full((seeds,), -1.0, device=device)  # −1: not yet
 
     def add(self, episodes: list[Episodes], env_steps: int) -> dict[str, Tensor]:
-        """Take in the episodes of one iteration, which ended at `env_steps` samples a seed; return metrics."""
+        """Take in the episodes of one iteration, which ended at `env_steps` samples per seed; return metrics."""
         if self.config.success_return is None:
             return {}
         ended = torch.stack([e.ended for e in episodes]).unflatten(1, (self.seeds, -1))  # (T, S, n)

@@ -2,7 +2,13 @@
 
 The two classes have the same methods, functions of outputs (…, width) and actions (…, dim). Actions are what densities
 are taken of: raw Gaussian samples, one-hot vectors. `to_task` makes of them what the environment takes, `to_critic`
-what a critic sees.
+what a critic sees. Derivation: docs/derivations/hnpg.md §4.2.
+
+| derivation | paper | here |
+|---|---|---|
+| (4.6), (4.7) density and KL of Gaussians | – | `GaussianHead.log_prob`, `GaussianHead.kl` |
+| (4.8) KL of softmax policies | – | `CategoricalHead.kl` |
+| (4.10) Fisher matrices in the outputs | – | `GaussianHead.fisher`, `CategoricalHead.fisher` |
 """
 
 from __future__ import annotations
@@ -98,7 +104,7 @@ class CategoricalHead:
 Head = GaussianHead | CategoricalHead
 
 
-def head_for(space: gym.Space | Any) -> Head:
+def head_for(space: gym.Space[Any] | Any) -> Head:
     """Return the head of an action space: one-dimensional Box (clipped if it is bounded) or Discrete."""
     if isinstance(space, gym.spaces.Discrete):
         return CategoricalHead(int(space.n), int(space.start))

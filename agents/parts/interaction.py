@@ -1,4 +1,4 @@
-"""Acting in a vector environment: what was seen, what ended, and where to go on from."""
+"""Acting in a vector environment: what was seen, what ended, and where to continue."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Batch, Episodes, VectorEnv
+from surefoot.agents.parts.env_parameters import BatchWithParameters
 from surefoot.agents.parts.random import uniform
 from surefoot.agents.parts.replay import Ring
 from surefoot.agents.parts.state import Stateful
-from surefoot.agents.parts.worlds import WorldBatch
 
 
 class Explorer(Protocol):
@@ -25,7 +25,7 @@ class Explorer(Protocol):
 
 
 class Interaction(Stateful):
-    """The lanes of one environment between two steps; owns the current observation and the running episode sums."""
+    """A vector environment between two steps; owns the current observation and the running episode sums."""
 
     STATEFUL = ("env", "obs", "episode_return", "length")
 
@@ -36,7 +36,7 @@ class Interaction(Stateful):
         self.length = torch.zeros(env.num_envs, dtype=torch.int64, device=self.obs.device)
 
     def step(self, action: Tensor) -> tuple[Batch, Episodes]:
-        """Take `action` (N, act) in every lane; `next_obs` is the true successor, also at an episode's end."""
+        """Take `action` (N, act) in every environment; `next_obs` is the true successor, also at an episode's end."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         batch = Batch(self.obs, action, reward.float(), info["final_obs"], terminated.float())
         ended = terminated | truncated
@@ -52,17 +52,18 @@ class RolloutConfig:
     """How an off-policy agent alternates between acting and learning."""
 
     rollout_steps: int = 1
-    """Environment steps between two rounds of updates (rounded to whole steps of all lanes)."""
+    """Environment steps between two rounds of updates (rounded to whole vector steps)."""
     updates_per_step: float = 1.0
-    """Gradient updates an environment step."""
+    """Gradient updates per environment step."""
     learning_starts: int = 5_000
     """Environment steps before the first round of updates."""
     random_steps: int = 5_000
-    """Environment steps with uniform actions at the start (SAC's authors: 1,000 to 10,000, by task)."""
+    """Environment steps with uniformly random actions at the start (SAC's authors: 1,000 to 10,000, depending on the
+    task)."""
 
 
-class Rollout(Stateful):
-    """The acting half of an off-policy agent: a rollout earns updates, which are spent before the next rollout.
+class Collector(Stateful):
+    """Collects the transitions of an off-policy agent; the updates due for a rollout are made before the next one.
 
     Environment steps are counted as their updates are spent, so that "10,000 steps" always means with their updates.
     """
@@ -80,20 +81,20 @@ class Rollout(Stateful):
     ) -> tuple[Episodes, ...]:
         """Unless updates are due, act and push to `replay`; return what ended in those steps.
 
-        `enter` sees the observations before every step, may set the parameters of the lanes, and returns what is
+        `enter` sees the observations before every step, may set the parameters of the environments, and returns what is
         stored of them with the transitions, (N, d).
         """
         if self.updates_due >= 1:
             return ()
-        lanes = self.interaction.env.num_envs
+        num_envs = self.interaction.env.num_envs
         ended = []
-        for _ in range(max(1, self.config.rollout_steps // lanes)):
-            world = enter(self.interaction.obs) if enter else None
+        for _ in range(max(1, self.config.rollout_steps // num_envs)):
+            parameters = enter(self.interaction.obs) if enter else None
             batch, episodes = self.interaction.step(self.choose(policy))
-            replay.push(batch if world is None else WorldBatch(*batch, world))
+            replay.push(batch if parameters is None else BatchWithParameters(*batch, parameters))
             ended.append(episodes)
-            self.env_steps += lanes
-        steps = lanes * len(ended)
+            self.env_steps += num_envs
+        steps = num_envs * len(ended)
         self.uncounted += steps
         if self.env_steps > self.config.learning_starts:
             self.updates_due += steps * self.config.updates_per_step

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from surefoot.agents.parts.acceleration import uncompiled
+
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # Haarnoja et al. 2018, the authors' code
 
 
@@ -47,7 +49,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": torch.relu_
 
 
 class StackedMLP(nn.Module):
-    """E networks of one shape as one set of (E, in, out) weights: one batched product a layer, not E.
+    """E networks of one shape as one set of (E, in, out) weights: one batched product per layer, not E.
 
     Weights start as PyTorch's default for linear layers. `last_gain` makes the output layer Xavier-uniform instead,
     `last_scale` multiplies its weights; both zero its bias. `layer_norm` puts one before every activation.
@@ -55,7 +57,7 @@ class StackedMLP(nn.Module):
 
     def __init__(
         self,
-        members: int,
+        stack_size: int,
         in_dim: int,
         hidden: Sequence[int],
         out_dim: int,
@@ -69,11 +71,11 @@ class StackedMLP(nn.Module):
         super().__init__()
         sizes = [in_dim, *hidden, out_dim]
         shapes = list(itertools.pairwise(sizes))
-        self.weights = nn.ParameterList(uniform_(torch.empty(members, i, o), i, generator) for i, o in shapes)
-        self.biases = nn.ParameterList(uniform_(torch.empty(members, 1, o), i, generator) for i, o in shapes)
+        self.weights = nn.ParameterList(uniform_(torch.empty(stack_size, i, o), i, generator) for i, o in shapes)
+        self.biases = nn.ParameterList(uniform_(torch.empty(stack_size, 1, o), i, generator) for i, o in shapes)
         normed = hidden if layer_norm else ()
-        self.gains = nn.ParameterList(torch.ones(members, 1, width) for width in normed)
-        self.shifts = nn.ParameterList(torch.zeros(members, 1, width) for width in normed)
+        self.gains = nn.ParameterList(torch.ones(stack_size, 1, width) for width in normed)
+        self.shifts = nn.ParameterList(torch.zeros(stack_size, 1, width) for width in normed)
         self.activate = ACTIVATIONS[activation]
         if last_gain is not None:
             xavier_last_(self.weights[-1], self.biases[-1], last_gain, generator)
@@ -188,8 +190,8 @@ class TanhGaussianPolicy(nn.Module):
     def mode(self, obs: Tensor) -> Tensor:
         """Return π̄(s) = tanh(mean) (…, act) of obs (…, obs), differentiable in obs; no gradient into the weights."""
         rows = obs.reshape(-1, obs.shape[-1])
-        mean = self.net(rows, frozen=True)[:, : self.action_dim]
-        return mean.tanh().unflatten(0, obs.shape[:-1])
+        mean: Tensor = self.net(rows, frozen=True)[:, : self.action_dim]
+        return torch.unflatten(mean.tanh(), 0, obs.shape[:-1])
 
     def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return a reparameterised action (B, act) and its log-probability (B,)."""
@@ -206,6 +208,7 @@ class TanhGaussianPolicy(nn.Module):
     @torch.no_grad()
     def act(self, obs: Tensor, *, explore: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Return actions (N, act) in [−1, 1]: tanh(mean), or a sample from the generator given if `explore`."""
+        mean: Tensor
         mean, log_std = self(obs)
         if explore:
             noise = torch.randn(mean.shape, generator=generator, device=mean.device)
@@ -213,7 +216,7 @@ class TanhGaussianPolicy(nn.Module):
         return mean.tanh()
 
 
-@torch.compiler.disable  # one fused call already
+@uncompiled  # one fused call already
 @torch.no_grad()
 def soft_update(target: Iterable[nn.Parameter], online: Iterable[nn.Parameter], tau: float) -> None:
     """Q̄ ← (1 − τ)Q̄ + τQ, all tensors in one fused call."""

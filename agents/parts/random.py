@@ -27,10 +27,10 @@ def uniform(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
 
 
 class ReplicateUniforms:
-    """A stream of uniform numbers a replicate: that of replicate i does not depend on how many replicates there are.
+    """One stream of uniform numbers per replicate: that of replicate i does not depend on the number of replicates.
 
     Counter-based: the number of a draw is a hash of (seed, stream, replicate, draw), by SplitMix64 (Steele, Lea, Flood
-    2014), so that the state is a key each and the number of draws. Made for a few numbers a round, not for millions.
+    2014), so that the state is one key each and the number of draws. Meant for a few numbers per round.
     """
 
     def __init__(self, seed: int, stream: str, replicates: int, device: torch.device | str = "cpu") -> None:

@@ -13,11 +13,11 @@ AT_LEAST_0: Rule = (lambda x: x >= 0, "at least 0")
 AT_LEAST_1: Rule = (lambda x: x >= 1, "at least 1")
 POSITIVE: Rule = (lambda x: x > 0, "positive")
 FRACTION: Rule = (lambda x: 0 < x <= 1, "in (0, 1]")
-SHARE: Rule = (lambda x: 0 <= x <= 1, "in [0, 1]")
+UNIT_INTERVAL: Rule = (lambda x: 0 <= x <= 1, "in [0, 1]")
 WIDTHS: Rule = (lambda x: len(x) > 0 and min(x) >= 1, "one or more widths of at least 1")
 
 SHARED: dict[str, Rule] = {
-    "gamma": SHARE,
+    "gamma": UNIT_INTERVAL,
     "hidden": WIDTHS,
     "tau": FRACTION,
     "log_std_min": (lambda x: x < LOG_STD_MAX, f"below {LOG_STD_MAX:g}"),
@@ -26,7 +26,7 @@ SHARED: dict[str, Rule] = {
         POSITIVE,
     ),
     **dict.fromkeys(
-        ["batch_size", "replay_capacity", "rollout_steps", "classifier_batch_size", "policy_every"], AT_LEAST_1
+        ["batch_size", "replay_capacity", "rollout_steps", "classifier_batch_size", "policy_delay"], AT_LEAST_1
     ),
     **dict.fromkeys(["random_steps", "learning_starts", "real_batch_size", "classifier_noise"], AT_LEAST_0),
     **dict.fromkeys(["exploration_noise", "target_noise", "target_noise_clip"], AT_LEAST_0),
@@ -40,6 +40,6 @@ def optional(rule: Rule) -> Rule:
 
 def check_ranges(config: Any, more: Mapping[str, Rule] | None = None) -> None:
     """Raise `ValueError` for a hyper-parameter out of its range; `more` adds an agent's own rules."""
-    for name, (holds, says) in {**SHARED, **(more or {})}.items():
+    for name, (holds, requirement) in {**SHARED, **(more or {})}.items():
         if hasattr(config, name) and not holds(getattr(config, name)):
-            raise ValueError(f"agent.{name} must be {says}, not {getattr(config, name)}")
+            raise ValueError(f"agent.{name} must be {requirement}, not {getattr(config, name)}")

@@ -1,6 +1,6 @@
 """Least squares by Adam for stacks of small networks, with the gradient written out.
 
-HNPG fits its critics H times an iteration, 30 steps each, deep NORA its critic by hundreds of steps a refresh, one
+HNPG fits its critics H times per iteration, 30 steps each, deep NORA its critic by hundreds of steps per refresh, one
 after the other, on batches so small that autograd and the optimiser class cost as much as the arithmetic. Here a step
 is the products and nothing else (tests hold it to both).
 """
@@ -67,7 +67,7 @@ def chosen_error_gradients(
     """Return (f(x)_a − z)² (E, B), and the gradients of its mean over B by weights and then biases.
 
     f is a stack of ReLU networks that see the same x (B, in) and have A outputs, of which the one-hot `chosen` (B, A)
-    picks one a row; z (B,).
+    picks one per row; z (B,).
     """
     layers = [x.expand(len(weights[0]), -1, -1)]
     for matrix, bias in zip(weights[:-1], biases[:-1], strict=True):

@@ -1,7 +1,12 @@
-"""Playing a bandit: replicates in lock-step, an action held for some rounds, regret at log-spaced rounds.
+"""Regret of replicates in lock-step, kept at log-spaced rounds; an episode of NORA counts as a round.
 
-A bandit method is a *learner*: which action next, for how many rounds, and what to take from the rewards. `Bandit`
-makes an agent of it.
+Equations: docs/derivations/dynlin.md.
+
+| derivation | paper | here |
+|---|---|---|
+| (1.10) | – | `Regret`: pseudo-regret |
+| (1.9), (1.11) | (3) | `Regret.realised` |
+| (5.7) | – | `curve_rounds` |
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ LAST_ROUND = 10**9
 
 
 def curve_rounds() -> list[int]:
-    """Return the rounds regret is kept at: all up to 10 or so, then 24 a decade, whatever the horizon."""
+    """Return the rounds regret is kept at: all up to 10 or so, then 24 per decade, whatever the horizon."""
     exponents = torch.arange(9 * POINTS_A_DECADE + 1, dtype=torch.float64) / POINTS_A_DECADE
     return sorted({round(10.0**exponent) for exponent in exponents.tolist()})
 

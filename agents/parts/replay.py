@@ -10,7 +10,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import Batch, OfflineData
 
-Rows = TypeVar("Rows", bound=tuple)  # a NamedTuple of tensors that share their first axis
+Rows = TypeVar("Rows", bound=tuple[Tensor, ...])  # a NamedTuple of tensors that share their first axis
 
 
 class Ring(Generic[Rows]):
@@ -100,31 +100,31 @@ class Ring(Generic[Rows]):
         self.generator.set_state(state["generator"])
 
 
-class PictureRing(Ring[Rows]):
+class ImageRing(Ring[Rows]):
     """A ring whose fields of whole numbers from 0 to 255 take a byte a number; the others keep their four."""
 
     def __init__(
         self,
         kind: type[Rows],
         widths: Sequence[int | None],
-        pictures: Sequence[str],
+        images: Sequence[str],
         capacity: int,
         generator: torch.Generator,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`pictures` names the fields that are stored as bytes."""
-        self.is_picture = [name in pictures for name in kind._fields]  # type: ignore[attr-defined]
-        sizes = [width if p else 4 * (width or 1) for width, p in zip(widths, self.is_picture, strict=True)]
+        """`images` names the fields that are stored as bytes."""
+        self.is_image = [name in images for name in kind._fields]  # type: ignore[attr-defined]
+        sizes = [width if p else 4 * (width or 1) for width, p in zip(widths, self.is_image, strict=True)]
         super().__init__(kind, sizes, 1, generator, device)
         self.flat = [width is None for width in widths]
         self.rows = torch.empty(capacity, sum(self.widths), dtype=torch.uint8, device=device)
 
     def pack(self, columns: list[Tensor]) -> Tensor:
-        parts = zip(columns, self.is_picture, strict=True)
+        parts = zip(columns, self.is_image, strict=True)
         return torch.cat([x.to(torch.uint8) if p else x.float().contiguous().view(torch.uint8) for x, p in parts], -1)
 
     def unpack(self, rows: Tensor) -> Rows:
-        parts = zip(rows.split(self.widths, -1), self.is_picture, self.flat, strict=True)
+        parts = zip(rows.split(self.widths, -1), self.is_image, self.flat, strict=True)
         fields = [(x.float() if p else x.contiguous().view(torch.float32), flat) for x, p, flat in parts]
         return self.kind(*(x.squeeze(-1) if flat else x for x, flat in fields))
 

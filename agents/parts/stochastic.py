@@ -1,6 +1,13 @@
-"""Stacks of stochastic policies and of critics: one member a time step and seed, all in one batched call.
+"""Stacks of stochastic policies and of critics: one member per time step and seed, all in one batched call.
 
-Zhou et al., arXiv 2311.08384, experiments; architecture and initialisation from the authors' code.
+Zhou et al., arXiv 2311.08384, experiments; architecture and initialisation from the authors' code
+(docs/derivations/hnpg.md §6).
+
+| derivation | paper | here |
+|---|---|---|
+| §6 networks | – | `PolicyStack`, `CriticStack` |
+| (3.4) fit of the critics, gradient written out | (49) | `fit_values`, `parts.regression.squared_error_gradients` |
+| (3.6) state values | – | `state_values` |
 """
 
 from __future__ import annotations
@@ -22,20 +29,21 @@ class PolicyStack(nn.Module):
     """E policies of one shape: tanh networks, with a state-independent log σ from 0 where actions are continuous."""
 
     def __init__(
-        self, members: int, obs_dim: int, head: Head, hidden: Sequence[int], generator: torch.Generator
+        self, stack_size: int, obs_dim: int, head: Head, hidden: Sequence[int], generator: torch.Generator
     ) -> None:
         super().__init__()
         self.head = head
         options = {"last_scale": LAST_SCALE, "activation": "tanh"}
-        self.net = StackedMLP(members, obs_dim, hidden, head.dim, generator=generator, **options)  # type: ignore[arg-type]
+        self.net = StackedMLP(stack_size, obs_dim, hidden, head.dim, generator=generator, **options)  # type: ignore[arg-type]
         gaussian = isinstance(head, GaussianHead)
-        self.log_std = nn.Parameter(torch.zeros(members, 1, head.dim)) if gaussian else None
+        self.log_std = nn.Parameter(torch.zeros(stack_size, 1, head.dim)) if gaussian else None
 
     def forward(self, obs: Tensor, parameters: Sequence[Tensor] | None = None) -> Tensor:
         """Map (E, B, obs) to the head's outputs (E, B, width); `parameters` as `members` or `split` return them."""
         own = self.members() if parameters is None else parameters
         if isinstance(self.head, CategoricalHead):
-            return self.net(obs, own)
+            logits: Tensor = self.net(obs, own)
+            return logits
         mean = self.net(obs, own[1:])
         return torch.cat([mean, own[0].expand_as(mean)], -1)
 
@@ -51,7 +59,7 @@ class PolicyStack(nn.Module):
         return copied
 
     def vector(self) -> Tensor:
-        """Return θ (E, P), a copy, one row a member."""
+        """Return θ (E, P), a copy, one row per member."""
         return torch.cat([parameter.detach().flatten(1) for parameter in self.parameters()], 1)
 
     def split(self, vector: Tensor) -> list[Tensor]:
@@ -71,15 +79,16 @@ class CriticStack(StackedMLP):
     """E values f(s, a): tanh networks."""
 
     def __init__(
-        self, members: int, obs_dim: int, action_dim: int, hidden: Sequence[int], generator: torch.Generator
+        self, stack_size: int, obs_dim: int, action_dim: int, hidden: Sequence[int], generator: torch.Generator
     ) -> None:
         width = obs_dim + action_dim
-        super().__init__(members, width, hidden, 1, generator=generator, last_scale=LAST_SCALE, activation="tanh")
+        super().__init__(stack_size, width, hidden, 1, generator=generator, last_scale=LAST_SCALE, activation="tanh")
 
     def value(self, obs: Tensor, action: Tensor, chosen: slice = slice(None)) -> Tensor:
         """Map (E, B, obs) and (E, B, act) to (E, B), by the chosen members."""
         parameters = [parameter[chosen] for parameter in self.parameters()]
-        return self(torch.cat([obs, action], -1), parameters).squeeze(-1)
+        values: Tensor = self(torch.cat([obs, action], -1), parameters)
+        return values.squeeze(-1)
 
 
 @torch.no_grad()
@@ -107,9 +116,9 @@ def fit_values(
 def state_values(
     critic: CriticStack, policy: PolicyStack, obs: Tensor, *, samples: int, generator: torch.Generator
 ) -> Tensor:
-    """Return V(s) (E, B) = mean of f(s, a_j) over `samples` actions a_j ~ π(·|s) (brief, step E); obs (E, B, obs)."""
+    """Return V(s) (E, B) = mean of f(s, a_j) over `samples` actions a_j ~ π(·|s); obs (E, B, obs)."""
     rows = obs.shape[1]
     outputs = policy(obs).repeat(1, samples, 1)
     action = policy.head.to_critic(policy.head.sample(outputs, generator))
     values = critic.value(obs.repeat(1, samples, 1), action)
-    return values.unflatten(1, (samples, rows)).mean(1)
+    return torch.unflatten(values, 1, (samples, rows)).mean(1)

@@ -1,7 +1,7 @@
-"""Finite MDPs and what dynamic programming says of them exactly: values, occupancies, coverage.
+"""Finite MDPs and exact dynamic programming: values, occupancies, coverage.
 
 S states, A actions, H steps, K outcomes of an action. Policies, values and occupancies are (…, H, S, A), float64;
-leading axes are replicates. There is no terminal flag: an episode that ends goes on in an absorbing state, unrewarded.
+leading axes are replicates. There is no terminal flag: an episode that ends continues in an absorbing state, reward 0.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def backup(mdp: TabularMDP, h: int, following: Tensor, discount: float = 1.0) ->
     """Return E[r + γ·V(s')] at step h, (…, S, A), of the values (…, S) that follow."""
     h = h if len(mdp.reward) > 1 else 0
     next_state = mdp.next_state[h]
-    ahead = following.index_select(-1, next_state.flatten()).unflatten(-1, next_state.shape)
+    ahead = torch.unflatten(following.index_select(-1, next_state.flatten()), -1, next_state.shape)
     value = mdp.reward[h] + (ahead if discount == 1.0 else discount * ahead)
     return value.squeeze(-1) if next_state.shape[-1] == 1 else (mdp.probability[h] * value).sum(-1)
 
@@ -104,7 +104,8 @@ def stationary_values(mdp: TabularMDP, policy: Tensor, discount: float) -> Tenso
     moves = torch.einsum("...sa,sat->...st", policy, transition_matrix(mdp)[0])
     reward = (policy * mdp.mean_reward[0]).sum(-1)
     identity = torch.eye(len(mdp.start), dtype=reward.dtype, device=reward.device)
-    return torch.linalg.solve(identity - discount * moves, reward)
+    values: Tensor = torch.linalg.solve(identity - discount * moves, reward)
+    return values
 
 
 def stationary_optimum(mdp: TabularMDP, discount: float) -> Tensor:

@@ -1,7 +1,15 @@
 """A natural-gradient step of bounded length: damped Fisher products, conjugate gradients, line search.
 
 Schulman et al., "Trust Region Policy Optimization", arXiv 1502.05477, appendix C, for E policies at once: every
-quantity has one row a policy, and every product of vectors is taken row by row.
+quantity has one row a policy, and every product of vectors is taken row by row. Derivation: docs/derivations/hnpg.md.
+
+| derivation | paper | here |
+|---|---|---|
+| (4.4) surrogate of the advantages | HNPG, (48) | `surrogate` |
+| (4.9) product with the damped Fisher matrix | appendix C | `FisherProduct` |
+| (4.11) direction by conjugate gradients | appendix C; HNPG, (48) | `conjugate_gradients` |
+| (4.12) length from the KL limit | appendix C | `scale_to_limit` |
+| (4.13), (4.14) line search | HNPG, (50) | `line_search` |
 """
 
 from __future__ import annotations
@@ -21,22 +29,22 @@ TINY = 1e-30  # keeps 0/0 out of rows without a gradient
 
 @dataclass(frozen=True)
 class TrustRegionConfig:
-    """The policy step. Defaults: HNPG's paper (table of hyper-parameters) and code (brief hnpg.md, section 6.1)."""
+    """The policy step. Defaults: HNPG's paper (table of hyper-parameters) and code (§7.1)."""
 
     kl_limit: float = 0.01
-    """δ, quadratic KL of the full step, for each policy of the stack."""
+    """Trust region size δ: quadratic KL of the full step, for each policy of the stack."""
     damping: float = 0.1
-    """ξ added to the diagonal of the Fisher matrix; it enters the step's length."""
+    """Damping ξ, added to the diagonal of the Fisher matrix; it enters the step's length."""
     cg_iterations: int = 10
-    """Most iterations of conjugate gradients."""
+    """Maximum number of conjugate gradient iterations."""
     cg_tolerance: float = 1e-10
-    """Squared residual at which they stop."""
+    """Squared residual at which conjugate gradients stop."""
     line_search_steps: int = 10
-    """Halvings tried before the old parameters are kept."""
+    """Maximum number of halvings in the line search; then the old parameters are kept."""
     accept_ratio: float = 0.1
-    """Least improvement of the surrogate, as a share of the predicted one."""
+    """Minimum improvement of the surrogate, as a fraction of the predicted one."""
     kl_slack: float | None = 1.5
-    """Steps whose measured KL exceeds kl_slack·δ are refused; None: no test, as in HNPG's code."""
+    """Reject steps whose measured KL exceeds kl_slack·δ; None: no test, as in HNPG's code."""
 
 
 class StepRows(NamedTuple):
@@ -144,14 +152,14 @@ def line_search(
     """
     theta, fraction, kl = start, torch.zeros_like(slope), torch.zeros_like(slope)
     for j in range(config.line_search_steps):
-        share = 0.5**j
-        candidate = start + share * step
+        scale = 0.5**j
+        candidate = start + scale * step
         improvement, distance = evaluate(candidate)
-        good = (improvement > 0) & (improvement > config.accept_ratio * share * slope) & (fraction == 0)
+        good = (improvement > 0) & (improvement > config.accept_ratio * scale * slope) & (fraction == 0)
         if config.kl_slack is not None:
             good &= distance <= config.kl_slack * config.kl_limit
         theta = torch.where(good, candidate, theta)
-        fraction, kl = torch.where(good, share, fraction), torch.where(good, distance, kl)
-        if bool((fraction > 0).all()):  # a wait for the device, once or twice a policy step, saves nine evaluations
+        fraction, kl = torch.where(good, scale, fraction), torch.where(good, distance, kl)
+        if bool((fraction > 0).all()):  # a wait for the device, once or twice per policy step, saves nine evaluations
             break
     return Found(theta, fraction.squeeze(-1), kl.squeeze(-1))

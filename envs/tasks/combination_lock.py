@@ -1,7 +1,17 @@
 """The continuous combination lock and its image form: exploration that fails at any single wrong step.
 
 Zhou, Sekhari, Song, Sun, "Offline Data Enhanced On-Policy Policy Gradient with Provable Guarantees", arXiv 2311.08384,
-after Misra et al. 2020 and the authors' code. Latents: 0 = A and 1 = B (good), 2 = C (dead, for ever).
+after Misra et al. 2020 and the authors' code; docs/derivations/hnpg.md §8. Latents: 0 = A and 1 = B (good), 2 = C
+(dead, for ever).
+
+| derivation | paper | here |
+|---|---|---|
+| §8.1 code words | appendix E.1 | `draw_codes` |
+| (8.1) the latent action | section 6.1, without temperature | `Lock._pick` |
+| §8.1, return (8.3): transition and reward | appendix E.1 | `Lock.advance` |
+| (8.4), (8.5) observation | appendix E.1 | `observation_width`, `hadamard`, `rotated_view` |
+| §8.4, success (8.8): behaviour | section 6 | `Lock.behaviour`, `Lock.behaviour_epsilon` |
+| §8.3, stand-in (8.7): images | section 6.2 | `ImageLock`, `load_embeddings`, `synthetic_embeddings` |
 """
 
 from __future__ import annotations
@@ -36,7 +46,7 @@ def draw_codes(horizon: int, seed: int, actions: int = ACTIONS) -> Tensor:
 
 def observation_width(horizon: int) -> int:
     """Return D, the power of two from H + 4 on."""
-    return 2 ** math.ceil(math.log2(horizon + 4))
+    return 1 << math.ceil(math.log2(horizon + 4))
 
 
 def hadamard(width: int) -> Tensor:
@@ -59,7 +69,7 @@ class Lock(TensorEnv):
 
     An episode takes H steps, dead or not. An action (N, 10) is any vector, neither clipped nor rescaled; the latent
     action is drawn from softmax(action / 0.1). Return: 1 for H right actions, else 0.1 or 0 with equal chance:
-    `terminal` (the authors' code) pays the 0.1 at the last step, `transition` (their paper) where the lane falls.
+    `terminal` (the authors' code) pays the 0.1 at the last step, `transition` (their paper) where the agent falls.
 
     Raises:
         ValueError: a horizon below 1, an unknown reward mode.

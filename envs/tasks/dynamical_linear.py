@@ -1,4 +1,7 @@
-"""The dynamical linear bandit for N replicates at a time (Mussi, Metelli, Restelli, ICML 2023, arXiv 2211.08997)."""
+"""The dynamical linear bandit for N replicates at a time (Mussi, Metelli, Restelli, ICML 2023, arXiv 2211.08997).
+
+The task: docs/derivations/dynlin.md §1.1 and §9; repeated actions: §5.2.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.envs.tasks.linear_system import SYSTEMS, cumulative_markov, hold_law, make_actions, make_system
+from surefoot.envs.tasks.linear_system import SYSTEMS, cumulative_markov, make_actions, make_system, repeat_distribution
 from surefoot.envs.tasks.replicate_noise import ReplicateNoise
 from surefoot.envs.tensor_env import State, TensorEnv
 
@@ -18,8 +21,8 @@ MATRICES = ("A", "B", "omega", "theta", "C", "D", "weights")
 ACTION_SETS = ("actions", "polytope", "ball")
 
 
-class _DeviceLaw(NamedTuple):
-    """A `HoldLaw` ready to be multiplied; the action part has <h, u> as a last row."""
+class _DeviceDistribution(NamedTuple):
+    """A `RepeatDistribution` ready to be multiplied; the action part has <h, u> as a last row."""
 
     state: Tensor  # (n + 2, n, 1)
     action: Tensor  # (n + 3, d, 1)
@@ -27,8 +30,8 @@ class _DeviceLaw(NamedTuple):
     table: Tensor | None  # (n + 3, K), the action part of every action
 
 
-class Held(NamedTuple):
-    """What holding an action for some rounds gave, all (N,)."""
+class RepeatedRounds(NamedTuple):
+    """What repeating an action for some rounds gave, all (N,)."""
 
     last_reward: Tensor
     total_reward: Tensor
@@ -43,9 +46,9 @@ class DynamicalLinear(TensorEnv):
     vector of the unit ball, (N, d), scaled by the radius. Vectors (N, d) are taken with a table, too: as they are.
 
     `info` holds `steady_state_reward` <h, u>, `optimal_steady_state_reward` J* and `mean_reward` given the hidden
-    state, each (N,). Lanes are replicates: what happens in lane i is a function of (seed, i, actions), to the last bit,
-    however many lanes there are. Hence sums are written term by term, each term one operation over all lanes; a matrix
-    product may round differently for another number of columns.
+    state, each (N,). Environments are replicates: what happens in environment i is a function of (seed, i, actions), to
+    the last bit, however many there are. Hence sums are written term by term, each term one operation over all of them;
+    a matrix product may round differently for another number of columns.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class DynamicalLinear(TensorEnv):
         self.actions = actions if isinstance(actions, np.ndarray) else None  # (K, d)
         self.ball = None if isinstance(actions, np.ndarray) else actions  # radius
         self.optimum = float((self.actions @ self.h).max() if self.ball is None else self.ball * np.linalg.norm(self.h))
-        space: gym.Space = gym.spaces.Box(-1.0, 1.0, (d,), np.float32)
+        space: gym.Space[Any] = gym.spaces.Box(-1.0, 1.0, (d,), np.float32)
         if self.actions is not None:
             space = gym.spaces.Discrete(len(self.actions))
         super().__init__(gym.spaces.Box(-1.0, 1.0, (1,), np.float32), space, num_envs, **kwargs)
@@ -78,14 +81,14 @@ class DynamicalLinear(TensorEnv):
         if x.shape != (n,):
             raise ValueError(f"x0 is {x.tolist()}; the state has {n} component(s)")
         self._start = self._tensor(x)[:, None].expand(n, num_envs).T
-        self._laws: dict[int, _DeviceLaw] = {}
+        self._distributions: dict[int, _DeviceDistribution] = {}
         self._table = None if self.actions is None else self._tensor(self.actions.T)  # (d, K)
         self._never = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
         self._optimum = torch.full((num_envs,), self.optimum, dtype=torch.float64, device=self.device)
         self._draw_noise(0)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """Start every lane at x0; a seed restarts the noise, no seed draws a new one."""
+        """Start every environment at x0; a seed restarts the noise, no seed draws a new one."""
         result = super().reset(seed=seed, options=options)
         key = torch.randint(2**62, (), generator=self.generator, device=self.device)
         self._draw_noise(int(key))
@@ -98,7 +101,7 @@ class DynamicalLinear(TensorEnv):
         return torch.zeros(self.num_envs, 1, device=self.device)
 
     def advance(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
-        """One round: a hold of length 1."""
+        """One round: an action repeated once."""
         x, reward, _, mean, steady = self._apply(1, state[0].T, action)
         self.extra_info = {
             "steady_state_reward": steady,
@@ -107,14 +110,14 @@ class DynamicalLinear(TensorEnv):
         }
         return (x.T,), reward, self._never
 
-    def hold(self, action: Tensor, rounds: int) -> Held:
-        """Play `action` for `rounds` rounds at once: the same law as that many steps, from other noise numbers."""
+    def repeat(self, action: Tensor, rounds: int) -> RepeatedRounds:
+        """Play `action` for `rounds` rounds at once: the same distribution as that many steps, from other noise."""
         if self._limit < torch.iinfo(torch.int64).max:
-            raise ValueError("a held action cannot cross an episode's end; set no max_episode_steps")
+            raise ValueError("a repeated action cannot cross an episode's end; set no max_episode_steps")
         x, last, earlier, _, steady = self._apply(rounds, self._state[0].T, action)
         self._state = (x.T,)
-        self._clock += rounds
-        return Held(last, earlier + last, steady)
+        self._elapsed_steps += rounds
+        return RepeatedRounds(last, earlier + last, steady)
 
     def vectors(self, action: Tensor) -> Tensor:
         """Return the action vectors u (d, N) that `action` stands for."""
@@ -127,31 +130,33 @@ class DynamicalLinear(TensorEnv):
         return self.ball * unit / length.clamp(min=1.0)  # a longer vector is put on the sphere
 
     def _apply(self, rounds: int, x: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return x (n, N) after a hold, its last reward, the sum of the earlier ones, the last mean reward, <h, u>."""
-        law = self._law(rounds)
-        if law.table is not None and not action.is_floating_point():
-            driven = law.table.index_select(1, action)
+        """Return x (n, N) after the rounds, the last reward, the earlier ones' sum, the last mean reward, <h, u>."""
+        distribution = self._distribution(rounds)
+        if distribution.table is not None and not action.is_floating_point():
+            driven = distribution.table.index_select(1, action)
         else:
-            driven = _combine(law.action, self.vectors(action))
+            driven = _combine(distribution.action, self.vectors(action))
         n = len(x)
-        mean = driven[:-1] + _combine(law.state, x)
+        mean = driven[:-1] + _combine(distribution.state, x)
         noise = self.noise.next()
-        out = mean + (law.noise * noise if law.noise.ndim == 2 else _combine(law.noise, noise))
+        out = mean + (
+            distribution.noise * noise if distribution.noise.ndim == 2 else _combine(distribution.noise, noise)
+        )
         return out[:n], out[n], out[n + 1], mean[n], driven[-1]
 
-    def _law(self, rounds: int) -> _DeviceLaw:
-        if rounds not in self._laws:
-            self._laws[rounds] = self._make_law(rounds)
-        return self._laws[rounds]
+    def _distribution(self, rounds: int) -> _DeviceDistribution:
+        if rounds not in self._distributions:
+            self._distributions[rounds] = self._make_distribution(rounds)
+        return self._distributions[rounds]
 
-    def _make_law(self, rounds: int) -> _DeviceLaw:
-        law = hold_law(self.system, rounds)
-        action = self._tensor(np.vstack([law.action, self.h]))
+    def _make_distribution(self, rounds: int) -> _DeviceDistribution:
+        distribution = repeat_distribution(self.system, rounds)
+        action = self._tensor(np.vstack([distribution.action, self.h]))
         table = None if self._table is None else _combine(action[..., None], self._table)
-        state, noise = self._tensor(law.state)[..., None], self._tensor(law.noise)[..., None]
+        state, noise = self._tensor(distribution.state)[..., None], self._tensor(distribution.noise)[..., None]
         if rounds == 1:  # ε and η are independent
             noise = noise.diagonal().T.contiguous()
-        return _DeviceLaw(state, action[..., None], noise, table)
+        return _DeviceDistribution(state, action[..., None], noise, table)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -169,7 +174,7 @@ class DynamicalLinear(TensorEnv):
 
 
 def _describe(system: str | None, own: dict[str, Any]) -> dict[str, Any]:
-    """Return the named system with `own` entries laid over it; S1 where nothing is said at all."""
+    """Return the named system with `own` entries laid over it; S1 by default."""
     if system is None and any(name in own for name in MATRICES):
         return own
     system = system or "s1"

@@ -1,7 +1,8 @@
 """Tasks on which undirected exploration fails, small enough that every value is known exactly.
 
 RiverSwim, DeepSea, the diabolical combination lock, a bandit whose gap shrinks with the rounds, forest management. All
-are tables (`tabular()`), take `horizon` steps, and declare in `value_range` what their sums of rewards lie in.
+are tabular MDPs (`tabular()`), take `horizon` steps, and declare in `value_range` the range of their sums of rewards.
+docs/derivations/nora.md §9.1, §9.2, §9.3, §9.4 and §9.6.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from surefoot.envs.tensor_env import State
 
 
 class RiverSwim(FiniteEnv):
-    """Swim right against the stream to the far bank, which pays 1 a step; resting at the near bank pays 0.005.
+    """Swim right against the stream to the far bank, which pays 1 per step; resting at the near bank pays 0.005.
 
     Strehl and Littman 2008. Actions: 0 left, which always succeeds, 1 right.
     """
@@ -208,7 +209,7 @@ def gap_bandit(actions: int, gap: float) -> Outcomes:
 
 
 class Forest(FiniteEnv):
-    """Let a forest grow (0) or cut it (1): an old one pays 4 a step to keep and 2 to cut; a fire makes it age 0 again.
+    """Let a forest grow (0) or cut it (1): an old one pays 4 per step to keep, 2 to cut; a fire makes it age 0 again.
 
     Chades et al. 2014, as in Tan and Xu, arXiv 2403.09701. The first age is uniform.
     """

@@ -1,4 +1,4 @@
-"""A finite MDP as N lanes: every outcome of every action is in a table, and a step draws one of them."""
+"""A finite MDP as N environments: every outcome of every action is in a table, and a step draws one of them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Outcomes(NamedTuple):
     reward: Tensor  # (H or 1, S, A, K)
 
 
-class Played(NamedTuple):
-    """One episode of every lane; `reward` is float64."""
+class Trajectories(NamedTuple):
+    """One episode of every environment; `reward` is float64."""
 
     state: Tensor  # (H + 1, N)
     action: Tensor  # (H, N)
@@ -31,7 +31,7 @@ class Played(NamedTuple):
 
 
 class FiniteEnv(TensorEnv):
-    """Plays a table of `Outcomes` (float64 probabilities). The state is an index; a subclass may `observe` more.
+    """The environment of a table of `Outcomes` (float64). The state is an index; a subclass may `observe` more.
 
     With a horizon every episode has that many steps and is truncated there; a table that differs by step needs one.
     An episode terminates on entering a state that is marked `terminal` (S,). Observations are one-hot, (N, S).
@@ -44,7 +44,7 @@ class FiniteEnv(TensorEnv):
         *,
         horizon: int | None = None,
         terminal: Tensor | None = None,
-        observation_space: gym.Space | None = None,
+        observation_space: gym.Space[Any] | None = None,
         **kwargs: Any,
     ):
         steps, states, actions, self._outcomes = outcomes.reward.shape
@@ -62,11 +62,11 @@ class FiniteEnv(TensorEnv):
         self._terminal = self._terminal.to(self.device)
 
     def tabular(self) -> Outcomes:
-        """Return the table that is played: exact values come from it."""
+        """Return the tabular MDP, from which exact values are computed."""
         return self.outcomes
 
     def state_index(self, state: State) -> Tensor:
-        """Return the index (N,) of each lane's state."""
+        """Return the index (N,) of each environment's state."""
         return state[0]
 
     def decode(self, obs: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class FiniteEnv(TensorEnv):
 
     @property
     def state(self) -> Tensor:
-        """The index (N,) of the state each lane is in now."""
+        """The index (N,) of the state each environment is in now."""
         return self.state_index(self._state)
 
     def draw_state(self) -> State:
@@ -83,7 +83,7 @@ class FiniteEnv(TensorEnv):
 
     def advance(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
         steps, states, actions, outcomes = self.outcomes.reward.shape
-        step = self._clock if steps > 1 else torch.zeros_like(self._clock)
+        step = self._elapsed_steps if steps > 1 else torch.zeros_like(self._elapsed_steps)
         row = (step * states + state[0]) * actions + action
         cell = row * outcomes + self._draw(self._chances[row])
         successor = self._next_state[cell]
@@ -92,11 +92,11 @@ class FiniteEnv(TensorEnv):
     def observe(self, state: State) -> Tensor:
         return F.one_hot(state[0], len(self.outcomes.start)).float()
 
-    def play(self, policy: Tensor) -> Played:
-        """Play one whole episode in every lane, lane i by the policy (H, S, A) in row i of `policy` (N, H, S, A).
+    def play(self, policy: Tensor) -> Trajectories:
+        """Play one whole episode in every environment i, by the policy (H, S, A) in row i of `policy` (N, H, S, A).
 
-        The same law as that many steps, from other random numbers and without observations. The lanes stay where they
-        are. Raises `ValueError` where episodes do not all take H steps.
+        The same distribution as that many steps, from other random numbers and without observations. The environments
+        stay where they are. Raises `ValueError` where episodes do not all take H steps.
         """
         horizon = self.horizon
         if horizon is None or horizon != self._limit or self._terminal.any():
@@ -115,7 +115,7 @@ class FiniteEnv(TensorEnv):
                 cell = cell * self._outcomes + drawn.sum(-1)
             cells.append(cell)
             visited.append(self._next_state.index_select(0, cell))
-        return Played(torch.stack(visited), torch.stack(rows) % actions, self._reward[torch.stack(cells)])
+        return Trajectories(torch.stack(visited), torch.stack(rows) % actions, self._reward[torch.stack(cells)])
 
     def _draw(self, cumulative: Tensor) -> Tensor:
         """Return the index (N,) drawn from each row of cumulative probabilities (N, K)."""
@@ -133,10 +133,10 @@ def sum_range(horizon: int, low: float, high: float, device: torch.device) -> tu
     return low * left, high * left
 
 
-def require(name: str, value: float, holds: bool, says: str) -> None:
+def require(name: str, value: float, holds: bool, requirement: str) -> None:
     """Raise `ValueError` for a keyword argument of a task that is out of its range."""
     if not holds:
-        raise ValueError(f"env.kwargs.{name} must be {says}, got {value}")
+        raise ValueError(f"env.kwargs.{name} must be {requirement}, got {value}")
 
 
 def _cumulative(probability: Tensor) -> Tensor:

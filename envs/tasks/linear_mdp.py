@@ -1,4 +1,7 @@
-"""Linear MDPs: P_h(s'|s, a) = <φ(s, a), μ_h(s')> and r_h(s, a) = <φ(s, a), θ_h>, with known features."""
+"""Linear MDPs: P_h(s'|s, a) = <φ(s, a), μ_h(s')> and r_h(s, a) = <φ(s, a), θ_h>, with known features.
+
+The one that is written out: docs/derivations/nora.md eq. (9.4).
+"""
 
 from __future__ import annotations
 

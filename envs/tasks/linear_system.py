@@ -1,6 +1,6 @@
 """A linear system with hidden state and a scalar reward: what it is made of, what follows from it, and its actions.
 
-Brief dynamical_linear_bandits.md, section 1:  y_t = <ω, x_t> + <θ, u_t> + η_t,  x_{t+1} = A x_t + B u_t + ε_t.
+docs/derivations/dynlin.md eq. (1.1):  y_t = <ω, x_t> + <θ, u_t> + η_t,  x_{t+1} = A x_t + B u_t + ε_t.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 SIX_BUDGETS = [[0, 0.5, 1], [0, 1, 0.5], [0.5, 0, 1], [0.5, 1, 0], [1, 0, 0.5], [1, 0.5, 0]]
 SYSTEMS: dict[str, dict[str, Any]] = {
-    "synthetic": {  # section 7.1
+    "synthetic": {  # §9.1
         "A": [[0.2, 0, 0], [0, 0, 0], [0, 0, 0.1]],
         "B": [[0.45, 0, 0], [0, 0, 0], [0, 0, 0.1]],
         "C": [[1, 0, 0], [0, 0, 0], [0, 0, 0.1]],
@@ -23,7 +23,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "n_outputs": 3,
         "actions": SIX_BUDGETS,
     },
-    "real-data": {  # section 7.2: identified from the logs of a web advertiser
+    "real-data": {  # §9.2: identified from the logs of a web advertiser
         "A": [[0.38, 0.33, 0.60], [0.07, 0.76, -0.54], [0.18, 0.34, 0.05]],
         "B": [[0.14, 0.34, -0.05], [-0.17, 0.03, -0.01], [0.04, -0.09, 0.17]],
         "C": [[0.25, -0.14, 0.01], [-0.55, 0.20, -0.13], [-0.31, -0.10, -0.01]],
@@ -32,7 +32,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "n_outputs": 3,
         "actions": SIX_BUDGETS,
     },
-    "s1": {  # section 8.2: e1 hurts now and pays later
+    "s1": {  # §9.3: e1 hurts now and pays later
         "A": [[0.5]],
         "B": [[0.6, -0.3]],
         "omega": [1.0],
@@ -66,9 +66,10 @@ def spectral_radius(A: np.ndarray) -> float:
 
 
 def cumulative_markov(system: LinearSystem) -> np.ndarray:
-    """Return h = θ + Bᵀ(I − A)^{-T} ω (d,): J(u) = <h, u> is the long-run mean reward of holding u for ever."""
+    """Return h = θ + Bᵀ(I − A)^{-T} ω (d,): J(u) = <h, u> is the long-run mean reward of repeating u forever."""
     identity = np.eye(len(system.A))
-    return system.theta + system.B.T @ np.linalg.solve((identity - system.A).T, system.omega)
+    h: np.ndarray = system.theta + system.B.T @ np.linalg.solve((identity - system.A).T, system.omega)
+    return h
 
 
 def polytope_vertices(matrix: np.ndarray, bound: np.ndarray) -> np.ndarray:
@@ -182,19 +183,19 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-# --- holding an action ------------------------------------------------------------------------------------------------
+# --- repeating an action ----------------------------------------------------------------------------------------------
 
 
-class HoldLaw(NamedTuple):
-    """The law of (x_{L+1}, y_L, y_1 + … + y_{L-1}) given x_1 while u is held: state·x + action·u + noise·N(0, I)."""
+class RepeatDistribution(NamedTuple):
+    """Distribution of (x_{L+1}, y_L, y_1 + … + y_{L-1}) given x_1, u repeated: state·x + action·u + noise·N(0, I)."""
 
     state: np.ndarray  # (n + 2, n)
     action: np.ndarray  # (n + 2, d)
     noise: np.ndarray  # (n + 2, n + 2)
 
 
-def hold_law(system: LinearSystem, rounds: int) -> HoldLaw:
-    """Return the exact Gaussian law of an epoch of `rounds` rounds: no inner round is simulated (section 12).
+def repeat_distribution(system: LinearSystem, rounds: int) -> RepeatDistribution:
+    """Return the exact Gaussian distribution of an epoch of `rounds` rounds: no inner round is simulated, eq. (5.2).
 
     The recursion is run once on matrices: rows of x as functions of x_1, of u and of every noise number.
     """
@@ -211,7 +212,7 @@ def hold_law(system: LinearSystem, rounds: int) -> HoldLaw:
         y = omega @ x + theta @ u + system.reward_noise * eta  # the reward is read before the state moves
         x = A @ x + B @ u + system.state_noise * np.eye(n, columns, first)
     rows = np.vstack([x, y, earlier])
-    return HoldLaw(rows[:, :n], rows[:, n : n + d], _square_root(rows[:, n + d :]))
+    return RepeatDistribution(rows[:, :n], rows[:, n : n + d], _square_root(rows[:, n + d :]))
 
 
 def _square_root(factor: np.ndarray) -> np.ndarray:

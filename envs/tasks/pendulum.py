@@ -1,4 +1,4 @@
-"""Gymnasium's Pendulum-v1 for N copies at a time: the pattern for batched tensor tasks (see `native.py`)."""
+"""Gymnasium's Pendulum-v1 for N copies at a time: the pattern for batched tensor tasks (see `tensor_env.py`)."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ NUMPY = Arithmetic(
 
 class Pendulum(TensorEnv):
     """State: angle (0 is upright) and angular velocity, both (N,). Actions (N, 1) in [-1, 1] are torque / 2.
+    Motion and reward: docs/derivations/h2o.md eq. (8.3).
 
     In float64 on a CPU, observations before rounding and rewards equal those of Pendulum-v1 to the last bit, given the
-    same state and actions of the same dtype. Mass and length can be set, a value a lane (`uncertainty.Uncertain`).
+    same state and actions of the same dtype. Mass and length can be set, one value per environment
+    (`uncertainty.Uncertain`).
     """
 
     physics_factors = ("gravity",)
@@ -58,7 +60,7 @@ class Pendulum(TensorEnv):
         self.length: float | Tensor = LENGTH
 
     def set_params(self, values: Tensor) -> None:
-        """Give every lane its mass and length, (N, 2), until the next call; they belong to no saved state."""
+        """Give every environment its mass and length, (N, 2), until the next call; they belong to no saved state."""
         self.mass, self.length = values.to(self.device, self.dtype).unbind(-1)
 
     def draw_state(self) -> State:

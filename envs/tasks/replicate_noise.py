@@ -1,4 +1,7 @@
-"""Normal numbers for N replicates: those of replicate i do not depend on how many replicates there are."""
+"""Normal numbers for N replicates: those of replicate i do not depend on how many replicates there are.
+
+docs/derivations/dynlin.md §5.1.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from torch import Tensor
 
 
 class ReplicateNoise:
-    """A counter-based stream a replicate: the numbers of a step are a function of (key, replicate, step) alone.
+    """A counter-based stream per replicate: the numbers of a step are a function of (key, replicate, step) alone.
 
     Drawn in blocks by NumPy's Philox on the CPU, also for a GPU, so that both see the same noise. What has to be saved
     is the key and the position.

@@ -1,7 +1,8 @@
-"""Small tasks whose best policy depends on what is wanted of the return, and on what has been earned so far.
+"""Small tasks whose optimal policy depends on the objective of the return and on the reward so far.
 
-None is the paper's (its layouts are not known to us); their exact values by objective are in docs/distributional_dp.md.
-Each is a table of outcomes. `discount` is the γ that those values are for. Moves are 0 up, 1 down, 2 left, 3 right.
+None is the paper's (its layouts are not known to us). docs/derivations/distributional.md §9 defines them, §13.1 has
+their exact values by objective. Each is a tabular MDP. `discount` is the γ that those values are for. Moves are
+0 up, 1 down, 2 left, 3 right.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def tabulate(states: int, actions: int, chances: Callable[[int, int], Chances], 
 class Ladder(FiniteEnv):
     """Steps one after the other, each with the same choice of gambles or its own; the last state is the end.
 
-    State and observation say the step, so an episode ends by termination, after `horizon` steps.
+    State and observation contain the step, so an episode ends by termination, after `horizon` steps.
     """
 
     gambles: ClassVar[Sequence[Sequence[Rewards]]]  # of every step, of every action

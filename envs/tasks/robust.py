@@ -1,6 +1,8 @@
-"""Small tasks with an uncertain number, for which the robust optimum is known exactly (docs/iwocs.md).
+"""Small tasks with an uncertain number, for which the robust optimum is known exactly.
 
-Each is a table of outcomes; several of them, one a value of the number, are the models of an uncertainty set.
+docs/derivations/iwocs.md §7.1 to §7.3; the values are E1, E6, E7 and E8.
+
+Each is a tabular MDP; several of them, one per value of the number, are the models of an uncertainty set.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ GOAL = CELLS.index((0, SIZE - 1))
 
 
 class WindyWalk(FiniteEnv):
-    """Three corridors to the goal; the shortest has the most wind. 36 cells, actions N, S, E, W, −1 a step, γ = 0.95.
+    """Three corridors to the goal; the shortest has the most wind. 36 cells, actions N, S, E, W, −1 per step, γ = 0.95.
 
     The north, middle and south corridor (columns 1 to 3) have wind with chance α, α³, α⁶: it blows east-goers west, and
     those who turn north or south too. Start in the north-west corner, end in the north-east. The IWOCS paper's drawing
-    was not readable: walls at rows 1 and 3 are a reconstruction from its text.
+    was not readable: walls at rows 1 and 3 are a reconstruction from its text (§7.1).
 
     Raises:
         ValueError: a chance outside [0, 1].

@@ -1,7 +1,8 @@
 """Tiny Tetris: two rows kept between steps, pieces in a 2 x 2 box, a penalty for what overflows.
 
 The task of Tan and Xu, arXiv 2403.09701, and Tan, Fan and Wei, arXiv 2408.04526, after their public simulator. Few
-boards can be reached (2,780 at width 6), so that all of it is a table and its exact values are known.
+boards can be reached (2,780 at width 6), so that the MDP is tabular and its exact values are known. Rules and
+features: docs/derivations/nora.md §9.7.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Tetris(TensorEnv):
         self._shown_bits = _bits(self.boards.bits, 2 * width), _bits(self.pieces, 4)
         values = board_features(self.boards.bits, width)
         values = torch.cat([values, torch.ones_like(values[:, :1])], -1) if intercept else values
-        self.board_features = values / values.norm(dim=-1).max()  # (B, k): the longest is 1, as LSVI-UCB asks
+        self.board_features = values / values.norm(dim=-1).max()  # (B, k): the longest is 1, as LSVI-UCB requires
         self.blocks = feature_blocks(width).to(self.device)  # (12, A)
         self._never = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
 
@@ -73,12 +74,12 @@ class Tetris(TensorEnv):
         return torch.searchsorted(self.boards.bits, board) * len(PIECES) + torch.searchsorted(self.pieces, piece)
 
     def state_index(self, state: State) -> Tensor:
-        """Return the index (N,) of each lane's state."""
+        """Return the index (N,) of each environment's state."""
         return state[0]
 
     @property
     def state(self) -> Tensor:
-        """The index (N,) of the state each lane is in now."""
+        """The index (N,) of the state each environment is in now."""
         return self.state_index(self._state)
 
     @property
@@ -99,7 +100,7 @@ class Tetris(TensorEnv):
     def features(self, state: Tensor) -> Tensor:
         """Return φ(s, ·) (…, A, d): the k `board_features`, in the block of the column and the turned piece.
 
-        d = 12 (W − 1) k. The papers number 16 blocks a column, of which these 12 can occur.
+        d = 12 (W − 1) k. The papers number 16 blocks per column, of which these 12 can occur.
         """
         values, block = self.block_features(state)
         place = F.one_hot(block, len(PIECES) * (self.width - 1))  # (…, A, blocks)

@@ -1,7 +1,7 @@
 """Episodes of one task under many parameter vectors at once: one policy call a step for all of them.
 
-A job is an episode with its own parameters and reset seed. Lanes take the next job as soon as theirs ends, so it does
-not matter how many lanes there are.
+A job is an episode with its own parameters and reset seed. Environments take the next job as soon as theirs ends, so it
+does not matter how many there are.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from surefoot.envs.tensor_env import TensorEnv
 from surefoot.envs.uncertainty.robots import ROBOTS, Moved, MujocoRobots
 
 LONGEST_EPISODE = 100_000  # steps; a task without a time limit would otherwise never return
-LANES = 128  # episodes side by side: beyond it a batch saves little, and a lane of the largest robot takes 1 MB
+NUM_ENVS = 128  # episodes side by side: beyond it a batch saves little, and one of the largest robot takes 1 MB
 
 
 class Robots(Protocol):
-    """Lanes that can be started and stepped one apart from another."""
+    """Environments that can be started and stepped one apart from another."""
 
-    spaces: tuple[gym.Space, gym.Space]
+    spaces: tuple[gym.Space[Any], gym.Space[Any]]
 
-    def begin(self, lane: int, values: np.ndarray, seed: int) -> np.ndarray: ...  # (obs,) float32
-    def advance(self, lanes: np.ndarray, actions: np.ndarray) -> Moved: ...
+    def begin(self, i: int, values: np.ndarray, seed: int) -> np.ndarray: ...  # (obs,) float32
+    def advance(self, indices: np.ndarray, actions: np.ndarray) -> Moved: ...
     def close(self) -> None: ...
 
 
-class ParameterLanes(gym.vector.VectorEnv):
+class BatchedEpisodes(gym.vector.VectorEnv):
     """A queue of jobs behind the vector interface; parameters (J, d), reset seeds (J,).
 
-    SAME_STEP autoreset: where an episode ends, the lane begins the next job. Without one it rests: its observation
-    stays, its reward is 0 and no flag is raised. `info["job"]` (N,) says which job a step belonged to, -1 for none.
-    Where the physics diverges (MuJoCo resets such a state silently) the step is not counted and the episode ends as
-    `terminated` with `info["broken"]`; the other lanes go on.
+    SAME_STEP autoreset: where an episode ends, the environment begins the next job. Without one it rests: its
+    observation stays, its reward is 0 and no flag is raised. `info["job"]` (N,) is the job that a step belonged to, -1
+    for none. Where the physics diverges (MuJoCo resets such a state silently) the step is not counted and the episode
+    ends as `terminated` with `info["broken"]`; the other environments continue.
 
     Raises:
         ValueError: a set for another task, or with parameters that the task does not have.
@@ -59,7 +59,7 @@ class ParameterLanes(gym.vector.VectorEnv):
         params: np.ndarray,
         seeds: Sequence[int],
         *,
-        num_envs: int = LANES,
+        num_envs: int = NUM_ENVS,
         threads: int | None = None,
         device: str | torch.device = "cpu",
     ):
@@ -67,7 +67,7 @@ class ParameterLanes(gym.vector.VectorEnv):
         self.num_envs = min(num_envs, len(self.seeds))
         self.device = torch.device(device)
         one = replace(config, num_envs=1, vectorization="sync")
-        fast = config.id in ROBOTS and not config.clock and config.physics.action_noise == 0.0
+        fast = config.id in ROBOTS and not config.time_aware and config.physics.action_noise == 0.0
         self.robots: Robots = (
             MujocoRobots(one, uncertainty, self.num_envs, threads)
             if fast
@@ -82,13 +82,13 @@ class ParameterLanes(gym.vector.VectorEnv):
         self._job = np.full(self.num_envs, -1)
         self._obs = np.zeros((self.num_envs, *(self.single_observation_space.shape or ())), np.float32)
         with quiet_mujoco():
-            for lane in range(self.num_envs):
-                self._begin(lane)
+            for i in range(self.num_envs):
+                self._begin(i)
         return self._tensor(self._obs), {"job": self._tensor(self._job)}
 
     @property
     def job(self) -> Tensor:
-        """The job (N,) that each lane is in, -1 for none."""
+        """The job (N,) that each environment is in, -1 for none."""
         return self._tensor(self._job)
 
     @property
@@ -110,16 +110,16 @@ class ParameterLanes(gym.vector.VectorEnv):
                 terminated[busy] = moved.terminated | moved.broken
                 truncated[busy], broken[busy] = moved.truncated, moved.broken
             self._obs = final_obs.copy()
-            for lane in np.flatnonzero(terminated | truncated).tolist():
-                self._begin(lane)
+            for i in np.flatnonzero(terminated | truncated).tolist():
+                self._begin(i)
         info = {"final_obs": final_obs, "_final_obs": terminated | truncated, "job": job, "broken": broken}
         obs, reward_, terminated_, truncated_ = map(self._tensor, (self._obs, reward, terminated, truncated))
         return obs, reward_, terminated_, truncated_, {name: self._tensor(column) for name, column in info.items()}
 
-    def _begin(self, lane: int) -> None:
-        self._job[lane] = self._next if self._next < len(self.seeds) else -1
-        if self._job[lane] >= 0:
-            self._obs[lane] = self.robots.begin(lane, self.params[self._next], self.seeds[self._next])
+    def _begin(self, i: int) -> None:
+        self._job[i] = self._next if self._next < len(self.seeds) else -1
+        if self._job[i] >= 0:
+            self._obs[i] = self.robots.begin(i, self.params[self._next], self.seeds[self._next])
             self._next += 1
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -129,21 +129,23 @@ class ParameterLanes(gym.vector.VectorEnv):
         self.robots.close()
 
 
-# --- any task of Gymnasium's: one environment a lane, stepped one after the other -------------------------------------
+# --- any task of Gymnasium's, the environments stepped one after the other
+# ---------------------------------------------
 
 
 class GymRobots:
-    """Stock environments with `WithParameters` around them."""
+    """Unmodified environments with `WithParameters` around them."""
 
-    def __init__(self, config: EnvConfig, uncertainty: UncertaintySet, lanes: int):
-        self.envs = [WithParameters(make_single(config), uncertainty) for _ in range(lanes)]
+    def __init__(self, config: EnvConfig, uncertainty: UncertaintySet, num_envs: int):
+        self.envs = [WithParameters(make_single(config), uncertainty) for _ in range(num_envs)]
         self.spaces = (self.envs[0].observation_space, self.envs[0].action_space)
 
-    def begin(self, lane: int, values: np.ndarray, seed: int) -> np.ndarray:
-        return self.envs[lane].reset(seed=seed, options={"params": values})[0]
+    def begin(self, i: int, values: np.ndarray, seed: int) -> np.ndarray:
+        obs: np.ndarray = self.envs[i].reset(seed=seed, options={"params": values})[0]
+        return obs
 
-    def advance(self, lanes: np.ndarray, actions: np.ndarray) -> Moved:
-        rows = [self._step(self.envs[lane], action) for lane, action in zip(lanes, actions, strict=True)]
+    def advance(self, indices: np.ndarray, actions: np.ndarray) -> Moved:
+        rows = [self._step(self.envs[i], action) for i, action in zip(indices, actions, strict=True)]
         return Moved(*(np.array(column) for column in zip(*rows, strict=True)))
 
     def _step(self, env: gym.Env, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, bool]:
@@ -158,8 +160,8 @@ class GymRobots:
 # --- playing all jobs -------------------------------------------------------------------------------------------------
 
 
-class Played(NamedTuple):
-    """One entry a job, in the order of the jobs."""
+class JobOutcomes(NamedTuple):
+    """One entry per job, in the order of the jobs."""
 
     returns: np.ndarray  # (J,) float64, undiscounted; up to the last good step where the physics diverged
     lengths: np.ndarray  # (J,) int64, steps
@@ -174,36 +176,36 @@ def play(
     params: np.ndarray,
     seeds: Sequence[int],
     *,
-    lanes: int = LANES,
+    num_envs: int = NUM_ENVS,
     threads: int | None = None,
     device: str | torch.device = "cpu",
-) -> Played:
-    """Return the outcome of one episode a job of `act`, (N, obs) -> (N, action): parameters (J, d), reset seeds (J,).
+) -> JobOutcomes:
+    """Return the outcome of one episode per job of `act`, (N, obs) -> (N, action): parameters (J, d), reset seeds (J,).
 
-    A job's outcome depends on its own row, its seed and `act` alone, not on lanes or threads, except that a matrix
-    product over another number of rows may round its last bit differently. Our batched tensor tasks draw all lanes
-    from one generator, seeded by the first job of each wave of lanes.
+    A job's outcome depends on its own row, its seed and `act` alone, not on `num_envs` or threads, except that a matrix
+    product over another number of rows may round its last bit differently. Our batched tensor tasks draw all
+    environments from one generator, seeded by the first job of each wave of environments.
 
-    An `act` with memory (`agents.interface.Player`) is told of restarts, rewards and ends: where an episode ended, the
-    lane goes on with another. One with a method `playing(job, jobs)` is told before each step which job (N,) of how
-    many each lane is in, -1 for none.
+    A stateful `act` (`agents.interface.StatefulPolicy`) is reset and observes rewards and ends of episodes; where an
+    episode ended, the environment continues with another. Before each step a method `track(job, jobs)` receives the job
+    (N,) of each environment, -1 for none, and the number of jobs.
 
     Raises:
-        ValueError: as `ParameterLanes`.
+        ValueError: as `BatchedEpisodes`.
     """
     check_task(uncertainty, config.id)
     params = np.asarray(params, np.float64)
     if native_task(config.id):
-        return _play_waves(act, config, uncertainty, params, seeds, min(lanes, len(seeds)), device)
-    env = ParameterLanes(config, uncertainty, params, seeds, num_envs=lanes, threads=threads, device=device)
+        return _play_waves(act, config, uncertainty, params, seeds, min(num_envs, len(seeds)), device)
+    env = BatchedEpisodes(config, uncertainty, params, seeds, num_envs=num_envs, threads=threads, device=device)
     played = _blank(len(seeds))
     try:
         obs, _ = env.reset()
-        _tell(act, "restart")
+        _notify(act, "reset")
         while not env.finished:
-            _tell(act, "playing", env.job, len(seeds))
+            _notify(act, "track", env.job, len(seeds))
             obs, reward, _, _, info = env.step(act(obs))
-            _tell(act, "see", reward, info["_final_obs"])
+            _notify(act, "observe", reward, info["_final_obs"])
             job = info["job"].numpy(force=True)
             busy = job >= 0
             played.returns[job[busy]] += reward.numpy(force=True)[busy]
@@ -215,13 +217,13 @@ def play(
     return played
 
 
-def _tell(act: Any, name: str, *what: Tensor | int) -> None:
+def _notify(act: Any, name: str, *what: Tensor | int) -> None:
     if hasattr(act, name):
         getattr(act, name)(*what)
 
 
-def _blank(jobs: int) -> Played:
-    return Played(np.zeros(jobs), np.zeros(jobs, np.int64), np.zeros(jobs, bool))
+def _blank(jobs: int) -> JobOutcomes:
+    return JobOutcomes(np.zeros(jobs), np.zeros(jobs, np.int64), np.zeros(jobs, bool))
 
 
 def _check_length(lengths: np.ndarray) -> None:
@@ -235,16 +237,16 @@ def _play_waves(
     uncertainty: UncertaintySet,
     params: np.ndarray,
     seeds: Sequence[int],
-    lanes: int,
+    num_envs: int,
     device: str | torch.device,
-) -> Played:
-    """Play the jobs in a task that is a tensor program: a wave of lanes at a time, each lane's first episode."""
-    env: Any = make_vec(replace(config, num_envs=lanes), device=device)
+) -> JobOutcomes:
+    """Play the jobs in a task that is a tensor program: a wave of environments at a time, the first episode of each."""
+    env: Any = make_vec(replace(config, num_envs=num_envs), device=device)
     full = full_vector(env, uncertainty)
     played = _blank(len(seeds))
-    for first in range(0, len(seeds), lanes):
-        jobs = np.arange(first, min(first + lanes, len(seeds)))
-        rows = np.resize(jobs, lanes)  # the last wave is filled up with jobs of its own, which are not counted
+    for first in range(0, len(seeds), num_envs):
+        jobs = np.arange(first, min(first + num_envs, len(seeds)))
+        rows = np.resize(jobs, num_envs)  # the last wave is filled up with jobs of its own, which are not counted
         env.set_params(torch.from_numpy(full(params[rows])).to(env.device))
         returns, lengths = _first_episodes(act, env, seeds[first], jobs, len(seeds))
         played.returns[jobs], played.lengths[jobs] = returns[: len(jobs)], lengths[: len(jobs)]
@@ -255,21 +257,21 @@ def _play_waves(
 def _first_episodes(
     act: Callable[[Tensor], Tensor], env: TensorEnv, seed: int, jobs: np.ndarray, of: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N,) returns and lengths of each lane's first episode; the first lanes have the `jobs`, of so many."""
+    """Return (N,) returns and lengths of each environment's first episode; the first have the `jobs`, of so many."""
     job = torch.full((env.num_envs,), -1, device=env.device)
     job[: len(jobs)] = torch.from_numpy(jobs)
     obs, _ = env.reset(seed=seed)
-    _tell(act, "restart")
+    _notify(act, "reset")
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     while running.any():
-        _tell(act, "playing", torch.where(running, job, -1), of)
+        _notify(act, "track", torch.where(running, job, -1), of)
         obs, reward, terminated, truncated, _ = env.step(act(obs))
         returns += torch.where(running, reward.double(), 0.0)
         lengths += running
         ended = terminated | truncated
         running &= ~ended
-        _tell(act, "see", reward, ended)
+        _notify(act, "observe", reward, ended)
         _check_length(lengths.numpy(force=True))
     return returns.numpy(force=True), lengths.numpy(force=True)

@@ -1,4 +1,7 @@
-"""What an uncertainty set means for a task, found by trying: its nominal values, and values that change nothing."""
+"""What an uncertainty set means for a task, found by trying: its nominal values, and values that change nothing.
+
+Friction is the usual case of the latter (docs/derivations/iwocs.md §7.9).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def indistinct(
 
     One start, `steps` random actions or to the episode's end, the other parameters nominal. A parameter is absent where
     each value makes a difference; one without any effect has its whole axis. A task that hides the difference for
-    longer, as a floor that is not slipped on, is told as it was seen.
+    longer, as a floor that is not slipped on, is reported as it was seen.
 
     Raises:
         ValueError: as `nominal_params`.
@@ -73,7 +76,7 @@ def without_effect(config: EnvConfig, uncertainty: UncertaintySet, n: int = 5) -
 Path = Callable[[np.ndarray, list[Any], int], np.ndarray]  # parameters, actions, seed -> observations (T, obs)
 
 
-def _open(config: EnvConfig, uncertainty: UncertaintySet) -> tuple[np.ndarray, gym.Space, Path]:
+def _open(config: EnvConfig, uncertainty: UncertaintySet) -> tuple[np.ndarray, gym.Space[Any], Path]:
     """Return a task's nominal values, its actions, and how it moves with given parameters."""
     check_task(uncertainty, config.id)
     if not native_task(config.id):
@@ -81,12 +84,12 @@ def _open(config: EnvConfig, uncertainty: UncertaintySet) -> tuple[np.ndarray, g
         return env.nominal, env.action_space, lambda *job: _gym_path(env, *job)
     batch: Any = make_vec(config)
     full = full_vector(batch, uncertainty)
-    lanes = batch.num_envs
+    num_envs = batch.num_envs
 
     def path(values: np.ndarray, actions: list[Any], seed: int) -> np.ndarray:
-        batch.set_params(torch.from_numpy(full(np.repeat(values[None], lanes, axis=0))))
+        batch.set_params(torch.from_numpy(full(np.repeat(values[None], num_envs, axis=0))))
         seen = [batch.reset(seed=seed)[0]]
-        seen += [batch.step(torch.from_numpy(np.repeat(action[None], lanes, axis=0)))[0] for action in actions]
+        seen += [batch.step(torch.from_numpy(np.repeat(action[None], num_envs, axis=0)))[0] for action in actions]
         return torch.stack(seen).numpy()
 
     return nominal_of(batch, uncertainty), batch.single_action_space, path

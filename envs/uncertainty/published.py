@@ -1,8 +1,9 @@
 """Uncertainty sets: boxes of physical parameters, and how a parameter gets into a task.
 
 The published sets are those of RRLS (arXiv 2406.08406) and M2TD3 (arXiv 2211.03413), as IWOCS (arXiv 2410.06212) uses
-them. A parameter of a MuJoCo task is called `FIELD.OBJECT`, such as `body_mass.torso`; an object without a name goes by
-its number, and `*` is all of them. A task of another kind names its own parameters (`Uncertain`).
+them: docs/derivations/iwocs.md §7.6. A parameter of a MuJoCo task is called `FIELD.OBJECT`, such as `body_mass.torso`;
+an object without a name goes by its number, and `*` is all of them. A task of another kind names its own parameters
+(`Uncertain`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from surefoot.envs.parameters import Parameter, UncertaintySet
 
 # --- the published sets -----------------------------------------------------------------------------------------------
 
-# Every robot's parameters in the order of its 1-, 2- and 3-dimensional set, with the ranges of RRLS.
+# Every robot's parameters in the order of its 1-, 2- and 3-dimensional set, with the ranges of RRLS (§7.6).
 BOXES: dict[str, tuple[str, tuple[Parameter, ...]]] = {
     "ant": (
         "Ant-v5",
@@ -64,7 +65,7 @@ BOXES: dict[str, tuple[str, tuple[Parameter, ...]]] = {
     ),
 }
 
-# Where a set is not the beginning of a longer one, or the sources disagree (docs/iwocs.md tells how).
+# Where a set is not the beginning of a longer one, or the sources disagree (§7.8).
 VARIANTS: dict[str, tuple[str, tuple[Parameter, ...]]] = {
     "halfcheetah-1": ("HalfCheetah-v5", (Parameter("geom_friction.*", 0.1, 3.0),)),
     "halfcheetah-1-m2td3": ("HalfCheetah-v5", (Parameter("geom_friction.*", 0.1, 4.0),)),

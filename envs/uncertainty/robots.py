@@ -1,7 +1,7 @@
-"""Gymnasium's six robots for many lanes at once, each with a compiled model of its own, bit for bit as stepped singly.
+"""Gymnasium's six robots, many environments at once, each with its own compiled model, bit for bit as stepped singly.
 
 The physics is MuJoCo's own step in threads, which releases Python's lock; rewards, observations and ends are those of
-the v5 tasks in NumPy, all lanes at once, in the same order of operations. Resets are Gymnasium's own code.
+the v5 tasks in NumPy, all environments at once, in the same order of operations. Resets are Gymnasium's own code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from surefoot.envs.parameters import ModelParameters, UncertaintySet, check_task
 
 
 class Moved(NamedTuple):
-    """One step of some lanes, a row each."""
+    """One step of some environments, one row each."""
 
     obs: np.ndarray  # (n, obs) float32
     reward: np.ndarray  # (n,) float64
@@ -34,10 +34,10 @@ class Moved(NamedTuple):
 
 # --- what the six tasks make of MuJoCo's state ----------------------------------------------------------------------
 
-Fields = dict[str, np.ndarray]  # arrays of MjData by name, a row a lane
+Fields = dict[str, np.ndarray]  # arrays of MjData by name, one row per environment
 Outcome = tuple[
     np.ndarray, np.ndarray, np.ndarray
-]  # observation (n, obs), reward (n,), terminated (n,), all lanes at once
+]  # observation (n, obs), reward (n,), terminated (n,), all environments at once
 
 
 class Robot(NamedTuple):
@@ -134,13 +134,13 @@ ROBOTS: dict[str, Robot] = {
 }
 
 
-# --- the lanes --------------------------------------------------------------------------------------------------------
+# --- the environments -------------------------------------------------------------------------------------------------
 
 
 class MujocoRobots:
-    """A model and its data a lane, all copies of one stock environment, which also does the resets."""
+    """A model and its data for each, all copies of one unmodified environment, which also does the resets."""
 
-    def __init__(self, config: EnvConfig, uncertainty: UncertaintySet, lanes: int, threads: int | None = None):
+    def __init__(self, config: EnvConfig, uncertainty: UncertaintySet, num_envs: int, threads: int | None = None):
         check_task(uncertainty, config.id)
         env: Any = make_single(config)
         self.spaces = (env.observation_space, env.action_space)
@@ -149,49 +149,50 @@ class MujocoRobots:
         self.robot = ROBOTS[config.id]
         self._scale = _action_scale(env)
         self.parameters = ModelParameters(self.task.model, uncertainty)
-        self.models = [copy(self.task.model) for _ in range(lanes)]
+        self.models = [copy(self.task.model) for _ in range(num_envs)]
         self.data = [mujoco.MjData(model) for model in self.models]
         names = {*self.robot.before, *self.robot.after, "ctrl"}
         self._views = {name: [getattr(data, name) for data in self.data] for name in names}  # what MuJoCo writes into
         self._warnings = [data.warning.number for data in self.data]
-        self._clock = np.zeros(lanes, np.int64)
+        self._elapsed_steps = np.zeros(num_envs, np.int64)
         self.threads = threads or _cores()
         self._pool = ThreadPoolExecutor(self.threads)
 
-    def begin(self, lane: int, values: np.ndarray, seed: int) -> np.ndarray:
-        self.task.model, self.task.data = self.models[lane], self.data[lane]
+    def begin(self, i: int, values: np.ndarray, seed: int) -> np.ndarray:
+        self.task.model, self.task.data = self.models[i], self.data[i]
         self.parameters.write(self.task.model, values)
         obs, _ = self.task.reset(seed=seed)
         self.parameters.push(self.task.data, values)
-        self._clock[lane] = 0
-        return obs.astype(np.float32)
+        self._elapsed_steps[i] = 0
+        start: np.ndarray = obs.astype(np.float32)
+        return start
 
-    def advance(self, lanes: np.ndarray, actions: np.ndarray) -> Moved:
+    def advance(self, indices: np.ndarray, actions: np.ndarray) -> Moved:
         actions = self._scale(actions)
-        before = self._read(self.robot.before, lanes)
-        self._simulate(lanes, actions)
-        after = self._read(self.robot.after, lanes)
+        before = self._read(self.robot.before, indices)
+        self._simulate(indices, actions)
+        after = self._read(self.robot.after, indices)
         obs, reward, terminated = self.robot.outcome(self.task, before, after, actions)
-        self._clock[lanes] += 1
-        broken = np.array([self._warnings[lane] for lane in lanes])[:, DIVERGED].any(1)
+        self._elapsed_steps[indices] += 1
+        broken = np.array([self._warnings[i] for i in indices])[:, DIVERGED].any(1)
         broken |= ~(np.isfinite(obs).all(1) & np.isfinite(reward))
-        return Moved(obs.astype(np.float32), reward, terminated, self._clock[lanes] >= self.limit, broken)
+        return Moved(obs.astype(np.float32), reward, terminated, self._elapsed_steps[indices] >= self.limit, broken)
 
-    def _read(self, names: tuple[str, ...], lanes: np.ndarray) -> Fields:
-        return {name: np.array([self._views[name][lane] for lane in lanes]) for name in names}
+    def _read(self, names: tuple[str, ...], indices: np.ndarray) -> Fields:
+        return {name: np.array([self._views[name][i] for i in indices]) for name in names}
 
-    def _simulate(self, lanes: np.ndarray, actions: np.ndarray) -> None:
-        shares = [slice(k, None, self.threads) for k in range(self.threads)]
+    def _simulate(self, indices: np.ndarray, actions: np.ndarray) -> None:
+        parts = [slice(k, None, self.threads) for k in range(self.threads)]
         if self.threads == 1:
-            self._simulate_some(lanes, actions)
+            self._simulate_some(indices, actions)
         else:
-            list(self._pool.map(lambda share: self._simulate_some(lanes[share], actions[share]), shares))
+            list(self._pool.map(lambda part: self._simulate_some(indices[part], actions[part]), parts))
 
-    def _simulate_some(self, lanes: np.ndarray, actions: np.ndarray) -> None:
+    def _simulate_some(self, indices: np.ndarray, actions: np.ndarray) -> None:
         forces = "cfrc_ext" in self.robot.after  # what mj_rnePostConstraint is for; nothing else depends on it
-        for lane, action in zip(lanes.tolist(), actions, strict=True):
-            model, data = self.models[lane], self.data[lane]
-            self._views["ctrl"][lane][:] = action
+        for i, action in zip(indices.tolist(), actions, strict=True):
+            model, data = self.models[i], self.data[i]
+            self._views["ctrl"][i][:] = action
             mujoco.mj_step(model, data, nstep=self.task.frame_skip)
             if forces:
                 mujoco.mj_rnePostConstraint(model, data)

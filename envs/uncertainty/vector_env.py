@@ -1,4 +1,4 @@
-"""Training in an uncertainty set: lanes whose parameters are drawn at every reset, or are what an agent says."""
+"""Training in an uncertainty set: environments whose parameters are drawn at every reset, or set by an agent."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.make import make_vec, native_task
 from surefoot.envs.parameters import UncertaintySet, check_task, full_vector
-from surefoot.envs.uncertainty.batched_episodes import LANES, Played, play
+from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS, JobOutcomes, play
 from surefoot.envs.uncertainty.probe import nominal_params
 
 
-class UncertainLanes(gym.vector.VectorWrapper):
+class UncertainVectorEnv(gym.vector.VectorWrapper):
     """`make_vec` with the parameters of a set: `agents.interface.UncertainEnv`.
 
-    As made, it is domain randomisation: every episode of every lane has parameters drawn uniformly from the box by an
-    owned generator. `set_params` fixes them, `randomise` goes back to drawing. All of it is in `state_dict`.
+    As made, it is domain randomisation (docs/derivations/iwocs.md §8.1): every episode of every environment has
+    parameters drawn uniformly from the box by an owned generator. `set_params` fixes them, `randomise` goes back to
+    drawing. All of it is in `state_dict`.
 
     Raises:
         ValueError: a set for another task, or with parameters that the task does not have.
@@ -43,37 +44,38 @@ class UncertainLanes(gym.vector.VectorWrapper):
 
     @property
     def episode_limit(self) -> int | None:
-        """Steps after which an episode is truncated; None: it may go on for ever."""
-        return self.env.episode_limit
+        """Steps after which an episode is truncated; None: unlimited."""
+        limit: int | None = self.env.episode_limit
+        return limit
 
     def set_params(self, values: Tensor, *, now: bool = False) -> None:
-        """Fix the parameters, (d,) for all lanes or (N, d), from each lane's next reset on; `now`: at once as well."""
+        """Fix the parameters, (d,) for all or (N, d), from each environment's next reset on; `now`: at once as well."""
         self.random = False
         self._let_next(values.to(self.low).expand(self.num_envs, -1).clone())
         if now:
             self.params = self._next
-            self._write("world")
+            self._write("params")
 
     def randomise(self) -> None:
-        """Draw parameters again, from each lane's next reset on."""
+        """Draw parameters again, from each environment's next reset on."""
         self.random = True
         self._let_next(self._draw())
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """Start an episode in every lane; a seed restarts the generator of the parameters too."""
+        """Start an episode in every environment; a seed restarts the generator of the parameters too."""
         if seed is not None:
             self.generator.manual_seed(seed)
         if self.random:
             self._let_next(self._draw())
         self._begin(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
-        started = self.env.reset(seed=seed, options=options)
+        started: tuple[Tensor, dict[str, Any]] = self.env.reset(seed=seed, options=options)
         if self.random:
             self._let_next(self._draw())
         return started
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """As the task's; `params` (N, d) are those of this step until it returns, then those of the next one."""
-        stepped = self.env.step(actions)
+        stepped: tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]] = self.env.step(actions)
         ended = stepped[-1]["_final_obs"]
         if ended.any():
             self._begin(ended)
@@ -88,22 +90,22 @@ class UncertainLanes(gym.vector.VectorWrapper):
         return self.low + unit * (self.high - self.low)
 
     def _let_next(self, values: Tensor) -> None:
-        """Stage the parameters (N, d) of the episodes to come; a tensor task is told when they begin."""
+        """Stage the parameters (N, d) of the episodes to come; a tensor task receives them when they begin."""
         self._next = values
-        self._write("next_world")
+        self._write("next_params")
 
     def _begin(self, fresh: Tensor) -> None:
-        """Let the lanes (N,) that begin an episode have what was staged; a Gymnasium task reads it at its reset."""
+        """Let those (N,) that begin an episode have what was staged; a Gymnasium task reads it at its reset."""
         self.params = torch.where(fresh[:, None], self._next, self.params)
         if self._full is not None:
-            self._write("world")
+            self._write("params")
 
     def _write(self, name: str) -> None:
-        values = self.params if name == "world" else self._next
+        values = self.params if name == "params" else self._next
         rows = values.numpy(force=True)
         if self._full is None:
-            self.env.lanes.send(name, rows)
-        elif name == "world":
+            self.env.sub_envs.send(name, rows)
+        elif name == "params":
             self.env.set_params(torch.from_numpy(self._full(rows)).to(self.device))
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,12 +117,12 @@ class UncertainLanes(gym.vector.VectorWrapper):
         self.random, self.params = state["random"], state["params"].to(self.low)
         self._let_next(state["next"].to(self.low))
         if self._full is not None:
-            self._write("world")
+            self._write("params")
         self.generator.set_state(state["generator"].cpu())
 
 
-class Worlds:
-    """The worlds of an uncertainty set, to play policies in: `agents.interface.Worlds`.
+class BatchedPerturbedEnvs:
+    """Runs policies in the environments of an uncertainty set: `agents.interface.PerturbedEnvs`.
 
     Raises:
         ValueError: as `play`.
@@ -132,14 +134,14 @@ class Worlds:
         uncertainty: UncertaintySet,
         *,
         device: str | torch.device = "cpu",
-        lanes: int = LANES,
+        num_envs: int = NUM_ENVS,
     ):
-        self.config, self.uncertainty, self.device, self.lanes = config, uncertainty, device, lanes
+        self.config, self.uncertainty, self.device, self.num_envs = config, uncertainty, device, num_envs
         self.names, self.low, self.high = uncertainty.param_names, uncertainty.low, uncertainty.high
         self.nominal = nominal_params(config, uncertainty)
 
-    def play(self, act: Any, points: np.ndarray, seeds: Sequence[int]) -> Played:
+    def play(self, act: Any, points: np.ndarray, seeds: Sequence[int]) -> JobOutcomes:
         """Return what `act` gets at each of the points (P, d) from each of E reset seeds; every column is (P, E)."""
         jobs, starts = np.repeat(points, len(seeds), axis=0), list(seeds) * len(points)
-        played = play(act, self.config, self.uncertainty, jobs, starts, lanes=self.lanes, device=self.device)
-        return Played(*(column.reshape(len(points), len(seeds)) for column in played))
+        played = play(act, self.config, self.uncertainty, jobs, starts, num_envs=self.num_envs, device=self.device)
+        return JobOutcomes(*(column.reshape(len(points), len(seeds)) for column in played))

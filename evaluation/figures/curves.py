@@ -1,4 +1,4 @@
-"""Pictures of runs: learning curves with their spread over seeds, and the metrics an agent logged."""
+"""Figures of runs: learning curves with their spread over seeds, and the metrics an agent logged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from surefoot.evaluation.figures.style import AGENT_STYLE, agent_of, agent_style, legend_below, style_of, write_figure
+from surefoot.evaluation.figures.style import agent_of, agent_style, legend_below, style_of, turn_style, write_figure
 from surefoot.evaluation.regret import last_decade_slope, load_regret
 from surefoot.evaluation.statistics import iqm, stratified_bootstrap
 
@@ -25,7 +25,7 @@ Runs = Mapping[str, Path | Sequence[Path]]
 
 
 class Curve(NamedTuple):
-    """A quantity along training: one row a run, NaN where a run has no value."""
+    """A quantity along training: one row per run, NaN where a run has no value."""
 
     steps: np.ndarray  # (T,)
     values: np.ndarray  # (R, T)
@@ -34,7 +34,7 @@ class Curve(NamedTuple):
 def learning_curves(
     runs: Runs, out: Path, *, metric: str = "episode_return", references: Mapping[str, float] | None = None
 ) -> Path:
-    """Draw one line a label from the `evaluations.csv` of its run folder(s), write the picture to `out`, return `out`.
+    """Draw one line per label from the `evaluations.csv` of its run folder(s), write the figure to `out`, return `out`.
 
     Several runs under one label are its seeds: the line is their interquartile mean and the band the 95% bootstrap
     interval over runs. A single run has a line and no band. `references` are named horizontal lines.
@@ -52,7 +52,7 @@ def learning_curves(
 
 
 def metric_panels(runs: Runs, out: Path, metrics: Sequence[str]) -> Path:
-    """Draw one panel for each of `metrics`, columns of `metrics.csv`, with one line a label; write and return `out`."""
+    """Draw one panel per metric, a column of `metrics.csv`, with one line per label; write and return `out`."""
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
     size = (4.4 * columns + 1.0, 2.9 * rows + 0.6)
@@ -66,7 +66,7 @@ def metric_panels(runs: Runs, out: Path, metrics: Sequence[str]) -> Path:
 
 
 def diagnostics(runs: Mapping[str, Path], out: Path, metrics: Sequence[str]) -> Path | None:
-    """Draw those of `metrics` that every run logged, a panel each; None where there are none yet."""
+    """Draw those of `metrics` that every run logged, one panel each; None where there are none yet."""
     with_numbers = [name for name in metrics if all(_has_numbers(run / "metrics.csv", name) for run in runs.values())]
     return metric_panels(runs, out, with_numbers) if with_numbers else None
 
@@ -107,7 +107,7 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     middle = iqm(values, axis=0)
     if len(values) < 2:
         return middle, None
-    # A fresh generator a point: the band at a step depends on that step's values alone.
+    # A fresh generator per point: the band at a step depends on that step's values alone.
     intervals = [
         stratified_bootstrap([column], generator=np.random.default_rng(0), resamples=2000) for column in values.T
     ]
@@ -156,10 +156,10 @@ def regret_curves(runs: Runs, out: Path, *, unit: str = "round") -> Path:
             raise ValueError(f"{label}: its runs stopped at different rounds; plot them apart")
         regret = np.concatenate([curve for _, curve in curves], axis=1)
         agent = agent_of(paths[0])
-        style = agent_style(agent) if agent not in drawn else list(AGENT_STYLE.values())[len(drawn) % len(AGENT_STYLE)]
+        style = agent_style(agent) if agent not in drawn else turn_style(len(drawn))
         drawn.append(agent)
         _draw_regret(linear, loglog, rounds, regret, label, style)
-    if any(len(line.get_ydata()) for line in loglog.lines):  # the clairvoyant alone has nothing to show there
+    if any(len(line.get_ydata()) for line in loglog.lines):  # the oracle alone has nothing to show there
         loglog.set(xscale="log", yscale="log")
     for axes in (linear, loglog):
         axes.set_xlabel(unit)

@@ -1,4 +1,4 @@
-"""Pictures of what an objective leads to: the law of the return, and the ways through a grid."""
+"""Figures of the policies for an objective: return distributions, and paths through a grid."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from torch import Tensor
 
 from surefoot.agents.distributional import Solution
-from surefoot.agents.distributional.dhn.policy import QuantilePolicy
 from surefoot.agents.distributional.objectives import parse
-from surefoot.agents.interface import Policy
+from surefoot.agents.interface import ObjectivePolicy, Policy
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.envs.make import native_task
 from surefoot.evaluation.episodes import LONGEST_EPISODE
@@ -26,16 +25,16 @@ from surefoot.evaluation.figures.style import write_figure
 from surefoot.evaluation.objectives import Measured
 
 COLUMNS = 3
-WALKERS = 2_000  # episodes that a picture of paths shows
+WALKERS = 2_000  # episodes in a figure of paths
 Moves = Counter[tuple[int, int]]  # from cell, to cell
 Stocks = dict[tuple[int, int], float]
 
 
-def return_laws(measured: Sequence[Measured], out: Path) -> Path:
+def return_histograms(measured: Sequence[Measured], out: Path) -> Path:
     """Draw the discounted returns of each objective as a histogram.
 
-    A figure that is a return itself, such as a CVaR, is a line and its interval a band; of one that measures the way to
-    a wish, the wish is a dashed line.
+    An objective in the unit of the return, such as a CVaR, is a line and its interval a band; for one that measures the
+    distance to a target, the target is a dashed line.
     """
     columns = min(COLUMNS, len(measured))
     rows = -(-len(measured) // columns)
@@ -55,20 +54,20 @@ def return_laws(measured: Sequence[Measured], out: Path) -> Path:
     for axis in axes[len(measured) :]:
         axis.set_visible(False)
     figure.supxlabel("discounted return of an episode", fontsize=9)
-    figure.supylabel("share of episodes", fontsize=9)
+    figure.supylabel("fraction of episodes", fontsize=9)
     return write_figure(figure, out)
 
 
-def solution_laws(solutions: Sequence[Solution], out: Path) -> Path:
-    """Draw, an objective a row, the law of the return and what every initial stock that was tried stands for."""
+def solution_distributions(solutions: Sequence[Solution], out: Path) -> Path:
+    """Draw, one row per objective, the return distribution and the value of every initial stock that was tried."""
     figure = Figure(figsize=(8.4, 2.2 * len(solutions) + 0.5), layout="constrained")
     edges = np.histogram_bin_edges(torch.cat([one.returns for one in solutions]).numpy(), bins=60)
     panels = figure.subplots(len(solutions), 2, squeeze=False, sharex="col")
-    for (law, search), one in zip(panels, solutions, strict=True):
-        law.hist(one.returns.numpy(), edges, weights=one.chances.numpy(), color="#56B4E9")
+    for (distribution, search), one in zip(panels, solutions, strict=True):
+        distribution.hist(one.returns.numpy(), edges, weights=one.chances.numpy(), color="#56B4E9")
         mark = one.value if one.objective.charge else -one.stock
-        law.axvline(mark, color="#D55E00", linewidth=1.4, linestyle="-" if one.objective.charge else "--")
-        law.set_title(f"{one.objective.name} = {one.value:.3f}", fontsize=9)
+        distribution.axvline(mark, color="#D55E00", linewidth=1.4, linestyle="-" if one.objective.charge else "--")
+        distribution.set_title(f"{one.objective.name} = {one.value:.3f}", fontsize=9)
         search.plot(one.stocks, one.scores, color="#0072B2", linewidth=1.4)
         search.plot([one.stock], [one.value], "o", color="#D55E00")
         if max(one.scores) - min(one.scores) < 1e-6:  # the mean: the axis would magnify rounding
@@ -76,16 +75,16 @@ def solution_laws(solutions: Sequence[Solution], out: Path) -> Path:
         search.set_title(f"from stock {one.stock:.3f}", fontsize=9)
     for axis, label in zip(panels[-1], ("return", "initial stock"), strict=True):
         axis.set_xlabel(label)
-    for law, search in panels:
-        law.set_ylabel("probability")
+    for distribution, search in panels:
+        distribution.set_ylabel("probability")
         search.set_ylabel("figure")
-        law.spines[["top", "right"]].set_visible(False)
+        distribution.spines[["top", "right"]].set_visible(False)
         search.spines[["top", "right"]].set_visible(False)
     return write_figure(figure, out)
 
 
-def grid_paths(policy: QuantilePolicy, task: EnvConfig, measured: Sequence[Measured], out: Path, *, seed: int) -> Path:
-    """Draw, an objective a panel, how often its episodes make each move of a grid, and at which mean stock."""
+def grid_paths(policy: ObjectivePolicy, task: EnvConfig, measured: Sequence[Measured], out: Path, *, seed: int) -> Path:
+    """Draw, one panel per objective, how often its episodes make each move of a grid, and at which mean stock."""
     columns = min(COLUMNS, len(measured))
     rows = -(-len(measured) // columns)
     layout = map_of(task) or ()
@@ -109,22 +108,23 @@ def map_of(task: EnvConfig) -> Sequence[str] | None:
 
 @torch.inference_mode()
 def count_moves(
-    policy: QuantilePolicy, task: EnvConfig, m: Measured, *, seed: int
+    policy: ObjectivePolicy, task: EnvConfig, m: Measured, *, seed: int
 ) -> tuple[Moves, Stocks, list[tuple[int, int]]]:
     """Return how often many episodes make each move, the mean stock before it, and the cells' places."""
     env: Any = make_vec(replace(task, num_envs=WALKERS))
     cells, moves = env.cells, Counter[tuple[int, int]]()
-    player, stocks = policy.player(parse(m.objective), m.stock), Counter[tuple[int, int]]()
+    stateful: Any = policy.stateful(parse(m.objective), m.stock)
+    stocks = Counter[tuple[int, int]]()
     obs, _ = env.reset(seed=seed)
     running = torch.ones(WALKERS, dtype=torch.bool)
     for _ in range(LONGEST_EPISODE):
-        action, before = player(obs), cast(Tensor, player.stock)
+        action, before = stateful(obs), cast(Tensor, stateful.stock)
         following, reward, terminated, truncated, info = env.step(action)
         places = torch.stack([o[running, : len(cells)].argmax(-1) for o in (obs, info["final_obs"])], 1)
         for move, stock in zip(map(tuple, places.tolist()), before[running].tolist(), strict=True):
             moves[move] += 1
             stocks[move] += stock
-        player.see(reward, terminated | truncated)
+        stateful.observe(reward, terminated | truncated)
         running &= ~(terminated | truncated)
         obs = following
         if not running.any():
@@ -143,29 +143,29 @@ def _draw_grid(axis: Axes, layout: Sequence[str]) -> None:
 
 
 def _draw_moves(axis: Axes, moves: Moves, stocks: Stocks, cells: Sequence[tuple[int, int]]) -> None:
-    """Draw an arrow a move, as wide as it is frequent, with share and stock where it is a choice; a ring for a stay."""
+    """Draw an arrow a move, as wide as it is frequent, with both numbers where it is a choice; a ring for a stay."""
     for (start, end), count in moves.items():
-        share = count / WALKERS
-        if share < 0.01:
+        fraction = count / WALKERS
+        if fraction < 0.01:
             continue
         (i, j), (down, right) = cells[start], cells[end]
-        width, alpha = 0.6 + 3.4 * min(1.0, share), 0.35 + 0.65 * min(1.0, share)
+        width, alpha = 0.6 + 3.4 * min(1.0, fraction), 0.35 + 0.65 * min(1.0, fraction)
         if start == end:
             axis.plot(j + 0.5, i + 0.5, "o", mfc="none", mec="#0072B2", mew=width, alpha=alpha, markersize=12)
             continue
         arrow = FancyArrowPatch((j + 0.5, i + 0.5), (right + 0.5, down + 0.5), arrowstyle="-|>", mutation_scale=9)
         arrow.set(color="#0072B2", linewidth=width, alpha=alpha)
         axis.add_patch(arrow)
-        if share < 0.99:
-            text = f"{share:.0%}\nc {stocks[start, end]:.1f}"
+        if fraction < 0.99:
+            text = f"{fraction:.0%}\nc {stocks[start, end]:.1f}"
             axis.text((j + right) / 2 + 0.58, (i + down) / 2 + 0.5, text, fontsize=6.5, color="#0072B2", va="center")
 
 
 def draw_objectives(
-    policy: Policy | None, task: EnvConfig, measured: Sequence[Measured], *, law: Path, paths: Path, seed: int
+    policy: Policy | None, task: EnvConfig, measured: Sequence[Measured], *, distribution: Path, paths: Path, seed: int
 ) -> list[Path]:
-    """Draw the laws of the returns and, where the task is a map, the paths; return the pictures written."""
-    pictures = [return_laws(measured, law)]
+    """Draw the return distributions and, where the task is a map, the paths; return the files written."""
+    figures = [return_histograms(measured, distribution)]
     if map_of(task):
-        pictures.append(grid_paths(cast(QuantilePolicy, policy), task, measured, paths, seed=seed))
-    return pictures
+        figures.append(grid_paths(cast(ObjectivePolicy, policy), task, measured, paths, seed=seed))
+    return figures

@@ -1,4 +1,4 @@
-"""Pictures of returns over the parameters of an uncertainty set."""
+"""Figures of returns over the parameters of an uncertainty set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from surefoot.evaluation.uncertainty_grid import GridResult
 
 
 def draw(result: GridResult, out: Path, title: str, limits: tuple[float, float] | None = None) -> Path | None:
-    """Write the picture of the mean returns; None for more than three parameters, of which there is none."""
+    """Write a figure of the mean returns; None for more than three parameters, which cannot be drawn."""
     if len(result.axes) > 3:
         return None
     shape = [len(axis) for axis in result.axes]
@@ -30,8 +30,8 @@ def draw(result: GridResult, out: Path, title: str, limits: tuple[float, float] 
     )
 
 
-def draw_beside(results: dict[str, GridResult], out: Path, title: str) -> list[Path]:
-    """Write the pictures of several runs in the same colours: side by side, or for three parameters one each."""
+def draw_side_by_side(results: dict[str, GridResult], out: Path, title: str) -> list[Path]:
+    """Write the figures of several runs in the same colours: side by side, or for three parameters one each."""
     first = next(iter(results.values()))
     limits = (min(r.mean.min() for r in results.values()), max(r.mean.max() for r in results.values()))
     if len(first.axes) > 2:
@@ -60,7 +60,7 @@ def parameter_map(
     One: a curve. Two: a map, the first parameter to the right. Three: a map of the last two for every value of the
     first.
     The circle is the worst point, the star the `nominal` (d,) where it is inside, a cross a point whose physics
-    `diverged` (n₁, …, n_d). `limits` of the colours let several pictures be compared.
+    `diverged` (n₁, …, n_d). `limits` of the colours make several figures comparable.
     """
     low, high = limits or (float(values.min()), float(values.max()))
     if len(axes) == 1:

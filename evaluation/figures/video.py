@@ -16,11 +16,11 @@ import torch
 from gymnasium.wrappers import RecordVideo
 
 from surefoot.envs import EnvConfig, find_spec, make_single
-from surefoot.evaluation.episodes import Act, restart, see
+from surefoot.evaluation.episodes import Act, observe, reset_policy
 
 # The recorder keeps every frame of the episode in memory: 230 MB for 1000 of these, 690 MB at the tasks' own 480 x 480.
 FRAME: dict[str, bool | int | float | str] = {"width": 320, "height": 240}
-# Draws one picture. In a process of its own: a broken driver may abort instead of raising.
+# Renders one image. In a process of its own: a broken driver may abort instead of raising.
 PROBE = """
 import mujoco
 model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
@@ -36,9 +36,9 @@ def record_episode(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Write the episode of `act` from reset seed `seed` to `out`, one frame at the start and one a step; return `out`.
+    """Write the episode of `act` from reset seed `seed` to `out`, one frame at the start and one per step.
 
-    `ImportError` names the extra where moviepy is missing; `OSError` says what to install where nothing can draw.
+    `ImportError` names the extra where moviepy is missing; `OSError` names what to install where nothing can draw.
     """
     if find_module("moviepy") is None:
         raise ImportError('videos need moviepy: pip install "surefoot[video]"')
@@ -48,7 +48,7 @@ def record_episode(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
         frames = str(Path(folder) / "new")  # the recorder warns of a folder that exists
-        env = RecordVideo(make_single(config, "rgb_array"), frames, episode_trigger=lambda _: True)
+        env: gym.Env = RecordVideo(make_single(config, "rgb_array"), frames, episode_trigger=lambda _: True)
         try:
             _play(act, env, seed, device)
         finally:
@@ -60,13 +60,13 @@ def record_episode(
 @torch.inference_mode()
 def _play(act: Act, env: gym.Env, seed: int, device: torch.device | str) -> None:
     obs, _ = env.reset(seed=seed)
-    restart(act)
+    reset_policy(act)
     ended = False
     while not ended:
         action = act(torch.as_tensor(obs, device=device)[None])[0]
         obs, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
         ended = terminated or truncated
-        see(act, *(torch.tensor([value], device=device) for value in (float(reward), ended)))
+        observe(act, *(torch.tensor([value], device=device) for value in (float(reward), ended)))
 
 
 def choose_gl() -> None:

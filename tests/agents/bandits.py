@@ -15,9 +15,9 @@ ID = "surefoot/DynamicalLinear-v0"
 NAMES = [name for name in agents.REGISTRY if not name.startswith("sb3-") and agents.get(name).regret == "round"]
 
 
-def make(name: str, *, lanes: int = 1, seed: int = 0, env: dict[str, Any] | None = None, **changes: Any) -> Any:
-    """Return a bandit, on S1 unless `env` says otherwise."""
-    spec, config = agents.get(name), EnvConfig(ID, num_envs=lanes, kwargs=env or {"system": "s1"})
+def make(name: str, *, num_envs: int = 1, seed: int = 0, env: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """Return a bandit, on S1 unless `env` names another."""
+    spec, config = agents.get(name), EnvConfig(ID, num_envs=num_envs, kwargs=env or {"system": "s1"})
     setting = Setting(Spaces(*spaces_of(config)), seed, torch.device("cpu"), make_vec(config))
     return spec.make_agent(replace(spec.default, **changes), setting)
 
@@ -29,6 +29,6 @@ def play(agent: Any, rounds: int) -> Any:
     return agent
 
 
-def regret(name: str, rounds: int, lanes: int = 20, **rest: Any) -> torch.Tensor:
+def regret(name: str, rounds: int, num_envs: int = 20, **rest: Any) -> torch.Tensor:
     """Return the pseudo-regret (N,) of a bandit after its horizon."""
-    return play(make(name, lanes=lanes, horizon=rounds, rounds_per_step=1000, **rest), rounds).regret.total
+    return play(make(name, num_envs=num_envs, horizon=rounds, rounds_per_step=1000, **rest), rounds).regret.total

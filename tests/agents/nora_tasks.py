@@ -1,4 +1,4 @@
-"""Small finite MDPs with a clock, and NORA at play in them."""
+"""Small finite MDPs with time-aware observations, and NORA at play in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from surefoot.envs.tasks.finite import FiniteEnv, Outcomes
 
 
 class Random(FiniteEnv):
-    """A random MDP, another table a step or `alike`; rewards in [0, 1]. Features, where asked for, are one-hot."""
+    """A random MDP, one table per step, or `alike`; rewards in [0, 1]. Features, where asked for, are one-hot."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Random(FiniteEnv):
     ):
         start, *table = random_mdp(sizes, seed)
         outcomes = Outcomes(start, *(field[:1] if alike else field for field in table))
-        super().__init__(outcomes, num_envs, horizon=sizes[2], clock=True, **kwargs)
+        super().__init__(outcomes, num_envs, horizon=sizes[2], time_aware=True, **kwargs)
 
     @property
     def value_range(self) -> tuple[Tensor, Tensor]:

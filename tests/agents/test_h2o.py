@@ -1,4 +1,4 @@
-"""Equations of H2O on small cases (brief h2o.md, section 12.1, by number)."""
+"""Equations of H2O on small cases (the exact answers E2 to E11, E14 and E17 of docs/derivations/h2o.md)."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ from surefoot.agents.interface import Batch
 from surefoot.agents.parts.classifiers import DomainClassifiers, log_ratio, transition_rows
 from surefoot.agents.sac import ActorCritic, SACConfig, twin_q_loss
 
-# --- ω (2)
+# --- ω (E2)
 
 
 def test_omega_sums_to_one_and_ignores_scale_and_order():
@@ -46,7 +46,7 @@ def test_omega_of_floored_rows():
     assert_close(every, torch.full((8,), 1 / 8))
 
 
-# --- w (3)
+# --- w (E3)
 
 
 def test_importance_weight_bounds():
@@ -63,7 +63,7 @@ def test_default_head_keeps_weights_above_e_to_minus_four():
     assert weight.max() == 1
 
 
-# --- u: sign and widening
+# --- u: sign (pitfall 1) and widening (eq. (3.10), E17)
 
 
 class KnownRatio:
@@ -90,7 +90,7 @@ def test_state_std_honest_and_padded():
     assert_close(state_std(data, "padded"), padded.std(0, correction=0) + 1e-3)
 
 
-# --- regulariser (4, 5)
+# --- regulariser (E4, E5)
 
 
 def make_q(rows: int, seed: int) -> torch.Tensor:
@@ -145,7 +145,7 @@ def test_regulariser_beyond_its_clip_has_no_gradient():
         assert penalty.item() == pytest.approx(2 * 0.01 * min(offset, 1000), rel=1e-5)
 
 
-# --- weighted TD error (6)
+# --- weighted TD error (E6)
 
 
 def test_gradient_of_a_row_is_proportional_to_its_weight():
@@ -155,7 +155,7 @@ def test_gradient_of_a_row_is_proportional_to_its_weight():
     assert_close(q.grad[0], weight * 2 * q.detach()[0] / 6)
 
 
-# --- gradient routing (7)
+# --- gradient routing (E7)
 
 
 def test_critic_and_actor_losses_leave_the_classifiers_alone():
@@ -170,7 +170,7 @@ def test_critic_and_actor_losses_leave_the_classifiers_alone():
         assert all(grad is None for grad in grads)
 
 
-# --- fixed point (8)
+# --- fixed point (E8)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
@@ -202,7 +202,7 @@ def test_table_minimiser_is_the_target_less_the_adaptive_penalty(beta):
         assert_close(q.detach(), y)
 
 
-# --- reductions (9)
+# --- reductions (E9)
 
 
 def one_h2o_update(agent: H2O, real: Batch, sim: Batch, noise: H2ONoise) -> None:
@@ -211,7 +211,7 @@ def one_h2o_update(agent: H2O, real: Batch, sim: Batch, noise: H2ONoise) -> None
 
 
 def test_without_its_additions_it_is_sac_on_both_domains_bit_for_bit():
-    agent = make_agent(beta=0.0, importance_weights=False)
+    agent = make_agent(regulariser_weight=0.0, importance_weights=False)
     nets = ActorCritic(agent.config, make_setting())
     real, sim, noise = make_batch(4, 1), make_batch(6, 2), agent.draw_noise()
     one_h2o_update(agent, real, sim, noise)
@@ -225,7 +225,7 @@ def test_without_its_additions_it_is_sac_on_both_domains_bit_for_bit():
 def test_without_real_rows_either_it_is_plain_sac_in_the_simulator_bit_for_bit():
     from surefoot.agents.sac import SAC, SACNoise
 
-    agent = make_agent(beta=0.0, importance_weights=False, real_batch_size=0)
+    agent = make_agent(regulariser_weight=0.0, importance_weights=False, real_batch_size=0)
     heads = {
         name: getattr(agent.config, name) for name in ("log_std_offset", "learn_log_std_affine", "last_layer_gain")
     }
@@ -260,7 +260,7 @@ def test_zero_gap_leaves_log_mean_exp_less_the_real_mean():
     assert metrics["gap_floored"] == 1
 
 
-# --- targets (10)
+# --- targets (E10)
 
 
 def test_targets_have_no_entropy_by_default_and_mask_terminals_only():
@@ -271,7 +271,7 @@ def test_targets_have_no_entropy_by_default_and_mask_terminals_only():
     assert_close(agent.nets.td_target(batch, noise), expected.detach())
 
 
-# --- the agent
+# --- the agent: what an update uses, the Lagrange form (eq. (4.11), (4.12)), E11, E14, defaults (§7.1)
 
 
 def test_update_applies_weights_and_gap_of_the_updated_classifiers():
@@ -297,8 +297,8 @@ def test_classifiers_learn_from_fresh_batches_of_the_named_size():
     [
         ({"importance_weights": False}, {"importance_weight"}),
         ({"adaptive_weighting": False}, {"gap", "omega_std"}),
-        ({"beta": 0.0}, {"regulariser", "gap"}),
-        ({"beta": 0.0, "importance_weights": False}, {"regulariser", "gap", "classifier_loss_sa"}),
+        ({"regulariser_weight": 0.0}, {"regulariser", "gap"}),
+        ({"regulariser_weight": 0.0, "importance_weights": False}, {"regulariser", "gap", "classifier_loss_sa"}),
     ],
 )
 def test_every_ablation_still_moves_policy_and_critics(changes, absent):
@@ -352,27 +352,34 @@ def test_same_seed_same_two_hundred_losses():
 
 def test_sac_mix_is_h2o_without_both_corrections():
     config = SAC_MIX_SPEC.default
-    assert dataclasses.replace(config, importance_weights=True, beta=0.01) == H2O_SPEC.default
+    assert dataclasses.replace(config, importance_weights=True, regulariser_weight=0.01) == H2O_SPEC.default
     assert not config.uses_classifiers
 
 
 def test_defaults_are_the_authors():
     config = H2OConfig()
     assert (config.real_batch_size, config.sim_batch_size, config.classifier_batch_size) == (128, 128, 256)
-    assert (config.beta, config.temperature, config.gap_samples, config.gap_std_multiplier) == (0.01, 1.0, 10, 1.0)
+    assert (config.regulariser_weight, config.temperature, config.gap_samples, config.gap_std_multiplier) == (
+        0.01,
+        1.0,
+        10,
+        1.0,
+    )
     assert (config.gamma, config.tau, config.policy_lr, config.classifier_noise) == (0.99, 0.005, 3e-4, 0.1)
     assert (config.rollout_steps, config.random_steps, config.entropy_in_target) == (1000, 0, False)
     assert (config.log_std_offset, config.learn_log_std_affine, config.last_layer_gain) == (-1.0, True, 0.01)
 
 
-@pytest.mark.parametrize("change", [{"beta": -1.0}, {"temperature": 0.0}, {"gap_samples": 0}, {"gap_floor": 0.0}])
+@pytest.mark.parametrize(
+    "change", [{"regulariser_weight": -1.0}, {"temperature": 0.0}, {"gap_samples": 0}, {"gap_floor": 0.0}]
+)
 def test_hyper_parameters_out_of_range(change):
     with pytest.raises(ValueError, match=rf"agent\.{next(iter(change))} must be"):
         H2OConfig(**change)
 
 
 def test_regulariser_without_real_rows_is_refused():
-    with pytest.raises(ValueError, match=r"needs real rows; pass --agent\.beta 0"):
+    with pytest.raises(ValueError, match=r"needs real rows; pass --agent\.regulariser-weight 0"):
         H2OConfig(real_batch_size=0)
 
 

@@ -1,4 +1,4 @@
-"""SAC's losses by hand, against Stable-Baselines3 on copied weights, and the agent's bookkeeping."""
+"""SAC's losses by hand, against Stable-Baselines3 on copied weights (docs/derivations/h2o.md E16), its bookkeeping."""
 
 import gymnasium as gym
 import pytest
@@ -175,10 +175,10 @@ def test_same_seed_same_two_hundred_losses():
 
 def test_pacing_of_rollouts_and_updates():
     config = small(SACConfig(), rollout_steps=6, updates_per_step=0.5, learning_starts=6, random_steps=0)
-    agent = SAC(config, make_setting(lanes=2))
+    agent = SAC(config, make_setting(num_envs=2))
     done = [(p.env_steps, p.updates) for p in (agent.step() for _ in range(8))]
     assert done == [(6, 0), (2, 1), (2, 1), (2, 1), (2, 1), (2, 1), (2, 1), (2, 1)]
-    assert agent.rollout.env_steps == 24  # taken, the last round's not yet counted in full
+    assert agent.collector.env_steps == 24  # taken, the last round's not yet counted in full
 
 
 def test_stored_successor_is_the_true_one_and_time_outs_do_not_terminate():
@@ -189,16 +189,16 @@ def test_stored_successor_is_the_true_one_and_time_outs_do_not_terminate():
     last = agent.replay.unpack(agent.replay.rows[6:7])
     assert_close(last.next_obs[:, :ACT], last.obs[:, :ACT] + 0.1 * last.action)
     assert last.terminated.item() == 0
-    assert agent.rollout.interaction.obs.eq(0).all()  # the next episode starts from the reset
+    assert agent.collector.interaction.obs.eq(0).all()  # the next episode starts from the reset
 
 
 def test_first_steps_are_uniform_then_the_policys():
     agent = SAC(small(SACConfig(), random_steps=2000, learning_starts=10_000), make_setting())
-    actions = torch.cat([agent.rollout.choose(agent.policy) for _ in range(2000)])
+    actions = torch.cat([agent.collector.choose(agent.policy) for _ in range(2000)])
     assert actions.abs().max() <= 1
     assert actions.std().item() == pytest.approx(3**-0.5, rel=0.05)
-    agent.rollout.env_steps = 2000
-    assert agent.rollout.choose(agent.policy).std() < 1
+    agent.collector.env_steps = 2000
+    assert agent.collector.choose(agent.policy).std() < 1
 
 
 @pytest.mark.parametrize(

@@ -16,30 +16,30 @@ OBS, ACT = 3, 2
 
 
 class DriftEnv:
-    """Lanes of s' = s + 0.1·(a, 0); every seventh step of a lane ends its episode, by a time-out."""
+    """Environments of s' = s + 0.1·(a, 0); every seventh step ends an episode, by a time-out."""
 
     def __init__(self, num_envs: int = 1, device: str | torch.device = "cpu") -> None:
         self.num_envs, self.device = num_envs, device
         self.single_observation_space, self.single_action_space = make_spaces()
-        self.state, self.clock = torch.zeros(num_envs, OBS, device=device), 0
+        self.state, self.elapsed = torch.zeros(num_envs, OBS, device=device), 0
 
     def reset(self, *, seed=None):
-        self.state, self.clock = torch.zeros(self.num_envs, OBS, device=self.device), 0
+        self.state, self.elapsed = torch.zeros(self.num_envs, OBS, device=self.device), 0
         return self.state, {}
 
     def step(self, actions):
         final = self.state + 0.1 * torch.nn.functional.pad(actions, (0, OBS - ACT))
-        self.clock += 1
-        truncated = torch.full((self.num_envs,), self.clock % 7 == 0, device=self.device)
+        self.elapsed += 1
+        truncated = torch.full((self.num_envs,), self.elapsed % 7 == 0, device=self.device)
         self.state = torch.where(truncated[:, None], 0.0, final)
         terminated = torch.zeros_like(truncated)
         return self.state, -final.square().sum(-1), terminated, truncated, {"final_obs": final}
 
     def state_dict(self):
-        return {"state": self.state, "clock": self.clock}
+        return {"state": self.state, "elapsed": self.elapsed}
 
     def load_state_dict(self, state):
-        self.state, self.clock = state["state"], state["clock"]
+        self.state, self.elapsed = state["state"], state["elapsed"]
 
     def close(self):
         pass
@@ -67,9 +67,9 @@ def make_data(rows: int = 64, seed: int = 0) -> Data:
     return Data(**make_batch(rows, seed)._asdict())
 
 
-def make_setting(seed: int = 0, *, lanes: int = 1, data: Data | None = None) -> Setting:
+def make_setting(seed: int = 0, *, num_envs: int = 1, data: Data | None = None) -> Setting:
     device = torch.device("cpu")
-    env = DriftEnv(lanes)
+    env = DriftEnv(num_envs)
     return Setting(make_spaces(), seed, device, env=env, data=data or make_data(), termination=never)
 
 
@@ -84,6 +84,6 @@ def small(config, **changes):
     }
     wanted |= {"batch_size": 8, "real_batch_size": 4, "sim_batch_size": 6, "classifier_batch_size": 5}
     wanted |= {"model_hidden": (8, 8), "model_decay": (0.0, 0.0, 0.0), "model_epochs": 2, "rollout_starts": 16}
-    wanted |= {"members": 2, "elites": 1, "real_share": 0.25}
+    wanted |= {"ensemble_size": 2, "elites": 1, "real_ratio": 0.25}
     has = {field.name for field in dataclasses.fields(config)}
     return dataclasses.replace(config, **({k: v for k, v in wanted.items() if k in has} | changes))

@@ -1,4 +1,4 @@
-"""Tiny tasks with worlds, and a setting to train in them."""
+"""Tiny tasks with parameters, and a setting to train in them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ LOW, HIGH, NOMINAL = torch.tensor([0.0]).double(), torch.tensor([10.0]).double()
 
 
 class Payoff:
-    """Lanes of one-step episodes that pay r(a, w), w in [−1, 1] for parameters from 0 to 10; `agents.UncertainEnv`.
+    """Environments of one-step episodes that pay r(a, w), w in [−1, 1] for parameters from 0 to 10;
+    `agents.UncertainEnv`.
 
-    `limit`: episodes last so many steps, in each of which the first of `ACT` actions pays; the lanes keep the worlds of
-    all steps in `steps`, those of all episodes in `episodes`.
+    `limit`: episodes last so many steps, in each of which the first of `ACT` actions pays; the lanes keep the
+    parameters of all steps in `steps`, those of all episodes in `episodes`.
     """
 
     episode_limit = 1
 
-    def __init__(self, payoff, lanes: int = 1, limit: int = 1) -> None:
-        self.payoff, self.num_envs, self.limit = payoff, lanes, limit
+    def __init__(self, payoff, num_envs: int = 1, limit: int = 1) -> None:
+        self.payoff, self.num_envs, self.limit = payoff, num_envs, limit
         self.single_observation_space, self.single_action_space = make_spaces()
         self.low, self.high = LOW, HIGH
-        self.params = self.staged = torch.full((lanes, 1), 7.0).double()
-        self.clock, self.steps, self.episodes = 0, [], []
+        self.params = self.staged = torch.full((num_envs, 1), 7.0).double()
+        self.elapsed, self.steps, self.episodes = 0, [], []
 
     def set_params(self, values, *, now=False):
         self.staged = values.double().expand(self.num_envs, 1).clone()
@@ -34,7 +35,7 @@ class Payoff:
             self.params = self.staged
 
     def reset(self, *, seed=None):
-        self.params, self.clock = self.staged, 0
+        self.params, self.elapsed = self.staged, 0
         self.episodes.append(self.params)
         return torch.zeros(self.num_envs, OBS), {}
 
@@ -42,26 +43,26 @@ class Payoff:
         self.steps.append(self.params)
         w = (self.params[:, 0] / 5 - 1).float()
         reward, obs = self.payoff(actions[:, 0], w), torch.zeros(self.num_envs, OBS)
-        self.clock += 1
-        ended = torch.full((self.num_envs,), self.clock >= self.limit)
+        self.elapsed += 1
+        ended = torch.full((self.num_envs,), self.elapsed >= self.limit)
         if ended.all():
             self.reset()
         return obs, reward, ended, torch.zeros_like(ended), {"final_obs": obs}
 
     def state_dict(self):
-        return {"params": self.params, "staged": self.staged, "clock": self.clock}
+        return {"params": self.params, "staged": self.staged, "elapsed": self.elapsed}
 
     def load_state_dict(self, state):
-        self.params, self.staged, self.clock = state["params"], state["staged"], state["clock"]
+        self.params, self.staged, self.elapsed = state["params"], state["staged"], state["elapsed"]
 
     def close(self):
         pass
 
 
 def make_uncertain(env, seed: int = 0):
-    """A setting with `env` and its worlds."""
-    worlds = SimpleNamespace(low=LOW.numpy(), high=HIGH.numpy(), nominal=NOMINAL)
-    return dataclasses.replace(make_setting(seed), env=env, worlds=worlds)
+    """A setting with `env` and its uncertainty set."""
+    perturbed_envs = SimpleNamespace(low=LOW.numpy(), high=HIGH.numpy(), nominal=NOMINAL)
+    return dataclasses.replace(make_setting(seed), env=env, perturbed_envs=perturbed_envs)
 
 
 __all__ = ["ACT", "HIGH", "LOW", "NOMINAL", "OBS", "Payoff", "make_uncertain"]

@@ -1,4 +1,4 @@
-"""Dynamics gaps: H2O's brief, section 7 and 12.1.12."""
+"""Dynamics gaps: docs/derivations/h2o.md §8.1, §8.2 and E12."""
 
 import gymnasium as gym
 import mujoco
@@ -33,7 +33,7 @@ def test_friction_includes_hoppers_floor_which_its_file_does_not_mention():
     # The contact takes the larger of the two: 0.6 here; scaling the file's text alone would leave the floor's 1.0.
 
 
-def test_walker2d_stock_friction_is_what_the_docs_say():
+def test_walker2d_unmodified_friction_is_what_the_docs_say():
     friction = model_of("Walker2d-v5", Physics()).geom_friction
     np.testing.assert_allclose(friction[0], [0.7, 0.1, 0.1])
     np.testing.assert_allclose(friction[1:, 0], [0.9, 0.9, 0.9, 1.9, 0.9, 0.9, 1.9])
@@ -51,9 +51,9 @@ def test_mass_is_what_the_compiler_makes_of_a_heavier_file():
 
 
 def test_damping_scales_every_degree_of_freedom():
-    stock, damped = model_of(CHEETAH, Physics()), model_of(CHEETAH, Physics(damping=3.0))
-    np.testing.assert_array_equal(damped.dof_damping, 3.0 * stock.dof_damping)
-    assert stock.dof_damping.max() > 0
+    unmodified, damped = model_of(CHEETAH, Physics()), model_of(CHEETAH, Physics(damping=3.0))
+    np.testing.assert_array_equal(damped.dof_damping, 3.0 * unmodified.dof_damping)
+    assert unmodified.dof_damping.max() > 0
 
 
 @pytest.mark.parametrize(
@@ -72,40 +72,40 @@ def test_every_factor_changes_the_motion_and_no_other_environment(physics):
 
 
 @pytest.mark.parametrize("env_id", [CHEETAH, "Hopper-v5", "Walker2d-v5"])
-def test_neutral_physics_is_the_stock_task_bit_for_bit(env_id):
-    ours, stock = make_vec(EnvConfig(env_id)), gym.make(env_id)
-    obs, expected = ours.reset(seed=3)[0], stock.reset(seed=3)[0]
+def test_neutral_physics_is_the_unmodified_task_bit_for_bit(env_id):
+    ours, unmodified = make_vec(EnvConfig(env_id)), gym.make(env_id)
+    obs, expected = ours.reset(seed=3)[0], unmodified.reset(seed=3)[0]
     rng = np.random.default_rng(0)
     for _ in range(2000):
         np.testing.assert_array_equal(obs[0], expected.astype(np.float32))
-        action = rng.uniform(-1, 1, stock.action_space.shape).astype(np.float32)
+        action = rng.uniform(-1, 1, unmodified.action_space.shape).astype(np.float32)
         obs, reward, terminated, truncated, info = ours.step(torch.from_numpy(action)[None])
-        expected, stock_reward, *ended, _ = stock.step(action)
-        assert float(reward) == np.float32(stock_reward)
+        expected, expected_reward, *ended, _ = unmodified.step(action)
+        assert float(reward) == np.float32(expected_reward)
         assert [bool(terminated), bool(truncated)] == ended
         np.testing.assert_array_equal(info["final_obs"][0], expected.astype(np.float32))
         if any(ended):
-            expected, _ = stock.reset()
+            expected, _ = unmodified.reset()
 
 
 def test_neutral_physics_leaves_every_array_of_the_model_alone():
-    stock, ours = gym.make("Ant-v5").unwrapped.model, model_of("Ant-v5", Physics())
-    for name in dir(stock):
-        if isinstance(getattr(stock, name), np.ndarray):
-            np.testing.assert_array_equal(getattr(ours, name), getattr(stock, name), err_msg=name)
+    unmodified, ours = gym.make("Ant-v5").unwrapped.model, model_of("Ant-v5", Physics())
+    for name in dir(unmodified):
+        if isinstance(getattr(unmodified, name), np.ndarray):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(unmodified, name), err_msg=name)
 
 
 def test_action_noise_reaches_the_actuators_but_not_the_caller():
-    """The control cost is that of the noisy, unclipped action: 0.1·6·E[ε²] = 0.6 a step (brief, section 7)."""
+    """The control cost is that of the noisy, unclipped action: 0.1·6·E[ε²] = 0.6 per step (eq. (8.2))."""
     env = make_single(EnvConfig(CHEETAH, Physics(action_noise=1.0)))
     env.reset(seed=0)
     clean = np.zeros(6, np.float32)
     costs = [-env.step(clean)[4]["reward_ctrl"] for _ in range(500)]
     np.testing.assert_array_equal(clean, 0.0)
     actions = torch.zeros(1, 6)
-    lanes = make_vec(EnvConfig(CHEETAH, Physics(action_noise=1.0)))
-    lanes.reset(seed=0)
-    lanes.step(actions)
+    envs = make_vec(EnvConfig(CHEETAH, Physics(action_noise=1.0)))
+    envs.reset(seed=0)
+    envs.step(actions)
     torch.testing.assert_close(actions, torch.zeros(1, 6), rtol=0, atol=0)
     np.testing.assert_allclose(np.mean(costs), 0.6, atol=0.05)  # standard error 0.015
     assert np.max(costs) > 1.2  # beyond what actions clipped to [-1, 1] could cost (0.6)

@@ -1,4 +1,4 @@
-"""A saved task goes on as if nothing had happened: same steps, same next episode, same noise, bit for bit."""
+"""A saved task continues as if nothing had happened: same steps, same next episode, same noise, bit for bit."""
 
 import subprocess
 import sys
@@ -81,7 +81,7 @@ def test_the_caller_may_reuse_its_action_tensor():
     assert_same(env.step(actions)[:4], fresh.step(actions)[:4])
 
 
-def test_async_lanes_go_on_from_a_sync_state_and_back(tmp_path):
+def test_async_environments_go_on_from_a_sync_state_and_back(tmp_path):
     sync, other = (make_vec(EnvConfig("Hopper-v5", NOISY, 2, mode)) for mode in ("sync", "async"))
     assert_same([sync.reset(seed=1)[0]], [other.reset(seed=1)[0]])
     assert_same(*(play(env, 30, torch.Generator().manual_seed(0)) for env in (sync, other)))
@@ -137,10 +137,10 @@ def test_other_physics_is_noticed():
 
 
 @pytest.mark.parametrize("task", ["hopper", "native"])
-def test_a_state_of_other_lanes_is_refused(task):
+def test_a_state_of_another_number_of_environments_is_refused(task):
     env, other = make_vec(TASKS[task]), make_vec(EnvConfig(TASKS[task].id, num_envs=4))
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=rf"{env.num_envs} lanes, this environment 4"):
+    with pytest.raises(ValueError, match=rf"{env.num_envs} environments, this one 4"):
         other.load_state_dict(env.state_dict())
 
 

@@ -1,4 +1,7 @@
-"""The stock wrapper: its identity at every step, autoreset of both kinds, and what is refused beside it."""
+"""The stock wrapper: its identity at every step, autoreset of both kinds, and what is refused beside it.
+
+docs/derivations/distributional.md E26.
+"""
 
 import gymnasium as gym
 import numpy as np
@@ -105,10 +108,10 @@ def played(env, steps, actions):
 
 
 @pytest.mark.parametrize("task", [Fork, Drain])
-def test_tensor_lanes_reset_in_the_same_step_without_mixing_the_next_start_into_the_successor(task):
+def test_tensor_environments_reset_in_the_same_step_without_mixing_the_next_start_into_the_successor(task):
     env = StockVectorObservation(task(64, max_episode_steps=7), GAMMA, RANGE, clip=10.0)
     generator = torch.Generator().manual_seed(0)
-    start, total, clock = env.reset(seed=3)[1]["stock"], torch.zeros(64).double(), torch.zeros(64)
+    start, total, time = env.reset(seed=3)[1]["stock"], torch.zeros(64).double(), torch.zeros(64)
     ends = 0
     for before, reward, ended, info, obs in played(
         env, 40, lambda _: torch.randint(env.single_action_space.n, (64,), generator=generator)
@@ -118,47 +121,47 @@ def test_tensor_lanes_reset_in_the_same_step_without_mixing_the_next_start_into_
         shown = successor.clamp(-10, 10).float()[:, None]
         assert torch.equal(info["final_obs"]["stock"], shown)
         torch.testing.assert_close(obs["stock"][~ended], shown[~ended], rtol=0, atol=0)
-        total += GAMMA ** clock.double() * reward.double()
-        clock += 1
-        assert ((start + total - GAMMA ** clock.double() * successor).abs() < 1e-6 * start.abs().clamp(min=1)).all()
+        total += GAMMA ** time.double() * reward.double()
+        time += 1
+        assert ((start + total - GAMMA ** time.double() * successor).abs() < 1e-6 * start.abs().clamp(min=1)).all()
         torch.testing.assert_close(info["discounted_return"], total)
         fresh = info["stock"][ended]
         assert ((fresh >= RANGE[0]) & (fresh <= RANGE[1])).all()
         assert not ended.any() or (fresh != successor[ended]).all()
         start = torch.where(ended, info["stock"], start)
-        total, clock = total.masked_fill(ended, 0.0), clock.masked_fill(ended, 0.0)
+        total, time = total.masked_fill(ended, 0.0), time.masked_fill(ended, 0.0)
         ends += int(ended.sum())
     assert ends > 100
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
-def test_array_lanes_with_either_autoreset(mode):
+def test_array_environments_with_either_autoreset(mode):
     env = StockVectorObservation(SyncVectorEnv([Walk] * 5, autoreset_mode=mode), GAMMA, RANGE)
     rng, resets = np.random.default_rng(0), 0
-    start, total, clock = env.reset(seed=3)[1]["stock"].copy(), np.zeros(5), np.zeros(5)
+    start, total, time = env.reset(seed=3)[1]["stock"].copy(), np.zeros(5), np.zeros(5)
     waiting = np.zeros(5, bool)
     for before, reward, ended, info, obs in played(env, 60, lambda _: rng.integers(2, size=5)):
         successor = (before + reward) / GAMMA
         next_step = mode is AutoresetMode.NEXT_STEP
         went_on = ~waiting if next_step else np.ones(5, bool)
         np.testing.assert_allclose(info["final_stock"][went_on], successor[went_on], rtol=1e-12)
-        total, clock = total + went_on * GAMMA**clock * reward, clock + went_on
-        gap = np.abs(start + total - GAMMA**clock * info["final_stock"])
+        total, time = total + went_on * GAMMA**time * reward, time + went_on
+        gap = np.abs(start + total - GAMMA**time * info["final_stock"])
         assert (gap[went_on] < 1e-6 * np.maximum(1, np.abs(start))[went_on]).all()
         np.testing.assert_allclose(info["discounted_return"][went_on], total[went_on])
         assert obs["stock"].dtype == np.float32
         if not next_step:
-            for lane in np.flatnonzero(ended):
-                assert info["final_obs"][lane]["stock"] == np.float32(successor[lane])
+            for i in np.flatnonzero(ended):
+                assert info["final_obs"][i]["stock"] == np.float32(successor[i])
         fresh = waiting if next_step else ended
         assert ((info["stock"][fresh] >= RANGE[0]) & (info["stock"][fresh] <= RANGE[1])).all()
         assert (info["discounted_return"][waiting] == 0).all()
-        start, total, clock = np.where(fresh, info["stock"], start), total * ~fresh, clock * ~fresh
+        start, total, time = np.where(fresh, info["stock"], start), total * ~fresh, time * ~fresh
         waiting, resets = ended & next_step, resets + int(fresh.sum())
     assert resets > 20
 
 
-def test_a_chosen_stock_also_starts_the_lanes_that_reset_themselves():
+def test_a_chosen_stock_also_starts_the_environments_that_reset_themselves():
     env = StockVectorObservation(Fork(3, max_episode_steps=2), GAMMA, RANGE)
     chosen = [-1.0, -2.0, -3.0]
     assert env.reset(seed=0, options={"stock": chosen})[1]["stock"].tolist() == chosen
@@ -218,15 +221,15 @@ def test_bad_arguments(arguments, words):
         assert "\n" not in str(error.value)
 
 
-def test_rewards_that_are_not_finite_and_lanes_without_autoreset_are_refused():
+def test_rewards_that_are_not_finite_and_environments_without_autoreset_are_refused():
     broken = TransformReward(Walk(), lambda r: r / np.float64(0))
     env = StockObservation(broken, GAMMA, RANGE)
     env.reset(seed=0)
     with np.errstate(divide="ignore"), pytest.raises(ValueError, match="a stock needs finite rewards"):
         env.step(0)
-    lanes = StockVectorObservation(SyncVectorEnv([lambda: TransformReward(Walk(), lambda r: np.nan)]), GAMMA, RANGE)
-    lanes.reset(seed=0)
+    envs = StockVectorObservation(SyncVectorEnv([lambda: TransformReward(Walk(), lambda r: np.nan)]), GAMMA, RANGE)
+    envs.reset(seed=0)
     with pytest.raises(ValueError, match="a stock needs finite rewards"):
-        lanes.step(np.zeros(1, int))
+        envs.step(np.zeros(1, int))
     with pytest.raises(ValueError, match="a stock needs SAME_STEP or NEXT_STEP"):
         StockVectorObservation(SyncVectorEnv([Walk], autoreset_mode=AutoresetMode.DISABLED), GAMMA, RANGE)

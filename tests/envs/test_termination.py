@@ -1,4 +1,7 @@
-"""When a task ends, as a rule on tensors: against the tasks themselves, at the edges, and when it is wrong."""
+"""When a task ends, as a rule on tensors: against the tasks themselves, at the edges, and when it is wrong.
+
+Rules: docs/derivations/lipschitz_mbrl.md eq. (11.1), E14.
+"""
 
 import dataclasses
 import math
@@ -74,7 +77,7 @@ def edge(rule, width, **changes):
         (rules.hopper, 11, {"_5": 100.0}, True),
         (rules.hopper, 11, {"_5": -100.0}, True),  # what a misplaced parenthesis in three codes lets pass
         (rules.hopper, 11, {"_5": math.nan}, True),
-        (rules.hopper, 12, {"_11": 999.0}, False),  # a clock behind the observation
+        (rules.hopper, 12, {"_11": 999.0}, False),  # the step appended to the observation
         (rules.walker2d, 17, {}, False),
         (rules.walker2d, 17, {"_0": 2.0}, True),
         (rules.walker2d, 17, {"_0": 0.8}, True),
@@ -139,7 +142,7 @@ def test_a_task_whose_ends_were_changed_needs_another_rule():
 
 
 @pytest.mark.parametrize(
-    ("config", "error", "says"),
+    ("config", "error", "message"),
     [
         (EnvConfig("Pusher-v5"), ValueError, "Pusher-v5: no termination rule is known for it; pass --env.termination"),
         (EnvConfig("Pendulum-v1", termination="nowhere:rule"), ImportError, "cannot import 'nowhere'"),
@@ -151,26 +154,26 @@ def test_a_task_whose_ends_were_changed_needs_another_rule():
         (EnvConfig("Pendulum-v1", termination=f"{__name__}:gives_numbers"), ValueError, "float32 .* not .5,. bool"),
     ],
 )
-def test_a_rule_that_cannot_be_had_is_named(config, error, says):
-    with pytest.raises(error, match=says) as raised:
+def test_a_rule_that_cannot_be_had_is_named(config, error, message):
+    with pytest.raises(error, match=message) as raised:
         termination_of(config, steps=5)
     assert "\n" not in str(raised.value)
 
 
-class Imagining:
-    """What a run hands an agent that imagines."""
+class ModelBased:
+    """What a run hands a model-based agent."""
 
     def __init__(self, config, setting):
         raise ValueError(f"was given {setting.termination.__name__}")
 
 
 def begin(config, tmp_path, monkeypatch):
-    spec = dataclasses.replace(SAC_SPEC, make_agent=Imagining, imagines=True)
+    spec = dataclasses.replace(SAC_SPEC, make_agent=ModelBased, model_based=True)
     monkeypatch.setattr(agents, "get", lambda name: spec)
-    start("imagining", RunConfig(SAC_SPEC.default, config), tmp_path / "run")
+    start("model-based", RunConfig(SAC_SPEC.default, config), tmp_path / "run")
 
 
-def test_a_run_hands_the_rule_to_an_agent_that_imagines(tmp_path, monkeypatch):
+def test_a_run_hands_the_rule_to_a_model_based_agent(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="was given hopper"):
         begin(EnvConfig("Hopper-v5"), tmp_path, monkeypatch)
     with pytest.raises(ValueError, match="Pusher-v5: no termination rule"):

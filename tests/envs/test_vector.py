@@ -1,4 +1,4 @@
-"""Lanes with tensors: autoreset, flags and final observations, the same through sync and async."""
+"""Vector environments with tensors: autoreset, flags and final observations, the same through sync and async."""
 
 import os
 import signal
@@ -45,28 +45,28 @@ def test_flags_and_final_obs_of_a_scripted_task(vectorization):
 
 
 @BOTH
-def test_lanes_that_end_at_different_steps_keep_their_own_final_obs(vectorization):
+def test_environments_that_end_at_different_steps_keep_their_own_final_obs(vectorization):
     env = make_vec(EnvConfig("Hopper-v5", num_envs=3, vectorization=vectorization))
     obs, _ = env.reset(seed=0)
     singles = [make_single(EnvConfig("Hopper-v5")) for _ in range(3)]
-    expected = np.stack([single.reset(seed=lane)[0] for lane, single in enumerate(singles)])
+    expected = np.stack([single.reset(seed=i)[0] for i, single in enumerate(singles)])
     generator, partial_ends = torch.Generator().manual_seed(0), 0
     for _ in range(200):
         np.testing.assert_array_equal(obs, expected)
         actions = 2 * torch.rand(3, 3, generator=generator) - 1
         obs, reward, terminated, truncated, info = env.step(actions)
-        for lane, single in enumerate(singles):
-            successor, lane_reward, *ended, _ = single.step(actions[lane].numpy())
-            np.testing.assert_array_equal(info["final_obs"][lane], successor)
-            assert float(reward[lane]) == np.float32(lane_reward)
-            assert [bool(terminated[lane]), bool(truncated[lane])] == ended
-            expected[lane] = single.reset()[0] if any(ended) else successor
+        for i, single in enumerate(singles):
+            successor, single_reward, *ended, _ = single.step(actions[i].numpy())
+            np.testing.assert_array_equal(info["final_obs"][i], successor)
+            assert float(reward[i]) == np.float32(single_reward)
+            assert [bool(terminated[i]), bool(truncated[i])] == ended
+            expected[i] = single.reset()[0] if any(ended) else successor
         partial_ends += 0 < int(info["_final_obs"].sum()) < 3
     assert partial_ends > 3
     env.close()
 
 
-def test_sync_lanes_are_gymnasiums_sync_vector_env():
+def test_sync_envs_are_gymnasiums_sync_vector_env():
     config = EnvConfig("Hopper-v5", num_envs=2, max_episode_steps=15)
     ours = make_vec(config)
     theirs = gym.vector.SyncVectorEnv(
@@ -83,8 +83,8 @@ def test_sync_lanes_are_gymnasiums_sync_vector_env():
         np.testing.assert_array_equal(terminated, expected[2])
         np.testing.assert_array_equal(truncated, expected[3])
         np.testing.assert_array_equal(info["_final_obs"], expected[4].get("_final_obs", np.zeros(2, bool)))
-        for lane in np.flatnonzero(info["_final_obs"]):
-            np.testing.assert_array_equal(info["final_obs"][lane], expected[4]["final_obs"][lane])
+        for i in np.flatnonzero(info["_final_obs"]):
+            np.testing.assert_array_equal(info["final_obs"][i], expected[4]["final_obs"][i])
 
 
 def test_returned_tensors_are_not_overwritten_by_later_steps():
@@ -118,7 +118,7 @@ def test_time_limit_truncates_and_never_terminates():
 
 def test_async_closes_its_processes_twice_without_complaint():
     env = make_vec(EnvConfig("Pendulum-v1", num_envs=2, vectorization="async"))
-    processes = env.lanes._envs.processes
+    processes = env.sub_envs._envs.processes
     assert all(process.is_alive() for process in processes)
     env.close()
     env.close()
@@ -128,15 +128,15 @@ def test_async_closes_its_processes_twice_without_complaint():
 def test_async_workers_outlive_ctrl_c_so_that_the_run_can_be_saved():
     env = make_vec(EnvConfig("Pendulum-v1", num_envs=2, vectorization="async"))
     env.reset(seed=0)
-    for process in env.lanes._envs.processes:
+    for process in env.sub_envs._envs.processes:
         os.kill(process.pid, signal.SIGINT)
     env.step(torch.zeros(2, 1))
-    assert len(env.state_dict()["lanes"]) == 2
+    assert len(env.state_dict()["sub_envs"]) == 2
     env.close()
 
 
 @BOTH
-def test_frames_of_every_lane(vectorization):
+def test_frames_of_every_environment(vectorization):
     env = make_vec(
         EnvConfig("scripted_env:Scripted-v0", num_envs=2, vectorization=vectorization), render_mode="rgb_array"
     )

@@ -1,4 +1,4 @@
-"""Returns of scripted episodes are known exactly, whatever lane runs them."""
+"""Returns of scripted episodes are known exactly, whatever environment runs them."""
 
 import numpy as np
 import pytest
@@ -20,16 +20,16 @@ def expected(seeds):
     return lengths * (np.array(seeds) + 0.5), lengths
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3, 7, 32])
-def test_episode_i_is_the_one_of_reset_seed_i(lanes):
-    result = evaluate(half, SCRIPTED, episodes=7, seed=4, lanes=lanes)
+@pytest.mark.parametrize("num_envs", [1, 2, 3, 7, 32])
+def test_episode_i_is_the_one_of_reset_seed_i(num_envs):
+    result = evaluate(half, SCRIPTED, episodes=7, seed=4, num_envs=num_envs)
     returns, lengths = expected(range(4, 11))
-    np.testing.assert_array_equal(result.returns, returns)  # a second episode of a lane would pay a million
+    np.testing.assert_array_equal(result.returns, returns)  # a second episode of an environment would pay a million
     np.testing.assert_array_equal(result.lengths, lengths)
     assert result.score is None
 
 
-def test_every_lane_has_one_row_of_one_call():
+def test_every_environment_has_one_row_of_one_call():
     calls = []
 
     def act(obs):

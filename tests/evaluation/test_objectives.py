@@ -1,4 +1,4 @@
-"""What a policy reaches of an objective: figures over all episodes, intervals, warnings, the command, pictures."""
+"""What a policy achieves for an objective: values over all episodes, intervals, warnings, the command, figures."""
 
 import json
 from dataclasses import replace
@@ -25,17 +25,18 @@ from surefoot.training.session import train
 
 GATE, FORK = EnvConfig("surefoot/Gate-v0"), EnvConfig("surefoot/Fork-v0")
 SMALL = DHNConfig(stock_range=(-5.0, 1.0), gamma=0.5, hidden=(8,), quantiles=4, batch_size=8, learning_starts=8)
-# GATE's laws of G for the tail at τ = 1/2 (brief, 8.1): risk at A; at B safe if ahead, risk if behind.
-LAWS = torch.tensor(
+# GATE's distributions of G for the tail at τ = 1/2 (docs/derivations/distributional.md E1): risk at A; at B only if
+# behind.
+DISTRIBUTIONS = torch.tensor(
     [[[-1.5, -1.5, 3.0, 3.0], [-1.5, 3.0, 3.0, 3.0]], [[0.0] * 4, [-3.0, -3.0, 6.0, 6.0]], [[0.0] * 4, [0.0] * 4]]
 )
 
 
 @pytest.fixture
 def exact():
-    """Return a policy whose network says the exact laws of GATE."""
+    """Return a policy whose network has the exact distributions of GATE."""
     policy = make_policy(SMALL, Spaces(*spaces_of(GATE)))
-    policy.net.forward = lambda obs, stock: LAWS[obs.argmax(-1)]
+    policy.net.forward = lambda obs, stock: DISTRIBUTIONS[obs.argmax(-1)]
     return policy
 
 
@@ -47,14 +48,14 @@ def run(tmp_path):
     spaces = Spaces(*spaces_of(FORK))
     policy = agents.get("dhn").make_policy(config.agent, spaces)
     policy_files.save_policy(
-        policy_files.checkpoint_path(folder, "policy", 7), to_plain("dhn", config), spaces, 7, policy
+        policy_files.checkpoint_path(folder, "policy", 7), to_plain("dhn", config), spaces, spaces.action, 7, policy
     )
     return folder
 
 
-def test_the_exact_laws_of_gate_give_its_best_tail_and_what_they_promise(exact, capsys):
+def test_the_exact_distributions_of_gate_give_its_best_tail_as_predicted(exact, capsys):
     (tail,) = measure_objectives(exact, GATE, ["cvar(1/2)"], episodes=8000, seed=0)
-    assert (tail.promised, tail.value) == (pytest.approx(0.75, abs=0.02), pytest.approx(0.75, abs=0.1))
+    assert (tail.predicted, tail.value) == (pytest.approx(0.75, abs=0.02), pytest.approx(0.75, abs=0.1))
     low, high = tail.interval
     assert low < 0.75 < high
     assert high - low < 0.25
@@ -64,7 +65,7 @@ def test_the_exact_laws_of_gate_give_its_best_tail_and_what_they_promise(exact, 
 
 
 def test_a_tail_is_that_of_all_episodes_not_the_mean_over_batches(exact, monkeypatch):
-    monkeypatch.setattr(objectives, "NATIVE_LANES", 4)
+    monkeypatch.setattr(objectives, "BATCHED_NUM_ENVS", 4)
     (tail,) = measure_objectives(exact, GATE, ["cvar(1/2)"], episodes=2000, seed=0)
     together = float(parse("cvar(1/2)").measure(torch.from_numpy(tail.returns)))
     apart = np.mean(np.sort(tail.returns.reshape(-1, 4))[:, :2])
@@ -82,7 +83,7 @@ def test_a_start_outside_of_the_trained_range_is_warned_of_with_the_range(exact,
 
 def test_few_episodes_are_warned_of(exact, capsys):
     measure_objectives(exact, GATE, ["cvar(0.1)"], episodes=1999, seed=0)
-    assert "1999 episodes say little about a tail" in capsys.readouterr().err
+    assert "1999 episodes are few for a tail" in capsys.readouterr().err
 
 
 def test_another_utility_and_another_agent_are_refused(exact):
@@ -111,8 +112,8 @@ def test_evaluate_measures_objectives_writes_them_and_draws(run, tmp_path, capsy
     assert [figure["objective"] for figure in result["results"]] == ["cvar(0.5)", "shortfall(1)"]
     assert result["results"][0]["episodes"] == 2000
     assert len(list((run / "evaluations").glob("*.json"))) == 1
-    pictures = sorted(path.name.rpartition("-")[2] for path in (run / "plots").glob("*.png"))
-    assert pictures == ["law.png", "paths.png"]
+    figures = sorted(path.name.rpartition("-")[2] for path in (run / "plots").glob("*.png"))
+    assert figures == ["distribution.png", "paths.png"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_a_run_ends_with_what_its_preset_wants_to_know(tmp_path):
     folder = train("dhn", config, out=tmp_path, name="run")
     written = json.loads((folder / "objectives.json").read_text())
     assert [(row["run"], row["objective"]) for row in written] == [("dhn", "cvar(0.5)"), ("dhn", "cvar(1)")]
-    assert {path.name for path in (folder / "plots").glob("*-dhn.png")} == {"law-dhn.png", "paths-dhn.png"}
+    assert {path.name for path in (folder / "plots").glob("*-dhn.png")} == {"distribution-dhn.png", "paths-dhn.png"}
 
 
 def clipped_cartpole(wrapper, **settings):
@@ -167,7 +168,7 @@ def test_changed_rewards_are_refused_beside_a_stock_and_taken_without(task, name
     config = RunConfig(SMALL, EnvConfig(f"{task}CartPole-v0", max_episode_steps=9), eval=EvalConfig(100, 1), steps=12)
     with pytest.raises(ValueError, match=f"{name} changes rewards; a stock is carried in their real scale"):
         train("dhn", config, out=tmp_path)
-    plain = replace(SMALL, objective="mean", stock=False, relabel_share=0.0)
+    plain = replace(SMALL, objective="mean", stock=False, relabel_probability=0.0)
     train("qr-dqn", replace(config, agent=plain), out=tmp_path)
 
 

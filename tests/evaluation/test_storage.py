@@ -76,8 +76,14 @@ def test_truncated_and_foreign_files_are_refused_in_one_line(tmp_path):
 
 def test_a_newer_format_says_upgrade(tmp_path):
     torch.save({"format": storage.FORMAT + 1}, tmp_path / "new.pt")
-    with pytest.raises(ValueError, match=r"format 2, this Surefoot reads up to 1; upgrade"):
+    with pytest.raises(ValueError, match=r"format 3, this Surefoot reads format 2; upgrade"):
         storage.load(tmp_path / "new.pt")
+
+
+def test_an_older_format_says_what_can_be_done(tmp_path):
+    torch.save({"format": 1}, tmp_path / "old.pt")
+    with pytest.raises(ValueError, match="format 1, of an older Surefoot, .* use the version that wrote it, or train"):
+        storage.load(tmp_path / "old.pt")
 
 
 FULL_DISK = """

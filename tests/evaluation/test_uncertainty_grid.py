@@ -1,4 +1,4 @@
-"""`surefoot evaluate --grid`: the table of returns over a set of worlds, its worst case, and what goes wrong."""
+"""`surefoot evaluate --grid`: the table of returns over an uncertainty set, its worst case, and what goes wrong."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ import torch
 from matplotlib.image import imread
 
 from surefoot.envs import SETS, EnvConfig, Parameter, UncertaintySet, WithParameters, indistinct, make_single
-from surefoot.envs.uncertainty.batched_episodes import Played
+from surefoot.envs.uncertainty.batched_episodes import JobOutcomes
 from surefoot.evaluation import uncertainty_grid as grid
 from surefoot.evaluation.figures import maps
 from surefoot.evaluation.policies import load_any
@@ -26,7 +26,7 @@ def still(obs):
 
 
 def one_by_one(act, config, uncertainty, point, seeds):
-    """Return the mean return of stock environments, stepped singly."""
+    """Return the mean return of unmodified environments, stepped singly."""
     env, returns = WithParameters(make_single(config), uncertainty), []
     for seed in seeds:
         obs, _ = env.reset(seed=seed, options={"params": point})
@@ -38,7 +38,7 @@ def one_by_one(act, config, uncertainty, point, seeds):
     return np.mean(returns)
 
 
-def test_the_table_is_that_of_stock_environments_and_the_worst_is_its_minimum():
+def test_the_table_is_that_of_unmodified_environments_and_the_worst_is_its_minimum():
     one = SETS["inverted-pendulum-2"]
     result = grid.evaluate_static(still, SHORT, one, n=3, closed=True, episodes=2, seeds=(100, 200))
     seeds = [100, 101, 200, 201]
@@ -57,29 +57,29 @@ def test_the_table_is_that_of_stock_environments_and_the_worst_is_its_minimum():
     assert record["worst"]["points"] == sum(value == min(expected) for value in expected)
 
 
-class Told:
-    """Worlds whose returns are known: two points on the grid tie for the worst, the nominal one is worse still."""
+class KnownReturns:
+    """Known returns: two points on the grid tie for the worst, the nominal one is worse still."""
 
     nominal = np.array([5.0, 5.0])
     jobs: list[tuple[list[list[float]], list[int]]]
 
     def __init__(self, *args, **kwargs):
-        Told.jobs = []
+        KnownReturns.jobs = []
 
     def play(self, act, points, seeds):
-        Told.jobs.append((points.tolist(), list(seeds)))
+        KnownReturns.jobs.append((points.tolist(), list(seeds)))
         returns = np.array([[11.0, 7.0], [3.0, 1.0], [1.0, 3.0], [8.0, 8.0], [0.0, 0.0]])[: len(points)]
         broken = np.zeros(returns.shape, bool)
         broken[0, 1] = True
-        return Played(returns, np.full(returns.shape, 4), broken)
+        return JobOutcomes(returns, np.full(returns.shape, 4), broken)
 
 
 def test_what_is_told_of_a_grid(monkeypatch, tmp_path):
-    monkeypatch.setattr(grid, "Worlds", Told)
+    monkeypatch.setattr(grid, "BatchedPerturbedEnvs", KnownReturns)
     monkeypatch.setattr(grid, "indistinct", lambda *args: {})
     one = SETS["inverted-pendulum-2"]
     result = grid.evaluate_static(still, SHORT, one, n=2, closed=True, episodes=2, seeds=(100,))
-    whole, again = Told.jobs
+    whole, again = KnownReturns.jobs
     assert whole == ([*one.grid(2, closed=True).tolist(), [5.0, 5.0]], [100, 101])
     assert again == (
         [one.grid(2, closed=True)[1].tolist()],
@@ -96,7 +96,7 @@ def test_what_is_told_of_a_grid(monkeypatch, tmp_path):
 
 
 def test_what_a_reader_of_the_figures_must_know(monkeypatch):
-    monkeypatch.setattr(grid, "Worlds", Told)
+    monkeypatch.setattr(grid, "BatchedPerturbedEnvs", KnownReturns)
     spans = {"body_mass.pole": [(1.0, 31.0)], "body_mass.cart": [(1.0, 6.0)]}
     monkeypatch.setattr(grid, "indistinct", lambda *args: spans)
     result = grid.evaluate_static(still, SHORT, SETS["inverted-pendulum-2"], n=2, closed=True, episodes=2)
@@ -133,7 +133,7 @@ def test_a_parameter_without_effect_is_reported(make_run, tmp_path, capsys):
     assert list(record["same_physics"]) == ["geom_friction.rail"]
 
 
-def test_a_run_gets_a_table_in_json_and_csv_and_a_picture(make_run, tmp_path, capsys):
+def test_a_run_gets_a_table_in_json_and_csv_and_a_figure(make_run, tmp_path, capsys):
     runs = [make_run(f"r{i}", seed=i, env=SHORT) for i in range(2)]
     out = tmp_path / "all.json"
     options = ["--grid", "inverted-pendulum-2", "--n", "3", "--episodes", "2", "--json", str(out)]
@@ -176,7 +176,7 @@ def test_an_archive_needs_no_task_and_ten_episodes_are_the_default(tmp_path):
 
 
 @pytest.mark.parametrize("d", [1, 2, 3])
-def test_pictures_show_the_worst_point(d, monkeypatch, tmp_path):
+def test_figures_show_the_worst_point(d, monkeypatch, tmp_path):
     kept = []
     monkeypatch.setattr(maps, "write_figure", lambda figure, out: kept.append(figure) or out)
     axes = {f"p{k}": np.linspace(0, 1, 3 + k) for k in range(d)}
@@ -200,7 +200,7 @@ def test_pictures_show_the_worst_point(d, monkeypatch, tmp_path):
         np.testing.assert_array_equal(np.asarray(mesh), (values[worst[0]] if d == 3 else values).T)
 
 
-def test_a_grid_of_more_than_three_parameters_has_no_picture(tmp_path):
+def test_a_grid_of_more_than_three_parameters_has_no_figure(tmp_path):
     one = UncertaintySet("many", "Hopper-v5", tuple(Parameter(f"body_mass.{i}", 1.0, 2.0) for i in range(1, 5)))
     short = EnvConfig("Hopper-v5", max_episode_steps=2)
     result = grid.evaluate_static(lambda obs: torch.zeros(len(obs), 3), short, one, n=2, episodes=1)

@@ -9,7 +9,7 @@ from surefoot.offline_data.collect import explore
 
 
 class Counting:
-    """Lanes whose observation is (lane, episode, step); lane i ends every 3 + i steps, terminally where i is even."""
+    """Environment i observes (i, episode, step) and ends every 3 + i steps, terminally where i is even."""
 
     def __init__(self, num_envs):
         self.num_envs = num_envs
@@ -24,11 +24,11 @@ class Counting:
 
     def step(self, actions):
         self.actions.append(actions)
-        lane = torch.arange(self.num_envs)
+        index = torch.arange(self.num_envs)
         self.step_in = self.step_in + 1
-        final, done = self._obs(), self.step_in == 3 + lane
+        final, done = self._obs(), self.step_in == 3 + index
         self.episode, self.step_in = self.episode + done, self.step_in * ~done
-        even = lane % 2 == 0
+        even = index % 2 == 0
         return self._obs(), torch.ones(self.num_envs), done & even, done & ~even, {"final_obs": final}
 
 
@@ -36,7 +36,7 @@ def still(obs):
     return torch.zeros(len(obs), 2)
 
 
-def test_lanes_are_unravelled_into_whole_episodes():
+def test_vector_steps_are_unravelled_into_whole_episodes():
     data = collect(still, Counting(2), 14, seed=0)
     assert len(data) == 14
     assert data.obs[:, 0].tolist() == [0] * 7 + [1] * 7
@@ -84,7 +84,7 @@ def test_nothing_to_record_is_refused(steps):
         collect(still, Counting(2), steps, seed=0)
 
 
-def test_mujoco_lanes_hold_what_the_plain_environment_gives():
+def test_mujoco_rows_hold_what_the_plain_environment_gives():
     env = make_vec(EnvConfig(id="Hopper-v5", num_envs=2))
     data = collect(lambda obs: torch.full((len(obs), 3), 0.3), env, 120, seed=5)
     env.close()

@@ -27,7 +27,7 @@ class FakeConfig:
     scale: float = 0.1
     """Size of one step of the walk."""
     env_steps: int = 3
-    """Environment steps it says it takes in one agent step."""
+    """Environment steps that it reports for one agent step."""
     fail_at: int = -1
     """Agent step that raises."""
     padding: int = 0
@@ -64,7 +64,7 @@ class Fake:
     def step(self) -> Progress:
         self.steps += 1
         if self.steps == self.config.fail_at:
-            raise ValueError("the fake agent fails as it was told to")
+            raise ValueError("the fake agent fails as configured")
         time.sleep(PAUSE)
         noise = torch.randn(self.policy.linear.weight.shape, generator=self.generator)
         self.policy.linear.weight += self.config.scale * noise
@@ -72,7 +72,7 @@ class Fake:
         if self.steps > LATE:
             metrics["late"] = noise.sum()
         ended = torch.tensor([self.steps % 7 == 0, False])
-        nothing = float("nan")  # what a lane holds that has not ended means nothing
+        nothing = float("nan")  # what stands where no episode ended means nothing
         episodes = Episodes(ended, torch.tensor([float(self.steps), nothing]), torch.tensor([5, 9]))
         return Progress(self.config.env_steps, 1, metrics, (episodes,))
 

@@ -10,7 +10,7 @@ from surefoot.evaluation.policy_files import checkpoint_path
 from surefoot.evaluation.storage import load
 
 WALL_CLOCK = ("seconds", "steps_per_second")
-PHASES = "seconds/"  # metrics that an agent measures by a clock
+PHASES = "seconds/"  # metrics of wall-clock time that an agent measures
 
 
 def assert_same(one: Any, other: Any, where: str = "state") -> None:
@@ -34,10 +34,10 @@ def rows(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file without its wall-clock columns."""
     with path.open(newline="") as file:
         table = list(csv.DictReader(file))
-    return [{name: value for name, value in row.items() if not is_clock(name)} for row in table]
+    return [{name: value for name, value in row.items() if not is_wall_clock(name)} for row in table]
 
 
-def is_clock(name: str) -> bool:
+def is_wall_clock(name: str) -> bool:
     return name in WALL_CLOCK or name.startswith(PHASES)
 
 
@@ -52,5 +52,5 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
         for name in ("loggers", "config"):  # the first half had another budget
             state.pop(name)
         sums = state["meter"]["sums"]
-        state["meter"]["sums"] = {name: total for name, total in sums.items() if not is_clock(name)}
+        state["meter"]["sums"] = {name: total for name, total in sums.items() if not is_wall_clock(name)}
     assert_same(*states)

@@ -1,4 +1,4 @@
-"""Bandits from the command line: regret in place of evaluations, companions, own systems, wrong input."""
+"""Bandits from the command line: regret in place of evaluations, baseline runs, own systems, wrong input."""
 
 import json
 
@@ -14,7 +14,7 @@ from surefoot.evaluation.regret import last_decade_slope, load_regret
 from surefoot.training.cli.main import main
 from surefoot.training.cli.train import parse
 from surefoot.training.config.presets import load_preset
-from surefoot.training.loop.baselines import require_companions
+from surefoot.training.loop.baselines import require_baselines
 
 SHORT = ("--preset", "s1", "--steps", "300", "--agent.horizon", "300", "--log-every", "100", "--threads", "1")
 
@@ -39,20 +39,20 @@ def test_a_run_is_measured_by_its_regret(tmp_path):
 
 
 def test_replicates_are_the_same_runs_whatever_their_number(tmp_path):
-    for lanes in (3, 11):
-        assert train(tmp_path, "dynlin-ucb", *SHORT, f"--num-envs={lanes}", name=str(lanes)) == 0
+    for num_envs in (3, 11):
+        assert train(tmp_path, "dynlin-ucb", *SHORT, f"--num-envs={num_envs}", name=str(num_envs)) == 0
     few, many = (load_regret(tmp_path / name)[1] for name in ("3", "11"))
     np.testing.assert_array_equal(few, many[:, :3])
 
 
-def test_companions_play_in_the_same_environment(tmp_path, capsys):
-    beside = ("--beside", "linucb-log/s1", "clairvoyant/s1")
-    assert train(tmp_path, "dynlin-ucb", *SHORT, "--num-envs", 4, "--env.kwargs", "noise", "0", *beside) == 0
+def test_baseline_runs_use_the_same_environment(tmp_path, capsys):
+    baselines = ("--baselines", "linucb-log/s1", "oracle/s1")
+    assert train(tmp_path, "dynlin-ucb", *SHORT, "--num-envs", 4, "--env.kwargs", "noise", "0", *baselines) == 0
     table = {row["method"]: row for row in json.loads((tmp_path / "run" / "comparison.json").read_text())}
-    assert list(table) == ["clairvoyant", "dynlin-ucb", "linucb-log"]
+    assert list(table) == ["oracle", "dynlin-ucb", "linucb-log"]
     assert all((row["replicates"], row["rounds"]) == (4, 300) for row in table.values())
-    assert table["clairvoyant"]["regret"] == 0
-    config = yaml.safe_load((tmp_path / "run" / "beside" / "linucb-log-s1" / "config.yaml").read_text())
+    assert table["oracle"]["regret"] == 0
+    config = yaml.safe_load((tmp_path / "run" / "baselines" / "linucb-log-s1" / "config.yaml").read_text())
     assert (config["env"]["kwargs"], config["agent"]["horizon"]) == ({"system": "s1", "noise": 0}, 300)
     assert "pseudo-regret after 300 rounds" in capsys.readouterr().out
     assert main(["train", "dynlin-ucb", "--resume", str(tmp_path / "run"), "--steps", "400"]) == 0
@@ -73,18 +73,18 @@ def test_episodes_are_compared_by_their_exact_regret(tmp_path, capsys):
         "--threads",
         "1",
     )
-    assert train(tmp_path, "nora", *short, "--log-every", "80", "--beside", "nora/lock-8-plain-ac") == 0
+    assert train(tmp_path, "nora", *short, "--log-every", "80", "--baselines", "nora/lock-8-plain-ac") == 0
     table = {row["method"]: row for row in json.loads((tmp_path / "run" / "comparison.json").read_text())}
     assert list(table) == ["nora", "nora/lock-8-plain-ac"]  # by regret
     assert all((row["replicates"], row["episodes"]) == (5, 40) for row in table.values())
-    config = yaml.safe_load((tmp_path / "run" / "beside" / "nora-lock-8-plain-ac" / "config.yaml").read_text())
+    config = yaml.safe_load((tmp_path / "run" / "baselines" / "nora-lock-8-plain-ac" / "config.yaml").read_text())
     assert (config["agent"]["episodes"], config["data"]["source"]) == (40, None)  # as long, with its own data
     last = rows(tmp_path / "run" / "metrics.csv")[-1]
     assert (last["step"], last["env_steps"]) == ("320", "320")  # of one replicate
     assert float(last["concentrability"]) > 1
-    assert {"regret", "regret_se", "realised_regret", "gap", "switches", "exponent", "share"} <= set(last)
+    assert {"regret", "regret_se", "realised_regret", "gap", "switches", "exponent", "covered"} <= set(last)
     assert "regret after 40 episodes" in capsys.readouterr().out
-    runs = [str(tmp_path / "run"), str(tmp_path / "run" / "beside" / "nora-lock-8-plain-ac")]
+    runs = [str(tmp_path / "run"), str(tmp_path / "run" / "baselines" / "nora-lock-8-plain-ac")]
     assert main(["plot", *runs, "--out", str(tmp_path / "both.png")]) == 0
     assert main(["evaluate", runs[0], "--episodes", "3"]) == 0
     assert "nora" in capsys.readouterr().out
@@ -125,12 +125,12 @@ def test_the_slope_is_that_of_the_last_decade():
 
 def test_the_demo_names_every_algorithm():
     config = load_preset("dynlin-ucb", "demo")
-    require_companions(config, regret="round")
-    assert len(config.beside) == 12
+    require_baselines(config, regret="round")
+    assert len(config.baselines) == 12
     assert preset_names("dynlin-ucb") == [
         "ball-random", "demo", "real-data", "s1", "synthetic-0.001", "synthetic-0.01", "synthetic-0.1",
     ]  # fmt: skip
-    assert preset_names("expert") == ["real-data"]
+    assert preset_names("human-budget") == ["real-data"]
 
 
 def test_keyword_arguments_of_a_task_are_yaml_on_the_command_line():
@@ -139,34 +139,34 @@ def test_keyword_arguments_of_a_task_are_yaml_on_the_command_line():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("dynlin-ucb", "--env.id", "surefoot/DynamicalLinear-v0"), "agent.horizon is missing: delta = 1/T"),
         (("linucb", "--env.id", "surefoot/DynamicalLinear-v0"), "agent.horizon is missing"),
-        (("nora", "--env.id", "Pendulum-v1"), "this task has no table of outcomes"),
-        (("nora", "--env.id", "surefoot/RiverSwim-v0"), "pass --env.clock"),
+        (("nora", "--env.id", "Pendulum-v1"), "this task is not one"),
+        (("nora", "--env.id", "surefoot/RiverSwim-v0"), "pass --env.time-aware"),
         (
-            ("nora", "--preset", "lock-8", "--beside", "linucb/s1"),
+            ("nora", "--preset", "lock-8", "--baselines", "linucb/s1"),
             "measured by regret per episode and regret per round",
         ),
         (("dynlin-ucb", "--env.id", "Pendulum-v1"), "a bandit plays surefoot/DynamicalLinear-v0"),
         (("dynlin-ucb", *SHORT, "--env.kwargs", "A", "[[1.5]]"), "spectral radius 1.5; the system is unstable"),
         (("dynlin-ucb", *SHORT, "--env.kwargs", "actions", "[[1, 0]]"), "1 distinct point(s)"),
         (("dynlin-ucb", *SHORT, "--env.kwargs", "wheels", "4"), "wheels"),
-        (("dynlin-ucb", *SHORT, "--beside", "fake/none"), "no preset 'none' for fake"),
+        (("dynlin-ucb", *SHORT, "--baselines", "fake/none"), "no preset 'none' for fake"),
         (("sac", "--env.id", "surefoot/DynamicalLinear-v0"), "continuous (Box) action space"),
-        (("expert", *SHORT[2:], "--env.id", "surefoot/DynamicalLinear-v0"), "agent.budgets names 3 campaigns"),
+        (("human-budget", *SHORT[2:], "--env.id", "surefoot/DynamicalLinear-v0"), "agent.budgets names 3 campaigns"),
     ],
 )
-def test_wrong_input_is_one_line(arguments, says, capsys, tmp_path):
+def test_wrong_input_is_one_line(arguments, message, capsys, tmp_path):
     assert train(tmp_path, *arguments) == 2
     err = capsys.readouterr().err
-    assert says in err
+    assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("option", "value"), [("rho-bar", 1), ("delta", 2), ("lam", 0)])
+@pytest.mark.parametrize(("option", "value"), [("spectral-radius-bound", 1), ("failure-probability", 2), ("ridge", 0)])
 def test_options_out_of_range_are_named(option, value, capsys, tmp_path):
     assert train(tmp_path, "dynlin-ucb", *SHORT, f"--agent.{option}", value) == 2
     assert f"agent.{option.replace('-', '_')} must be" in capsys.readouterr().err
@@ -174,6 +174,6 @@ def test_options_out_of_range_are_named(option, value, capsys, tmp_path):
 
 def test_bandits_are_compared_with_bandits_only():
     config = load_preset("dynlin-ucb", "demo")
-    require_companions(config, regret="round")
+    require_baselines(config, regret="round")
     with pytest.raises(ValueError, match="cannot be compared: they are measured by return and regret per round"):
-        require_companions(config)
+        require_baselines(config)

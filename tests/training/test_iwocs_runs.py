@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from surefoot.envs import EnvConfig, Worlds, find_set
-from surefoot.evaluation.episodes import acting, evaluate
+from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, find_set
+from surefoot.evaluation.episodes import evaluate, make_act
 from surefoot.evaluation.policy_files import load_policy
 from surefoot.training.cli.main import main
 
@@ -17,7 +17,7 @@ TINY = {
     "uncertainty": "pendulum-2",
     "agent": {
         "hidden": [8],
-        "plain_hidden": [8, 8],
+        "entropy_free_hidden": [8, 8],
         "batch_size": 8,
         "learning_starts": 10,
         "random_steps": 5,
@@ -40,7 +40,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Return the folder of a finished tiny run, beside SAC under domain randomisation."""
+    """Return the folder of a finished tiny run with SAC under domain randomisation as its baseline."""
     folder = tmp_path_factory.mktemp("iwocs")
     theirs = {key: value for key, value in TINY.items() if key != "agent"}
     (folder / "sac.yaml").write_text(yaml.safe_dump(theirs | {"agent": {"hidden": [8], "learning_starts": 10}}))
@@ -53,18 +53,18 @@ def test_the_whole_budget_is_spent_and_the_path_written(run):
     path = json.loads((run / "path.json").read_text())
     assert [entry["training_steps"] for entry in path] == [20, 35, 50, 65]
     assert path[-1]["status"] == "budget"
-    assert [len(entry["shares"]) for entry in path] == [1, 2, 3, 4]
+    assert [len(entry["fractions"]) for entry in path] == [1, 2, 3, 4]
     assert all(entry["search_steps"] > 0 and len(entry["table"]) == 6 for entry in path)
     meta = json.loads((run / "meta.json").read_text())
     assert meta["status"] == "finished"
 
 
-def test_the_run_ends_with_the_worst_worlds_in_a_table_and_a_picture(run):
+def test_the_run_ends_with_the_worst_cases_in_a_table_and_a_figure(run):
     (row,) = json.loads((run / "comparison.json").read_text())
     assert row["method"] == "iwocs"
     assert len(row["table"]) == 4
     assert row["worst"]["mean"] == min(entry["mean"] for entry in row["table"])
-    assert (run / "plots" / "worlds.png").stat().st_size > 1000
+    assert (run / "plots" / "parameter_grid.png").stat().st_size > 1000
 
 
 def test_its_policy_is_evaluated_as_any_other_with_its_memory(run, capsys):
@@ -74,15 +74,15 @@ def test_its_policy_is_evaluated_as_any_other_with_its_memory(run, capsys):
     assert "worst at" in capsys.readouterr().out
     (result,) = json.loads((run / "grid.json").read_text())["results"]
     task, one, policy = EnvConfig(**TINY["env"], num_envs=128), find_set("pendulum-2"), load_policy(run).policy
-    played = Worlds(task, one).play(acting(policy), np.concatenate([one.grid(2)]), [10_000, 10_001])
+    played = BatchedPerturbedEnvs(task, one).play(make_act(policy), np.concatenate([one.grid(2)]), [10_000, 10_001])
     assert len(result["table"]) == 4
     assert played.returns.shape == (4, 2)
     policy.used.fill_(3)
     policy.rho[:] = torch.tensor([0.1, 0.5, 1.0])
-    player = acting(policy)
-    evaluate(player, EnvConfig(**TINY["env"]), episodes=4, seed=0)
-    assert player.shares.shape == (4,)
-    assert 0 < float(player.shares[:3].sum()) <= 1
+    stateful = make_act(policy)
+    evaluate(stateful, EnvConfig(**TINY["env"]), episodes=4, seed=0)
+    assert stateful.fractions.shape == (4,)
+    assert 0 < float(stateful.fractions[:3].sum()) <= 1
     assert not torch.equal(policy.act(torch.zeros(1, 3)), policy.default.act(torch.zeros(1, 3)))
 
 
@@ -95,7 +95,7 @@ def test_its_policy_is_evaluated_as_any_other_with_its_memory(run, capsys):
     ],
 )
 def test_a_request_that_cannot_be_met_is_one_line(options, message, tmp_path, capsys):
-    assert main(["train", "iwocs", *options, "--beside", "--out", str(tmp_path)]) == 2
+    assert main(["train", "iwocs", *options, "--baselines", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.strip().count("\n") == 0

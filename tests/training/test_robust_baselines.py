@@ -15,7 +15,7 @@ from surefoot.training.config.presets import load_preset
 from surefoot.training.config.run import EvalConfig, RunConfig
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume
-from surefoot.training.session import carry_out, train
+from surefoot.training.session import execute, train
 
 NAMES = ("dr-sac", "rarl", "m2td3")
 PUBLISHED = [name for name in SETS if name.rpartition("-")[2] in "123" and name != "pendulum-2"]
@@ -33,11 +33,12 @@ def test_every_published_set_has_a_preset_at_published_scale(name):
 
 
 def test_the_published_numbers_are_the_defaults():
+    """docs/derivations/iwocs.md §6.2."""
     rarl, m2td3 = (load_preset(name, "hopper-2").agent for name in ("rarl", "m2td3"))
     assert (rarl.batch_size, rarl.learning_starts, rarl.random_steps) == (256, 25_000, 25_000)
     assert (m2td3.batch_size, m2td3.learning_starts, m2td3.random_steps, m2td3.adversaries) == (100, 10**5, 10**5, 5)
     for agent in (rarl, m2td3):
-        assert (agent.hidden, agent.gamma, agent.tau, agent.policy_every) == ((256, 256), 0.99, 0.005, 2)
+        assert (agent.hidden, agent.gamma, agent.tau, agent.policy_delay) == ((256, 256), 0.99, 0.005, 2)
         assert (agent.policy_lr, agent.critic_lr, agent.replay_capacity) == (3e-4, 3e-4, 1_000_000)
         assert (agent.exploration_noise, agent.target_noise, agent.target_noise_clip) == (0.1, 0.2, 0.5)
     sac = load_preset("dr-sac", "ant-3").agent
@@ -54,18 +55,18 @@ def tiny(name, **changes):
 
 
 @pytest.mark.parametrize("name", ["rarl", "m2td3"])
-def test_a_run_that_is_stopped_in_the_middle_of_an_episode_goes_on_in_its_worlds(name, tmp_path):
-    """MuJoCo lanes, whose episodes are replayed: RARL changed their parameters at every step."""
+def test_a_run_that_is_stopped_in_the_middle_of_an_episode_goes_on_with_its_parameters(name, tmp_path):
+    """MuJoCo environments, whose episodes are replayed: RARL changed their parameters at every step."""
     torch.set_num_threads(1)
     straight = train(name, tiny(name), out=tmp_path, name="straight")
     parts = train(name, tiny(name, steps=86), out=tmp_path, name="parts")
     run = resume(parts, name, tiny(name))
-    assert bool((run.agent.rollout.interaction.length > 0).any())
-    carry_out(run, StopRequest())
+    assert bool((run.agent.collector.interaction.length > 0).any())
+    execute(run, StopRequest())
     assert_same_run(straight, parts, run.counters.step)
 
 
-def test_dr_sac_is_sac_in_lanes_that_draw(tmp_path):
+def test_dr_sac_is_sac_in_environments_that_draw(tmp_path):
     torch.set_num_threads(1)
     runs = [train(name, tiny(name), out=tmp_path, name=name) for name in ("dr-sac", "sac")]
     weights = [load_policy(run).policy.state_dict() for run in runs]

@@ -22,8 +22,8 @@ CONFIGS = {
 }
 
 
-class Clock:
-    """Two lanes that count steps: lane 0 terminates every 3 steps, lane 1 runs out of time every 4."""
+class StepCounter:
+    """Two environments that count steps: the first terminates every 3 steps, the second runs out of time every 4."""
 
     num_envs = 2
     single_observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -42,9 +42,9 @@ class Clock:
         final_obs = self._obs()
         ended = self.time >= self.horizon
         self.time = torch.where(ended, 0, self.time)
-        lane = torch.tensor([True, False])
+        first = torch.tensor([True, False])
         reward = actions[:, 0] + 1
-        return self._obs(), reward, ended & lane, ended & ~lane, {"final_obs": final_obs}
+        return self._obs(), reward, ended & first, ended & ~first, {"final_obs": final_obs}
 
     def state_dict(self):
         return {"time": self.time}
@@ -57,7 +57,7 @@ class Clock:
 
 
 def build(name, seed=0, **changes):
-    env = Clock()
+    env = StepCounter()
     spaces = Spaces(env.single_observation_space, env.single_action_space)
     setting = Setting(spaces, seed, torch.device("cpu"), env)
     return agents.get(name).make_agent(replace(CONFIGS[name], **changes), setting)
@@ -145,7 +145,7 @@ def test_ppo_bootstraps_a_time_out_from_the_true_last_observation():
     agent = build("sb3-ppo", gamma=0.5, learning_rate=1e-30)
     agent.step()
     buffer, policy = agent.model.rollout_buffer, agent.model.policy
-    # get() flattens the buffer to (lanes * steps, ...)
+    # get() flattens the buffer to (num_envs * steps, ...)
     rewards = np.clip(buffer.actions.reshape(2, 8), -1, 1) + 1
     bonus = buffer.rewards.T - rewards
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_progress_counts_steps_updates_and_episodes():
     sac, ppo = build("sb3-sac"), build("sb3-ppo")
     seen = run(sac, 6)
     assert [step for step, *_ in seen] == [2] * 6
-    assert [updates for _, updates, *_ in seen] == [0, 0, 0, 1, 1, 1]  # six random steps first, two a vector step
+    assert [updates for _, updates, *_ in seen] == [0, 0, 0, 1, 1, 1]  # six random steps first, two per vector step
     assert "critic_loss" in seen[3][2]
     assert not seen[2][2]
     ends = torch.stack([episodes.ended for *_, (episodes,) in seen])

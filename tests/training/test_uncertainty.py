@@ -12,7 +12,7 @@ from surefoot.training.cli.main import main
 from surefoot.training.config.run import EvalConfig, RunConfig
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume
-from surefoot.training.session import carry_out, train
+from surefoot.training.session import execute, train
 
 TINY = ["--env.id", "InvertedPendulum-v5", "--steps", "20", "--agent.hidden", "4", "--eval.episodes", "1"]
 
@@ -35,7 +35,7 @@ def test_a_randomised_run_in_two_parts_is_the_run_in_one(tmp_path):
     params = run.env.params
     assert ((params >= run.env.low) & (params <= run.env.high)).all()
     assert (params[0] != params[1]).all()
-    carry_out(run, StopRequest())
+    execute(run, StopRequest())
     assert_same_run(straight, parts, run.counters.step)
     nominal = train("sac", tiny(None), out=tmp_path, name="nominal")
     with pytest.raises(AssertionError):
@@ -76,4 +76,4 @@ def test_a_parameter_without_effect_is_reported_and_an_agent_that_never_acts_ref
     assert f"note: geom_friction.rail has no effect: every value of {own} gives" in capsys.readouterr().out
     offline = ["train", "bc", "--env.id", "HalfCheetah-v5", "--data.source", "sample:halfcheetah-demo"]
     assert main([*offline, "--uncertainty", "halfcheetah-2", "--out", str(tmp_path / "b")]) == 2
-    assert "bc never acts, so there is nothing for --uncertainty halfcheetah-2 to vary" in capsys.readouterr().err
+    assert "bc is offline, so there is nothing for --uncertainty halfcheetah-2 to vary" in capsys.readouterr().err

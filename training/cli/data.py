@@ -13,13 +13,12 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig, make_vec, spaces_of
 from surefoot.evaluation import policy_files
-from surefoot.evaluation.episodes import Act, acting
+from surefoot.evaluation.episodes import Act, make_act
 from surefoot.evaluation.policies import AnyPolicy, load_any
 from surefoot.offline_data import Transitions, load, write_d4rl, write_minari
 from surefoot.offline_data import collect as record
@@ -35,6 +34,7 @@ from surefoot.training.cli.options import REGISTRY, laid_over
 from surefoot.training.loop.behaviour import documented_epsilon, record_behaviour
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs import provenance as provenance_of
+from surefoot.training.runs.console import Terminal, print_table
 
 Json = Annotated[bool, tyro.conf.arg(name="json", help="print JSON instead of a table")]
 
@@ -75,9 +75,8 @@ def list_sources(*, as_json: Json = False) -> None:
     for row in rows:
         scores = (f"{row.get(key, '')}" for key in ("random", "expert"))
         table.add_row(row["source"], *scores, "yes" if row["local"] else "", row.get("address", "").rpartition("/")[2])
-    console = _console()
-    console.print(table)
-    console.print(f"D4RL files come from {ADDRESS}/FILE and go to {cache_dir()}", soft_wrap=True)
+    print_table(table)
+    print(f"D4RL files come from {ADDRESS}/FILE and go to {cache_dir()}")
 
 
 def info(
@@ -87,12 +86,12 @@ def info(
     max_episode_steps: int | None = None,
     as_json: Json = False,
 ) -> int:
-    """Print statistics and a health report of a data set; the exit code is 1 when it has problems.
+    """Print statistics and a health report of a data set; the exit code is 1 if there are problems.
 
     Args:
         source: a D4RL .hdf5, a Minari folder, or d4rl:NAME, minari:ID, sample:NAME.
-        env: a Gymnasium id whose spaces the data should fit, and whose reference scores apply.
-        max_episode_steps: time limit of the recorded task, for files without timeouts.
+        env: Gymnasium id of the task whose spaces the data should match and whose reference scores apply.
+        max_episode_steps: time limit of the recorded task, for files without a timeouts array.
     """
     observation_space, action_space = spaces_of(EnvConfig(id=env)) if env else (None, None)
     report = check_health(
@@ -107,11 +106,11 @@ def info(
 
 
 def download(name: tyro.conf.Positional[str], *, url: str | None = None, force: bool = False) -> None:
-    """Download a D4RL data set to the local cache; run again after an interruption, it resumes.
+    """Download a D4RL data set to the local cache; an interrupted download is resumed by the same command.
 
     Args:
         name: as `surefoot data list` shows it, with or without "d4rl:".
-        url: another address of the same file (a mirror).
+        url: address of a mirror of the file.
         force: replace the local file.
     """
     entry = find_d4rl(name.removeprefix("d4rl:"))
@@ -123,7 +122,7 @@ def download(name: tyro.conf.Positional[str], *, url: str | None = None, force: 
     except KeyboardInterrupt:
         print(f"stopped; `surefoot data download {entry.name}` resumes", file=sys.stderr)
         raise
-    print(f"{path}: {path.stat().st_size} bytes, SHA-256 beside it; use it as d4rl:{entry.name}")
+    print(f"{path}: {path.stat().st_size} bytes, SHA-256 next to it; use it as d4rl:{entry.name}")
 
 
 def collect(
@@ -144,22 +143,22 @@ def collect(
     """Record a policy in a task and write a D4RL file with its provenance.
 
     Args:
-        policy: a run folder, a policy .pt of one, a Stable-Baselines3 .zip (with --allow-pickle), or `behaviour`: the
+        policy: a run folder, a policy file (.pt) of one, a Stable-Baselines3 .zip (with --allow-pickle), or `behaviour`: the
             behaviour policy that the task itself documents.
         out: the .hdf5 file to write.
-        env: the task. What is not given is the run's own, in the dynamics of its eval.physics.
+        env: the task. Fields not given are the run's own, with the dynamics of its eval.physics.
         steps: transitions to record, over all copies of the task together.
-        seed: of the task's resets and of the exploration.
+        seed: seed of resets and exploration.
         checkpoint: latest, best or a step of the run.
         stochastic: sample from the policy instead of taking its mean action.
-        noise: standard deviation of Gaussian noise on the actions, which are in [-1, 1].
-        epsilon: share of the actions replaced by uniform ones; none, or as documented for `behaviour`.
+        noise: standard deviation of the Gaussian noise on the actions, which are in [-1, 1].
+        epsilon: probability of a uniformly random action; default: 0, or as documented for `behaviour`.
         device: where policy and task run.
         allow_pickle: load a Stable-Baselines3 file although that format can run code.
         force: replace an existing file.
     """
     refuse_existing(out, force)
-    if not env.id:  # a run says which task it is for, so this is none
+    if not env.id:  # a run names its task, so this is none
         inside = policy_files.runs_inside(policy)
         raise ValueError(f"{policy} does not say which task it is for; give --env.id{inside}")
     if str(policy) == "behaviour":
@@ -181,25 +180,25 @@ def _record(
     act: Act, chosen: AnyPolicy, env: EnvConfig, recipe: dict[str, Any], source: str, device: str
 ) -> Transitions:
     """Return what `act` does in the task, once it is known to fit the policy."""
-    lanes = make_vec(env, device=device)
+    envs = make_vec(env, device=device)
     exploration = {name: recipe[name] for name in ("seed", "noise_std", "epsilon")}
     try:
-        _check_task(chosen, Spaces(lanes.single_observation_space, lanes.single_action_space), env.id)
+        _check_task(chosen, Spaces(envs.single_observation_space, envs.single_action_space), env.id)
         with torch.no_grad():
-            return record(act, lanes, recipe["steps"], source=source, progress=True, **exploration)
+            return record(act, envs, recipe["steps"], source=source, progress=True, **exploration)
     finally:
-        lanes.close()
+        envs.close()
 
 
 def _collect_behaviour(out: Path, env: EnvConfig, steps: int, seed: int, epsilon: float | None, force: bool) -> None:
-    """Write whole episodes of a task's own behaviour policy: as many as `steps` hold."""
+    """Record whole episodes of a task's own behaviour policy: as many as fit into `steps`."""
     task: Any = make_vec(replace(env, num_envs=1))
     episodes = max(1, steps // getattr(task, "horizon", 1))
     data = record_behaviour(env, episodes, seed=seed, epsilon=epsilon, progress=True)
     recipe = {"algorithm": "behaviour", "env_id": env.id, "env": json.dumps(asdict(env)), "seed": seed}
     versions = {f"version_{name}": importlib.metadata.version(name) for name in ("surefoot", "torch")}
-    share = documented_epsilon(task) if epsilon is None else epsilon
-    metadata = {**recipe, **versions, "epsilon": share, "commit": provenance_of.git_commit()["commit"]}
+    epsilon = documented_epsilon(task) if epsilon is None else epsilon
+    metadata = {**recipe, **versions, "epsilon": epsilon, "commit": provenance_of.git_commit()["commit"]}
     write_d4rl(out, data, metadata, force=force)
     print(f"{out}: {len(data)} transitions, {int(data.episode_end.sum())} episodes; `surefoot data info` describes it")
 
@@ -218,10 +217,10 @@ def convert(
     Args:
         source: a D4RL .hdf5, a Minari folder, or d4rl:NAME, minari:ID, sample:NAME.
         target: minari:ID for Minari's local store, else the path of a D4RL .hdf5 file.
-        format: of a Minari target.
-        view: how a D4RL source without next_observations is read (docs/data.md).
+        format: storage format of a Minari target.
+        view: how a D4RL source without next_observations is read (docs/guides/data.md).
         max_episode_steps: time limit of the recorded task, for D4RL sources without timeouts.
-        force: replace what is at the target.
+        force: replace an existing target.
     """
     data = load(source, view=view, max_episode_steps=max_episode_steps)
     origin = {"converted_from": source if ":" in source else Path(source).name}
@@ -254,7 +253,7 @@ def command_help(name: str) -> str:
 
 def _overview() -> str:
     lines = [f"  {name:<10}{command_help(name)}" for name in COMMANDS]
-    return "\n".join(["usage: surefoot data COMMAND …", "", *lines, "", "surefoot data COMMAND --help says more"])
+    return "\n".join(["usage: surefoot data COMMAND …", "", *lines, "", "surefoot data COMMAND --help for more"])
 
 
 def _task_of_policy(arguments: list[str]) -> EnvConfig:
@@ -275,7 +274,7 @@ def _task_of_policy(arguments: list[str]) -> EnvConfig:
 def _stochastic(policy: Path, checkpoint: str, device: str) -> Act:
     if policy.suffix == ".zip":
         raise ValueError(f"{policy}: --stochastic is for runs of ours; use --noise or --epsilon with an archive")
-    return acting(policy_files.load_policy(policy, checkpoint, device).policy, explore=True)
+    return make_act(policy_files.load_policy(policy, checkpoint, device).policy, explore=True)
 
 
 def _check_task(chosen: AnyPolicy, task: Spaces, env_id: str) -> None:
@@ -305,21 +304,16 @@ def _source_metadata(source: str) -> dict[str, str]:
     return minari_metadata(source.removeprefix("minari:")) if is_minari(source) else read_metadata(d4rl_path(source))
 
 
-def _console() -> Console:
-    """Return a console that does not cut long lines where the output is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else 120)
-
-
 def _print_report(report: Health) -> None:
     table = Table(show_header=False, title=report.source)
     for name, value in report.facts.items():
         table.add_row(name.replace("_", " "), _text(value))
-    console = _console()
-    console.print(table)
+    console = Terminal()
+    print_table(table)
     for line in report.notes:
-        console.print(f"note: {line}", markup=False)
+        console.print(f"note: {line}", markup=False, soft_wrap=True)
     for line in report.problems:
-        console.print(f"PROBLEM: {line}", markup=False, style="bold red")
+        console.print(f"PROBLEM: {line}", markup=False, style="bold red", soft_wrap=True)
     if not report.problems:
         console.print("no problems found")
 

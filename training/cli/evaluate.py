@@ -15,14 +15,13 @@ from zlib import crc32
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from surefoot.envs import EnvConfig, spaces_of
 from surefoot.envs.uncertainty import batched_episodes
 from surefoot.evaluation import objectives
 from surefoot.evaluation import uncertainty_grid as grid
-from surefoot.evaluation.episodes import LANES, evaluate
+from surefoot.evaluation.episodes import NUM_ENVS, evaluate
 from surefoot.evaluation.figures import maps
 from surefoot.evaluation.figures.distributions import draw_objectives
 from surefoot.evaluation.figures.video import record_episode
@@ -33,6 +32,7 @@ from surefoot.training.cli.options import REGISTRY, laid_over
 from surefoot.training.comparison import grid_table, objectives_table
 from surefoot.training.config.describe import Record, describe
 from surefoot.training.loop.setup import pick_device
+from surefoot.training.runs.console import print_table
 from surefoot.training.runs.provenance import git_commit
 
 EPISODES = 20
@@ -42,37 +42,37 @@ STATISTICS: dict[str, Callable[..., Any]] = {"iqm": iqm, "mean": np.mean, "media
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure, and how."""
+    """The policies to evaluate, and how."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, policy files (.pt) or Stable-Baselines3 archives (.zip)."""
-    env: EnvConfig = field(default_factory=lambda: EnvConfig(id="", num_envs=LANES))
-    """The task. What is not given here is the run's own, in the dynamics of its `eval.physics`; `num_envs` is how many
-    episodes run side by side."""
+    env: EnvConfig = field(default_factory=lambda: EnvConfig(id="", num_envs=NUM_ENVS))
+    """The task. Fields not given are the run's own, with the dynamics of its `eval.physics`; `num_envs` is the number
+    of episodes run in parallel."""
     objective: tuple[str, ...] = ()
-    """Objectives to measure on the discounted return instead, for runs of dhn: mean, cvar(0.1), target(2), ... The
-    policy acts for each in turn, without retraining; figures come with 95%% intervals, and pictures."""
+    """Objectives to evaluate on the discounted return instead, for runs of dhn: mean, cvar(0.1), target(2), ... The
+    policy acts for each in turn, without retraining. Results are values with 95%% intervals, and figures."""
     grid: str | None = None
-    """Measure in every world of this uncertainty set instead: hopper-2, ..., or a YAML file (docs/iwocs.md)."""
+    """Evaluate over this uncertainty set instead: hopper-2, ..., or a YAML file (docs/methods/iwocs.md)."""
     n: int = 10
-    """Values of each parameter on the grid."""
+    """Grid values per parameter."""
     closed: bool = False
-    """Take both ends of each range; without it the upper end is left out, as the published grids do."""
+    """Include both ends of each range in the grid; the published grids leave out the upper end."""
     episodes: int | None = None
-    """Episodes from each of the seeds, 20 by default, 20,000 for objectives, 10 at each point of a grid; episode i
-    starts from reset seed `seed + i`."""
+    """Episodes per seed: by default 20, for objectives 20,000, on a grid 10 per point; episode i starts from reset seed
+    `seed + i`."""
     seeds: tuple[int, ...] = (10_000,)
-    """Reset seeds; the default is away from those by which training chose its best policy."""
+    """Reset seeds; the default differs from those that training selected its best policy by."""
     checkpoint: str = "latest"
-    """`latest`, `best` or the step of a checkpoint."""
+    """Checkpoint to evaluate: `latest`, `best` or its step."""
     allow_pickle: bool = False
-    """Load Stable-Baselines3 archives, which run code stored in them."""
+    """Load Stable-Baselines3 archives; loading them runs code stored in them."""
     video: bool = False
-    """Also write the first episode of every run as an MP4."""
+    """Also record the first episode of every run as an MP4."""
     json: Path | None = None
-    """Write all results and the aggregate to this file too."""
+    """Also write all results and the aggregate to this file."""
     device: str = "cpu"
-    """Where the policies compute: `auto`, `cpu`, `cuda` or `cuda:N`."""
+    """Device of the policies: `auto`, `cpu`, `cuda` or `cuda:N`."""
 
 
 def main(arguments: list[str]) -> int:
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
         records.append(measure(policy, task, request, device))
         write_record(path, records[-1])
         if request.video:
-            out = _beside(path, "videos", records[-1], ".mp4")
+            out = _output_path(path, "videos", records[-1], ".mp4")
             record_episode(policy.act, task, out, seed=request.seeds[0], device=device)
             print(f"video: {out}")
     groups = aggregate(records) if len(records) > 1 else []
@@ -119,9 +119,11 @@ def check(request: Request) -> None:
         raise ValueError("the same run is given twice; an interval over runs needs different ones")
     starts, episodes = sorted(request.seeds), episodes_of(request)
     if request.grid is not None and request.video:
-        raise ValueError("--video films one world; leave it out with --grid")
+        raise ValueError("--video records one environment; leave it out with --grid")
     if request.grid is not None and request.objective:
-        raise ValueError("--objective measures the law of the return in one world, --grid its mean in many: choose one")
+        raise ValueError(
+            "--objective measures the return distribution in one environment, --grid mean returns in many: choose one"
+        )
     if not starts or starts[0] < 0:
         raise ValueError(f"--seeds must be numbers from 0 on, not {starts}")
     if request.objective and (len(starts) > 1 or request.video):
@@ -144,8 +146,8 @@ def _task(arguments: Sequence[str], path: Path, policy: AnyPolicy) -> EnvConfig:
     request = parse(arguments)
     wanted_task = grid.load_set(request.grid).env if request.grid is not None else ""
     own = policy.env_config or EnvConfig(id=wanted_task)
-    lanes = LANES if request.grid is None else batched_episodes.LANES
-    task = parse(arguments, replace(own, num_envs=lanes)).env
+    num_envs = NUM_ENVS if request.grid is None else batched_episodes.NUM_ENVS
+    task = parse(arguments, replace(own, num_envs=num_envs)).env
     if not task.id:
         raise ValueError(f"{path}: an archive does not say which task it was trained on; add --env.id")
     given = [space.shape for space in spaces_of(task)]
@@ -162,7 +164,7 @@ def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.
     """Return the results of one policy and everything needed to get them again, as plain values."""
     episodes = episodes_of(request)
     results = [
-        evaluate(policy.act, task, episodes=episodes, seed=seed, device=device, lanes=task.num_envs)
+        evaluate(policy.act, task, episodes=episodes, seed=seed, device=device, num_envs=task.num_envs)
         for seed in request.seeds
     ]
     scores = [result.score for result in results if result.score is not None]
@@ -218,7 +220,7 @@ def _aggregate_group(agent: str, unit: str, strata: list[list[float]]) -> Record
 def _for_objectives(
     request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[EnvConfig], device: torch.device
 ) -> int:
-    """Measure every objective on every run; print a table each, write figures and pictures."""
+    """Measure every objective on every run; print a table each, write numbers and figures."""
     records = []
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
@@ -226,19 +228,19 @@ def _for_objectives(
         settings = {"episodes": record["episodes"], "seed": request.seeds[0], "device": device}
         measured = objectives.measure_objectives(policy.policy, task, request.objective, **settings)
         record["objectives"] = list(request.objective)
-        pictures = {name: _beside(path, "plots", record, f"-{name}.png") for name in ("law", "paths")}
-        for picture in draw_objectives(policy.policy, task, measured, **pictures, seed=request.seeds[0]):
-            print(f"picture: {picture}")
+        places = {name: _output_path(path, "plots", record, f"-{name}.png") for name in ("distribution", "paths")}
+        for figure in draw_objectives(policy.policy, task, measured, **places, seed=request.seeds[0]):
+            print(f"figure: {figure}")
         records.append(record | {"results": [objectives.plain(m) for m in measured]})
-        _write_json(_beside(path, "evaluations", record, ".json"), {**_provenance(), **records[-1]})
-        Console().print(objectives_table(f"{policy.label}: {describe(record['env'])}", measured))
+        _write_json(_output_path(path, "evaluations", record, ".json"), {**_provenance(), **records[-1]})
+        print_table(objectives_table(f"{policy.label}: {describe(record['env'])}", measured))
     if request.json is not None:
         _write_json(request.json, {**_provenance(), "results": records})
     return 0
 
 
 def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[EnvConfig], device: torch.device) -> int:
-    """Measure every run at every point of the set; print a table, write JSON, CSV and a picture a run."""
+    """Measure every run at every point of the set; print a table, write JSON, CSV and a figure a run."""
     assert request.grid is not None
     uncertainty, episodes = grid.load_set(request.grid), episodes_of(request)
     shared: Record = {
@@ -258,14 +260,14 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
         record |= {"seeds": list(request.seeds), "episodes": episodes, "set": Path(request.grid).stem}
         record |= {"grid": "closed" if request.closed else "half-open", "n": request.n}
-        out = {suffix: _beside(path, "evaluations", record, suffix) for suffix in (".json", ".csv", ".png")}
+        out = {suffix: _output_path(path, "evaluations", record, suffix) for suffix in (".json", ".csv", ".png")}
         records.append(record | grid.plain(result))
         _write_json(out[".json"], {**_provenance(), **records[-1]})
         grid.write_csv(out[".csv"], result)
-        picture = maps.draw(result, out[".png"], f"{policy.label}: {describe(record['env'])}", limits)
-        print(f"table: {out['.csv']}" + (f", picture: {picture}" if picture else ""))
+        figure = maps.draw(result, out[".png"], f"{policy.label}: {describe(record['env'])}", limits)
+        print(f"table: {out['.csv']}" + (f", figure: {figure}" if figure else ""))
     labelled = [(policy.label, result) for policy, result in zip(chosen, results, strict=True)]
-    Console().print(grid_table(f"{records[0]['set']}, {records[0]['grid']} grid", labelled))
+    print_table(grid_table(f"{records[0]['set']}, {records[0]['grid']} grid", labelled))
     for line in dict.fromkeys(line for result in results for line in grid.remarks(result)):
         print(f"note: {line}")
     if request.json is not None:
@@ -277,19 +279,18 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
 
 
 def show(records: Sequence[Record], groups: Sequence[Record]) -> None:
-    """Print a table a task with one row a run and, for several runs, a table with one row an agent."""
-    console = Console()
+    """Print one table per task with one row per run and, for several runs, a table with one row per agent."""
     by_task: dict[str, list[Record]] = {}
     for record in records:
         by_task.setdefault(describe(record["env"]), []).append(record)
     for task, runs in by_task.items():
-        console.print(_task_table(task, runs))
+        print_table(_task_table(task, runs))
     if groups:
-        console.print(_aggregate_table(groups))
+        print_table(_aggregate_table(groups))
 
 
 def _task_table(task: str, runs: Sequence[Record]) -> Table:
-    title = f"{task}: {len(runs[0]['lengths'])} episodes a run"
+    title = f"{task}: {len(runs[0]['lengths'])} episodes per run"
     table = Table(title=title, caption="± std, IQM, min and max over the episodes; score: D4RL-normalised")
     for name in ("run", "agent", "step"):
         table.add_column(name, overflow="fold")
@@ -318,12 +319,12 @@ def _aggregate_table(groups: Sequence[Record]) -> Table:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write the record into the run folder; for a policy file or an archive, beside it."""
-    _write_json(_beside(path, "evaluations", record, ".json"), {**_provenance(), **record})
+    """Write the record into the run folder; for a policy file or an archive, next to it."""
+    _write_json(_output_path(path, "evaluations", record, ".json"), {**_provenance(), **record})
 
 
-def _beside(path: Path, subfolder: str, record: Record, suffix: str) -> Path:
-    """Return a place that another task, seed or checkpoint does not share and the same request finds again."""
+def _output_path(path: Path, subfolder: str, record: Record, suffix: str) -> Path:
+    """Return a path that depends on task, seed and checkpoint, so that only the same request overwrites it."""
     asked = {name: record[name] for name in ASKED if name in record}
     code = crc32(json.dumps(asked, sort_keys=True).encode())
     what = record.get("set") or record["env"]["id"].replace("/", "-").replace(":", "-")

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
+import signal
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 
 from surefoot import agents
 from surefoot.configs import preset_names
-from surefoot.training.cli.errors import one_line_errors
+from surefoot.training.cli.errors import one_line_errors, program
 
 COMMANDS = {
-    "train": "train an agent, or go on with a run",
-    "evaluate": "measure the policies of finished runs",
+    "train": "train an agent, or resume a run",
+    "evaluate": "evaluate the policies of finished runs",
     "data": "list, inspect, download, collect and convert recorded data",
     "plot": "draw learning curves of runs",
-    "solve": "find the best policy of a table for a tail, a target or a budget of the return",
-    "report": "write one page, and a CSV file, of all runs under some folders",
-    "sweep": "train many runs: agents, presets, seeds and settings, or a search",
+    "solve": "optimise an objective of the return distribution (CVaR, target, shortfall) in a tabular MDP",
+    "report": "write an HTML report and a CSV file of all runs under some folders",
+    "sweep": "train many runs over agents, presets, seeds and settings, or a hyper-parameter search",
 }
 OVERVIEW = "usage: surefoot COMMAND ...\n\n" + "\n".join(f"  {name:<10}{does}" for name, does in COMMANDS.items())
 
@@ -27,6 +31,16 @@ OVERVIEW = "usage: surefoot COMMAND ...\n\n" + "\n".join(f"  {name:<10}{does}" f
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 (failed while running), 2 (wrong input), 130 or 143 (stopped)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _exit_code(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python ends
+        return 128 + signal.SIGPIPE
+
+
+def _exit_code(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt:
@@ -39,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command in ("-h", "--help"):
-        print(f"{OVERVIEW}\n\nsurefoot COMMAND --help says more; surefoot --version")
+        print(f"{OVERVIEW}\n\nsurefoot COMMAND --help for more; surefoot --version")
         return 0
     if command == "--version":
         print(f"surefoot {metadata.version('surefoot')}")
@@ -50,21 +64,44 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "train" and rest in ([], ["-h"], ["--help"]):
         print(agents_overview())
         return 0 if rest else 2
-    run_command = import_module(f"surefoot.training.cli.{command}").main
-    if command in ("train", "sweep"):  # they tell set-up, where an error is the user's, from training, where it is ours
+    run_command: Callable[[list[str]], int] = import_module(f"surefoot.training.cli.{command}").main
+    if command in (
+        "train",
+        "sweep",
+    ):  # they separate set-up, where an error is the user's, from training, where it is ours
         return run_command(rest)
     with one_line_errors(2):
         return run_command(rest)
 
 
+GROUPS = {
+    "Methods": agents.METHODS,
+    "Baselines": agents.BASELINES,
+    "Reference implementations": agents.REFERENCES,
+}
+
+
 def agents_overview() -> str:
-    """Return usage, every agent with its summary, and its presets."""
-    lines = ["usage: train.py AGENT [--preset NAME] [options]        train.py AGENT --help lists all options", ""]
-    for name in agents.REGISTRY:
-        lines.append(f"  {name:<11}{_summary(name)}")
-        if presets := preset_names(name):
-            lines.append(f"  {'':<11}  presets: {', '.join(presets)}")
+    """Return usage and, in the groups of the README, every agent with its summary and its presets."""
+    lines = [
+        f"usage: {program()} AGENT [--preset NAME] [options]",
+        f"       {program()} AGENT --help       every option of an agent",
+    ]
+    indent, seen = " " * (max(map(len, agents.REGISTRY)) + 4), dict[tuple[str, ...], str]()
+    for title, names in GROUPS.items():
+        lines += ["", f"{title}:"]
+        for name in names:
+            lines += _paragraph(f"  {name}".ljust(len(indent)), _summary(name), indent)
+            presets = tuple(preset_names(name))
+            text = f"as {seen[presets]}" if presets in seen else ", ".join(presets)
+            seen.setdefault(presets, name)
+            lines += _paragraph(f"{indent}presets: ", text, f"{indent}         ") if presets else []
     return "\n".join(lines)
+
+
+def _paragraph(start: str, text: str, indent: str) -> list[str]:
+    width = max(60, shutil.get_terminal_size().columns)
+    return textwrap.wrap(text, width, initial_indent=start, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _summary(agent_name: str) -> str:

@@ -15,15 +15,15 @@ from surefoot.training.runs.folder import method_name, read_config
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw."""
+    """The runs and metrics to plot."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders; runs that differ in nothing but their seed share a line and a band."""
+    """Run folders; runs that differ only in their seed share a curve with an interval."""
     metric: tuple[str, ...] = ("episode_return",)
-    """`episode_return`, `score` or `length` of the evaluations, or columns of metrics.csv, one panel each. The runs of
-    bandits have no evaluations: their cumulative regret is drawn."""
+    """`episode_return`, `score` or `length` of the evaluations, or columns of metrics.csv, one panel each. Bandit runs
+    have no evaluations: their cumulative regret is drawn."""
     out: Path = Path("learning_curves.png")
-    """Picture to write; the ending chooses the format (png, pdf, svg)."""
+    """File to write; its suffix selects the format (png, pdf, svg)."""
 
 
 def main(arguments: list[str]) -> int:
@@ -36,17 +36,17 @@ def main(arguments: list[str]) -> int:
     if request.metric == ("episode_return",) and all((run / "regret.npz").is_file() for run in request.runs):
         units = {agents.get(read_config(run)[0]).regret for run in request.runs}
         if len(units) > 1:
-            raise ValueError("regret per round and regret per episode do not share a picture; plot these runs apart")
+            raise ValueError("regret per round and regret per episode do not share a figure; plot these runs apart")
         regret_curves(runs, request.out, unit=str(units.pop()))
     elif logged and len(logged) < len(request.metric):
         raise ValueError(f"{', '.join(logged)}: logged while training; plot evaluation metrics separately")
     elif logged:
         metric_panels(runs, request.out, logged)
     elif len(request.metric) > 1:
-        raise ValueError(f"one evaluation metric a picture, not {', '.join(request.metric)}")
+        raise ValueError(f"one evaluation metric per figure, not {', '.join(request.metric)}")
     else:
         learning_curves(runs, request.out, metric=request.metric[0])
-    print(f"picture: {request.out}")
+    print(f"figure: {request.out}")
     return 0
 
 

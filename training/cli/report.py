@@ -15,12 +15,12 @@ from surefoot.training.report.page import page
 
 @dataclass(frozen=True)
 class Request:
-    """What to report on."""
+    """The runs to report on."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, sweeps, or any folders that hold some."""
+    """Run folders, sweeps, or folders that contain some."""
     out: Path | None = None
-    """The HTML file; the CSV file lies beside it. By default report.html in the first folder."""
+    """The HTML file; the CSV file is written next to it. Default: report.html in the first folder."""
 
 
 def main(arguments: list[str]) -> int:
@@ -31,9 +31,9 @@ def main(arguments: list[str]) -> int:
     findings = gather(request.folders)
     out = request.out or request.folders[0] / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
-    figures = numbers(findings)
-    text = page(findings, figures)
-    write_csv(figures, out.with_suffix(".csv"))
+    statistics = numbers(findings)
+    text = page(findings, statistics)
+    write_csv(statistics, out.with_suffix(".csv"))
     write_atomically(out, lambda file: file.write(text.encode()))
     finished = sum(run.finished for run in findings.runs)
     print(f"{finished} finished runs, {len(findings.losses)} others, {len(findings.skipped)} skipped")

@@ -16,28 +16,29 @@ import yaml
 
 from surefoot.training.cli.errors import one_line_errors
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
-from surefoot.training.session import carry_out
+from surefoot.training.runs.console import quoted
+from surefoot.training.session import execute
 from surefoot.training.sweep import plan
-from surefoot.training.sweep.local import carry_out_here, prepare_one
+from surefoot.training.sweep.local import execute_locally, prepare_one
 from surefoot.training.sweep.plan import CHANGEABLE, Sweep
-from surefoot.training.sweep.progress import Standing
+from surefoot.training.sweep.progress import SweepProgress
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What the command line says: the sweep, and where it lives."""
+    """The parsed command line: the sweep, and its folder."""
 
     sweep: Annotated[Sweep, tyro.conf.arg(name="")] = field(default_factory=Sweep)
     file: tyro.conf.Positional[Path | None] = None
     """YAML file with fields of the sweep; options override it."""
     resume: Path | None = None
-    """Go on with the sweep in this folder."""
+    """Resume the sweep in this folder."""
     only: str | None = None
-    """With --resume: carry out this one run of the sweep in this process."""
+    """With --resume: execute only this run of the sweep, in this process."""
     out: Path = Path("runs")
-    """Folder that the sweep's folder is made in."""
+    """Folder in which the folder of the sweep is made."""
     name: str | None = None
-    """Name of the sweep's folder; made from its agents and the time by default."""
+    """Name of the sweep's folder; default: its agents and the time."""
     yes: bool = False
     """Accept a grid of more than 10,000 runs."""
 
@@ -80,7 +81,7 @@ def main(arguments: list[str]) -> int:
             folder = None if launch.only else prepare(launch)
         if folder is None:
             if run is not None:
-                carry_out(run, stop)
+                execute(run, stop)
             return stop.exit_code
         line = StatusLine()
         with one_line_errors(2), closing(line):
@@ -130,7 +131,7 @@ def prepare(launch: Launch) -> Path:
         plan.save_sweep(launch.resume, launch.sweep)
         return launch.resume
     if not launch.sweep.agents:
-        raise ValueError("say which agents to train: a YAML file, or --agents h2o,sac")
+        raise ValueError("name the agents to train: a YAML file, or --agents h2o,sac")
     runs = plan.expand(launch.sweep, allow_many=launch.yes)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     label = "-".join(dict.fromkeys(run.agent_name for run in runs))[:60]
@@ -142,10 +143,10 @@ def prepare(launch: Launch) -> Path:
 
 def _engine(sweep: Sweep) -> Callable[[Path, Sweep, StatusLine, StopRequest], None]:
     if sweep.engine == "local":
-        return carry_out_here
-    from surefoot.training.sweep.ray import carry_out_on_ray
+        return execute_locally
+    from surefoot.training.sweep.ray import execute_on_ray
 
-    return carry_out_on_ray
+    return execute_on_ray
 
 
 class StatusLine:
@@ -153,19 +154,19 @@ class StatusLine:
 
     def __init__(self) -> None:
         self.began = time.monotonic()
-        self.work_before: float | None = None  # what an earlier session did says nothing about the speed of this one
+        self.work_before: float | None = None  # the work of an earlier session is no measure of the speed of this one
         self.counts: tuple[int, ...] = ()
 
-    def __call__(self, standing: Standing) -> None:
+    def __call__(self, progress: SweepProgress) -> None:
         """Show where the runs are and when they will be done."""
         if self.work_before is None:
-            self.work_before = standing.work
-        line = standing.line(time.monotonic() - self.began, self.work_before)
+            self.work_before = progress.work
+        line = progress.line(time.monotonic() - self.began, self.work_before)
         if sys.stdout.isatty():
             print(f"\r\033[K{line}", end="", flush=True)
-        elif standing[:3] != self.counts:
+        elif progress[:3] != self.counts:
             print(line, flush=True)
-        self.counts = standing[:3]
+        self.counts = progress[:3]
 
     def close(self) -> None:
         """End the line."""
@@ -174,15 +175,16 @@ class StatusLine:
 
 
 def _close(folder: Path, stop: StopRequest) -> int:
-    """Say how the sweep ended, and how to go on."""
+    """Say how the sweep ended, and how to resume it."""
     failures = plan.read_failures(folder)
-    for name, told in failures.items():
-        end = told["end_of_log"]
+    for name, failure in failures.items():
+        end = failure["end_of_log"]
         print(
-            f"\n{name} failed {told['tries']} times; the end of {folder / 'logs' / name}.log:\n{end}", file=sys.stderr
+            f"\n{name} failed {failure['tries']} times; the end of {folder / 'logs' / name}.log:\n{end}",
+            file=sys.stderr,
         )
     if stop:
-        print(f"stopped; go on with: surefoot sweep --resume {folder}")
+        print(f"stopped; resume with: surefoot sweep --resume {quoted(folder)}")
         return stop.exit_code
-    print(f"a page of all runs: surefoot report {folder}")
+    print(f"a page of all runs: surefoot report {quoted(folder)}")
     return 1 if failures else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,35 +13,36 @@ import tyro
 from surefoot import agents
 from surefoot.configs import preset_names
 from surefoot.configs.casting import read_yaml
-from surefoot.training.cli.errors import one_line_errors
+from surefoot.training.cli.errors import one_line_errors, program
 from surefoot.training.cli.options import REGISTRY, laid_over, long_names
 from surefoot.training.config.presets import default_config, from_plain, load_preset
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.baselines import require_companions
+from surefoot.training.loop.baselines import require_baselines
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
-from surefoot.training.loop.loop import Run
+from surefoot.training.loop.loop import ActiveRun
 from surefoot.training.loop.setup import resume, start
 from surefoot.training.runs import folder as run_folder
-from surefoot.training.session import carry_out
+from surefoot.training.runs.console import quoted
+from surefoot.training.session import execute
 
 C = TypeVar("C")
 
 
 @dataclass(frozen=True)
 class Launch(Generic[C]):
-    """What the command line says: the run, and where it starts from."""
+    """The parsed command line: the run, and where it starts from."""
 
     run: Annotated[RunConfig[C], tyro.conf.arg(name="")]
     preset: str | None = None
-    """Start from a preset: one of the agent's own, OTHER/NAME of another agent, or a YAML file. Options override it."""
+    """Start from a preset: the agent's own, OTHER/NAME of another agent, or a YAML file. Options override it."""
     config: Path | None = None
     """Start from the config.yaml of another run. Options override it."""
     resume: Path | None = None
-    """Go on with the run in this folder; --steps may extend its budget."""
+    """Resume the run in this folder; --steps may extend its budget."""
     out: Path = Path("runs")
-    """Folder that new run folders are made in."""
+    """Folder in which the new run folder is made."""
     name: str | None = None
-    """Name of the new run folder; made from agent, task, preset, seed and time by default."""
+    """Name of the new run folder; default: agent, task, preset, seed and time."""
 
 
 def main(arguments: list[str]) -> int:
@@ -53,44 +53,39 @@ def main(arguments: list[str]) -> int:
         return 0 if run is None else _train(run, stop)
 
 
-def prepare(agent_name: str, launch: Launch) -> Run | None:
-    """Return the run that a launch asks for, new or resumed; None where it is finished already."""
+def prepare(agent_name: str, launch: Launch[Any]) -> ActiveRun | None:
+    """Return the run of a launch, new or resumed; None where it is finished already."""
     if launch.resume is None:
-        require_companions(launch.run, regret=agents.get(agent_name).regret)
+        require_baselines(launch.run, regret=agents.get(agent_name).regret)
         name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
         return start(agent_name, launch.run, launch.out / name, launch.preset)
     if run_folder.is_finished(launch.resume, launch.run):
-        print(f"{launch.resume} is finished; --steps more than {launch.run.steps} goes on with it")
+        print(f"{launch.resume} is finished; --steps more than {launch.run.steps} resumes it")
         return None
     return resume(launch.resume, agent_name, launch.run)
 
 
-def _train(run: Run, stop: StopRequest) -> int:
+def _train(run: ActiveRun, stop: StopRequest) -> int:
     print(f"run folder: {run.folder}")
     try:
-        carry_out(run, stop)
+        execute(run, stop)
     except OSError as error:
         if error.errno is not None:  # unlike ours, which are whole sentences
             raise
         with one_line_errors(1):
             raise
     if stop:
-        print(f"stopped at step {run.counters.step}; go on with: {_door()} {run.agent_name} --resume {run.folder}")
+        command = f"{program()} {run.agent_name} --resume {quoted(run.folder)}"
+        print(f"stopped at step {run.counters.step}; resume with: {command}")
     return stop.exit_code
 
 
-def _door() -> str:
-    """Return how this command was called, for the user to call it again."""
-    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "surefoot train"
-
-
-def parse(arguments: Sequence[str]) -> tuple[str, Launch]:
+def parse(arguments: Sequence[str]) -> tuple[str, Launch[Any]]:
     """Return agent name and launch: options lie over `--preset`, `--config` or the resumed run's configuration."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    options = long_names(
-        arguments[1:] if named else arguments, {"--num-envs": "--env.num-envs", "--arm": "--agent.arm"}
-    )
-    base = argparse.ArgumentParser(prog=f"train.py {named or ''}", add_help=False, allow_abbrev=False)
+    short = {"--num-envs": "--env.num-envs", "--variant": "--agent.variant"}
+    options = long_names(arguments[1:] if named else arguments, short)
+    base = argparse.ArgumentParser(prog=f"{program()} {named or ''}", add_help=False, allow_abbrev=False)
     for name in ("preset", "config", "resume"):
         base.add_argument(f"--{name}")
     chosen, _ = base.parse_known_args(options)
@@ -103,7 +98,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Launch]:
         args=options,
         registry=REGISTRY,
         default=Launch(config),
-        prog=f"train.py {agent_name}",
+        prog=f"{program()} {agent_name}",
         description=f"{spec.summary}. Presets: {presets}.",
     )
     return agent_name, replace(launch, run=replace(launch.run, env=laid_over(launch.run.env, config.env)))
@@ -111,9 +106,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, Launch]:
 
 def _starting_point(
     named: str | None, preset: str | None, config: str | None, resumed: str | None
-) -> tuple[str, RunConfig]:
+) -> tuple[str, RunConfig[Any]]:
     if config and (preset or resumed):
-        raise ValueError("--config does not go with --preset or --resume: each says where the settings come from")
+        raise ValueError("--config does not go with --preset or --resume: each is a source of the settings")
     if resumed:
         agent_name, settings = run_folder.read_config(Path(resumed))
         started_from = run_folder.read_meta(Path(resumed)).get("preset")
@@ -122,7 +117,7 @@ def _starting_point(
     elif config:
         agent_name, settings = from_plain(read_yaml(Path(config)), config)
     elif named is None:
-        raise ValueError(f"say which agent to train: {', '.join(agents.REGISTRY)}")
+        raise ValueError(f"name an agent to train: {', '.join(agents.REGISTRY)}")
     else:
         return named, load_preset(named, preset) if preset else default_config(named)
     if named not in (None, agent_name):

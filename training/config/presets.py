@@ -10,15 +10,16 @@ from typing import Any
 from surefoot import agents
 from surefoot.configs import preset_file
 from surefoot.configs.casting import overlay, plain, read_yaml
+from surefoot.evaluation.storage import FORMAT
 from surefoot.training.config.run import RunConfig
 
 
-def default_config(agent_name: str) -> RunConfig:
+def default_config(agent_name: str) -> RunConfig[Any]:
     """Return the configuration of an agent before any preset; `ValueError` names the known agents."""
     return RunConfig(agent=agents.get(agent_name).default)
 
 
-def load_preset(agent_name: str, preset: str) -> RunConfig:
+def load_preset(agent_name: str, preset: str) -> RunConfig[Any]:
     """Return the agent's defaults with a preset laid over them.
 
     `preset` is a name of the agent's own, `OTHER/NAME` of another agent (allowed where its keys fit), or the path of a
@@ -40,15 +41,22 @@ def _locate(agent_name: str, preset: str) -> Traversable:
 # --- resolved configs -------------------------------------------------------------------------------------------------
 
 
-def to_plain(agent_name: str, config: RunConfig) -> dict[str, Any]:
+def to_plain(agent_name: str, config: RunConfig[Any]) -> dict[str, Any]:
     """Return every field as plain values, with the agent's name, as config.yaml and checkpoints hold them."""
-    return {"agent_name": agent_name, **plain(config)}
+    return {"agent_name": agent_name, "format": FORMAT, **plain(config)}
 
 
-def from_plain(content: Mapping[str, Any], where: str) -> tuple[str, RunConfig]:
+def from_plain(content: Mapping[str, Any], where: str) -> tuple[str, RunConfig[Any]]:
     """Return agent name and configuration of what `to_plain` made; fields that are absent keep their defaults."""
     fields = dict(content)
-    agent_name = fields.pop("agent_name", None)
+    agent_name, written = fields.pop("agent_name", None), fields.pop("format", FORMAT)
     if not isinstance(agent_name, str):
         raise ValueError(f"{where}: no agent_name; expected the config.yaml of a run folder")
-    return agent_name, overlay(default_config(agent_name), fields, where)
+    if written != FORMAT:
+        raise ValueError(f"{where}: format {written}; this Surefoot reads format {FORMAT}")
+    try:
+        return agent_name, overlay(default_config(agent_name), fields, where)
+    except ValueError as error:
+        if "format" in content or "unknown" not in str(error):
+            raise
+        raise ValueError(f"{error}; it names no format: an older Surefoot, which had other names?") from error

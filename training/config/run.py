@@ -19,21 +19,21 @@ class EvalConfig:
     every: int = 10_000
     """Steps between evaluations; there is always one at the end."""
     episodes: int = 5
-    """Episodes of one evaluation."""
+    """Episodes per evaluation."""
     seed: int = 1000
-    """Episode i starts from reset seed `seed + i`, the same in every evaluation."""
+    """Reset seed: episode i starts from seed `seed + i`, the same in every evaluation."""
     physics: Physics = field(default_factory=Physics)
-    """Dynamics of the evaluation, whatever `env.physics` the agent trains in; neutral stands for the real machine."""
+    """Dynamics of the evaluation, independent of `env.physics`; unmodified dynamics stand for the real system."""
     objectives: tuple[str, ...] = ()
-    """Objectives that the last policy is measured on when the run ends, such as cvar(0.1), for agents that act for one
-    chosen at evaluation: a table, the laws of their returns and, on a grid, their paths."""
+    """Objectives of the return, such as cvar(0.1), that the last policy is evaluated on when the run ends, for agents
+    whose objective is chosen at evaluation: a table, the return distributions and, on a grid, the paths."""
     objective_episodes: int = 20_000
-    """Episodes for each of these."""
+    """Episodes per objective."""
     grid: int | None = None
-    """Values of each parameter of `uncertainty` at which the last policies, also those `beside`, are played when the
-    run ends: `episodes` at each point, a table and a picture. None: they are not."""
+    """Grid values per parameter of `uncertainty`. When the run ends, the last policies of the run and of its baselines
+    are evaluated at every grid point, `episodes` each, with a table and a figure. None: no grid evaluation."""
     grid_closed: bool = False
-    """Whether that grid has both ends of each range; the published one is half-open."""
+    """Include both ends of each range in that grid; the published one is half-open."""
 
     def __post_init__(self) -> None:
         _require_positive("eval.every", self.every)
@@ -41,7 +41,7 @@ class EvalConfig:
         _require_positive("eval.episodes", self.episodes)
         _require_not_negative("eval.seed", self.seed)
         if self.grid is not None and self.grid < 2:
-            raise ValueError(f"eval.grid is {self.grid}; a grid needs at least 2 values a parameter")
+            raise ValueError(f"eval.grid is {self.grid}; a grid needs at least 2 values per parameter")
 
 
 @dataclass(frozen=True)
@@ -49,42 +49,42 @@ class RunConfig(Generic[C]):
     """One run: an agent, where it acts, what it was given, and for how long."""
 
     agent: C
-    """The method's own settings."""
+    """The settings of the agent."""
     env: EnvConfig = field(default_factory=EnvConfig)
-    """The task, in the dynamics the agent trains in."""
+    """The task, with the dynamics that the agent trains in."""
     uncertainty: str | None = None
-    """Uncertainty set whose parameters vary while the agent trains: hopper-2, ..., or a YAML file (docs/iwocs.md). Each
-    episode draws them uniformly (domain randomisation), unless the agent chooses them itself. The evaluations on the
-    way are at the nominal values."""
+    """Uncertainty set whose parameters vary in training: hopper-2, ..., or a YAML file; see docs/methods/iwocs.md. They
+    are drawn uniformly for each episode (domain randomisation), unless the agent chooses them itself. Evaluations
+    during training are at the nominal values."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Recorded transitions, for agents that read them."""
+    """Recorded transitions, for agents that learn from data."""
     eval: EvalConfig = field(default_factory=EvalConfig)
-    """How the policy is measured while it trains."""
+    """Evaluation of the policy during training."""
     steps: int = 1_000_000
-    """The budget: environment steps, or updates for an agent that never acts."""
+    """Budget of the run: environment steps, or gradient updates for an offline agent."""
     seed: int = 0
-    """Seed of every generator of the run: parameters, exploration, replay, environments."""
+    """Seed of all random generators of the run: parameters, exploration, replay, environments."""
     num_seeds: int = 1
-    """Seeds trained side by side in one run, for agents that can stack their networks. `env.num_envs` and `steps` count
-    for one of them; metrics come for each; policy files and evaluations are of the first."""
+    """Seeds trained in parallel in one run, for agents that can stack their networks. `env.num_envs` and `steps` are
+    per seed; metrics are logged for each seed; policy files and evaluations are of the first."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`."""
     threads: int | None = None
-    """CPU threads for tensor operations; None leaves the choice to PyTorch."""
+    """CPU threads of PyTorch; None: PyTorch's default."""
     logger: tuple[Literal["wandb", "tensorboard"], ...] = ()
-    """Loggers beside the CSV files, which are always written."""
+    """Loggers in addition to the CSV files, which are always written."""
     log_every: int = 1_000
-    """Steps between rows of metrics.csv; each row averages over its interval."""
+    """Steps between rows of metrics.csv; each row is the mean over its interval."""
     checkpoint_every: int = 50_000
     """Steps between checkpoints; there is always one at the end and one when the run is interrupted."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay on disk; the best policy stays as well."""
+    """Number of newest checkpoints to keep; the best policy is always kept."""
     compile: bool = False
-    """Wrap the update phases in torch.compile."""
+    """Compile the updates with torch.compile."""
     cudagraph: bool = False
-    """Replay the update phases as CUDA graphs."""
-    beside: tuple[str, ...] = ()
-    """Presets, as AGENT/PRESET, that are trained in parallel as runs of their own and compared at the end."""
+    """Capture the updates as CUDA graphs."""
+    baselines: tuple[str, ...] = ()
+    """Baseline runs, as AGENT/PRESET: trained in parallel, each in a folder of its own, and compared at the end."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "num_seeds"):
@@ -96,9 +96,9 @@ class RunConfig(Generic[C]):
             raise ValueError(f"device is {self.device!r}; choose auto, cpu, cuda or cuda:N")
         if self.eval.grid is not None and self.uncertainty is None:
             raise ValueError(f"eval.grid {self.eval.grid} needs uncertainty, the set whose parameters are on the grid")
-        for entry in self.beside:
+        for entry in self.baselines:
             if len([part for part in entry.split("/") if part]) != 2:
-                raise ValueError(f"beside: {entry!r} is not AGENT/PRESET, such as sac/demo-sim")
+                raise ValueError(f"baselines: {entry!r} is not AGENT/PRESET, such as sac/demo-sim")
 
 
 def _require_positive(name: str, value: float) -> None:

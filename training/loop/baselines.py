@@ -1,4 +1,4 @@
-"""Companion runs: other methods trained in parallel, each an ordinary run of its own, and the comparison at the end."""
+"""Baseline runs: other methods trained in parallel with a run, each an ordinary run with a folder of its own."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from surefoot import agents
 from surefoot.evaluation.policy_files import checkpoint_steps
 from surefoot.training.config.presets import load_preset
 from surefoot.training.config.run import RunConfig
 
-LAST_LINES = 15  # of a failed companion's log, enough for the error and where it came from
+LAST_LINES = 15  # of a failed baseline run's log, enough for the error and where it came from
 
 
-def companion_folder(run: Path, entry: str) -> Path:
-    """Return where the companion `AGENT/PRESET` of a run lives."""
-    return run / "beside" / entry.replace("/", "-")
+def baseline_folder(run: Path, entry: str) -> Path:
+    """Return the folder of the baseline run `AGENT/PRESET` of a run."""
+    return run / "baselines" / entry.replace("/", "-")
 
 
-def require_companions(config: RunConfig, *, regret: str | None = None) -> None:
-    """Raise for an entry of `beside` that names no agent or preset, or is measured otherwise, before anything starts.
+def require_baselines(config: RunConfig[Any], *, regret: str | None = None) -> None:
+    """Raise before anything starts if an entry of `baselines` names no agent or preset, or is measured differently.
 
     `regret` is what the run's regret is counted in, as `AgentSpec.regret`.
     """
-    for entry in config.beside:
+    for entry in config.baselines:
         agent_name, preset = entry.split("/")
         load_preset(agent_name, preset)
         if (theirs := agents.get(agent_name).regret) != regret:
             kinds = " and ".join(f"regret per {unit}" if unit else "return" for unit in (regret, theirs))
-            raise ValueError(f"beside: {entry}: cannot be compared: they are measured by {kinds}")
+            raise ValueError(f"baselines: {entry}: cannot be compared: they are measured by {kinds}")
 
 
-class Companions:
-    """The companions of a run as child processes, one CPU thread each, leaving one CPU to the run itself."""
+class BaselineRuns:
+    """The baseline runs of a run as child processes, one CPU thread each, leaving one CPU to the run itself."""
 
-    def __init__(self, run: Path, config: RunConfig, should_stop: Callable[[], object]) -> None:
+    def __init__(self, run: Path, config: RunConfig[Any], should_stop: Callable[[], object]) -> None:
         self.run, self.config, self.should_stop = run, config, should_stop
         self.children: list[subprocess.Popen[bytes]] = []
         self.lock = threading.Lock()
         self.stopping = False
 
-    def __enter__(self) -> Companions:
+    def __enter__(self) -> BaselineRuns:
         self.pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1))
-        self.waiting = [self.pool.submit(self._train, entry) for entry in self.config.beside]
+        self.waiting = [self.pool.submit(self._train, entry) for entry in self.config.baselines]
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -62,7 +63,7 @@ class Companions:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
     def wait(self) -> None:
-        """Wait for every companion or for a request to stop; `ChildProcessError` with the log's end if one failed."""
+        """Wait for every baseline run or a request to stop; `ChildProcessError` with the log's end if one failed."""
         for future in self.waiting:
             while not self.should_stop() and not _ended(future):
                 pass
@@ -70,7 +71,7 @@ class Companions:
                 future.result()
 
     def _train(self, entry: str) -> None:
-        folder = companion_folder(self.run, entry)
+        folder = baseline_folder(self.run, entry)
         folder.parent.mkdir(exist_ok=True)
         log = folder.with_suffix(".log")
         with log.open("ab") as output:
@@ -89,7 +90,7 @@ class Companions:
             code = child.wait()
         if code and not self.stopping:
             end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:])
-            raise ChildProcessError(f"the companion run {entry} failed with exit code {code}; the end of {log}:\n{end}")
+            raise ChildProcessError(f"the baseline run {entry} failed with exit code {code}; the end of {log}:\n{end}")
 
     def _command(self, entry: str, folder: Path) -> list[str]:
         agent_name, preset = entry.split("/")

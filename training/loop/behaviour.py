@@ -1,8 +1,9 @@
 """Data by the behaviour policy that a task of ours documents: recorded anew for each run, the same for the same seed.
 
-The combination lock's is the ε-greedy expert of HNPG's experiments; a finite task of H steps has one by dynamic
-programming: the best action, but with chance ε = 1/H a uniform one. Recording 20,000 episodes takes seconds, so nothing
-is cached and nothing can be stale; `surefoot data collect behaviour OUT.hdf5` writes the same to a file.
+The combination lock's is the ε-greedy expert of HNPG's experiments (docs/derivations/hnpg.md §8.4); a finite task of H
+steps has one by dynamic programming: the best action, but with chance ε = 1/H a uniform one. Recording 20,000 episodes
+takes seconds, so nothing is cached and nothing can be stale; `surefoot data collect behaviour OUT.hdf5` writes the same
+to a file.
 """
 
 from __future__ import annotations
@@ -21,73 +22,76 @@ from surefoot.envs import EnvConfig, make_vec
 from surefoot.offline_data import DataConfig, Transitions, collect
 
 BEHAVIOUR = "behaviour:"
-LANES = 5_000  # episodes recorded side by side
+NUM_ENVS = 5_000  # episodes recorded side by side
 
 
 def behaviour_data(config: DataConfig, env: EnvConfig, *, seed: int) -> Transitions:
     """Return the data of `config.source` = "behaviour:EPISODES" or "behaviour:EPISODES:ε", recorded on the CPU.
 
-    Raises `ValueError` where the source names no number of episodes, ε is no share, or the task documents no behaviour.
+    Raises `ValueError` where the source names no number of episodes, ε is no probability, or the task documents no
+    behaviour.
     """
-    count, _, share = str(config.source).removeprefix(BEHAVIOUR).partition(":")
+    count, _, chance = str(config.source).removeprefix(BEHAVIOUR).partition(":")
     if not count.isdecimal() or int(count) < 1:
         raise ValueError(f"data.source is {config.source!r}; expected {BEHAVIOUR}EPISODES, such as {BEHAVIOUR}20000")
-    data = record_behaviour(env, int(count), seed=seed, epsilon=_share(share, config) if share else None)
+    data = record_behaviour(env, int(count), seed=seed, epsilon=_epsilon(chance, config) if chance else None)
     return data.subsample(config.fraction, torch.Generator().manual_seed(seed))
 
 
-def _share(text: str, config: DataConfig) -> float:
+def _epsilon(text: str, config: DataConfig) -> float:
     with suppress(ValueError):
         if 0 <= float(text) <= 1:
             return float(text)
-    raise ValueError(f"data.source is {config.source!r}; ε, the share of uniform actions, must be in [0, 1]")
+    raise ValueError(f"data.source is {config.source!r}; ε, the probability of a uniform action, must be in [0, 1]")
 
 
 def record_behaviour(
     env: EnvConfig, episodes: int, *, seed: int, epsilon: float | None = None, progress: bool = False
 ) -> Transitions:
-    """Return whole episodes of the task's own behaviour policy; `epsilon` None is the task's documented share."""
-    lanes: Any = make_vec(replace(env, num_envs=min(episodes, LANES)))
-    act = _behaviour(lanes, env.id)
-    share = documented_epsilon(lanes) if epsilon is None else epsilon
+    """Return whole episodes of the task's own behaviour policy; `epsilon` None is the documented one."""
+    envs: Any = make_vec(replace(env, num_envs=min(episodes, NUM_ENVS)))
+    act = _behaviour(envs, env.id)
+    chance = documented_epsilon(envs) if epsilon is None else epsilon
     generator = torch.Generator().manual_seed(seed)
-    waves = -(-episodes // lanes.num_envs)
-    steps = waves * lanes.num_envs * lanes.horizon
+    waves = -(-episodes // envs.num_envs)
+    steps = waves * envs.num_envs * envs.horizon
     data = collect(
-        lambda obs: act(share, generator),
-        lanes,
+        lambda obs: act(chance, generator),
+        envs,
         steps,
         seed=seed,
         source=f"{env.id} behaviour",
         progress=progress,
     )
-    lanes.close()
-    return data.rows(torch.arange(episodes * lanes.horizon))
+    envs.close()
+    return data.rows(torch.arange(episodes * envs.horizon))
 
 
-def documented_epsilon(lanes: Any) -> float:
-    """Return the share ε of uniform actions in a task's own behaviour."""
-    return lanes.behaviour_epsilon if hasattr(lanes, "behaviour_epsilon") else 1 / lanes.horizon
+def documented_epsilon(envs: Any) -> float:
+    """Return the probability ε of uniform actions in a task's own behaviour policy."""
+    epsilon: float = envs.behaviour_epsilon if hasattr(envs, "behaviour_epsilon") else 1 / envs.horizon
+    return epsilon
 
 
-def _behaviour(lanes: Any, env_id: str) -> Callable[[float, torch.Generator], Tensor]:
-    """Return what acts for a share ε and a generator, in every lane, a step after the other from the reset on."""
-    if hasattr(lanes, "behaviour"):
-        return lanes.behaviour
-    if hasattr(lanes, "tabular") and lanes.horizon is not None:
-        return _table_behaviour(lanes)
-    lanes.close()
+def _behaviour(envs: Any, env_id: str) -> Callable[[float, torch.Generator], Tensor]:
+    """Return what acts for an ε and a generator, in every environment, step by step from the reset on."""
+    if hasattr(envs, "behaviour"):
+        own: Callable[[float, torch.Generator], Tensor] = envs.behaviour
+        return own
+    if hasattr(envs, "tabular") and envs.horizon is not None:
+        return _table_behaviour(envs)
+    envs.close()
     raise ValueError(f"{env_id} documents no behaviour policy; record a run with `surefoot data collect` instead")
 
 
-def _table_behaviour(lanes: Any) -> Callable[[float, torch.Generator], Tensor]:
-    """Return the ε-greedy optimum of a finite task, whose lanes all take H steps an episode."""
-    best = optimal_values(TabularMDP(*lanes.tabular()), lanes.horizon).argmax(-1)  # (H, S)
-    clock = itertools.cycle(range(lanes.horizon))
+def _table_behaviour(envs: Any) -> Callable[[float, torch.Generator], Tensor]:
+    """Return the ε-greedy optimum of a finite task, whose episodes all take H steps."""
+    best = optimal_values(TabularMDP(*envs.tabular()), envs.horizon).argmax(-1)  # (H, S)
+    steps = itertools.cycle(range(envs.horizon))
 
     def act(epsilon: float, generator: torch.Generator) -> Tensor:
-        chosen = best[next(clock), lanes.state]
-        random = torch.randint(int(lanes.single_action_space.n), chosen.shape, generator=generator)
+        chosen = best[next(steps), envs.state]
+        random = torch.randint(int(envs.single_action_space.n), chosen.shape, generator=generator)
         return torch.where(torch.rand(chosen.shape, generator=generator) < epsilon, random, chosen)
 
     return act

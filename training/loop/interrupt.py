@@ -11,7 +11,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether SIGINT (Ctrl-C) or SIGTERM asked the run to stop; the run loop looks after every agent step."""
+    """Whether SIGINT (Ctrl-C) or SIGTERM requested a stop; the run loop looks after every agent step."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -22,8 +22,12 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """128 + signal, as shells report it; 0 when nothing asked to stop."""
+        """128 + signal, as shells report it; 0 when no stop was requested."""
         return 0 if self.signal is None else 128 + self.signal
+
+    def request(self) -> None:
+        """Ask for a stop from within, as Ctrl-C would from outside."""
+        self.signal = signal.SIGINT
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Note the first signal; the second one ends the process at once, which harms no file."""

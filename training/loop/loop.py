@@ -1,4 +1,4 @@
-"""One run: step the agent, log, evaluate, checkpoint, until the budget is spent; and go on where a run stopped.
+"""One run: step the agent, log, evaluate, checkpoint, until the budget is spent; and resume where a run stopped.
 
 Whatever decides when a row, an evaluation or a checkpoint is due depends on counters alone, and what is pending between
 two rows is part of the checkpoint: N + M steps are the same run as N, a stop anywhere, and M.
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import gymnasium as gym
 import torch
 from tqdm import tqdm
 
@@ -24,7 +25,7 @@ from surefoot.agents.interface import (
 )
 from surefoot.agents.parts.interaction import crosses
 from surefoot.evaluation import policy_files, regret
-from surefoot.evaluation.episodes import EvalResult, acting, evaluate
+from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
 from surefoot.evaluation.storage import save as save_checkpoint
 from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import RunConfig
@@ -36,6 +37,8 @@ from surefoot.training.runs.loggers import (
     Row,
 )
 from surefoot.training.runs.meters import Meter
+
+Callback = Callable[[dict[str, Any]], bool | None]  # gets a row of metrics.csv; True: stop, with a checkpoint
 
 
 @dataclass
@@ -52,23 +55,24 @@ class Counters:
     done: bool = False
     best_return: float = -float("inf")
 
-    def advance(self, progress: Progress, acts: bool) -> None:
-        """Count one agent step; the budget is in environment steps, or in updates for an agent that never acts."""
+    def advance(self, progress: Progress, offline: bool) -> None:
+        """Count one agent step; the budget is in environment steps, or in updates for an offline agent."""
         self.env_steps += progress.env_steps
         self.updates += progress.updates
-        self.step = self.env_steps if acts else self.updates
+        self.step = self.updates if offline else self.env_steps
         self.done = progress.done
 
 
 @dataclass
-class Run:
+class ActiveRun:
     """All that a run in progress holds."""
 
     agent_name: str
-    config: RunConfig
+    config: RunConfig[Any]
     folder: Path
     spec: AgentSpec
     spaces: Spaces
+    own_action: gym.Space[Any]
     device: torch.device
     env: VectorEnv | None
     agent: Agent
@@ -80,18 +84,19 @@ class Run:
     saved_step: int = -1
 
 
-def run_loop(run: Run, stop: StopRequest, clock: Callable[[], float]) -> None:
+def run_loop(run: ActiveRun, stop: StopRequest, elapsed: Callable[[], float], callback: Callback | None = None) -> None:
+    """Step the agent until its budget is spent or a stop is requested; `callback` sees each log interval's row."""
     config, counters = run.config, run.counters
     with tqdm(total=config.steps, initial=counters.step, unit="step", disable=None, desc=run.agent_name) as bar:
         while counters.step < config.steps and not counters.done and not stop:
             before = counters.step
             progress = run.agent.step()
-            counters.advance(progress, run.spec.acts)
+            counters.advance(progress, run.spec.offline)
             run.meter.add(progress)
             for line in progress.notes:
                 tqdm.write(line)
             bar.update(counters.step - before)
-            counters.seconds = clock()
+            counters.seconds = elapsed()
             due = {name: crosses(before, counters.step, every) for name, every in _intervals(config).items()}
             row: dict[str, Any] = {}
             if due["log"]:
@@ -99,13 +104,15 @@ def run_loop(run: Run, stop: StopRequest, clock: Callable[[], float]) -> None:
             if due["evaluation"] and not run.spec.regret:
                 row |= log_evaluation(run)
             _send(run, row)
+            if due["log"] and callback is not None and callback(row):
+                stop.request()
             if due["checkpoint"]:
                 save(run)
     if run.saved_step != counters.step:
         save(run)
 
 
-def finish(run: Run) -> None:
+def finish(run: ActiveRun) -> None:
     """Write the rows of the last, incomplete intervals.
 
     They come after the last checkpoint on purpose: a run whose budget is extended drops them and is the same run as
@@ -119,11 +126,11 @@ def finish(run: Run) -> None:
     _send(run, row)
 
 
-def _intervals(config: RunConfig) -> dict[str, int]:
+def _intervals(config: RunConfig[Any]) -> dict[str, int]:
     return {"log": config.log_every, "evaluation": config.eval.every, "checkpoint": config.checkpoint_every}
 
 
-def log_metrics(run: Run, bar: tqdm | None = None) -> Row:
+def log_metrics(run: ActiveRun, bar: tqdm[Any] | None = None) -> Row:
     """Append the means since the last row to metrics.csv and return them."""
     counters, means = run.counters, run.meter.read()
     rate = (counters.step - counters.logged_step) / max(counters.seconds - counters.logged_seconds, 1e-9)
@@ -136,7 +143,7 @@ def log_metrics(run: Run, bar: tqdm | None = None) -> Row:
 
 
 def _shown(spec: AgentSpec, row: Row) -> list[str]:
-    """Return what the progress line says."""
+    """Return the text of the progress line."""
     regret = [f"regret {row['regret']:,.1f} ± {row['regret_se']:,.1f} (standard error)"] if spec.regret else []
     first = {} if spec.regret else {"episode return": row.get("episode_return")}
     named = first | {name: row.get(name) for name in spec.shown}
@@ -144,7 +151,7 @@ def _shown(spec: AgentSpec, row: Row) -> list[str]:
     return regret + [f"{name} {value:.{1 if abs(value) >= 10 else 2}f}" for name, value in shown.items()]
 
 
-def _regret(run: Run) -> Row:
+def _regret(run: ActiveRun) -> Row:
     """Return the regret so far: mean over replicates, its standard error (0 for one), and the realised one."""
     if not run.spec.regret:
         return {}
@@ -154,11 +161,11 @@ def _regret(run: Run) -> Row:
     return {"regret": float(regret.total.mean()), "regret_se": error, "realised_regret": float(regret.realised.mean())}
 
 
-def log_evaluation(run: Run) -> Row:
+def log_evaluation(run: ActiveRun) -> Row:
     """Measure the policy in `eval.physics`, append its episodes to evaluations.csv, keep the best policy."""
     settings = run.config.eval
     env = replace(run.config.env, physics=settings.physics)
-    result = evaluate(acting(run.agent), env, episodes=settings.episodes, seed=settings.seed, device=run.device)
+    result = evaluate(make_act(run.agent), env, episodes=settings.episodes, seed=settings.seed, device=run.device)
     run.evaluations.write(_evaluation_rows(run, result))
     run.counters.evaluated_step = run.counters.step
     mean = float(result.returns.mean())
@@ -171,7 +178,7 @@ def log_evaluation(run: Run) -> Row:
     return {"eval/episode_return": mean, "eval/length": float(result.lengths.mean()), **score}
 
 
-def _evaluation_rows(run: Run, result: EvalResult) -> list[Row]:
+def _evaluation_rows(run: ActiveRun, result: EvalResult) -> list[Row]:
     scores = [None] * len(result.returns) if result.score is None else result.score.tolist()
     columns = zip(result.returns.tolist(), result.lengths.tolist(), scores, strict=True)
     return [
@@ -180,11 +187,11 @@ def _evaluation_rows(run: Run, result: EvalResult) -> list[Row]:
     ]
 
 
-def _place(run: Run) -> dict[str, int]:
+def _place(run: ActiveRun) -> dict[str, int]:
     return {name: getattr(run.counters, name) for name in ("step", "env_steps", "updates")}
 
 
-def _send(run: Run, row: Row) -> None:
+def _send(run: ActiveRun, row: Row) -> None:
     if row:
         for logger in run.loggers.values():
             logger.log(row, run.counters.env_steps)
@@ -193,14 +200,14 @@ def _send(run: Run, row: Row) -> None:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def save(run: Run) -> None:
+def save(run: ActiveRun) -> None:
     """Write the checkpoint of this step, then drop the oldest. The policy goes first: no checkpoint is without one."""
     step = run.counters.step
     _save_policy(run, policy_files.checkpoint_path(run.folder, "policy", step))
     if run.spec.regret:
         regret.save_regret(run.folder, *cast(BanditAgent, run.agent).regret.trace())
-    if hasattr(run.agent, "path"):
-        run_folder.save_path(run.folder, run.agent.path)
+    for name, content_of in run.spec.artefacts.items():
+        run_folder.save_artefact(run.folder, name, content_of(run.agent))
     save_checkpoint(policy_files.checkpoint_path(run.folder, "step", step), _state(run))
     run.saved_step = step
     for kind in ("step", "policy"):
@@ -208,7 +215,7 @@ def save(run: Run) -> None:
             policy_files.checkpoint_path(run.folder, kind, old).unlink()
 
 
-def _state(run: Run) -> dict[str, Any]:
+def _state(run: ActiveRun) -> dict[str, Any]:
     return {
         "agent_name": run.agent_name,
         "config": to_plain(run.agent_name, run.config),
@@ -222,6 +229,6 @@ def _state(run: Run) -> dict[str, Any]:
     }
 
 
-def _save_policy(run: Run, path: Path) -> None:
+def _save_policy(run: ActiveRun, path: Path) -> None:
     step, policy = run.counters.step, run.agent.policy
-    policy_files.save_policy(path, to_plain(run.agent_name, run.config), run.spaces, step, policy)
+    policy_files.save_policy(path, to_plain(run.agent_name, run.config), run.spaces, run.own_action, step, policy)

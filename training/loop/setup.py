@@ -16,10 +16,10 @@ from surefoot.agents.interface import (
     OfflineData,
     Setting,
     Spaces,
-    Termination,
+    TerminationFn,
     VectorEnv,
 )
-from surefoot.envs import UncertainLanes, Worlds, make_single, make_vec, spaces_of
+from surefoot.envs import BatchedPerturbedEnvs, UncertainVectorEnv, make_single, make_vec, own_action_space, spaces_of
 from surefoot.envs.stock import refuse_changed_rewards
 from surefoot.envs.termination import termination_of
 from surefoot.envs.uncertainty.probe import without_effect
@@ -32,7 +32,7 @@ from surefoot.offline_data import load_for
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.behaviour import BEHAVIOUR, behaviour_data
-from surefoot.training.loop.loop import Counters, Run
+from surefoot.training.loop.loop import ActiveRun, Counters
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs.loggers import (
     EVALUATION_COLUMNS,
@@ -43,10 +43,10 @@ from surefoot.training.runs.loggers import (
 )
 from surefoot.training.runs.meters import Meter
 
-CHANGEABLE = ("steps", "threads", "logger", "checkpoint_every", "keep_checkpoints", "beside")
+CHANGEABLE = ("steps", "threads", "logger", "checkpoint_every", "keep_checkpoints", "baselines")
 
 
-def start(agent_name: str, config: RunConfig, folder: Path, preset: str | None = None) -> Run:
+def start(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | None = None) -> ActiveRun:
     """Return a new run at its first step, its folder made last, when everything else has been found in order."""
     run_folder.require_free(folder)
     require_installed(config.logger)
@@ -62,7 +62,9 @@ def start(agent_name: str, config: RunConfig, folder: Path, preset: str | None =
     return run
 
 
-def start_or_resume(folder: Path, agent_name: str, config: RunConfig, preset: str | None = None) -> Run | None:
+def start_or_resume(
+    folder: Path, agent_name: str, config: RunConfig[Any], preset: str | None = None
+) -> ActiveRun | None:
     """Return the run in `folder` where it stands, a new one if it has no checkpoint yet; None if it is finished."""
     if (folder / "meta.json").is_file() and run_folder.is_finished(folder, config):
         return None
@@ -72,7 +74,7 @@ def start_or_resume(folder: Path, agent_name: str, config: RunConfig, preset: st
     return start(agent_name, config, folder, preset)
 
 
-def resume(folder: Path, agent_name: str, config: RunConfig) -> Run:
+def resume(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
     """Return a run at its latest checkpoint, rows written after it dropped.
 
     Raises `ValueError` where agent or configuration is another than the run's, but for the `CHANGEABLE` fields.
@@ -85,7 +87,7 @@ def resume(folder: Path, agent_name: str, config: RunConfig) -> Run:
     _require_same_run(state, agent_name, config, path)
     require_installed(config.logger)
     if state["device"] != (device := pick_device(config.device).type):
-        raise ValueError(f"{path}: made on {state['device']}, not {device}; go on with it on a machine that has one")
+        raise ValueError(f"{path}: made on {state['device']}, not {device}; resume it on a machine that has one")
     run = _build(agent_name, config, folder)
     run.agent.load_state_dict(state["agent"])
     run.meter.load_state_dict(state["meter"])
@@ -108,27 +110,27 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if available else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
-        raise ValueError(f"device {name} was asked for, but PyTorch sees {available} CUDA devices; pass --device cpu")
+        raise ValueError(f"device {name} was requested, but PyTorch sees {available} CUDA devices; pass --device cpu")
     return device
 
 
-def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
+def _build(agent_name: str, config: RunConfig[Any], folder: Path) -> ActiveRun:
     spec, device = agents.get(agent_name), pick_device(config.device)
     if config.num_seeds > 1 and not spec.stacks_seeds:
         raise ValueError(
-            f"{agent_name} trains one seed a run, not num_seeds {config.num_seeds}; start one run for each"
+            f"{agent_name} trains one seed per run, not num_seeds {config.num_seeds}; start one run for each"
         )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     spaces = Spaces(*spaces_of(config.env))
-    if getattr(config.agent, "stock", False):
+    if spec.needs_true_rewards(config.agent):
         _require_real_rewards(config)
     data = _load_data(agent_name, spec, config, spaces, device)
     ends = _termination(spec, config, spaces)
-    lanes = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
-    env, worlds = training_env(agent_name, spec, replace(config, env=lanes), device)
+    for_all_seeds = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
+    env, perturbed_envs = training_env(agent_name, spec, replace(config, env=for_all_seeds), device)
     how = (config.compile, config.cudagraph, config.num_seeds)
-    setting = Setting(spaces, config.seed, device, env, data, *how, termination=ends, worlds=worlds)
+    setting = Setting(spaces, config.seed, device, env, data, *how, termination=ends, perturbed_envs=perturbed_envs)
     try:
         agent = spec.make_agent(config.agent, setting)
         if config.eval.objectives:
@@ -138,30 +140,31 @@ def _build(agent_name: str, config: RunConfig, folder: Path) -> Run:
             env.close()
         raise
     logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", EVALUATION_COLUMNS)
-    return Run(agent_name, config, folder, spec, spaces, device, env, agent, Meter(device), *logs)
+    task = spaces, own_action_space(config.env), device, env
+    return ActiveRun(agent_name, config, folder, spec, *task, agent, Meter(device), *logs)
 
 
 def training_env(
-    agent_name: str, spec: AgentSpec, config: RunConfig, device: torch.device
-) -> tuple[VectorEnv | None, Worlds | None]:
-    """Return the lanes to train in, with the parameters of `uncertainty` if there is one, and its worlds to play in."""
+    agent_name: str, spec: AgentSpec, config: RunConfig[Any], device: torch.device
+) -> tuple[VectorEnv | None, BatchedPerturbedEnvs | None]:
+    """Return the training environments, and where `uncertainty` is set the environments of that set to evaluate in."""
     if config.uncertainty is None:
-        if spec.needs_worlds:
+        if spec.needs_uncertainty_set:
             raise ValueError(
                 f"{agent_name} trains in an uncertainty set: pass --uncertainty, or a preset that names one"
             )
-        return (make_vec(config.env, device=device) if spec.acts else None), None
-    if not spec.acts:
-        raise ValueError(f"{agent_name} never acts, so there is nothing for --uncertainty {config.uncertainty} to vary")
+        return (None if spec.offline else make_vec(config.env, device=device)), None
+    if spec.offline:
+        raise ValueError(f"{agent_name} is offline, so there is nothing for --uncertainty {config.uncertainty} to vary")
     uncertainty = load_set(config.uncertainty)
-    worlds = Worlds(config.env, uncertainty, device=device)
+    perturbed_envs = BatchedPerturbedEnvs(config.env, uncertainty, device=device)
     for name in without_effect(config.env, uncertainty):
         tqdm.write(f"note: {name} has no effect: every value of {config.uncertainty} gives the same motion")
-    return UncertainLanes(config.env, uncertainty, device=device), worlds
+    return UncertainVectorEnv(config.env, uncertainty, device=device), perturbed_envs
 
 
-def _require_real_rewards(config: RunConfig) -> None:
-    """Raise `ValueError` where the task changes rewards that a stock adds up, or ends episodes while it goes on."""
+def _require_real_rewards(config: RunConfig[Any]) -> None:
+    """Raise `ValueError` where the task changes rewards that a stock adds up, or ends episodes while it continues."""
     env = make_single(config.env)
     try:
         refuse_changed_rewards(env)
@@ -170,7 +173,7 @@ def _require_real_rewards(config: RunConfig) -> None:
 
 
 def _load_data(
-    agent_name: str, spec: AgentSpec, config: RunConfig, spaces: Spaces, device: torch.device
+    agent_name: str, spec: AgentSpec, config: RunConfig[Any], spaces: Spaces, device: torch.device
 ) -> OfflineData | None:
     if config.data.source is None:
         if spec.needs_data:
@@ -181,14 +184,14 @@ def _load_data(
     return load_for(config.data, *spaces, seed=config.seed).to(device)
 
 
-def _termination(spec: AgentSpec, config: RunConfig, spaces: Spaces) -> Termination | None:
-    if not spec.imagines:
+def _termination(spec: AgentSpec, config: RunConfig[Any], spaces: Spaces) -> TerminationFn | None:
+    if not spec.model_based:
         return None
     spec.make_policy(config.agent, spaces)  # a task that the agent cannot play is the better message
     return termination_of(config.env)
 
 
-def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig, path: Path) -> None:
+def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig[Any], path: Path) -> None:
     missing = {"agent", "agent_name", "config", "counters", "meter", "metrics", "evaluations"} - set(state)
     if missing:
         raise ValueError(f"{path}: not a training checkpoint (no {', '.join(sorted(missing))})")

@@ -46,12 +46,12 @@ class RunFacts:
 
     folder: Path
     agent: str
-    config: RunConfig
+    config: RunConfig[Any]
     meta: dict[str, Any]
     returns: dict[int, float]  # step -> mean return of the evaluation
     scores: dict[int, float]  # step -> mean D4RL-normalised score; empty where the task has none
     steps_per_second: float | None
-    measured: tuple[dict[str, Any], ...]  # records of `surefoot evaluate`, one a world
+    measured: tuple[dict[str, Any], ...]  # records of `surefoot evaluate`, one per environment
     grids: dict[str, dict[str, Any]]  # records of `surefoot evaluate --grid` by uncertainty set
     objectives: dict[str, dict[str, Any]]  # rows of `surefoot evaluate --objective` and of the run's own, by their name
     regret: tuple[np.ndarray, np.ndarray] | None  # where that is the measure: rounds or episodes (P,), regret (P, N)
@@ -68,8 +68,8 @@ class Method:
 
     label: str
     agent: str
-    variant: int  # among the methods of the same agent: what tells their lines apart
-    config: RunConfig  # of its first run
+    variant: int  # among the methods of the same agent: by which their lines differ
+    config: RunConfig[Any]  # of its first run
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def gather(roots: Sequence[Path]) -> Findings:
 
 
 def find_runs(roots: Sequence[Path]) -> list[Path]:
-    """Return the folders under `roots` that are or were meant to be runs, each once, companions included."""
+    """Return the folders under `roots` that are or were meant to be runs, each once, baseline runs included."""
     found: dict[Path, Path] = {}
     for root in roots:
         if not root.is_dir():
@@ -127,12 +127,12 @@ def find_runs(roots: Sequence[Path]) -> list[Path]:
             folders[:] = sorted(name for name in folders if name not in PASSED_BY)
             if {"config.yaml", "meta.json"} & set(files):
                 found.setdefault(Path(place).resolve(), Path(place))
-                folders[:] = [name for name in folders if name == "beside"]
+                folders[:] = [name for name in folders if name == "baselines"]
     return list(found.values())
 
 
 def read_run(folder: Path) -> RunFacts:
-    """Return what one run folder says. Raises `ValueError`, `OSError` or `KeyError` where it is damaged."""
+    """Return the facts of one run folder. Raises `ValueError`, `OSError` or `KeyError` where it is damaged."""
     agent_name, config = read_config(folder)
     meta = read_meta(folder)
     by_regret = agents.get(agent_name).regret is not None
@@ -156,22 +156,22 @@ def read_records(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_measurements(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the measurements of one world each; other kinds are passed by."""
+    """Yield the measurements of one environment each; other kinds are passed by."""
     for record in read_records(folder):
         if {"env", "return"} <= set(record) and "values" in record["return"]:
             yield record
 
 
-def read_objectives(folder: Path, config: RunConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `cvar(0.1) in WORLD` and its row: those measured when the run ended, then those measured since."""
+def read_objectives(folder: Path, config: RunConfig[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield `cvar(0.1) in ENVIRONMENT` and its row: those measured when the run ended, then those measured since."""
     if (folder / "objectives.json").is_file():
         rows = json.loads((folder / "objectives.json").read_text(encoding="utf-8"))
-        world = describe(asdict(dataclasses.replace(config.env, physics=config.eval.physics)))
-        yield from ((f"{row['objective']} in {world}", row) for row in rows if row["run"] == rows[0]["run"])
+        env = describe(asdict(dataclasses.replace(config.env, physics=config.eval.physics)))
+        yield from ((f"{row['objective']} in {env}", row) for row in rows if row["run"] == rows[0]["run"])
     for record in read_records(folder / "evaluations"):
         if "objectives" in record:
-            world = describe(record["env"])
-            yield from ((f"{row['objective']} in {world}", row) for row in record["results"])
+            env = describe(record["env"])
+            yield from ((f"{row['objective']} in {env}", row) for row in record["results"])
 
 
 def read_evaluations(path: Path) -> tuple[dict[int, float], dict[int, float]]:
@@ -192,7 +192,7 @@ def _means(values: dict[int, list[float]]) -> dict[int, float]:
 
 
 def _speed(folder: Path) -> float | None:
-    """Return steps a second over the whole run, evaluations and logging included."""
+    """Return steps per second over the whole run, evaluations and logging included."""
     with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return float(rows[-1]["step"]) / float(rows[-1]["seconds"]) if rows and float(rows[-1]["seconds"]) else None
@@ -203,13 +203,13 @@ def task_key(run: RunFacts) -> str:
     return describe_task(run.config)
 
 
-def describe_task(config: RunConfig) -> str:
-    """Return the task in words, such as `Hopper-v5, gravity 2.0; evaluated in the stock dynamics`."""
+def describe_task(config: RunConfig[Any]) -> str:
+    """Return the task in words, such as `Hopper-v5, gravity 2.0; evaluated in the unmodified dynamics`."""
     text = describe(asdict(config.env))
     if config.env.physics == config.eval.physics:
         return text
     measured = describe(asdict(EnvConfig(config.env.id, config.eval.physics))).partition(", ")[2]
-    return f"{text}; evaluated with {measured}" if measured else f"{text}; evaluated in the stock dynamics"
+    return f"{text}; evaluated with {measured}" if measured else f"{text}; evaluated in the unmodified dynamics"
 
 
 def method_key(run: RunFacts) -> str:
@@ -220,7 +220,7 @@ def method_key(run: RunFacts) -> str:
 
 
 def name_methods(runs: Sequence[RunFacts]) -> dict[str, Method]:
-    """Return {method key: method}. Methods of one agent are told apart by the settings in which they differ."""
+    """Return {method key: method}. Methods of one agent are named by the settings in which they differ."""
     firsts: dict[str, RunFacts] = {}
     for run in runs:
         firsts.setdefault(method_key(run), run)
@@ -265,18 +265,20 @@ def _cells(runs: Sequence[RunFacts], methods: dict[str, Method]) -> Iterator[Cel
 
 def _losses(runs: Sequence[RunFacts], roots: Sequence[Path]) -> Iterator[Loss]:
     """Yield the runs that did not finish, with the end of their log where a sweep kept one, and those never begun."""
-    told: dict[Path, dict[str, Any]] = {}
+    failures: dict[Path, dict[str, Any]] = {}
     for folder in {one for root in roots for one in (root, *root.rglob("sweep.yaml"))}:
         place = folder.parent if folder.name == "sweep.yaml" else folder
         if (place / "sweep.yaml").is_file():
-            told |= {(place / "runs" / name).resolve(): failure for name, failure in plan.read_failures(place).items()}
+            failures |= {
+                (place / "runs" / name).resolve(): failure for name, failure in plan.read_failures(place).items()
+            }
     begun = {run.folder.resolve() for run in runs}
     for run in runs:
         if not run.finished:
-            failure = told.get(run.folder.resolve(), {})
+            failure = failures.get(run.folder.resolve(), {})
             status = f"failed after {failure['tries']} tries" if failure else str(run.meta.get("status"))
             yield Loss(run.folder.name, status, failure.get("end_of_log", ""))
-    for path, failure in told.items():
+    for path, failure in failures.items():
         if path not in begun:
             yield Loss(path.name, f"failed {failure['tries']} times before it began", failure["end_of_log"])
 

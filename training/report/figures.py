@@ -20,7 +20,7 @@ from surefoot.evaluation.figures.curves import spread
 from surefoot.evaluation.figures.style import agent_style
 from surefoot.evaluation.statistics import performance_profile
 from surefoot.training.report.data import Cell, Method
-from surefoot.training.report.numbers import Improvement, WorldMap, episodes_by_world, slopes
+from surefoot.training.report.numbers import Improvement, ParameterMap, episodes_by_env, slopes
 
 INK = "#010203"  # becomes the colour of the page's text, so that axes are seen in light and in dark
 SIZE = (4.9, 3.5)  # inches; at a phone's width the letters stay near the size of the text
@@ -73,7 +73,7 @@ def _inline(svg: str, title: str) -> str:
 
 
 def style_of(method: Method) -> tuple[str, str, str]:
-    """Return colour, dash and marker: the colour is the agent's everywhere, the rest tells its variants apart."""
+    """Return colour, dash and marker: the colour is the agent's everywhere, the rest distinguishes its variants."""
     color, dash = agent_style(method.agent)
     return color, DASHES[(DASHES.index(dash) + method.variant) % len(DASHES)], MARKERS[method.variant % len(MARKERS)]
 
@@ -88,7 +88,7 @@ def swatch(method: Method) -> str:
 
 
 def seeds_label(method: Method, runs: int, unit: str = "seed") -> str:
-    """Return the legend's text, which says how many runs a line stands for."""
+    """Return the legend's text, with the number of runs behind a line."""
     return f"{method.label} ({runs} {unit}{'s' if runs != 1 else ''})"
 
 
@@ -152,7 +152,7 @@ def improvement_bars(pairs: Sequence[Improvement], methods: Sequence[Method]) ->
 
 
 def profiles(values: dict[str, np.ndarray], methods: Sequence[Method], what: str, title: str) -> str:
-    """Draw the share of runs above every threshold, for {method: (runs,) final values}."""
+    """Draw the fraction of runs above every threshold, for {method: (runs,) final values}."""
     everything = np.concatenate(list(values.values()))
     low, high = everything.min(), everything.max()
     margin = 0.05 * (high - low) or 1.0
@@ -163,10 +163,10 @@ def profiles(values: dict[str, np.ndarray], methods: Sequence[Method], what: str
             if method.label in values:
                 color, dash, _ = style_of(method)
                 label = seeds_label(method, len(values[method.label]), "run")
-                share = performance_profile(values[method.label], thresholds)
-                axes.step(thresholds, share, dash, where="post", color=color, linewidth=1.6, label=label)
+                fractions = performance_profile(values[method.label], thresholds)
+                axes.step(thresholds, fractions, dash, where="post", color=color, linewidth=1.6, label=label)
         axes.set_xlabel(what)
-        axes.set_ylabel("share of runs above")
+        axes.set_ylabel("fraction of runs above")
         axes.set_ylim(-0.02, 1.02)
         axes.grid(True, linewidth=0.5, alpha=0.35)
         _legend(axes)
@@ -174,29 +174,29 @@ def profiles(values: dict[str, np.ndarray], methods: Sequence[Method], what: str
     return drawing(title, draw)
 
 
-# --- episodes, worlds, regret -----------------------------------------------------------------------------------------
+# --- episodes, parameters, regret -------------------------------------------------------------------------------------
 
 
-def return_distributions(cells: Sequence[Cell], world: str) -> str:
-    """Draw which share of the episodes in a world returned at most so much, over the runs of each method."""
+def return_distributions(cells: Sequence[Cell], env: str) -> str:
+    """Draw which fraction of the episodes in an environment returned at most so much, over the runs of each method."""
 
     def draw(axes: Axes) -> None:
         for cell in cells:
-            episodes = np.concatenate([episodes_by_world(run)[world] for run in cell.runs])
+            episodes = np.concatenate([episodes_by_env(run)[env] for run in cell.runs])
             color, dash, _ = style_of(cell.method)
             label = f"{seeds_label(cell.method, len(cell.runs))}, {len(episodes)} episodes"
             axes.ecdf(episodes, color=color, linestyle=dash, linewidth=1.6, label=label)
         axes.set_xlabel("return of an episode (sum of rewards)")
-        axes.set_ylabel("share of episodes")
+        axes.set_ylabel("fraction of episodes")
         axes.grid(True, linewidth=0.5, alpha=0.35)
         _legend(axes)
 
-    return drawing(f"Return distributions in {world}", draw)
+    return drawing(f"Return distributions in {env}", draw)
 
 
-def heat_map(world: WorldMap, title: str) -> str:
-    """Draw mean returns over two physical parameters; a world not measured stays empty."""
-    names, table, rows, columns = world
+def heat_map(measured: ParameterMap, title: str) -> str:
+    """Draw mean returns over two physical parameters; a point not measured stays empty."""
+    names, table, rows, columns = measured
 
     def draw(axes: Axes) -> None:
         image = axes.imshow(np.ma.masked_invalid(table), cmap="cividis", origin="lower", aspect="auto")

@@ -32,7 +32,7 @@ OBJECTIVE_UNIT = "discounted reward"
 
 
 @dataclass(frozen=True)
-class Figure:
+class Statistic:
     """One number of the report, and how many seeds stand behind it."""
 
     task: str
@@ -46,12 +46,12 @@ class Figure:
     begun: int
 
 
-def numbers(findings: Findings) -> list[Figure]:
+def numbers(findings: Findings) -> list[Statistic]:
     """Return every number of the report's tables: interquartile means over seeds, with 95% intervals from two on."""
-    return [figure for cell in findings.cells if cell.runs for figure in _of_cell(cell)] + list(_pooled(findings))
+    return [statistic for cell in findings.cells if cell.runs for statistic in _of_cell(cell)] + list(_pooled(findings))
 
 
-def _pooled(findings: Findings) -> Iterator[Figure]:
+def _pooled(findings: Findings) -> Iterator[Statistic]:
     """Yield each method's final score over all its tasks, which are the strata; returns of tasks are not comparable."""
     unit, table = final_values(findings)
     for method in findings.methods:
@@ -62,16 +62,16 @@ def _pooled(findings: Findings) -> Iterator[Figure]:
             value = float(iqm(np.concatenate(strata)))
             begun = sum(cell.begun for cell in findings.cells if cell.method == method)
             where = f"all its {len(tasks)} tasks", method.label, method.agent
-            yield Figure(*where, "final score", "D4RL-normalised", value, interval, sum(map(len, strata)), begun)
+            yield Statistic(*where, "final score", "D4RL-normalised", value, interval, sum(map(len, strata)), begun)
 
 
-def _of_cell(cell: Cell) -> Iterator[Figure]:
+def _of_cell(cell: Cell) -> Iterator[Statistic]:
     for metric, unit, values in _per_seed(cell):
         interval = stratified_bootstrap([values], generator=np.random.default_rng(0))
         middle = float(iqm(values))
         begun = cell.begun * len(values) // len(cell.runs)  # the replicates of a bandit's run count one by one
         where = cell.task, cell.method.label, cell.method.agent
-        yield Figure(*where, metric, unit, middle, interval, len(values), begun)
+        yield Statistic(*where, metric, unit, middle, interval, len(values), begun)
 
 
 def _per_seed(cell: Cell) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -86,10 +86,10 @@ def _per_seed(cell: Cell) -> Iterator[tuple[str, str, np.ndarray]]:
     for metric, values in tails(cell).items():
         yield metric, "reward", values
     for name in shared("objectives", cell):
-        for figure in ("reached", "promised"):
-            key = "value" if figure == "reached" else figure
+        for statistic in ("achieved", "predicted"):
+            key = "value" if statistic == "achieved" else statistic
             values = np.array([run.objectives[name][key] for run in cell.runs])
-            yield f"{name}, {figure}", OBJECTIVE_UNIT, values
+            yield f"{name}, {statistic}", OBJECTIVE_UNIT, values
     for name in shared("grids", cell):
         records = [run.grids[name] for run in cell.runs]
         yield f"worst case over {name}", "reward", np.array([record["worst"]["mean"] for record in records])
@@ -100,14 +100,14 @@ def _per_seed(cell: Cell) -> Iterator[tuple[str, str, np.ndarray]]:
 
 
 def tails(cell: Cell) -> dict[str, np.ndarray]:
-    """Return {metric: (runs,) CVaR of a run's episodes} for every world in which all runs of the cell were measured."""
-    worlds = [episodes_by_world(run) for run in cell.runs]
-    shared = [world for world in worlds[0] if all(world in other for other in worlds)]
-    return {f"CVaR {TAIL:g} in {world}": np.array([cvar(each[world], TAIL) for each in worlds]) for world in shared}
+    """Return {metric: (runs,) CVaR of a run's episodes} for every environment in which all runs were measured."""
+    episodes = [episodes_by_env(run) for run in cell.runs]
+    shared = [env for env in episodes[0] if all(env in other for other in episodes)]
+    return {f"CVaR {TAIL:g} in {env}": np.array([cvar(each[env], TAIL) for each in episodes]) for env in shared}
 
 
-def episodes_by_world(run: RunFacts) -> dict[str, np.ndarray]:
-    """Return {world: returns of the episodes that `surefoot evaluate` played there}; the last measurement counts."""
+def episodes_by_env(run: RunFacts) -> dict[str, np.ndarray]:
+    """Return {environment: returns of its episodes, from `surefoot evaluate`}; the last measurement counts."""
     return {describe(record["env"]): np.array(record["return"]["values"]) for record in run.measured}
 
 
@@ -130,7 +130,7 @@ def shared(kind: Literal["grids", "objectives"], cell: Cell) -> list[str]:
     return [name for name in getattr(cell.runs[0], kind) if all(name in getattr(run, kind) for run in cell.runs)]
 
 
-class WorldMap(NamedTuple):
+class ParameterMap(NamedTuple):
     """Mean returns over two physical parameters."""
 
     names: tuple[str, str]
@@ -139,7 +139,7 @@ class WorldMap(NamedTuple):
     columns: list[float]
 
 
-def grid_map(cell: Cell, name: str) -> WorldMap | None:
+def grid_map(cell: Cell, name: str) -> ParameterMap | None:
     """Return the mean over runs of a grid of two parameters; None for another number of them."""
     records = [run.grids[name] for run in cell.runs]
     axes = records[0]["axes"]
@@ -147,14 +147,14 @@ def grid_map(cell: Cell, name: str) -> WorldMap | None:
         return None
     (first, rows), (second, columns) = axes.items()
     means = np.array([[point["mean"] for point in record["table"]] for record in records])  # (R, P)
-    return WorldMap((first, second), means.mean(0).reshape(len(rows), len(columns)), rows, columns)
+    return ParameterMap((first, second), means.mean(0).reshape(len(rows), len(columns)), rows, columns)
 
 
-def worlds(cell: Cell) -> WorldMap | None:
-    """Return the mean over runs in single worlds that `surefoot evaluate` played.
+def physics_map(cell: Cell) -> ParameterMap | None:
+    """Return the mean over runs in single environments, measured by `surefoot evaluate`.
 
-    None unless `surefoot evaluate` played the runs in worlds that differ in exactly two parameters. Runs count by
-    their mean; a world not measured is NaN.
+    None unless these environments differ in exactly two parameters. Runs count by their mean; a point not measured is
+    NaN.
     """
     records = [record for run in cell.runs for record in run.measured]
     points = [record["env"]["physics"] for record in records]
@@ -166,7 +166,7 @@ def worlds(cell: Cell) -> WorldMap | None:
     for record, point in zip(records, points, strict=True):
         there.setdefault((point[names[0]], point[names[1]]), []).append(record["return"]["mean"])
     table = np.array([[np.mean(there.get((row, column), [np.nan])) for column in columns] for row in rows])
-    return WorldMap((names[0], names[1]), table, rows, columns)
+    return ParameterMap((names[0], names[1]), table, rows, columns)
 
 
 class Improvement(NamedTuple):
@@ -175,7 +175,7 @@ class Improvement(NamedTuple):
     ours: str
     theirs: str
     tasks: int
-    seeds: tuple[int, int]  # fewest a task
+    seeds: tuple[int, int]  # fewest per task
     probability: Comparison
 
 
@@ -211,11 +211,11 @@ def changes(run: RunFacts) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def write_csv(figures: Sequence[Figure], path: Path) -> None:
+def write_csv(statistics: Sequence[Statistic], path: Path) -> None:
     """Write one row a number; the cells of an interval that does not exist are empty."""
-    names = [field.name for field in dataclasses.fields(Figure) if field.name != "interval"]
+    names = [field.name for field in dataclasses.fields(Statistic) if field.name != "interval"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*names, "low", "high"])
-        for figure in figures:
-            writer.writerow([*(getattr(figure, name) for name in names), *(figure.interval or ("", ""))])
+        for statistic in statistics:
+            writer.writerow([*(getattr(statistic, name) for name in names), *(statistic.interval or ("", ""))])

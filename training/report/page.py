@@ -14,18 +14,19 @@ from surefoot.training.report.data import Cell, Findings, RunFacts
 from surefoot.training.report.numbers import (
     OBJECTIVE_UNIT,
     TAIL,
-    Figure,
+    Statistic,
     changes,
-    episodes_by_world,
+    episodes_by_env,
     final_values,
     grid_map,
     improvements,
+    physics_map,
     shared,
-    worlds,
+    slopes,
 )
 from surefoot.training.runs.provenance import provenance
 
-# The policy of the page forbids every request, so that it cannot tell anybody that it was opened.
+# The policy of the page forbids every request, so that opening it cannot be traced.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """
 :root { color-scheme: light dark; --ink: #16191d; --soft: #59616b; --line: #d4d8dd; --ground: #ffffff; --card: #f6f7f9;
@@ -54,13 +55,13 @@ pre { overflow-x: auto; font-size: .8rem; background: var(--card); padding: .5re
 """
 
 
-def page(findings: Findings, numbers: Sequence[Figure]) -> str:
+def page(findings: Findings, numbers: Sequence[Statistic]) -> str:
     """Return the whole page."""
     sections = (
         _summary(findings),
         *_learning(findings, numbers),
         *_comparisons(findings),
-        *_worlds(findings, numbers),
+        *_perturbed(findings, numbers),
         *_regret(findings),
         *_cost(findings, numbers),
         *_configurations(findings),
@@ -94,30 +95,30 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: bool = Fa
     return f'<div class="table"><table{kind}><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
-def picture(svg: str, caption: str) -> str:
+def figure_element(svg: str, caption: str) -> str:
     """Return a figure with its caption."""
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def gallery(pictures: Sequence[str]) -> str:
+def gallery(drawings: Sequence[str]) -> str:
     """Return figures side by side, or one below the other on a phone."""
-    return '<div class="figures">\n' + "\n".join(pictures) + "\n</div>"
+    return '<div class="figures">\n' + "\n".join(drawings) + "\n</div>"
 
 
 def shown(value: float, digits: int = 4) -> str:
-    """Return a number with as many digits as say something."""
+    """Return a number with its significant digits."""
     if value != value:
         return "–"
     whole = f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
     return whole.replace("-", "−")
 
 
-def with_interval(figure: Figure) -> str:
+def with_interval(statistic: Statistic) -> str:
     """Return a number with its interval, or with the reason why there is none."""
-    if figure.interval is None:
-        return f'{shown(figure.value)} <span class="soft">1 seed: no interval</span>'
-    low, high = map(shown, figure.interval)
-    return f'{shown(figure.value)} <span class="soft">[{low}, {high}]</span>'
+    if statistic.interval is None:
+        return f'{shown(statistic.value)} <span class="soft">1 seed: no interval</span>'
+    low, high = map(shown, statistic.interval)
+    return f'{shown(statistic.value)} <span class="soft">[{low}, {high}]</span>'
 
 
 def name_of(findings: Findings, label: str) -> str:
@@ -148,48 +149,48 @@ def _summary(findings: Findings) -> str:
         f"<p>{text}</p>\n<p class='soft'>The seed is the unit of replication: episodes of one run never count as "
         "replicates. Every number is an interquartile mean over seeds, with a 95% interval from a stratified bootstrap "
         "over seeds (Agarwal et al. 2021); from fewer than five seeds such intervals come out too narrow. One seed has "
-        "no interval and no band. Only finished runs are part of a number; the column “seeds” says how "
+        "no interval and no band. Only finished runs are part of a number; the column “seeds” has how "
         "many, and of how many that were begun.</p>"
     )
 
 
-def _learning(findings: Findings, numbers: Sequence[Figure]) -> Iterator[str]:
+def _learning(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str]:
     groups = {
         task: [cell for cell in cells if all(run.returns for run in cell.runs)]
         for task, cells in _grouped(findings.cells).items()
     }
-    pictures = []
+    drawings = []
     for task, cells in groups.items():
         for unit in ("return", "score") if cells else ():
             drawn = [cell for cell in cells if unit == "return" or all(run.scores for run in cell.runs)]
             if drawn:
-                pictures.append(picture(figures.learning_curves(drawn, unit), f"{task}: {unit} in evaluations"))
-    if pictures:
-        parts = [gallery(pictures), *_scores(findings, numbers)]
+                drawings.append(figure_element(figures.learning_curves(drawn, unit), f"{task}: {unit} in evaluations"))
+    if drawings:
+        parts = [gallery(drawings), *_scores(findings, numbers)]
         yield section("Learning", *parts)
 
 
-def _scores(findings: Findings, numbers: Sequence[Figure]) -> Iterator[str]:
-    """Yield a table a task of the last and the best evaluation."""
+def _scores(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str]:
+    """Yield one table per task of the last and the best evaluation."""
     metrics = ("final return", "best return", "final score", "best score")
-    for task in dict.fromkeys(figure.task for figure in numbers):
-        mine = [figure for figure in numbers if figure.task == task and figure.metric in metrics]
-        present = [metric for metric in metrics if any(figure.metric == metric for figure in mine)]
+    for task in dict.fromkeys(statistic.task for statistic in numbers):
+        mine = [statistic for statistic in numbers if statistic.task == task and statistic.metric in metrics]
+        present = [metric for metric in metrics if any(statistic.metric == metric for statistic in mine)]
         if present:
             yield f"<h3>{escape(task)}</h3>" + _metric_table(findings, mine, present)
     yield "<p class='soft'>“Best” takes each seed's best evaluation, chosen on the episodes it is measured by: it is "
     yield "optimistic. “Final” is what a run ends with.</p>"
 
 
-def _metric_table(findings: Findings, mine: Sequence[Figure], metrics: Sequence[str]) -> str:
+def _metric_table(findings: Findings, mine: Sequence[Statistic], metrics: Sequence[str]) -> str:
     rows = []
-    for label in dict.fromkeys(figure.method for figure in mine):
-        found = {figure.metric: figure for figure in mine if figure.method == label}
+    for label in dict.fromkeys(statistic.method for statistic in mine):
+        found = {statistic.metric: statistic for statistic in mine if statistic.method == label}
         first = next(iter(found.values()))
         seeds = f"{first.seeds} of {first.begun}" if first.seeds < first.begun else str(first.seeds)
         cells = [with_interval(found[metric]) if metric in found else "–" for metric in metrics]
         rows.append([name_of(findings, label), seeds, *cells])
-    units = {figure.metric: figure.unit for figure in mine}
+    units = {statistic.metric: statistic.unit for statistic in mine}
     return table(["method", "seeds", *(f"{metric} ({units[metric]})" for metric in metrics)], rows)
 
 
@@ -198,15 +199,15 @@ def _comparisons(findings: Findings) -> Iterator[str]:
     pairs = improvements(findings)
     if not pairs:
         return
-    pictures = [picture(figures.improvement_bars(pairs, findings.methods), "1/2 is a tie; bars: 95% intervals")]
+    drawings = [figure_element(figures.improvement_bars(pairs, findings.methods), "1/2 is a tie; bars: 95% intervals")]
     what = "final score (0 random, 100 expert)" if unit == "score" else "final return (sum of rewards)"
     pooled = {"all tasks": {m: np.concatenate(list(tasks.values())) for m, tasks in values.items()}}
     by_task = {task: {m: tasks[task] for m, tasks in values.items() if task in tasks} for task in findings.tasks}
     for where, runs in (pooled if unit == "score" else by_task).items():
         if len(runs) > 1:
             title = f"Performance profile: {where}"
-            pictures.append(
-                picture(figures.profiles(runs, findings.methods, what, title), f"{title}; higher is better")
+            drawings.append(
+                figure_element(figures.profiles(runs, findings.methods, what, title), f"{title}; higher is better")
             )
     rows = [
         [
@@ -218,44 +219,48 @@ def _comparisons(findings: Findings) -> Iterator[str]:
         ]
         for pair in pairs
     ]
-    header = ["method", "tasks", "seeds a task", "P(better)", "95% interval"]
-    yield section("Between methods", gallery(pictures), table(header, rows))
+    header = ["method", "tasks", "seeds per task", "P(better)", "95% interval"]
+    yield section("Between methods", gallery(drawings), table(header, rows))
 
 
 def _span(interval: Interval) -> str:
     return f"[{interval.low:.2f}, {interval.high:.2f}]"
 
 
-def _worlds(findings: Findings, numbers: Sequence[Figure]) -> Iterator[str]:
+def _perturbed(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str]:
     """Yield what `surefoot evaluate` found in other dynamics: heat maps, distributions of returns, CVaR."""
-    pictures, rows = [], []
+    drawings, rows = [], []
     for task, cells in _grouped(findings.cells).items():
-        by_world: dict[str, list[Cell]] = {}
+        by_env: dict[str, list[Cell]] = {}
         for cell in cells:
-            maps = {task: worlds(cell)} | {name: grid_map(cell, name) for name in shared("grids", cell)}
+            maps = {task: physics_map(cell)} | {name: grid_map(cell, name) for name in shared("grids", cell)}
             for where, found in maps.items():
                 if found is not None:
                     title = f"{cell.method.label}: {where}"
                     caption = f"{title}; worst {shown(float(np.nanmin(found.table)))}, {len(cell.runs)} seeds"
-                    pictures.append(picture(figures.heat_map(found, title), caption))
-            for world in episodes_by_world(cell.runs[0]):
-                if all(world in episodes_by_world(run) for run in cell.runs):
-                    by_world.setdefault(world, []).append(cell)
-        for world, drawn in by_world.items():
-            pictures.append(picture(figures.return_distributions(drawn, world), f"Returns of episodes in {world}"))
-    for figure in numbers:
-        if figure.unit == OBJECTIVE_UNIT or figure.metric.startswith(("CVaR", "worst case", "average")):
+                    drawings.append(figure_element(figures.heat_map(found, title), caption))
+            for env in episodes_by_env(cell.runs[0]):
+                if all(env in episodes_by_env(run) for run in cell.runs):
+                    by_env.setdefault(env, []).append(cell)
+        for env, drawn in by_env.items():
+            drawings.append(figure_element(figures.return_distributions(drawn, env), f"Returns of episodes in {env}"))
+    for statistic in numbers:
+        if statistic.unit == OBJECTIVE_UNIT or statistic.metric.startswith(("CVaR", "worst case", "average")):
             rows.append(
-                [name_of(findings, figure.method), escape(figure.metric), str(figure.seeds), with_interval(figure)]
+                [
+                    name_of(findings, statistic.method),
+                    escape(statistic.metric),
+                    str(statistic.seeds),
+                    with_interval(statistic),
+                ]
             )
     if rows:
         text = (
             f"<p class='soft'>CVaR is the mean of the worst {TAIL:.0%} of a run's episodes, then over seeds. "
-            "Objectives are those a policy was asked to act for: what it promised of its discounted return, and what "
-            "it reached.</p>"
+            "Objectives are of the discounted return: predicted by the network, and achieved by the policy.</p>"
         )
-        parts = (gallery(pictures), table(["method", "measure", "seeds", "value (reward)"], rows, words=True), text)
-        yield section("In other worlds, and in the tail", *parts)
+        parts = (gallery(drawings), table(["method", "measure", "seeds", "value (reward)"], rows, words=True), text)
+        yield section("Under other dynamics, and in the tail", *parts)
 
 
 def _regret(findings: Findings) -> Iterator[str]:
@@ -263,30 +268,30 @@ def _regret(findings: Findings) -> Iterator[str]:
         task: [cell for cell in cells if all(run.regret is not None for run in cell.runs)]
         for task, cells in _grouped(findings.cells).items()
     }
-    pictures = [
-        picture(figures.regret_curves(cells), f"{task}; mean and standard error over replicates, log-log")
+    drawings = [
+        figure_element(figures.regret_curves(cells), f"{task}; mean and standard error over replicates, log-log")
         for task, cells in groups.items()
         if cells
     ]
-    if pictures:
+    if drawings:
         rows = []
         for cells in groups.values():
             for cell in cells:
-                slope, replicates = figures.slopes(cell)
+                slope, replicates = slopes(cell)
                 final = np.concatenate([run.regret[1][-1] for run in cell.runs if run.regret is not None])
                 name = name_of(findings, cell.method.label)
                 rows.append([name, escape(cell.task), str(replicates), shown(float(final.mean())), shown(slope, 3)])
         header = ["method", "task", "replicates", "mean regret", "slope"]
         text = "<p class='soft'>Slope: of log regret against log round over the last decade.</p>"
-        yield section("Regret", gallery(pictures), table(header, rows, words=True), text)
+        yield section("Regret", gallery(drawings), table(header, rows, words=True), text)
 
 
-def _cost(findings: Findings, numbers: Sequence[Figure]) -> Iterator[str]:
+def _cost(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str]:
     parts = []
-    for task in dict.fromkeys(figure.task for figure in numbers):
-        mine = [figure for figure in numbers if figure.task == task and figure.metric in ("time", "speed")]
+    for task in dict.fromkeys(statistic.task for statistic in numbers):
+        mine = [statistic for statistic in numbers if statistic.task == task and statistic.metric in ("time", "speed")]
         if mine:
-            present = [metric for metric in ("time", "speed") if any(figure.metric == metric for figure in mine)]
+            present = [metric for metric in ("time", "speed") if any(statistic.metric == metric for statistic in mine)]
             parts.append(f"<h3>{escape(task)}</h3>" + _metric_table(findings, mine, present))
     if parts:
         parts.append("<p class='soft'>Wall-clock, evaluations included. Speeds compare only on one idle machine.</p>")

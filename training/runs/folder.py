@@ -1,4 +1,4 @@
-"""One folder a run: what is in it, and how to make, mark and read it. Nothing inside names its own place on disk."""
+"""One folder per run: what is in it, and how to make, mark and read it. Nothing inside names its own place on disk."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any
 
 import yaml
 
+from surefoot import agents
 from surefoot.configs.casting import read_yaml
 from surefoot.evaluation.policy_files import runs_inside
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
+from surefoot.training.runs.console import quoted
 from surefoot.training.runs.provenance import provenance
 
 SUBFOLDERS = ("checkpoints", "plots", "videos")
 
 
-def default_name(agent_name: str, config: RunConfig, preset: str | None) -> str:
+def default_name(agent_name: str, config: RunConfig[Any], preset: str | None) -> str:
     """Return `AGENT-ENV-PRESET-sSEED-TIME`, safe as a file name."""
     parts = [agent_name, config.env.id, Path(preset).stem if preset else "", f"s{config.seed}"]
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -31,13 +33,13 @@ def require_free(folder: Path) -> None:
     """Raise unless a new run can be made at `folder`."""
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(
-            f"{folder}: not empty; go on with that run by --resume {folder}, or choose another --name"
+            f"{folder}: not empty; resume that run with --resume {quoted(folder)}, or choose another --name"
         )
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: a file is in the way of the run folder; choose another --name or --out")
 
 
-def create(folder: Path, agent_name: str, config: RunConfig, preset: str | None) -> None:
+def create(folder: Path, agent_name: str, config: RunConfig[Any], preset: str | None) -> None:
     """Make the run's folder with config.yaml and meta.json."""
     require_free(folder)
     try:
@@ -49,29 +51,29 @@ def create(folder: Path, agent_name: str, config: RunConfig, preset: str | None)
     write_meta(folder, {"agent": agent_name, "preset": preset, "seed": config.seed, "started": _now(), **provenance()})
 
 
-def write_config(folder: Path, agent_name: str, config: RunConfig) -> None:
+def write_config(folder: Path, agent_name: str, config: RunConfig[Any]) -> None:
     """Write the resolved configuration, every field of it."""
     plain = yaml.safe_dump(to_plain(agent_name, config), sort_keys=False)
     text = f"# Resolved configuration; `--config` takes this file back.\n{plain}"
     write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
 
 
-def read_config(folder: Path) -> tuple[str, RunConfig]:
+def read_config(folder: Path) -> tuple[str, RunConfig[Any]]:
     """Return agent name and configuration of a run; `FileNotFoundError` where `folder` is none."""
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder}: not a run folder (no config.yaml){runs_inside(folder)}")
     return from_plain(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
 
 
-def method_name(agent_name: str, config: RunConfig) -> str:
-    """Return what a picture or table calls a run: its agent, and its arm where the agent has arms."""
-    arm = getattr(config.agent, "arm", None)
-    return f"{agent_name} {arm}" if arm else agent_name
+def method_name(agent_name: str, config: RunConfig[Any]) -> str:
+    """Return what a figure or table calls a run: its agent, and its variant where the agent has variants."""
+    return agents.get(agent_name).label(agent_name, config.agent)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Return what meta.json says of the run."""
-    return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    """Return the contents of the run's meta.json."""
+    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    return meta
 
 
 def write_meta(folder: Path, changes: dict[str, Any]) -> None:
@@ -86,20 +88,20 @@ def mark(folder: Path, status: str, seconds: float) -> None:
     write_meta(folder, {"status": status, "updated": _now(), "minutes": round(seconds / 60, 3)})
 
 
-def is_finished(folder: Path, config: RunConfig) -> bool:
-    """Whether the run was carried through and `config` asks for nothing else."""
+def is_finished(folder: Path, config: RunConfig[Any]) -> bool:
+    """Whether the run was carried through and `config` is the same."""
     return read_meta(folder).get("status") == "finished" and config == read_config(folder)[1]
 
 
-def mark_resumed(folder: Path, agent_name: str, config: RunConfig) -> None:
+def mark_resumed(folder: Path, agent_name: str, config: RunConfig[Any]) -> None:
     """Record that the run was taken up again: with which budget, by which command and on which machine."""
     write_config(folder, agent_name, config)
     write_meta(folder, {"resumed": [*read_meta(folder).get("resumed", []), {"started": _now(), **provenance()}]})
 
 
-def save_path(folder: Path, path: list[dict[str, Any]]) -> None:
-    """Write what an agent says of its iterations, as plain values."""
-    write_atomically(folder / "path.json", lambda file: file.write((json.dumps(path, indent=1) + "\n").encode()))
+def save_artefact(folder: Path, name: str, content: Any) -> None:
+    """Write an agent's report, as plain values, to the file `name`."""
+    write_atomically(folder / name, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
 
 
 # --- provenance -------------------------------------------------------------------------------------------------------

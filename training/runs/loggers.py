@@ -1,4 +1,4 @@
-"""Where rows of numbers go: CSV always, TensorBoard and Weights & Biases when asked for."""
+"""Where rows of numbers go: CSV always, TensorBoard and Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class CsvLog:
         writer.writerows(rows)
         write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
-    def _writer(self, file: Any) -> csv.DictWriter:
+    def _writer(self, file: Any) -> csv.DictWriter[str]:
         return csv.DictWriter(file, self.columns, restval="", extrasaction="ignore", lineterminator="\n")
 
 
@@ -158,7 +158,7 @@ def make_loggers(
     env_steps: int = 0,
     states: Mapping[str, Any] | None = None,
 ) -> dict[str, Logger]:
-    """Return the loggers asked for, by name; `env_steps` and `states` come from the checkpoint of a resumed run."""
+    """Return the configured loggers, by name; `env_steps` and `states` come from the checkpoint of a resumed run."""
     loggers: dict[str, Logger] = {}
     for name in names:
         if name == "wandb":

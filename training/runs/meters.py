@@ -54,7 +54,7 @@ class Meter:
 
 
 def _totals(episodes: Episodes) -> Tensor:
-    """Return (3,): how many lanes ended, their summed returns and lengths."""
+    """Return (3,): how many episodes ended, their summed returns and lengths."""
     columns = torch.stack(
         [torch.ones_like(episodes.ended, dtype=torch.float64), episodes.episode_return, episodes.length]
     )

@@ -1,4 +1,4 @@
-"""The local engine of a sweep: one process a run, as many side by side as the CPUs (and GPUs) allow."""
+"""The local engine of a sweep: one process per run, as many side by side as the CPUs (and GPUs) allow."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import torch
 
 from surefoot.evaluation.storage import explained
 from surefoot.training.loop.interrupt import StopRequest
-from surefoot.training.loop.loop import Run
+from surefoot.training.loop.loop import ActiveRun
 from surefoot.training.loop.setup import start_or_resume
 from surefoot.training.sweep import plan
 from surefoot.training.sweep.plan import Entry, Sweep
-from surefoot.training.sweep.progress import Standing, share_done
+from surefoot.training.sweep.progress import SweepProgress, fraction_done
 
 LAST_LINES = 15  # of a failed run's log, enough for the error and where it came from
 WRONG_INPUT = 2  # exit code; another try would end the same way
@@ -30,30 +30,30 @@ LOOK_EVERY = 0.1  # seconds between two looks at the processes
 SHOW_EVERY = 1.0  # seconds between two counts of all their steps
 
 
-def carry_out_here(folder: Path, sweep: Sweep, show: Callable[[Standing], None], stop: StopRequest) -> None:
-    """Train every run of the sweep that is not finished, until all are or `stop` asks to end.
+def execute_locally(folder: Path, sweep: Sweep, show: Callable[[SweepProgress], None], stop: StopRequest) -> None:
+    """Train every run of the sweep that is not finished, until all are or `stop` is requested.
 
-    A run that dies goes on from its own checkpoint, `max_restarts` times; then it is noted in failures.json with the
-    end of its log, and the others go on.
+    A run that dies is resumed from its own checkpoint, `max_restarts` times; then it is noted in failures.json with the
+    end of its log, and the others continue.
     """
     with one_driver(folder) as lock:
-        crew = Crew(folder, sweep, lock)
+        pool = WorkerPool(folder, sweep, lock)
         shown = 0.0
         try:
-            while crew.has_work() and not stop:
-                crew.fill()
-                crew.collect()
+            while pool.has_work() and not stop:
+                pool.fill()
+                pool.collect()
                 if time.monotonic() - shown > SHOW_EVERY:
-                    show(crew.standing())
+                    show(pool.progress())
                     shown = time.monotonic()
                 time.sleep(LOOK_EVERY)
         finally:
-            crew.end()
-            show(crew.standing())
+            pool.end()
+            show(pool.progress())
 
 
-class Crew:
-    """The processes at work, the runs that wait, and what became of the others."""
+class WorkerPool:
+    """The worker processes, the runs that wait, and what became of the others."""
 
     def __init__(self, folder: Path, sweep: Sweep, lock: int) -> None:
         self.folder, self.sweep, self.lock = folder, sweep, lock
@@ -81,7 +81,7 @@ class Crew:
             self.children[slot] = entry, steps, _start(self.folder, entry.name, environment, self.lock)
 
     def collect(self) -> None:
-        """Judge the processes that have ended: finished, to be restarted, or failed for good."""
+        """Sort the processes that have ended: finished, to be restarted, or failed for good."""
         for slot, (entry, _, process) in list(self.children.items()):
             if (code := process.poll()) is None:
                 continue
@@ -92,15 +92,15 @@ class Crew:
             elif code != WRONG_INPUT and self.tries[entry.name] <= self.sweep.max_restarts:
                 self.waiting.insert(0, entry)
             else:
-                told = {"tries": self.tries[entry.name], "end_of_log": end_of_log(self.folder, entry.name)}
-                self.failures[entry.name] = told
+                failure = {"tries": self.tries[entry.name], "end_of_log": end_of_log(self.folder, entry.name)}
+                self.failures[entry.name] = failure
                 plan.write_json(self.folder / "failures.json", self.failures)
 
-    def standing(self) -> Standing:
+    def progress(self) -> SweepProgress:
         """Count."""
-        shares = [share_done(self.folder / "runs" / entry.name, n) for entry, n, _ in self.children.values()]
+        fractions = [fraction_done(self.folder / "runs" / entry.name, n) for entry, n, _ in self.children.values()]
         numbers = len(self.done), len(self.children), len(self.failures), len(self.entries)
-        return Standing(*numbers, work=len(self.done) + sum(shares))
+        return SweepProgress(*numbers, work=len(self.done) + sum(fractions))
 
     def end(self) -> None:
         """Ask whatever still runs to save and end, and wait for it; a second Ctrl-C meanwhile ends it at once."""
@@ -119,20 +119,20 @@ class Crew:
 
 
 def side_by_side(sweep: Sweep, cpus: int, gpus: int) -> int:
-    """Return how many runs go side by side; `ValueError` where a single one asks for more than there is."""
+    """Return how many runs go side by side; `ValueError` where a single one needs more than there is."""
     if sweep.gpus_per_run > gpus:
         raise ValueError(f"gpus_per_run is {sweep.gpus_per_run}, but PyTorch sees {gpus} CUDA devices")
     number = int(cpus / sweep.cpus_per_run)
-    if sweep.gpus_per_run > 0:  # a run sees a share of one device, or whole ones; never parts of two
-        share = sweep.gpus_per_run
-        number = min(number, gpus * int(1 / share) if share <= 1 else gpus // int(share))
+    if sweep.gpus_per_run > 0:  # a run sees a part of one device, or whole ones; never parts of two
+        per_run = sweep.gpus_per_run
+        number = min(number, gpus * int(1 / per_run) if per_run <= 1 else gpus // int(per_run))
     if number < 1:
         raise ValueError(f"cpus_per_run is {sweep.cpus_per_run}, but this machine has {cpus}")
     return number
 
 
 def devices_of(slot: int, gpus_per_run: float) -> dict[str, str]:
-    """Return the environment by which the run in a slot sees its CUDA devices; empty where it asks for none."""
+    """Return the environment by which the run in a slot sees its CUDA devices; empty where it needs none."""
     if gpus_per_run <= 0:
         return {}
     if gpus_per_run <= 1:
@@ -188,8 +188,8 @@ def _start(folder: Path, name: str, environment: dict[str, str], lock: int) -> s
 # --- one run, in its own process --------------------------------------------------------------------------------------
 
 
-def prepare_one(folder: Path, name: str) -> Run | None:
-    """Return one run of a sweep where it stands, for this process to carry out; None where it is finished."""
+def prepare_one(folder: Path, name: str) -> ActiveRun | None:
+    """Return one run of a sweep where it stands, for this process to execute; None where it is finished."""
     entries = {entry.name: entry for entry in plan.read_plan(folder)}
     if name not in entries:
         raise ValueError(f"{folder}: no run {name!r} in its plan.json")

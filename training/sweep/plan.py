@@ -1,6 +1,6 @@
 """What a sweep is: agents × presets × seeds × settings, checked as a whole before anything starts, and its folder.
 
-A sweep's folder holds `sweep.yaml` (what was asked, every field of it), `plan.json` (its runs in order), `configs/`
+A sweep's folder holds `sweep.yaml` (the request, every field of it), `plan.json` (its runs in order), `configs/`
 (each run's resolved configuration), `runs/` (ordinary run folders), `logs/` and `failures.json`.
 """
 
@@ -27,6 +27,7 @@ from surefoot.envs import Physics
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
 from surefoot.training.config.run import RunConfig
+from surefoot.training.runs.console import quoted
 from surefoot.training.runs.folder import read_meta
 from surefoot.training.runs.loggers import require_installed
 
@@ -34,23 +35,24 @@ RAY_FOLDER = "ray-tune"  # where Ray Tune keeps its own state and copies of the 
 MOST_RUNS = 10_000  # without --yes
 LONGEST_NAME = 100  # characters of a run folder
 ROBUST_METRICS = ("worst_case", "cvar")
-OWN_OPTIONS = {"seed": "seeds", "threads": "cpus_per_run", "beside": "agents"}  # what a sweep sets itself, and by what
+OWN_OPTIONS = {"seed": "seeds", "threads": "cpus_per_run", "baselines": "agents"}  # set by a sweep: by its own options
 
 
 @dataclass(frozen=True)
-class Objective:
+class SearchObjective:
     """What a search improves: a logged metric, or a measurement of its own at every evaluation."""
 
     metric: str = "eval/episode_return"
-    """A column of metrics.csv (such as `regret`), `eval/episode_return`, `eval/score`, or `worst_case` or `cvar`."""
+    """Metric to optimise: a column of metrics.csv (such as `regret`), `eval/episode_return`, `eval/score`, `worst_case`
+    or `cvar`."""
     mode: Literal["max", "min"] = "max"
-    """Whether more is better."""
+    """Maximise or minimise the metric."""
     physics: Annotated[tuple[dict[str, float], ...], tyro.conf.Suppress] = ()
-    """The worlds of `worst_case` and `cvar`, such as {gravity: 1.5}, each laid over the run's `eval.physics`."""
+    """Dynamics of `worst_case` and `cvar`, such as {gravity: 1.5}, each merged over the run's `eval.physics`."""
     episodes: int = 10
-    """Episodes in each of these worlds."""
+    """Episodes under each of these dynamics."""
     level: float = 0.1
-    """`cvar` is the mean of the worst fraction `level` of all these episodes."""
+    """Tail level of `cvar`: the mean of the worst fraction `level` of all these episodes."""
 
     def __post_init__(self) -> None:
         if not 0 < self.level <= 1:
@@ -58,9 +60,9 @@ class Objective:
         if self.episodes < 1:
             raise ValueError(f"objective.episodes is {self.episodes}; it must be at least 1")
         if self.metric in ROBUST_METRICS and not self.physics:
-            raise ValueError(f"objective.metric {self.metric} needs worlds to measure in: name objective.physics")
-        for world in self.physics:
-            overlay(Physics(), world, "objective.physics")
+            raise ValueError(f"objective.metric {self.metric} needs dynamics to measure under: name objective.physics")
+        for changes in self.physics:
+            overlay(Physics(), changes, "objective.physics")
 
 
 @dataclass(frozen=True)
@@ -68,35 +70,36 @@ class Sweep:
     """Many runs at once. Without a search: every agent with every preset, seed and combination of settings."""
 
     agents: tuple[str, ...] = ()
-    """Agents, separated by commas; AGENT/PRESET ties one to a preset of its own."""
+    """Agents, separated by commas; AGENT/PRESET binds an agent to a preset."""
     presets: tuple[str, ...] = ()
-    """Presets that every agent is combined with: NAME of the agent's own, OTHER/NAME of another's, or a YAML file."""
+    """Presets to combine with every agent: NAME of the agent's own, OTHER/NAME of another's, or a YAML file."""
     seeds: tuple[str, ...] = ("0",)
     """Seeds: 0..9, or numbers separated by commas."""
     set: dict[str, list[Any]] = field(default_factory=dict)
-    """Fields of the runs with the values to try, such as env.physics.gravity=1.5,2.0 agent.hidden=[64,64],[128,128]."""
+    """Fields and the values to try, such as env.physics.gravity=1.5,2.0 agent.hidden=[64,64],[128,128]."""
     search: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """Fields with what to draw from: {range: [a, b]}, {log_range: [a, b]} or {choices: [...]}. Needs engine ray."""
+    """Fields and their search spaces: {range: [a, b]}, {log_range: [a, b]} or {choices: [...]}. Needs engine ray."""
     trials: int = 20
-    """How many settings a search tries."""
-    objective: Objective = field(default_factory=Objective)
-    """What a search improves."""
+    """Number of trials of a search."""
+    objective: SearchObjective = field(default_factory=SearchObjective)
+    """What a search optimises."""
     asha_grace: int | None = None
-    """Steps that ASHA grants every trial of a search before it may stop it; None: every trial runs to its end."""
+    """Grace period of ASHA: steps before a trial may be stopped; None: no early stopping."""
     asha_reduction: int = 3
-    """ASHA keeps one in so many trials at every rung."""
+    """Reduction factor of ASHA: at every rung one of this many trials continues."""
     engine: Literal["local", "ray"] = "local"
     """`local`: processes on this machine. `ray`: Ray Tune, on this machine or a cluster."""
     address: str | None = None
-    """Ray cluster to join (`auto`, host:port); None starts a local one."""
+    """Ray cluster to join (`auto`, host:port); None: start a local one."""
     storage: str | None = None
-    """Where Ray Tune keeps checkpoints and its own state: a path or any fsspec address; inside the sweep by default."""
+    """Where Ray Tune stores checkpoints and its state: a path or any fsspec address; default: inside the sweep
+    folder."""
     cpus_per_run: float = 1.0
-    """CPUs of one run, which bounds how many run at once; whole ones are its threads."""
+    """CPUs per run, which limits how many run at once; whole numbers are also the threads of a run."""
     gpus_per_run: float = 0.0
-    """GPUs of one run; 0.25 lets four share one."""
+    """GPUs per run; with 0.25 four runs share one."""
     max_restarts: int = 2
-    """How often a run that dies is restarted from its own checkpoint before it counts as failed."""
+    """How often a run that crashes is restarted from its own checkpoint before it counts as failed."""
 
     def __post_init__(self) -> None:
         for name in ("trials", "asha_reduction"):
@@ -112,17 +115,17 @@ class Sweep:
             raise ValueError(f"asha_grace is {self.asha_grace}; it must be at least 1")
 
 
-# May change when a sweep is resumed: how it is carried out, but no number of its runs.
+# May change when a sweep is resumed: how it is executed, but no number of its runs.
 CHANGEABLE = ("address", "cpus_per_run", "gpus_per_run", "max_restarts")
 
 
-class Planned(NamedTuple):
+class PlannedRun(NamedTuple):
     """One run of a sweep."""
 
     name: str  # of its folder
     agent_name: str
     preset: str | None
-    config: RunConfig
+    config: RunConfig[Any]
 
 
 class Entry(NamedTuple):
@@ -134,11 +137,11 @@ class Entry(NamedTuple):
     seed: int
 
 
-# --- from what was asked to runs --------------------------------------------------------------------------------------
+# --- from the request to runs -----------------------------------------------------------------------------------------
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Return the sweep that a YAML file asks for."""
+    """Return the sweep of a YAML file."""
     content = read_yaml(path)
     for name in ("agents", "presets", "seeds"):
         if name in content:
@@ -153,7 +156,7 @@ def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def expand(sweep: Sweep, *, allow_many: bool = False) -> list[Planned]:
+def expand(sweep: Sweep, *, allow_many: bool = False) -> list[PlannedRun]:
     """Return every run of a sweep, in order. A search has one run a method here, whose settings its trials change.
 
     Raises `ValueError` or `FileNotFoundError` for whatever would fail later: an unknown agent, preset, field or value,
@@ -162,14 +165,14 @@ def expand(sweep: Sweep, *, allow_many: bool = False) -> list[Planned]:
     methods, seeds = list(_methods(sweep)), parse_seeds(sweep.seeds)
     _require_runs(sweep, methods, seeds, allow_many)
     runs = [
-        _planned(agent_name, preset, settings, seed, sweep)
+        _planned_run(agent_name, preset, settings, seed, sweep)
         for agent_name, preset in methods
         for settings in _grid(sweep.set)
         for seed in seeds
     ]
     names = [run.name for run in runs]
     if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
-        raise ValueError(f"the sweep asks for the same run twice: {twice[0]}")
+        raise ValueError(f"the sweep has the same run twice: {twice[0]}")
     for run in runs:
         _require_possible(run)
         _require_searchable(run.config, sweep.search)
@@ -237,7 +240,7 @@ def search_range(field: str, what: Any) -> tuple[str, list[Any]]:
     return kind, [low, high]
 
 
-def _require_searchable(config: RunConfig, search: Mapping[str, Any]) -> None:
+def _require_searchable(config: RunConfig[Any], search: Mapping[str, Any]) -> None:
     """Raise where a field of a search is unknown or one of its ends or choices does not fit."""
     for field_name, what in search.items():
         for value in search_range(field_name, what)[1]:
@@ -248,16 +251,16 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _planned(agent_name: str, preset: str | None, settings: dict[str, Any], seed: int, sweep: Sweep) -> Planned:
+def _planned_run(agent_name: str, preset: str | None, settings: dict[str, Any], seed: int, sweep: Sweep) -> PlannedRun:
     base = load_preset(agent_name, preset) if preset else default_config(agent_name)
     config = with_settings(base, settings, f"{agent_name}: set")
-    # A run of a sweep stands alone: the companions of a preset would take CPUs that other runs were promised.
-    config = replace(config, seed=seed, threads=max(1, int(sweep.cpus_per_run)), beside=())
+    # A run of a sweep stands alone: baseline runs of a preset would take CPUs reserved for other runs.
+    config = replace(config, seed=seed, threads=max(1, int(sweep.cpus_per_run)), baselines=())
     varied = {key: value for key, value in settings.items() if len(sweep.set[key]) > 1}
-    return Planned(_name(agent_name, preset, config, varied), agent_name, preset, config)
+    return PlannedRun(_name(agent_name, preset, config, varied), agent_name, preset, config)
 
 
-def with_settings(config: RunConfig, settings: Mapping[str, Any], where: str) -> RunConfig:
+def with_settings(config: RunConfig[Any], settings: Mapping[str, Any], where: str) -> RunConfig[Any]:
     """Return a configuration with dotted fields replaced, each cast to its type and checked."""
     nested: dict[str, Any] = {}
     for key, value in settings.items():
@@ -271,8 +274,8 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any], where: str) ->
     return overlay(config, nested, where)
 
 
-def _name(agent_name: str, preset: str | None, config: RunConfig, settings: Mapping[str, Any]) -> str:
-    """Return a folder name that says what the run is, shortened where it would be too long."""
+def _name(agent_name: str, preset: str | None, config: RunConfig[Any], settings: Mapping[str, Any]) -> str:
+    """Return a descriptive folder name of the run, shortened where it would be too long."""
     short = [key.rpartition(".")[2] for key in settings]
     keys = short if len(set(short)) == len(short) else list(settings)
     parts = [agent_name, preset_label(preset) if preset else config.env.id]
@@ -288,7 +291,7 @@ def preset_label(preset: str) -> str:
     return Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset.replace("/", "-")
 
 
-def _require_possible(run: Planned) -> None:
+def _require_possible(run: PlannedRun) -> None:
     require_installed(run.config.logger)
     if agents.get(run.agent_name).needs_data and run.config.data.source is None:
         raise ValueError(f"{run.agent_name} learns from recorded data: set data.source, or name a preset that does")
@@ -297,10 +300,12 @@ def _require_possible(run: Planned) -> None:
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 
-def create(folder: Path, sweep: Sweep, runs: Sequence[Planned]) -> None:
+def create(folder: Path, sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
     """Make the folder of a new sweep. `FileExistsError` where something is in the way, `OSError` where it cannot be."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: not empty; go on with it by --resume {folder}, or choose another --name")
+        raise FileExistsError(
+            f"{folder}: not empty; resume it with --resume {quoted(folder)}, or choose another --name"
+        )
     try:
         for name in ("configs", "runs", "logs"):
             (folder / name).mkdir(parents=True)
@@ -315,7 +320,7 @@ def create(folder: Path, sweep: Sweep, runs: Sequence[Planned]) -> None:
 
 
 def save_sweep(folder: Path, sweep: Sweep) -> None:
-    """Write what was asked, every field of it; `surefoot sweep FOLDER/sweep.yaml` asks for it again."""
+    """Write the request, every field of it; `surefoot sweep FOLDER/sweep.yaml` repeats it."""
     text = yaml.safe_dump(_plain(dataclasses.asdict(sweep)), sort_keys=False)
     write_atomically(folder / "sweep.yaml", lambda file: file.write(text.encode()))
 
@@ -338,14 +343,14 @@ def read_plan(folder: Path) -> list[Entry]:
     return [Entry(**entry) for entry in json.loads((folder / "plan.json").read_text(encoding="utf-8"))]
 
 
-def read_planned_config(folder: Path, name: str) -> RunConfig:
+def read_planned_config(folder: Path, name: str) -> RunConfig[Any]:
     """Return the resolved configuration of one run of a sweep."""
     path = folder / "configs" / f"{name}.yaml"
     return from_plain(read_yaml(path), str(path))[1]
 
 
 def status_of(run: Path) -> str | None:
-    """Return what meta.json says of a run; None where there is no run yet."""
+    """Return the contents of a run's meta.json; None where there is no run yet."""
     return read_meta(run).get("status") if (run / "meta.json").is_file() else None
 
 

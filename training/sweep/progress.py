@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Standing(NamedTuple):
+class SweepProgress(NamedTuple):
     """How many runs of a sweep are where, and how much of all their steps is done."""
 
     done: int
     running: int
     failed: int
     total: int
-    work: float  # runs, those under way by their share of steps
+    work: float  # runs, those under way by their fraction of steps
 
     def line(self, seconds: float, work_before: float) -> str:
         """Return the status line, `seconds` after this session began with `work_before` done."""
@@ -29,7 +29,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.0f} h"
 
 
-def share_done(run: Path, steps: int) -> float:
+def fraction_done(run: Path, steps: int) -> float:
     """Return which part of its budget a run under way has spent, by the last whole row of its metrics.csv."""
     try:
         lines = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()

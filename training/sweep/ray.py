@@ -1,7 +1,7 @@
 """The Ray engine of a sweep: Ray Tune places, restarts, stops and restores the runs, here or on a cluster.
 
-What is ours is what Ray cannot know: how a run begins or goes on (its folder is the checkpoint that Tune stores), what
-a search draws from, what it improves, and how run folders come back.
+What is ours is what Ray cannot know: how a run begins or is resumed (its folder is the checkpoint that Tune stores),
+what a search draws from, what it improves, and how run folders come back.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from surefoot.evaluation.statistics import cvar
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.interrupt import StopRequest
-from surefoot.training.loop.loop import Run
+from surefoot.training.loop.loop import ActiveRun
 from surefoot.training.loop.setup import start_or_resume
 from surefoot.training.runs.folder import write_meta
 from surefoot.training.runs.loggers import Row
-from surefoot.training.session import carry_out
+from surefoot.training.session import execute
 from surefoot.training.sweep import plan
 from surefoot.training.sweep.local import LAST_LINES, one_driver
-from surefoot.training.sweep.plan import RAY_FOLDER, ROBUST_METRICS, Entry, Objective, Sweep
-from surefoot.training.sweep.progress import Standing
+from surefoot.training.sweep.plan import RAY_FOLDER, ROBUST_METRICS, Entry, SearchObjective, Sweep
+from surefoot.training.sweep.progress import SweepProgress
 
 try:
     import optuna  # noqa: F401
@@ -48,7 +48,7 @@ except ModuleNotFoundError as error:
 SHOW_EVERY = 1.0  # seconds
 
 
-def carry_out_on_ray(folder: Path, sweep: Sweep, show: Callable[[Standing], None], stop: StopRequest) -> None:
+def execute_on_ray(folder: Path, sweep: Sweep, show: Callable[[SweepProgress], None], stop: StopRequest) -> None:
     """Train every run of the sweep, or every trial of its searches, that is not finished, and gather their folders.
 
     Raises `ConnectionError` for a cluster that does not answer and `OSError` for a storage that cannot be written.
@@ -60,7 +60,7 @@ def carry_out_on_ray(folder: Path, sweep: Sweep, show: Callable[[Standing], None
         for study in studies:
             if stop:
                 return
-            _carry_out_study(folder, sweep, study, show, stop)
+            _execute_study(folder, sweep, study, show, stop)
 
 
 @contextmanager
@@ -92,10 +92,10 @@ def _require_listener(address: str | None) -> None:
             raise ConnectionError(f"no Ray cluster at {address} ({error}); start one by `ray start --head`") from error
 
 
-def _carry_out_study(
-    folder: Path, sweep: Sweep, study: Sequence[Entry], show: Callable[[Standing], None], stop: StopRequest
+def _execute_study(
+    folder: Path, sweep: Sweep, study: Sequence[Entry], show: Callable[[SweepProgress], None], stop: StopRequest
 ) -> None:
-    """Let Ray Tune carry out the runs of a grid, or one search."""
+    """Let Ray Tune execute the runs of a grid, or one search."""
     configs = {entry.name: plan.read_planned_config(folder, entry.name) for entry in study}
     total = sweep.trials if sweep.search else len(study)
     # Set on the class: Ray pickles the instance into its own state, and a resumed sweep has a line of its own.
@@ -110,7 +110,7 @@ def _carry_out_study(
         write_best(folder, sweep, study[0], configs[study[0].name], results)
 
 
-def _tuner(folder: Path, sweep: Sweep, study: Sequence[Entry], configs: Mapping[str, RunConfig]) -> tune.Tuner:
+def _tuner(folder: Path, sweep: Sweep, study: Sequence[Entry], configs: Mapping[str, RunConfig[Any]]) -> tune.Tuner:
     """Return Ray's tuner, restored where it was under way before."""
     storage = sweep.storage or str((folder / RAY_FOLDER).resolve())
     name = study[0].name if sweep.search else "grid"
@@ -120,7 +120,7 @@ def _tuner(folder: Path, sweep: Sweep, study: Sequence[Entry], configs: Mapping[
     }
     objective = sweep.objective if sweep.search else None
     trainable = tune.with_resources(
-        tune.with_parameters(carry_out_trial, runs=runs, objective=objective),
+        tune.with_parameters(execute_trial, runs=runs, objective=objective),
         {"cpu": sweep.cpus_per_run, "gpu": sweep.gpus_per_run},
     )
     place = f"{storage.rstrip('/')}/{name}"
@@ -144,14 +144,14 @@ def _tuner(folder: Path, sweep: Sweep, study: Sequence[Entry], configs: Mapping[
 # --- search -----------------------------------------------------------------------------------------------------------
 
 
-def _space(sweep: Sweep, study: Sequence[Entry], configs: Mapping[str, RunConfig]) -> dict[str, Any]:
+def _space(sweep: Sweep, study: Sequence[Entry], configs: Mapping[str, RunConfig[Any]]) -> dict[str, Any]:
     if not sweep.search:
         return {"run": tune.grid_search([entry.name for entry in study])}
     (config,) = configs.values()
     return {"run": study[0].name} | {field: domain_of(config, field, what) for field, what in sweep.search.items()}
 
 
-def domain_of(config: RunConfig, field: str, what: Any) -> Any:
+def domain_of(config: RunConfig[Any], field: str, what: Any) -> Any:
     """Return Ray's domain for one field of a search: whole numbers where the field holds one."""
     kind, value = plan.search_range(field, what)
     if kind == "choices":
@@ -165,7 +165,7 @@ def domain_of(config: RunConfig, field: str, what: Any) -> Any:
     return (tune.loguniform if kind == "log_range" else tune.uniform)(low, high)
 
 
-def _search_settings(sweep: Sweep, configs: Mapping[str, RunConfig]) -> tune.TuneConfig:
+def _search_settings(sweep: Sweep, configs: Mapping[str, RunConfig[Any]]) -> tune.TuneConfig:
     (config,) = configs.values()
     metric, mode = sweep.objective.metric, sweep.objective.mode
     scheduler = None
@@ -187,17 +187,17 @@ def _search_settings(sweep: Sweep, configs: Mapping[str, RunConfig]) -> tune.Tun
     )
 
 
-def write_best(folder: Path, sweep: Sweep, entry: Entry, config: RunConfig, results: Sequence[Any]) -> None:
+def write_best(folder: Path, sweep: Sweep, entry: Entry, config: RunConfig[Any], results: Sequence[Any]) -> None:
     """Write the settings of the best trial as a preset, to be tried over many seeds."""
     metric, sign = sweep.objective.metric, 1 if sweep.objective.mode == "max" else -1
-    told = [result for result in results if metric in (result.metrics or {})]
-    if not told:
+    measured = [result for result in results if metric in (result.metrics or {})]
+    if not measured:
         raise ValueError(f"no trial of {entry.name} has reported {metric}; see the columns of a run's metrics.csv")
-    best = max(told, key=lambda result: sign * result.metrics[metric])
+    best = max(measured, key=lambda result: sign * result.metrics[metric])
     plain = to_plain(entry.agent_name, plan.with_settings(config, settings_of(best.config), "search"))
     kept = {name: value for name, value in plain.items() if name not in ("agent_name", *plan.OWN_OPTIONS)}
     place = folder / f"best-{entry.name}.yaml"
-    head = f"# {entry.agent_name}: {metric} {best.metrics[metric]:g}, the best of {len(told)} trials on one seed\n"
+    head = f"# {entry.agent_name}: {metric} {best.metrics[metric]:g}, the best of {len(measured)} trials on one seed\n"
     place.write_text(head + yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
     print(f"\nbest settings: {place}; try them over seeds: --agents {entry.agent_name} --presets {place} --seeds 0..9")
 
@@ -210,7 +210,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 # --- one trial, in a worker -------------------------------------------------------------------------------------------
 
 
-def carry_out_trial(config: dict[str, Any], *, runs: Mapping[str, Any], objective: Objective | None) -> None:
+def execute_trial(config: dict[str, Any], *, runs: Mapping[str, Any], objective: SearchObjective | None) -> None:
     """Train one run, from the checkpoint that Ray Tune holds for this trial if there is one."""
     name = config["run"]
     plain, preset, environment = runs[name]
@@ -225,20 +225,20 @@ def carry_out_trial(config: dict[str, Any], *, runs: Mapping[str, Any], objectiv
     run = start_or_resume(folder, agent_name, run_config, preset)
     if run is not None:
         reporter = run.loggers["ray"] = Reporter(run, objective)
-        carry_out(run, StopRequest())
+        execute(run, StopRequest())
         reporter.send()
 
 
 class Reporter:
     """Tells Ray Tune how a run does, and hands its folder over after every checkpoint."""
 
-    def __init__(self, run: Run, objective: Objective | None) -> None:
+    def __init__(self, run: ActiveRun, objective: SearchObjective | None) -> None:
         self.run, self.objective = run, objective
         self.latest: dict[str, float] = {}
         self.handed_over = run.saved_step
 
     def log(self, row: Row, env_steps: int) -> None:
-        """Take in a row; report it where it says something about the objective."""
+        """Take in a row; report it where it has the objective."""
         self.latest |= {name: value for name, value in row.items() if value is not None}
         if self.objective is not None and self.objective.metric in ROBUST_METRICS and "eval/episode_return" in row:
             self.latest[self.objective.metric] = measure(self.run, self.objective)
@@ -263,12 +263,12 @@ class Reporter:
         """There is nothing to close."""
 
 
-def measure(run: Run, objective: Objective) -> float:
-    """Return the worst mean return over the objective's worlds, or the CVaR of all their episodes."""
+def measure(run: ActiveRun, objective: SearchObjective) -> float:
+    """Return the worst mean return over the objective's dynamics, or the CVaR of all their episodes."""
     settings = run.config.eval
     returns = []
-    for world in objective.physics:
-        env = replace(run.config.env, physics=overlay(settings.physics, world, "objective.physics"))
+    for changes in objective.physics:
+        env = replace(run.config.env, physics=overlay(settings.physics, changes, "objective.physics"))
         found = evaluate(run.agent.act, env, episodes=objective.episodes, seed=settings.seed, device=run.device)
         returns.append(found.returns)
     if objective.metric == "worst_case":
@@ -280,25 +280,25 @@ def measure(run: Run, objective: Objective) -> float:
 
 
 class Watch(tune.Callback):
-    """Shows how the trials stand."""
+    """Shows the progress of the trials."""
 
-    show: Callable[[Standing], None]
+    show: Callable[[SweepProgress], None]
     total: int
     steps: dict[str, int]
     shown = 0.0
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Count the trials, at most once a second."""
+        """Count the trials, at most once per second."""
         if time.monotonic() - Watch.shown < SHOW_EVERY:
             return
         Watch.shown = time.monotonic()
         by_status = {status: [t for t in trials if t.status == status] for status in ("TERMINATED", "RUNNING", "ERROR")}
         done, running, failed = map(len, by_status.values())
-        shares = [
+        fractions = [
             min(1.0, (trial.last_result or {}).get("step", 0) / Watch.steps[trial.config["run"]])
             for trial in by_status["RUNNING"]
         ]
-        Watch.show(Standing(done, running, failed, Watch.total, done + sum(shares)))
+        Watch.show(SweepProgress(done, running, failed, Watch.total, done + sum(fractions)))
 
 
 def gather(folder: Path, sweep: Sweep, study: Sequence[Entry], results: Sequence[Any]) -> int:

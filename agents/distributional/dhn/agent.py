@@ -3,26 +3,32 @@
 Ávila Pires, Rowland, Borsa, Guo, Khetarpal, Barreto, Abel, Munos, Dabney, "Optimizing Return Distributions with
 Distributional Dynamic Programming", JMLR 26(185), 2025, arXiv 2501.13028. The paper joins DQN with distributional
 dynamic programming under stock augmentation; its network, loss and constants were not found. What is here is the
-recipe of the brief distributional_dp.md, section 7, in its step numbers; the exact solvers: `distributional_dp/`.
+recipe of docs/derivations/distributional.md §7; the exact solvers are in `agents/distributional/`.
 
-| brief | here |
-|---|---|
-| (1) stock c' = (c + r)/γ, clamped (5) | `parts.objectives.next_stock`, `clamped` |
-| 7.1 features φ(c); Z(s, c, ·), quantiles of G | `stock_features`, `QuantileNetwork` |
-| 7.2 score E f(c + Z) and its tie-break | `scores` |
-| 7.3 relabelling, free or along the trajectory | `relabelled` |
-| D2, D3 target, with the stock c' of the successor | `DHN.target_quantiles` |
-| D4 quantile Huber loss | `quantile_huber_loss`, `pull` |
-| 7.5 n-step targets | `NStep` |
-| 7.6 choice of c_0 at test time | `QuantilePolicy.outer` |
+| derivation | paper | here |
+|---|---|---|
+| (1.2) stock c' = (c + r)/γ; (7.1) clamped | – | `distributional.objectives.next_stock`, `equations.clamped` |
+| (7.2) features φ(c) | – | `equations.stock_features` |
+| (7.3) Z(s, c, ·), quantiles of G | – | `network.QuantileNetwork`, `network.ImageTorso` |
+| (7.4) score E f(c + Z) and its tie-break | – | `equations.scores`, `policy.QuantilePolicy.choose` |
+| (7.5) what falls linearly | – | `agent.fading` |
+| §7.3 starts and stocks of episodes | – | `agent.StockEnvs`, `policy.StockPolicy` |
+| (7.6) relabelling along the trajectory, or free | – | `equations.relabelled` |
+| (7.7), (7.8) target, with the stock c' of the successor | – | `agent.DHN.target_quantiles` |
+| (7.9) quantile Huber loss | – | `equations.quantile_huber_loss` |
+| (7.10), (7.11), (7.12) the same from sorted targets | – | `equations.pull` |
+| §7.4 the update | – | `agent.DHN.update_eager` |
+| (7.13) n-step targets | – | `agent.NStep` |
+| (7.14) choice of c_0 at test time | – | `policy.QuantilePolicy.outer` |
+| §2.4 the guard | – | `agent.DHN.check_sound` |
 
-QR-DQN (Dabney et al. 2018, arXiv 1710.10044) is this agent with objective `mean` and the stock off.
+QR-DQN (Dabney et al. 2018, arXiv 1710.10044) is this agent with objective `mean` and the stock off (§7.8).
 
-Where this differs from the brief, and why:
-- D4 is computed from sorted targets and prefix sums: the same loss and gradient without its table of N × N pairs.
-- The torso is linear up to the first hidden layer, where the features of the stock are added; the rest is the brief's.
+Ours, and why:
+- The loss is computed from sorted targets and prefix sums (§7.5): as eq. (7.9), without its table of N × N pairs.
+- The torso is linear up to the first hidden layer, where the features of the stock are added (§7.1).
 - c' is not stored but computed from c and r, so that a relabelled c and the next episode's c_0 can never leak into it.
-- "Target averaging" over tied actions (brief, 7.4) is left out: with real-valued quantiles no two actions tie.
+- "Target averaging" over tied actions (§7.4) is left out: with real-valued quantiles no two actions tie.
 """
 
 from __future__ import annotations
@@ -41,30 +47,30 @@ from surefoot.agents.distributional.dhn.equations import (
     relabelled,
     scores,
 )
-from surefoot.agents.distributional.dhn.policy import StockPlayer, chosen, dims, make_policy
+from surefoot.agents.distributional.dhn.policy import StockPolicy, chosen, dims, make_policy
 from surefoot.agents.distributional.objectives import next_stock, soundness
-from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting
+from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate, adam, set_lr
 from surefoot.agents.parts.interaction import Interaction
 from surefoot.agents.parts.networks import soft_update
 from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.replay import PictureRing, Ring
+from surefoot.agents.parts.replay import ImageRing, Ring
 from surefoot.agents.parts.state import Stateful
 
 # --- the agent -------------------------------------------------------------------------------------------------------
 
 
-class StockLanes(Stateful):
-    """The lanes of an environment, each with the stock of its episode; it starts uniformly within `stock_range`."""
+class StockEnvs(Stateful):
+    """The sub-environments, each with the stock of its episode, which starts uniformly within `stock_range`."""
 
     STATEFUL = ("interaction", "stock", "earned", "scale", "generator")
 
     def __init__(self, config: DHNConfig, setting: Setting) -> None:
-        assert setting.env is not None, "an agent that acts needs an environment"
+        assert setting.env is not None, "an online agent needs an environment"
         self.config, self.interaction = config, Interaction(setting.env, setting.seed)
         self.generator = make_generator(setting.seed, "stock", setting.device)
-        lanes = setting.env.num_envs
-        self.stock = self.draw(lanes)
+        num_envs = setting.env.num_envs
+        self.stock = self.draw(num_envs)
         self.earned, self.scale = torch.zeros_like(self.stock), torch.ones_like(self.stock)
 
     def draw(self, count: int) -> Tensor:
@@ -92,14 +98,14 @@ class StockLanes(Stateful):
 
 
 class NStep:
-    """The last n transitions of every lane; each takes in the rewards that follow, until n or its episode's end."""
+    """The last n transitions of every environment; each adds up the rewards that follow, until n or the end."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self.window: list[tuple[Stocked, Tensor]] = []  # transitions (N, …), and which lanes (N,) still add to theirs
+        self.window: list[tuple[Stocked, Tensor]] = []  # transitions (N, …), and which still grow (N,)
 
     def add(self, rows: Stocked, ended: Tensor) -> list[Stocked]:
-        """Take in what the lanes did and which episodes ended (N,); return the transitions that are complete."""
+        """Take in what the environments did and which episodes ended (N,); return the transitions that are complete."""
         if self.steps == 1:
             return [rows]
         longer = [(_prolonged(one, rows), open_) for one, open_ in self.window] + [(rows, torch.ones_like(ended))]
@@ -116,20 +122,20 @@ class NStep:
 
 
 def _prolonged(earlier: Stocked, last: Stocked) -> Stocked:
-    """Return transitions that go on with the one that followed."""
+    """Return transitions extended by the one that followed."""
     reward, discount = earlier.reward + earlier.discount * last.reward, earlier.discount * last.discount
     return earlier._replace(reward=reward, discount=discount, next_obs=last.next_obs, terminated=last.terminated)
 
 
 class DHN(Stateful):
-    """One `step` is one step of every lane and the updates it is due."""
+    """One `step` is one step of every environment and the updates it is due."""
 
     STATEFUL = (
         "policy",
         "target",
         "optimiser",
         "replay",
-        "lanes",
+        "envs",
         "n_step",
         "acting_generator",
         "relabel_generator",
@@ -144,15 +150,15 @@ class DHN(Stateful):
         self.check_sound(setting)
         self.target = copy.deepcopy(self.policy.net).requires_grad_(False)
         self.optimiser = adam(self.policy.parameters(), config.lr, setting, eps=config.adam_eps)
-        self.lanes, self.n_step = StockLanes(config, setting), NStep(config.n_step)
+        self.envs, self.n_step = StockEnvs(config, setting), NStep(config.n_step)
         obs_dim, _, _ = dims(setting.spaces)
         widths = [obs_dim, None, None, obs_dim, None, None, None, None, None]
         ring = make_generator(setting.seed, "replay", self.device)
         size = config.replay_capacity, ring, self.device
         self.replay: Ring[Stocked] = (
             Ring(Stocked, widths, *size)
-            if config.pictures is None
-            else PictureRing(Stocked, widths, ("obs", "next_obs"), *size)
+            if config.image_shape is None
+            else ImageRing(Stocked, widths, ("obs", "next_obs"), *size)
         )
         self.acting_generator = make_generator(setting.seed, "acting", self.device)
         self.relabel_generator = make_generator(setting.seed, "relabel", self.device)
@@ -167,20 +173,20 @@ class DHN(Stateful):
             raise ValueError(f"{sound.line}; this agent does not carry it: set agent.gamma 1, or solve it exactly")
 
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
-        """Return the first actions (N,) of episodes that start in obs (N, obs); `player` goes on with them."""
+        """Return the first actions (N,) of episodes that start in obs (N, obs); `stateful` continues with them."""
         return self.policy.act(obs, explore=explore, generator=self.acting_generator)
 
-    def player(self, *, explore: bool = False) -> StockPlayer:
-        """Return what plays whole episodes for the configured objective."""
-        return self.policy.player(explore=explore, generator=self.acting_generator)
+    def stateful(self, *, explore: bool = False) -> StockPolicy:
+        """Return a stateful policy for the configured objective."""
+        return self.policy.stateful(explore=explore, generator=self.acting_generator)
 
     def step(self) -> Progress:
-        """Act once in every lane, then make the updates that are due."""
-        count = len(self.lanes.stock)
-        share = fading(self.env_steps, self.config.epsilon, self.config.final_epsilon, self.config.exploration_steps)
-        obs, stock = self.lanes.interaction.obs, self.lanes.stock
-        action = self.policy.choose(obs, stock, share, self.acting_generator)
-        rows, episodes = self.lanes.step(action, self.policy.first)
+        """Act once in every environment, then make the updates that are due."""
+        count = len(self.envs.stock)
+        epsilon = fading(self.env_steps, self.config.epsilon, self.config.final_epsilon, self.config.exploration_steps)
+        obs, stock = self.envs.interaction.obs, self.envs.stock
+        action = self.policy.choose(obs, stock, epsilon, self.acting_generator)
+        rows, episodes = self.envs.step(action, self.policy.first)
         for complete in self.n_step.add(rows, episodes.ended):
             self.replay.push(complete)
         self.env_steps += count
@@ -202,20 +208,20 @@ class DHN(Stateful):
         batch = self.replay.sample(config.batch_size)
         low, high = config.stock_range
         random = torch.rand(2, config.batch_size, generator=self.relabel_generator, device=self.device)
-        metrics = self.update(batch, low + (high - low) * random[0], random[1] < config.relabel_share)
+        metrics = self.update(batch, low + (high - low) * random[0], random[1] < config.relabel_probability)
         self.updates += 1
-        if self.updates % config.target_every == 0:
+        if self.updates % config.target_update_interval == 0:
             soft_update(self.target.parameters(), self.policy.net.parameters(), config.tau)
         return metrics
 
     def update_eager(self, batch: Stocked, fresh: Tensor, replaced: Tensor) -> dict[str, Tensor]:
-        """One gradient step (D1 to D5); `fresh` (B,) are new c_0, `replaced` (B,) says whose stock they change."""
+        """One gradient step, §7.4; `fresh` (B,) are new c_0, `replaced` (B,) where they replace the stock."""
         config, stock = self.config, batch.stock
         if config.stock:
             stock = clamped(relabelled(batch, fresh, replaced, config.relabel), config.stock_range)
         y = self.target_quantiles(batch, stock)
         z = chosen(self.policy.net(batch.obs, stock), batch.action.long())
-        loss = quantile_huber_loss(z, y, config.kappa).mean()
+        loss = quantile_huber_loss(z, y, config.huber_threshold).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if config.max_grad_norm is not None:
@@ -240,15 +246,38 @@ def fading(step: int, start: float, end: float, over: int) -> float:
     return start + (end - start) * min(1.0, step / over) if over else end
 
 
+def adds_up_rewards(config: DHNConfig) -> bool:
+    """Return whether a stock adds up the task's rewards, which then must be the true ones."""
+    return config.stock
+
+
 DHN_SPEC = AgentSpec(
     DHNConfig(),
     DHN,
     make_policy,
-    "DηN: CVaR, targets and budgets by a stock-augmented quantile network (arXiv 2501.13028)",
+    "DηN: CVaR, targets and other objectives by a stock-augmented quantile network (arXiv 2501.13028)",
+    goal="objective",
+    needs_true_rewards=adds_up_rewards,
+    page="dhn",
+    style=Style("#CC79A7", ":"),
+    tiny={
+        "hidden": (8, 8),
+        "batch_size": 8,
+        "learning_starts": 16,
+        "replay_capacity": 400,
+        "quantiles": 4,
+        "target_update_interval": 3,
+    },
+    tiny_env={"id": "surefoot/Gate-v0", "num_envs": 2},
 )
 QR_DQN_SPEC = AgentSpec(
-    DHNConfig(objective="mean", stock=False, relabel_share=0.0),
+    DHNConfig(objective="mean", stock=False, relabel_probability=0.0),
     DHN,
     make_policy,
     "QR-DQN (arXiv 1710.10044): DηN for the mean, without a stock",
+    needs_true_rewards=adds_up_rewards,
+    page="dhn",
+    style=Style("#7F7F7F", "-."),
+    tiny=DHN_SPEC.tiny,
+    tiny_env=DHN_SPEC.tiny_env,
 )

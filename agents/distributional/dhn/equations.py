@@ -1,4 +1,7 @@
-"""The arithmetic of DηN: the stock's features, scores, relabelling and the loss; the table is in `agent.py`."""
+"""The arithmetic of DηN: the stock's features, scores, relabelling and the loss; the table is in `agent.py`.
+
+docs/derivations/distributional.md §7.
+"""
 
 from __future__ import annotations
 
@@ -10,78 +13,88 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from surefoot.agents.distributional.objectives import Objective, parse
-from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, FRACTION, POSITIVE, SHARE, check_ranges, optional
+from surefoot.agents.parts.ranges import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    FRACTION,
+    POSITIVE,
+    UNIT_INTERVAL,
+    check_ranges,
+    optional,
+)
 
-TIE_BREAK = 1e-3  # ε_tie, the weight of the mean return where the utility has flat parts (brief, 7.2)
+TIE_BREAK = 1e-3  # ε_tie, the weight of the mean return where the utility has flat parts, eq. (7.4)
 
 
 @dataclass(frozen=True)
 class DHNConfig:
-    """Defaults: the brief's gridworld column (section 7.7), which is ours; the paper's own numbers were not found."""
+    """Defaults: ours, for small grids (§8.1); the paper's own numbers were not found."""
 
     objective: str = "cvar(0.25)"
-    """What to maximise: mean, cvar(tau), upper-cvar(tau), mean-cvar(lam, tau), target(g), homeostasis(set-point),
-    shortfall(b), probability(b), ... Its utility f decides what is learned; the numbers can be changed at evaluation as
-    long as they leave f alone: cvar serves every tau and shortfall(b), target every g."""
+    """Objective to maximise: mean, cvar(tau), upper-cvar(tau), mean-cvar(lam, tau), target(g), homeostasis(set-point),
+    shortfall(b), probability(b), ... Its utility f decides what is learned. Its numbers can be changed at evaluation if
+    f stays the same: cvar serves every tau and shortfall(b), target every g."""
     stock: bool = True
-    """Whether networks see the stock; without it the objective must be the mean (QR-DQN)."""
+    """Condition the networks on the stock; without it the objective must be the mean (QR-DQN)."""
     stock_range: tuple[float, float] = (-10.0, 10.0)
-    """[c_lo, c_hi] of the stock an episode starts with, in discounted return; it should cover -G_max ... -G_min."""
+    """Range [c_lo, c_hi] of the initial stock c_0, in discounted return; it should cover -G_max ... -G_min."""
     gamma: float = 0.95
-    """Discount, of the return and of the stock."""
+    """Discount factor of return and stock."""
     quantiles: int = 32
-    """N, quantiles an action (64 for tau at most 0.1)."""
-    kappa: float = 0.0
-    """Where the Huber loss turns linear; 0: the plain quantile loss. Large ones bias CVaR."""
+    """Quantiles per action (N); use 64 for tau at most 0.1."""
+    huber_threshold: float = 0.0
+    """Threshold κ of the quantile Huber loss; 0: the plain quantile loss. A large κ biases CVaR."""
     hidden: tuple[int, ...] = (128, 128)
     """Hidden layer widths."""
-    pictures: tuple[int, int, int] | None = None
-    """Frames, height and width of observations that are flattened pictures of bytes: DQN's convolutions see them."""
+    image_shape: tuple[int, int, int] | None = None
+    """Frames, height and width of observations that are flattened byte images, for DQN's convolutional network."""
     lr: float = 1e-3
-    """Adam step size at the start."""
+    """Initial learning rate (Adam)."""
     final_lr: float = 0.05
-    """Share of `lr` that is left after `decay_steps`, linearly."""
+    """Final learning rate as a fraction of `lr`, reached linearly after `decay_steps`."""
     decay_steps: int | None = 24_000
-    """Environment steps over which the step size decays; None: constant."""
+    """Environment steps over which the learning rate decays; None: constant."""
     adam_eps: float = 1e-5
     """ε of Adam."""
     max_grad_norm: float | None = None
-    """Longest gradient; longer ones are scaled down. None: any length."""
+    """Gradient norm that gradients are clipped to; None: no clipping."""
     batch_size: int = 128
-    """Transitions an update."""
+    """Transitions per update."""
     replay_capacity: int = 50_000
-    """Transitions kept; the oldest are overwritten."""
+    """Replay buffer capacity in transitions; the oldest are overwritten."""
     learning_starts: int = 2_000
     """Environment steps before the first update."""
     updates_per_step: float = 0.25
-    """Gradient updates an environment step: 4 for a step of 16 lanes."""
-    target_every: int = 200
-    """Updates between two moves of the target network."""
+    """Gradient updates per environment step: 0.25 with 16 environments are 4 per vector step."""
+    target_update_interval: int = 200
+    """Updates between two updates of the target network."""
     tau: float = 1.0
-    """Weight of the new parameters when the target network moves; 1: a copy."""
+    """Polyak averaging rate of the target network; 1: a hard update."""
     double: bool = False
-    """Let the online network choose the action of the target."""
+    """Double Q-learning: the online network selects the action of the target."""
     epsilon: float = 1.0
-    """Share of random actions at the start."""
+    """Initial exploration rate ε."""
     final_epsilon: float = 0.05
-    """Share of random actions after `exploration_steps`."""
+    """Exploration rate ε after `exploration_steps`."""
     exploration_steps: int = 12_000
-    """Environment steps over which the share of random actions falls linearly (brief: the first half)."""
+    """Environment steps over which ε is annealed linearly: the first half of a run on the grids."""
     relabel: Literal["free", "trajectory"] = "free"
-    """How a replayed stock is replaced: by a fresh one, or by the one that a fresh c_0 would have led to."""
-    relabel_share: float = 0.9
-    """Share of replayed transitions whose stock is replaced; 0: none."""
+    """How the stock of a replayed transition is relabelled: `free`, with a fresh stock, or `trajectory`, with the one
+    that a fresh c_0 would have led to."""
+    relabel_probability: float = 0.9
+    """Probability that the stock of a replayed transition is relabelled; 0: never."""
     n_step: int = 1
-    """Rewards summed before the bootstrap; more than 1 only without relabelling, which makes longer targets wrong."""
+    """n of n-step returns; above 1 only without relabelling, which would make such targets wrong."""
     clip_reward: float | None = None
-    """Learn from rewards clipped to ± this (QR-DQN on Atari: 1). Refused beside a stock, which needs the real ones."""
+    """Clip rewards to ± this for learning (QR-DQN on Atari: 1). Not allowed with a stock, which needs the unclipped
+    rewards."""
 
     def __post_init__(self) -> None:
-        rules = dict.fromkeys(["quantiles", "target_every", "n_step"], AT_LEAST_1)
-        rules |= dict.fromkeys(["kappa", "exploration_steps"], AT_LEAST_0)
+        rules = dict.fromkeys(["quantiles", "target_update_interval", "n_step"], AT_LEAST_1)
+        rules |= dict.fromkeys(["huber_threshold", "exploration_steps"], AT_LEAST_0)
         rules |= dict.fromkeys(["lr", "adam_eps"], POSITIVE)
         rules |= dict.fromkeys(["gamma", "final_lr"], FRACTION)
-        rules |= dict.fromkeys(["epsilon", "final_epsilon", "relabel_share"], SHARE)
+        rules |= dict.fromkeys(["epsilon", "final_epsilon", "relabel_probability"], UNIT_INTERVAL)
         rules |= dict.fromkeys(
             ["max_grad_norm", "clip_reward", "decay_steps"], optional((POSITIVE[0], "positive, or None"))
         )
@@ -93,17 +106,17 @@ class DHNConfig:
         objective = parse(self.objective)
         if self.stock and self.clip_reward is not None:
             raise ValueError("agent.clip_reward does not go with agent.stock: the stock is in the real rewards' scale")
-        if self.stock and self.relabel_share > 0 and self.n_step > 1:
+        if self.stock and self.relabel_probability > 0 and self.n_step > 1:
             raise ValueError(
                 f"agent.n_step {self.n_step} with relabelling: the recorded actions belong to another stock; set "
-                "agent.n_step 1 or agent.relabel_share 0"
+                "agent.n_step 1 or agent.relabel_probability 0"
             )
         if not self.stock and objective.name != "mean":
             raise ValueError(f"agent.objective {self.objective} needs agent.stock; without it there is only the mean")
 
 
 def clamped(stock: Tensor, stock_range: tuple[float, float]) -> Tensor:
-    """Return the stock within ±2·max|c_0|: beyond the range of G the best action is constant in c (brief, section 5).
+    """Return the stock within ±2·max|c_0|, eq. (7.1): beyond the range of G the best action is constant in c (§6.3).
 
     Without this |c| grows like γ^-t once a target is out of reach.
     """
@@ -134,7 +147,7 @@ def relabelled(batch: Stocked, fresh: Tensor, replaced: Tensor, how: str) -> Ten
 
 
 def quantile_huber_loss(z: Tensor, y: Tensor, kappa: float) -> Tensor:
-    """Return (B,) Σ_i (1/M) Σ_j |τ̂_i − 1{y_j < z_i}|·H_κ(y_j − z_i)/κ of z (B, N) and targets y (B, M); D4.
+    """Return (B,) Σ_i (1/M) Σ_j |τ̂_i − 1{y_j < z_i}|·H_κ(y_j − z_i)/κ of z (B, N) and targets y (B, M).
 
     Value and slope come without a table of pairs or a graph of operations; the line through them carries the gradient.
     """
@@ -144,7 +157,7 @@ def quantile_huber_loss(z: Tensor, y: Tensor, kappa: float) -> Tensor:
 
 
 def pull(z: Tensor, y: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
-    """Return D4 (B,) and its derivatives (B, N) in z, from sorted targets and their prefix sums.
+    """Return the loss of eq. (7.9) (B,) and its derivatives (B, N) in z, from sorted targets and their prefix sums.
 
     These give every Σ_j at once: over the y below z − κ, from there to z, from z to z + κ, and above.
     """

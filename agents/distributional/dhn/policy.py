@@ -1,4 +1,7 @@
-"""What is deployed of DηN: greedy for an objective, from a stock that the outer search chose."""
+"""What is deployed of DηN: greedy for an objective, from a stock that the outer search chose.
+
+docs/derivations/distributional.md §7.2 and §7.7.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from surefoot.agents.parts.random import make_generator
 STARTS = 64  # start states over which the outer search takes its mean
 
 
-GRID = 401  # stocks at which the outer search looks (brief 7.6: at least 201)
+GRID = 401  # stocks at which the outer search looks (at least 201, §7.7)
 
 
 class QuantilePolicy(nn.Module):
@@ -41,22 +44,22 @@ class QuantilePolicy(nn.Module):
         return action, chosen(quantiles, action)
 
     def act(self, obs: Tensor, *, explore: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """Return the first actions (N,) of episodes that start in obs (N, obs); `player` goes on with them."""
-        return self.player(explore=explore, generator=generator)(obs)
+        """Return the first actions (N,) of episodes that start in obs (N, obs); `stateful` continues with them."""
+        return self.stateful(explore=explore, generator=generator)(obs)
 
     @torch.no_grad()
-    def choose(self, obs: Tensor, stock: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-        """Return actions (N,), counted from 0: greedy for the trained objective, but for a `share` of random ones."""
+    def choose(self, obs: Tensor, stock: Tensor, epsilon: float, generator: torch.Generator | None) -> Tensor:
+        """Return actions (N,), counted from 0: ε-greedy for the trained objective."""
         greedy, _ = self.greedy(obs, stock)
-        if share == 0:
+        if epsilon == 0:
             return greedy
         anything = torch.randint(self.net.actions, greedy.shape, generator=generator, device=greedy.device)
-        explores = torch.rand(greedy.shape, generator=generator, device=greedy.device) < share
+        explores = torch.rand(greedy.shape, generator=generator, device=greedy.device) < epsilon
         return torch.where(explores, anything, greedy)
 
     @torch.no_grad()
     def outer(self, obs: Tensor, objective: Objective | None = None) -> Outer:
-        """Return the stock to start with from the start states (S, obs), one for all, and what it promises; 7.6."""
+        """Return the initial stock, one for all start states (S, obs), and its predicted value: eq. (7.14)."""
         objective = objective or self.objective
         low, high = self.config.stock_range if self.config.stock else (0.0, 0.0)
         if objective.stock is None:
@@ -66,9 +69,9 @@ class QuantilePolicy(nn.Module):
         states, counts = obs[:STARTS].unique(dim=0, return_counts=True)
         at_each = [self.expected_utility(state.expand(len(grid), -1), grid, objective) for state in states]
         expected = torch.stack(at_each)  # (S, C)
-        promised = objective.score(grid, (counts[:, None] * expected).sum(0) / counts.sum())
-        best = promised.argmin() if objective.outer == "min" else promised.argmax()
-        return Outer(float(grid[best]), float(promised[best]), grid, promised)
+        predicted = objective.score(grid, (counts[:, None] * expected).sum(0) / counts.sum())
+        best = predicted.argmin() if objective.outer == "min" else predicted.argmax()
+        return Outer(float(grid[best]), float(predicted[best]), grid, predicted)
 
     def expected_utility(self, obs: Tensor, stock: Tensor, objective: Objective) -> Tensor:
         """Return mean_i f(c + Z_i(s, c, a)) (B,) of the greedy action."""
@@ -87,48 +90,51 @@ class QuantilePolicy(nn.Module):
                 f"every g), or train with --agent.objective {objective.name!r}"
             )
 
-    def player(
+    def stateful(
         self,
         objective: Objective | None = None,
         stock: float | None = None,
         *,
         explore: bool = False,
         generator: torch.Generator | None = None,
-    ) -> StockPlayer:
-        """Return what plays whole episodes for an objective from a stock; None: the trained one, the best one.
+    ) -> StockPolicy:
+        """Return a stateful policy for an objective, from an initial stock; None: the trained objective, the best
+        stock.
 
-        `explore`: with the share of random actions that training ends with.
+        `explore`: with the ε that training ends with.
         """
-        return StockPlayer(self, objective or self.objective, stock, self.config.final_epsilon * explore, generator)
+        return StockPolicy(self, objective or self.objective, stock, self.config.final_epsilon * explore, generator)
 
 
 class Outer(NamedTuple):
     """What the search over the initial stock found."""
 
     stock: float  # c_0
-    promised: float  # the objective's figure there, as the network sees it
+    predicted: float  # the objective there, by the network's estimate
     grid: Tensor  # (C,) where it looked
     figures: Tensor  # (C,)
 
 
-class StockPlayer:
-    """A policy and the stock of every lane it plays: call it for actions, `see` what they brought."""
+class StockPolicy:
+    """A policy with the stock of every environment, which `observe` updates from the rewards."""
+
+    needs_rewards = True
 
     def __init__(
         self,
         policy: QuantilePolicy,
         objective: Objective,
         start: float | None,
-        share: float,
+        epsilon: float,
         generator: torch.Generator | None,
     ) -> None:
         policy.require_served(objective)
         self.policy, self.objective, self.start = policy, objective, start
-        self.share, self.generator = share, generator
+        self.epsilon, self.generator = epsilon, generator
         self.stock: Tensor | None = None  # (N,)
 
-    def restart(self) -> None:
-        """Begin new episodes in all lanes at the next call."""
+    def reset(self) -> None:
+        """Begin new episodes in all environments at the next call."""
         self.stock = None
 
     def __call__(self, obs: Tensor) -> Tensor:
@@ -137,9 +143,9 @@ class StockPlayer:
             self.start = self.policy.outer(obs, self.objective).stock
         if self.stock is None:
             self.stock = clamped(torch.full_like(obs[:, 0], self.start), self.policy.config.stock_range)
-        return self.policy.choose(obs, self.stock, self.share, self.generator) + self.policy.first
+        return self.policy.choose(obs, self.stock, self.epsilon, self.generator) + self.policy.first
 
-    def see(self, reward: Tensor, ended: Tensor) -> None:
+    def observe(self, reward: Tensor, ended: Tensor) -> None:
         """Take in the rewards (N,) of a step and which episodes ended (N,) in it."""
         assert self.stock is not None, "rewards come after actions"
         config = self.policy.config

@@ -1,4 +1,4 @@
-"""DARC, CQL and behaviour cloning: their own equations, by hand."""
+"""DARC, CQL and behaviour cloning: their own equations, by hand (docs/derivations/h2o.md §9, E18, E19)."""
 
 import math
 

@@ -1,4 +1,7 @@
-"""M2TD3: its mathematics by hand, the worlds of its episodes, and where it ends on games with a known answer."""
+"""M2TD3: its mathematics by hand, the parameters of its episodes, and where it ends on games with a known answer.
+
+docs/derivations/iwocs.md §8.4 and E16.
+"""
 
 import copy
 import math
@@ -14,26 +17,26 @@ from surefoot.agents.baselines.m2td3 import (
     M2TD3Config,
     adam_step_of,
     adversary_losses,
-    drawn_worlds,
     moved_probability,
     positions,
     restarted_probability,
     robust_loss,
+    sampled_parameters,
     superfluous,
 )
-from surefoot.agents.parts.worlds import WorldBatch
+from surefoot.agents.parts.env_parameters import BatchWithParameters
 
 
-def make_agent(payoff=lambda a, w: 0 * a, *, lanes=1, limit=1, seed=0, **changes):
-    env = Payoff(payoff, lanes, limit)
+def make_agent(payoff=lambda a, w: 0 * a, *, num_envs=1, limit=1, seed=0, **changes):
+    env = Payoff(payoff, num_envs, limit)
     return M2TD3(small(M2TD3Config(), **changes), make_uncertain(env, seed)), env
 
 
 def make_rows(n=8):
     g = torch.Generator().manual_seed(0)
     obs, next_obs, action = (torch.randn(n, width, generator=g) for width in (OBS, OBS, ACT))
-    reward, world = torch.randn(n, generator=g), 2 * torch.rand(n, 1, generator=g) - 1
-    return WorldBatch(obs, action.tanh(), reward, next_obs, (reward > 0).float(), world)
+    reward, parameters = torch.randn(n, generator=g), 2 * torch.rand(n, 1, generator=g) - 1
+    return BatchWithParameters(obs, action.tanh(), reward, next_obs, (reward > 0).float(), parameters)
 
 
 # --- the mathematics --------------------------------------------------------------------------------------------------
@@ -73,13 +76,13 @@ def test_a_restarted_vector_has_the_mean_probability_of_the_others():
     assert_close(restarted_probability(untouched, torch.zeros(3, dtype=torch.bool)), untouched)
 
 
-def test_worlds_are_those_of_the_vectors_by_their_probability_with_noise_inside_the_box():
+def test_parameters_are_those_of_the_vectors_by_their_probability_with_noise_inside_the_box():
     points, p = torch.tensor([[-0.5], [0.0], [0.9]]), torch.tensor([0.5, 0.25, 0.25])
     uniform = torch.tensor([0.0, 0.49, 0.5, 0.74, 0.76, 0.9999])
     noise = torch.tensor([[0.0], [0.1], [0.0], [0.0], [0.0], [0.5]])
-    worlds = drawn_worlds(points, p, uniform, noise)
-    assert_close(worlds, torch.tensor([[-0.5], [-0.4], [0.0], [0.0], [0.9], [1.0]]))
-    assert drawn_worlds(points, p * 0.9, torch.tensor([0.99]), torch.zeros(1, 1)).item() == pytest.approx(0.9)
+    parameters = sampled_parameters(points, p, uniform, noise)
+    assert_close(parameters, torch.tensor([[-0.5], [-0.4], [0.0], [0.0], [0.9], [1.0]]))
+    assert sampled_parameters(points, p * 0.9, torch.tensor([0.99]), torch.zeros(1, 1)).item() == pytest.approx(0.9)
 
 
 def test_a_row_moves_as_by_an_optimiser_of_its_own():
@@ -100,24 +103,24 @@ def test_a_row_moves_as_by_an_optimiser_of_its_own():
 # --- updates ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_critic_learns_in_the_world_of_the_transition_and_its_target_in_a_smoothed_one():
+def test_the_critic_learns_with_the_parameters_of_the_transition_and_its_target_with_smoothed_ones():
     agent, _ = make_agent(gamma=0.9)
     rows, noise = make_rows(), torch.randn(8, ACT)
-    world_noise = torch.full((8, 1), 100.0)
-    seen = torch.cat([rows.next_obs, (rows.world + 0.5).clamp(max=1.0)], -1)  # clipped at 0.5
+    parameter_noise = torch.full((8, 1), 100.0)
+    seen = torch.cat([rows.next_obs, (rows.parameters + 0.5).clamp(max=1.0)], -1)  # clipped at 0.5
     y = agent.nets.td_target(rows.transitions, noise, seen)
-    q = agent.nets.critic(torch.cat([rows.obs, rows.world], -1), rows.action)
-    metrics = agent.update_critic(rows, noise, world_noise)
+    q = agent.nets.critic(torch.cat([rows.obs, rows.parameters], -1), rows.action)
+    metrics = agent.update_critic(rows, noise, parameter_noise)
     assert_close(metrics["critic_loss"], (q - y).square().mean(1).sum().detach())
-    changed = agent.nets.critic(torch.cat([rows.obs, rows.world], -1), rows.action)
+    changed = agent.nets.critic(torch.cat([rows.obs, rows.parameters], -1), rows.action)
     assert not torch.equal(changed, q)
 
 
-def test_q_in_worlds_is_the_first_critic_in_each_of_them():
+def test_q_under_parameters_is_the_first_critic_for_each_of_them():
     agent, _ = make_agent()
-    rows, worlds = make_rows(4), torch.tensor([[-1.0], [0.2], [0.7]])
-    slow = [agent.nets.critic(torch.cat([rows.obs, w.expand(4, 1)], -1), rows.action)[0] for w in worlds]
-    assert_close(agent.q_in(rows.obs, rows.action, worlds), torch.stack(slow))
+    rows, parameters = make_rows(4), torch.tensor([[-1.0], [0.2], [0.7]])
+    slow = [agent.nets.critic(torch.cat([rows.obs, w.expand(4, 1)], -1), rows.action)[0] for w in parameters]
+    assert_close(agent.q_in(rows.obs, rows.action, parameters), torch.stack(slow))
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -153,19 +156,19 @@ def test_policies_move_at_every_second_update_with_the_rate_of_the_last_episode(
     assert agent.probability.max() == pytest.approx(float(before.max()) * 0.8 + 0.2)
 
 
-# --- worlds -----------------------------------------------------------------------------------------------------------
+# --- parameters -------------------------------------------------------------------------------------------------------
 
 
-def test_worlds_are_uniform_at_the_start_then_the_adversaries_and_constant_in_an_episode():
-    changes = {"adversaries": 2, "world_noise": 0.1, "restart_distance": 0.0, "learning_starts": 10_000}
-    agent, env = make_agent(lanes=50, limit=3, random_steps=600, **changes)
+def test_parameters_are_uniform_at_the_start_then_the_adversaries_and_constant_in_an_episode():
+    changes = {"adversaries": 2, "parameter_noise": 0.1, "restart_distance": 0.0, "learning_starts": 10_000}
+    agent, env = make_agent(num_envs=50, limit=3, random_steps=600, **changes)
     agent.raw.copy_(torch.tensor([[-2.0], [2.0]]))
     agent.probability.copy_(torch.tensor([0.8, 0.2]))
     for _ in range(24):
         agent.step()
-    worlds = agent.replay.unpack(agent.replay.rows[: len(agent.replay)]).world
-    assert_close(worlds, agent.box.world(torch.cat(env.steps)))
-    by_step = worlds.view(24, 50)
+    parameters = agent.replay.unpack(agent.replay.rows[: len(agent.replay)]).parameters
+    assert_close(parameters, agent.scaling.scaled(torch.cat(env.steps)))
+    by_step = parameters.view(24, 50)
     for first in range(0, 24, 3):
         assert bool((by_step[first : first + 3] == by_step[first]).all())
     start, later = by_step[:12:3].flatten(), by_step[15::3].flatten()
@@ -196,8 +199,8 @@ def test_useless_adversaries_restart_at_the_end_of_an_episode():
     assert_close(agent.probability, expected)
 
 
-def test_the_noise_on_worlds_may_fall_to_a_tenth():
-    agent, _ = make_agent(world_noise_updates=100)
+def test_the_noise_on_parameters_may_fall_to_a_tenth():
+    agent, _ = make_agent(parameter_noise_updates=100)
     scales = []
     for agent.updates in (0, 50, 100, 500):
         scales.append(agent.noise_scale())
@@ -208,7 +211,7 @@ def test_the_noise_on_worlds_may_fall_to_a_tenth():
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 QUICK = {
-    "lanes": 4,
+    "num_envs": 4,
     "hidden": (32, 32),
     "policy_lr": 3e-3,
     "critic_lr": 3e-3,
@@ -222,12 +225,12 @@ QUICK = {
 
 
 def payoff(a, w):
-    """The optimum for w = 0 (nominal, or the mean over worlds) is a = −0.333, the max-min policy is a = −0.191."""
+    """E16: for w = 0 (nominal, or the mean over parameters) the optimum is a = −0.333, max-min is a = −0.191."""
     return -(1 + w) * (a + 0.5) ** 2 - 0.2 * (1 - w) * (a - 0.5) ** 2
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_it_finds_the_policy_whose_worst_world_is_best(soft):
+def test_it_finds_the_policy_whose_worst_case_is_best(soft):
     agent, _ = make_agent(payoff, soft=soft, limit=20, gamma=0.0, **QUICK)
     seen = []
     while agent.updates < 1000:
@@ -238,16 +241,16 @@ def test_it_finds_the_policy_whose_worst_world_is_best(soft):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"adversaries": 1}, "agent.adversaries must be at least 2, not 1"),
         ({"restart_probability": 1.0}, "agent.restart_probability must be in"),
         ({"restart_distance": -1.0}, "agent.restart_distance must be at least 0"),
-        ({"world_noise": 0.0}, "agent.world_noise must be at least 0.1"),
-        ({"world_noise_updates": 0}, "agent.world_noise_updates must be positive"),
+        ({"parameter_noise": 0.0}, "agent.parameter_noise must be at least 0.1"),
+        ({"parameter_noise_updates": 0}, "agent.parameter_noise_updates must be positive"),
         ({"adversary_lr": 0.0}, "agent.adversary_lr must be positive"),
     ],
 )
-def test_settings_out_of_range_are_refused(changes, says):
-    with pytest.raises(ValueError, match=says):
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         M2TD3Config(**changes)

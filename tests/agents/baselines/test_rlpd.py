@@ -1,4 +1,7 @@
-"""RLPD by hand: its two halves, the ensemble's target, where LayerNorm sits, and how often each network moves."""
+"""RLPD by hand: its two halves, the ensemble's target, where LayerNorm sits, and how often each network moves.
+
+Derivation: docs/derivations/hnpg.md §9, E14.
+"""
 
 import copy
 import math
@@ -22,7 +25,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def make(seed: int = 0, **changes) -> RLPD:
     """An agent whose target critics differ from its critics, and whose norms are not the identity."""
-    agent = RLPD(small(RLPDConfig(), **({"ensemble": E, "critic_updates": 3} | changes)), make_setting(seed))
+    agent = RLPD(small(RLPDConfig(), **({"ensemble_size": E, "critic_updates": 3} | changes)), make_setting(seed))
     source = generator(seed + 1)
     with torch.no_grad():
         for parameter in (*agent.critic.parameters(), *agent.target.parameters()):
@@ -184,8 +187,10 @@ def test_a_subset_has_distinct_members_and_favours_none(size):
     assert subsets.shape == (draws, size)
     counts = torch.nn.functional.one_hot(subsets, E).sum(1)
     assert counts.max() == 1
-    share, expected = counts.double().mean(0), size / E
-    assert_close(share, torch.full_like(share, expected), rtol=0, atol=4 * math.sqrt(expected * (1 - expected) / draws))
+    fraction, expected = counts.double().mean(0), size / E
+    assert_close(
+        fraction, torch.full_like(fraction, expected), rtol=0, atol=4 * math.sqrt(expected * (1 - expected) / draws)
+    )
     if size == 2:
         assert len({tuple(sorted(pair)) for pair in subsets.tolist()}) == math.comb(E, 2)
 
@@ -222,20 +227,22 @@ def test_a_step_is_several_critic_updates_and_one_of_the_actor(critic_updates):
     assert agent.critic_steps == 2 * critic_updates
 
 
-@pytest.mark.parametrize(("target_every", "tau"), [(1, 0.25), (2, 0.01), (3, 1.0)])
-def test_targets_move_by_tau_at_every_so_manyth_critic_update(target_every, tau):
-    agent = make(target_every=target_every, tau=tau, critic_updates=5, learning_starts=0, critic_lr=0.01)
+@pytest.mark.parametrize(("target_update_interval", "tau"), [(1, 0.25), (2, 0.01), (3, 1.0)])
+def test_targets_move_by_tau_at_every_so_manyth_critic_update(target_update_interval, tau):
+    agent = make(
+        target_update_interval=target_update_interval, tau=tau, critic_updates=5, learning_starts=0, critic_lr=0.01
+    )
     expected, calls = [p.clone() for p in agent.target.parameters()], watch(agent)
     for _ in range(3):  # 15 critic updates: the count runs on from step to step
         agent.step()
     after = [critic for name, _, critic in calls if name == "critic"]
-    for critic in after[target_every - 1 :: target_every]:
+    for critic in after[target_update_interval - 1 :: target_update_interval]:
         expected = [(1 - tau) * old + tau * new for old, new in zip(expected, critic, strict=True)]
     assert_close(list(agent.target.parameters()), expected)
 
 
 def test_targets_start_as_the_critics_and_optimisers_as_configured():
-    config = small(RLPDConfig(), alpha_beta=0.5, alpha_lr=1e-4, policy_lr=1e-3, critic_lr=2e-3, initial_alpha=0.1)
+    config = small(RLPDConfig(), alpha_adam_beta1=0.5, alpha_lr=1e-4, policy_lr=1e-3, critic_lr=2e-3, initial_alpha=0.1)
     agent = RLPD(config, make_setting())
     assert_close(agent.target.state_dict(), agent.critic.state_dict(), rtol=0, atol=0)
     first = agent.critic.weights[0]
@@ -249,17 +256,17 @@ def test_targets_start_as_the_critics_and_optimisers_as_configured():
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"batch_size": 7}, "agent.batch_size must be even"),
         ({"batch_size": 0}, "agent.batch_size must be even"),
-        ({"target_subset": 3, "ensemble": 2}, "agent.target_subset must be at most agent.ensemble 2, not 3"),
+        ({"target_subset": 3, "ensemble_size": 2}, "agent.target_subset must be at most agent.ensemble_size 2, not 3"),
         ({"target_subset": 0}, "agent.target_subset must be at least 1"),
         ({"critic_updates": 0}, "agent.critic_updates must be at least 1"),
-        ({"target_every": 0}, "agent.target_every must be at least 1"),
-        ({"alpha_beta": 1.0}, "agent.alpha_beta must be in"),
+        ({"target_update_interval": 0}, "agent.target_update_interval must be at least 1"),
+        ({"alpha_adam_beta1": 1.0}, "agent.alpha_adam_beta1 must be in"),
     ],
 )
-def test_impossible_settings_are_refused(changes, says):
-    with pytest.raises(ValueError, match=says):
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         RLPDConfig(**changes)

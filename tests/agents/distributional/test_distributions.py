@@ -1,4 +1,8 @@
-"""Tails, distances and projections of laws: by hand, and the bounds of the projections on random laws."""
+"""Tails, distances and projections of distributions: by hand, and the bounds of the projections on random
+distributions.
+
+docs/derivations/distributional.md E22.
+"""
 
 import pytest
 import torch
@@ -16,7 +20,7 @@ from surefoot.agents.distributional.distributions import (
 )
 
 
-def random_laws(count=300, atoms=9, seed=0):
+def random_distributions(count=300, atoms=9, seed=0):
     g = torch.Generator().manual_seed(seed)
     weights = torch.rand(count, atoms, generator=g, dtype=torch.float64) ** 3
     values = 10 * torch.rand(count, atoms, generator=g, dtype=torch.float64) - 4
@@ -45,14 +49,14 @@ def test_a_level_that_rounding_alone_keeps_from_being_reached_is_reached():
 def test_the_distance_is_that_of_optimal_transport():
     assert wasserstein(VALUES, WEIGHTS, VALUES.flip(0), WEIGHTS.flip(0)) == 0
     assert_close(wasserstein(VALUES, WEIGHTS, VALUES + 0.5, WEIGHTS).item(), 0.5)
-    one, other = random_laws()[0], random_laws(seed=1)[0]
+    one, other = random_distributions()[0], random_distributions(seed=1)[0]
     alike = torch.full_like(one, 1 / 9)
     assert_close(wasserstein(one, alike, other, alike), (one.sort(-1)[0] - other.sort(-1)[0]).abs().mean(-1))
 
 
 @pytest.mark.parametrize("count", [1, 7, 32])
-def test_quantile_projection_moves_a_law_by_at_most_its_range_over_2m(count):
-    values, weights = random_laws()
+def test_quantile_projection_moves_a_distribution_by_at_most_its_range_over_2m(count):
+    values, weights = random_distributions()
     projected = project_quantiles(values, weights, count)
     moved = wasserstein(values, weights, projected, torch.full_like(projected, 1 / count))
     bound = (values.amax(-1) - values.amin(-1)) / (2 * count)
@@ -62,7 +66,7 @@ def test_quantile_projection_moves_a_law_by_at_most_its_range_over_2m(count):
 
 @pytest.mark.parametrize("count", [2, 11, 64])
 def test_categorical_projection_keeps_the_mean_and_moves_by_at_most_half_a_spacing(count):
-    values, weights = random_laws()
+    values, weights = random_distributions()
     support = torch.linspace(-4, 6, count, dtype=torch.float64)
     projected = project_categorical(values, weights, support)
     assert_close(projected.sum(-1), torch.ones(len(values)).double())
@@ -73,7 +77,7 @@ def test_categorical_projection_keeps_the_mean_and_moves_by_at_most_half_a_spaci
 
 
 def test_categorical_projection_never_flatters_a_concave_utility_nor_slights_a_convex_one():
-    values, weights = random_laws()
+    values, weights = random_distributions()
     support = torch.linspace(-4, 6, 11, dtype=torch.float64)
     projected = project_categorical(values, weights, support)
     for c in torch.linspace(-6, 4, 21):

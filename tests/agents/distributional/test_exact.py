@@ -1,6 +1,7 @@
 """Exact distributional dynamic programming: brute force, known figures, and every known bug with its wrong value.
 
-The references share no code with the method: laws of policies are enumerated here, from the gambles or the table.
+The references share no code with the method: distributions of policies are enumerated here, from the gambles or the
+table. Numbers, E1 to E9 and E15, and what they are for, E18 to E28, are those of docs/derivations/distributional.md.
 """
 
 from fractions import Fraction
@@ -21,8 +22,8 @@ MDPS = {name: TabularMDP(*task().tabular()) for name, task in TASKS.items()}
 
 
 def program_of(mdp, objective, gamma, horizon, scaled=False):
-    wish = parse(objective) if isinstance(objective, str) else objective
-    return make_program(mdp, wish, float(gamma), horizon, scaled)
+    objective = parse(objective) if isinstance(objective, str) else objective
+    return make_program(mdp, objective, float(gamma), horizon, scaled)
 
 
 def found(name, objective, method="exact", gamma=None):
@@ -39,19 +40,19 @@ def exact_gambles(name):
 
 
 def mixed(outcomes, gamma):
-    """Return the law of reward + γ·(law that follows), of (chance, reward, law); laws are sets of (value, weight)."""
-    law = {}
+    """Return the mixture of reward + γ·G over (chance, reward, distribution of G), as sets of (value, weight)."""
+    distribution = {}
     for chance, reward, child in outcomes:
         for value, weight in child:
-            law[reward + gamma * value] = law.get(reward + gamma * value, F(0)) + chance * weight
-    return frozenset(law.items())
+            distribution[reward + gamma * value] = distribution.get(reward + gamma * value, F(0)) + chance * weight
+    return frozenset(distribution.items())
 
 
 NOTHING = frozenset({(F(0), F(1))})
 
 
-def laws_of_history_policies(name):
-    """Return all achievable laws: a union over actions of products over outcomes of what is achievable after each."""
+def distributions_of_history_policies(name):
+    """Return all achievable distributions: a union over actions of products over the outcomes' achievable ones."""
     gamma = as_fraction(TASKS[name].discount)
     achievable = {NOTHING}
     for step in reversed(exact_gambles(name)):
@@ -63,32 +64,32 @@ def laws_of_history_policies(name):
     return achievable
 
 
-def law_of_plan(name, actions):
-    """Return the law of one action a step: what a Markov policy of a ladder is."""
-    gamma, law = as_fraction(TASKS[name].discount), NOTHING
+def distribution_of_plan(name, actions):
+    """Return the distribution of one action per step: what a Markov policy of a ladder is."""
+    gamma, distribution = as_fraction(TASKS[name].discount), NOTHING
     for step, action in reversed(list(zip(exact_gambles(name), actions, strict=True))):
-        law = mixed([(chance, pay, law) for chance, pay in step[action]], gamma)
-    return law
+        distribution = mixed([(chance, pay, distribution) for chance, pay in step[action]], gamma)
+    return distribution
 
 
 def plans(name):
     return product(range(len(TASKS[name].gambles[0])), repeat=len(TASKS[name].gambles))
 
 
-def cvar(law, tau):
+def cvar(distribution, tau):
     left, total = F(tau), F(0)
-    for value, weight in sorted(law):
-        share = min(left, weight)
-        total, left = total + share * value, left - share
+    for value, weight in sorted(distribution):
+        mass = min(left, weight)
+        total, left = total + mass * value, left - mass
     return total / F(tau)
 
 
-def upper_cvar(law, tau):
-    return -cvar([(-value, weight) for value, weight in law], tau)
+def upper_cvar(distribution, tau):
+    return -cvar([(-value, weight) for value, weight in distribution], tau)
 
 
-def mean(law):
-    return cvar(law, 1)
+def mean(distribution):
+    return cvar(distribution, 1)
 
 
 def nested_plan(name, tau):
@@ -112,19 +113,19 @@ UTILITIES = {
 }
 
 
-def wish(utility, stock, degree=1):
+def objective_of(utility, stock, degree=1):
     """Return an objective with a rational utility of the references; its tensor form is not looked at."""
-    return own(lambda x: x, name="wish", stock=stock, degree=degree, rational=utility)
+    return own(lambda x: x, name="own", stock=stock, degree=degree, rational=utility)
 
 
-LAWS = {name: laws_of_history_policies(name) for name in TASKS}
+DISTRIBUTIONS = {name: distributions_of_history_policies(name) for name in TASKS}
 
 
-# --- A1: brute force in fractions -------------------------------------------------------------------------------------
+# --- E18: brute force in fractions (values E1 to E6, E8) --------------------------------------------------------------
 
 
-def test_how_many_laws_and_plans_there_are():
-    assert [len(LAWS[name]) for name in TASKS] == [6, 903]
+def test_how_many_distributions_and_plans_there_are():
+    assert [len(DISTRIBUTIONS[name]) for name in TASKS] == [6, 903]
     assert [len(list(plans(name))) for name in TASKS] == [4, 27]
 
 
@@ -144,10 +145,10 @@ CVARS = [
 @pytest.mark.parametrize(("name", "tau", "value", "stock"), CVARS)
 def test_cvar_is_that_of_the_best_of_all_policies(name, tau, value, stock):
     best = found(name, f"cvar({tau})").best
-    assert best.score == F(value) == max(cvar(law, tau) for law in LAWS[name])
+    assert best.score == F(value) == max(cvar(distribution, tau) for distribution in DISTRIBUTIONS[name])
     assert best.stock == F(stock)
-    assert cvar(best.law.items(), tau) == best.score
-    assert frozenset(best.law.items()) in LAWS[name]
+    assert cvar(best.distribution.items(), tau) == best.score
+    assert frozenset(best.distribution.items()) in DISTRIBUTIONS[name]
 
 
 @pytest.mark.parametrize("method", ["dvi", "dpi"])
@@ -174,11 +175,11 @@ REFERENCE_ROWS = {
 @pytest.mark.parametrize("name", TASKS)
 def test_what_policies_without_a_stock_reach(name):
     """Best plan, greedy nested CVaR, and the plan of the largest mean: where they fall short, the stock is needed."""
-    neutral = max((law_of_plan(name, plan) for plan in plans(name)), key=mean)
+    neutral = max((distribution_of_plan(name, plan) for plan in plans(name)), key=mean)
     for tau in REFERENCE_ROWS[name]["markov"]:
         reached = {
-            "markov": max(cvar(law_of_plan(name, plan), tau) for plan in plans(name)),
-            "nested": cvar(law_of_plan(name, nested_plan(name, tau)), tau),
+            "markov": max(cvar(distribution_of_plan(name, plan), tau) for plan in plans(name)),
+            "nested": cvar(distribution_of_plan(name, nested_plan(name, tau)), tau),
             "neutral": cvar(neutral, tau),
         }
         for row, value in reached.items():
@@ -214,8 +215,8 @@ EXPECTED = [
 def test_expected_utilities_are_those_of_the_best_of_all_policies(name, stock, values):
     for kind, value in values.items():
         u, c = UTILITIES[kind], F(stock)
-        brute = max(sum(w * u(c + x) for x, w in law) for law in LAWS[name])
-        best = found(name, wish(u, float(c))).best
+        brute = max(sum(w * u(c + x) for x, w in distribution) for distribution in DISTRIBUTIONS[name])
+        best = found(name, objective_of(u, float(c))).best
         assert best.score == F(value) == brute, kind
 
 
@@ -235,18 +236,20 @@ def test_expected_utilities_are_those_of_the_best_of_all_policies(name, stock, v
 def test_upper_tails(name, tau, value):
     result = found(name, f"upper-cvar({tau})")
     assert float(result.bound) == value
-    assert result.best.score == result.bound == max(upper_cvar(law, tau) for law in LAWS[name])
+    assert (
+        result.best.score == result.bound == max(upper_cvar(distribution, tau) for distribution in DISTRIBUTIONS[name])
+    )
 
 
 @pytest.mark.parametrize(("aversion", "value"), [("1/10", 3.5192016), ("1/4", 2.135849), ("1", 1.383504)])
 def test_mean_minus_variance_at_gamma_1(aversion, value, monkeypatch):
-    def penalised(law):
-        return mean(law) - F(aversion) * (sum(w * x * x for x, w in law) - mean(law) ** 2)
+    def penalised(distribution):
+        return mean(distribution) - F(aversion) * (sum(w * x * x for x, w in distribution) - mean(distribution) ** 2)
 
     monkeypatch.setattr(Bet, "discount", 1.0)
-    brute = max(map(penalised, laws_of_history_policies("bet")))
+    brute = max(map(penalised, distributions_of_history_policies("bet")))
     best = found("bet", f"mean-variance({aversion})", gamma=1.0).best
-    assert best.score == brute == penalised(best.law.items())
+    assert best.score == brute == penalised(best.distribution.items())
     assert float(brute) == pytest.approx(value, abs=1e-12)
 
 
@@ -263,13 +266,15 @@ def test_the_vertices_of_mean_minus_variance_are_found_without_any_start_but_the
 def test_mean_minus_variance_step_by_step_is_less(aversion, value, monkeypatch):
     monkeypatch.setattr(Bet, "discount", 1.0)
 
-    def penalised(law):
-        return mean(law) - F(aversion) * (sum(w * x * x for x, w in law) - mean(law) ** 2)
+    def penalised(distribution):
+        return mean(distribution) - F(aversion) * (sum(w * x * x for x, w in distribution) - mean(distribution) ** 2)
 
-    law = NOTHING
+    distribution = NOTHING
     for step in reversed(exact_gambles("bet")):
-        law = max((mixed([(chance, pay, law) for chance, pay in gamble], F(1)) for gamble in step), key=penalised)
-    assert float(penalised(law)) == pytest.approx(value)
+        distribution = max(
+            (mixed([(chance, pay, distribution) for chance, pay in gamble], F(1)) for gamble in step), key=penalised
+        )
+    assert float(penalised(distribution)) == pytest.approx(value)
 
 
 def random_mdp(seed):
@@ -287,17 +292,17 @@ def random_mdp(seed):
 
 
 def achievable(table, state, left, gamma):
-    """Return the laws that deterministic history-dependent policies have from a state."""
+    """Return the distributions that deterministic history-dependent policies have from a state."""
     if left == 0:
         return {NOTHING}
-    laws = set()
+    distributions = set()
     for outcomes in table[state]:
         children = product(*(achievable(table, after, left - 1, gamma) for _, after, _ in outcomes))
-        laws |= {
+        distributions |= {
             mixed([(chance, pay, child) for (chance, _, pay), child in zip(outcomes, chosen, strict=True)], gamma)
             for chosen in children
         }
-    return laws
+    return distributions
 
 
 @pytest.mark.parametrize("gamma", [F(1, 2), F(4, 5), F(1)])
@@ -314,16 +319,16 @@ def test_random_mdps_against_brute_force(gamma, block):
             ]
             for state in zip(*fields, strict=True)
         ]
-        laws = achievable(table, 0, 3, gamma)
+        distributions = achievable(table, 0, 3, gamma)
         for u in UTILITIES.values():
-            program, stocks = program_of(mdp, wish(u, 0), gamma, 3), [F(-3), F(-1, 2), F(2)]
+            program, stocks = program_of(mdp, objective_of(u, 0), gamma, 3), [F(-3), F(-1, 2), F(2)]
             solved = exact.backward_induction(program, reachable(program, stocks))
             for c in stocks:
-                best = exact.expected_utility(program, (0, 0, c), solved.laws[0, 0, c])
-                assert best == max(sum(w * u(c + x) for x, w in law) for law in laws)
+                best = exact.expected_utility(program, (0, 0, c), solved.distributions[0, 0, c])
+                assert best == max(sum(w * u(c + x) for x, w in distribution) for distribution in distributions)
 
 
-# --- A2: the mean -----------------------------------------------------------------------------------------------------
+# --- E19: the mean ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["exact", "dvi", "dpi"])
@@ -339,7 +344,7 @@ def test_the_mean_is_that_of_classic_dynamic_programming_whatever_the_stock(meth
             assert actions.setdefault((step, state), action) == action
 
 
-# --- A3, A4: the operator ---------------------------------------------------------------------------------------------
+# --- E20, E21: the operator -------------------------------------------------------------------------------------------
 
 
 def w1(one, other):
@@ -352,8 +357,8 @@ def w1(one, other):
 
 
 def nodes_and_policies(seed, gamma):
-    """Return a program, its inner nodes, and laws of two random policies of all nodes."""
-    program = program_of(random_mdp(seed), wish(UTILITIES["two slopes"], 0), gamma, 3)
+    """Return a program, its inner nodes, and distributions of two random policies of all nodes."""
+    program = program_of(random_mdp(seed), objective_of(UTILITIES["two slopes"], 0), gamma, 3)
     layers = reachable(program, [F(-1), F(1)])
     inner = [node for layer in layers[:-1] for node in layer]
     g = torch.Generator().manual_seed(seed)
@@ -365,11 +370,15 @@ def nodes_and_policies(seed, gamma):
 def test_the_operator_contracts_shifts_by_gamma(gamma):
     for seed in range(10):
         program, layers, inner, (policy, _) = nodes_and_policies(seed, gamma)
-        laws = exact.evaluate(program, layers, policy)
-        shift = {node: F(hash(node) % 9 - 4, 4) for node in laws}
-        shifted = {node: {value + shift[node]: w for value, w in law.items()} for node, law in laws.items()}
+        distributions = exact.evaluate(program, layers, policy)
+        shift = {node: F(hash(node) % 9 - 4, 4) for node in distributions}
+        shifted = {
+            node: {value + shift[node]: w for value, w in distribution.items()}
+            for node, distribution in distributions.items()
+        }
         moved = [
-            w1(exact.bellman(program, n, policy[n], laws), exact.bellman(program, n, policy[n], shifted)) for n in inner
+            w1(exact.bellman(program, n, policy[n], distributions), exact.bellman(program, n, policy[n], shifted))
+            for n in inner
         ]
         assert max(moved) <= gamma * 1
         assert max(moved) > gamma / 2
@@ -377,7 +386,7 @@ def test_the_operator_contracts_shifts_by_gamma(gamma):
 
 @pytest.mark.parametrize("kind", ["min", "max", "abs", "square", "two slopes"])
 def test_the_operator_keeps_order_for_homogeneous_utilities(kind):
-    """A4, with F of two laws in order at all that follows; and not for a utility that is not homogeneous."""
+    """E21, with F of two distributions in order at all that follows; and not for a utility that is not homogeneous."""
     compared = 0
     for seed in range(40):
         compared += ordered_pairs(seed, UTILITIES[kind], violations_allowed=False)
@@ -395,29 +404,32 @@ def ordered_pairs(seed, u, violations_allowed):
                 (node[0] + 1, after, exact.next_stock(node[2], reward, program.gamma))
                 for _, after, reward in program.after(node[0], node[1], action)
             ]
-            worth = [[value_of(u, n, laws[n]) for n in following] for laws in (one, other)]
+            worth = [[value_of(u, n, distributions[n]) for n in following] for distributions in (one, other)]
             if all(a >= b for a, b in zip(*worth, strict=True)):
-                ours, theirs = (value_of(u, node, exact.bellman(program, node, action, laws)) for laws in (one, other))
+                ours, theirs = (
+                    value_of(u, node, exact.bellman(program, node, action, distributions))
+                    for distributions in (one, other)
+                )
                 if not violations_allowed:
                     assert ours >= theirs
                 count += ours < theirs if violations_allowed else 1
     return count
 
 
-def value_of(u, node, law):
-    return sum(weight * u(node[2] + value) for value, weight in law.items())
+def value_of(u, node, distribution):
+    return sum(weight * u(node[2] + value) for value, weight in distribution.items())
 
 
 def test_the_operator_breaks_the_order_of_a_utility_that_is_not_homogeneous():
     assert sum(ordered_pairs(seed, lambda x: max(F(-2), min(F(3), x)), violations_allowed=True) for seed in range(40))
 
 
-# --- A6: bounds of value and policy iteration -------------------------------------------------------------------------
+# --- E23: bounds of value and policy iteration ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_n_sweeps_are_within_the_contraction_bound_and_T_are_exact(name):
-    """B1: |F η_n − F*| ≤ L·γⁿ·ρ, with ρ the largest |return| still to come."""
+    """Eq. (4.6), |F η_n − F*| ≤ L·γⁿ·ρ, with ρ the largest |return| still to come."""
     task, full = TASKS[name], found(name, "shortfall(1)").best.score
     gamma, steps = as_fraction(task.discount), len(task.gambles)
     reward = max(abs(pay) for step in exact_gambles(name) for gamble in step for _, pay in gamble)
@@ -430,13 +442,16 @@ def test_n_sweeps_are_within_the_contraction_bound_and_T_are_exact(name):
 
 
 def test_policy_iteration_never_gets_worse(monkeypatch):
+    """At any node: eq. (4.7)."""
     seen = []
     evaluate = exact.evaluate
 
     def watched(program, layers, actions):
-        laws = evaluate(program, layers, actions)
-        seen.append({node: exact.expected_utility(program, node, law) for node, law in laws.items()})
-        return laws
+        distributions = evaluate(program, layers, actions)
+        seen.append(
+            {node: exact.expected_utility(program, node, distribution) for node, distribution in distributions.items()}
+        )
+        return distributions
 
     monkeypatch.setattr(exact, "evaluate", watched)
     result = found("bet", "shortfall(3)", "dpi")
@@ -444,19 +459,19 @@ def test_policy_iteration_never_gets_worse(monkeypatch):
     for before, after in pairwise(seen):
         assert all(after[node] >= value for node, value in before.items())
     assert seen[-1] == {
-        node: exact.expected_utility(program_of(MDPS["bet"], "shortfall(3)", 0.9, 3), node, law)
-        for node, law in found("bet", "shortfall(3)").solved.laws.items()
+        node: exact.expected_utility(program_of(MDPS["bet"], "shortfall(3)", 0.9, 3), node, distribution)
+        for node, distribution in found("bet", "shortfall(3)").solved.distributions.items()
     }
 
 
-# --- A7: utilities that are not homogeneous ---------------------------------------------------------------------------
+# --- E24: utilities that are not homogeneous (values E7) --------------------------------------------------------------
 
 CLIPPED = own(lambda x: x.clamp(-2, 3), name="clipped", rational=lambda x: max(F(-2), min(F(3), x)))
 
 
 def test_a_clipped_utility_needs_the_scale_beside_the_stock(monkeypatch):
     u = CLIPPED.rational
-    optimum = max(sum(w * u(x) for x, w in law) for law in LAWS["bet"])
+    optimum = max(sum(w * u(x) for x, w in distribution) for distribution in DISTRIBUTIONS["bet"])
     assert optimum == F(29807, 12500)
     assert best_start(program_of(MDPS["bet"], CLIPPED, 0.9, 3, scaled=True), "exact").best.score == optimum
     plain = program_of(MDPS["bet"], CLIPPED, 0.9, 3, scaled=False)
@@ -478,7 +493,7 @@ def test_among_equal_scores_the_larger_mean_starts():
     assert best == (-2, 1, {F(0): F(1, 4), F(2): F(1, 4), F(10): F(1, 2)})
 
 
-# --- A10: mixtures ----------------------------------------------------------------------------------------------------
+# --- E27: mixtures (values E15) ---------------------------------------------------------------------------------------
 
 
 def test_an_upper_tail_that_only_a_mixture_reaches():
@@ -497,7 +512,7 @@ def test_an_upper_tail_that_only_a_mixture_reaches():
     assert upper_cvar(mixture.items(), "1/5") == F(50, 9)
 
 
-# --- A11: every bug with its wrong value ------------------------------------------------------------------------------
+# --- E28: every bug with its wrong value (E9, E1) ---------------------------------------------------------------------
 
 BUGS = {
     "c' = c + r": lambda stock, reward, gamma: stock + reward,
@@ -518,9 +533,9 @@ WRONG_BY_THE_MEAN = [  # where they go to the larger mean, ours: the gate does n
 ]
 
 
-def ties_to_the_first(program, node, laws, keep=None):
-    found = [exact.bellman(program, node, action, laws) for action in range(len(program.outcomes[0][node[1]]))]
-    worth = [exact.expected_utility(program, node, law) for law in found]
+def ties_to_the_first(program, node, distributions, keep=None):
+    found = [exact.bellman(program, node, action, distributions) for action in range(len(program.outcomes[0][node[1]]))]
+    worth = [exact.expected_utility(program, node, distribution) for distribution in found]
     return worth.index(max(worth)), found[worth.index(max(worth))]
 
 
@@ -530,8 +545,8 @@ def check_bug(name, bug, values, monkeypatch):
     search = exact._Search(program_of(MDPS[name], "shortfall(0)", TASKS[name].discount, 3), exact.backward_induction)
     starts = search.at(sorted(-total for total in kinks))  # one solution serves every τ
     for tau, value in values.items():
-        best = max(starts, key=lambda s: (s.score / F(tau) - s.stock, mean(s.law.items()), s.stock))
-        assert float(cvar(best.law.items(), tau)) == pytest.approx(value, abs=5e-7), tau
+        best = max(starts, key=lambda s: (s.score / F(tau) - s.stock, mean(s.distribution.items()), s.stock))
+        assert float(cvar(best.distribution.items(), tau)) == pytest.approx(value, abs=5e-7), tau
 
 
 @pytest.mark.parametrize(("name", "bug", "values"), WRONG)
@@ -547,39 +562,42 @@ def test_a_wrong_stock_update_also_shows_where_the_mean_breaks_ties(name, bug, v
 
 @pytest.mark.parametrize(("tau", "by_the_mean"), [("1/4", 0), ("1/2", 0), ("3/4", "1/2"), ("1", "15/8")])
 def test_without_a_search_over_the_stock_the_gate_is_worth_little(tau, by_the_mean, monkeypatch):
-    assert cvar(found("gate", "shortfall(0)").best.law.items(), tau) == F(by_the_mean)
+    assert cvar(found("gate", "shortfall(0)").best.distribution.items(), tau) == F(by_the_mean)
     monkeypatch.setattr(exact, "greedy", ties_to_the_first)
-    assert cvar(found("gate", "shortfall(0)").best.law.items(), tau) == 0
+    assert cvar(found("gate", "shortfall(0)").best.distribution.items(), tau) == 0
 
 
 def test_the_wrong_sign_of_the_initial_stock_loses():
-    """Trap 4: c_0 = −q, not +q."""
+    """The sign, pitfall 4: c_0 = −q, not +q."""
     right = found("bet", "cvar(1/2)").best
     wrong = found("bet", f"shortfall({right.stock})").best  # starts from +6.71
-    assert cvar(wrong.law.items(), "1/2") < right.score
+    assert cvar(wrong.distribution.items(), "1/2") < right.score
 
 
-def test_adding_the_stock_to_a_law_that_already_has_it_loses():
-    """Trap 2: the law is of G; a learner of c + G that adds c again is that of the utility u(2c + G)."""
+def test_adding_the_stock_to_a_distribution_that_already_has_it_loses():
+    """Pitfall 2: the distribution is of G; a learner of c + G that adds c again is that of the utility u(2c + G)."""
     right = found("gate", "cvar(3/4)").best
     twice = [found("gate", f"shortfall({-2 * stock})").best for stock in (F(0), F(-3, 2), F(-3), F(-9, 2), F(-6))]
-    scores = [(-stock / 2 + sum(w * min(F(0), stock + x) for x, w in law.items()) * F(4, 3)) for stock, _, law in twice]
-    assert cvar(twice[scores.index(max(scores))].law.items(), "3/4") < right.score
+    scores = [
+        (-stock / 2 + sum(w * min(F(0), stock + x) for x, w in distribution.items()) * F(4, 3))
+        for stock, _, distribution in twice
+    ]
+    assert cvar(twice[scores.index(max(scores))].distribution.items(), "3/4") < right.score
 
 
 def test_choosing_the_following_action_by_the_old_stock_loses(monkeypatch):
-    """Trap 3: the law after the first step must be that of the action for c', not for c."""
+    """Pitfall 3: the distribution after the first step must be that of the action for c', not for c."""
     lawful = exact.bellman
 
-    def stale(program, node, action, laws):
+    def stale(program, node, action, distributions):
         step, state, stock = node
-        law = {}
+        distribution = {}
         for chance, after, reward in program.after(step, state, action):
-            child = min(laws, key=lambda n: (n[0] != step + 1, n[1] != after, abs(n[2] - stock)))
-            for value, weight in laws[child].items():
+            child = min(distributions, key=lambda n: (n[0] != step + 1, n[1] != after, abs(n[2] - stock)))
+            for value, weight in distributions[child].items():
                 total = reward + program.gamma * value
-                law[total] = law.get(total, F(0)) + chance * weight
-        return law
+                distribution[total] = distribution.get(total, F(0)) + chance * weight
+        return distribution
 
     right = found("gate", "cvar(1/2)").best
     monkeypatch.setattr(exact, "bellman", stale)

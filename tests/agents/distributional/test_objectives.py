@@ -1,4 +1,7 @@
-"""Objectives as text, their utilities in both arithmetics, what the search over c_0 means, and when each is sound."""
+"""Objectives as text, their utilities in both arithmetics, what the search over c_0 means, and when each is sound.
+
+docs/derivations/distributional.md §3.1 and §2.4.
+"""
 
 from fractions import Fraction
 
@@ -52,8 +55,8 @@ def test_homogeneity_is_what_is_claimed(text):
 
 
 @pytest.mark.parametrize("text", ALL)
-def test_the_figure_of_a_law_is_the_best_of_the_search_over_the_stock(text):
-    """By a fine grid of c_0 and E u alone; `of_law` knows tails and variances instead."""
+def test_the_value_of_a_distribution_is_the_best_of_the_search_over_the_stock(text):
+    """By a fine grid of c_0 and E u alone; `of_distribution` knows tails and variances instead."""
     objective = parse(text)
     if objective.outer is None:
         starts = torch.tensor([float(objective.stock)]).double()
@@ -89,7 +92,7 @@ def test_figures_by_hand():
         assert parse(text).measure(RETURNS, CHANCES).item() == pytest.approx(figure), text
 
 
-def test_returns_without_weights_count_alike_and_laws_stand_side_by_side():
+def test_returns_without_weights_count_alike_and_distributions_form_a_batch():
     returns = torch.stack([RETURNS, RETURNS + 1])
     assert_close(parse("cvar(0.5)").measure(returns), torch.tensor([-0.5, 0.5]).double())
 

@@ -1,4 +1,8 @@
-"""Projected laws on a grid of stocks: the grids' known figures, a second opinion, bounds, and what `solve` refuses."""
+"""Projected distributions on a grid of stocks: the grids' known figures, a second opinion, bounds, and what `solve`
+refuses.
+
+Figures: docs/derivations/distributional.md E10 to E14, and E4 to E7 for the bets.
+"""
 
 import pytest
 import torch
@@ -36,7 +40,7 @@ def solved(task, objective, **kwargs):
 
 
 def played(task, solution, episodes=20_000, seed=0):
-    """Return the discounted returns (N,) and lengths (N,) of the first episode of every lane."""
+    """Return the discounted returns (N,) and lengths (N,) of the first episode of every environment."""
     env = task(episodes, max_episode_steps=50)
     env.reset(seed=seed)
     stock = torch.full((episodes,), solution.stock, dtype=torch.float64)
@@ -51,7 +55,7 @@ def played(task, solution, episodes=20_000, seed=0):
     return total, length
 
 
-# --- the grids' figures -----------------------------------------------------------------------------------------------
+# --- the grids' figures, E10 to E12 and E14 ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["dvi", "dpi"])
@@ -111,7 +115,7 @@ def test_the_scalar_recursion_is_a_second_opinion_on_the_crossing():
 
 
 @pytest.mark.parametrize(("task", "error"), [(Pantry, 0.001), (Drain, 0.011)])
-def test_the_pantry_reaches_every_wish(task, error):
+def test_the_pantry_reaches_every_target(task, error):
     """E|c_0 + G| is 0 to 4 decimals, but 0.0101 at c_0 = −6 with losses by chance; leaving at once averages 27/11."""
     starts = [-6, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 6]
     stocks = torch.linspace(-12, 12, 2401, dtype=torch.float64)
@@ -130,7 +134,7 @@ def test_a_solution_for_one_target_is_played_to_it():
     assert (returns - 3).abs().mean() < 0.1
 
 
-# --- A2, A6, A7, A8, A10 on the grid ----------------------------------------------------------------------------------
+# --- E19, E23, E24, E25, E27 on the grid ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", [Gate, Bet, Fork, Crossing])
@@ -144,13 +148,15 @@ def test_the_mean_is_that_of_classic_value_iteration_and_the_policy_needs_no_sto
     assert abs(quantiles.value - classic) <= (high - low) / 128 * total
     actions = quantiles.solved[2].actions
     assert (actions == actions[..., :1]).all()
-    weights = solved(task, "mean", law="categorical", atoms=100, **several)
+    weights = solved(task, "mean", representation="categorical", atoms=100, **several)
     assert_close(weights.value, classic, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("law", ["quantiles", "categorical"])
-def test_value_and_policy_iteration_agree(law):
-    one, two = (solved(Bet, "cvar(0.5)", law=law, stocks=100, method=method) for method in ("dvi", "dpi"))
+@pytest.mark.parametrize("representation", ["quantiles", "categorical"])
+def test_value_and_policy_iteration_agree(representation):
+    one, two = (
+        solved(Bet, "cvar(0.5)", representation=representation, stocks=100, method=method) for method in ("dvi", "dpi")
+    )
     assert_close(one.solved[2].values, two.solved[2].values, rtol=0, atol=1e-9)
     assert one.again("cvar(0.25)").value == pytest.approx(two.again("cvar(0.25)").value)
 
@@ -167,7 +173,7 @@ STARTS = [-1, -1.9, -6.71, -10.31, -13.55]
 
 
 @pytest.mark.parametrize(
-    ("law", "atoms", "bias"),
+    ("representation", "atoms", "bias"),
     [
         ("quantiles", 8, {0.5: 0.819, 0.75: 0.397}),  # the lower tails depend on which other stocks are tried
         ("quantiles", 32, {0.1: 0.316, 0.5: 0.009, 0.75: 0.015}),
@@ -176,20 +182,27 @@ STARTS = [-1, -1.9, -6.71, -10.31, -13.55]
         ("categorical", 256, {0.1: -0.172, 0.25: -0.066, 0.5: -0.017, 0.75: -0.009}),
     ],
 )
-def test_the_bias_of_projections_on_the_bets(law, atoms, bias):
-    """J at the best of the exact c_0 less the exact CVaR (the brief: −0.015 and −0.008 for 256 categories)."""
-    first = solved(Bet, "cvar(1)", law=law, atoms=atoms, stocks=stocks_from(STARTS), return_range=(-5.42, 13.55))
+def test_the_bias_of_projections_on_the_bets(representation, atoms, bias):
+    """J at the best of the exact c_0 less the exact CVaR (§12; its −0.015 and −0.008 are of a grid of other stocks)."""
+    first = solved(
+        Bet,
+        "cvar(1)",
+        representation=representation,
+        atoms=atoms,
+        stocks=stocks_from(STARTS),
+        return_range=(-5.42, 13.55),
+    )
     tried = [int((first.stocks - c).abs().argmin()) for c in STARTS]
     for tau, gap in bias.items():
         best = float(first.again(f"cvar({tau})").scores[tried].max())
         assert_close(best - BETS[tau], gap, rtol=0, atol=6e-4)
-        if law == "categorical":
+        if representation == "categorical":
             assert best <= BETS[tau]
 
 
 @pytest.mark.parametrize("spacing", [1.0, 0.5, 0.25])
 def test_a_grid_of_starts_loses_at_most_what_its_spacing_allows(spacing):
-    """A8, with laws of particles and stocks that are exact from each start: J ≤ CVaR of what is played ≤ optimum."""
+    """E25, with particles and stocks that are exact from each start: J ≤ CVaR of the policy ≤ optimum."""
     starts = [as_fraction(c) for c in torch.arange(-13.75, 5.6, spacing).tolist()]
     program = make_program(table(Bet), parse("cvar(1)"), 0.9, 3, False)
     search = exact._Search(program, exact.backward_induction)
@@ -197,14 +210,16 @@ def test_a_grid_of_starts_loses_at_most_what_its_spacing_allows(spacing):
     for tau, optimum in BETS.items():
         scores = [-float(c) + float(value + c) / tau for c, value, _ in tried]  # at τ = 1 the score is V − c_0
         best = tried[scores.index(max(scores))]
-        returns, chances = (float64(*map(float, side)) for side in (best.law.keys(), best.law.values()))
+        returns, chances = (
+            float64(*map(float, side)) for side in (best.distribution.keys(), best.distribution.values())
+        )
         reached = float(parse(f"cvar({tau})").measure(returns, chances))
         assert max(scores) <= reached + 1e-12 <= optimum + 1e-9
         assert max(scores) >= optimum - spacing / 2 * max(1, 1 / tau - 1)
 
 
 def test_a_grid_that_stops_short_underestimates_the_mean():
-    """FORK at τ = 1: 1.997, and 1.883 where the stocks begin at −4."""
+    """E13, FORK at τ = 1: 1.997, and 1.883 where the stocks begin at −4."""
     short = solved(Fork, "cvar(1)", stocks=torch.linspace(-4, 1, 2001, dtype=torch.float64))
     assert_close(short.value, 1.883, rtol=0, atol=2e-3)
 
@@ -234,7 +249,7 @@ def test_upper_tails_report_the_policy_and_the_bound():
 @pytest.mark.parametrize(
     "objective", ["cvar(0.5)", "mean-cvar(0.2, 0.25)", "probability(2)", "shortfall(1)", "entropic(1)"]
 )
-def test_the_exact_policy_is_played_to_its_law(objective):
+def test_the_exact_policy_is_followed_to_its_distribution(objective):
     solution = solve(table(Bet), objective, gamma=0.9, horizon=3)
     assert float(solution.chances.sum()) == pytest.approx(1)
     assert solution.measured == pytest.approx(solution.value)
@@ -261,26 +276,40 @@ def test_several_start_states_share_one_initial_stock():
         torch.ones(1, 3, 1, 1, dtype=torch.float64),
         float64(0.0, 4.0, 0.0).view(1, 3, 1, 1),
     )
-    for method, law in (("exact", None), ("dvi", "quantiles"), ("dpi", "categorical")):
-        solution = solve(mdp, "cvar(3/4)", gamma=1.0, horizon=1, method=method, law=law, atoms=41, stocks=401)
+    for method, representation in (("exact", None), ("dvi", "quantiles"), ("dpi", "categorical")):
+        solution = solve(
+            mdp, "cvar(3/4)", gamma=1.0, horizon=1, method=method, representation=representation, atoms=41, stocks=401
+        )
         assert_close(solution.value, 4 / 3, rtol=0, atol=1e-2)
-        if law != "categorical":
+        if representation != "categorical":
             assert sorted(set(solution.returns.tolist())) == [0, 4]
 
 
 def test_memory_is_bounded_by_the_formula_and_checked_before_it_is_taken(monkeypatch):
     from torch.profiler import ProfilerActivity, profile
 
-    for law, method, count in (("quantiles", "dvi", 64), ("categorical", "dvi", 64), ("quantiles", "dpi", 32)):
+    for representation, method, count in (
+        ("quantiles", "dvi", 64),
+        ("categorical", "dvi", 64),
+        ("quantiles", "dpi", 32),
+    ):
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-            solution = solved(Crossing, "cvar(0.5)", law=law, method=method, atoms=count, stocks=100, max_sweeps=3)
+            solution = solved(
+                Crossing,
+                "cvar(0.5)",
+                representation=representation,
+                method=method,
+                atoms=count,
+                stocks=100,
+                max_sweeps=3,
+            )
         held = peak = 0
         for event in seen.profiler.kineto_results.events():
             if event.name() == "[memory]":
                 held += event.nbytes()
                 peak = max(peak, held)
         bound = grid.memory_bytes(solution.solved[0].rows, 20, 100, count, None, method)
-        assert bound / 4 < peak < bound, (law, method, peak, bound)
+        assert bound / 4 < peak < bound, (representation, method, peak, bound)
     monkeypatch.setattr(grid, "no_return", None)  # nothing is allocated before the refusal
     with pytest.raises(
         ValueError, match=r"dvi needs up to 11\.83 GB for 10000 stocks and 256 atoms, more than"
@@ -294,15 +323,15 @@ def test_memory_is_bounded_by_the_formula_and_checked_before_it_is_taken(monkeyp
     [
         ({"gamma": 0.0}, r"gamma must lie in \(0, 1\], not 0.0"),
         ({"gamma": 1.0, "horizon": None}, "gamma = 1 needs a horizon"),
-        ({"method": "exact", "horizon": None}, "needs a horizon: without one laws grow for ever"),
-        ({"method": "exact", "law": "quantiles"}, "has laws of particles, not quantiles"),
-        ({"method": "magic"}, "unknown method or law 'magic'; choose one of exact, dvi, dpi"),
-        ({"law": "samples"}, "unknown method or law 'samples'"),
+        ({"method": "exact", "horizon": None}, "needs a horizon, without which the number of particles is unbounded"),
+        ({"method": "exact", "representation": "quantiles"}, "needs representation='particles', not 'quantiles'"),
+        ({"method": "magic"}, "unknown method or representation 'magic'; choose one of exact, dvi, dpi"),
+        ({"representation": "samples"}, "unknown method or representation 'samples'"),
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
         ({"atoms": 1}, "atoms must be at least 2"),
         ({"stocks": 1}, "stocks must be at least 2"),
         ({"stocks": torch.tensor([1.0, 0.0])}, "finite numbers in order"),
-        ({"law": "categorical", "atoms": 4}, "4 categories are too few"),
+        ({"representation": "categorical", "atoms": 4}, "4 categories are too few"),
         ({"objective": "cvar(2)"}, r"tau must lie in \(0, 1\]"),
     ],
 )

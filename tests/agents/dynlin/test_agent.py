@@ -1,4 +1,4 @@
-"""DynLin-UCB against the exact numbers of brief dynamical_linear_bandits.md, section 11, items 2 to 10."""
+"""DynLin-UCB against exact answers: docs/derivations/dynlin.md E2 to E10 and E19."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import torch
 from bandits import make, play, regret
 
 from surefoot.agents.dynlin.agent import DynLinUCBConfig, best_on_ball, optimistic_values, radius
-from surefoot.agents.dynlin.bounds import constants, epoch_hold, epochs_within, from_system, non_normality
+from surefoot.agents.dynlin.bounds import constants, epoch_repeats, epochs_within, from_system, non_normality
 from surefoot.agents.dynlin.ridge import ActionTable, Ridge, cholesky, first_best, forward
 from surefoot.agents.parts.random import ReplicateUniforms
 from surefoot.agents.parts.regret import Regret
@@ -22,26 +22,26 @@ def f64(*values):
 
 
 def bounds_of(name, powers=60):
-    """Return the oracle bounds; Φ over 60 powers, as the brief's tables have it."""
+    """Return the oracle bounds; Φ over 60 powers, as the table of §6.2 has it."""
     norms = np.linalg.norm(SYSTEMS[name]["actions"], axis=1)
     return from_system(make_system(SYSTEMS[name]), float(norms.max()), powers=powers)
 
 
-# --- items 2 and 3: schedule, constants, radius ----------------------------------------------------------------------
+# --- E2, E3: schedule, constants, radius ------------------------------------------------------------------------------
 
 
 def test_epoch_lengths_grow_with_the_logarithm_of_the_epoch():
-    assert [epoch_hold(m, 0.2) + 1 for m in range(1, 625)] == [1] * 4 + [2] * 20 + [3] * 100 + [4] * 500
-    assert [epoch_hold(m, 0.0) for m in (1, 7, 10**6)] == [0, 0, 0]
+    assert [epoch_repeats(m, 0.2) + 1 for m in range(1, 625)] == [1] * 4 + [2] * 20 + [3] * 100 + [4] * 500
+    assert [epoch_repeats(m, 0.0) for m in (1, 7, 10**6)] == [0, 0, 0]
     for k in range(1, 10):  # ln(10**k)/ln(10) falls below k in double precision for k = 3 and 6
-        assert [epoch_hold(m, 0.1) for m in (10**k - 1, 10**k, 10**k + 1)] == [k - 1, k, k]
-        assert [epoch_hold(m, 0.1, "ceil") for m in (10**k - 1, 10**k, 10**k + 1)] == [k, k, k + 1]
+        assert [epoch_repeats(m, 0.1) for m in (10**k - 1, 10**k, 10**k + 1)] == [k - 1, k, k]
+        assert [epoch_repeats(m, 0.1, "ceil") for m in (10**k - 1, 10**k, 10**k + 1)] == [k, k, k + 1]
 
 
 @pytest.mark.parametrize(
     ("name", "counts"), [("synthetic", (2_156, 17_075, 137_206)), ("real-data", (704, 5_221, 41_212))]
 )
-def test_epoch_counts_are_those_of_the_brief(name, counts):
+def test_epoch_counts_are_those_of_the_derivation(name, counts):
     rho = bounds_of(name).rho
     assert [epochs_within(horizon, rho) for horizon in (10**4, 10**5, 10**6)] == list(counts)
 
@@ -60,7 +60,7 @@ def test_the_horizon_cuts_the_last_epoch_which_gives_no_sample():
         ("s1", (0.5, 1, 1, 0.632456, 0.670820, 1, 2, 3.341641, 1.974096, 0.00583333 / 0.05**2)),
     ],
 )
-def test_oracle_bounds_and_constants_are_those_of_the_brief(name, expected):
+def test_oracle_bounds_and_constants_are_those_of_the_derivation(name, expected):
     bounds = bounds_of(name)
     c1, c2, sigma2 = constants(bounds)
     np.testing.assert_allclose((*bounds[:-1], c1, c2, sigma2 / bounds.sigma**2), expected, rtol=3e-5)
@@ -82,14 +82,14 @@ def test_phi_over_999_powers_is_that_of_the_official_code():
         ("real-data", 1.0, (94.87, 115.69, 136.52)),
     ],
 )
-def test_the_radius_at_the_horizon_is_that_of_the_brief(name, lam, betas):
+def test_the_radius_at_the_horizon_is_that_of_the_derivation(name, lam, betas):
     bounds = bounds_of(name)
     for horizon, beta in zip((10**4, 10**5, 10**6), betas, strict=True):
         found = radius(horizon, constants(bounds), 3, bounds.u, lam or math.log(horizon), 1 / horizon)
         assert found == pytest.approx(beta, abs=0.0051)
 
 
-# --- item 4: golden traces --------------------------------------------------------------------------------------------
+# --- E4: golden traces ------------------------------------------------------------------------------------------------
 
 GOLDEN = [
     (200, 43, (27, 16, 0), 71, (0.718364, 0.140379), 7.002010, 13.658220, "011010100101001001001010"),
@@ -99,8 +99,8 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize("path", ["epochs", "rounds"])
-@pytest.mark.parametrize(("T", "epochs", "share", "total", "estimate", "first_beta", "last_beta", "first"), GOLDEN)
-def test_golden_traces(T, epochs, share, total, estimate, first_beta, last_beta, first, path):
+@pytest.mark.parametrize(("T", "epochs", "counts", "total", "estimate", "first_beta", "last_beta", "first"), GOLDEN)
+def test_golden_traces(T, epochs, counts, total, estimate, first_beta, last_beta, first, path):
     env = {"system": "s1", "noise": 0.0}
     agent = make("dynlin-ucb", env=env, horizon=T, first_action="optimistic", rounds_per_step=1, path=path)
     actions, betas, samples = [], [], []
@@ -115,7 +115,7 @@ def test_golden_traces(T, epochs, share, total, estimate, first_beta, last_beta,
         if change.any():
             samples.append(float(change[actions[-1]]))
     assert len(actions) == agent.learner.epoch == epochs
-    assert tuple(actions.count(arm) for arm in range(3)) == share
+    assert tuple(actions.count(arm) for arm in range(3)) == counts
     assert "".join(map(str, actions[:24])) == first
     assert float(agent.regret.total) == pytest.approx(total, abs=1e-9)
     np.testing.assert_allclose(agent.learner.ridge.estimate()[:, 0], estimate, rtol=0, atol=6e-7)
@@ -124,53 +124,53 @@ def test_golden_traces(T, epochs, share, total, estimate, first_beta, last_beta,
     np.testing.assert_allclose(samples[:6], [-0.2, 0.6, 0.15, 0.56875, 0.396094, 0.599512], rtol=0, atol=6e-7)
 
 
-# --- items 5 and 6: what the regression sees -------------------------------------------------------------------------
+# --- E5, E6: what the regression sees --------------------------------------------------------------------------------
 
 
-def regress(rounds, hold, lanes, seed):
-    """Return the ridge regression of last rewards on random actions held for `hold(m)` rounds, synthetic system."""
-    env = DynamicalLinear(lanes, system="synthetic")
+def regress(rounds, repeat, num_envs, seed):
+    """Return the ridge regression of last rewards on random actions, each repeated for `repeat(m)` rounds."""
+    env = DynamicalLinear(num_envs, system="synthetic")
     env.reset(seed=seed)
     table = torch.tensor(env.actions)
-    ridge, uniforms = Ridge(3, lanes, 1.0, torch.device("cpu")), ReplicateUniforms(seed, "arms", lanes)
+    ridge, uniforms = Ridge(3, num_envs, 1.0, torch.device("cpu")), ReplicateUniforms(seed, "arms", num_envs)
     t, m = 0, 0
     while t < rounds:
         m += 1
         index = (uniforms.next() * 6).long()
-        ridge.update(table[index].T, env.hold(index, hold(m)).last_reward)
-        t += hold(m)
+        ridge.update(table[index].T, env.repeat(index, repeat(m)).last_reward)
+        t += repeat(m)
     return ridge
 
 
 def test_per_round_regression_finds_the_wrong_limit():
-    lanes = 100  # 2·10⁵ rounds in all
-    ridge = regress(2000, lambda m: 1, lanes, seed=0)
-    gram = ridge.gram.sum(-1) - (lanes - 1) * torch.eye(3)
+    num_envs = 100  # 2·10⁵ rounds in all
+    ridge = regress(2000, lambda m: 1, num_envs, seed=0)
+    gram = ridge.gram.sum(-1) - (num_envs - 1) * torch.eye(3)
     estimate = torch.linalg.solve(gram, ridge.moment.sum(-1))
     torch.testing.assert_close(estimate, f64(0.1912, 0.6912, 0.2912), rtol=0, atol=0.01)
 
 
 def test_epoch_wise_regression_finds_h():
-    ridge = regress(20_000, lambda m: epoch_hold(m, 0.2) + 1, 20, seed=1)
+    ridge = regress(20_000, lambda m: epoch_repeats(m, 0.2) + 1, 20, seed=1)
     error = (ridge.estimate() - f64(0.5625, 0.5, 1 / 9)[:, None]).abs().amax(0)
     assert float(error.mean()) < 0.01
 
 
 def test_the_confidence_set_holds_h_and_its_noise_part_is_sharp():
-    lanes, T, delta = 400, 20_000, 0.05
-    agent = make("dynlin-ucb", lanes=lanes, horizon=T, delta=delta, rounds_per_step=1)
-    twin = DynamicalLinear(lanes, system="s1", noise=0.0)
+    num_envs, T, delta = 400, 20_000, 0.05
+    agent = make("dynlin-ucb", num_envs=num_envs, horizon=T, failure_probability=delta, rounds_per_step=1)
+    twin = DynamicalLinear(num_envs, system="s1", noise=0.0)
     twin.reset(seed=0)
     learner, table = agent.learner, torch.tensor(agent.env.actions)
     h, worst = torch.tensor(agent.env.h)[:, None], 0.0
-    noise = torch.zeros(2, lanes, dtype=torch.float64)
-    violated, violated_with_sigma = (torch.zeros(lanes, dtype=torch.bool) for _ in range(2))
-    covered = torch.ones(lanes, dtype=torch.bool)
+    noise = torch.zeros(2, num_envs, dtype=torch.float64)
+    violated, violated_with_sigma = (torch.zeros(num_envs, dtype=torch.bool) for _ in range(2))
+    covered = torch.ones(num_envs, dtype=torch.bool)
     while agent.regret.t < T:
         moment = learner.ridge.moment.clone()
         agent.step()
         u = table[agent.action].T
-        clean = twin.hold(agent.action, agent.length).last_reward
+        clean = twin.repeat(agent.action, agent.length).last_reward
         if agent.cut:
             break
         noise += learner.ridge.moment - moment - u * clean  # Σ u ξ
@@ -181,7 +181,7 @@ def test_the_confidence_set_holds_h_and_its_noise_part_is_sharp():
         size = sum(w.square() for w in forward(factor, noise.unbind())).sqrt()
         log_det = 2 * (factor[0][0].log() + factor[1][1].log()) - 2 * math.log(learner.lam)
         spread = 2 * (math.log(1 / delta) + 0.5 * log_det)
-        violated |= size > (learner.told.sigma2 * spread).sqrt()
+        violated |= size > (learner.known.sigma2 * spread).sqrt()
         violated_with_sigma |= size > (0.05**2 * spread).sqrt()
     assert covered.all()
     assert 0.2 < worst < 0.28  # measured 0.27
@@ -189,10 +189,10 @@ def test_the_confidence_set_holds_h_and_its_noise_part_is_sharp():
     assert float(violated_with_sigma.double().mean()) > 0.1  # σ in place of σ̃ is too small
 
 
-# --- item 7: maximisers -----------------------------------------------------------------------------------------------
+# --- E7: maximisers ---------------------------------------------------------------------------------------------------
 
 
-def test_the_ball_maximiser_finds_the_numbers_of_the_brief():
+def test_the_ball_maximiser_finds_the_numbers_of_the_derivation():
     action, value = best_on_ball(torch.diag(f64(1, 4, 9))[None], f64(0.3, -0.2, 0.5)[None], 0.8)
     torch.testing.assert_close(action, f64(0.876329, -0.197333, 0.439441)[None], rtol=0, atol=6e-7)
     assert float(value) == pytest.approx(1.237244, abs=6e-7)
@@ -240,18 +240,18 @@ def test_optimistic_values_are_those_of_a_dense_inverse():
         index = torch.randint(6, (4,), generator=generator)
         ridge.update(table.vectors(index), torch.randn(4, generator=generator, dtype=torch.float64))
     values = optimistic_values(table, ridge, 1.3)
-    for lane in range(4):
-        inverse, U = ridge.gram[..., lane].inverse(), table.actions
-        expected = U @ inverse @ ridge.moment[:, lane] + 1.3 * ((U @ inverse) * U).sum(1).sqrt()
-        torch.testing.assert_close(values[:, lane], expected, rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(ridge.estimate()[:, lane], inverse @ ridge.moment[:, lane], rtol=1e-10, atol=1e-12)
+    for i in range(4):
+        inverse, U = ridge.gram[..., i].inverse(), table.actions
+        expected = U @ inverse @ ridge.moment[:, i] + 1.3 * ((U @ inverse) * U).sum(1).sqrt()
+        torch.testing.assert_close(values[:, i], expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(ridge.estimate()[:, i], inverse @ ridge.moment[:, i], rtol=1e-10, atol=1e-12)
 
 
 def test_the_lowest_of_equal_actions_is_taken():
     assert first_best(f64([1, 3, 0], [2, 3, 0], [2, 1, 0])).tolist() == [1, 0, 0]
 
 
-# --- items 8 to 10: S1 ------------------------------------------------------------------------------------------------
+# --- E8 to E10: S1 ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -272,7 +272,7 @@ def slope(agent):
 
 
 def test_the_slope_of_the_last_decade_falls_below_a_half():
-    short, long = (play(make("dynlin-ucb", lanes=20, horizon=T, rounds_per_step=1000), T) for T in (20_000, 200_000))
+    short, long = (play(make("dynlin-ucb", num_envs=20, horizon=T, rounds_per_step=1000), T) for T in (20_000, 200_000))
     assert slope(short) == pytest.approx(0.57, abs=0.05)
     assert slope(long) < 0.5  # measured 0.36
     assert float(long.regret.total.mean()) == pytest.approx(3164, rel=0.02)
@@ -280,9 +280,9 @@ def test_the_slope_of_the_last_decade_falls_below_a_half():
 
 
 def test_with_epochs_of_one_round_and_without_c1_it_is_linucb_log():
-    rest = {"lanes": 5, "env": {"system": "real-data"}, "horizon": 300, "rounds_per_step": 1}
+    rest = {"num_envs": 5, "env": {"system": "real-data"}, "horizon": 300, "rounds_per_step": 1}
     ours, other = make("dynlin-ucb", **rest), make("linucb-log", **rest)
-    ours.learner.told = ours.learner.told._replace(c1=0.0)
+    ours.learner.known = ours.learner.known._replace(c1=0.0)
     ours.learner.bounds = ours.learner.bounds._replace(rho=0.0)
     for _ in range(300):
         ours.step(), other.step()
@@ -291,66 +291,74 @@ def test_with_epochs_of_one_round_and_without_c1_it_is_linucb_log():
     torch.testing.assert_close(ours.regret.total, other.regret.total, rtol=0, atol=0)
 
 
-# --- the rest of the promises -----------------------------------------------------------------------------------------
+# --- the rest of the contract
+# ------------------------------------------------------------------------------------------
 
 
 def test_epochs_and_rounds_give_the_same_regret():
-    epochs, rounds = (regret("dynlin-ucb", 2000, lanes=40, path=path) for path in ("epochs", "rounds"))
+    epochs, rounds = (regret("dynlin-ucb", 2000, num_envs=40, path=path) for path in ("epochs", "rounds"))
     error = (epochs.var() / 40 + rounds.var() / 40).sqrt()
     assert abs(float(epochs.mean() - rounds.mean())) < 4 * float(error)
     assert not torch.equal(epochs, rounds)
 
 
 def test_the_realised_regret_differs_by_a_bounded_transient():
-    agent = play(make("dynlin-ucb", lanes=20, horizon=20_000, env={"system": "s1", "noise": 0.001}), 20_000)
+    agent = play(make("dynlin-ucb", num_envs=20, horizon=20_000, env={"system": "s1", "noise": 0.001}), 20_000)
     assert 0 < float(agent.regret.realised.mean() - agent.regret.total.mean()) < 15
 
 
 def test_the_authors_conventions():
-    agent = make("dynlin-ucb", lanes=60, horizon=1000, double_first_epoch=True, rounds_per_step=1)
+    agent = make("dynlin-ucb", num_envs=60, horizon=1000, double_first_epoch=True, rounds_per_step=1)
     agent.step()
     assert agent.regret.t == agent.length == 2
     assert sorted(set(agent.action.tolist())) == [0, 1, 2]
     agent.step()
-    assert agent.length == epoch_hold(2, 0.5) + 1
+    assert agent.length == epoch_repeats(2, 0.5) + 1
 
 
 def test_given_bounds_take_the_place_of_derived_ones():
-    given = {"rho_bar": 0.6, "phi_bar": 1.5, "omega_bound": 2.0, "theta_bound": 3.0, "b_bound": 4.0, "u_bound": 5.0}
-    bounds = make("dynlin-ucb", horizon=100, sigma=0.5, **given).learner.bounds
+    given = {
+        "spectral_radius_bound": 0.6,
+        "non_normality_bound": 1.5,
+        "state_weight_bound": 2.0,
+        "action_weight_bound": 3.0,
+        "input_matrix_bound": 4.0,
+        "action_norm_bound": 5.0,
+    }
+    bounds = make("dynlin-ucb", horizon=100, noise_std=0.5, **given).learner.bounds
     assert tuple(bounds) == (0.6, 1.5, 2.0, 3.0, 4.0, 5.0, 5.0 / 0.4, 0.5)
-    assert make("dynlin-ucb", horizon=100, x_bound=7.0).learner.bounds.x == 7.0
+    assert make("dynlin-ucb", horizon=100, state_norm_bound=7.0).learner.bounds.x == 7.0
 
 
 def test_lambda_and_delta_need_the_horizon_only_where_they_are_left_out():
-    assert make("dynlin-ucb", lam=2.0, delta=0.1).learner.lam == 2.0
-    for changes in ({}, {"lam": 2.0}, {"delta": 0.1}):
-        with pytest.raises(ValueError, match=r"agent\.horizon is missing: delta = 1/T and lam = ln T need it"):
+    assert make("dynlin-ucb", ridge=2.0, failure_probability=0.1).learner.lam == 2.0
+    for changes in ({}, {"ridge": 2.0}, {"failure_probability": 0.1}):
+        with pytest.raises(ValueError, match=r"horizon is missing: failure_probability = 1/T and ridge = ln T need it"):
             make("dynlin-ucb", **changes)
 
 
 def test_a_rho_bar_below_the_truth_is_warned_of():
-    with pytest.warns(UserWarning, match=r"agent\.rho_bar 0\.3 is below the spectral radius 0\.5"):
-        make("dynlin-ucb", horizon=100, rho_bar=0.3)
+    with pytest.warns(UserWarning, match=r"agent\.spectral_radius_bound 0\.3 is below the spectral radius 0\.5"):
+        make("dynlin-ucb", horizon=100, spectral_radius_bound=0.3)
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"rho_bar": 1.0}, r"agent\.rho_bar must be in \[0, 1\), not 1.0"),
-        ({"rho_bar": -0.1}, r"agent\.rho_bar must be in \[0, 1\)"),
-        ({"delta": 0.0}, r"agent\.delta must be in \(0, 1\)"),
-        ({"delta": 1.5}, r"agent\.delta must be in \(0, 1\)"),
-        ({"lam": 0.0}, r"agent\.lam must be positive"),
-        ({"phi_bar": 0.5}, r"agent\.phi_bar must be at least 1"),
-        ({"sigma": -1.0}, r"agent\.sigma must be at least 0"),
+        ({"spectral_radius_bound": 1.0}, r"agent\.spectral_radius_bound must be in \[0, 1\), not 1.0"),
+        ({"spectral_radius_bound": -0.1}, r"agent\.spectral_radius_bound must be in \[0, 1\)"),
+        ({"failure_probability": 0.0}, r"agent\.failure_probability must be in \(0, 1\)"),
+        ({"failure_probability": 1.5}, r"agent\.failure_probability must be in \(0, 1\)"),
+        ({"ridge": 0.0}, r"agent\.ridge must be positive"),
+        ({"non_normality_bound": 0.5}, r"agent\.non_normality_bound must be at least 1"),
+        ({"noise_std": -1.0}, r"agent\.noise_std must be at least 0"),
         ({"horizon": 0}, r"agent\.horizon must be at least 1"),
         ({"horizon": 1}, "ln T and 1/T need at least 2"),
         ({"rounds_per_step": 0}, r"agent\.rounds_per_step must be at least 1"),
     ],
 )
-def test_settings_out_of_range_are_named(changes, says):
-    with pytest.raises(ValueError, match=says):
+def test_settings_out_of_range_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(DynLinUCBConfig(), **changes)
 
 

@@ -1,4 +1,7 @@
-"""The baselines against slow references, and what every bandit must hold to."""
+"""The baselines against slow references, and the contract of every bandit.
+
+docs/derivations/dynlin.md §10; exact answers E1, E16, E17.
+"""
 
 import math
 
@@ -9,7 +12,7 @@ from bandits import NAMES, make, play
 
 from surefoot.agents.dynlin.bounds import constants, from_system
 from surefoot.agents.dynlin.exp3 import arm_probabilities, batch_length, exp3_rate, reward_bound
-from surefoot.agents.dynlin.fixed import expert_action
+from surefoot.agents.dynlin.fixed import human_budget_action
 from surefoot.agents.dynlin.linucb import constant_radius, discounted_radius, misnamed_radius, oful_radius
 from surefoot.agents.parts.random import ReplicateUniforms
 from surefoot.envs.tasks.linear_system import SYSTEMS, make_system
@@ -25,7 +28,7 @@ def bounds_of(name):
 # --- radii and constants ----------------------------------------------------------------------------------------------
 
 
-def test_radii_are_the_formulas_of_the_brief():
+def test_radii_are_the_formulas_of_the_derivation():
     bounds, T, t, lam = bounds_of("synthetic"), 10**5, 777, 1.7
     root = math.sqrt(lam)
     assert oful_radius(t, bounds, 3, lam, 1 / T) == pytest.approx(
@@ -39,14 +42,14 @@ def test_radii_are_the_formulas_of_the_brief():
     assert discounted_radius(t, bounds, 3, lam, gamma, 1 / T, 1.5) == pytest.approx(
         0.26**0.5 * root + 0.01 * math.sqrt(2 * math.log(T) + 3 * math.log(1 + 2.25 * geometric / (3 * lam)))
     )
-    told = constants(bounds)
+    known = constants(bounds)
     spread = math.log(T) + 1.5 * math.log(1 + t * 1.25 / (3 * lam) * geometric)
     assert misnamed_radius(t, bounds, 3, lam, gamma, T) == pytest.approx(
-        told.c2 * root + math.sqrt(2 * told.sigma2 * spread)
+        known.c2 * root + math.sqrt(2 * known.sigma2 * spread)
     )
 
 
-def test_exp3_constants_are_those_of_the_brief():
+def test_exp3_constants_are_those_of_the_derivation():
     assert reward_bound(bounds_of("synthetic")) == pytest.approx(1.202118, abs=6e-7)
     assert [batch_length(T, 0.2) for T in (10**4, 10**5, 10**6)] == [5, 7, 8]
     rho = bounds_of("real-data").rho
@@ -64,16 +67,16 @@ def test_arm_probabilities_do_not_overflow():
     torch.testing.assert_close(p[:, 1], 0.7 * (0.1 * gains[:, 1]).softmax(0) + 0.1)
 
 
-def test_the_expert_loses_the_same_in_every_round():
+def test_the_human_budget_loses_the_same_in_every_round():
     budgets = (1_641_952.0, 259_591_273.0, 716_354_611.0)
-    np.testing.assert_allclose(expert_action(budgets, 1.5), [0.003143, 0.496857, 1.0], rtol=0, atol=6e-7)
-    agent = play(make("expert", lanes=2, env=REAL, horizon=1000), 1000)
+    np.testing.assert_allclose(human_budget_action(budgets, 1.5), [0.003143, 0.496857, 1.0], rtol=0, atol=6e-7)
+    agent = play(make("human-budget", num_envs=2, env=REAL, horizon=1000), 1000)
     np.testing.assert_allclose(agent.regret.total / 1000, 0.2157091, rtol=0, atol=6e-8)
 
 
-def test_clairvoyant_loses_nothing_and_uniform_the_mean_gap():
-    assert play(make("clairvoyant", lanes=3, env=SYNTHETIC, horizon=500), 500).regret.total.tolist() == [0, 0, 0]
-    total = play(make("uniform", lanes=200, env=SYNTHETIC, horizon=500), 500).regret.total
+def test_the_oracle_loses_nothing_and_uniform_the_mean_gap():
+    assert play(make("oracle", num_envs=3, env=SYNTHETIC, horizon=500), 500).regret.total.tolist() == [0, 0, 0]
+    total = play(make("uniform", num_envs=200, env=SYNTHETIC, horizon=500), 500).regret.total
     assert float(total.mean()) / 500 == pytest.approx(0.225694, rel=0.01)
 
 
@@ -96,15 +99,15 @@ class Tape:
         self.agent.learner.observe = observe
         play(self.agent, rounds)
 
-    def lane(self, i):
+    def played(self, i):
         return [int(a[i]) for a in self.actions], [float(r[i]) for r in self.rewards]
 
 
 @pytest.mark.parametrize("name", ["d-linucb", "d-linucb-paper"])
 def test_discounted_linucb_follows_the_defining_sums(name):
     rounds, gamma = 120, 0.97 if name == "d-linucb" else 1 - 1e-9
-    tape = Tape(name, rounds, lanes=2, env=SYNTHETIC, gamma=gamma)
-    actions, rewards = tape.lane(1)
+    tape = Tape(name, rounds, num_envs=2, env=SYNTHETIC, gamma=gamma)
+    actions, rewards = tape.played(1)
     U, bounds = np.array(SYSTEMS["synthetic"]["actions"]), bounds_of("synthetic")
     for t in range(1, rounds):
         ages = gamma ** np.arange(t - 1, -1, -1.0)
@@ -121,10 +124,10 @@ def test_discounted_linucb_follows_the_defining_sums(name):
 
 def test_exp3_follows_a_scalar_loop():
     rounds = 80
-    tape = Tape("exp3", rounds, lanes=3, env=SYNTHETIC)
+    tape = Tape("exp3", rounds, num_envs=3, env=SYNTHETIC)
     uniforms = ReplicateUniforms(0, "arms", 3)
     draws = [float(uniforms.next()[2]) for _ in range(rounds)]
-    actions, rewards = tape.lane(2)
+    actions, rewards = tape.played(2)
     M, gamma, gains = reward_bound(bounds_of("synthetic")), exp3_rate(6, rounds), np.zeros(6)
     for t in range(rounds):
         weights = np.exp(gamma / 6 * gains)
@@ -134,7 +137,7 @@ def test_exp3_follows_a_scalar_loop():
 
 
 def test_batch_exp3_updates_once_with_its_own_rewards():
-    agent = make("batch-exp3", lanes=2, env=SYNTHETIC, horizon=10_000, rounds_per_step=1, path="rounds")
+    agent = make("batch-exp3", num_envs=2, env=SYNTHETIC, horizon=10_000, rounds_per_step=1, path="rounds")
     learner, rewards = agent.learner, []
     assert learner.length == 5
     for t in range(1, 11):
@@ -153,8 +156,8 @@ def test_batch_exp3_updates_once_with_its_own_rewards():
 
 
 def test_the_authors_batch_exp3_credits_an_action_with_its_predecessors_rewards():
-    tape = Tape("batch-exp3-paper", 12, env=SYNTHETIC, hold=5)
-    actions, rewards = tape.lane(0)
+    tape = Tape("batch-exp3-paper", 12, env=SYNTHETIC, repeat=5)
+    actions, rewards = tape.played(0)
     assert [len(set(actions[i : i + 5])) for i in (0, 5)] == [1, 1]
     learner = tape.agent.learner.weights
     M, gains, p = learner.bound, np.zeros(6), None
@@ -165,9 +168,9 @@ def test_the_authors_batch_exp3_credits_an_action_with_its_predecessors_rewards(
 
 
 def test_ar2_follows_a_scalar_loop():
-    rounds, lane = 60, 1
-    tape = Tape("ar2", rounds, lanes=3, env=REAL)
-    actions, rewards = tape.lane(lane)
+    rounds, i = 60, 1
+    tape = Tape("ar2", rounds, num_envs=3, env=REAL)
+    actions, rewards = tape.played(i)
     alpha, sigma, K = bounds_of("real-data").rho, 0.01, 6
     delta = math.ceil(K * alpha**-3 * sigma**-3)
     assert make("ar2", horizon=10, env=SYNTHETIC).learner.epoch == pytest.approx(7.5e8)
@@ -198,7 +201,7 @@ def test_ar2_needs_memory_and_noise():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_replicate_does_not_depend_on_how_many_there_are(name):
-    few, many = (play(make(name, lanes=lanes, env=REAL, horizon=600), 600) for lanes in (3, 29))
+    few, many = (play(make(name, num_envs=num_envs, env=REAL, horizon=600), 600) for num_envs in (3, 29))
     for one, other in (
         (few.regret.trace()[1], many.regret.trace()[1][:, :3]),
         (few.regret.realised, many.regret.realised[:3]),
@@ -210,14 +213,14 @@ def test_a_replicate_does_not_depend_on_how_many_there_are(name):
 @pytest.mark.parametrize("path", ["epochs", "rounds"])
 def test_a_replicate_on_the_ball_does_not_depend_on_how_many_there_are(path):
     env = {"system": "synthetic", "ball": 1.0}
-    few, many = (play(make("dynlin-ucb", lanes=n, env=env, horizon=200, path=path), 200) for n in (2, 9))
+    few, many = (play(make("dynlin-ucb", num_envs=n, env=env, horizon=200, path=path), 200) for n in (2, 9))
     torch.testing.assert_close(few.regret.realised, many.regret.realised[:2], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("stop", [1, 33, 34, 35, 36, 77])
 @pytest.mark.parametrize("name", ["dynlin-ucb", "batch-exp3", "batch-exp3-paper"])
 def test_a_stop_in_the_middle_of_an_epoch_changes_nothing(name, stop):
-    rest = {"lanes": 3, "env": REAL, "horizon": 200, "rounds_per_step": 1, "path": "rounds"}
+    rest = {"num_envs": 3, "env": REAL, "horizon": 200, "rounds_per_step": 1, "path": "rounds"}
     straight = play(make(name, **rest), 200)
     first, second = play(make(name, **rest), stop), make(name, seed=5, **rest)
     assert first.regret.t == stop
@@ -239,19 +242,19 @@ def test_a_missing_horizon_is_named(name):
         make(name)
 
 
-@pytest.mark.parametrize("name", ["linucb", "exp3", "clairvoyant", "uniform"])
+@pytest.mark.parametrize("name", ["linucb", "exp3", "oracle", "uniform"])
 def test_a_ball_is_for_dynlin_ucb_only(name):
     with pytest.raises(ValueError, match=r"needs a finite set of actions|only dynlin-ucb"):
         make(name, horizon=100, env={"system": "s1", "ball": 1.0})
 
 
-def test_the_experts_budgets_must_fit_the_actions():
+def test_the_human_budgets_must_fit_the_actions():
     with pytest.raises(ValueError, match=r"agent\.budgets names 3 campaigns, but actions have 2"):
-        make("expert", horizon=100)
+        make("human-budget", horizon=100)
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"), [("linucb", {"lam": 0.0}), ("d-linucb", {"gamma": 1.0}), ("exp3", {"hold": 0})]
+    ("name", "changes"), [("linucb", {"ridge": 0.0}), ("d-linucb", {"gamma": 1.0}), ("exp3", {"repeat": 0})]
 )
 def test_settings_out_of_range_are_named(name, changes):
     with pytest.raises(ValueError, match=rf"agent\.{next(iter(changes))} must be"):

@@ -1,4 +1,7 @@
-"""HNPG: λ and its limits, the critics' targets and sweep, the seeds of a stack, both forms, and bad input."""
+"""HNPG: λ and its limits, the critics' targets and sweep, the seeds of a stack, both forms, and bad input.
+
+Exact answers E4 and E5 of docs/derivations/hnpg.md.
+"""
 
 import math
 from dataclasses import replace
@@ -20,7 +23,7 @@ from surefoot.offline_data import Transitions
 from surefoot.training.loop.behaviour import record_behaviour
 
 H = 3
-LOCK = EnvConfig("surefoot/CombinationLock-v0", num_envs=20, kwargs={"horizon": H}, clock=True)
+LOCK = EnvConfig("surefoot/CombinationLock-v0", num_envs=20, kwargs={"horizon": H}, time_aware=True)
 SMALL = HNPGConfig(
     horizon=H, policy_hidden=(8, 8), critic_hidden=(8, 8), batch_steps=60, critic_steps=4, value_samples=3
 )
@@ -31,17 +34,17 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def setting_for(env=LOCK, *, data=None, seed=0, num_seeds=1):
-    lanes = make_vec(replace(env, num_envs=env.num_envs * num_seeds))
+    envs = make_vec(replace(env, num_envs=env.num_envs * num_seeds))
     if data is None and env.id.startswith("surefoot/Comb"):
         data = record_behaviour(env, 200, seed=0)
-    return Setting(Spaces(*spaces_of(env)), seed, torch.device("cpu"), lanes, data, num_seeds=num_seeds)
+    return Setting(Spaces(*spaces_of(env)), seed, torch.device("cpu"), envs, data, num_seeds=num_seeds)
 
 
 def make(config=SMALL, **kwargs):
     return HNPG(config, setting_for(**kwargs))
 
 
-# --- λ ---------------------------------------------------------------------------------------------------------------
+# --- λ (E4) ----------------------------------------------------------------------------------------------------------
 
 
 def test_weights_are_the_two_means():
@@ -54,9 +57,9 @@ def test_weights_are_the_two_means():
     assert hybrid_weights(0.0, 2, 3).tolist() == [0.5, 0.5, 0.0, 0.0, 0.0]
 
 
-def rows_of(agent, segment, off):
+def rows_of(agent, rollout, off):
     state = agent.nets.generator.get_state()
-    rows = agent.policy_rows(segment, off)
+    rows = agent.policy_rows(rollout, off)
     agent.nets.generator.set_state(state)
     return rows
 
@@ -65,16 +68,16 @@ def test_duplicating_the_offline_batch_changes_nothing():
     """Critic and policy step in float64, one agent given every offline sample twice."""
     vectors = []
     for copies in (1, 2):
-        agent = make(replace(SMALL, lam=0.7, offline_actions="data"))
-        segment, _, _ = agent.nets.collect()
-        off = agent.draw_offline(segment)
+        agent = make(replace(SMALL, on_policy_weight=0.7, offline_actions="data"))
+        rollout, _, _ = agent.nets.collect()
+        off = agent.draw_offline(rollout)
         agent.nets.policy.double(), agent.nets.critic.double()
-        segment = type(segment)(*(x.double() if x.is_floating_point() else x for x in segment))
+        rollout = type(rollout)(*(x.double() if x.is_floating_point() else x for x in rollout))
         off = Batch(*(torch.cat([x.double()] * copies, 1) for x in off))
         # Both draws a' below and V(s) are random: give each agent an action that does not depend on the draw.
         agent.nets.head.sample = lambda outputs, generator: outputs.chunk(2, -1)[0]
-        agent.evaluate_policy(segment, off)
-        trust_region_step(agent.nets.policy, agent.policy_rows(segment, off), agent.config)
+        agent.evaluate_policy(rollout, off)
+        trust_region_step(agent.nets.policy, agent.policy_rows(rollout, off), agent.config)
         vectors.append(
             torch.cat([agent.nets.policy.vector().flatten(), *(p.flatten() for p in agent.nets.critic.parameters())])
         )
@@ -83,7 +86,7 @@ def test_duplicating_the_offline_batch_changes_nothing():
 
 def test_without_offline_weight_an_iteration_is_plain_trpo():
     """λ = inf against the TRPO agent, without the hybrid parts, three iterations, same seeds."""
-    hybrid = make(replace(SMALL, lam=math.inf))
+    hybrid = make(replace(SMALL, on_policy_weight=math.inf))
     fields = {name: getattr(SMALL, name) for name in OnPolicyConfig.__dataclass_fields__}
     plain = TRPO(TRPOConfig(**fields), setting_for())
     for _ in range(3):
@@ -130,12 +133,12 @@ def separate_trpo_step(policy, obs, action, advantage):
 
 
 def test_the_policy_step_is_a_separately_written_trpo_step():
-    agent = make(replace(SMALL, horizon=None, lam=math.inf), env=replace(LOCK, clock=False))
+    agent = make(replace(SMALL, horizon=None, on_policy_weight=math.inf), env=replace(LOCK, time_aware=False))
     agent.step()
-    segment, _, _ = agent.nets.collect()
+    rollout, _, _ = agent.nets.collect()
     agent.nets.policy.double()
-    obs = agent.nets.by_member(segment.obs).double()
-    action = agent.nets.by_member(segment.action).double()
+    obs = agent.nets.by_member(rollout.obs).double()
+    action = agent.nets.by_member(rollout.action).double()
     advantage = torch.randn(action.shape[:2], generator=generator()).double()
     expected = separate_trpo_step(agent.nets.policy, obs, action, advantage)
     weight = torch.full((obs.shape[1],), 1 / obs.shape[1]).double()
@@ -144,20 +147,20 @@ def test_the_policy_step_is_a_separately_written_trpo_step():
 
 
 def test_without_on_policy_weight_only_offline_states_move_the_policy():
-    agent = make(replace(SMALL, lam=0.0))
-    segment, _, _ = agent.nets.collect()
-    off = agent.draw_offline(segment)
-    rows = rows_of(agent, segment, off)
+    agent = make(replace(SMALL, on_policy_weight=0.0))
+    rollout, _, _ = agent.nets.collect()
+    off = agent.draw_offline(rollout)
+    rows = rows_of(agent, rollout, off)
     count = off.obs.shape[1]
     assert rows.weight[count:].eq(0).all()
     assert_close(rows.obs[:, :count], off.obs)
-    assert agent.critic_lam == agent.policy_lam == 0.0
+    assert agent.critic_on_policy_weight == agent.policy_on_policy_weight == 0.0
 
 
 def test_lambda_one_is_the_mean_over_both_batches():
     agent = make()
-    segment, _, _ = agent.nets.collect()
-    rows = rows_of(agent, segment, agent.draw_offline(segment))
+    rollout, _, _ = agent.nets.collect()
+    rows = rows_of(agent, rollout, agent.draw_offline(rollout))
     assert_close(rows.weight, torch.full_like(rows.weight, 1 / 40))
 
 
@@ -166,7 +169,7 @@ def test_lambda_one_is_the_mean_over_both_batches():
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0, 1e6])
 def test_linear_critics_are_fitted_to_the_closed_form(lam):
-    """Brief 12.1.5: a critic without hidden layers under the hybrid weights, by plain gradient descent to the end."""
+    """E5: a critic without hidden layers under the hybrid weights, by plain gradient descent to the end."""
     g = generator()
     phi = torch.randn(12, 3, generator=g).double()
     targets = torch.randn(12, generator=g).double()
@@ -190,14 +193,14 @@ def test_no_gradient_reaches_the_bootstrapped_target():
 
 def test_the_sweep_is_a_loop_over_steps_written_plainly():
     """h from H − 1 to 0, target from the critic just fitted and an action of the next step's policy; f_H = 0."""
-    agent = make(replace(SMALL, lam=0.5))
-    segment, _, _ = agent.nets.collect()
-    off = agent.draw_offline(segment)
+    agent = make(replace(SMALL, on_policy_weight=0.5))
+    rollout, _, _ = agent.nets.collect()
+    off = agent.draw_offline(rollout)
     nets, policy = agent.nets, agent.nets.policy
     reference = [p.detach().clone() for p in nets.critic.parameters()]
     state = nets.generator.get_state()
-    returns = segment.reward.flip(0).cumsum(0).flip(0)  # (H, 1, n)
-    agent.evaluate_policy(segment, off)
+    returns = rollout.reward.flip(0).cumsum(0).flip(0)  # (H, 1, n)
+    agent.evaluate_policy(rollout, off)
     draws = generator()
     draws.set_state(state)
     for h in (2, 1, 0):
@@ -211,7 +214,7 @@ def test_the_sweep_is_a_loop_over_steps_written_plainly():
         adam = torch.optim.Adam(leaves, lr=3e-4)
         for _ in range(4):
             f_off = nets.critic(torch.cat([off.obs[h], off.action[h]], -1)[None], leaves)[0, :, 0]
-            f_on = nets.critic(torch.cat([segment.obs[h, 0], segment.action[h, 0]], -1)[None], leaves)[0, :, 0]
+            f_on = nets.critic(torch.cat([rollout.obs[h, 0], rollout.action[h, 0]], -1)[None], leaves)[0, :, 0]
             loss = (f_off - z).square().mean() + 0.5 * (f_on - returns[h, 0]).square().mean()
             adam.zero_grad()
             loss.backward()
@@ -222,7 +225,7 @@ def test_the_sweep_is_a_loop_over_steps_written_plainly():
 
 
 def test_rounds_bootstrap_through_time_outs_and_not_through_terminations():
-    agent = make(replace(SMALL, horizon=None), env=replace(LOCK, clock=False))
+    agent = make(replace(SMALL, horizon=None), env=replace(LOCK, time_aware=False))
     off = Batch(*(torch.zeros(1, 2, *shape) for shape in ((8,), (10,), (), (8,), ())))
     off = off._replace(reward=torch.ones(1, 2), terminated=torch.tensor([[1.0, 0.0]]))
     z = bootstrap_target(
@@ -243,8 +246,8 @@ def test_rounds_bootstrap_through_time_outs_and_not_through_terminations():
 
 def test_each_member_gets_offline_transitions_of_its_own_step():
     agent = make(num_seeds=2)
-    segment, _, _ = agent.nets.collect()
-    off = agent.draw_offline(segment)
+    rollout, _, _ = agent.nets.collect()
+    off = agent.draw_offline(rollout)
     assert off.obs.shape == (2 * H, 20, 8)
     z = off.obs @ make_vec(LOCK).rotation / 8
     for member in range(2 * H):
@@ -255,25 +258,25 @@ def test_each_member_gets_offline_transitions_of_its_own_step():
 def test_data_actions_keep_what_was_recorded_and_resampled_ones_do_not():
     for variant in ("data", "resample"):
         agent = make(replace(SMALL, offline_actions=variant))
-        segment, _, _ = agent.nets.collect()
-        off = agent.draw_offline(segment)
-        rows = agent.policy_rows(segment, off)
+        rollout, _, _ = agent.nets.collect()
+        off = agent.draw_offline(rollout)
+        rows = agent.policy_rows(rollout, off)
         assert bool((rows.action[:, :20] == off.action).all()) == (variant == "data")
         assert_close(rows.obs[:, :20], off.obs)
 
 
 def test_offline_advantages_are_values_over_the_states_mean():
     agent = make(replace(SMALL, offline_actions="data"))
-    segment, _, _ = agent.nets.collect()
-    off = agent.draw_offline(segment)
+    rollout, _, _ = agent.nets.collect()
+    off = agent.draw_offline(rollout)
     agent.nets.values = lambda obs: torch.full(obs.shape[:2], 7.0)
-    advantage = agent.policy_rows(segment, off).advantage[:, :20]
+    advantage = agent.policy_rows(rollout, off).advantage[:, :20]
     assert_close(advantage, agent.nets.critic.value(off.obs, off.action).detach() - 7.0)
 
 
-def transitions(lengths, clock=True):
+def transitions(lengths, time_aware=True):
     steps = torch.cat([torch.arange(n) for n in lengths]).float()
-    obs = torch.stack([torch.zeros_like(steps), steps if clock else steps + 1], 1)
+    obs = torch.stack([torch.zeros_like(steps), steps if time_aware else steps + 1], 1)
     end = torch.cat([torch.arange(n) == n - 1 for n in lengths])
     return Transitions.from_arrays(
         obs=obs, action=torch.zeros(len(steps), 1), reward=steps, next_obs=obs + 1, terminated=end
@@ -287,7 +290,7 @@ def test_episodes_of_another_length_are_refused():
     with pytest.raises(ValueError, match=r"episode 0 takes 4 steps, but the horizon is 2"):
         episode_grid(transitions([4, 4]), 2)
     with pytest.raises(ValueError, match="is not the step"):
-        episode_grid(transitions([4, 4], clock=False), 4)
+        episode_grid(transitions([4, 4], time_aware=False), 4)
 
 
 # --- seeds, forms, learning ------------------------------------------------------------------------------------------
@@ -300,9 +303,9 @@ def test_seeds_of_a_stack_differ_and_do_not_mix():
     assert nets.policy.vector().shape[0] == 2 * H
     assert not torch.equal(nets.policy.vector()[0], nets.policy.vector()[1])
     before = nets.policy.vector()
-    segment, _, _ = nets.collect()
-    off = agent.draw_offline(segment)
-    rows = agent.policy_rows(segment, off)
+    rollout, _, _ = nets.collect()
+    off = agent.draw_offline(rollout)
+    rows = agent.policy_rows(rollout, off)
     half = rows._replace(advantage=rows.advantage * (torch.arange(2 * H) % 2 == 0)[:, None])
     trust_region_step(nets.policy, half, agent.config)
     moved = (nets.policy.vector() != before).any(1)
@@ -353,34 +356,34 @@ def test_the_stationary_form_acts_in_box_and_discrete_tasks(name, env_id):
 def test_returns_of_the_stationary_form_are_discounted_and_cut_only_by_time():
     env = EnvConfig("CartPole-v1", num_envs=3)
     agent = TRPO(TRPOConfig(batch_steps=120, gamma=0.9), setting_for(env))
-    segment, _, _ = agent.nets.collect()
+    rollout, _, _ = agent.nets.collect()
     agent.nets.values = lambda obs: torch.full(obs.shape[:2], 100.0)  # what stands for the cut-off future
-    returns = agent.nets.by_time(agent.nets.returns(segment))[:, 0]
-    for lane in range(3):
+    returns = agent.nets.by_time(agent.nets.returns(rollout))[:, 0]
+    for i in range(3):
         following = 100.0
         for t in reversed(range(40)):
-            ended = bool(segment.ended[t, 0, lane])
+            ended = bool(rollout.ended[t, 0, i])
             following = 1.0 + 0.9 * (0.0 if ended else following)
-            assert_close(returns[t, lane], torch.tensor(following), rtol=1e-4, atol=1e-4)
-    assert bool(segment.terminated.any())
+            assert_close(returns[t, i], torch.tensor(following), rtol=1e-4, atol=1e-4)
+    assert bool(rollout.terminated.any())
 
 
 def test_advantages_of_the_stationary_form_bootstrap_a_cut_and_not_an_end():
-    """Constant V = 100: δ = 1 + γ·100 − 100 while the task goes on, 1 − 100 where it ended; the sum stops at a cut."""
+    """Constant V = 100: δ = 1 + γ·100 − 100 before an end, 1 − 100 at one; the sum stops at a cut."""
     env = EnvConfig("CartPole-v1", num_envs=3, max_episode_steps=8)
-    agent = TRPO(TRPOConfig(batch_steps=120, gamma=0.9, gae_tau=0.5), setting_for(env))
-    segment, _, _ = agent.nets.collect()
+    agent = TRPO(TRPOConfig(batch_steps=120, gamma=0.9, gae_lambda=0.5), setting_for(env))
+    rollout, _, _ = agent.nets.collect()
     agent.nets.values = lambda obs: torch.full(obs.shape[:2], 100.0)
-    assert bool((segment.ended.bool() & ~segment.terminated.bool()).any())  # time-outs
-    segment.terminated[3] = 1.0  # and ends
-    segment.ended[3] = True
-    advantages = agent.nets.by_time(agent.nets.advantages(segment))[:, 0]
-    for lane in range(3):
+    assert bool((rollout.ended.bool() & ~rollout.terminated.bool()).any())  # time-outs
+    rollout.terminated[3] = 1.0  # and ends
+    rollout.ended[3] = True
+    advantages = agent.nets.by_time(agent.nets.advantages(rollout))[:, 0]
+    for i in range(3):
         following = 0.0
         for t in reversed(range(40)):
-            delta = 1.0 - 100.0 + 90.0 * (1 - float(segment.terminated[t, 0, lane]))
-            following = delta + 0.9 * 0.5 * (0.0 if segment.ended[t, 0, lane] else following)
-            assert_close(advantages[t, lane], torch.tensor(following), rtol=1e-4, atol=1e-4)
+            delta = 1.0 - 100.0 + 90.0 * (1 - float(rollout.terminated[t, 0, i]))
+            following = delta + 0.9 * 0.5 * (0.0 if rollout.ended[t, 0, i] else following)
+            assert_close(advantages[t, i], torch.tensor(following), rtol=1e-4, atol=1e-4)
 
 
 def test_hnpg_opens_a_short_lock_much_sooner_than_trpo():
@@ -403,15 +406,15 @@ def test_hnpg_opens_a_short_lock_much_sooner_than_trpo():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lam": -1.0}, "agent.lam must be at least 0"),
-        ({"lam": math.nan}, "agent.lam must be at least 0"),
-        ({"critic_lam": -0.5}, "agent.critic_lam must be at least 0"),
+        ({"on_policy_weight": -1.0}, "agent.on_policy_weight must be at least 0"),
+        ({"on_policy_weight": math.nan}, "agent.on_policy_weight must be at least 0"),
+        ({"critic_on_policy_weight": -0.5}, "agent.critic_on_policy_weight must be at least 0"),
         ({"kl_limit": 0.0}, "agent.kl_limit must be positive, not 0.0"),
         ({"kl_limit": math.inf}, "agent.kl_limit must be positive"),
         ({"kl_slack": 0.5}, "agent.kl_slack must be at least 1, or None"),
         ({"horizon": 0}, "agent.horizon must be at least 1, not 0"),
         ({"damping": -0.1}, "agent.damping must be at least 0"),
-        ({"gae_tau": 1.1}, r"agent.gae_tau must be in \[0, 1\]"),
+        ({"gae_lambda": 1.1}, r"agent.gae_lambda must be in \[0, 1\]"),
         ({"policy_hidden": ()}, "agent.policy_hidden must be one or more widths"),
         ({"rounds": 0}, "agent.rounds must be at least 1"),
     ],
@@ -425,11 +428,11 @@ def test_settings_out_of_range_are_named(change, message):
 @pytest.mark.parametrize(
     ("env", "horizon", "message"),
     [
-        (LOCK, 2, "episodes of this task go on after 2 steps"),
+        (LOCK, 2, "episodes of this task continue after 2 steps"),
         (LOCK, 4, "an episode of this task ended after 3 steps"),
-        (replace(LOCK, clock=False), 3, "add --env.clock"),
-        (EnvConfig("Pendulum-v1", clock=True), 20, "--env.max-episode-steps 20"),
-        (EnvConfig("InvertedPendulum-v5", clock=True), 100, "an episode of this task ended after"),
+        (replace(LOCK, time_aware=False), 3, "add --env.time-aware"),
+        (EnvConfig("Pendulum-v1", time_aware=True), 20, "--env.max-episode-steps 20"),
+        (EnvConfig("InvertedPendulum-v5", time_aware=True), 100, "an episode of this task ended after"),
     ],
 )
 def test_a_task_that_is_not_of_the_horizon_is_refused(env, horizon, message):

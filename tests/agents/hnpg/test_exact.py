@@ -1,4 +1,7 @@
-"""HAC and HPE on tables, against dynamic programming, closed forms and the brief's own examples (section 12.1)."""
+"""HAC and HPE on tables, against dynamic programming, closed forms and examples by hand.
+
+Exact answers E6, E7, E11 and E12 of docs/derivations/hnpg.md.
+"""
 
 import math
 

@@ -59,7 +59,7 @@ def test_policy_steps_are_the_plain_ones(plain):
 
 
 def test_a_sweep_whose_targets_are_rewards_is_the_plain_one(plain):
-    """At the last step nothing is drawn; the sweep over all steps is held to a loop in test_hnpg.py."""
+    """At the last step nothing is drawn; the sweep over all steps is held to a loop in test_agent.py."""
     stack = CriticStack(1, OBS, ACT, (64, 64), generator()).double()
     critic = plain.mlp(OBS + ACT, (64, 64), 1).double()
     copy_into(critic, stack, 0)
@@ -82,7 +82,7 @@ def test_advantages_and_values_are_the_plain_ones(plain):
     on = [plain.Rows(rewards[h], rewards[h], rewards[h], rewards[h]) for h in range(H)]
     expected = torch.stack(plain.advantages(list(values), on))
     following = torch.cat([values[1:], torch.zeros(1, N).double()])
-    actual = generalised_advantages(rewards, values, following, torch.zeros(H, N), gamma=1.0, tau=0.97)
+    actual = generalised_advantages(rewards, values, following, torch.zeros(H, N), gamma=1.0, gae_lambda=0.97)
     assert_close(actual, expected)
     stack = PolicyStack(1, OBS, GaussianHead(ACT, bounded=False), (8,), generator())
     critics = CriticStack(1, OBS, ACT, (8,), generator(1))

@@ -1,4 +1,4 @@
-"""The deep agent against the brief iwocs.md, section 5.2: what is trained, searched, chosen, kept and counted, when."""
+"""The deep agent against docs/derivations/iwocs.md §4.6: what is trained, searched, chosen, kept and counted, when."""
 
 import copy
 import dataclasses
@@ -15,27 +15,27 @@ from surefoot.agents.iwocs import Composite, is_valid
 from surefoot.agents.iwocs.agent import IWOCS, OWN_EPISODES
 from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver
 from surefoot.agents.sac import SACNoise
-from surefoot.envs import EnvConfig, UncertainLanes, Worlds, find_set, make_single
+from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertainVectorEnv, find_set, make_single
 
 
 class UncertainDrift(DriftEnv):
-    """Lanes with two parameters that change nothing; `told` is every call an agent made."""
+    """Environments with two parameters that change nothing; `calls` has every call of the agent."""
 
     low, high = torch.zeros(2).double(), torch.ones(2).double()
 
     def __init__(self):
         super().__init__(2)
-        self.told = []
+        self.calls = []
 
     def set_params(self, values, *, now=False):
-        self.told.append(tuple(values.tolist()))
+        self.calls.append(tuple(values.tolist()))
 
     def randomise(self):
-        self.told.append("random")
+        self.calls.append("random")
 
 
 class Scripted:
-    """Worlds whose returns are `value(call, point)` for the call-th whole search; a lane serves 10 steps."""
+    """Environments with returns `value(call, point)` in the call-th whole search; each serves 10 steps."""
 
     names, low, high, nominal = ("mass", "length"), np.zeros(2), np.ones(2), np.full(2, 0.5)
 
@@ -47,18 +47,18 @@ class Scripted:
         self.played.append(act)
         if len(points) > 1:
             self.searches += 1
-        act.restart()
+        act.reset()
         for t in range(10):
-            act.playing(torch.arange(len(points) * len(seeds)), len(points) * len(seeds))
+            act.track(torch.arange(len(points) * len(seeds)), len(points) * len(seeds))
             act(torch.full((len(points) * len(seeds), 3), 0.1 * t))
-            act.see(torch.zeros(1), torch.zeros(len(points) * len(seeds)))
+            act.observe(torch.zeros(1), torch.zeros(len(points) * len(seeds)))
         returns = np.array([[self.value(self.searches - 1, tuple(p))] * len(seeds) for p in points.tolist()])
         return SimpleNamespace(returns=returns, lengths=np.full(returns.shape, 10))
 
 
 CONFIG = dataclasses.replace(
     small(IWOCSConfig(), replay_capacity=100),
-    plain_hidden=(8, 8, 8),
+    entropy_free_hidden=(8, 8, 8),
     default_steps=20,
     model_steps=12,
     thresholds=(0.1, 0.5, 1.0),
@@ -68,9 +68,9 @@ CONFIG = dataclasses.replace(
 
 
 def scripted(value, **changes):
-    worlds, env = Scripted(value), UncertainDrift()
-    setting = dataclasses.replace(make_setting(), env=env, worlds=worlds)
-    return IWOCS(dataclasses.replace(CONFIG, **changes), setting), worlds, env
+    perturbed_envs, env = Scripted(value), UncertainDrift()
+    setting = dataclasses.replace(make_setting(), env=env, perturbed_envs=perturbed_envs)
+    return IWOCS(dataclasses.replace(CONFIG, **changes), setting), perturbed_envs, env
 
 
 def finish(agent):
@@ -94,7 +94,7 @@ def worst_at(*corners):
 def test_it_trains_in_the_default_then_in_each_worst_model_and_counts_both_kinds_of_steps():
     agent, _, env = scripted(worst_at(2, 1, 3, 0))
     progress = finish(agent)
-    assert env.told == [CORNERS[2], CORNERS[1], CORNERS[3]]
+    assert env.calls == [CORNERS[2], CORNERS[1], CORNERS[3]]
     assert [entry["model"] for entry in agent.path] == [None, *map(list, (CORNERS[2], CORNERS[1], CORNERS[3]))]
     assert [entry["worst_model"] for entry in agent.path] == [list(CORNERS[k]) for k in (2, 1, 3, 0)]
     assert [entry["training_steps"] for entry in agent.path] == [20, 32, 44, 56]
@@ -131,15 +131,15 @@ def test_random_models_are_an_ablation_that_nothing_stops():
     agent, _, env = scripted(worst_at(2, 2, 2, 2), next_model="random")
     finish(agent)
     assert agent.status == "budget"
-    assert len(set(env.told)) == 3
-    assert all(0 < x < 1 for model in env.told for x in model)
+    assert len(set(env.calls)) == 3
+    assert all(0 < x < 1 for model in env.calls for x in model)
 
 
 def test_rho_is_the_best_of_the_search_and_frozen():
     """The worst value of the thresholds is 1, 3, 2 in the first model, 5, 4, 5 in the second."""
     value = {2: 1.0, 3: 3.0, 4: 2.0, 6: 5.0, 7: 4.0, 8: 5.0}
     corner = lambda call: CORNERS[(call - 2) // 4 + 1] if call >= 2 else CORNERS[0]  # noqa: E731
-    agent, worlds, _ = scripted(
+    agent, perturbed_envs, _ = scripted(
         lambda call, point: value.get(call, 0.5) if point == corner(call) else 9.0, iterations=2
     )
     finish(agent)
@@ -150,25 +150,25 @@ def test_rho_is_the_best_of_the_search_and_frozen():
         [[0.1, 5.0], [0.5, 4.0], [1.0, 5.0]],
     ]
     assert [entry["worst"] for entry in agent.path] == [0.5, 3.0, 5.0]
-    tried = [[one.rho for one in act.specialists] for act in worlds.played]
+    tried = [[one.rho for one in act.specialists] for act in perturbed_envs.played]
     first, second = [[0.1], [0.5], [1.0], [0.5]], [[0.5, 0.1], [0.5, 0.5], [0.5, 1.0], [0.5, 1.0]]
     assert tried == [[], [], *first, [], [], *second, [], []]  # two a model are its own scores
 
 
 def test_the_best_worst_value_on_held_out_seeds_is_kept_not_the_last():
     held_out = {1: 5.0, 5: 9.0, 9: 7.0}
-    agent, worlds, _ = scripted(
+    agent, perturbed_envs, _ = scripted(
         lambda call, point: held_out.get(call, 20.0) - (point == CORNERS[min(3, call // 3)]), iterations=2
     )
     finish(agent)
     assert [entry["held_out_worst"] for entry in agent.path] == [4.0, 8.0, 6.0]
     assert [entry["best_so_far"] for entry in agent.path] == [0, 1, 1]
     assert int(agent.policy.used) == 1
-    assert len(agent.player().specialists) == 1
-    chose = {seeds for seeds, act in zip(worlds.seeds, worlds.played, strict=True)}
+    assert len(agent.stateful().specialists) == 1
+    chose = {seeds for seeds, act in zip(perturbed_envs.seeds, perturbed_envs.played, strict=True)}
     assert not set(agent.search_seeds) & set(agent.held_out_seeds)
     assert chose >= {tuple(agent.search_seeds), tuple(agent.held_out_seeds)}
-    assert worlds.seeds[:2] == [tuple(agent.search_seeds), tuple(agent.held_out_seeds)]
+    assert perturbed_envs.seeds[:2] == [tuple(agent.search_seeds), tuple(agent.held_out_seeds)]
 
 
 def test_a_composite_that_is_worse_than_its_default_is_not_deployed():
@@ -179,16 +179,16 @@ def test_a_composite_that_is_worse_than_its_default_is_not_deployed():
     assert_close(agent.act(obs), agent.policy.default.act(obs))
 
 
-def test_the_shares_of_every_point_are_logged():
+def test_the_fractions_at_every_point_are_logged():
     agent, _, _ = scripted(worst_at(2, 1, 3, 0), search_episodes=3, iterations=1)
     finish(agent)
     for entry in agent.path:
         assert [row["at"] for row in entry["table"]] == [list(corner) for corner in CORNERS]
-        shares = torch.tensor([row["shares"] for row in entry["table"]])
-        assert shares.shape == (4, entry["iteration"] + 1)
-        assert_close(shares.sum(1), torch.ones(4))
-        assert_close(shares.mean(0), torch.tensor(entry["shares"]))
-    assert agent.path[1]["table"][0]["shares"][0] >= 0.1  # all are usable in the first of ten steps
+        fractions = torch.tensor([row["fractions"] for row in entry["table"]])
+        assert fractions.shape == (4, entry["iteration"] + 1)
+        assert_close(fractions.sum(1), torch.ones(4))
+        assert_close(fractions.mean(0), torch.tensor(entry["fractions"]))
+    assert agent.path[1]["table"][0]["fractions"][0] >= 0.1  # all are usable in the first of ten steps
 
 
 # --- one model --------------------------------------------------------------------------------------------------------
@@ -204,13 +204,13 @@ def noise(rows=8):
     return SACNoise(torch.randn(rows, 2, generator=generator), torch.randn(rows, 2, generator=generator))
 
 
-def test_the_entropy_weight_reaches_the_soft_critic_and_not_the_plain_one():
+def test_the_entropy_weight_reaches_the_soft_critic_and_not_the_entropy_free_one():
     batch, after = make_batch(8), []
     for alpha in (0.0, 1.0):
         solver = solver_of(initial_alpha=max(alpha, 1e-30))
         solver.update_eager(batch, noise())
         after.append(solver)
-    for left, right in zip(after[0].plain.parameters(), after[1].plain.parameters(), strict=True):
+    for left, right in zip(after[0].entropy_free.parameters(), after[1].entropy_free.parameters(), strict=True):
         assert_close(left, right, rtol=0, atol=0)
     assert any(
         not torch.equal(*pair)
@@ -218,27 +218,29 @@ def test_the_entropy_weight_reaches_the_soft_critic_and_not_the_plain_one():
     )
 
 
-def test_plain_critic_and_predictor_are_learned_by_adams_of_their_own():
+def test_entropy_free_critic_and_predictor_are_learned_by_adams_of_their_own():
     """Against gradients and Adam (ε 1e-5, 1e-3) written out, from copies of the networks."""
     solver, batch, draw = solver_of(), make_batch(8), noise()
-    plain, predictor = copy.deepcopy(solver.plain), copy.deepcopy(solver.predictor)
+    entropy_free, predictor = copy.deepcopy(solver.entropy_free), copy.deepcopy(solver.predictor)
     next_action, _ = solver.nets.policy.sample(batch.next_obs, draw.target)
-    y = batch.reward + 0.99 * (1 - batch.terminated) * solver.plain_target(batch.next_obs, next_action).amin(0)
+    y = batch.reward + 0.99 * (1 - batch.terminated) * solver.entropy_free_target(batch.next_obs, next_action).amin(0)
     pair = torch.cat([batch.obs, batch.action], -1)
     losses = {
-        plain: lambda: (plain(batch.obs, batch.action) - y.detach()).square().mean(1).sum(),
+        entropy_free: lambda: (entropy_free(batch.obs, batch.action) - y.detach()).square().mean(1).sum(),
         predictor: lambda: (predictor(pair) - batch.next_obs).abs().sum(-1).mean(),
     }
     for net, loss in losses.items():
         optimiser = torch.optim.Adam(net.parameters(), 1e-3, eps=1e-5)
         loss().backward()
         optimiser.step()
-    target = [parameter.clone() for parameter in solver.plain_target.parameters()]
+    target = [parameter.clone() for parameter in solver.entropy_free_target.parameters()]
     solver.update_eager(batch, draw)
-    for mine, theirs in ((solver.plain, plain), (solver.predictor, predictor)):
+    for mine, theirs in ((solver.entropy_free, entropy_free), (solver.predictor, predictor)):
         for left, right in zip(mine.parameters(), theirs.parameters(), strict=True):
             assert_close(left, right)
-    for before, after, online in zip(target, solver.plain_target.parameters(), plain.parameters(), strict=True):
+    for before, after, online in zip(
+        target, solver.entropy_free_target.parameters(), entropy_free.parameters(), strict=True
+    ):
         assert_close(after.detach(), before + 0.005 * (online.detach() - before))
 
 
@@ -271,9 +273,9 @@ def real_agent(seed=0, **changes):
     torch.set_num_threads(1)
     config, one = EnvConfig("InvertedPendulum-v5", num_envs=2, max_episode_steps=15), find_set("inverted-pendulum-2")
     spaces = Spaces(*(getattr(make_single(config), f"{kind}_space") for kind in ("observation", "action")))
-    env, worlds = UncertainLanes(config, one), Worlds(config, one)
+    env, perturbed_envs = UncertainVectorEnv(config, one), BatchedPerturbedEnvs(config, one)
     settings = dataclasses.replace(CONFIG, **{"iterations": 2, "grid_n": 3, "thresholds": (0.1, 1.0)} | changes)
-    return IWOCS(settings, Setting(spaces, seed, torch.device("cpu"), env, worlds=worlds))
+    return IWOCS(settings, Setting(spaces, seed, torch.device("cpu"), env, perturbed_envs=perturbed_envs))
 
 
 def plain(value):
@@ -323,25 +325,25 @@ def test_the_policy_alone_plays_as_the_agent_does():
     alone = IWOCSPolicy(agent.config, agent.setting.spaces)
     alone.load_state_dict(agent.policy.state_dict())
     points = find_set("inverted-pendulum-2").grid(3, closed=True)
-    players = [agent.player(), alone.player()]
-    played = [agent.worlds.play(player, points, [1]) for player in players]
+    policies = [agent.stateful(), alone.stateful()]
+    played = [agent.perturbed_envs.play(policy, points, [1]) for policy in policies]
     assert played[0].returns.tolist() == played[1].returns.tolist()
-    assert isinstance(players[1], Composite)
-    assert_close(players[0].shares, players[1].shares)
-    assert players[1].shares.count_nonzero() > 1
+    assert isinstance(policies[1], Composite)
+    assert_close(policies[0].fractions, policies[1].fractions)
+    assert policies[1].fractions.count_nonzero() > 1
 
 
-@pytest.mark.parametrize("judge", ["plain", "soft"])
-def test_the_critic_that_decides_who_acts(judge):
-    agent, _, _ = scripted(worst_at(2, 1, 3, 0), judge=judge, iterations=1)
+@pytest.mark.parametrize("gate_critic", ["entropy-free", "soft"])
+def test_the_critic_that_decides_who_acts(gate_critic):
+    agent, _, _ = scripted(worst_at(2, 1, 3, 0), gate_critic=gate_critic, iterations=1)
     while agent.iteration == 0:
         agent.step()
     solver = agent.solver
     finish(agent)
     obs, action = make_batch(6).obs, make_batch(6).action
     (specialist,) = agent.policy.specialists([1.0])
-    of = {"plain": solver.plain, "soft": solver.nets.critic}
-    assert_close(specialist.q(obs, action), of.pop(judge)(obs, action))
+    of = {"entropy-free": solver.entropy_free, "soft": solver.nets.critic}
+    assert_close(specialist.q(obs, action), of.pop(gate_critic)(obs, action))
     (other,) = of.values()
     assert not torch.equal(specialist.q(obs, action), other(obs, action))
     IWOCSPolicy(agent.config, agent.setting.spaces).load_state_dict(agent.policy.state_dict())
@@ -356,7 +358,7 @@ def test_the_critic_that_decides_who_acts(judge):
         ({"grid_n": 1}, "agent.grid_n must be at least 2"),
         ({"iterations": -1}, "agent.iterations must be at least 0"),
         ({"model_steps": 0}, "agent.model_steps must be at least 1"),
-        ({"plain_hidden": ()}, "agent.plain_hidden must be one or more widths"),
+        ({"entropy_free_hidden": ()}, "agent.entropy_free_hidden must be one or more widths"),
     ],
 )
 def test_settings_out_of_range_are_one_line(changes, message):

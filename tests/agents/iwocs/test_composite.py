@@ -1,4 +1,4 @@
-"""The parts of deep IWOCS against the brief's 13.1.7 and pitfalls 2, 3 and 7."""
+"""The parts of deep IWOCS against docs/derivations/iwocs.md E13 and E14, and pitfalls 2, 3 and 7."""
 
 import math
 
@@ -30,7 +30,7 @@ def default(obs):
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_plain_critic_has_the_same_fixed_point_whatever_the_entropy_weight():
+def test_the_entropy_free_critic_has_the_same_fixed_point_whatever_the_entropy_weight():
     g = torch.Generator().manual_seed(0)
     moves = torch.rand(4, 2, 4, generator=g, dtype=torch.float64)
     moves /= moves.sum(-1, keepdim=True)
@@ -84,17 +84,17 @@ def test_without_tolerance_the_composite_is_the_default_after_the_first_step():
     obs = torch.zeros(3, 2)
     assert composite(obs).tolist() == [[1.0]] * 3  # nothing before: all models are usable
     for t in range(1, 4):
-        composite.see(torch.zeros(3), torch.zeros(3))
+        composite.observe(torch.zeros(3), torch.zeros(3))
         assert composite(obs + t).tolist() == [[-9.0]] * 3
-    assert_close(composite.shares, torch.tensor([0.25, 0.75]))
+    assert_close(composite.fractions, torch.tensor([0.25, 0.75]))
 
 
 def test_with_one_model_and_boundless_tolerance_it_is_the_specialist():
     composite = Composite([specialist(1.0)], default)
     for t in range(4):
         assert composite(torch.full((2, 2), 7.0 * t)).tolist() == [[1.0]] * 2
-        composite.see(torch.zeros(2), torch.zeros(2))
-    assert_close(composite.shares, torch.tensor([1.0, 0.0]))
+        composite.observe(torch.zeros(2), torch.zeros(2))
+    assert_close(composite.fractions, torch.tensor([1.0, 0.0]))
 
 
 def test_validity_looks_at_the_step_before_and_at_what_was_executed():
@@ -103,30 +103,30 @@ def test_validity_looks_at_the_step_before_and_at_what_was_executed():
     b = specialist(2.0, value=0.0, other=9.0, step=2.0, rho=0.1)  # by the smaller of its two critics
     composite, still = Composite([a, b], default), torch.zeros(3)
     assert composite(torch.zeros(3, 1)).flatten().tolist() == [2.0, 2.0, 2.0]
-    composite.see(still, still)
+    composite.observe(still, still)
     assert composite(torch.tensor([[1.0], [2.0], [3.0]])).flatten().tolist() == [1.0, 2.0, -9.0]
-    composite.see(still, torch.tensor([0.0, 0.0, 1.0]))  # the last lane begins another episode
+    composite.observe(still, torch.tensor([0.0, 0.0, 1.0]))  # the last environment begins another episode
     assert composite(torch.tensor([[9.0], [3.0], [50.0]])).flatten().tolist() == [-9.0, 1.0, 2.0]
     executed = []
     spy = specialist(1.0)._replace(predict=lambda obs, action: executed.append(action) or obs, rho=-1.0)
     composite = Composite([spy], default)
     for _ in range(3):
         composite(torch.zeros(1, 1))
-        composite.see(torch.zeros(1), torch.zeros(1))
+        composite.observe(torch.zeros(1), torch.zeros(1))
     assert [float(action) for action in executed] == [1.0, -9.0]
 
 
-def test_a_restart_forgets():
+def test_a_reset_forgets():
     composite = Composite([specialist(1.0, step=9.0, rho=0.1)], default)
-    composite(torch.zeros(2, 1)), composite.see(torch.zeros(2), torch.zeros(2)), composite(torch.zeros(2, 1))
-    composite.restart()
-    assert composite(torch.zeros(5, 1)).flatten().tolist() == [1.0] * 5  # another number of lanes
-    assert_close(composite.shares, torch.tensor([1.0, 0.0]))
+    composite(torch.zeros(2, 1)), composite.observe(torch.zeros(2), torch.zeros(2)), composite(torch.zeros(2, 1))
+    composite.reset()
+    assert composite(torch.zeros(5, 1)).flatten().tolist() == [1.0] * 5  # another number of environments
+    assert_close(composite.fractions, torch.tensor([1.0, 0.0]))
 
 
-@pytest.mark.parametrize("lanes", [1, 3, 6])
-def test_in_many_worlds_the_memory_follows_the_lane(lanes):
-    """Lanes end and begin at different times: the returns must not depend on how many there are."""
+@pytest.mark.parametrize("num_envs", [1, 3, 6])
+def test_in_many_models_the_memory_follows_the_environment(num_envs):
+    """Episodes end and begin at different times: the returns must not depend on how many environments there are."""
     push = Specialist(
         lambda obs: (3 * obs[:, 1:2] + obs[:, 3:]).clamp(-1, 1),
         lambda obs, a: torch.zeros(2, len(obs)),
@@ -136,10 +136,10 @@ def test_in_many_worlds_the_memory_follows_the_lane(lanes):
     one, config = SETS["inverted-pendulum-2"], EnvConfig("InvertedPendulum-v5", max_episode_steps=40)
     idle = lambda obs: torch.full((len(obs), 1), 0.1)  # noqa: E731
     composite = Composite([push], idle)
-    played = play(composite, config, one, one.grid(3, closed=True), range(9), lanes=lanes)
+    played = play(composite, config, one, one.grid(3, closed=True), range(9), num_envs=num_envs)
     alone = [
         play(Composite([push], idle), config, one, point[None], [i]) for i, point in enumerate(one.grid(3, closed=True))
     ]
     assert played.returns.tolist() == [float(each.returns[0]) for each in alone]
     assert len(set(played.lengths)) > 2
-    assert 0.05 < float(composite.shares[0]) < 0.95
+    assert 0.05 < float(composite.fractions[0]) < 0.95

@@ -1,4 +1,4 @@
-"""Exact IWOCS against the brief's section 13.1: every number, every bound, every way to end."""
+"""Exact IWOCS against docs/derivations/iwocs.md E1 to E8: every number, every bound, every way to end."""
 
 from itertools import pairwise
 
@@ -24,21 +24,21 @@ from surefoot.envs import Arms, Coupled, EnvConfig, Maintenance, WindyWalk, make
 ALPHAS = np.linspace(0.0, 0.5, 25)
 
 
-def worlds_of(task, **values):
+def candidates_of(task, **values):
     ((name, many),) = values.items()
     return stack([TabularMDP(*task(**{name: value}).tabular()) for value in many])
 
 
 @pytest.fixture(scope="module")
 def walk():
-    return worlds_of(WindyWalk, alpha=ALPHAS.tolist())
+    return candidates_of(WindyWalk, alpha=ALPHAS.tolist())
 
 
-# --- 1: the windy walk ------------------------------------------------------------------------------------------------
+# --- E1, E2: the windy walk -------------------------------------------------------------------------------------------
 
 
-def start_optimum(worlds, k, discount=0.95):
-    return float(stationary_optimum(mixture(worlds, constant(worlds, k)), discount).amax(-1) @ worlds.start)
+def start_optimum(candidates, k, discount=0.95):
+    return float(stationary_optimum(mixture(candidates, constant(candidates, k)), discount).amax(-1) @ candidates.start)
 
 
 def test_windy_walk_optimal_values(walk):
@@ -85,7 +85,7 @@ def test_windy_walk_by_rollouts(walk):
     assert worst_of(walk, solved.policy, 0.95)[1] == pytest.approx(-7.95215, abs=0.25)
 
 
-def test_rollouts_have_the_mean_and_the_spread_of_the_brief(walk):
+def test_rollouts_have_the_mean_and_the_spread_that_the_walk_gives(walk):
     policies = [step.policy for step in iwocs(walk, 0.95).path]
     generator = torch.Generator().manual_seed(0)
     windiest = walk._replace(
@@ -98,14 +98,14 @@ def test_rollouts_have_the_mean_and_the_spread_of_the_brief(walk):
 
 
 def test_the_walk_is_played_as_its_table_says():
-    lanes = make_vec(EnvConfig("surefoot/WindyWalk-v0", num_envs=4000, kwargs={"alpha": 0.5}))
-    lanes.reset(seed=0)
+    envs = make_vec(EnvConfig("surefoot/WindyWalk-v0", num_envs=4000, kwargs={"alpha": 0.5}))
+    envs.reset(seed=0)
     east = torch.full((4000,), 2)
-    lanes.step(east)
-    assert lanes.state.unique().tolist() == [1]  # outside the corridor there is no wind
-    _, reward, *_ = lanes.step(east)
-    assert float((lanes.state == 0).float().mean()) == pytest.approx(0.5, abs=0.03)
-    assert set(lanes.state.tolist()) == {0, 2}
+    envs.step(east)
+    assert envs.state.unique().tolist() == [1]  # outside the corridor there is no wind
+    _, reward, *_ = envs.step(east)
+    assert float((envs.state == 0).float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert set(envs.state.tolist()) == {0, 2}
     assert (reward == -1).all()
 
 
@@ -118,11 +118,11 @@ def test_the_wind_of_every_corridor(walk, row, wind):
         assert float(moves[cell, action, cell - 1]) == pytest.approx(wind)
 
 
-# --- 2: random rectangular problems -----------------------------------------------------------------------------------
+# --- E3, E4: random rectangular problems ------------------------------------------------------------------------------
 
 
 def rectangular(generator, states, actions, kernels):
-    """Return P ~ Dirichlet(0.3) a pair and kernel, R ~ N(0, 1) a pair, start in state 0."""
+    """Return P ~ Dirichlet(0.3) per pair and kernel, R ~ N(0, 1) per pair, start in state 0."""
     moves = generator.dirichlet(0.3 * np.ones(states), size=(states, actions, kernels))
     reward = torch.from_numpy(generator.normal(size=(states, actions)))
     start = torch.zeros(states, dtype=torch.float64)
@@ -133,13 +133,13 @@ def rectangular(generator, states, actions, kernels):
 def test_no_duality_gap_by_enumeration():
     generator = np.random.default_rng(1)
     for _ in range(20):
-        worlds = rectangular(generator, 3, 2, 2)
-        game = brute_force(worlds, 0.9, rectangular=True)
-        robust = float(robust_optimum(worlds, 0.9).amax(-1) @ worlds.start)
+        candidates = rectangular(generator, 3, 2, 2)
+        game = brute_force(candidates, 0.9, rectangular=True)
+        robust = float(robust_optimum(candidates, 0.9).amax(-1) @ candidates.start)
         assert game.max_min == pytest.approx(robust, abs=1e-8)
         assert game.min_max == pytest.approx(robust, abs=1e-8)
-        assert worst_mixture(worlds, game.policy, 0.9)[1] == pytest.approx(robust, abs=1e-8)
-        for step in iwocs(worlds, 0.9, rectangular=True).path:
+        assert worst_mixture(candidates, game.policy, 0.9)[1] == pytest.approx(robust, abs=1e-8)
+        for step in iwocs(candidates, 0.9, rectangular=True).path:
             assert step.lower <= game.max_min + 1e-9 <= step.upper + 2e-9
 
 
@@ -147,9 +147,9 @@ def test_no_duality_gap_by_enumeration():
 def test_random_rectangular_problems(states, actions, kernels, discount):
     generator, certified = np.random.default_rng(2), 0
     for _ in range(200):
-        worlds = rectangular(generator, states, actions, kernels)
-        robust = float(robust_optimum(worlds, discount).amax(-1) @ worlds.start)
-        solved = iwocs(worlds, discount, rectangular=True, iterations=10)
+        candidates = rectangular(generator, states, actions, kernels)
+        robust = float(robust_optimum(candidates, discount).amax(-1) @ candidates.start)
+        solved = iwocs(candidates, discount, rectangular=True, iterations=10)
         uppers = [step.upper for step in solved.path]
         assert all(later <= earlier + 1e-9 for earlier, later in pairwise(uppers))  # P2
         assert all(step.lower - 1e-8 <= robust <= step.upper + 1e-8 for step in solved.path)  # P3
@@ -162,26 +162,26 @@ def test_random_rectangular_problems(states, actions, kernels, discount):
 
 
 def test_q_falls_pointwise_and_bounds_the_robust_q():
-    worlds = rectangular(np.random.default_rng(5), 8, 3, 4)
-    robust, q = robust_optimum(worlds, 0.95), torch.full((8, 3), torch.inf).double()
-    for step in iwocs(worlds, 0.95, rectangular=True).path:
-        solved = stationary_optimum(mixture(worlds, step.model), 0.95)
+    candidates = rectangular(np.random.default_rng(5), 8, 3, 4)
+    robust, q = robust_optimum(candidates, 0.95), torch.full((8, 3), torch.inf).double()
+    for step in iwocs(candidates, 0.95, rectangular=True).path:
+        solved = stationary_optimum(mixture(candidates, step.model), 0.95)
         assert (solved >= robust - 1e-9).all()  # P1
         q = torch.minimum(q, solved)
         assert torch.equal(q.argmax(-1), step.policy)
-        assert float(step.shares.sum()) == pytest.approx(1.0)
+        assert float(step.fractions.sum()) == pytest.approx(1.0)
 
 
-# --- 3: stagnation ----------------------------------------------------------------------------------------------------
+# --- E5: stagnation ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def stagnating():
-    """The 51st pair of the brief's generator."""
+    """The 51st pair of E5."""
     generator = np.random.default_rng(0)
     for _ in range(51):
-        worlds = rectangular(generator, 5, 2, 3)
-    return worlds
+        candidates = rectangular(generator, 5, 2, 3)
+    return candidates
 
 
 def test_stagnation_is_told_from_certainty(stagnating):
@@ -207,8 +207,8 @@ def test_the_hull_variant_never_stagnates(stagnating):
     assert solved.value == pytest.approx(-1.988529, abs=1e-6)
     generator = np.random.default_rng(3)
     for _ in range(30):
-        worlds = rectangular(generator, 5, 2, 3)
-        solved = iwocs(worlds, 0.9, rectangular=True, hull=True, iterations=5)
+        candidates = rectangular(generator, 5, 2, 3)
+        solved = iwocs(candidates, 0.9, rectangular=True, hull=True, iterations=5)
         assert solved.status == "certified"
 
 
@@ -222,16 +222,16 @@ def test_the_best_policy_of_the_path_is_returned_not_the_last():
     """In a set that is not rectangular the lower bound falls: 2.0456, −1.5238, −2.4466, 0.1229, and then repeats."""
     generator = np.random.default_rng(0)
     for _ in range(4):
-        worlds = rectangular(generator, 5, 3, 6)
-    solved = iwocs(worlds, 0.9)
+        candidates = rectangular(generator, 5, 3, 6)
+    solved = iwocs(candidates, 0.9)
     lowers = [step.lower for step in solved.path]
     assert solved.status == "stagnated"
     assert solved.value == max(lowers) == lowers[0] > lowers[-1] + 1
     assert torch.equal(solved.policy, solved.path[0].policy)
-    assert worst_of(worlds, solved.policy, 0.9)[1] == solved.value
+    assert worst_of(candidates, solved.policy, 0.9)[1] == solved.value
 
 
-# --- 4: maintenance ---------------------------------------------------------------------------------------------------
+# --- E6: maintenance --------------------------------------------------------------------------------------------------
 
 RUN, REPAIR = 0, 1
 MAINTENANCE = [
@@ -242,11 +242,11 @@ MAINTENANCE = [
 
 @pytest.mark.parametrize(("rates", "values", "policy", "nominal", "worst"), MAINTENANCE)
 def test_maintenance(rates, values, policy, nominal, worst):
-    worlds = worlds_of(Maintenance, wear=rates)
-    robust = robust_optimum(worlds, 0.95)
+    candidates = candidates_of(Maintenance, wear=rates)
+    robust = robust_optimum(candidates, 0.95)
     np.testing.assert_allclose(robust.amax(-1), values, atol=1e-6)
     assert robust.argmax(-1).tolist() == policy
-    solved = iwocs(worlds, 0.95, rectangular=True)
+    solved = iwocs(candidates, 0.95, rectangular=True)
     assert solved.status == "certified"
     assert solved.path[0].policy.tolist() == [RUN, REPAIR, REPAIR]
     assert solved.path[0].upper == pytest.approx(nominal, abs=1e-6)
@@ -257,42 +257,44 @@ def test_maintenance(rates, values, policy, nominal, worst):
 
 
 def test_maintenance_nominal_values():
-    worlds = worlds_of(Maintenance, wear=[0.1])
-    optimum = stationary_optimum(mixture(worlds, constant(worlds, 0)), 0.95).amax(-1)
+    candidates = candidates_of(Maintenance, wear=[0.1])
+    optimum = stationary_optimum(mixture(candidates, constant(candidates, 0)), 0.95).amax(-1)
     np.testing.assert_allclose(optimum, [17.193079, 15.715752, 14.715752], atol=1e-6)
 
 
-# --- 5: coupled sets --------------------------------------------------------------------------------------------------
+# --- E7, E8: coupled sets ---------------------------------------------------------------------------------------------
 
 
 def test_coupled_steps_have_a_static_value_above_that_of_the_hull():
-    worlds = worlds_of(Coupled, theta=[0.0, 1.0])
-    solved = iwocs(worlds, 0.9)
+    candidates = candidates_of(Coupled, theta=[0.0, 1.0])
+    solved = iwocs(candidates, 0.9)
     assert solved.value == pytest.approx(0.9, abs=1e-12)
-    assert torch.equal(solved.worst, constant(worlds, 0))
-    assert float(robust_optimum(worlds, 0.9).amax(-1) @ worlds.start) == 0.0
-    assert brute_force(worlds, 0.9).max_min == pytest.approx(0.9)
+    assert torch.equal(solved.worst, constant(candidates, 0))
+    assert float(robust_optimum(candidates, 0.9).amax(-1) @ candidates.start) == 0.0
+    assert brute_force(candidates, 0.9).max_min == pytest.approx(0.9)
 
 
 def test_two_arms_show_what_deterministic_policies_cannot_do():
-    worlds = worlds_of(Arms, first=[True, False])
-    solved = iwocs(worlds, 0.9)
+    candidates = candidates_of(Arms, first=[True, False])
+    solved = iwocs(candidates, 0.9)
     assert (solved.status, solved.value) == ("certified", 0.0)
-    game = brute_force(worlds, 0.9)
+    game = brute_force(candidates, 0.9)
     assert (game.max_min, game.min_max) == (0.0, 1.0)
     half = torch.full((2, 2), 0.5, dtype=torch.float64)
-    mixed = [stationary_values(mixture(worlds, constant(worlds, k)), half, 0.9) @ worlds.start for k in (0, 1)]
+    mixed = [
+        stationary_values(mixture(candidates, constant(candidates, k)), half, 0.9) @ candidates.start for k in (0, 1)
+    ]
     assert min(map(float, mixed)) == 0.5
 
 
-# --- shares and bad input ---------------------------------------------------------------------------------------------
+# --- fractions and bad input ------------------------------------------------------------------------------------------
 
 
-def test_shares_say_whose_value_is_smallest_where_the_time_is_spent():
-    worlds = worlds_of(Maintenance, wear=[0.2, 0.8])
-    first, last = iwocs(worlds, 0.95, rectangular=True).path
-    assert_close(first.shares, torch.ones(1).double())
-    assert_close(last.shares, torch.tensor([0.0, 1.0]).double())  # the worst model is the pessimist everywhere
+def test_fractions_say_whose_value_is_smallest_where_the_time_is_spent():
+    candidates = candidates_of(Maintenance, wear=[0.2, 0.8])
+    first, last = iwocs(candidates, 0.95, rectangular=True).path
+    assert_close(first.fractions, torch.ones(1).double())
+    assert_close(last.fractions, torch.tensor([0.0, 1.0]).double())  # the worst model is the pessimist everywhere
 
 
 def test_bad_input_is_one_clear_line(walk):

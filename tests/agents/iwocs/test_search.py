@@ -1,4 +1,4 @@
-"""The search of worst cases against the brief's 13.1.6, and its state."""
+"""The search of worst cases against docs/derivations/iwocs.md E9, and its state."""
 
 import math
 
@@ -31,7 +31,7 @@ def distance(point, at):
     return float((point - torch.tensor(at[: len(point)], dtype=point.dtype)).norm())
 
 
-# --- 13.1.6 -----------------------------------------------------------------------------------------------------------
+# --- E9: what is found ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -135,19 +135,19 @@ def test_the_best_sample_ever_seen_counts_and_of_equal_ones_the_first():
         lambda seed=0: cma_search([0.0], [1.0], seed=seed, population=8),
     ],
 )
-@pytest.mark.parametrize("told", [0, 1, 3])
-def test_a_search_goes_on_where_it_was_saved_bit_for_bit(make, told, tmp_path):
+@pytest.mark.parametrize("batches", [0, 1, 3])
+def test_a_search_goes_on_where_it_was_saved_bit_for_bit(make, batches, tmp_path):
     straight, parts = make(), make()
-    for _ in range(told):
+    for _ in range(batches):
         parts.tell(two_basins(parts.ask()))
     save(tmp_path / "search.pt", {"search": parts.state_dict()})
     resumed = make()
     resumed.tell(two_basins(resumed.ask()))  # what it had before is forgotten
     resumed.load_state_dict(load(tmp_path / "search.pt")["search"])
     assert resumed.evaluations == parts.evaluations
-    if told:
+    if batches:
         assert (resumed.best.tolist(), resumed.least) == (parts.best.tolist(), parts.least)
-    for _ in range(told):
+    for _ in range(batches):
         straight.tell(two_basins(straight.ask()))
     while not straight.done:
         assert torch.equal(resumed.ask(), straight.ask())
@@ -174,14 +174,14 @@ def test_a_saved_search_is_not_changed_by_the_one_that_goes_on():
     search.tell(torch.zeros(1))
     state = search.state_dict()
     search.tell(torch.ones(1))
-    assert len(state["told"]) == 1
+    assert len(state["evaluated"]) == 1
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "says"),
+    ("low", "high", "message"),
     [
         ([0.0], [1.0, 2.0], "as many low as high"),
         ([], [], "as many low as high"),
@@ -189,15 +189,15 @@ def test_a_saved_search_is_not_changed_by_the_one_that_goes_on():
         ([0.0], [math.inf], "finite low < high"),
     ],
 )
-def test_a_box_that_is_none_is_refused(low, high, says):
-    with pytest.raises(ValueError, match=says):
+def test_a_box_that_is_none_is_refused(low, high, message):
+    with pytest.raises(ValueError, match=message):
         grid_search(low, high)
 
 
 def test_values_that_do_not_fit_are_refused():
     search = grid_search([0.0], [1.0], 2)
     for values in (torch.zeros(3), torch.tensor([0.0, math.nan])):
-        with pytest.raises(ValueError, match="2 points need a number each"):
+        with pytest.raises(ValueError, match="2 points need one number each"):
             search.tell(values)
     search.tell(torch.zeros(2))
     for after in (search.ask, lambda: search.tell(torch.zeros(2))):

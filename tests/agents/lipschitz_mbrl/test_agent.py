@@ -1,4 +1,7 @@
-"""The arms beside their definitions, one environment step beside the brief's loop, and a run that can stop anywhere."""
+"""The variants and their definitions, an environment step and the loop of the algorithm, a run that stops anywhere.
+
+Algorithm, values and exact answers: docs/derivations/lipschitz_mbrl.md §8, §10, E8 and E16.
+"""
 
 import copy
 import dataclasses
@@ -14,7 +17,7 @@ from torch.testing import assert_close
 
 from surefoot.agents.interface import Spaces
 from surefoot.agents.lipschitz_mbrl.agent import MBPO_SPEC, LipschitzMBRL, regulariser, state_value
-from surefoot.agents.lipschitz_mbrl.settings import ARMS, LipschitzMBRLConfig
+from surefoot.agents.lipschitz_mbrl.settings import VARIANTS, LipschitzMBRLConfig
 from surefoot.agents.lipschitz_mbrl.smoothing import Ball, find_perturbation
 from surefoot.agents.lipschitz_mbrl.spectral_norm import power_iterate, spectral_norms
 from surefoot.agents.parts.acceleration import leaves
@@ -26,10 +29,10 @@ SMALL = {
     "model_hidden": (8, 8),
     "model_decay": (0.0, 0.0, 0.0),
     "model_epochs": 2,
-    "members": 3,
+    "ensemble_size": 3,
     "elites": 2,
     "batch_size": 8,
-    "real_share": 0.25,
+    "real_ratio": 0.25,
     "updates_per_step": 2,
     "random_steps": 10,
     "replay_capacity": 100,
@@ -45,8 +48,8 @@ def make_config(**changes) -> LipschitzMBRLConfig:
     return LipschitzMBRLConfig(**(SMALL | changes))
 
 
-def make_agent(seed: int = 0, *, data=None, lanes: int = 1, **changes) -> LipschitzMBRL:
-    setting = replace(make_setting(seed, lanes=lanes), data=data)
+def make_agent(seed: int = 0, *, data=None, num_envs: int = 1, **changes) -> LipschitzMBRL:
+    setting = replace(make_setting(seed, num_envs=num_envs), data=data)
     return LipschitzMBRL(make_config(**changes), setting)
 
 
@@ -68,11 +71,11 @@ def same(one, other) -> bool:
     return one == other
 
 
-# --- the arms --------------------------------------------------------------------------------------------------------
+# --- the variants -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("arm", "members", "elites", "output"),
+    ("variant", "ensemble_size", "elites", "output"),
     [
         ("pe", 7, 5, "gaussian"),
         ("de", 7, 5, "nll_mean"),
@@ -82,36 +85,39 @@ def same(one, other) -> bool:
         ("sn", 1, 1, "nll_mean"),
     ],
 )
-def test_an_arm_has_its_model(arm, members, elites, output):
-    model = LipschitzMBRLConfig(arm=arm).dynamics()
-    assert (model.members, model.elites, model.model_output) == (members, elites, output)
+def test_a_variant_has_its_model(variant, ensemble_size, elites, output):
+    model = LipschitzMBRLConfig(variant=variant).dynamics()
+    assert (model.ensemble_size, model.elites, model.model_output) == (ensemble_size, elites, output)
     if output != "gaussian":
-        assert LipschitzMBRLConfig(arm=arm, model_output="mse").dynamics().model_output == "mse"
+        assert LipschitzMBRLConfig(variant=variant, model_output="mse").dynamics().model_output == "mse"
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_every_arm_learns_and_reports_numbers(arm):
-    agent = make_agent(arm=arm)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_learns_and_reports_numbers(variant):
+    agent = make_agent(variant=variant)
     seen: dict[str, torch.Tensor] = {}
     for _ in range(16):
         seen |= agent.step().metrics
     assert {*MBPO_SPEC.shown, *MBPO_SPEC.drawn} <= set(seen)
     assert all(bool(value.isfinite().all()) for value in seen.values())
-    assert ("robust_loss" in seen) == (arm == "rr")
+    assert ("robust_loss" in seen) == (variant == "rr")
 
 
 @pytest.mark.parametrize("changes", [{}, {"attack": "uniform"}, {"reference": "policy", "centre": "next_obs"}])
-def test_a_weight_of_zero_is_the_plain_arm_bit_for_bit(changes):
+def test_a_weight_of_zero_is_the_plain_variant_bit_for_bit(changes):
     """50 updates of everything; the attack's draws come from a generator of its own."""
-    states = [played(36, **arm).state_dict() for arm in ({"arm": "sd"}, {"arm": "rr", "lam": 0.0} | changes)]
+    states = [
+        played(36, **variant).state_dict()
+        for variant in ({"variant": "sd"}, {"variant": "rr", "robust_weight": 0.0} | changes)
+    ]
     assert same(*states)
-    assert not same(states[0]["nets"], played(36, arm="rr", **changes).state_dict()["nets"])
+    assert not same(states[0]["nets"], played(36, variant="rr", **changes).state_dict()["nets"])
 
 
 @pytest.mark.parametrize("attack", ["two-sided", "fgsm", "uniform", "none"])
 def test_the_euclidean_ball_can_be_trained_in_with_every_attack(attack):
     """Drawing no point at all divided by its dimension, 0: no run with this norm came to its first update."""
-    agent = played(12, arm="rr", norm="2", attack=attack)
+    agent = played(12, variant="rr", norm="2", attack=attack)
     assert agent.step().metrics["robust_loss"].isfinite()
     if attack == "uniform":
         lengths = torch.cat([noise.attack.norm(dim=-1) for _, noise in agent.draw(20)])
@@ -120,7 +126,7 @@ def test_the_euclidean_ball_can_be_trained_in_with_every_attack(attack):
 
 def test_uniform_noise_draws_nothing_that_others_draw():
     """The batches and noises of sd and of a robust loss without weight on anything random are the same."""
-    plain, noisy = (make_agent(arm=arm, attack="uniform") for arm in ("sd", "rr"))
+    plain, noisy = (make_agent(variant=variant, attack="uniform") for variant in ("sd", "rr"))
     for _ in range(11):
         plain.step()
         noisy.step()
@@ -132,7 +138,7 @@ def test_uniform_noise_draws_nothing_that_others_draw():
 @pytest.mark.parametrize("layers", ["all", "hidden"])
 def test_spectral_normalisation_bounds_critics_and_targets_through_training(layers):
     fast = {"critic_lr": 0.02, "tau": 0.5}  # so that a target, too, moves far
-    agent = played(24, arm="sn", beta=2.0, bounded_layers=layers, power_iterations=100, **fast)
+    agent = played(24, variant="sn", spectral_bound=2.0, bounded_layers=layers, power_iterations=100, **fast)
     assert_close(spectral_norms(agent.nets.critic)[:2], torch.full((2, 2), 2.0), rtol=0.2, atol=0)  # one step behind
     power_iterate(agent.nets.critic, 100)  # as the next update begins; the target's come right after its move
     for net in (agent.nets.critic, agent.nets.target):
@@ -162,7 +168,7 @@ def reference_regulariser(agent, batch, ball, *, reference="stored", centre="obs
 
 @pytest.mark.parametrize(("reference", "centre"), [("stored", "obs"), ("policy", "obs"), ("policy", "next_obs")])
 def test_the_regulariser_is_its_definition(reference, centre):
-    agent = played(11, reference=reference, centre=centre, epsilon=0.3)
+    agent = played(11, reference=reference, centre=centre, perturbation_radius=0.3)
     [(batch, noise)] = agent.draw(1)
     ball = Ball(0.3, "inf", agent.obs_scale)
     q = agent.nets.critic(batch.obs, batch.action)
@@ -177,12 +183,14 @@ def test_the_regulariser_is_its_definition(reference, centre):
 
 def test_an_update_descends_td_plus_lam_times_the_robust_loss():
     """The step of the critics is Adam's on that sum; policy and temperature move as without it."""
-    one, other = (played(11, arm="rr", lam=0.7, epsilon=20.0) for _ in range(2))  # a ball in which the loss counts
+    one, other = (
+        played(11, variant="rr", robust_weight=0.7, perturbation_radius=20.0) for _ in range(2)
+    )  # a ball in which the loss counts
     [(batch, noise)] = one.draw(1)
     one.update_eager(batch, noise)
     nets = other.nets
     y, q = nets.td_target(batch, noise.target), nets.critic(batch.obs, batch.action)
-    ball = Ball(other.config.epsilon, "inf", other.obs_scale)
+    ball = Ball(other.config.perturbation_radius, "inf", other.obs_scale)
     robust = regulariser(nets.critic, nets.policy, batch, q, ball, other.config, None)
     loss = (q - y).square().mean(1).sum() + 0.7 * robust
     before = copy.deepcopy(list(nets.policy.parameters()))
@@ -208,7 +216,7 @@ def test_the_scale_of_the_ball_is_the_spread_of_what_was_seen():
 
 
 def test_a_batch_is_twelve_real_and_244_imagined_rows():
-    agent = played(11, batch_size=256, real_share=0.05)
+    agent = played(11, batch_size=256, real_ratio=0.05)
     agent.replay.rows.fill_(1.0)
     agent.imagination.replay.rows.fill_(2.0)
     for batch, noise in agent.draw(3):
@@ -216,25 +224,25 @@ def test_a_batch_is_twelve_real_and_244_imagined_rows():
         assert batch.reward.eq(2).sum() == 244
         assert (noise.policy.shape, noise.attack.numel()) == ((256, ACT), 0)
     with pytest.raises(ValueError, match="leaves no real transition"):
-        make_config(batch_size=19, real_share=0.05)
+        make_config(batch_size=19, real_ratio=0.05)
 
 
 def test_updates_drawn_together_share_nothing():
-    drawn = played(11, arm="rr", attack="uniform", batch_size=64).draw(3)
+    drawn = played(11, variant="rr", attack="uniform", batch_size=64).draw(3)
     for tensors in zip(*(leaves(one) for one in drawn), strict=True):
         if tensors[0].unique().numel() > 1:  # no row of the tiny task is terminal
             assert not any(torch.equal(a, b) for a, b in itertools.combinations(tensors, 2))
     assert [noise.attack.shape for _, noise in drawn] == [(2, 64, OBS)] * 3
 
 
-def test_without_a_real_share_every_row_is_imagined():
-    agent = played(11, real_share=0.0)
+def test_without_real_rows_every_row_is_from_a_model_rollout():
+    agent = played(11, real_ratio=0.0)
     agent.imagination.replay.rows.fill_(2.0)
     assert all(bool(batch.reward.eq(2).all()) for batch, _ in agent.draw(2))
 
 
 def test_time_outs_are_no_ends_and_the_next_state_is_the_true_one():
-    agent = played(20)  # the tiny task cuts every lane at every seventh step
+    agent = played(20)  # the tiny task cuts every episode at its seventh step
     rows = agent.replay.unpack(agent.replay.rows[: len(agent.replay)])
     assert not rows.terminated.any()
     move = torch.nn.functional.pad(0.1 * rows.action, (0, OBS - ACT))
@@ -260,8 +268,8 @@ def test_models_rollouts_updates_and_measurements_come_when_they_are_due():
     assert [n for n in range(10) if crosses(n, n + 3, 4)] == [1, 2, 3, 5, 6, 7, 9]
 
 
-def test_lanes_count_their_steps():
-    agent = make_agent(lanes=3)
+def test_every_environment_counts_its_steps():
+    agent = make_agent(num_envs=3)
     progress = [agent.step() for _ in range(6)]
     assert [p.updates for p in progress] == [0, 0, 0, 0, 6, 6]  # 12 steps are 10 random ones
     assert [p.env_steps for p in progress] == [3] * 6
@@ -298,7 +306,7 @@ def test_recorded_data_trains_the_model_and_nothing_else(monkeypatch):
 
 
 def test_measuring_changes_nothing():
-    one, other = (make_agent(arm="pe", diagnose_every=every) for every in (3, 1000))
+    one, other = (make_agent(variant="pe", diagnose_every=every) for every in (3, 1000))
     for _ in range(20):
         one.step()
         other.step()
@@ -308,7 +316,7 @@ def test_measuring_changes_nothing():
     assert same(*states)
 
 
-@pytest.mark.parametrize("changes", [*({"arm": arm} for arm in ARMS), {"attack": "uniform"}], ids=str)
+@pytest.mark.parametrize("changes", [*({"variant": variant} for variant in VARIANTS), {"attack": "uniform"}], ids=str)
 @pytest.mark.parametrize("stop", [4, 13])  # among the random steps; in the middle of a model's interval
 def test_a_run_that_stops_anywhere_goes_on_as_the_same_run(changes, stop):
     straight = played(stop, **changes)
@@ -356,41 +364,41 @@ def test_the_value_is_the_least_of_the_critics_at_the_policys_own_action():
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"arm": "xx"}, "agent.arm must be one of pe, de, sp, sd, rr, sn"),
-        ({"epsilon": -0.1}, "agent.epsilon must be at least 0"),
-        ({"epsilon": float("nan")}, "agent.epsilon must be at least 0"),
-        ({"epsilon": float("inf")}, "agent.epsilon must be at least 0"),
-        ({"lam": -1.0}, "agent.lam must be at least 0"),
-        ({"beta": 0.0}, "agent.beta must be positive"),
-        ({"beta": float("inf")}, "agent.beta must be positive"),
+        ({"variant": "xx"}, "agent.variant must be one of pe, de, sp, sd, rr, sn"),
+        ({"perturbation_radius": -0.1}, "agent.perturbation_radius must be at least 0"),
+        ({"perturbation_radius": float("nan")}, "agent.perturbation_radius must be at least 0"),
+        ({"perturbation_radius": float("inf")}, "agent.perturbation_radius must be at least 0"),
+        ({"robust_weight": -1.0}, "agent.robust_weight must be at least 0"),
+        ({"spectral_bound": 0.0}, "agent.spectral_bound must be positive"),
+        ({"spectral_bound": float("inf")}, "agent.spectral_bound must be positive"),
         ({"rollout_schedule": (20, 20, 1, 1)}, "agent.rollout_schedule must be"),
         ({"rollout_schedule": (20, 150, 3, 2)}, "agent.rollout_schedule must be"),
-        ({"real_share": 1.5}, "agent.real_share must be in"),
+        ({"real_ratio": 1.5}, "agent.real_ratio must be in"),
         ({"updates_per_step": 0}, "agent.updates_per_step must be at least 1"),
         ({"random_steps": 1}, "agent.random_steps must be at least 2"),
         ({"power_iterations": 0}, "agent.power_iterations must be at least 1"),
         ({"model_output": "gaussian"}, "agent.model_output must be nll_mean or mse"),
-        ({"elites": 9, "arm": "pe"}, "agent.elites must be at most"),
+        ({"elites": 9, "variant": "pe"}, "agent.elites must be at most"),
         ({"centre": "next_obs"}, "agent.reference policy"),
         ({"gamma": 1.1}, "agent.gamma must be"),
     ],
 )
-def test_numbers_out_of_range_are_refused(changes, says):
-    with pytest.raises(ValueError, match=says):
+def test_numbers_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         make_config(**changes)
 
 
 @pytest.mark.parametrize(
-    ("spaces", "says"),
+    ("spaces", "message"),
     [
         (Spaces(gym.spaces.Box(0, 255, (8, 8, 3), np.uint8), gym.spaces.Box(-1, 1, (2,))), "vector .* observations"),
         (Spaces(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(4)), "continuous .* action"),
     ],
 )
-def test_pictures_and_discrete_actions_are_refused(spaces, says):
-    with pytest.raises(ValueError, match=says):
+def test_images_and_discrete_actions_are_refused(spaces, message):
+    with pytest.raises(ValueError, match=message):
         LipschitzMBRL(make_config(), replace(make_setting(), spaces=spaces, data=None))
 
 
@@ -401,7 +409,7 @@ def test_a_setting_without_a_termination_rule_is_refused():
 
 # --- presets ---------------------------------------------------------------------------------------------------------
 
-TABLE = {  # brief, section 6: schedule, target entropy, G, F, retained epochs, width of the model, epoch length
+TABLE = {  # §10: schedule, target entropy, G, F, retained epochs, width of the model, epoch length
     "hopper": ((20, 150, 1, 15), -1, 20, 250, 1, 200, 1000),
     "walker2d": ((20, 150, 1, 1), -3, 20, 250, 1, 200, 1000),
     "halfcheetah": ((20, 150, 1, 1), -3, 40, 250, 1, 200, 1000),
@@ -416,7 +424,7 @@ def test_a_preset_holds_mbpos_values(preset):
     config = load_preset("mbpo", preset).agent
     shown = (config.rollout_schedule, config.target_entropy, config.updates_per_step, config.model_interval)
     assert (*shown, config.retain_epochs, config.model_hidden[0], config.epoch_length) == TABLE[preset]
-    assert (config.rollout_starts, config.batch_size, config.real_share, config.hidden) == (
+    assert (config.rollout_starts, config.batch_size, config.real_ratio, config.hidden) == (
         100_000,
         256,
         0.05,
@@ -424,10 +432,10 @@ def test_a_preset_holds_mbpos_values(preset):
     )
 
 
-def test_the_demo_compares_arms_that_differ_in_nothing_else():
+def test_the_demo_compares_variants_that_differ_in_nothing_else():
     ours, theirs = load_preset("mbpo", "demo"), load_preset("mbpo", "demo-sd")
-    assert (ours.agent.arm, theirs.agent.arm) == ("rr", "sd")
-    assert dataclasses.replace(ours.agent, arm="sd") == theirs.agent
-    assert dataclasses.replace(ours, agent=theirs.agent, beside=()) == theirs
-    assert ours.beside == ("mbpo/demo-sd",)
-    assert ours.agent == dataclasses.replace(load_preset("mbpo", "pendulum").agent, arm="rr")
+    assert (ours.agent.variant, theirs.agent.variant) == ("rr", "sd")
+    assert dataclasses.replace(ours.agent, variant="sd") == theirs.agent
+    assert dataclasses.replace(ours, agent=theirs.agent, baselines=()) == theirs
+    assert ours.baselines == ("mbpo/demo-sd",)
+    assert ours.agent == dataclasses.replace(load_preset("mbpo", "pendulum").agent, variant="rr")

@@ -1,4 +1,7 @@
-"""The dynamics model: its losses by hand, what it learns of a known system, and how a training call ends."""
+"""The dynamics model: its losses by hand, what it learns of a known system, and how a training call ends.
+
+Exact answers E10 to E13, E17 and E19 of docs/derivations/lipschitz_mbrl.md.
+"""
 
 import copy
 import dataclasses
@@ -27,7 +30,7 @@ from surefoot.agents.lipschitz_mbrl.dynamics_training import DynamicsModel, deal
 from surefoot.agents.parts.networks import StackedMLP
 
 SMALL = DynamicsConfig(model_hidden=(16, 16), model_decay=(1e-4, 1e-4, 1e-4), model_batch_size=16, model_epochs=6)
-GAUSSIAN = dataclasses.replace(SMALL, members=3, elites=2, model_output="gaussian")
+GAUSSIAN = dataclasses.replace(SMALL, ensemble_size=3, elites=2, model_output="gaussian")
 A, B, NOISE = torch.tensor([[0.9, 0.2], [-0.1, 0.8]]), torch.tensor([[0.5], [1.0]]), torch.tensor([0.1, 0.3])
 
 
@@ -203,7 +206,7 @@ def test_a_stack_is_its_members_trained_one_by_one():
     x, y = model_inputs(rows.obs, rows.action), model_target(rows)
     stack = make_model(GAUSSIAN)
     stack.net.fit_scaler(x)
-    singles = [make_model(dataclasses.replace(GAUSSIAN, members=1, elites=1)) for _ in range(3)]
+    singles = [make_model(dataclasses.replace(GAUSSIAN, ensemble_size=1, elites=1)) for _ in range(3)]
     for member, single in enumerate(singles):
         one = {name: value[member : member + 1] for name, value in stack.net.state_dict().items()}
         single.net.load_state_dict(one)
@@ -222,8 +225,8 @@ def test_a_single_member_sees_every_row_once_an_epoch_and_several_bootstrap():
     assert_close(draw_rows(1, 50, generator), torch.arange(50)[None])
     drawn = draw_rows(4, 2000, generator)
     assert drawn.shape == (4, 2000)
-    share = torch.tensor([len(row.unique()) / 2000 for row in drawn])
-    assert_close(share, torch.full((4,), 1 - math.exp(-1)), rtol=0.05, atol=0)
+    fraction = torch.tensor([len(row.unique()) / 2000 for row in drawn])
+    assert_close(fraction, torch.full((4,), 1 - math.exp(-1)), rtol=0.05, atol=0)
     assert not torch.equal(drawn[0], drawn[1])
 
 
@@ -332,7 +335,7 @@ def generator_at(state):
 
 
 def follow(model, errors):
-    """Let a call see these holdout errors (E,), one an epoch, and mark every epoch in the weights of member e."""
+    """Let a call see these holdout errors (E,), one per epoch, and mark every epoch in the weights of member e."""
     said = iter(errors)
     epochs = []
 
@@ -384,7 +387,7 @@ def test_the_weights_that_stay_have_the_error_that_is_recorded(monkeypatch):
     after_first = torch.stack(errors[1:])
     overall = after_first.mean(-1)
     assert model.error.mean() <= overall.min() / 0.99
-    assert overall[-1] > model.error.mean()  # the last weights were not the best: else this test could not tell
+    assert overall[-1] > model.error.mean()  # the last weights were not the best: else this test would be vacuous
 
 
 def test_a_second_call_goes_on_from_the_first():
@@ -474,7 +477,7 @@ def test_a_restored_model_goes_on_bit_for_bit(config):
     batch, more = make_batch(60), make_batch(90, seed=1)
     straight = make_model(config)
     straight.train(batch)
-    straight.elites = torch.arange(config.members).flip(0)[: config.elites]
+    straight.elites = torch.arange(config.ensemble_size).flip(0)[: config.elites]
     restored = make_model(config, seed=5)
     restored.load_state_dict(copy.deepcopy(straight.state_dict()))
     assert_close((restored.elites, restored.error), (straight.elites, straight.error), rtol=0, atol=0)
@@ -526,14 +529,14 @@ def test_graphed_training_is_eager_training():
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"elites": 2}, "agent.elites must be at most agent.members 1, not 2"),
-        ({"model_hidden": (8,)}, "one number a layer, 2 for agent.model_hidden, not 5"),
+        ({"elites": 2}, "agent.elites must be at most agent.ensemble_size 1, not 2"),
+        ({"model_hidden": (8,)}, "one number per layer, 2 for agent.model_hidden, not 5"),
     ],
 )
-def test_settings_that_do_not_fit_each_other_are_named(changes, says):
-    with pytest.raises(ValueError, match=says):
+def test_settings_that_do_not_fit_each_other_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
         check_model(dataclasses.replace(DynamicsConfig(), **changes))
 
 
@@ -543,6 +546,6 @@ def test_every_setting_has_a_range_and_its_default_lies_in_it():
     assert names - set(MODEL_RANGES) == {"learn_log_var_bounds"}
     assert set(MODEL_RANGES) <= names
     assert all(holds(getattr(config, name)) for name, (holds, _) in MODEL_RANGES.items())
-    wrong = {"holdout_share": 1.0, "model_improvement": -0.1, "model_output": "sampled", "model_hidden": ()}
-    wrong |= {"members": 0, "model_lr": 0.0, "model_patience": -1, "model_decay": (-1e-5,)}
+    wrong = {"holdout_ratio": 1.0, "model_improvement": -0.1, "model_output": "sampled", "model_hidden": ()}
+    wrong |= {"ensemble_size": 0, "model_lr": 0.0, "model_patience": -1, "model_decay": (-1e-5,)}
     assert not any(MODEL_RANGES[name][0](value) for name, value in wrong.items())

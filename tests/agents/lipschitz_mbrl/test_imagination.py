@@ -1,4 +1,7 @@
-"""Rollouts of a model: the schedule and the capacity by hand, and what is pushed, dropped and gone on from."""
+"""Rollouts of a model: the schedule and the capacity by hand, and what is pushed, dropped and continued from.
+
+Exact answer E15 of docs/derivations/lipschitz_mbrl.md.
+"""
 
 import dataclasses
 
@@ -16,7 +19,7 @@ from surefoot.agents.lipschitz_mbrl.imagination import (
     ImaginationConfig,
     is_lost,
     model_capacity,
-    plausible_box,
+    plausible_bounds,
     rollout_length,
 )
 from surefoot.agents.parts.networks import TanhGaussianPolicy
@@ -210,13 +213,13 @@ def test_the_box_is_ten_times_the_range_of_all_states_seen():
     rows = make_batch(2)._replace(
         obs=torch.tensor([[0.0, 5.0, -1.0], [1.0, 5.0, 2.0]]), next_obs=torch.tensor([[2.0, 5.0, 0.0], [0.0, 5.0, 3.0]])
     )
-    box = plausible_box(rows, 10.0)
-    assert_close(box.middle, torch.tensor([1.0, 5.0, 1.0]))
-    assert_close(box.half, torch.tensor([10.0, 10.0, 20.0]))  # what never varies counts as ±1
+    bounds = plausible_bounds(rows, 10.0)
+    assert_close(bounds.middle, torch.tensor([1.0, 5.0, 1.0]))
+    assert_close(bounds.half, torch.tensor([10.0, 10.0, 20.0]))  # what never varies counts as ±1
     at = torch.tensor([[11.0, 5, 1], [11.1, 5, 1], [1, 14.9, 1], [1, 15.1, 1], [1, 5, -19.1], [torch.nan, 5, 1]])
     reward = torch.zeros(6)
-    assert is_lost(reward, at, box).tolist() == [False, True, False, True, True, True]
-    assert is_lost(torch.tensor([torch.inf]), at[:1], box).tolist() == [True]
+    assert is_lost(reward, at, bounds).tolist() == [False, True, False, True, True, True]
+    assert is_lost(torch.tensor([torch.inf]), at[:1], bounds).tolist() == [True]
 
 
 # --- state and settings -----------------------------------------------------------------------------------------------
@@ -237,7 +240,9 @@ def test_a_restored_imagination_goes_on_bit_for_bit_also_where_it_grew():
 
 
 def test_rollouts_of_a_learned_model_are_finite_and_draw_from_their_own_generator():
-    config = DynamicsConfig(members=3, elites=2, model_output="gaussian", model_hidden=(8,), model_decay=(0.0, 0.0))
+    config = DynamicsConfig(
+        ensemble_size=3, elites=2, model_output="gaussian", model_hidden=(8,), model_decay=(0.0, 0.0)
+    )
     model = DynamicsModel(dataclasses.replace(config, model_epochs=3), make_setting(), OBS, ACT)
     real, policy = make_real(), make_policy()
     model.train(real.unpack(real.rows[:30]))
@@ -251,7 +256,7 @@ def test_rollouts_of_a_learned_model_are_finite_and_draw_from_their_own_generato
 
 
 def test_no_rule_of_termination_is_an_error():
-    with pytest.raises(ValueError, match="must say when the task ends"):
+    with pytest.raises(ValueError, match="needs `termination`"):
         make_imagination(termination=None)
 
 

@@ -1,6 +1,7 @@
 """The two ways to keep a critic smooth, and what measures it, held to what can be known exactly.
 
-Numbers in square brackets are those of the brief (lipschitz_mbrl.md, section 13.1).
+Exact answers E1 to E9, E18 and E20 of docs/derivations/lipschitz_mbrl.md; numbers in square brackets were measured
+for it.
 """
 
 import copy
@@ -35,7 +36,7 @@ def ball_of(radius: float, norm="inf", scale=None) -> Ball:
     return Ball(radius, norm, torch.ones(OBS) if scale is None else scale)
 
 
-# --- spectral normalisation ------------------------------------------------------------------------------------------
+# --- spectral normalisation (E1 to E3, eq. (7.3)) ---------------------------------------------------------------------
 
 
 def badly_scaled_regression(beta: float, mode: str, lr: float, steps: int, factor: float = 100.0) -> TwinQ:
@@ -139,7 +140,7 @@ def test_a_target_keeps_its_own_bound_and_is_restored_bit_for_bit():
     assert_close(again(x, a), target(x, a), rtol=0, atol=0)
 
 
-# --- the attack ------------------------------------------------------------------------------------------------------
+# --- the attack (E4 to E7) -------------------------------------------------------------------------------------------
 
 SPREAD = torch.linspace(0.1, 5, OBS)
 
@@ -267,7 +268,7 @@ def test_the_robust_loss_moves_both_of_its_terms_unless_the_reference_is_detache
     assert reference.grad is None
 
 
-# --- what it does to a critic ----------------------------------------------------------------------------------------
+# --- what it does to a critic (E9) -----------------------------------------------------------------------------------
 
 
 def fit(lam: float, attack: str = "two-sided", steps: int = 500, rows: int = 128) -> tuple[float, float, float]:
@@ -304,7 +305,7 @@ def test_the_robust_loss_smooths_more_with_more_weight_and_more_than_noise_does(
     assert slopes[-1] < 0.9 * noisy < 0.9 * slopes[0]  # [4.14 against 5.53]
 
 
-# --- estimates -------------------------------------------------------------------------------------------------------
+# --- estimates (E20, eq. (9.1) to (9.4)) ------------------------------------------------------------------------------
 
 
 def test_the_upper_bound_of_a_linear_network_is_its_norm():
@@ -338,18 +339,18 @@ def test_the_value_aware_error_by_hand():
     assert_close(value_aware_error(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 1.0])), torch.tensor(2.5))
 
 
-# --- theory ----------------------------------------------------------------------------------------------------------
+# --- theory (E18) ---------------------------------------------------------------------------------------------------
 
 
 def wasserstein_on_a_line(p: torch.Tensor, q: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """W₁ (…) of two laws (…, S) on sorted places (S,): the area between their distribution functions."""
+    """W₁ (…) of two distributions (…, S) on sorted places (S,): the area between their distribution functions."""
     gap = (p.cumsum(-1) - q.cumsum(-1)).abs()[..., :-1]
     return (gap * places.diff()).sum(-1)
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_model_error_costs_no_more_value_than_the_slope_allows(seed):
-    """|T^πQ − T̂^πQ| ≤ γ·K·W₁ a step, ‖Q^π − Q̂‖ ≤ γ/(1−γ)·K(V)·sup W₁ at the fixed points (brief, section 3)."""
+    """|T^πQ − T̂^πQ| ≤ γ·K·W₁ per step, ‖Q^π − Q̂‖ ≤ γ/(1−γ)·K(V)·sup W₁ at the fixed points: eq. (2.3), (2.6)."""
     draws, gamma, states, actions = generator(seed), 0.9, 12, 3
     places = torch.rand(states, generator=draws, dtype=torch.float64).sort().values
     true, model = torch.rand(2, states, actions, states, generator=draws, dtype=torch.float64).pow(6)
@@ -361,10 +362,10 @@ def test_model_error_costs_no_more_value_than_the_slope_allows(seed):
     def lipschitz(v):
         return (v.diff().abs() / places.diff()).max()
 
-    def fixed_point(law):
-        kernel = (pi[..., None] * from_dense(torch.ones(states), law[None], reward[None]).probability[0]).sum(1)
+    def fixed_point(transition):
+        kernel = (pi[..., None] * from_dense(torch.ones(states), transition[None], reward[None]).probability[0]).sum(1)
         v = torch.linalg.solve(torch.eye(states, dtype=torch.float64) - gamma * kernel, (pi * reward).sum(1))
-        return v, reward + gamma * law @ v
+        return v, reward + gamma * transition @ v
 
     v, q = fixed_point(true)
     model_v, model_q = fixed_point(model)

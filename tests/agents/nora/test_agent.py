@@ -1,4 +1,4 @@
-"""NORA at play: what must hold in every run (brief optimistic_actor_critic.md, section 8.1), and wrong input."""
+"""NORA at play: what must hold in every run (docs/derivations/nora.md E4, E7, E10, E12), and wrong input."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from surefoot.envs import EnvConfig, make_vec
 from surefoot.offline_data import Transitions, collect
 
 
-def task(name: str, lanes: int = 4, **kwargs: Any) -> Any:
-    return make_vec(EnvConfig(f"surefoot/{name}-v0", num_envs=lanes, clock=True, kwargs=kwargs))
+def task(name: str, num_envs: int = 4, **kwargs: Any) -> Any:
+    return make_vec(EnvConfig(f"surefoot/{name}-v0", num_envs=num_envs, time_aware=True, kwargs=kwargs))
 
 
 def uniform_data(env: Any, episodes: int, seed: int = 0) -> Transitions:
@@ -31,7 +31,7 @@ def uniform_data(env: Any, episodes: int, seed: int = 0) -> Transitions:
     return collect(act, env, episodes * env.horizon, seed=seed)
 
 
-# --- P4, P7: optimism, switches, freezing -----------------------------------------------------------------------------
+# --- E4, E7: optimism, switches, freezing -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [("RiverSwim", {}), ("DeepSea", {"size": 10})])
@@ -45,7 +45,7 @@ def test_with_the_proven_bonus_the_critic_is_optimistic_at_every_switch(name, kw
 
 
 def test_between_switches_the_critic_is_frozen_and_the_policy_is_k_steps_up_it():
-    agent = make(task("RiverSwim", 5), episodes=200, bonus=0.1, eta=1.0)
+    agent = make(task("RiverSwim", 5), episodes=200, bonus=0.1, policy_step_size=1.0)
     before, k = agent.critic.q.clone(), torch.zeros(5)
     resets = 0
     for _ in range(200):
@@ -64,15 +64,19 @@ def test_between_switches_the_critic_is_frozen_and_the_policy_is_k_steps_up_it()
 
 def test_switches_stay_within_their_deterministic_bounds():
     for env, changes, bound in (
-        (task("RiverSwim", 6), {"bonus": 0.1, "eta": 1.0}, 1 + 20 * 6 * 2 * (1 + math.log2(150))),
-        (task("LinearMDP", 6), {"critic": "linear", "bonus": 0.3, "eta": 5.0}, 1 + 5 * 4 * math.log2(1 + 150 / 4)),
+        (task("RiverSwim", 6), {"bonus": 0.1, "policy_step_size": 1.0}, 1 + 20 * 6 * 2 * (1 + math.log2(150))),
+        (
+            task("LinearMDP", 6),
+            {"critic": "linear", "bonus": 0.3, "policy_step_size": 5.0},
+            1 + 5 * 4 * math.log2(1 + 150 / 4),
+        ),
     ):
         switches = play(make(env, episodes=150, **changes), 150).switches
         assert 5 < switches.max() <= bound
 
 
 def test_the_regret_is_that_of_the_stochastic_policy_that_was_played():
-    agent, total = make(Random(3), bonus=0.1, eta=0.5), torch.zeros(3).double()
+    agent, total = make(Random(3), bonus=0.1, policy_step_size=0.5), torch.zeros(3).double()
     for _ in range(40):
         agent.refresh()
         agent.actor.ascend(agent.table())
@@ -115,17 +119,17 @@ def test_a_variant_fills_the_switches_and_one_can_be_changed():
 def test_every_variant_learns(variant, critic):
     env = Random(8, seed=1)
     data = uniform_data(Random(20, seed=1), 20) if VARIANTS[variant].needs_data else None
-    eta = {} if variant == "oppo" else {"eta": 2.0}
+    eta = {} if variant == "oppo" else {"policy_step_size": 2.0}
     agent = play(make(env, variant=variant, critic=critic, bonus=0.1, data=data, **eta), 100)
     uniform = optimal_return(agent.mdp, 4) - expected_return(agent.mdp, torch.full((4, 5, 3), 1 / 3).double())
-    share = 1.0 if variant == "oppo" else 0.95
-    assert agent.regret.total.mean() / 100 < share * uniform
+    fraction = 1.0 if variant == "oppo" else 0.95
+    assert agent.regret.total.mean() / 100 < fraction * uniform
     rare = VARIANTS[variant].switch == "rare"
     assert (agent.switches == 100).all() if not rare else (agent.switches < 60).all()
 
 
 def test_a_critic_of_the_actors_own_values_sees_the_actor():
-    agent = play(make(Random(2), variant="plain-ac", eta=0.5), 30)
+    agent = play(make(Random(2), variant="plain-ac", policy_step_size=0.5), 30)
     policy, before = agent.actor.policy(agent.table()), agent.critic.visits.clone()
     agent.refresh()
     following = (policy[:, 1] * agent.critic.q[:, 1]).sum(-1)  # (N, S)
@@ -133,12 +137,12 @@ def test_a_critic_of_the_actors_own_values_sees_the_actor():
     assert_close(agent.critic.q[:, 0], (expected / before[:, 0].clamp(min=1)).clamp(0, 4))
 
 
-# --- P10: features ----------------------------------------------------------------------------------------------------
+# --- E10: features ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variant", ["nora", "douhua"])
 def test_with_one_hot_features_the_linear_critic_is_the_tabular_one_with_one_more_visit(variant):
-    linear = make(Random(3), critic="linear", variant=variant, bonus=0.2, eta=2.0)
+    linear = make(Random(3), critic="linear", variant=variant, bonus=0.2, policy_step_size=2.0)
     checked = 0
     for _ in range(25):
         linear.step()
@@ -186,7 +190,7 @@ def test_pooled_weights_are_fitted_to_the_transitions_of_all_steps(data):
 
 
 def test_the_inverse_that_is_kept_is_that_of_the_gram_matrix():
-    agent = play(make(task("LinearMDP", 3), critic="linear", bonus=0.3, eta=5.0), 60)
+    agent = play(make(task("LinearMDP", 3), critic="linear", bonus=0.3, policy_step_size=5.0), 60)
     inverse = agent.critic.gram.inverse()
     assert_close(agent.critic.inverse, inverse, rtol=0, atol=1e-9)
     grown = torch.logdet(agent.critic.gram) - (-torch.logdet(agent.critic.frozen_inverse))
@@ -196,7 +200,8 @@ def test_the_inverse_that_is_kept_is_that_of_the_gram_matrix():
 
 def test_blocks_of_features_are_one_long_vector():
     blocks, dense = (
-        play(make(tetris(block), critic="linear", bonus=0.1, eta=20.0, seed=2), 6) for block in (True, False)
+        play(make(tetris(block), critic="linear", bonus=0.1, policy_step_size=20.0, seed=2), 6)
+        for block in (True, False)
     )
     assert_close(blocks.critic.q, dense.critic.q, rtol=0, atol=1e-9)
     assert torch.equal(blocks.switches, dense.switches)
@@ -223,7 +228,7 @@ def test_a_task_with_too_many_states_for_a_table_is_played_step_by_step(monkeypa
     runs = []
     for largest in (2 * 10**6, 0):
         monkeypatch.setattr("surefoot.agents.nora.agent.LARGEST_TABLE", largest)
-        agent = play(make(task("Tetris", 6, width=3, horizon=8), critic="linear", bonus=0.1, eta=20.0), 40)
+        agent = play(make(task("Tetris", 6, width=3, horizon=8), critic="linear", bonus=0.1, policy_step_size=20.0), 40)
         runs.append((agent.regret.total.mean(), agent.best_actions().shape, agent.switches.double().mean()))
     (exact, shape, switches), (sampled, other_shape, other_switches) = runs
     assert shape == other_shape == (8, 38 * 12)
@@ -231,7 +236,7 @@ def test_a_task_with_too_many_states_for_a_table_is_played_step_by_step(monkeypa
     assert abs(switches - other_switches) < 0.25 * switches
 
 
-# --- P12: offline data ------------------------------------------------------------------------------------------------
+# --- E12: offline data ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("critic", ["tabular", "linear"])
@@ -271,22 +276,22 @@ def test_coverage_by_hand():
     right, wrong = best.argmax(-1).diagonal(dim1=0, dim2=1), 1 - best.argmax(-1).diagonal(dim1=0, dim2=1)
 
     def data(*episodes):
-        clock = torch.arange(3.0).repeat(len(episodes))
-        obs = torch.cat([torch.nn.functional.one_hot(torch.tensor([0, 1, 2] * len(episodes)), 3), clock[:, None]], 1)
+        time = torch.arange(3.0).repeat(len(episodes))
+        obs = torch.cat([torch.nn.functional.one_hot(torch.tensor([0, 1, 2] * len(episodes)), 3), time[:, None]], 1)
         action = torch.cat([right if good else wrong for good in episodes])
-        flags = {"terminated": torch.zeros(len(obs)), "truncated": clock == 2}
+        flags = {"terminated": torch.zeros(len(obs)), "truncated": time == 2}
         return Transitions.from_arrays(
             obs=obs, action=action[:, None], reward=torch.zeros(len(obs)), next_obs=obs, **flags
         )
 
-    for episodes, ratio, share in (
+    for episodes, ratio, covered in (
         ((True, True), 1.0, 1.0),
         ((True, False, False), 3.0, 1.0),
         ((False,), math.inf, 0.0),
     ):
         coverage = make(env, bonus=0.1, data=data(*episodes)).coverage
         assert coverage.concentrability.tolist() == [ratio] * 2
-        assert coverage.share.tolist() == [share] * 2
+        assert coverage.covered.tolist() == [covered] * 2
 
 
 def test_hybrid_nora_profits_from_poor_data_and_noah_star_only_from_good_data():
@@ -296,33 +301,33 @@ def test_hybrid_nora_profits_from_poor_data_and_noah_star_only_from_good_data():
     online, hybrid = (play(make(task("DiabolicalLock", 4, **lock), data=d, **kept), 100) for d in (None, data))
     assert hybrid.regret.total.mean() < 0.75 * online.regret.total.mean()
     assert online.coverage is None
-    assert (hybrid.coverage.share < 1).any()
+    assert (hybrid.coverage.covered < 1).any()
 
 
 # --- wrong input ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"eta": 0}, "agent.eta must be positive"),
+        ({"policy_step_size": 0}, "agent.policy_step_size must be positive"),
         ({"bonus": -1.0}, "agent.bonus must be at least 0"),
         ({"switch_ratio": 1.0}, "agent.switch_ratio must be above 1"),
-        ({"delta": 1.0}, r"agent.delta must be in \(0, 1\)"),
+        ({"failure_probability": 1.0}, r"agent.failure_probability must be in \(0, 1\)"),
         ({"episodes": 0}, "agent.episodes must be at least 1"),
         ({"reward_range": (1.0, 1.0)}, "agent.reward_range must be LOW below HIGH"),
     ],
 )
-def test_settings_out_of_range_are_named(changes, says):
-    with pytest.raises(ValueError, match=says):
+def test_settings_out_of_range_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
         NORAConfig(**changes)
 
 
 @pytest.mark.parametrize(
-    ("env", "changes", "says"),
+    ("env", "changes", "message"),
     [
-        (lambda: make_vec(EnvConfig("surefoot/Pendulum-v0")), {}, "has no table of outcomes"),
-        (lambda: make_vec(EnvConfig("surefoot/RiverSwim-v0")), {}, "pass --env.clock"),
+        (lambda: make_vec(EnvConfig("surefoot/Pendulum-v0")), {}, "need tabular MDPs such as"),
+        (lambda: make_vec(EnvConfig("surefoot/RiverSwim-v0")), {}, "pass --env.time-aware"),
         (lambda: task("RiverSwim"), {"episodes": None}, "agent.episodes is missing"),
         (lambda: task("RiverSwim"), {"critic": "linear"}, "needs a task with features"),
         (lambda: task("RiverSwim"), {"variant": "noah"}, "noah learns from recorded data"),
@@ -334,8 +339,8 @@ def test_settings_out_of_range_are_named(changes, says):
         (lambda: Random(2, max_episode_steps=3), {}, "only episodes that all take the task's 4 steps"),
     ],
 )
-def test_what_cannot_be_played_is_one_line(env, changes, says):
-    with pytest.raises(ValueError, match=says) as error:
+def test_what_cannot_be_played_is_one_line(env, changes, message):
+    with pytest.raises(ValueError, match=message) as error:
         make(env(), **changes).step()
     assert "\n" not in str(error.value)
 
@@ -410,7 +415,7 @@ def test_the_policy_is_a_table_that_reads_one_hot_states_and_bits():
         policy.act(torch.ones(1, 11))
 
 
-def test_setting_and_replicates_are_the_lanes():
+def test_setting_and_replicates_are_the_environments():
     env = task("RiverSwim", 9)
     config = replace(NORAConfig(), episodes=10)
     setting = Setting(Spaces(env.single_observation_space, env.single_action_space), 0, torch.device("cpu"), env)

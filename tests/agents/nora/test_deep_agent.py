@@ -1,4 +1,7 @@
-"""Deep NORA: its bonus, targets and switch test against direct computations, and what it must keep of the paper."""
+"""Deep NORA: its bonus, targets and switch test against direct computations, and what it must keep of the paper.
+
+docs/derivations/nora.md E22, §7.1.
+"""
 
 import dataclasses
 
@@ -8,14 +11,14 @@ from torch.testing import assert_close
 
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.nora.deep_agent import DeepNORA, DeepNORAConfig, recorded_steps
-from surefoot.agents.nora.deep_critic import DeepCritic, Rows, add_outer, log_det, unit_features
+from surefoot.agents.nora.deep_critic import DeepCritic, StepRows, add_outer, log_det, unit_features
 from surefoot.agents.parts.tabular import TabularMDP, optimal_values
 from surefoot.envs import EnvConfig, make_vec, spaces_of
 from surefoot.training.loop.behaviour import record_behaviour
 
-SEA = EnvConfig("surefoot/DeepSea-v0", kwargs={"size": 4, "cells": True}, clock=True)
-LOCK = EnvConfig("surefoot/DiabolicalLock-v0", kwargs={"horizon": 4, "actions": 3, "noise": 0.1}, clock=True)
-POLE = EnvConfig("CartPole-v1", max_episode_steps=15, num_envs=3, clock=True)
+SEA = EnvConfig("surefoot/DeepSea-v0", kwargs={"size": 4, "cells": True}, time_aware=True)
+LOCK = EnvConfig("surefoot/DiabolicalLock-v0", kwargs={"horizon": 4, "actions": 3, "noise": 0.1}, time_aware=True)
+POLE = EnvConfig("CartPole-v1", max_episode_steps=15, num_envs=3, time_aware=True)
 SMALL = {"horizon": 4, "hidden": (16, 16), "features": 8, "critic_steps": 30, "target_steps": 10, "batch_size": 32}
 
 
@@ -37,7 +40,7 @@ def random_rows(count=40, obs_dim=5, actions=3, seed=0):
     obs, next_obs = torch.randn(2, count, obs_dim, generator=g)
     step = torch.randint(4, (count,), generator=g)
     action, reward = torch.randint(actions, (count,), generator=g), torch.rand(count, generator=g)
-    return Rows(obs, step, action, reward, next_obs, (step == 3).float())
+    return StepRows(obs, step, action, reward, next_obs, (step == 3).float())
 
 
 def frozen(critic, rows):
@@ -59,7 +62,7 @@ def test_features_by_hand():
 
 @pytest.mark.parametrize("groups", [None, 2, 1])
 def test_the_bonus_is_that_of_a_direct_inverse(groups):
-    critic, rows, shown = critic_of(step_groups=groups, lam=0.7), random_rows(), random_rows(6, seed=1)
+    critic, rows, shown = critic_of(step_groups=groups, ridge=0.7), random_rows(), random_rows(6, seed=1)
     frozen(critic, rows)
     psi, seen = (critic.psi(r.obs, r.step).double() for r in (rows, shown))
     expected = torch.empty(6, 3, dtype=torch.float64)
@@ -78,7 +81,7 @@ def test_the_bonus_is_that_of_a_direct_inverse(groups):
 
 
 def test_what_was_never_tried_gets_the_whole_bonus():
-    critic = critic_of(lam=4.0)
+    critic = critic_of(ridge=4.0)
     critic.freeze(critic.empty_covariance())
     shown = random_rows(5, seed=2)
     width = (critic.high - critic.low)[shown.step]
@@ -100,7 +103,7 @@ def test_the_log_determinant_grows_by_the_matrix_determinant_lemma():
 
 
 def test_targets_are_max_targets_of_the_clipped_optimistic_critic():
-    critic, rows = critic_of(beta=2.0), random_rows(seed=3)
+    critic, rows = critic_of(bonus_weight=2.0), random_rows(seed=3)
     frozen(critic, random_rows(10, seed=4))
     y = critic.targets(rows)
     assert_close(critic.targets(rows, critic.next_bonus(rows)), y, rtol=0, atol=0)
@@ -124,7 +127,7 @@ def test_targets_are_max_targets_of_the_clipped_optimistic_critic():
 
 def test_a_fit_with_enough_steps_finds_the_optimal_values_without_bonus():
     """All transitions of DeepSea, whose optimum a table knows: row r, column c, and from there right or left."""
-    agent = agent_of(beta=0.0, critic_steps=1500, target_steps=100, critic_lr=3e-3, hidden=(32, 32))
+    agent = agent_of(bonus_weight=0.0, critic_steps=1500, target_steps=100, critic_lr=3e-3, hidden=(32, 32))
     env = agent.interaction.env
     rows = [(h, c, a) for h in range(4) for c in range(h + 1) for a in range(2)]
     cell = torch.eye(16)
@@ -132,7 +135,7 @@ def test_a_fit_with_enough_steps_finds_the_optimal_values_without_bonus():
     following = [(h + 1) * 4 + int(env.tabular().next_state[h, c, a, 0]) for h, c, a in rows]
     next_obs = torch.stack([cell[i] if i < 16 else torch.zeros(16) for i in following])
     step, column, action = torch.tensor(rows).T
-    data = Rows(cell[step * 4 + column], step, action, reward, next_obs, (step == 3).float())
+    data = StepRows(cell[step * 4 + column], step, action, reward, next_obs, (step == 3).float())
     agent.critic.fit(data, torch.Generator().manual_seed(0))
     values = agent.critic.estimates(data.obs, data.step)[0].gather(-1, action[:, None]).squeeze()
     expected = optimal_values(TabularMDP(*env.tabular()), 4)[step, column, action].float()
@@ -143,7 +146,7 @@ def test_a_fit_with_enough_steps_finds_the_optimal_values_without_bonus():
 
 
 def test_between_refreshes_the_critic_is_frozen_and_the_policy_climbs_it():
-    agent = agent_of(kappa=1e9, max_gap=5, eta=20.0)
+    agent = agent_of(switch_growth=1e9, max_gap=5, policy_step_size=20.0)
     agent.step()
     obs = torch.cat([torch.eye(16), torch.arange(16.0)[:, None] // 4], 1)
     for refresh in range(3):
@@ -160,7 +163,7 @@ def test_between_refreshes_the_critic_is_frozen_and_the_policy_climbs_it():
 
 
 def test_a_refresh_comes_when_the_log_determinant_has_grown_by_kappa():
-    agent = agent_of(kappa=2.0, max_gap=1000)
+    agent = agent_of(switch_growth=2.0, max_gap=1000)
     fresh = log_det(agent.covariance)
     for _ in range(30):
         refreshes, growth = agent.refreshes, float(log_det(agent.covariance) - fresh)
@@ -173,7 +176,7 @@ def test_a_refresh_comes_when_the_log_determinant_has_grown_by_kappa():
 
 
 def test_actions_follow_the_softmax():
-    agent = agent_of(eta=5.0)
+    agent = agent_of(policy_step_size=5.0)
     agent.step()
     obs = torch.cat([torch.eye(16)[:1], torch.zeros(1, 1)], 1)
     chances = agent.policy.exponents(obs).softmax(-1)[0]
@@ -183,7 +186,7 @@ def test_actions_follow_the_softmax():
 
 
 def test_play_draws_from_the_policy():
-    agent = agent_of(eta=1e-6, kappa=1e9, max_gap=1000)  # as good as uniform, by one critic
+    agent = agent_of(policy_step_size=1e-6, switch_growth=1e9, max_gap=1000)  # as good as uniform, by one critic
     for _ in range(40):
         agent.step()
     first = agent.data().action[::4]
@@ -191,7 +194,7 @@ def test_play_draws_from_the_policy():
 
 
 def test_noah_star_has_no_bonus_however_little_is_known():
-    critic, shown = critic_of(beta=0.0), random_rows(6, seed=1)
+    critic, shown = critic_of(bonus_weight=0.0), random_rows(6, seed=1)
     critic.freeze(critic.empty_covariance())
     assert_close(critic(shown.obs, shown.step), critic.clip(critic.estimates(shown.obs, shown.step)[0], shown.step))
 
@@ -228,7 +231,7 @@ def test_the_time_limit_is_an_end():
 
 
 def test_the_learned_half_of_the_features_is_summed_anew_at_a_refresh():
-    agent = agent_of(learned_features=True, kappa=1e9, max_gap=3)
+    agent = agent_of(learned_features=True, switch_growth=1e9, max_gap=3)
     for _ in range(5):  # the first refresh has no data to fit, the second has
         agent.step()
     old, total = agent.critic.learned.weights[0].clone(), len(agent.replay)
@@ -245,7 +248,7 @@ def test_the_learned_half_of_the_features_is_summed_anew_at_a_refresh():
 
 
 def test_the_loss_test_sees_data_that_contradict_the_critic():
-    critic, rows = critic_of(beta=0.0, critic_steps=300), random_rows(200)
+    critic, rows = critic_of(bonus_weight=0.0, critic_steps=300), random_rows(200)
     frozen(critic, rows)
     g = torch.Generator().manual_seed(0)
     weights = critic.net.weights[0].clone()
@@ -271,7 +274,7 @@ def test_the_loss_rule_refreshes_rarely():
 
 
 def test_the_ensembles_bonus_is_its_spread_and_its_growth_the_squares_of_it():
-    agent = agent_of(uncertainty="ensemble", members=5, beta=0.5, kappa=1e9)
+    agent = agent_of(uncertainty="ensemble", ensemble_size=5, bonus_weight=0.5, switch_growth=1e9)
     critic, obs = agent.critic, torch.eye(16)[:5]
     step = torch.tensor([0, 0, 0, 0, 1])
     each = critic.net(critic.inputs(obs, step)) + 3.0 * critic.prior(critic.inputs(obs, step))
@@ -288,13 +291,13 @@ def test_the_ensembles_bonus_is_its_spread_and_its_growth_the_squares_of_it():
 
 @pytest.mark.parametrize("changes", [{}, {"warm_start": False, "critic_steps": 300, "target_steps": 30}])
 def test_deep_sea_is_solved(changes):
-    agent = agent_of(**({"hidden": (32, 32), "features": 32, "critic_steps": 100, "kappa": 1.0} | changes))
+    agent = agent_of(**({"hidden": (32, 32), "features": 32, "critic_steps": 100, "switch_growth": 1.0} | changes))
     returns = torch.cat([agent.step().episodes[0].episode_return for _ in range(45)])
     assert (returns[-10:] > 0.9).double().mean() >= 0.8
     assert agent.refreshes < 40
 
 
-def test_episodes_may_end_early_and_lanes_need_not_agree():
+def test_episodes_may_end_early_and_not_all_at_once():
     agent = agent_of(POLE, horizon=15, reward_range=(0.0, 1.0))
     ended = [agent.step() for _ in range(12)]
     lengths = torch.cat([p.episodes[0].length[p.episodes[0].ended] for p in ended])
@@ -325,10 +328,10 @@ def test_a_state_put_into_another_agent_goes_on_as_the_same():
 @pytest.mark.parametrize(
     ("env", "changes", "message"),
     [
-        (EnvConfig("Pendulum-v1", clock=True), {}, "nora-deep needs Discrete actions, not Box"),
+        (EnvConfig("Pendulum-v1", time_aware=True), {}, "nora-deep needs Discrete actions, not Box"),
         (SEA, {"horizon": None}, "agent.horizon is missing"),
         (SEA, {"horizon": 5}, "agent.horizon is 5, but the task's episodes take 4 steps"),
-        (dataclasses.replace(SEA, clock=False), {}, "add --env.clock"),
+        (dataclasses.replace(SEA, time_aware=False), {}, "add --env.time-aware"),
         (POLE, {"horizon": 15}, "declares no range of values; pass --agent.reward-range"),
     ],
 )
@@ -338,10 +341,10 @@ def test_a_task_that_does_not_fit_is_refused(env, changes, message):
 
 
 @pytest.mark.parametrize(
-    ("limit", "message"), [(9, "episodes of this task are cut after 9 steps"), (None, "go on after 10 steps")]
+    ("limit", "message"), [(9, "episodes of this task are cut after 9 steps"), (None, "continue after 10 steps")]
 )
 def test_a_horizon_that_is_not_the_tasks_is_found_out_by_playing(limit, message):
-    env = EnvConfig("MountainCar-v0", max_episode_steps=limit, clock=True)
+    env = EnvConfig("MountainCar-v0", max_episode_steps=limit, time_aware=True)
     agent = agent_of(env, horizon=10, reward_range=(-1.0, 0.0))
     with pytest.raises(ValueError, match=message):
         agent.step()
@@ -353,12 +356,12 @@ def test_a_return_outside_of_the_clip_range_is_an_error_with_the_numbers():
         agent.step()
 
 
-def test_data_of_another_horizon_or_without_a_clock_are_refused():
+def test_data_of_another_horizon_or_not_time_aware_are_refused():
     other = dataclasses.replace(LOCK, kwargs=LOCK.kwargs | {"horizon": 3})
     with pytest.raises(ValueError, match=r"the data's episode 0 takes 3 steps, but agent\.horizon is 4"):
         agent_of(LOCK, record_behaviour(other, 2, seed=0))
     data = record_behaviour(LOCK, 2, seed=0)
-    with pytest.raises(ValueError, match=r"is not the step; record it with --env\.clock"):
+    with pytest.raises(ValueError, match=r"is not the step; record it with --env\.time-aware"):
         agent_of(LOCK, dataclasses.replace(data, obs=data.obs.flip(0)))
     with pytest.raises(ValueError, match=r"raise agent\.replay_capacity above 8"):
         agent_of(LOCK, data, replay_capacity=7)
@@ -369,8 +372,8 @@ def test_data_of_another_horizon_or_without_a_clock_are_refused():
 
 def test_a_setting_out_of_its_range_is_named():
     for changes, message in [
-        ({"beta": -1.0}, "agent.beta"),
-        ({"kappa": 0.0}, "agent.kappa"),
+        ({"bonus_weight": -1.0}, "agent.bonus_weight"),
+        ({"switch_growth": 0.0}, "agent.switch_growth"),
         ({"horizon": 0}, "horizon"),
     ]:
         with pytest.raises(ValueError, match=message):

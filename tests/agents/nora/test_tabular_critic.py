@@ -1,4 +1,4 @@
-"""NORA's mathematics against brief optimistic_actor_critic.md, section 8.1: P1 to P3, P5, P6, P10."""
+"""NORA's mathematics: docs/derivations/nora.md E1, E2, E3, E5, E6 and the matrices of E10."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def remaining(horizon=H):
     return Range(0 * left, left)
 
 
-# --- P1: decompositions (D1) to (D4) ---------------------------------------------------------------------------------
+# --- E1: decompositions D1 to D4, eq. (2.1) to eq. (2.4) --------------------------------------------------------------
 
 
 def residuals(mdp, f, policy=None):
@@ -84,7 +84,7 @@ def test_the_decompositions_of_regret_are_identities(seed):
     assert ((optimum - greedy_start) <= -mean(d_best, residuals(mdp, f)) + 1e-10).all()  # D4
 
 
-# --- P2: mirror ascent ------------------------------------------------------------------------------------------------
+# --- E2: mirror ascent ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("eta", [0.01, 0.3, 10.0])
@@ -113,7 +113,7 @@ def test_on_a_frozen_critic_the_actor_is_a_softmax_and_its_gap_shrinks_as_1_over
     assert_close(actor.policy(f)[0], policy[0])
 
 
-def test_huge_exponents_are_no_nan_and_exploration_is_a_share():
+def test_huge_exponents_are_no_nan_and_exploration_is_uniform_with_probability_epsilon():
     exponent = torch.tensor([1e6, 0.0, -1e6]).double()
     assert_close(soft_policy(exponent), torch.tensor([1.0, 0.0, 0.0]).double())
     assert_close(soft_policy(exponent, 0.3), torch.tensor([0.8, 0.1, 0.1]).double())
@@ -122,7 +122,7 @@ def test_huge_exponents_are_no_nan_and_exploration_is_a_share():
     assert oppo_eta(3, 4, 50) == pytest.approx(math.sqrt(2 * math.log(3) / (16 * 50)))
 
 
-# --- P3, P5, P6: the tabular critic -----------------------------------------------------------------------------------
+# --- E3, E5, E6: the tabular critic -----------------------------------------------------------------------------------
 
 
 def recorded(mdp, episodes, seed=0):
@@ -228,7 +228,7 @@ def test_the_critic_is_a_function_of_the_set_of_transitions():
     assert critics[0].visits[0, 0, 0].sum() == 60
 
 
-# --- P10: determinants ------------------------------------------------------------------------------------------------
+# --- E10: determinants ------------------------------------------------------------------------------------------------
 
 
 def test_rank_one_updates_and_the_determinant_lemma():

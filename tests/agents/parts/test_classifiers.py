@@ -1,4 +1,4 @@
-"""The ratio of two transition laws, on a toy where it is known (brief h2o.md, section 12.1)."""
+"""The ratio of two transition densities, on a toy where it is known (docs/derivations/h2o.md §11.1, E15)."""
 
 import math
 
@@ -44,7 +44,7 @@ def true_log_ratio(batch: Batch, shift: float) -> torch.Tensor:
 
 
 def fit(shift: float, *, bound=2.0, state_shift=0.0, noise=0.0, steps=1500):
-    """Train as the brief says; return estimated and true log P_sim/P_real on 4000 fresh simulated rows."""
+    """Train as in §11.1; return estimated and true log P_sim/P_real on 4000 fresh simulated rows."""
     generator = torch.Generator().manual_seed(1)
     classifiers = make_toy(bound)
     optimiser = torch.optim.Adam(classifiers.parameters(), lr=1e-3)

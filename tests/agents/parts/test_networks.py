@@ -1,4 +1,4 @@
-"""Networks against PyTorch's own layers and against float64 references."""
+"""Networks against PyTorch's own layers and against float64 references (docs/derivations/h2o.md §2.1)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Sums along time, the written-out regression, episodes and the success rule."""
+"""Sums along time (docs/derivations/hnpg.md E10), the written-out regression, episodes and the success rule (§8.6)."""
 
 import pytest
 import torch
@@ -16,37 +16,37 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def random_episodes(steps=9, lanes=6):
+def random_episodes(steps=9, num_envs=6):
     g = generator()
-    reward, value, following = torch.randn(3, steps, lanes, generator=g, dtype=torch.float64)
-    ended = torch.rand(steps, lanes, generator=g) < 0.25
+    reward, value, following = torch.randn(3, steps, num_envs, generator=g, dtype=torch.float64)
+    ended = torch.rand(steps, num_envs, generator=g) < 0.25
     return reward, value, following, ended
 
 
-@pytest.mark.parametrize("tau", [0.0, 0.5, 0.97, 1.0])
-def test_advantages_are_the_double_sum(tau):
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 0.97, 1.0])
+def test_advantages_are_the_double_sum(gae_lambda):
     reward, value, following, ended = random_episodes()
     expected = torch.zeros_like(reward)
-    for lane in range(reward.shape[1]):
+    for i in range(reward.shape[1]):
         for t in range(len(reward)):
             decay = 1.0
             for k in range(t, len(reward)):
-                delta = reward[k, lane] + 0.9 * following[k, lane] - value[k, lane]
-                expected[t, lane] += decay * delta
-                decay *= 0.9 * tau
-                if ended[k, lane]:
+                delta = reward[k, i] + 0.9 * following[k, i] - value[k, i]
+                expected[t, i] += decay * delta
+                decay *= 0.9 * gae_lambda
+                if ended[k, i]:
                     break
-    actual = generalised_advantages(reward, value, following, ended, gamma=0.9, tau=tau)
+    actual = generalised_advantages(reward, value, following, ended, gamma=0.9, gae_lambda=gae_lambda)
     assert_close(actual, expected)
 
 
-def test_tau_one_is_return_minus_value_and_tau_zero_one_step():
+def test_lambda_one_is_return_minus_value_and_lambda_zero_one_step():
     reward, value, _, _ = random_episodes()
     following = torch.cat([value[1:], torch.zeros_like(value[:1])])
     never = torch.zeros_like(reward)
-    full = generalised_advantages(reward, value, following, never, gamma=1.0, tau=1.0)
+    full = generalised_advantages(reward, value, following, never, gamma=1.0, gae_lambda=1.0)
     assert_close(full, backward_sums(reward, torch.ones_like(reward)) - value)
-    one_step = generalised_advantages(reward, value, following, never, gamma=1.0, tau=0.0)
+    one_step = generalised_advantages(reward, value, following, never, gamma=1.0, gae_lambda=0.0)
     assert_close(one_step, reward + following - value)
 
 
@@ -110,14 +110,14 @@ def test_a_fit_starts_adam_anew_and_moves_the_chosen_members_only():
 
 
 def finished(returns):
-    """One step in which every lane ends."""
+    """One step in which every episode ends."""
     returns = torch.tensor(returns, dtype=torch.float64)
     return [Episodes(torch.ones(len(returns), dtype=torch.bool), returns, torch.full((len(returns),), 5))]
 
 
 def test_solved_is_the_first_moving_average_above_one_half():
     meter = SuccessMeter(SuccessConfig(1.0, solved_window=3, stop_when_solved=True), 2, torch.device("cpu"))
-    wins, losses = [1.0, 1.0, 1.0, 1.0], [0.0, 0.1, 1.0, 1.0]  # two lanes a seed: the second seed always wins
+    wins, losses = [1.0, 1.0, 1.0, 1.0], [0.0, 0.1, 1.0, 1.0]  # two environments per seed: the second seed always wins
     rates = []
     for i, returns in enumerate([losses, wins, losses, losses, wins, wins]):
         metrics = meter.add(finished(returns), 100 * (i + 1))

@@ -1,4 +1,4 @@
-"""The ring against Stable-Baselines3's buffer and against its own promises."""
+"""The ring against Stable-Baselines3's buffer and against its own contract."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from tiny import ACT, OBS, make_batch, make_data, make_spaces
 from torch.testing import assert_close
 
 from surefoot.agents.interface import Batch
-from surefoot.agents.parts.replay import FixedReplay, PictureRing, Replay, fold, join
+from surefoot.agents.parts.replay import FixedReplay, ImageRing, Replay, fold, join
 
 
 def make_replay(capacity: int, seed: int = 0) -> Replay:
@@ -40,17 +40,17 @@ def test_holds_the_newest_rows(count):
     assert contents(replay) == set(range(max(0, count - 5), count))
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3, 7, 12])
-def test_many_rows_at_once_are_the_same_as_one_by_one(lanes):
+@pytest.mark.parametrize("num_envs", [1, 2, 3, 7, 12])
+def test_many_rows_at_once_are_the_same_as_one_by_one(num_envs):
     together, apart = make_replay(7), make_replay(7)
     for step in range(5):
-        batch = make_batch(lanes, seed=step)
+        batch = make_batch(num_envs, seed=step)
         together.push(batch)
-        for lane in range(lanes):
-            apart.push(Batch(*(field[lane : lane + 1] for field in batch)))
+        for i in range(num_envs):
+            apart.push(Batch(*(field[i : i + 1] for field in batch)))
     assert contents(together) == contents(apart)
     assert len(together) == len(apart)
-    if lanes <= 7:
+    if num_envs <= 7:
         assert_close(together.rows[: len(together)], apart.rows[: len(apart)], rtol=0, atol=0)
 
 
@@ -167,21 +167,21 @@ def test_a_million_halfcheetah_rows_fit_in_200_megabytes():
 
 
 class Frames(NamedTuple):
-    picture: torch.Tensor
+    image: torch.Tensor
     number: torch.Tensor
     pair: torch.Tensor
 
 
-def test_pictures_take_a_byte_a_number_and_come_back_with_the_rest():
-    ring = PictureRing(Frames, [6, None, 2], ["picture"], 10, torch.Generator().manual_seed(0))
+def test_images_take_a_byte_a_number_and_come_back_with_the_rest():
+    ring = ImageRing(Frames, [6, None, 2], ["image"], 10, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
-    picture = torch.randint(0, 256, (4, 6), generator=generator).float()
-    pushed = Frames(picture, torch.randn(4, generator=generator), torch.randn(4, 2, generator=generator))
+    image = torch.randint(0, 256, (4, 6), generator=generator).float()
+    pushed = Frames(image, torch.randn(4, generator=generator), torch.randn(4, 2, generator=generator))
     ring.push(pushed)
     assert (ring.rows.dtype, ring.rows.shape) == (torch.uint8, (10, 6 + 4 + 8))
     for got, want in zip(ring.unpack(ring.rows[:4]), pushed, strict=True):
         assert_close(got, want, rtol=0, atol=0)
     assert ring.sample(7).pair.shape == (7, 2)
-    other = PictureRing(Frames, [6, None, 2], ["picture"], 10, torch.Generator())
+    other = ImageRing(Frames, [6, None, 2], ["image"], 10, torch.Generator())
     other.load_state_dict(ring.state_dict())
     assert_close(other.sample(3), ring.sample(3), rtol=0, atol=0)

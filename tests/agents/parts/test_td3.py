@@ -1,4 +1,4 @@
-"""TD3's pieces by hand, and one update against Stable-Baselines3 on copied weights."""
+"""TD3's pieces (docs/derivations/iwocs.md §8.2) by hand, and one update against Stable-Baselines3 on copied weights."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_the_target_is_that_of_the_target_networks_and_masks_terminals():
 
 
 def test_critics_may_see_more_than_the_policy():
-    nets, batch, noise = make_nets(world_dim=2), make_batch(5), torch.zeros(5, ACT)
+    nets, batch, noise = make_nets(parameter_dim=2), make_batch(5), torch.zeros(5, ACT)
     seen = torch.cat([batch.next_obs, torch.ones(5, 2)], -1)
     value = nets.target_critic(seen, nets.target_policy(batch.next_obs)).amin(0)
     expected = batch.reward + 0.99 * (1 - batch.terminated) * value

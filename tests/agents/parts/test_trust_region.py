@@ -1,4 +1,4 @@
-"""The natural-gradient step against dense matrices (brief hnpg.md, sections 12.1.1 to 12.1.3), in float64."""
+"""The natural-gradient step against dense matrices (docs/derivations/hnpg.md E1 to E3), in float64."""
 
 import math
 from dataclasses import replace
@@ -29,19 +29,19 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def make_policy(head, members=E, hidden=(6, 5), obs=OBS):
-    policy = PolicyStack(members, obs, head, hidden, generator()).double()
+def make_policy(head, stack_size=E, hidden=(6, 5), obs=OBS):
+    policy = PolicyStack(stack_size, obs, head, hidden, generator()).double()
     with torch.no_grad():
         for parameter in policy.parameters():  # away from the symmetric start: σ ≠ 1, outputs not near 0
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator(1), dtype=torch.float64)
     return policy
 
 
-def make_rows(policy, rows=B, seed=2, members=E):
+def make_rows(policy, rows=B, seed=2, stack_size=E):
     g = generator(seed)
-    obs = torch.randn(members, rows, OBS, generator=g, dtype=torch.float64)
+    obs = torch.randn(stack_size, rows, OBS, generator=g, dtype=torch.float64)
     action = policy.head.sample(policy(obs), g).detach()
-    advantage = torch.randn(members, rows, generator=g, dtype=torch.float64)
+    advantage = torch.randn(stack_size, rows, generator=g, dtype=torch.float64)
     weight = torch.rand(rows, generator=g, dtype=torch.float64)
     return StepRows(obs, action, advantage, weight / weight.sum())
 
@@ -73,7 +73,7 @@ def dense_fisher(policy, rows, damping, member):
             metric = torch.diag(torch.cat([(-2 * log_std).exp(), torch.full_like(log_std, 2.0)]))
         else:
             p = out[i].softmax(-1)
-            scores = torch.eye(len(p)).double() - p  # ∇_logits log p(a), one row an action
+            scores = torch.eye(len(p)).double() - p  # ∇_logits log p(a), one row per action
             metric = scores.T @ torch.diag(p) @ scores
         matrix += weight * jacobian[i].T @ metric @ jacobian[i]
     return matrix
@@ -93,8 +93,8 @@ def test_fisher_product_is_that_of_the_explicit_matrix(head):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_fisher_matrix_is_the_hessian_of_the_kl(head):
-    policy = make_policy(head, members=1)
-    rows = make_rows(policy, members=1)
+    policy = make_policy(head, stack_size=1)
+    rows = make_rows(policy, stack_size=1)
     old = policy(rows.obs).detach()
 
     def kl(theta):
@@ -168,11 +168,11 @@ def test_damping_enters_the_length_so_a_small_step_spends_less_than_the_limit():
     product, undamped = product_of(policy, rows, 0.1), product_of(policy, rows, 0.0)
     g = torch.randn(policy.vector().shape, generator=generator(4), dtype=torch.float64)
     x = conjugate_gradients(product, g, 10, 1e-10)
-    share = dot(x, undamped(x)) / dot(x, product(x))
+    ratio = dot(x, undamped(x)) / dot(x, product(x))
     step = scale_to_limit(x, product(x), 1e-6)
     measured = policy.head.kl(policy(rows.obs), policy(rows.obs, policy.split(policy.vector() + step)))
-    assert_close((rows.weight * measured).sum(-1, keepdim=True) / 1e-6, share, rtol=1e-2, atol=1e-3)
-    assert bool((share < 1).all())
+    assert_close((rows.weight * measured).sum(-1, keepdim=True) / 1e-6, ratio, rtol=1e-2, atol=1e-3)
+    assert bool((ratio < 1).all())
 
 
 def quadratic_bowl(theta):
@@ -253,7 +253,7 @@ class Table(PolicyStack):
 
 
 def test_natural_direction_is_the_regression_on_compatible_features():
-    """Brief 12.1.3: every (state, action) once, weighed by state and policy; min-norm, wᵀφ compared."""
+    """E3: every (state, action) once, weighed by state and policy; min-norm, wᵀφ compared."""
     states, actions = 3, 4
     policy = Table(states, actions)
     g = generator(8)
@@ -279,7 +279,7 @@ def test_natural_direction_is_the_regression_on_compatible_features():
     regression = torch.linalg.lstsq(root * scores, root * advantage.flatten()[:, None], driver="gelsd").solution
     assert_close(scores @ x[0], (scores @ regression).squeeze(1), rtol=1e-7, atol=1e-9)
     assert_close(scores @ x[0], advantage.flatten(), rtol=1e-7, atol=1e-9)
-    logits_change = x.view(states, actions)  # NPG: the advantage is added to the logits, up to a constant a state
+    logits_change = x.view(states, actions)  # NPG: the advantage is added to the logits, up to a constant per state
     constant = logits_change - advantage
     assert_close(constant, constant.mean(-1, keepdim=True).expand_as(constant), rtol=1e-7, atol=1e-9)
     assert math.isfinite(float(x.sum()))

@@ -1,4 +1,4 @@
-"""The combination locks against the brief's tables and closed forms (hnpg.md, sections 7 and 12.1.8)."""
+"""The combination locks against the tables and closed forms of docs/derivations/hnpg.md §8 (E8, E9, E13)."""
 
 import math
 
@@ -103,7 +103,7 @@ def test_the_modes_pay_the_bait_at_different_times():
 
 
 @pytest.mark.parametrize(("horizon", "success", "value"), [(5, 0.3700, 0.4015), (10, 0.3878, 0.4185)])
-def test_the_behaviour_succeeds_as_often_as_the_brief_says(horizon, success, value):
+def test_the_behaviour_succeeds_as_often_as_the_closed_form_says(horizon, success, value):
     env = CombinationLock(20_000, horizon=horizon)
     generator = torch.Generator().manual_seed(1)
     returns, _ = rollout(env, lambda env: env.behaviour(env.behaviour_epsilon, generator))
@@ -121,7 +121,7 @@ def test_code_words_belong_to_the_code_seed_alone():
 
 
 def test_the_seed_decides_and_a_state_resumes():
-    env, fresh = (make_vec(EnvConfig(ID, num_envs=4, kwargs={"horizon": 3}, clock=True)) for _ in range(2))
+    env, fresh = (make_vec(EnvConfig(ID, num_envs=4, kwargs={"horizon": 3}, time_aware=True)) for _ in range(2))
     actions = torch.randn(8, 4, 10, generator=torch.Generator().manual_seed(0))
     env.reset(seed=3), fresh.reset(seed=3)
     for action in actions[:4]:
@@ -133,9 +133,9 @@ def test_the_seed_decides_and_a_state_resumes():
         assert_close(env.step(action)[:4], fresh.step(action)[:4], rtol=0, atol=0)
 
 
-def test_the_clock_counts_steps_by_every_door():
-    batch = make_vec(EnvConfig(ID, num_envs=2, kwargs={"horizon": 3}, clock=True))
-    single = make_single(EnvConfig(ID, kwargs={"horizon": 3}, clock=True))
+def test_time_aware_observations_count_steps_in_every_kind_of_environment():
+    batch = make_vec(EnvConfig(ID, num_envs=2, kwargs={"horizon": 3}, time_aware=True))
+    single = make_single(EnvConfig(ID, kwargs={"horizon": 3}, time_aware=True))
     assert batch.single_observation_space == single.observation_space
     obs, _ = batch.reset(seed=0)
     row, _ = single.reset(seed=0)
@@ -146,7 +146,7 @@ def test_the_clock_counts_steps_by_every_door():
         assert info["final_obs"][:, -1].tolist() == [step, step]
         assert single.step(np.zeros(10, np.float32))[0][-1] == step
     assert obs[:, -1].tolist() == [0.0, 0.0]
-    ordinary = make_vec(EnvConfig("Pendulum-v1", max_episode_steps=2, clock=True))
+    ordinary = make_vec(EnvConfig("Pendulum-v1", max_episode_steps=2, time_aware=True))
     ordinary.reset(seed=0)
     assert [float(ordinary.step(torch.zeros(1, 1))[0][0, -1]) for _ in range(3)] == [1.0, 0.0, 1.0]
 
@@ -170,8 +170,8 @@ def test_image_lock_shows_images_of_the_right_class_and_split(tmp_path):
         obs, _ = env.reset(seed=0)
         for h in range(3):
             latent = env._state[0]
-            for lane in range(0, 200, 17):
-                assert (pool[3 * h + latent[lane]] == obs[lane].numpy()).all(1).any()
+            for i in range(0, 200, 17):
+                assert (pool[3 * h + latent[i]] == obs[i].numpy()).all(1).any()
             obs, *_ = env.step(right(env))
     assert not np.isin(train.images.numpy(), test.images.numpy()).any()
 

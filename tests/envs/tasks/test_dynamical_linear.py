@@ -1,4 +1,7 @@
-"""The dynamical linear bandit against the tables of the brief, and its exact epochs against its rounds."""
+"""The dynamical linear bandit against exact answers, and its exact epochs against its rounds.
+
+docs/derivations/dynlin.md §9, E1 and E18; epochs: §5.2.
+"""
 
 import gymnasium as gym
 import numpy as np
@@ -9,10 +12,10 @@ from surefoot.envs import DynamicalLinear, EnvConfig, make_vec, spaces_of
 from surefoot.envs.tasks.linear_system import (
     SYSTEMS,
     cumulative_markov,
-    hold_law,
     make_actions,
     make_system,
     polytope_vertices,
+    repeat_distribution,
     spectral_radius,
 )
 
@@ -38,7 +41,7 @@ def test_h_is_the_sum_of_the_markov_parameters(name):
         ("s1", [1.0, 0.0], [1.0, 0.0, 0.5]),
     ],
 )
-def test_steady_state_rewards_are_those_of_the_brief(name, h, values):
+def test_steady_state_rewards_are_those_of_the_derivation(name, h, values):
     env = DynamicalLinear(system=name)
     np.testing.assert_allclose(env.h, h, rtol=0, atol=6e-7)
     np.testing.assert_allclose(env.actions @ env.h, values, rtol=0, atol=6e-7)
@@ -97,17 +100,17 @@ def test_without_noise_an_epoch_is_its_rounds(rounds):
     epoch.reset(seed=0), single.reset(seed=0)
     for shift in range(3):
         actions = (torch.arange(6) + shift) % 6
-        held = epoch.hold(actions, rounds)
+        repeated = epoch.repeat(actions, rounds)
         rewards = torch.stack([single.step(actions)[1] for _ in range(rounds)])
-        torch.testing.assert_close(held.last_reward, rewards[-1], rtol=0, atol=1e-13)
-        torch.testing.assert_close(held.total_reward, rewards.sum(0), rtol=0, atol=1e-13)
+        torch.testing.assert_close(repeated.last_reward, rewards[-1], rtol=0, atol=1e-13)
+        torch.testing.assert_close(repeated.total_reward, rewards.sum(0), rtol=0, atol=1e-13)
         torch.testing.assert_close(epoch._state[0], single._state[0], rtol=0, atol=1e-13)
 
 
-def test_the_law_of_an_epoch_has_the_covariance_of_its_rounds():
+def test_the_distribution_of_an_epoch_has_the_covariance_of_its_rounds():
     system, rounds = make_system({**SYSTEMS["real-data"], "state_noise": 0.3, "output_noise": 0.2}), 4
-    law = hold_law(system, rounds)
-    covariance = law.noise @ law.noise.T
+    distribution = repeat_distribution(system, rounds)
+    covariance = distribution.noise @ distribution.noise.T
     powers = [np.linalg.matrix_power(system.A, i) for i in range(rounds)]
     before_last = 0.3**2 * sum(P @ P.T for P in powers[:-1])
     np.testing.assert_allclose(covariance[:3, :3], 0.3**2 * sum(P @ P.T for P in powers), atol=1e-12)
@@ -115,18 +118,18 @@ def test_the_law_of_an_epoch_has_the_covariance_of_its_rounds():
     np.testing.assert_allclose(covariance[3, :3], system.A @ before_last @ system.omega, atol=1e-12)
 
 
-def test_epochs_and_rounds_agree_in_law():
-    lanes, rounds = 10_000, 3
+def test_epochs_and_rounds_agree_in_distribution():
+    num_envs, rounds = 10_000, 3
     kwargs = {"system": "real-data", "state_noise": 0.3, "output_noise": 0.1}
-    epoch, single = DynamicalLinear(lanes, **kwargs), DynamicalLinear(lanes, **kwargs)
+    epoch, single = DynamicalLinear(num_envs, **kwargs), DynamicalLinear(num_envs, **kwargs)
     epoch.reset(seed=0), single.reset(seed=1)
-    action = torch.full((lanes,), 2)
+    action = torch.full((num_envs,), 2)
     samples = []
     for env in (epoch, single):
         for _ in range(2):
             if env is epoch:
-                held = env.hold(action, rounds)
-                last, total = held.last_reward, held.total_reward
+                repeated = env.repeat(action, rounds)
+                last, total = repeated.last_reward, repeated.total_reward
             else:
                 rewards = torch.stack([env.step(action)[1] for _ in range(rounds)])
                 last, total = rewards[-1], rewards.sum(0)
@@ -139,27 +142,27 @@ def test_an_epoch_does_not_cross_an_episodes_end():
     env = DynamicalLinear(2, system="s1", max_episode_steps=10)
     env.reset(seed=0)
     with pytest.raises(ValueError, match="set no max_episode_steps"):
-        env.hold(torch.zeros(2, dtype=torch.int64), 3)
+        env.repeat(torch.zeros(2, dtype=torch.int64), 3)
 
 
 # --- replicates -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_a_lane_does_not_depend_on_how_many_there_are(held):
+@pytest.mark.parametrize("repeated", [False, True])
+def test_an_environment_does_not_depend_on_how_many_there_are(repeated):
     few, many = DynamicalLinear(2, system="real-data"), DynamicalLinear(37, system="real-data")
     few.reset(seed=3), many.reset(seed=3)
     for t in range(300):  # more than one block of noise
         actions = torch.arange(37) * (t + 1) % 6
-        if held:
-            one, other = few.hold(actions[:2], 4), many.hold(actions, 4)
+        if repeated:
+            one, other = few.repeat(actions[:2], 4), many.repeat(actions, 4)
             equal(one.total_reward, other.total_reward[:2])
         else:
             equal(few.step(actions[:2])[1], many.step(actions)[1][:2])
         equal(few._state[0], many._state[0][:2])
 
 
-def test_lanes_and_seeds_have_noise_of_their_own():
+def test_environments_and_seeds_have_noise_of_their_own():
     env = DynamicalLinear(3, system="s1")
     env.reset(seed=0)
     first = env.step(torch.zeros(3, dtype=torch.int64))[1]
@@ -183,10 +186,12 @@ def test_a_saved_environment_goes_on_bit_for_bit():
     env, fresh = (DynamicalLinear(3, system="real-data") for _ in range(2))
     env.reset(seed=0)
     for t in range(260):
-        env.hold(torch.full((3,), t % 6), 1 + t % 3)
+        env.repeat(torch.full((3,), t % 6), 1 + t % 3)
     fresh.load_state_dict(env.state_dict())
     for t in range(10):
-        equal(env.hold(torch.full((3,), t % 6), 2).total_reward, fresh.hold(torch.full((3,), t % 6), 2).total_reward)
+        equal(
+            env.repeat(torch.full((3,), t % 6), 2).total_reward, fresh.repeat(torch.full((3,), t % 6), 2).total_reward
+        )
     equal(env.reset()[0], fresh.reset()[0])
     equal(env.step(torch.zeros(3, dtype=torch.int64))[1], fresh.step(torch.zeros(3, dtype=torch.int64))[1])
 
@@ -220,7 +225,7 @@ def test_own_systems_are_taken_from_plain_values():
     kwargs = {**matrices, "noise": 0.05, "actions": [[1, 0], [0, 1], [0.5, 0.5]]}
     own, named = (make_vec(EnvConfig(ID, num_envs=2, kwargs=k)) for k in (kwargs, {"system": "s1"}))
     own.reset(seed=0), named.reset(seed=0)
-    equal(own.hold(torch.tensor([0, 1]), 3).total_reward, named.hold(torch.tensor([0, 1]), 3).total_reward)
+    equal(own.repeat(torch.tensor([0, 1]), 3).total_reward, named.repeat(torch.tensor([0, 1]), 3).total_reward)
     assert spaces_of(EnvConfig(ID, kwargs=kwargs))[1] == gym.spaces.Discrete(3)
 
 
@@ -228,7 +233,7 @@ S1 = {name: SYSTEMS["s1"][name] for name in ("A", "B", "omega", "theta", "action
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"A": [[1.0]]}, "spectral radius 1; the system is unstable"),
         ({"A": [[0.5, 1.0]]}, "A is 1 x 2; it must be square"),
@@ -253,9 +258,9 @@ S1 = {name: SYSTEMS["s1"][name] for name in ("A", "B", "omega", "theta", "action
         ({"actions": None, "polytope": {"matrix": [[1, 0], [0, 1]], "bound": [1, 1]}}, "polytope is unbounded"),
     ],
 )
-def test_what_is_no_system_is_named(changes, says):
+def test_what_is_no_system_is_named(changes, message):
     description = {**S1, **changes}
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         make_actions(description, make_system(description).B.shape[1])
 
 

@@ -1,4 +1,7 @@
-"""The exploration tasks against exact values, transition by transition, and as played (NORA's brief, 6 and 7)."""
+"""The exploration tasks against exact values, transition by transition, and as played.
+
+docs/derivations/nora.md §9; its exact answers E8, E11 and E13 to E21.
+"""
 
 import gymnasium as gym
 import pytest
@@ -269,18 +272,18 @@ def test_sums_of_rewards_stay_in_the_declared_range_and_can_come_close(env):
 
 @pytest.mark.parametrize("env", TASKS, ids=lambda env: type(env).__name__)
 def test_states_are_seen_and_episodes_take_the_horizon(env):
-    """With another number of lanes than the task was written with, a clock, and the state told by every observation."""
+    """With more environments than the task was written with, the step, and the state visible in every observation."""
     name = f"surefoot/{type(env).__name__}-v0"
-    lanes = make_vec(EnvConfig(name, num_envs=6, clock=True))
-    obs, _ = lanes.reset(seed=0)
-    for step in range(1, lanes.horizon + 1):
-        assert torch.equal(lanes.decode(obs), lanes.state)
-        action = torch.arange(6) % lanes.single_action_space.n
-        obs, reward, terminated, truncated, info = lanes.step(action)
+    envs = make_vec(EnvConfig(name, num_envs=6, time_aware=True))
+    obs, _ = envs.reset(seed=0)
+    for step in range(1, envs.horizon + 1):
+        assert torch.equal(envs.decode(obs), envs.state)
+        action = torch.arange(6) % envs.single_action_space.n
+        obs, reward, terminated, truncated, info = envs.step(action)
         assert info["final_obs"][:, -1].tolist() == [step] * 6
-        assert obs.shape == (6, lanes.single_observation_space.shape[0])
+        assert obs.shape == (6, envs.single_observation_space.shape[0])
         assert not terminated.any()
-        assert bool(truncated.all()) == bool(truncated.any()) == (step == lanes.horizon)
+        assert bool(truncated.all()) == bool(truncated.any()) == (step == envs.horizon)
         assert reward.dtype == torch.float32
     assert_close(obs[:, -1], torch.zeros(6))
 

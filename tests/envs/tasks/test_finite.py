@@ -1,4 +1,4 @@
-"""Finite MDPs as lanes: what is played is the table, by frequency and by step."""
+"""Finite MDPs as vector environments: what is played is the table, by frequency and by step."""
 
 import numpy as np
 import pytest
@@ -21,12 +21,12 @@ def table(steps=3, seed=0):
 
 
 def test_draws_follow_the_table_of_their_step():
-    outcomes, lanes = table(), 200_000
-    env = FiniteEnv(outcomes, lanes, horizon=3)
+    outcomes, num_envs = table(), 200_000
+    env = FiniteEnv(outcomes, num_envs, horizon=3)
     env.reset(seed=0)
     assert_close((env.state == 0).double().mean(), torch.tensor(0.25).double(), rtol=0, atol=0.005)
     for step in range(3):
-        state, action = env.state, torch.arange(lanes) % 2
+        state, action = env.state, torch.arange(num_envs) % 2
         _, reward, terminated, truncated, info = env.step(action)
         cell = reward.long()
         assert_close(outcomes.next_state.flatten()[cell], info["final_obs"].argmax(-1))
@@ -88,15 +88,15 @@ def test_the_single_view_is_a_gymnasium_environment():
 
 
 def test_an_episode_played_at_once_follows_policies_and_table():
-    outcomes, lanes = table(), 120_000
-    env = FiniteEnv(outcomes, lanes, horizon=3)
+    outcomes, num_envs = table(), 120_000
+    env = FiniteEnv(outcomes, num_envs, horizon=3)
     env.reset(seed=0)
     g = torch.Generator().manual_seed(1)
     policies = torch.rand(2, 3, 3, 2, generator=g, dtype=torch.float64)
     policies = policies / policies.sum(-1, keepdim=True)
-    which = torch.arange(lanes) % 2
+    which = torch.arange(num_envs) % 2
     state, action, reward = env.play(policies[which])
-    assert (state.shape, action.shape, reward.shape) == ((4, lanes), (3, lanes), (3, lanes))
+    assert (state.shape, action.shape, reward.shape) == ((4, num_envs), (3, num_envs), (3, num_envs))
     assert_close((state[0] == 0).double().mean(), torch.tensor(0.25).double(), rtol=0, atol=0.005)
     for step in range(3):
         cell = reward[step].long()  # each reward names its cell
@@ -111,6 +111,6 @@ def test_an_episode_played_at_once_follows_policies_and_table():
         counts = torch.bincount(cell, minlength=outcomes.reward.numel()).view(outcomes.reward.shape).double()
         visits = counts[step].sum(-1, keepdim=True)
         assert ((counts[step] - visits * outcomes.probability[step]).abs() <= 5 * visits.sqrt()).all()
-    other = FiniteEnv(outcomes, lanes, horizon=3, max_episode_steps=2)
+    other = FiniteEnv(outcomes, num_envs, horizon=3, max_episode_steps=2)
     with pytest.raises(ValueError, match="only episodes that all take the task's 3 steps"):
         other.play(policies[which])

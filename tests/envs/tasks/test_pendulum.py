@@ -1,4 +1,4 @@
-"""The native Pendulum against Gymnasium's, and what every native task shares: masks, clock, generator, single view."""
+"""The native Pendulum against Gymnasium's, and what every native task shares: masks, elapsed steps, generator, single view."""
 
 import gymnasium as gym
 import numpy as np
@@ -7,7 +7,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from surefoot.envs import EnvConfig, Pendulum, Physics, SingleEnv, TensorVectorEnv, make_single, make_vec
-from surefoot.envs.vector import SyncLanes
+from surefoot.envs.vector import SyncEnvs
 
 ID = "surefoot/Pendulum-v0"
 
@@ -15,23 +15,23 @@ ID = "surefoot/Pendulum-v0"
 @pytest.mark.parametrize("action_dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("gravity", [1.0, -1.0])
 def test_float64_is_gymnasiums_pendulum_to_the_last_bit(action_dtype, gravity):
-    lanes, steps = 4, 1000
-    ours = Pendulum(lanes, dtype=torch.float64, physics=Physics(gravity=gravity))
+    num_envs, steps = 4, 1000
+    ours = Pendulum(num_envs, dtype=torch.float64, physics=Physics(gravity=gravity))
     obs, _ = ours.reset(seed=0)
-    theirs = [make_single(EnvConfig("Pendulum-v1", Physics(gravity=gravity))).unwrapped for _ in range(lanes)]
+    theirs = [make_single(EnvConfig("Pendulum-v1", Physics(gravity=gravity))).unwrapped for _ in range(num_envs)]
     for env, angle, speed in zip(theirs, *ours._state, strict=True):
         env.reset(seed=0)
         env.state = np.array([angle, speed])
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
-        actions = 3 * torch.rand(lanes, 1, generator=generator, dtype=action_dtype) - 1.5  # some beyond the bounds
+        actions = 3 * torch.rand(num_envs, 1, generator=generator, dtype=action_dtype) - 1.5  # some beyond the bounds
         obs, reward, *_ = ours.step(actions)
-        for lane, env in enumerate(theirs):
-            rounded, expected_reward, *_ = env.step(2 * actions[lane].numpy())
+        for i, env in enumerate(theirs):
+            rounded, expected_reward, *_ = env.step(2 * actions[i].numpy())
             angle, speed = env.state
-            np.testing.assert_array_equal(obs[lane], [np.cos(angle), np.sin(angle), speed])
-            np.testing.assert_array_equal(obs[lane].float(), rounded)
-            assert float(reward[lane]) == expected_reward
+            np.testing.assert_array_equal(obs[i], [np.cos(angle), np.sin(angle), speed])
+            np.testing.assert_array_equal(obs[i].float(), rounded)
+            assert float(reward[i]) == expected_reward
 
 
 def test_float32_stays_close_to_float64():
@@ -56,14 +56,14 @@ def test_initial_states_are_uniform_and_belong_to_the_seed():
     assert 0.99 < speed.max() <= 1
     torch.testing.assert_close(angle.std(), torch.tensor(2 * np.pi / 12**0.5).float(), rtol=0.02, atol=0)
     torch.testing.assert_close(env.reset(seed=0)[0], obs, rtol=0, atol=0)
-    assert not torch.equal(env.reset()[0], obs)  # goes on with the generator
+    assert not torch.equal(env.reset()[0], obs)  # continues the generator
 
 
-def test_autoreset_replaces_only_ended_lanes_and_shows_their_true_successor():
+def test_autoreset_restarts_only_ended_environments_and_shows_their_true_successor():
     env = make_vec(EnvConfig(ID, num_envs=3, max_episode_steps=5))
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     env.reset(seed=0)
-    env._clock[1] = 2  # lane 1 is two steps ahead
+    env._elapsed_steps[1] = 2  # environment 1 is two steps ahead
     never_reset = Pendulum(3)
     never_reset.reset(seed=0)
     for step in range(1, 6):
@@ -78,7 +78,7 @@ def test_autoreset_replaces_only_ended_lanes_and_shows_their_true_successor():
         assert not torch.isclose(obs, info["final_obs"]).all(dim=1)[truncated].any()
         if step <= 3:
             torch.testing.assert_close(info["final_obs"], expected, rtol=0, atol=0)
-    assert env._clock.tolist() == [0, 2, 0]
+    assert env._elapsed_steps.tolist() == [0, 2, 0]
 
 
 def test_time_limit_is_200_by_every_door():
@@ -105,7 +105,7 @@ def test_action_noise_moves_the_pendulum_and_not_the_callers_action():
 
 def test_the_single_view_resumes_like_any_task():
     config = EnvConfig(ID, Physics(action_noise=0.2), max_episode_steps=10)
-    env, fresh = (TensorVectorEnv(SyncLanes(lambda: make_single(config), 2), 2, "cpu") for _ in range(2))
+    env, fresh = (TensorVectorEnv(SyncEnvs(lambda: make_single(config), 2), 2, "cpu") for _ in range(2))
     env.reset(seed=0)
     for _ in range(13):
         env.step(torch.ones(2, 1))

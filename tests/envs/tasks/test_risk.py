@@ -1,4 +1,4 @@
-"""The small risk tasks against figures worked out for them elsewhere: the laws of whole paths, by enumeration."""
+"""The small risk tasks against docs/derivations/distributional.md E10 and E11: returns of all paths, enumerated."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ UP, DOWN, LEFT, RIGHT, STAY = range(5)
 MOVES = {"U": UP, "D": DOWN, "L": LEFT, "R": RIGHT, "S": STAY}
 
 
-def law_of(env, choose, steps):
+def distribution_of(env, choose, steps):
     """Return {return: probability} of acting by `choose(step, state, return so far)`."""
     table, gamma = env.tabular(), env.discount
     alive = {(int(table.start.argmax()), 0.0): 1.0}
@@ -25,17 +25,17 @@ def law_of(env, choose, steps):
                 if chance > 0:
                     following[key] = following.get(key, 0.0) + mass * float(chance)
         alive = following
-    law = {}
+    distribution = {}
     for (_, total), mass in alive.items():
-        law[total] = law.get(total, 0.0) + mass
-    return law
+        distribution[total] = distribution.get(total, 0.0) + mass
+    return distribution
 
 
-def cvar(law, tau):
+def cvar(distribution, tau):
     left, total = tau, 0.0
-    for value in sorted(law):
-        share = min(left, law[value])
-        total, left = total + share * value, left - share
+    for value in sorted(distribution):
+        mass = min(left, distribution[value])
+        total, left = total + mass * value, left - mass
     return total / tau
 
 
@@ -48,8 +48,8 @@ def cvar(law, tau):
     ],
 )
 def test_the_three_ways_over_the_crossing(path, expected):
-    law = law_of(Crossing(), lambda step, state, total: MOVES[path[step]], len(path))
-    assert_close([cvar(law, tau) for tau in (1, 0.75, 0.5, 0.25, 0.1, 0.05)], expected, rtol=0, atol=6e-6)
+    distribution = distribution_of(Crossing(), lambda step, state, total: MOVES[path[step]], len(path))
+    assert_close([cvar(distribution, tau) for tau in (1, 0.75, 0.5, 0.25, 0.1, 0.05)], expected, rtol=0, atol=6e-6)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_the_exits_of_the_fork_if_ahead_and_if_behind(exits, expected):
     def choose(step, state, total):
         return RIGHT if step < 2 else {"G": UP, "B": DOWN}[exits[0 if total > 0 else 1]]
 
-    law = law_of(Fork(), choose, 3)
-    assert_close([cvar(law, tau) for tau in (1, 0.75, 0.5, 0.25)], expected, rtol=0, atol=6e-6)
+    distribution = distribution_of(Fork(), choose, 3)
+    assert_close([cvar(distribution, tau) for tau in (1, 0.75, 0.5, 0.25)], expected, rtol=0, atol=6e-6)
 
 
 def test_the_forks_coin_falls_when_its_cell_is_entered_and_not_at_a_bump():
@@ -92,13 +92,13 @@ def test_hazards_also_trigger_on_a_bump():
 
 def test_gate_and_bet_are_laddered_gambles():
     gate = {(0, 0): {0.0: 1.0}, (0, 1): {3.0: 0.5, -1.5: 0.5}, (1, 0): {3.0: 0.5, 0.0: 0.5}}
-    for actions, law in gate.items():
-        assert law_of(Gate(), lambda step, *_: actions[step], 2) == law  # noqa: B023 - called at once
+    for actions, distribution in gate.items():
+        assert distribution_of(Gate(), lambda step, *_: actions[step], 2) == distribution  # noqa: B023 - called at once
     assert Gate().horizon == 2
-    law = law_of(Bet(), lambda *_: 2, 3)
-    assert (min(law), max(law)) == (-5.42, 13.55)
-    assert_close(cvar(law, 1.0), 5.962)
-    assert_close(cvar(law_of(Bet(), lambda *_: 1, 3), 1.0), 0.8 * 2.71)
+    distribution = distribution_of(Bet(), lambda *_: 2, 3)
+    assert (min(distribution), max(distribution)) == (-5.42, 13.55)
+    assert_close(cvar(distribution, 1.0), 5.962)
+    assert_close(cvar(distribution_of(Bet(), lambda *_: 1, 3), 1.0), 0.8 * 2.71)
 
 
 @pytest.mark.parametrize(("task", "drains"), [(Pantry, False), (Drain, True)])
@@ -117,7 +117,7 @@ def test_the_pantry_pays_where_one_lands(task, drains):
 
 
 @pytest.mark.parametrize("name", ["Gate", "Bet", "Crossing", "Fork", "Pantry", "Drain"])
-def test_lanes_play_the_table_and_end_where_it_says(name):
+def test_environments_play_the_table_and_end_where_it_says(name):
     env = make_vec(EnvConfig(f"surefoot/{name}-v0", num_envs=500))
     table = env.tabular()
     seen = env.reset(seed=0)[0]

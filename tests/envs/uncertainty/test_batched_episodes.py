@@ -10,9 +10,9 @@ import torch
 
 from surefoot.envs import (
     SETS,
+    BatchedEpisodes,
     EnvConfig,
     Parameter,
-    ParameterLanes,
     Pendulum,
     Physics,
     UncertaintySet,
@@ -33,22 +33,22 @@ def corners(one, seed=0, n=6):
 
 
 @pytest.mark.parametrize("name", SETS_OF_ALL_ROBOTS)
-def test_a_lane_is_the_stock_task_with_the_same_parameters_bit_for_bit(name):
+def test_batched_episodes_are_the_unmodified_task_with_the_same_parameters_bit_for_bit(name):
     one, steps = SETS[name], 60
     config = EnvConfig(one.env)
-    lanes = ParameterLanes(config, one, corners(one), seeds=range(5, 11), threads=2)
-    assert isinstance(lanes.robots, MujocoRobots)
-    stock = [WithParameters(make_single(config), one) for _ in range(6)]
-    obs, _ = lanes.reset()
-    expected = [env.reset(seed=5 + i, options={"params": corners(one)[i]})[0] for i, env in enumerate(stock)]
+    episodes = BatchedEpisodes(config, one, corners(one), seeds=range(5, 11), threads=2)
+    assert isinstance(episodes.robots, MujocoRobots)
+    singles = [WithParameters(make_single(config), one) for _ in range(6)]
+    obs, _ = episodes.reset()
+    expected = [env.reset(seed=5 + i, options={"params": corners(one)[i]})[0] for i, env in enumerate(singles)]
     generator, running, compared = np.random.default_rng(1), set(range(6)), 0
     for _ in range(steps):
         for i in running:
             np.testing.assert_array_equal(obs[i], expected[i])
-        actions = generator.uniform(-1, 1, (6, *lanes.single_action_space.shape)).astype(np.float32)
-        obs, reward, terminated, truncated, info = lanes.step(torch.from_numpy(actions))
+        actions = generator.uniform(-1, 1, (6, *episodes.single_action_space.shape)).astype(np.float32)
+        obs, reward, terminated, truncated, info = episodes.step(torch.from_numpy(actions))
         for i in sorted(running):
-            expected[i], theirs, *flags, _ = stock[i].step(actions[i])
+            expected[i], theirs, *flags, _ = singles[i].step(actions[i])
             np.testing.assert_array_equal(info["final_obs"][i], expected[i])
             assert float(reward[i]) == np.float32(theirs)
             assert [bool(terminated[i]), bool(truncated[i])] == flags
@@ -58,7 +58,7 @@ def test_a_lane_is_the_stock_task_with_the_same_parameters_bit_for_bit(name):
     assert compared > 15
 
 
-def test_the_plain_stock_environment_with_a_heavier_torso():
+def test_gymnasiums_environment_with_a_heavier_torso():
     """Without any code of ours on the other side: Gymnasium's model, one number written by hand."""
     env = gym.make("HalfCheetah-v5")
     env.unwrapped.model.body_mass[1] = 3.0
@@ -81,20 +81,20 @@ def linear(env_id, seed=0):
 
 
 @pytest.mark.parametrize("name", ["hopper-2", "inverted-pendulum-2"])
-def test_returns_do_not_depend_on_lanes_threads_or_the_way(name, monkeypatch):
+def test_returns_do_not_depend_on_num_envs_threads_or_the_way(name, monkeypatch):
     one, act = SETS[name], linear(SETS[name].env)
     config = EnvConfig(one.env, max_episode_steps=40)
     params, seeds = np.tile(corners(one), (2, 1)), [*range(6), *range(100, 106)]
     played = play(act, config, one, params, seeds)
     assert len(set(played.lengths)) > 1
-    for lanes, threads in ((1, 1), (5, 1), (5, 2), (12, 3)):
-        again = play(act, config, one, params, seeds, lanes=lanes, threads=threads)
+    for num_envs, threads in ((1, 1), (5, 1), (5, 2), (12, 3)):
+        again = play(act, config, one, params, seeds, num_envs=num_envs, threads=threads)
         for ours, theirs in zip(again, played, strict=True):
             np.testing.assert_array_equal(ours, theirs)
     monkeypatch.delitem(ROBOTS, one.env)
-    slow = ParameterLanes(config, one, params, seeds, num_envs=2)
+    slow = BatchedEpisodes(config, one, params, seeds, num_envs=2)
     assert isinstance(slow.robots, GymRobots)
-    for ours, theirs in zip(play(act, config, one, params, seeds, lanes=5), played, strict=True):
+    for ours, theirs in zip(play(act, config, one, params, seeds, num_envs=5), played, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -109,24 +109,24 @@ def test_time_limit_constructor_arguments_and_changed_physics_reach_the_fast_way
     np.testing.assert_array_equal(play(act, config, one, corners(one), range(6)).returns, fast.returns)
 
 
-def test_action_noise_and_the_clock_take_the_slow_way():
-    for config in (EnvConfig("Hopper-v5", Physics(action_noise=0.1)), EnvConfig("Hopper-v5", clock=True)):
-        lanes = ParameterLanes(config, SETS["hopper-1"], [[1.0]], [0])
-        assert isinstance(lanes.robots, GymRobots)
-        assert lanes.reset()[0].shape == (1, 12 if config.clock else 11)
+def test_action_noise_and_time_aware_observations_take_the_slow_way():
+    for config in (EnvConfig("Hopper-v5", Physics(action_noise=0.1)), EnvConfig("Hopper-v5", time_aware=True)):
+        episodes = BatchedEpisodes(config, SETS["hopper-1"], [[1.0]], [0])
+        assert isinstance(episodes.robots, GymRobots)
+        assert episodes.reset()[0].shape == (1, 12 if config.time_aware else 11)
 
 
 # --- the queue --------------------------------------------------------------------------------------------------------
 
 
-def test_lanes_take_the_next_job_and_rest_when_there_is_none():
+def test_environments_take_the_next_job_and_rest_when_there_is_none():
     one = SETS["inverted-pendulum-1"]
-    lanes = ParameterLanes(EnvConfig(one.env, max_episode_steps=3), one, [[5.0]] * 5, range(5), num_envs=2)
-    obs, info = lanes.reset()
+    episodes = BatchedEpisodes(EnvConfig(one.env, max_episode_steps=3), one, [[5.0]] * 5, range(5), num_envs=2)
+    obs, info = episodes.reset()
     seen = []
-    while not lanes.finished:
+    while not episodes.finished:
         before = obs
-        obs, reward, _, truncated, info = lanes.step(torch.zeros(2, 1))
+        obs, reward, _, truncated, info = episodes.step(torch.zeros(2, 1))
         seen.append(info["job"].tolist())
         resting = info["job"] < 0
         assert not (truncated & resting).any()
@@ -134,7 +134,7 @@ def test_lanes_take_the_next_job_and_rest_when_there_is_none():
         torch.testing.assert_close(obs[resting], before[resting], rtol=0, atol=0)
         torch.testing.assert_close(truncated, info["_final_obs"])
     assert seen == [[0, 1]] * 3 + [[2, 3]] * 3 + [[4, -1]] * 3
-    assert lanes.reset()[1]["job"].tolist() == [0, 1]  # from the start again
+    assert episodes.reset()[1]["job"].tolist() == [0, 1]  # from the start again
 
 
 # --- physics that diverges --------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ LIGHT = UncertaintySet("light", "InvertedPendulum-v5", (Parameter("body_mass.*",
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_diverged_physics_ends_its_lane_only_and_is_reported(fast, monkeypatch, capfd, tmp_path):
+def test_diverged_physics_ends_its_own_episode_only_and_is_reported(fast, monkeypatch, capfd, tmp_path):
     monkeypatch.chdir(tmp_path)
     if not fast:
         monkeypatch.delitem(ROBOTS, LIGHT.env)
@@ -153,7 +153,7 @@ def test_diverged_physics_ends_its_lane_only_and_is_reported(fast, monkeypatch, 
     alone = play(lambda obs: torch.ones(len(obs), 1) * 0.02, config, LIGHT, [[5.0], [6.0]], [0, 2])
     np.testing.assert_array_equal(played.returns[[0, 2]], alone.returns)
     assert np.isfinite(played.returns).all()
-    assert played.returns[1] == played.lengths[1] - 1  # 1 a step, but for the one that diverged
+    assert played.returns[1] == played.lengths[1] - 1  # 1 per step, but for the one that diverged
     assert not list(tmp_path.iterdir())  # no MUJOCO_LOG.TXT
     assert "unstable" not in capfd.readouterr().err
 
@@ -167,12 +167,12 @@ def test_the_handler_of_other_warnings_is_put_back():
 # --- our own tensor tasks ---------------------------------------------------------------------------------------------
 
 
-def test_a_tensor_task_is_played_in_waves_with_a_row_of_parameters_a_lane():
+def test_a_tensor_task_is_played_in_waves_with_a_row_of_parameters_per_environment():
     one = SETS["pendulum-2"]
     config = EnvConfig("surefoot/Pendulum-v0", max_episode_steps=30)
     act = linear("surefoot/Pendulum-v0")
     params = corners(one, n=7)
-    played = play(act, config, one, params, range(7), lanes=3)
+    played = play(act, config, one, params, range(7), num_envs=3)
     assert played.lengths.tolist() == [30] * 7
     for first, last in pairwise([0, 3, 6, 9]):
         rows = params[first:last]

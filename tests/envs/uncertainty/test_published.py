@@ -1,4 +1,4 @@
-"""Uncertainty sets against IWOCS's brief, sections 6 and 13.1.7: which numbers change, when, and nothing else."""
+"""Uncertainty sets against docs/derivations/iwocs.md §7.6 to §7.9: which numbers change, when, and nothing else."""
 
 import gymnasium as gym
 import mujoco
@@ -44,7 +44,7 @@ def arrays(model):
     return {name: value.copy() for name, value in found.items() if isinstance(value, np.ndarray)}
 
 
-# --- the table of section 6.1 -----------------------------------------------------------------------------------------
+# --- the table of §7.6, and E11 ---------------------------------------------------------------------------------------
 
 NOMINAL_NOW = {
     "ant-3": [0.3272, 0.0392, 0.0392],
@@ -63,7 +63,7 @@ def test_nominal_values_are_those_of_the_models_of_today(name, expected):
     np.testing.assert_allclose(parameterised(name).nominal, expected, atol=5e-5)
 
 
-def test_every_set_of_the_brief_is_there():
+def test_every_published_set_is_there():
     one_to_three = {"ant", "halfcheetah", "hopper", "humanoidstandup", "walker"}
     names = {f"{robot}-{d}" for robot in one_to_three for d in (1, 2, 3)} | {
         "inverted-pendulum-1",
@@ -79,7 +79,7 @@ def test_every_set_of_the_brief_is_there():
     assert SETS["humanoidstandup-3"].param_names != SETS["humanoidstandup-3-m2td3"].param_names
 
 
-BODIES = {  # section 6.2: indices that RRLS writes to
+BODIES = {  # §7.7: indices that RRLS writes to
     "ant-3": [1, 2, 5],
     "halfcheetah-3": [None, 1, 2],
     "hopper-3": [0, 1, 2],
@@ -93,18 +93,18 @@ BODIES = {  # section 6.2: indices that RRLS writes to
 def test_a_parameter_changes_one_field_of_the_model_and_the_next_observation(name, rows):
     env = parameterised(name)
     env.reset(seed=0)
-    stock, path = arrays(env.unwrapped.model), trajectory(env, env.nominal)
+    unmodified, path = arrays(env.unwrapped.model), trajectory(env, env.nominal)
     for i, row in enumerate(rows):
         values = env.nominal.copy()
         values[i] = SETS[name].high[i]
         moved = trajectory(env, values)
         now = arrays(env.unwrapped.model)
-        changed = {field for field in stock if not np.array_equal(stock[field], now[field])}
+        changed = {field for field in unmodified if not np.array_equal(unmodified[field], now[field])}
         field = SETS[name].param_names[i].split(".")[0]
         assert changed == {field}
-        where = np.argwhere(stock[field] != now[field])
+        where = np.argwhere(unmodified[field] != now[field])
         if row is None:  # HalfCheetah: the sliding friction of all geoms
-            assert {tuple(index) for index in where} == {(geom, 0) for geom in range(len(stock[field]))}
+            assert {tuple(index) for index in where} == {(geom, 0) for geom in range(len(unmodified[field]))}
         else:
             assert where[:, 0].tolist() == [row]
             assert field == "body_mass" or where[:, 1].tolist() == [0]
@@ -133,9 +133,9 @@ def test_the_half_open_grid_has_ten_values_and_the_published_corners():
 
 
 @pytest.mark.parametrize("name", ["ant-3", "halfcheetah-3", "hopper-3", "humanoidstandup-3", "walker-3", "ant-force"])
-def test_nominal_is_the_stock_task_bit_for_bit(name):
-    stock = make_single(EnvConfig(SETS[name].env))
-    np.testing.assert_array_equal(trajectory(parameterised(name), None), trajectory(stock, None))
+def test_nominal_is_the_unmodified_task_bit_for_bit(name):
+    unmodified = make_single(EnvConfig(SETS[name].env))
+    np.testing.assert_array_equal(trajectory(parameterised(name), None), trajectory(unmodified, None))
 
 
 @pytest.mark.parametrize("name", ["halfcheetah-3", "ant-force"])
@@ -175,7 +175,7 @@ def test_mass_is_all_that_changes_unless_asked_otherwise():
         np.testing.assert_allclose(getattr(model, name), value, rtol=1e-12, err_msg=name)
 
 
-# --- friction that does nothing (section 6.4) -------------------------------------------------------------------------
+# --- friction that does nothing (§7.9, E12) ---------------------------------------------------------------------------
 
 
 def standing_still(env, friction, steps=60):
@@ -249,20 +249,20 @@ def test_a_task_of_ones_own_by_the_protocol():
     np.testing.assert_array_equal(env.reset()[0], [4.0, 0.25])
 
 
-def test_the_tensor_pendulum_has_a_mass_and_a_length_a_lane():
-    env, stock = Pendulum(3, dtype=torch.float64), Pendulum(3, dtype=torch.float64)
+def test_the_tensor_pendulum_has_a_mass_and_a_length_per_environment():
+    env, unmodified = Pendulum(3, dtype=torch.float64), Pendulum(3, dtype=torch.float64)
     assert isinstance(env, Uncertain)
     env.set_params(torch.tensor([[1.0, 1.0], [0.5, 1.0], [1.0, 1.3]]))
-    env.reset(seed=0), stock.reset(seed=0)
+    env.reset(seed=0), unmodified.reset(seed=0)
     angle, speed = env._state
     torque = torch.full((3, 1), 0.5, dtype=torch.float64)
-    env.step(torque), stock.step(torque)
+    env.step(torque), unmodified.step(torque)
     g, u = 10.0, 1.0
     mass, length = torch.tensor([1.0, 0.5, 1.0]), torch.tensor([1.0, 1.0, 1.3], dtype=torch.float32).double()
     expected = speed + 0.05 * (3 * g / (2 * length) * torch.sin(angle) + 3 / (mass * length**2) * u)
     torch.testing.assert_close(env._state[1], expected)
-    assert env._state[1][0] == stock._state[1][0]
-    assert (env._state[1][1:] != stock._state[1][1:]).all()
+    assert env._state[1][0] == unmodified._state[1][0]
+    assert (env._state[1][1:] != unmodified._state[1][1:]).all()
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

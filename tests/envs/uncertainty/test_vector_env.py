@@ -7,15 +7,15 @@ import torch
 
 from surefoot.envs import (
     SETS,
+    BatchedPerturbedEnvs,
     EnvConfig,
     Parameter,
-    UncertainLanes,
     UncertaintySet,
+    UncertainVectorEnv,
     WithParameters,
-    Worlds,
     make_single,
 )
-from surefoot.envs import play as play_worlds
+from surefoot.envs import play as play_jobs
 from surefoot.envs.uncertainty import probe
 
 PENDULUMS = SETS["inverted-pendulum-2"]
@@ -40,22 +40,22 @@ def assert_same(left, right):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def lanes_of(kind):
+def make_uncertain(kind):
     config = KINDS[kind]
-    return UncertainLanes(config, PENDULUMS if kind != "native" else SETS["pendulum-2"])
+    return UncertainVectorEnv(config, PENDULUMS if kind != "native" else SETS["pendulum-2"])
 
 
 def in_force(env):
     """What the tasks themselves hold, (N, d)."""
     if env._full is not None:
         return torch.stack([env.env.mass, env.env.length], -1).double()
-    masses = [lane.unwrapped.model.body_mass[[2, 1]] for lane in env.env.lanes.envs]
+    masses = [sub.unwrapped.model.body_mass[[2, 1]] for sub in env.env.sub_envs.envs]
     return torch.from_numpy(np.array(masses))
 
 
 @pytest.mark.parametrize("kind", ["sync", "native"])
 def test_every_episode_has_parameters_of_its_own_from_the_box(kind):
-    env, seen = lanes_of(kind), []
+    env, seen = make_uncertain(kind), []
     env.reset(seed=0)
     for step in range(900):
         torch.testing.assert_close(in_force(env), env.params, rtol=1e-6, atol=0)
@@ -74,7 +74,7 @@ def test_every_episode_has_parameters_of_its_own_from_the_box(kind):
 
 @pytest.mark.parametrize("kind", ["sync", "native"])
 def test_given_parameters_wait_for_the_reset_unless_they_are_for_now(kind):
-    env = lanes_of(kind)
+    env = make_uncertain(kind)
     env.reset(seed=0)
     drawn, given = env.params.clone(), torch.stack([env.low + 0.1 * i for i in range(3)])
     env.set_params(given)
@@ -95,25 +95,25 @@ def test_given_parameters_wait_for_the_reset_unless_they_are_for_now(kind):
 
 def test_the_physics_follows_a_change_in_the_middle_of_an_episode():
     """Against one Gymnasium model whose masses are written by hand at the same step."""
-    env = UncertainLanes(EnvConfig("InvertedPendulum-v5"), PENDULUMS)
+    env = UncertainVectorEnv(EnvConfig("InvertedPendulum-v5"), PENDULUMS)
     env.set_params(torch.tensor([5.0, 10.0]))
     obs, _ = env.reset(seed=4)
-    stock = WithParameters(make_single(EnvConfig("InvertedPendulum-v5")), PENDULUMS)
-    expected, _ = stock.reset(seed=4, options={"params": [5.0, 10.0]})
+    plain = WithParameters(make_single(EnvConfig("InvertedPendulum-v5")), PENDULUMS)
+    expected, _ = plain.reset(seed=4, options={"params": [5.0, 10.0]})
     for step in range(12):
         np.testing.assert_array_equal(obs[0], expected)
         if step == 5:
             env.set_params(torch.tensor([20.0, 2.0]), now=True)
-            stock.unwrapped.model.body_mass[[2, 1]] = 20.0, 2.0
+            plain.unwrapped.model.body_mass[[2, 1]] = 20.0, 2.0
         obs, *_ = env.step(torch.full((1, 1), 0.002))
-        expected, *_ = stock.step(np.full(1, 0.002, np.float32))
+        expected, *_ = plain.step(np.full(1, 0.002, np.float32))
     assert env.params.tolist() == [[20.0, 2.0]]
 
 
 @pytest.mark.parametrize("how", ["random", "fixed", "every step"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_run_goes_on_with_its_parameters_bit_for_bit(kind, how, tmp_path):
-    env, fresh, generator = lanes_of(kind), lanes_of(kind), torch.Generator().manual_seed(0)
+    env, fresh, generator = make_uncertain(kind), make_uncertain(kind), torch.Generator().manual_seed(0)
     env.reset(seed=7)
     if how == "fixed":
         env.set_params(env.low)
@@ -121,8 +121,8 @@ def test_a_saved_run_goes_on_with_its_parameters_bit_for_bit(kind, how, tmp_path
         env.set_params(env.high)  # so that what is in force is neither what comes next nor what was drawn
     for _ in range(14):
         if how == "every step":
-            share = torch.rand(env.num_envs, 2, generator=generator, dtype=torch.float64)
-            env.set_params(env.low + share * (env.high - env.low), now=True)
+            unit = torch.rand(env.num_envs, 2, generator=generator, dtype=torch.float64)
+            env.set_params(env.low + unit * (env.high - env.low), now=True)
         act_randomly(env, 1, generator)
     torch.save(env.state_dict(), tmp_path / "env.pt")
     fresh.load_state_dict(torch.load(tmp_path / "env.pt", weights_only=True))
@@ -136,7 +136,7 @@ def test_a_saved_run_goes_on_with_its_parameters_bit_for_bit(kind, how, tmp_path
 
 
 def test_the_seed_decides_the_draws():
-    first, second = (lanes_of("sync") for _ in range(2))
+    first, second = (make_uncertain("sync") for _ in range(2))
     for env, seed in ((first, 3), (second, 3)):
         env.reset(seed=seed)
     assert_same([first.params], [second.params])
@@ -146,11 +146,11 @@ def test_the_seed_decides_the_draws():
 
 def test_an_episode_whose_physics_diverges_ends_in_training_too(capfd):
     """Without this MuJoCo starts from the initial state again and the agent learns a jump."""
-    env = UncertainLanes(EnvConfig("HalfCheetah-v5", num_envs=2), SETS["halfcheetah-2"])
+    env = UncertainVectorEnv(EnvConfig("HalfCheetah-v5", num_envs=2), SETS["halfcheetah-2"])
     env.set_params(env.high)
     env.reset(seed=0)
     before, *_ = env.step(torch.zeros(2, 6))
-    env.env.lanes.envs[1].unwrapped.data.qvel[3] = np.nan
+    env.env.sub_envs.envs[1].unwrapped.data.qvel[3] = np.nan
     _, reward, terminated, truncated, info = env.step(torch.zeros(2, 6))
     assert terminated.tolist() == [False, True]
     assert not truncated.any()
@@ -165,17 +165,17 @@ def test_an_episode_whose_physics_diverges_ends_in_training_too(capfd):
 
 def test_a_set_for_another_task_is_refused():
     with pytest.raises(ValueError, match="for InvertedPendulum-v5, not for Hopper-v5"):
-        UncertainLanes(EnvConfig("Hopper-v5"), PENDULUMS)
+        UncertainVectorEnv(EnvConfig("Hopper-v5"), PENDULUMS)
     other = UncertaintySet("other", "Hopper-v5", (Parameter("body_mass.tail", 1.0, 2.0),))
     with pytest.raises(ValueError, match=r"no 'tail' for body_mass; it has .*torso"):
-        UncertainLanes(EnvConfig("Hopper-v5"), other)
+        UncertainVectorEnv(EnvConfig("Hopper-v5"), other)
 
 
 def test_a_tensor_task_has_its_own_nominal_values_and_refuses_another_set():
     pendulum = EnvConfig("surefoot/Pendulum-v0")
-    assert Worlds(pendulum, SETS["pendulum-2"]).nominal.tolist() == [1.0, 1.0]
+    assert BatchedPerturbedEnvs(pendulum, SETS["pendulum-2"]).nominal.tolist() == [1.0, 1.0]
     with pytest.raises(ValueError, match="for Hopper-v5, not for surefoot/Pendulum-v0"):
-        Worlds(pendulum, SETS["hopper-2"])
+        BatchedPerturbedEnvs(pendulum, SETS["hopper-2"])
 
 
 def test_the_same_actions_tell_whether_a_parameter_has_an_effect(monkeypatch):
@@ -192,15 +192,15 @@ def test_the_same_actions_tell_whether_a_parameter_has_an_effect(monkeypatch):
     assert len(np.unique(taken[0])) > 50
 
 
-def test_worlds_play_every_seed_at_every_point():
+def test_perturbed_environments_play_every_seed_at_every_point():
     config = EnvConfig("InvertedPendulum-v5", max_episode_steps=60)
-    worlds, points = Worlds(config, PENDULUMS, lanes=4), PENDULUMS.grid(2)
+    perturbed_envs, points = BatchedPerturbedEnvs(config, PENDULUMS, num_envs=4), PENDULUMS.grid(2)
     act = lambda obs: (3 * obs[:, 1:2] + obs[:, 3:]).clamp(-1, 1)  # noqa: E731
-    played = worlds.play(act, points, [5, 6, 7])
-    assert worlds.names == ("body_mass.pole", "body_mass.cart")
-    np.testing.assert_allclose(worlds.nominal, [5.0186, 10.4720], atol=1e-4)
+    played = perturbed_envs.play(act, points, [5, 6, 7])
+    assert perturbed_envs.names == ("body_mass.pole", "body_mass.cart")
+    np.testing.assert_allclose(perturbed_envs.nominal, [5.0186, 10.4720], atol=1e-4)
     for i, point in enumerate(points):
-        alone = play_worlds(act, config, PENDULUMS, point[None].repeat(3, 0), [5, 6, 7])
+        alone = play_jobs(act, config, PENDULUMS, point[None].repeat(3, 0), [5, 6, 7])
         np.testing.assert_array_equal(played.returns[i], alone.returns)
         np.testing.assert_array_equal(played.lengths[i], alone.lengths)
     assert len(np.unique(played.lengths)) > 3

@@ -1,4 +1,4 @@
-"""Curves are the numbers of the files; pictures are written whole, with the right words on them."""
+"""Curves are the numbers of the files; figures are written whole, with the right words on them."""
 
 import csv
 
@@ -56,9 +56,9 @@ def test_learning_curves_show_every_label_with_units(make_run, figure, tmp_path)
     assert axes.get_ylabel() == "evaluation return (sum of rewards)"
     texts = [text.get_text() for text in figure[0].legends[0].get_texts()]
     assert texts == list(shown)
-    picture = matplotlib.image.imread(out)
-    assert picture.shape[0] > 300
-    assert picture.std() > 0.05
+    image = matplotlib.image.imread(out)
+    assert image.shape[0] > 300
+    assert image.std() > 0.05
     assert [path.name for path in out.parent.iterdir()] == ["a.png"]
 
 
@@ -71,7 +71,7 @@ def test_steps_that_not_all_runs_reached_are_left_out(make_run, figure, tmp_path
     np.testing.assert_array_equal(lines(figure[0].axes[0])["x (2 runs)"].get_xdata(), [100])
 
 
-def test_an_agent_keeps_its_colour_in_every_picture(make_run, figure, tmp_path):
+def test_an_agent_keeps_its_colour_in_every_figure(make_run, figure, tmp_path):
     run = make_run("a")
     learning_curves({"x": run}, tmp_path / "a.png")
     learning_curves({"first": make_run("b"), "y": run}, tmp_path / "b.png")
@@ -80,7 +80,7 @@ def test_an_agent_keeps_its_colour_in_every_picture(make_run, figure, tmp_path):
     markers = [line.get_marker() for line in figure[1].axes[0].get_lines()]
     assert len(set(markers)) == 2  # two labels of one agent
     bandits = {name for name, entry in agents.REGISTRY.items() if "bandits" in entry or "dynlin" in entry}
-    for names in (bandits, set(agents.REGISTRY) - bandits):  # the two kinds never share a picture
+    for names in (bandits, set(agents.REGISTRY) - bandits):  # the two kinds never share a figure
         assert len({agent_style(name) for name in names}) == len(names)
     assert agent_style("a new one") == agent_style("a new one")
 

@@ -1,4 +1,4 @@
-"""Films that really decode, and one clear line where none can be made."""
+"""Videos that really decode, and one clear line where none can be made."""
 
 import os
 

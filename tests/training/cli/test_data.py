@@ -6,7 +6,7 @@ import torch
 
 from surefoot import agents
 from surefoot.agents.interface import Spaces
-from surefoot.envs import EnvConfig, Physics, spaces_of
+from surefoot.envs import EnvConfig, Physics, own_action_space, spaces_of
 from surefoot.evaluation.policy_files import save_policy
 from surefoot.offline_data import load, read_d4rl, scores, write_d4rl
 from surefoot.offline_data.d4rl import read_metadata
@@ -182,7 +182,9 @@ def test_collect_takes_the_task_of_a_run_in_its_evaluation_dynamics(tmp_path):
     config = RunConfig(agent=sac.default, env=simulator)
     spaces = Spaces(*spaces_of(simulator))
     policy = sac.make_policy(config.agent, spaces)
-    save_policy(tmp_path / "policy-000000010.pt", to_plain("sac", config), spaces, 10, policy)
+    save_policy(
+        tmp_path / "policy-000000010.pt", to_plain("sac", config), spaces, own_action_space(simulator), 10, policy
+    )
     returned = {}
     for name, options in {"mean": [], "sampled": ["--stochastic"]}.items():
         out = tmp_path / f"{name}.hdf5"

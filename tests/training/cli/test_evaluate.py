@@ -1,4 +1,4 @@
-"""The command's numbers: reproducible, in the dynamics that were asked for, with runs as the unit of replication."""
+"""The command's numbers: reproducible, in the requested dynamics, with runs as the unit of replication."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_the_numbers_are_those_of_evaluate_and_come_again(make_run, tmp_path, ca
     assert record["score"] is None
     assert f"{expected.mean():.1f} ± {expected.std():.1f}" in table
     assert f"{expected.min():.1f}" in table
-    assert "Pendulum-v1: 3 episodes a run" in table
+    assert "Pendulum-v1: 3 episodes per run" in table
 
 
 def test_dynamics_are_the_runs_own_with_the_options_over_them(make_run):

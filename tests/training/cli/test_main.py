@@ -1,5 +1,7 @@
-"""The command line: help, errors in one line, and the doors to the other commands."""
+"""The command line: help, errors in one line, and the entry points of the other commands."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +22,37 @@ def train(*arguments: object) -> int:
     return cli.main(["train", *map(str, arguments)])
 
 
-def test_train_help_lists_agents_with_their_summaries(capsys, monkeypatch):
-    monkeypatch.setattr(agents, "REGISTRY", {"sac": agents.REGISTRY["sac"]})
+def test_train_help_lists_agents_in_the_groups_of_the_readme(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     assert train("--help") == 0
     out = capsys.readouterr().out
-    assert "  sac        Soft Actor-Critic" in out
+    titles = ["Methods:", "Baselines:", "Reference implementations:"]
+    assert sorted(titles, key=out.index) == titles
+    assert max(map(len, out.splitlines())) <= 100
+    for title, names in cli.GROUPS.items():
+        section = out[out.index(f"{title}:") :]
+        for name in names:
+            assert re.search(rf"^  {name} {{2,}}{re.escape(cli._summary(name).split()[0])}", section, re.M), name
+    assert re.search(r"^ +presets: demo, .*halfcheetah-medium-expert-friction", out, re.M)
     assert train() == 2
+
+
+@pytest.mark.parametrize(("script", "shown"), [("train.py", "python train.py"), ("surefoot", "surefoot train")])
+def test_usage_names_the_program_that_was_called(script, shown, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [f"/somewhere/{script}"])
+    for arguments in (["--help"], ["fake", "--help"]):
+        assert train(*arguments) == 0
+        assert f"usage: {shown} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", ["train --help", "train sac --help", "data list", "--help"])
+def test_a_reader_that_has_seen_enough_ends_the_command_in_silence(arguments):
+    read, write = os.pipe()
+    os.close(read)  # as `| head` does, only sooner
+    call = [sys.executable, "-m", "surefoot.training.cli.main", *arguments.split()]
+    done = subprocess.run(call, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert (done.stderr, done.returncode) == ("", 128 + 13)
 
 
 def test_every_agent_has_a_summary_that_help_finds_without_importing_it():
@@ -63,7 +90,7 @@ def test_agent_help_documents_every_field(capsys):
     for text in (
         "--resume",
         "--env.physics.gravity",
-        "--eval.episodes INT Episodes of one evaluation.",
+        "--eval.episodes INT Episodes per evaluation.",
         "--data.source",
     ):
         assert text in out
@@ -96,29 +123,29 @@ def test_a_resolved_config_starts_the_same_run_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("who",), "unknown agent 'who'; choose one of "),
-        (("--steps", 3), "say which agent to train"),
+        (("--steps", 3), "name an agent to train"),
         (("fake", "--preset", "nope"), "no preset 'nope' for fake; available: none"),
         (("fake", "--config", "absent.yaml"), "absent.yaml: no such file"),
         (("fake", "--config", "a", "--preset", "b"), "--config does not go with --preset or --resume"),
         (("fake", "--resume", "absent"), "absent: not a run folder (no config.yaml)"),
         (("fake", "--steps", -3), "steps is -3; it must be positive"),
         (("fake", "--steps", 0), "steps is 0; it must be positive"),
-        (("fake", "--device", "cuda:99"), "device cuda:99 was asked for, but PyTorch sees"),
+        (("fake", "--device", "cuda:99"), "device cuda:99 was requested, but PyTorch sees"),
         (("fake", "--env.id", "Nope-v3"), "unknown environment 'Nope-v3'"),
         (("sac", "--env.id", "CartPole-v1"), "continuous (Box) action space"),
-        (("fake", "--beside", "sac/nope"), "no preset 'nope' for sac"),
+        (("fake", "--baselines", "sac/nope"), "no preset 'nope' for sac"),
         (("fake", *TASK, "--data.source", "absent.hdf5"), "absent.hdf5"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(arguments, says, capsys, tmp_path, monkeypatch):
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert train(*arguments) == 2
     err = capsys.readouterr().err
     assert err.startswith("surefoot: error: ")
-    assert says in err
+    assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -139,7 +166,7 @@ def test_debug_shows_where_an_error_comes_from(monkeypatch):
 
 
 def test_an_error_inside_training_keeps_its_traceback(tmp_path):
-    with pytest.raises(ValueError, match="fails as it was told to"):
+    with pytest.raises(ValueError, match="fails as configured"):
         train("fake", *TASK, "--agent.fail-at", 2, "--out", tmp_path)
 
 
@@ -147,16 +174,16 @@ def test_resume_takes_agent_and_settings_from_the_run(tmp_path, capsys):
     run = tmp_path / "a"
     assert train("fake", *TASK, "--steps", 9, "--out", tmp_path, "--name", "a") == 0
     assert train("--resume", run) == 0
-    assert f"{run} is finished; --steps more than 9 goes on with it" in capsys.readouterr().out
+    assert f"{run} is finished; --steps more than 9 resumes it" in capsys.readouterr().out
     assert train("fake", "--resume", run, "--steps", 12) == 0
     assert policy_files.checkpoint_steps(run) == [9, 12]
-    for wrong, says in [
+    for wrong, message in [
         (("sac",), f"{run} is of fake, not of sac"),
         (("fake", "--env.id", "Pendulum-v1"), "env.id was 'surefoot/Pendulum-v0', not 'Pendulum-v1'"),
         (("fake", "--preset", "demo"), "started from preset None, not demo; leave --preset out"),
     ]:
         assert train(*wrong, "--resume", run) == 2
-        assert says in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_an_existing_folder_is_not_written_over(tmp_path, capsys):
@@ -182,7 +209,7 @@ def test_a_disk_that_fills_up_while_training_is_one_line(tmp_path, command):
 
 
 def test_train_py_is_the_same_door():
-    door = Path(__file__).resolve().parents[3] / "train.py"
-    done = subprocess.run([sys.executable, str(door), "who"], capture_output=True, text=True)
+    entry_point = Path(__file__).resolve().parents[3] / "train.py"
+    done = subprocess.run([sys.executable, str(entry_point), "who"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "unknown agent 'who'" in done.stderr

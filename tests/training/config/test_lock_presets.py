@@ -1,4 +1,4 @@
-"""The presets of HNPG, TRPO and RLPD: the numbers of the brief hnpg.md, section 6, each written out."""
+"""The presets of HNPG, TRPO and RLPD: the numbers of docs/derivations/hnpg.md §7, each written out."""
 
 import dataclasses
 import math
@@ -30,22 +30,27 @@ ON_POLICY = TRUST_REGION | {
     "policy_hidden": (16, 16),
     "critic_hidden": (64, 64),
     "batch_steps": 1_000,
-    "gae_tau": 0.97,
+    "gae_lambda": 0.97,
     "critic_lr": 3e-4,
     "critic_steps": 30,
     "value_samples": 10,
 }
-HYBRID = {"lam": 1.0, "critic_lam": None, "policy_lam": None, "offline_actions": "resample"}
+HYBRID = {
+    "on_policy_weight": 1.0,
+    "critic_on_policy_weight": None,
+    "policy_on_policy_weight": None,
+    "offline_actions": "resample",
+}
 SOLVED = {"success_return": 1.0, "solved_at": 0.5, "solved_window": 50, "stop_when_solved": True}
 RLPD_TUNED = {
     "gamma": 0.99,
     "initial_alpha": 0.1,
-    "alpha_beta": 0.5,
+    "alpha_adam_beta1": 0.5,
     "alpha_lr": 1e-4,
     "policy_lr": 1e-3,
     "critic_lr": 1e-3,
     "tau": 0.01,
-    "target_every": 2,
+    "target_update_interval": 2,
     "updates_per_step": 1.0,
     "rollout_steps": 1,
     "critic_updates": 1,
@@ -55,7 +60,7 @@ RLPD_TUNED = {
 }
 RLPD_PUBLISHED = {  # where HNPG's authors say nothing
     "hidden": (256, 256),
-    "ensemble": 10,
+    "ensemble_size": 10,
     "target_subset": 2,
     "layer_norm": True,
     "target_entropy": None,
@@ -67,9 +72,9 @@ def assert_holds(config, expected):
     assert {name: getattr(config, name) for name in expected} == expected
 
 
-def lock(horizon: int, lanes: int, *, clock: bool) -> EnvConfig:
+def lock(horizon: int, num_envs: int, *, time_aware: bool) -> EnvConfig:
     kwargs = {"horizon": horizon, "code_seed": 0, "reward_mode": "terminal"}
-    return EnvConfig("surefoot/CombinationLock-v0", num_envs=lanes, kwargs=kwargs, clock=clock)
+    return EnvConfig("surefoot/CombinationLock-v0", num_envs=num_envs, kwargs=kwargs, time_aware=time_aware)
 
 
 def test_no_preset_is_left_out_here():
@@ -82,7 +87,7 @@ def test_no_preset_is_left_out_here():
 @pytest.mark.parametrize("horizon", HORIZONS)
 def test_hnpg_opens_the_paper_s_locks_with_the_paper_s_numbers(horizon):
     config = load_preset("hnpg", f"lock-h{horizon}")
-    assert config.env == lock(horizon, math.ceil(1_000 / horizon), clock=True)  # whole episodes of one batch
+    assert config.env == lock(horizon, math.ceil(1_000 / horizon), time_aware=True)  # whole episodes of one batch
     assert config.data == DataConfig("behaviour:50000")
     assert config.steps == 100_000_000
     assert_holds(config.agent, ON_POLICY | HYBRID | SOLVED | {"horizon": horizon})
@@ -101,7 +106,7 @@ def test_trpo_is_hnpg_without_its_data(horizon):
 @pytest.mark.parametrize("horizon", HORIZONS)
 def test_rlpd_is_as_hnpgs_authors_tuned_it(horizon):
     config, hnpg = load_preset("rlpd", f"lock-h{horizon}"), load_preset("hnpg", f"lock-h{horizon}")
-    assert config.env == lock(horizon, 1, clock=False)  # one network for all time steps
+    assert config.env == lock(horizon, 1, time_aware=False)  # one network for all time steps
     assert (config.data, config.eval) == (hnpg.data, hnpg.eval)
     assert config.steps == load_preset("trpo", f"lock-h{horizon}").steps
     assert_holds(config.agent, RLPD_TUNED | RLPD_PUBLISHED | SPARSE)
@@ -114,9 +119,16 @@ def test_rlpd_on_the_lock_with_its_published_defaults():
 
 
 def test_rlpd_without_a_preset_is_the_published_code():
-    learning = {"policy_lr": 3e-4, "critic_lr": 3e-4, "alpha_lr": 3e-4, "tau": 0.005, "gamma": 0.99, "target_every": 1}
+    learning = {
+        "policy_lr": 3e-4,
+        "critic_lr": 3e-4,
+        "alpha_lr": 3e-4,
+        "tau": 0.005,
+        "gamma": 0.99,
+        "target_update_interval": 1,
+    }
     rates = {"batch_size": 256, "critic_updates": 20, "updates_per_step": 1.0, "learning_starts": 5_000}
-    start = {"initial_alpha": 1.0, "random_steps": 5_000, "alpha_beta": 0.9}
+    start = {"initial_alpha": 1.0, "random_steps": 5_000, "alpha_adam_beta1": 0.9}
     assert_holds(
         RLPDConfig(), RLPD_PUBLISHED | learning | rates | start | {"entropy_in_target": True, "log_std_min": -20.0}
     )
@@ -124,7 +136,7 @@ def test_rlpd_without_a_preset_is_the_published_code():
 
 def test_the_demos_are_one_lock_of_horizon_five():
     hnpg, trpo, rlpd = (load_preset(agent, "demo") for agent in ("hnpg", "trpo", "rlpd"))
-    assert hnpg.env == trpo.env == dataclasses.replace(rlpd.env, num_envs=200, clock=True)
+    assert hnpg.env == trpo.env == dataclasses.replace(rlpd.env, num_envs=200, time_aware=True)
     assert hnpg.env.kwargs == {"horizon": 5}
     assert hnpg.data == rlpd.data == DataConfig("behaviour:20000")
     assert trpo.data == DataConfig()
@@ -139,7 +151,7 @@ def test_the_image_lock_says_that_its_embeddings_are_a_stand_in(horizon):
     config = load_preset("hnpg", f"image-h{horizon}")
     kwargs = {"horizon": horizon, "embeddings": "stand-in"}
     assert config.env == EnvConfig(
-        "surefoot/ImageLock-v0", num_envs=math.ceil(1_000 / horizon), kwargs=kwargs, clock=True
+        "surefoot/ImageLock-v0", num_envs=math.ceil(1_000 / horizon), kwargs=kwargs, time_aware=True
     )
     assert config.data == DataConfig("behaviour:20000")
     assert config.steps == IMAGE_HORIZONS[horizon]
@@ -156,9 +168,9 @@ def test_ordinary_tasks_take_the_stationary_discounted_form(task):
     assert_holds(config.agent, ON_POLICY | HYBRID | own)
 
 
-def test_what_runs_beside_a_preset_exists_and_is_the_same_task():
+def test_the_baseline_runs_of_a_preset_exist_and_have_the_same_task():
     for preset in preset_names("hnpg"):
         config = load_preset("hnpg", preset)
-        for other in config.beside:
+        for other in config.baselines:
             agent, _, name = other.partition("/")
             assert load_preset(agent, name).env == config.env, other

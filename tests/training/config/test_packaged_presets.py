@@ -56,7 +56,7 @@ def test_sac_sim_is_the_baseline_of_the_study(gap):
 
 
 @pytest.mark.parametrize(("task", "random_steps"), [("halfcheetah", 10_000), ("hopper", 1_000), ("walker2d", 1_000)])
-def test_plain_sac_trains_in_the_stock_task(task, random_steps):
+def test_plain_sac_trains_in_the_unmodified_task(task, random_steps):
     config = load_preset("sac", task)
     assert (config.env, config.steps) == (EnvConfig(TASKS[task]), 1_000_000)
     assert (config.agent.random_steps, config.agent.learning_starts) == (random_steps, 1_000)
@@ -86,14 +86,14 @@ def test_an_uncertainty_set_has_a_preset_with_the_budget_of_its_dimension(name):
     assert {key: getattr(config.agent, key) for key in table_5} == table_5
 
 
-def test_every_robot_of_the_paper_has_its_presets_and_the_demo_the_budget_of_its_companions():
+def test_every_robot_of_the_paper_has_its_presets_and_the_demo_the_budget_of_its_baseline_runs():
     robots = {"ant": 3, "halfcheetah": 3, "hopper": 3, "humanoidstandup": 3, "inverted-pendulum": 2, "walker": 3}
     assert {f"{robot}-{d}" for robot, n in robots.items() for d in range(1, n + 1)} <= set(preset_names("iwocs"))
     demo = load_preset("iwocs", "demo")
     assert demo.steps == demo.agent.default_steps + demo.agent.iterations * demo.agent.model_steps
-    for entry in demo.beside:
-        beside = load_preset(*entry.split("/"))
-        assert (beside.steps, beside.env) == (demo.steps, demo.env)
-        assert (beside.uncertainty is None) == entry.endswith("nominal")
+    for entry in demo.baselines:
+        baseline = load_preset(*entry.split("/"))
+        assert (baseline.steps, baseline.env) == (demo.steps, demo.env)
+        assert (baseline.uncertainty is None) == entry.endswith("nominal")
         same = ("hidden", "policy_lr", "critic_lr", "alpha_lr", "adam_eps", "gamma", "tau", "batch_size")
-        assert [getattr(beside.agent, field) for field in same] == [getattr(demo.agent, field) for field in same]
+        assert [getattr(baseline.agent, field) for field in same] == [getattr(demo.agent, field) for field in same]

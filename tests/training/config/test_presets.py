@@ -66,7 +66,7 @@ def test_values_are_cast_by_the_annotated_type(text, name, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("rate: yes", "rate is True; expected float"),
         ("count: yes", "count is True; expected int"),
@@ -86,8 +86,8 @@ def test_values_are_cast_by_the_annotated_type(text, name, expected):
         ("inner: {zzz: 3}", "unknown key 'inner.zzz'; known: flag, rate"),
     ],
 )
-def test_what_does_not_fit_is_named_with_its_file(text, says):
-    with pytest.raises(ValueError, match=f"^file.yaml: .*{says}"):
+def test_what_does_not_fit_is_named_with_its_file(text, message):
+    with pytest.raises(ValueError, match=f"^file.yaml: .*{message}"):
         laid_over(text)
 
 
@@ -105,7 +105,7 @@ def test_a_preset_file_lies_over_the_agents_defaults(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"agent: {beta: 1}", "unknown key 'agent.beta'; known: env_steps, fail_at"),
         (b"steps: -5", "steps is -5; it must be positive"),
@@ -116,10 +116,10 @@ def test_a_preset_file_lies_over_the_agents_defaults(tmp_path):
         (b"!!python/object/apply:os.system ['true']", "not a YAML file"),
     ],
 )
-def test_a_bad_preset_file_is_an_error_that_names_it(tmp_path, content, says):
+def test_a_bad_preset_file_is_an_error_that_names_it(tmp_path, content, message):
     file = tmp_path / "bad.yaml"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^{file}: .*{says}"):
+    with pytest.raises(ValueError, match=f"^{file}: .*{message}"):
         load_preset("fake", str(file))
 
 
@@ -133,7 +133,7 @@ def test_unknown_presets_and_agents_list_the_known_ones(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"steps": 0}, "steps is 0"),
         ({"log_every": -1}, "log_every is -1"),
@@ -142,11 +142,11 @@ def test_unknown_presets_and_agents_list_the_known_ones(tmp_path):
         ({"threads": 0}, "threads is 0"),
         ({"seed": -1}, "seed is -1; it must not be negative"),
         ({"device": "gpu"}, "device is 'gpu'; choose auto, cpu, cuda or cuda:N"),
-        ({"beside": ("sac",)}, "beside: 'sac' is not AGENT/PRESET"),
+        ({"baselines": ("sac",)}, "baselines: 'sac' is not AGENT/PRESET"),
     ],
 )
-def test_impossible_runs_are_refused(changes, says):
-    with pytest.raises(ValueError, match=says):
+def test_impossible_runs_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         RunConfig(agent=FakeConfig(), **changes)
 
 
@@ -164,3 +164,12 @@ def test_every_packaged_preset_loads():
         for preset in preset_names(agent_name):
             config = load_preset(agent_name, preset)
             assert config != default_config(agent_name), f"{agent_name}/{preset} changes nothing"
+
+
+def test_the_configuration_of_an_older_format_is_one_clear_line(tiny):
+    plain = to_plain("fake", tiny)
+    with pytest.raises(ValueError, match=r"config.yaml: format 1; this Surefoot reads format 2"):
+        from_plain(plain | {"format": 1}, "config.yaml")
+    older = {key: value for key, value in plain.items() if key not in ("format", "baselines")} | {"beside": []}
+    with pytest.raises(ValueError, match="unknown key 'beside'.* it names no format: an older Surefoot, which had other"):
+        from_plain(older, "config.yaml")

@@ -1,4 +1,4 @@
-"""Companion runs: trained, stopped, resumed and reported with the run they stand beside."""
+"""Baseline runs: trained, stopped, resumed and reported with the run that starts them."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from surefoot.training.loop import baselines
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume, start
 from surefoot.training.runs import folder as run_folder
-from surefoot.training.session import carry_out, train
+from surefoot.training.session import execute, train
 
 PRESET = """
 steps: {steps}
@@ -24,7 +24,7 @@ eval: {{every: 25, episodes: 2}}
 
 
 @pytest.fixture
-def companions(tmp_path, monkeypatch):
+def baseline_commands(tmp_path, monkeypatch):
     """Presets fake/good and fake/bad, and children that know the fake agent and these presets."""
     for name, steps, scale in (("good", 30, 0.2), ("bad", 30, 0.3), ("long", 10**6, 0.2)):
         (tmp_path / f"{name}.yaml").write_text(PRESET.format(steps=steps, scale=scale))
@@ -36,19 +36,19 @@ def companions(tmp_path, monkeypatch):
         return [sys.executable, str(HERE / "fake_agent.py"), *arguments, *extra.get(entry, [])]
 
     extra = {"fake/bad": ["--agent.fail-at", "3"]}
-    whole = baselines.Companions._command
-    monkeypatch.setattr(baselines.Companions, "_command", command)
+    whole = baselines.BaselineRuns._command
+    monkeypatch.setattr(baselines.BaselineRuns, "_command", command)
 
 
-def test_the_comparison_holds_every_method_in_both_dynamics(tmp_path, tiny, companions, capsys):
-    run = train("fake", dataclasses.replace(tiny, seed=3, beside=("fake/good",)), out=tmp_path, name="run")
+def test_the_comparison_holds_every_method_in_both_dynamics(tmp_path, tiny, baseline_commands, capsys):
+    run = train("fake", dataclasses.replace(tiny, seed=3, baselines=("fake/good",)), out=tmp_path, name="run")
     table = json.loads((run / "comparison.json").read_text())
     assert [(row["method"], row["step"], row["saw"]) for row in table] == [
         ("fake", 60, "simulator"),
         ("fake/good", 30, "simulator"),
     ]
     assert "fake/good" in capsys.readouterr().out
-    child = run / "beside" / "fake-good"
+    child = run / "baselines" / "fake-good"
     assert run_folder.read_meta(child)["status"] == "finished"
     _, config = run_folder.read_config(child)
     assert (config.agent, config.seed, config.threads) == (FakeConfig(scale=0.2), 3, 1)
@@ -57,16 +57,16 @@ def test_the_comparison_holds_every_method_in_both_dynamics(tmp_path, tiny, comp
     assert table[0]["real_return"] == table[0]["simulator_return"] == pytest.approx(mean)
 
 
-def test_a_companion_that_fails_is_reported_with_its_log(tmp_path, tiny, companions):
-    with pytest.raises(ChildProcessError, match=r"(?s)fake/bad failed with exit code 1.*fails as it was told to"):
-        train("fake", dataclasses.replace(tiny, beside=("fake/bad",)), out=tmp_path, name="run")
+def test_a_baseline_run_that_fails_is_reported_with_its_log(tmp_path, tiny, baseline_commands):
+    with pytest.raises(ChildProcessError, match=r"(?s)fake/bad failed with exit code 1.*fails as configured"):
+        train("fake", dataclasses.replace(tiny, baselines=("fake/bad",)), out=tmp_path, name="run")
     assert policy_files.checkpoint_steps(tmp_path / "run") == [42, 60]
 
 
-def test_companions_are_stopped_with_the_run_and_resumed_with_it(tmp_path, tiny, companions):
-    config = dataclasses.replace(tiny, beside=("fake/long",))
+def test_baseline_runs_are_stopped_with_the_run_and_resumed_with_it(tmp_path, tiny, baseline_commands):
+    config = dataclasses.replace(tiny, baselines=("fake/long",))
     stop, run = StopRequest(), start("fake", config, tmp_path / "run")
-    child = tmp_path / "run" / "beside" / "fake-long"
+    child = tmp_path / "run" / "baselines" / "fake-long"
     evaluations, step = child / "evaluations.csv", run.agent.step
 
     def step_and_ask():
@@ -76,17 +76,17 @@ def test_companions_are_stopped_with_the_run_and_resumed_with_it(tmp_path, tiny,
         return step()
 
     run.agent.step = step_and_ask
-    carry_out(run, stop)
+    execute(run, stop)
     assert run_folder.read_meta(child)["status"] == "interrupted"
     (step_of_child,) = policy_files.checkpoint_steps(child)
-    call = baselines.Companions(run.folder, config, lambda: True)._command("fake/long", child)
+    call = baselines.BaselineRuns(run.folder, config, lambda: True)._command("fake/long", child)
     assert call[-2:] == ["--resume", str(child)]
     name, settings = run_folder.read_config(child)
     resumed = resume(child, name, dataclasses.replace(settings, steps=step_of_child + 3))
-    carry_out(resumed, StopRequest())
+    execute(resumed, StopRequest())
     assert policy_files.checkpoint_steps(child)[-1] == step_of_child + 3
 
 
-def test_an_unknown_companion_is_found_before_anything_starts(tiny):
+def test_an_unknown_baseline_run_is_found_before_anything_starts(tiny):
     with pytest.raises(FileNotFoundError, match="no preset 'nope' for fake"):
-        baselines.require_companions(dataclasses.replace(tiny, beside=("fake/nope",)))
+        baselines.require_baselines(dataclasses.replace(tiny, baselines=("fake/nope",)))

@@ -1,4 +1,4 @@
-"""What HNPG asks of a run: recorded behaviour, seeds side by side, an early end, discrete actions and their data."""
+"""What HNPG needs of a run: recorded behaviour, seeds side by side, an early end, discrete actions and their data."""
 
 import dataclasses
 import json
@@ -21,9 +21,9 @@ from surefoot.training.loop.behaviour import behaviour_data, record_behaviour
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume
 from surefoot.training.runs.folder import read_meta
-from surefoot.training.session import carry_out, train
+from surefoot.training.session import execute, train
 
-LOCK = EnvConfig("surefoot/CombinationLock-v0", num_envs=20, kwargs={"horizon": 3}, clock=True)
+LOCK = EnvConfig("surefoot/CombinationLock-v0", num_envs=20, kwargs={"horizon": 3}, time_aware=True)
 SMALL = {"policy_hidden": (8,), "critic_hidden": (8,), "batch_steps": 60, "critic_steps": 2, "value_samples": 2}
 
 
@@ -52,7 +52,7 @@ def test_behaviour_is_whole_episodes_and_the_same_for_the_same_seed():
 
 @pytest.mark.parametrize(("source", "expected"), [("behaviour:400", 0.2), ("behaviour:400:0.5", 0.5)])
 def test_a_finite_task_has_its_epsilon_greedy_optimum_as_behaviour(source, expected):
-    env = EnvConfig("surefoot/DeepSea-v0", kwargs={"size": 5}, clock=True)
+    env = EnvConfig("surefoot/DeepSea-v0", kwargs={"size": 5}, time_aware=True)
     data, right = behaviour_data(DataConfig(source=source), env, seed=0), DeepSea(size=5).right
     step, column = data.obs[:, -1].long(), data.obs[:, :-1].argmax(-1)
     on_path = column == step
@@ -68,7 +68,7 @@ def test_a_finite_task_has_its_epsilon_greedy_optimum_as_behaviour(source, expec
     [
         ("behaviour:", LOCK, "expected behaviour:EPISODES"),
         ("behaviour:0", LOCK, "expected behaviour:EPISODES"),
-        ("behaviour:9:1.5", LOCK, r"ε, the share of uniform actions, must be in \[0, 1\]"),
+        ("behaviour:9:1.5", LOCK, r"ε, the probability of a uniform action, must be in \[0, 1\]"),
         ("behaviour:9", EnvConfig("Pendulum-v1"), "Pendulum-v1 documents no behaviour policy"),
     ],
 )
@@ -79,7 +79,7 @@ def test_a_source_that_records_nothing_is_refused(source, env, message):
 
 def test_collect_writes_the_behaviour_that_a_run_reads(tmp_path):
     out = tmp_path / "lock.hdf5"
-    options = ["--env.id", LOCK.id, "--env.kwargs", "horizon", "3", "--env.clock", "--steps", "62"]
+    options = ["--env.id", LOCK.id, "--env.kwargs", "horizon", "3", "--env.time-aware", "--steps", "62"]
     assert main(["data", "collect", "behaviour", str(out), *options]) == 0
     data = load(str(out))
     assert torch.equal(data.obs, record_behaviour(LOCK, 20, seed=0).obs)
@@ -96,7 +96,7 @@ def test_a_lock_run_in_two_parts_is_the_run_in_one_also_with_seeds_side_by_side(
         straight = train("hnpg", config, out=tmp_path, name=f"straight-{seeds}")
         parts = train("hnpg", dataclasses.replace(config, steps=240), out=tmp_path, name=f"parts-{seeds}")
         run = resume(parts, "hnpg", config)
-        carry_out(run, StopRequest())
+        execute(run, StopRequest())
         assert_same_run(straight, parts, run.counters.step)
         obs = torch.randn(6, 9).abs()
         assert torch.equal(load_policy(parts).policy.act(obs), run.agent.act(obs))
@@ -113,12 +113,12 @@ def test_a_solved_run_ends_before_its_budget_and_stays_ended(tmp_path):
     assert load_policy(folder).step == 60
     assert read_meta(folder)["status"] == "finished"
     run = resume(folder, "trpo", dataclasses.replace(config, steps=960))
-    carry_out(run, StopRequest())
+    execute(run, StopRequest())
     assert run.counters.step == 60
 
 
 def test_other_agents_refuse_several_seeds(tmp_path, tiny):
-    with pytest.raises(ValueError, match="fake trains one seed a run, not num_seeds 2"):
+    with pytest.raises(ValueError, match="fake trains one seed per run, not num_seeds 2"):
         train("fake", dataclasses.replace(tiny, num_seeds=2), out=tmp_path, name="run")
 
 

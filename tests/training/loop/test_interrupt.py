@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGKILL on a real process, and going on afterwards."""
+"""Ctrl-C, SIGTERM and SIGKILL on a real process, and resuming afterwards."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ def wait_for_rows(run, number):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_says_how_to_go_on_and_the_run_is_the_same(tmp_path, command, number, code):
+def test_a_signal_saves_and_says_how_to_resume_and_the_run_is_the_same(tmp_path, command, number, code):
     process = command(*RUN, "--out", tmp_path, "--name", "parts", env=SLOW)
     wait_for_rows(tmp_path / "parts", 2)
     process.send_signal(number)
@@ -30,13 +30,13 @@ def test_a_signal_saves_and_says_how_to_go_on_and_the_run_is_the_same(tmp_path, 
     assert process.returncode == code, err
     step = policy_files.checkpoint_steps(tmp_path / "parts")[-1]
     assert 0 < step < 600
-    assert f"stopped at step {step}; go on with: " in out
+    assert f"stopped at step {step}; resume with: " in out
     assert out.rstrip().endswith(f"train fake --resume {tmp_path / 'parts'}")
     assert run_folder.read_meta(tmp_path / "parts")["status"] == "interrupted"
     assert_goes_on_as_if_nothing_had_happened(tmp_path)
 
 
-def test_sigkill_leaves_a_run_that_goes_on(tmp_path, command):
+def test_sigkill_leaves_a_run_that_can_be_resumed(tmp_path, command):
     process = command(*RUN, "--out", tmp_path, "--name", "parts", env=SLOW)
     wait_for_rows(tmp_path / "parts", 6)
     process.kill()

@@ -16,7 +16,7 @@ from surefoot.training.loop import loop, setup
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume, start
 from surefoot.training.runs import folder as run_folder
-from surefoot.training.session import carry_out, train
+from surefoot.training.session import execute, train
 
 
 def change(config, **changes):
@@ -24,7 +24,7 @@ def change(config, **changes):
 
 
 def go_on(folder, config):
-    carry_out(resume(folder, "fake", config), StopRequest())
+    execute(resume(folder, "fake", config), StopRequest())
 
 
 def train_and_stop(folder, config, iterations):
@@ -39,12 +39,12 @@ def train_and_stop(folder, config, iterations):
         return step()
 
     run.agent.step = step_and_ask
-    carry_out(run, stop)
+    execute(run, stop)
 
 
 def test_rows_evaluations_and_checkpoints_come_when_their_interval_is_crossed(tmp_path, tiny):
     folder = train("fake", tiny, out=tmp_path, name="run")
-    # 3 environment steps an iteration: the first row at or after 14, 28, 42, 56, and one for the rest
+    # 3 environment steps per iteration: the first row at or after 14, 28, 42, 56, and one for the rest
     assert [int(row["step"]) for row in rows(folder / "metrics.csv")] == [15, 30, 42, 57, 60]
     assert [int(row["updates"]) for row in rows(folder / "metrics.csv")] == [5, 10, 14, 19, 20]
     assert [(int(row["step"]), int(row["episode"])) for row in rows(folder / "evaluations.csv")] == [
@@ -111,14 +111,14 @@ def test_rows_written_after_the_last_checkpoint_are_dropped_on_resume(tmp_path, 
 
 def test_a_crash_keeps_its_traceback_and_the_run_can_go_on(tmp_path, tiny):
     config = change(tiny, agent=FakeConfig(fail_at=12))
-    with pytest.raises(ValueError, match="fails as it was told to"):
+    with pytest.raises(ValueError, match="fails as configured"):
         train("fake", config, out=tmp_path, name="run")
     assert run_folder.read_meta(tmp_path / "run")["status"] == "failed"
     assert policy_files.checkpoint_steps(tmp_path / "run") == [21]
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"seed": 5}, "seed was 0, not 5; only steps, threads"),
         ({"agent": FakeConfig(scale=2.0)}, "agent.scale was 0.1, not 2.0"),
@@ -126,9 +126,9 @@ def test_a_crash_keeps_its_traceback_and_the_run_can_go_on(tmp_path, tiny):
         ({"steps": 30}, "already at step 60; --steps 30 is less"),
     ],
 )
-def test_resume_refuses_another_run(tmp_path, tiny, changes, says):
+def test_resume_refuses_another_run(tmp_path, tiny, changes, message):
     folder = train("fake", tiny, out=tmp_path, name="run")
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         resume(folder, "fake", change(tiny, **changes))
 
 
@@ -140,7 +140,7 @@ def test_resume_refuses_another_agent_another_device_and_lost_rows(tmp_path, tin
     with pytest.raises(ValueError, match="1 rows, but the checkpoint was made after 4"):
         resume(folder, "fake", tiny)
     monkeypatch.setattr(setup, "pick_device", lambda name: torch.device("meta"))
-    with pytest.raises(ValueError, match="made on cpu, not meta; go on with it on"):
+    with pytest.raises(ValueError, match="made on cpu, not meta; resume it on"):
         resume(folder, "fake", tiny)
 
 
@@ -161,7 +161,7 @@ def test_best_is_the_policy_with_the_highest_mean_evaluation(tmp_path, tiny):
 def test_an_agent_that_never_acts_counts_updates(tmp_path, tiny, monkeypatch):
     import fake_agent
 
-    monkeypatch.setattr(fake_agent, "FAKE_SPEC", dataclasses.replace(fake_agent.FAKE_SPEC, acts=False))
+    monkeypatch.setattr(fake_agent, "FAKE_SPEC", dataclasses.replace(fake_agent.FAKE_SPEC, offline=True))
     config = change(tiny, agent=FakeConfig(env_steps=0))
     last = rows(train("fake", config, out=tmp_path, name="run") / "metrics.csv")[-1]
     assert (last["step"], last["env_steps"], last["updates"]) == ("60", "0", "60")
@@ -201,7 +201,7 @@ def test_an_agent_that_needs_data_asks_for_it(tmp_path, tiny, monkeypatch):
 
 def test_asking_for_a_missing_gpu_is_an_error():
     missing = torch.cuda.device_count()
-    with pytest.raises(ValueError, match=f"cuda:{missing} was asked for, but PyTorch sees {missing} CUDA devices"):
+    with pytest.raises(ValueError, match=f"cuda:{missing} was requested, but PyTorch sees {missing} CUDA devices"):
         setup.pick_device(f"cuda:{missing}")
     assert setup.pick_device("cpu") == torch.device("cpu")
 

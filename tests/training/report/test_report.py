@@ -17,7 +17,7 @@ from surefoot.training.config.presets import default_config, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.report.data import gather, name_methods, read_run
 from surefoot.training.report.figures import style_of
-from surefoot.training.report.numbers import changes, final_values, grid_map, improvements, numbers, worlds
+from surefoot.training.report.numbers import changes, final_values, grid_map, improvements, numbers, physics_map
 from surefoot.training.report.page import page
 from surefoot.training.runs import folder as run_folder
 
@@ -40,7 +40,7 @@ def write_run(
 
 
 def measured(folder, gravity, friction, values):
-    """Write what `surefoot evaluate` would of one world."""
+    """Write what `surefoot evaluate` would of one environment."""
     env = {**vars(PENDULUM), "physics": {**vars(Physics()), "gravity": gravity, "friction": friction}}
     record = {"env": env, "return": {"mean": float(np.mean(values)), "values": list(values)}}
     (folder / "evaluations").mkdir(exist_ok=True)
@@ -58,8 +58,8 @@ def two_agents(tmp_path):
 
 
 def found(root, metric, method="sac"):
-    (figure,) = [f for f in numbers(gather([root])) if (f.metric, f.method) == (metric, method)]
-    return figure
+    (statistic,) = [f for f in numbers(gather([root])) if (f.metric, f.method) == (metric, method)]
+    return statistic
 
 
 # --- what is found ----------------------------------------------------------------------------------------------------
@@ -76,8 +76,8 @@ def test_the_final_and_the_best_evaluation_of_each_seed_make_the_numbers(two_age
 
 def test_one_seed_has_a_number_and_no_interval(tmp_path):
     write_run(tmp_path / "one")
-    figure = found(tmp_path, "final return")
-    assert (figure.value, figure.interval, figure.seeds) == (3.0, None, 1)
+    statistic = found(tmp_path, "final return")
+    assert (statistic.value, statistic.interval, statistic.seeds) == (3.0, None, 1)
     findings = gather([tmp_path])
     assert "1 seed: no interval" in page(findings, numbers(findings))
 
@@ -90,8 +90,8 @@ def test_episodes_never_count_as_seeds(tmp_path):
 
 def test_unfinished_runs_are_told_and_not_counted(two_agents):
     write_run(two_agents / "sac9", "sac", ((100, 1000.0),), 9, status="failed")
-    figure = found(two_agents, "final return")
-    assert (figure.value, figure.seeds, figure.begun) == (5.0, 3, 4)
+    statistic = found(two_agents, "final return")
+    assert (statistic.value, statistic.seeds, statistic.begun) == (5.0, 3, 4)
     findings = gather([two_agents])
     assert [(loss.name, loss.status) for loss in findings.losses] == [("sac9", "failed")]
     text = page(findings, numbers(findings))
@@ -103,8 +103,8 @@ def test_failures_of_a_sweep_are_shown_with_the_end_of_their_log(tmp_path):
     write_run(tmp_path / "many" / "runs" / "good")
     write_run(tmp_path / "many" / "runs" / "bad", seed=1, status="failed")
     (tmp_path / "many" / "sweep.yaml").write_text("agents: [sac]\n")
-    told = {name: {"tries": 3, "end_of_log": f"<oh> {name}"} for name in ("bad", "never")}
-    (tmp_path / "many" / "failures.json").write_text(json.dumps(told))
+    failures = {name: {"tries": 3, "end_of_log": f"<oh> {name}"} for name in ("bad", "never")}
+    (tmp_path / "many" / "failures.json").write_text(json.dumps(failures))
     for root in (tmp_path, tmp_path / "many"):
         findings = gather([root])
         assert [loss.status for loss in findings.losses] == ["failed after 3 tries", "failed 3 times before it began"]
@@ -136,8 +136,8 @@ def escape_free(text):
     return re.split(r"[&<>'\"]", text)[0]
 
 
-def test_every_run_counts_once_and_companions_are_runs_too(two_agents):
-    shutil.move(two_agents / "sac2", two_agents / "sb30" / "beside" / "sac2")
+def test_every_run_counts_once_and_baseline_runs_are_runs_too(two_agents):
+    shutil.move(two_agents / "sac2", two_agents / "sb30" / "baselines" / "sac2")
     assert len(gather([two_agents, two_agents / "sac0", two_agents / "." / "sb30"]).runs) == 5
 
 
@@ -153,7 +153,7 @@ def test_no_run_at_all_is_an_error(tmp_path, capsys):
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 
-def test_training_in_many_worlds_is_another_method(tmp_path):
+def test_training_in_an_uncertainty_set_is_another_method(tmp_path):
     for i, uncertainty in enumerate((None, "pendulum-2")):
         folder = write_run(tmp_path / str(i), seed=i)
         config = replace(run_folder.read_config(folder)[1], uncertainty=uncertainty)
@@ -177,11 +177,11 @@ def test_methods_are_told_apart_by_what_differs_and_keep_their_agents_colour(tmp
     assert one[1:] != other[1:]
 
 
-def test_training_worlds_are_tasks_of_their_own(tmp_path):
+def test_training_dynamics_are_tasks_of_their_own(tmp_path):
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", env=replace(PENDULUM, physics=Physics(gravity=2.0)))
     tasks = gather([tmp_path]).tasks
-    assert tasks == ("Pendulum-v1", "Pendulum-v1, gravity 2.0; evaluated in the stock dynamics")
+    assert tasks == ("Pendulum-v1", "Pendulum-v1, gravity 2.0; evaluated in the unmodified dynamics")
 
 
 def test_settings_are_shown_as_a_difference_to_the_defaults(tmp_path):
@@ -215,28 +215,28 @@ def test_scores_are_used_across_tasks_only_where_every_run_has_one(tmp_path):
     assert not [f for f in numbers(findings) if f.task.startswith("all its")]  # returns of tasks are not comparable
 
 
-def test_a_world_that_not_every_run_was_measured_in_is_no_number(tmp_path):
+def test_an_environment_that_not_every_run_was_measured_in_is_no_number(tmp_path):
     for seed in range(2):
         measured(write_run(tmp_path / str(seed), seed=seed), 2.0, 1.0, [1.0, 2.0])
     measured(tmp_path / "0", 3.0, 1.0, [1.0, 2.0])
-    tails = [figure.metric for figure in numbers(gather([tmp_path])) if figure.metric.startswith("CVaR")]
+    tails = [statistic.metric for statistic in numbers(gather([tmp_path])) if statistic.metric.startswith("CVaR")]
     assert len(tails) == 1
     assert "gravity 2.0" in tails[0]
 
 
-def test_measurements_in_other_worlds_become_tails_and_a_heat_map(tmp_path):
+def test_measurements_under_other_dynamics_become_tails_and_a_heat_map(tmp_path):
     for seed in range(2):
         run = write_run(tmp_path / str(seed), seed=seed)
         for gravity, friction in ((1.0, 1.0), (2.0, 1.0), (2.0, 0.5)):
             measured(run, gravity, friction, np.arange(20.0) + 10 * gravity + seed)
         (run / "evaluations" / "grid.json").write_text("[1, 2]")  # of another kind: passed by
     (cell,) = gather([tmp_path]).cells
-    names, table, rows, columns = worlds(cell)
+    names, table, rows, columns = physics_map(cell)
     assert cell.runs[0].grids == {}
     assert (names, rows, columns) == (("gravity", "friction"), [1.0, 2.0], [0.5, 1.0])
     np.testing.assert_allclose(table, [[np.nan, 20.0], [30.0, 30.0]])
-    figure = found(tmp_path, f"CVaR 0.1 in {describe({**vars(PENDULUM), 'physics': vars(Physics())})}")
-    assert (figure.value, figure.seeds) == (
+    statistic = found(tmp_path, f"CVaR 0.1 in {describe({**vars(PENDULUM), 'physics': vars(Physics())})}")
+    assert (statistic.value, statistic.seeds) == (
         pytest.approx(11.0),
         2,
     )  # worst two of 20 from 10 and 11 on, then both seeds
@@ -253,33 +253,33 @@ def test_grids_become_worst_cases_averages_and_heat_maps(tmp_path):
     worst, average = (found(tmp_path, f"{what} over mine (closed, n=3)") for what in ("worst case", "average"))
     assert (worst.value, worst.interval, worst.seeds, average.value) == (0.5, (0.0, 1.0), 2, 25.5)
     findings = gather([tmp_path])
-    world = grid_map(findings.cells[0], "mine (closed, n=3)")
-    assert (world.names, world.rows, world.columns) == (("mass", "wind"), [1.0, 2.0], [0.0, 1.0, 2.0])
-    np.testing.assert_allclose(world.table, [[0.5, 10.5, 20.5], [30.5, 40.5, 50.5]])
+    measured = grid_map(findings.cells[0], "mine (closed, n=3)")
+    assert (measured.names, measured.rows, measured.columns) == (("mass", "wind"), [1.0, 2.0], [0.0, 1.0, 2.0])
+    np.testing.assert_allclose(measured.table, [[0.5, 10.5, 20.5], [30.5, 40.5, 50.5]])
     assert "sac: mine (closed, n=3); worst 0.5, 2 seeds" in page(findings, numbers(findings))
 
 
-def test_objectives_show_what_was_promised_and_what_was_reached(tmp_path):
+def test_objectives_show_what_was_predicted_and_what_was_achieved(tmp_path):
     for seed in range(2):
         run = write_run(tmp_path / str(seed), agent="dhn", seed=seed)
-        own = {"run": "dhn", "objective": "cvar(0.1)", "value": 2.0 + seed, "promised": 4.0}
-        companion = {"run": "qr-dqn", "objective": "mean", "value": 9.0, "promised": 9.0}
-        (run / "objectives.json").write_text(json.dumps([own, companion]))
-        later = {"objective": "target(3)", "value": 1.0, "promised": 2.0 + seed}
+        own = {"run": "dhn", "objective": "cvar(0.1)", "value": 2.0 + seed, "predicted": 4.0}
+        baseline = {"run": "qr-dqn", "objective": "mean", "value": 9.0, "predicted": 9.0}
+        (run / "objectives.json").write_text(json.dumps([own, baseline]))
+        later = {"objective": "target(3)", "value": 1.0, "predicted": 2.0 + seed}
         record = {"env": vars(PENDULUM) | {"physics": vars(Physics())}, "objectives": ["target(3)"], "results": [later]}
         (run / "evaluations").mkdir()
         (run / "evaluations" / "later.json").write_text(json.dumps(record))
-    world = describe(vars(PENDULUM) | {"physics": vars(Physics())})
+    env = describe(vars(PENDULUM) | {"physics": vars(Physics())})
     for name, expected in (
-        ("cvar(0.1)", {"reached": 2.5, "promised": 4.0}),
-        ("target(3)", {"reached": 1.0, "promised": 2.5}),
+        ("cvar(0.1)", {"achieved": 2.5, "predicted": 4.0}),
+        ("target(3)", {"achieved": 1.0, "predicted": 2.5}),
     ):
-        for figure, value in expected.items():
-            number = found(tmp_path, f"{name} in {world}, {figure}", "dhn")
+        for statistic, value in expected.items():
+            number = found(tmp_path, f"{name} in {env}, {statistic}", "dhn")
             assert (number.value, number.seeds, number.unit) == (value, 2, "discounted reward")
     findings = gather([tmp_path])
-    assert not [figure for figure in numbers(findings) if figure.metric.startswith("mean")]
-    assert f"cvar(0.1) in {world}, reached" in page(findings, numbers(findings))
+    assert not [statistic for statistic in numbers(findings) if statistic.metric.startswith("mean")]
+    assert f"cvar(0.1) in {env}, achieved" in page(findings, numbers(findings))
 
 
 def test_bandits_are_measured_by_the_regret_of_their_replicates(tmp_path):
@@ -293,8 +293,8 @@ def test_bandits_are_measured_by_the_regret_of_their_replicates(tmp_path):
             (folder / f"{name}.csv").write_text("step,seconds,episode_return,score\n")
         rounds = np.array([1, 10, 100, 300, 1000])
         np.savez(folder / "regret.npz", rounds=rounds, regret=rounds[:, None] ** exponent * np.array([1.0, 2.0, 3.0]))
-    figure = found(tmp_path, "final regret", "linucb")
-    assert (figure.value, figure.seeds, figure.begun) == (2000.0, 3, 3)
+    statistic = found(tmp_path, "final regret", "linucb")
+    assert (statistic.value, statistic.seeds, statistic.begun) == (2000.0, 3, 3)
     findings = gather([tmp_path])
     text = page(findings, numbers(findings))
     assert "slope 0.50" in text
@@ -397,7 +397,7 @@ class Browser:
     def value_of(self, expression):
         return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
 
-    def told(self, *methods):
+    def events_of(self, *methods):
         return [event["params"] for event in self.events if event.get("method") in methods]
 
 
@@ -410,6 +410,6 @@ def test_a_browser_shows_every_figure_and_asks_for_nothing(full_report, browser,
     assert len(sizes) >= 4
     assert all(box["width"] > 200 and box["height"] > 50 for box in sizes)
     assert browser.value_of("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways but tables
-    asked = [request["request"]["url"] for request in browser.told("Network.requestWillBeSent")]
+    asked = [request["request"]["url"] for request in browser.events_of("Network.requestWillBeSent")]
     assert [url for url in asked if not url.startswith("data:image/png")] == [full_report.as_uri()]
-    assert browser.told("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []
+    assert browser.events_of("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []

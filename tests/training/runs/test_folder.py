@@ -66,7 +66,7 @@ def test_spaces_come_back_as_they_were(run):
 
 def test_an_existing_run_is_never_written_over(run, tiny, tmp_path):
     before = sorted(path.name for path in run.rglob("*"))
-    with pytest.raises(FileExistsError, match=f"{run}: not empty; go on with that run by --resume {run}, or choose"):
+    with pytest.raises(FileExistsError, match=f"{run}: not empty; resume that run with --resume {run}, or choose"):
         train("fake", tiny, out=tmp_path, name="run")
     assert sorted(path.name for path in run.rglob("*")) == before
 

@@ -24,7 +24,7 @@ def test_each_metric_is_averaged_over_the_steps_that_reported_it():
     assert meter.read() == {"episodes": 0.0}  # a new interval
 
 
-def test_only_lanes_that_ended_count_as_episodes():
+def test_only_environments_that_ended_count_as_episodes():
     nan = float("nan")
     ended = Episodes(torch.tensor([True, False, True]), torch.tensor([1.0, nan, 5.0]), torch.tensor([10, 99, 20]))
     none = Episodes(torch.zeros(3, dtype=torch.bool), torch.full((3,), nan), torch.zeros(3))
@@ -98,11 +98,11 @@ def test_wandb_works_offline_and_a_resumed_run_keeps_its_id(tmp_path, tiny, wand
     from surefoot.evaluation.storage import load
     from surefoot.training.loop.interrupt import StopRequest
     from surefoot.training.loop.setup import resume
-    from surefoot.training.session import carry_out, train
+    from surefoot.training.session import execute, train
 
     folder = train("fake", dataclasses.replace(tiny, logger=("wandb",)), out=tmp_path, name="run")
     first = load(checkpoint_path(folder, "step", 60))["loggers"]["wandb"]["id"]
-    carry_out(resume(folder, "fake", dataclasses.replace(tiny, logger=("wandb",), steps=90)), StopRequest())
+    execute(resume(folder, "fake", dataclasses.replace(tiny, logger=("wandb",), steps=90)), StopRequest())
     assert load(checkpoint_path(folder, "step", 90))["loggers"]["wandb"]["id"] == first
     runs = sorted(path.name for path in (folder / "wandb").glob("offline-run-*"))
     assert all(name.endswith(first) for name in runs)

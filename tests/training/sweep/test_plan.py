@@ -1,4 +1,4 @@
-"""Sweeps: what a grid expands to, wrong input before anything starts, processes that die, stops, and going on."""
+"""Sweeps: what a grid expands to, wrong input before anything starts, processes that die, stops, and resuming."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from surefoot.training.runs import folder as run_folder
 from surefoot.training.sweep import local as sweep_local
 from surefoot.training.sweep.plan import (
     Entry,
-    Objective,
+    SearchObjective,
     Sweep,
     expand,
     is_done,
@@ -31,7 +31,7 @@ from surefoot.training.sweep.plan import (
     read_sweep,
     wandb_settings,
 )
-from surefoot.training.sweep.progress import Standing, share_done
+from surefoot.training.sweep.progress import SweepProgress, fraction_done
 
 # --- the grid ---------------------------------------------------------------------------------------------------------
 
@@ -43,7 +43,8 @@ def test_a_grid_is_every_combination_with_the_presets_below_the_settings():
         (agent, gravity, seed) for agent in ("sac", "sac-mix") for gravity in (1.5, 2.0) for seed in (0, 1)
     ]
     assert {run.config.agent.gamma for run in runs} == {0.9}
-    assert {(run.config.agent.hidden, run.config.beside, run.config.threads) for run in runs} == {((128, 128), (), 1)}
+    configs = [run.config for run in runs]
+    assert {(config.agent.hidden, config.baselines, config.threads) for config in configs} == {((128, 128), (), 1)}
     assert runs[0].name == "sac-sac-demo-sim-gravity=1.5-s0"
     assert len({run.name for run in runs}) == 8
 
@@ -120,12 +121,12 @@ def test_many_runs_are_possible_when_meant(monkeypatch):
 @pytest.mark.parametrize("change", [{"level": 0.0}, {"episodes": 0}, {"metric": "worst_case"}])
 def test_an_objective_that_measures_nothing_is_refused(change):
     with pytest.raises(ValueError, match="objective"):
-        Objective(**change)
+        SearchObjective(**change)
 
 
 def test_an_objective_of_unknown_physics_is_refused():
     with pytest.raises(ValueError, match="unknown key 'wind'"):
-        Objective("worst_case", physics=({"wind": 2.0},))
+        SearchObjective("worst_case", physics=({"wind": 2.0},))
 
 
 def test_wrong_input_makes_no_folder(tmp_path, capsys):
@@ -137,7 +138,7 @@ def test_wrong_input_makes_no_folder(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
     err = capsys.readouterr().err
     assert "unknown key 'agent.scael'" in err
-    assert "say which agents" in err
+    assert "name the agents to train" in err
     assert "not the folder of a sweep" in err
 
 
@@ -168,25 +169,25 @@ def test_the_slots_share_the_gpus_out():
 
 
 def test_the_line_foretells_the_end_from_the_steps_done_in_this_session():
-    standing = Standing(done=5, running=2, failed=1, total=10, work=6.0)
+    progress = SweepProgress(done=5, running=2, failed=1, total=10, work=6.0)
     # 2 runs' worth in 60 s; 10 - 1 failed - 6 = 3 more: 90 s
-    assert standing.line(60, work_before=4.0) == "5 of 10 runs done, 2 running, 1 failed, about 2 min left"
-    assert "left" not in standing.line(60, work_before=6.0)
+    assert progress.line(60, work_before=4.0) == "5 of 10 runs done, 2 running, 1 failed, about 2 min left"
+    assert "left" not in progress.line(60, work_before=6.0)
 
 
 def test_the_line_is_not_repeated_where_nothing_changed(capsys):
     line = StatusLine()
     for done in (0, 0, 1):
-        line(Standing(done, 1, 0, 2, float(done)))
+        line(SweepProgress(done, 1, 0, 2, float(done)))
     assert capsys.readouterr().out.count("runs done") == 2
 
 
 def test_a_run_under_way_counts_by_its_last_whole_row(tmp_path):
-    assert share_done(tmp_path, 100) == 0
+    assert fraction_done(tmp_path, 100) == 0
     (tmp_path / "metrics.csv").write_text("step,env_steps\n")
-    assert share_done(tmp_path, 100) == 0
+    assert fraction_done(tmp_path, 100) == 0
     (tmp_path / "metrics.csv").write_text("step,env_steps\n10,10\n25,25\n")
-    assert share_done(tmp_path, 100) == 0.25
+    assert fraction_done(tmp_path, 100) == 0.25
 
 
 # --- for real ---------------------------------------------------------------------------------------------------------
@@ -215,15 +216,15 @@ def test_every_run_is_an_ordinary_run_folder_and_a_failing_one_does_not_stop_the
     _, config = run_folder.read_config(folder / "runs" / good)
     assert (config.seed, config.threads, config.steps) == (0, 1, 60)
     assert run_folder.read_meta(folder / "runs" / good)["preset"] is None
-    # It dies before its first checkpoint (agent step 3 makes one, at step 9: it goes on from there) and is given up.
+    # It dies before its first checkpoint (agent step 3 makes one, at step 9: it is resumed from there) and is given up.
     assert policy_files.checkpoint_steps(folder / "runs" / bad)[-1] == 18
     failure = read_failures(folder)[bad]
     assert failure["tries"] == 2
-    assert "the fake agent fails as it was told to" in failure["end_of_log"]
+    assert "the fake agent fails as configured" in failure["end_of_log"]
     assert "resumed" in run_folder.read_meta(folder / "runs" / bad)
-    told = capsys.readouterr()
-    assert "1 of 2 runs done, 0 running, 1 failed" in told.out
-    assert "fails as it was told to" in told.err
+    output = capsys.readouterr()
+    assert "1 of 2 runs done, 0 running, 1 failed" in output.out
+    assert "fails as configured" in output.err
 
 
 def test_wrong_input_is_not_tried_again(tmp_path, monkeypatch):
@@ -287,7 +288,7 @@ def test_ctrl_c_stops_cleanly_and_resume_finishes_only_what_was_missing(tmp_path
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert f"go on with: surefoot sweep --resume {folder}" in out
+    assert f"resume with: surefoot sweep --resume {folder}" in out
     stamps = {run: (run / "meta.json").read_text() for run in folder.glob("runs/*")}
     assert {run_folder.read_meta(run)["status"] for run in stamps} <= {"finished", "interrupted"}
     assert "interrupted" in {run_folder.read_meta(run)["status"] for run in stamps}
@@ -321,8 +322,8 @@ def test_after_the_driver_was_killed_its_runs_save_and_end_and_two_drivers_never
 
 
 def test_the_runs_are_grouped_and_tagged_for_wandb():
-    told = wandb_settings(Path("runs/many"), Entry("name", "h2o", "h2o/demo", 3))
-    assert told == {"WANDB_RUN_GROUP": "many", "WANDB_TAGS": "many,h2o,h2o-demo,seed-3"}
+    settings = wandb_settings(Path("runs/many"), Entry("name", "h2o", "h2o/demo", 3))
+    assert settings == {"WANDB_RUN_GROUP": "many", "WANDB_TAGS": "many,h2o,h2o-demo,seed-3"}
 
 
 def test_offline_wandb_keeps_group_and_tags(tmp_path, knows_fake, monkeypatch):
@@ -336,7 +337,7 @@ def test_offline_wandb_keeps_group_and_tags(tmp_path, knows_fake, monkeypatch):
 
 
 def test_one_run_can_be_carried_out_alone(tmp_path, knows_fake, monkeypatch):
-    monkeypatch.setattr(sweep_local.Crew, "fill", lambda crew: crew.waiting.clear())
+    monkeypatch.setattr(sweep_local.WorkerPool, "fill", lambda pool: pool.waiting.clear())
     assert main(sweep_of(tmp_path, "--seeds", "0,1")) == 0
     folder = tmp_path / "many"
     first, second = [entry.name for entry in read_plan(folder)]
@@ -346,7 +347,7 @@ def test_one_run_can_be_carried_out_alone(tmp_path, knows_fake, monkeypatch):
 
 
 def test_the_sweep_file_in_the_folder_asks_for_the_same_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_local.Crew, "fill", lambda crew: crew.waiting.clear())
+    monkeypatch.setattr(sweep_local.WorkerPool, "fill", lambda pool: pool.waiting.clear())
     assert main(sweep_of(tmp_path, "--seeds", "0,1")) == 0
     again = read_sweep(tmp_path / "many" / "sweep.yaml")
     assert [run.name for run in expand(again)] == [entry.name for entry in read_plan(tmp_path / "many")]

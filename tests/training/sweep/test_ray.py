@@ -22,8 +22,8 @@ from surefoot.training.config.run import EvalConfig
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import start
 from surefoot.training.runs import folder as run_folder
-from surefoot.training.session import carry_out
-from surefoot.training.sweep.plan import Objective, Sweep, expand, is_done, read_failures, read_plan, search_range
+from surefoot.training.session import execute
+from surefoot.training.sweep.plan import SearchObjective, Sweep, expand, is_done, read_failures, read_plan, search_range
 
 SETUP_HOOK = "ray_worker.know_fake_and_die_once"
 
@@ -103,40 +103,40 @@ def test_fields_of_whole_numbers_are_searched_in_whole_numbers(sweep_ray, tiny):
     assert np.mean(logs) == pytest.approx(-2, abs=0.4)  # spread evenly over the orders of magnitude
 
 
-def test_the_robust_objectives_are_the_worst_world_and_the_tail_of_all(sweep_ray, tiny, tmp_path):
+def test_the_robust_objectives_are_the_worst_case_and_the_tail_of_all(sweep_ray, tiny, tmp_path):
     config = replace(tiny, eval=EvalConfig(every=25, episodes=2, seed=3))
     run = start("fake", config, tmp_path / "run")
     run.agent.step()
-    worlds = ({"gravity": 0.5}, {"gravity": 3.0})
+    dynamics = ({"gravity": 0.5}, {"gravity": 3.0})
     returns = [
-        evaluate(run.agent.act, replace(config.env, physics=Physics(**world)), episodes=4, seed=3).returns
-        for world in worlds
+        evaluate(run.agent.act, replace(config.env, physics=Physics(**changes)), episodes=4, seed=3).returns
+        for changes in dynamics
     ]
     assert returns[0].mean() != returns[1].mean()
-    measured = sweep_ray.measure(run, Objective("worst_case", physics=worlds, episodes=4))
+    measured = sweep_ray.measure(run, SearchObjective("worst_case", physics=dynamics, episodes=4))
     assert measured == min(values.mean() for values in returns)
-    tail = sweep_ray.measure(run, Objective("cvar", physics=worlds, episodes=4, level=0.25))
+    tail = sweep_ray.measure(run, SearchObjective("cvar", physics=dynamics, episodes=4, level=0.25))
     assert tail == pytest.approx(np.sort(np.concatenate(returns))[:2].mean())
     run.env.close()
 
 
 def test_a_run_reports_its_objective_and_hands_every_new_checkpoint_over_once(sweep_ray, tiny, tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(sweep_ray.tune, "report", lambda metrics, checkpoint: told.append((metrics, checkpoint)))
+    reported = []
+    monkeypatch.setattr(sweep_ray.tune, "report", lambda metrics, checkpoint: reported.append((metrics, checkpoint)))
     run = start("fake", tiny, tmp_path / "run")  # checkpoints at 21, 42, 60; evaluations at 27, 51
-    reporter = run.loggers["ray"] = sweep_ray.Reporter(run, Objective())
-    carry_out(run, StopRequest())
+    reporter = run.loggers["ray"] = sweep_ray.Reporter(run, SearchObjective())
+    execute(run, StopRequest())
     reporter.send()
-    assert [(metrics["step"], checkpoint is not None) for metrics, checkpoint in told] == [
+    assert [(metrics["step"], checkpoint is not None) for metrics, checkpoint in reported] == [
         (27, True),
         (51, True),
         (60, True),
         (60, True),
     ]
-    assert all("eval/episode_return" in metrics for metrics, _ in told)
+    assert all("eval/episode_return" in metrics for metrics, _ in reported)
     everything = sweep_ray.Reporter(run, None)
     everything.log({"loss": 1.0, "score": None}, 60)
-    assert told[-1][0] == {"loss": 1.0, "step": 60}
+    assert reported[-1][0] == {"loss": 1.0, "step": 60}
 
 
 # --- for real ---------------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_a_killed_worker_leads_to_the_same_result_and_a_failing_run_does_not_sto
     assert all(is_done(folder, name) for name in fine)
     failures = read_failures(folder)
     assert set(failures) == {entry.name for entry in read_plan(folder)} - set(fine)
-    assert all("fails as it was told to" in told["end_of_log"] for told in failures.values())
+    assert all("fails as configured" in failure["end_of_log"] for failure in failures.values())
     (killed,) = [name for name in fine if "padding=1" in name]
     assert len(run_folder.read_meta(folder / "runs" / killed)["resumed"]) == 1
     config = folder / "configs" / f"{killed}.yaml"
@@ -240,7 +240,7 @@ def a_short_and_a_long_run(tmp_path):
     process = driver(tmp_path, "0.3", *ray_sweep(tmp_path, "--seeds", "0", steps=[15, 600]))
     stored = tmp_path / "r" / "ray-tune" / "grid"  # Ray writes "steps=15" as "steps_15"
     wait_until(lambda: any(stored.glob("*steps?15-*/checkpoint_*")))
-    # A second one of the long run: its worker has gone on, so the driver has taken in the first.
+    # A second one of the long run: its worker has continued, so the driver has taken in the first.
     wait_until(lambda: any(int(path.name[-6:]) > 0 for path in stored.glob("*steps?600-*/checkpoint_*")))
     seen = time.time()
     wait_until(lambda: any(path.stat().st_mtime > seen for path in stored.glob("experiment_state-*.json")))
@@ -248,7 +248,7 @@ def a_short_and_a_long_run(tmp_path):
 
 
 def finish_and_compare(tmp_path):
-    """Resume the sweep: what was done is left alone, the other run goes on and ends as if nothing had happened."""
+    """Resume the sweep: what was done is left alone, the other run continues and ends as if nothing had happened."""
     folder = tmp_path / "r"
     assert driver(tmp_path, "0", "sweep", "--resume", str(folder)).wait(300) == 0
     short, long = (folder / "runs" / entry.name for entry in read_plan(folder))
@@ -276,7 +276,7 @@ def test_ctrl_c_keeps_what_was_done_and_resume_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert out.splitlines()[-1] == f"stopped; go on with: surefoot sweep --resume {tmp_path / 'r'}"
+    assert out.splitlines()[-1] == f"stopped; resume with: surefoot sweep --resume {tmp_path / 'r'}"
     finish_and_compare(tmp_path)
 
 

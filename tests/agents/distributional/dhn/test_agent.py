@@ -1,4 +1,7 @@
-"""DηN: the loss, the greedy rule, the stock in acting, replay and targets, and the tables it must come to."""
+"""DηN: the loss, the greedy rule, the stock in acting, replay and targets, and the tables it must come to.
+
+docs/derivations/distributional.md §7.
+"""
 
 from dataclasses import replace
 
@@ -10,7 +13,7 @@ from torch.testing import assert_close
 
 from surefoot.agents.distributional.dhn import agent as dhn
 from surefoot.agents.distributional.dhn import policy
-from surefoot.agents.distributional.dhn.agent import DHN, StockLanes
+from surefoot.agents.distributional.dhn.agent import DHN, StockEnvs
 from surefoot.agents.distributional.dhn.equations import (
     DHNConfig,
     Stocked,
@@ -32,35 +35,35 @@ SMALL = DHNConfig(
 
 
 class Payments:
-    """Lanes that pay lane + 0.25·step + action; even lanes end at their third step, odd ones are cut there."""
+    """Environments i that pay i + 0.25·step + action; even ones end at their third step, odd ones are cut there."""
 
     single_observation_space = gym.spaces.Box(-np.inf, np.inf, (OBS,), np.float32)
     episode_limit = 3
 
     def __init__(self, num_envs=4, pay=1.0, first=0):
-        self.num_envs, self.pay, self.clock = num_envs, pay, 0
+        self.num_envs, self.pay, self.elapsed = num_envs, pay, 0
         self.single_action_space = gym.spaces.Discrete(2, start=first)
 
-    def observe(self, clock):
-        return torch.tensor([[clock, 1.0, -1.0]]).repeat(self.num_envs, 1)
+    def observe(self, elapsed):
+        return torch.tensor([[elapsed, 1.0, -1.0]]).repeat(self.num_envs, 1)
 
     def reset(self, *, seed=None):
-        self.clock = 0
+        self.elapsed = 0
         return self.observe(0), {}
 
     def step(self, actions):
-        lane = torch.arange(self.num_envs)
-        reward = self.pay * (lane + 0.25 * self.clock) + actions
-        self.clock = (self.clock + 1) % 3
-        ended = torch.full((self.num_envs,), self.clock == 0)
-        info = {"final_obs": self.observe(self.clock or 3), "_final_obs": ended}
-        return self.observe(self.clock), reward, ended & (lane % 2 == 0), ended & (lane % 2 == 1), info
+        index = torch.arange(self.num_envs)
+        reward = self.pay * (index + 0.25 * self.elapsed) + actions
+        self.elapsed = (self.elapsed + 1) % 3
+        ended = torch.full((self.num_envs,), self.elapsed == 0)
+        info = {"final_obs": self.observe(self.elapsed or 3), "_final_obs": ended}
+        return self.observe(self.elapsed), reward, ended & (index % 2 == 0), ended & (index % 2 == 1), info
 
     def state_dict(self):
-        return {"clock": self.clock}
+        return {"elapsed": self.elapsed}
 
     def load_state_dict(self, state):
-        self.clock = state["clock"]
+        self.elapsed = state["elapsed"]
 
     def close(self):
         pass
@@ -97,11 +100,11 @@ def fixed(*rows):
     return Table(lambda stock: torch.tensor(rows).expand(len(stock), -1, -1), len(rows))
 
 
-# --- D4, the loss -----------------------------------------------------------------------------------------------------
+# --- the loss, eq. (7.9); by hand E17 ---------------------------------------------------------------------------------
 
 
 def pairwise_loss(z, y, kappa):
-    """D4 as it is written, a table of all pairs."""
+    """Eq. (7.9) as it is written, a table of all pairs."""
     tau = (torch.arange(z.shape[1], dtype=z.dtype) + 0.5) / z.shape[1]
     u = y[:, None, :] - z[:, :, None]
     inside = u.square() / 2 if kappa else torch.zeros_like(u)
@@ -139,7 +142,7 @@ def test_far_from_zero_single_precision_is_enough():
         assert_close(*gradients, rtol=0, atol=2 / 200)  # a target or two on the other side of a rounded z
 
 
-def test_the_quantile_loss_pulls_by_level_against_share_below_and_rests_at_the_quantiles():
+def test_the_quantile_loss_pulls_by_level_against_fraction_below_and_rests_at_the_quantiles():
     y = torch.arange(8.0)[None]
     z = torch.tensor([[1.5, 1.5, 100.0, -100.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(quantile_huber_loss(z, y, 0.0).sum(), z)
@@ -197,7 +200,7 @@ def test_ties_of_a_flat_utility_go_to_the_larger_mean():
     assert scores(tied, torch.zeros(1), parse("cvar(0.25)")).argmax() == 1
 
 
-def test_acting_is_greedy_at_the_stock_of_the_lane_and_in_the_tasks_own_numbers():
+def test_acting_is_greedy_at_the_stock_of_the_environment_and_in_the_tasks_own_numbers():
     policy = make_policy()
     policy.net = fixed(SAFE, RISK)
     obs = torch.zeros(2, OBS)
@@ -215,24 +218,26 @@ def test_features_of_the_stock():
 # --- the choice of c_0 ------------------------------------------------------------------------------------------------
 
 
-def test_the_best_start_is_minus_the_quantile_and_promises_the_cvar():
+def test_the_best_start_is_minus_the_quantile_and_predicts_the_cvar():
     policy = make_policy()
     policy.net = fixed([1.0, 2.0, 3.0, 4.0])
     outer = policy.outer(torch.zeros(6, OBS), parse("cvar(0.5)"))
-    assert -3.01 <= outer.stock <= -1.99  # any point of [−3, −2] is a τ-quantile of the law, with its sign turned
-    assert outer.promised == pytest.approx(1.5, abs=1e-5)  # (1 + 2)/2: c is added to Z once
+    assert (
+        -3.01 <= outer.stock <= -1.99
+    )  # any point of [−3, −2] is a τ-quantile of the distribution, with its sign turned
+    assert outer.predicted == pytest.approx(1.5, abs=1e-5)  # (1 + 2)/2: c is added to Z once
     lowest = policy.outer(torch.zeros(1, OBS), parse("cvar(0.25)"))
-    assert (lowest.promised, -2.02 <= lowest.stock <= -0.98) == (pytest.approx(1.0, abs=1e-5), True)
+    assert (lowest.predicted, -2.02 <= lowest.stock <= -0.98) == (pytest.approx(1.0, abs=1e-5), True)
 
 
-def test_several_start_states_get_one_start_by_the_mean_of_what_they_promise():
+def test_several_start_states_get_one_start_by_the_mean_of_their_predictions():
     policy = make_policy()
     quantiles = {0.0: [0.0, 0.0], 1.0: [4.0, 4.0]}
     policy.net.forward = lambda obs, stock: torch.tensor([[quantiles[float(x)]] for x in obs[:, 0]])
     obs = torch.tensor([[0.0], [1.0], [0.0], [0.0]]).expand(4, OBS)
     # returns 0, 0, 0 and 4 alike: the worst half is 0, the worst 7/8 is (6/8·0 + 1/8·4)/(7/8)
-    assert policy.outer(obs, parse("cvar(0.5)")).promised == pytest.approx(0.0, abs=0.01)
-    assert policy.outer(obs, parse("cvar(7/8)")).promised == pytest.approx(4 / 7, abs=0.01)
+    assert policy.outer(obs, parse("cvar(0.5)")).predicted == pytest.approx(0.0, abs=0.01)
+    assert policy.outer(obs, parse("cvar(7/8)")).predicted == pytest.approx(4 / 7, abs=0.01)
 
 
 def test_the_search_stays_within_what_was_trained():
@@ -246,7 +251,7 @@ def test_the_search_stays_within_what_was_trained():
 def test_the_upper_tail_takes_the_least_of_its_bounds():
     policy = make_policy(replace(SMALL, objective="upper-cvar(0.5)"))
     policy.net = fixed([1.0, 2.0, 3.0, 4.0])
-    assert policy.outer(torch.zeros(1, OBS)).promised == pytest.approx(3.5, abs=1e-5)
+    assert policy.outer(torch.zeros(1, OBS)).predicted == pytest.approx(3.5, abs=1e-5)
 
 
 def test_one_network_serves_every_tau_and_target_but_no_other_utility():
@@ -254,20 +259,20 @@ def test_one_network_serves_every_tau_and_target_but_no_other_utility():
     for text in ("cvar(1)", "cvar(0.01)", "shortfall(3)", "mean-cvar(0, 1/2)"):
         policy.require_served(parse(text))
     with pytest.raises(ValueError, match=r"trained for cvar\(0.25\).*train with --agent.objective 'target\(2\)'"):
-        policy.player(parse("target(2)"))
+        policy.stateful(parse("target(2)"))
     make_policy(replace(SMALL, objective="target(0)")).require_served(parse("homeostasis(-3)"))
 
 
-# --- the stock in acting and replay (brief, 7.8) --------------------------------------------------------------------
+# --- the stock in acting and replay (pitfalls of §14) -----------------------------------------------------------------
 
 
 def walk(config, steps, env=None):
-    """Return rows of every lane (steps, N), with the stocks after each step, actions 0."""
-    lanes = StockLanes(config, setting_of(env or Payments()))
+    """Return rows of every environment (steps, N), with the stocks after each step, actions 0."""
+    envs = StockEnvs(config, setting_of(env or Payments()))
     rows, after = [], []
     for _ in range(steps):
-        rows.append(lanes.step(torch.zeros(len(lanes.stock), dtype=torch.int64), 0)[0])
-        after.append(lanes.stock)
+        rows.append(envs.step(torch.zeros(len(envs.stock), dtype=torch.int64), 0)[0])
+        after.append(envs.stock)
     return Stocked(*map(torch.stack, zip(*rows, strict=True))), torch.stack(after)
 
 
@@ -295,7 +300,7 @@ def test_a_new_episode_starts_from_a_fresh_stock_and_the_old_one_keeps_its_own()
     assert bool(((after[2] >= -500) & (after[2] <= 500)).all())
     own = (rows.stock[2] + rows.reward[2]) / 0.8  # c' of the transition that ended the episode
     assert bool((after[2] != own).all())
-    agent = make_agent(replace(WIDE, relabel_share=0.0))
+    agent = make_agent(replace(WIDE, relabel_probability=0.0))
     agent.target = Table(lambda stock: torch.zeros(len(stock), 1, 4))
     last = Stocked(*(field[2] for field in rows))
     agent.target_quantiles(last, last.stock)
@@ -333,7 +338,7 @@ def test_with_double_the_online_network_chooses_and_the_target_network_values():
 
 
 def test_stocks_that_run_away_are_clamped_the_same_way_everywhere():
-    config = replace(SMALL, gamma=0.5, stock_range=(-5.0, 1.0), relabel_share=0.0)
+    config = replace(SMALL, gamma=0.5, stock_range=(-5.0, 1.0), relabel_probability=0.0)
     endless = Payments(pay=-1e30)
     endless.step = lambda actions, step=endless.step: (
         *step(actions)[:2],
@@ -342,23 +347,23 @@ def test_stocks_that_run_away_are_clamped_the_same_way_everywhere():
     )
     agent = make_agent(config, endless)
     for _ in range(40):
-        agent.lanes.step(torch.zeros(4, dtype=torch.int64), 0)
-    assert agent.lanes.stock.tolist()[1:] == [-10.0] * 3
+        agent.envs.step(torch.zeros(4, dtype=torch.int64), 0)
+    assert agent.envs.stock.tolist()[1:] == [-10.0] * 3
     agent.target = Table(lambda stock: torch.zeros(len(stock), 1, 4))
-    rows, _ = agent.lanes.step(torch.zeros(4, dtype=torch.int64), 0)
+    rows, _ = agent.envs.step(torch.zeros(4, dtype=torch.int64), 0)
     agent.target_quantiles(rows, rows.stock)
     assert bool((agent.target.seen[0].abs() <= 10).all())
     assert clamped(torch.tensor([-11.0, 3.0, 11.0]), (-5.0, 1.0)).tolist() == [-10.0, 3.0, 10.0]
 
 
 def test_n_step_transitions_add_up_rewards_until_n_or_the_episodes_end():
-    lanes, n_step = StockLanes(WIDE, setting_of(Payments(num_envs=2))), dhn.NStep(2)
+    envs, n_step = StockEnvs(WIDE, setting_of(Payments(num_envs=2))), dhn.NStep(2)
     made = []
     for _ in range(4):
-        rows, episodes = lanes.step(torch.zeros(2, dtype=torch.int64), 0)
+        rows, episodes = envs.step(torch.zeros(2, dtype=torch.int64), 0)
         made.append(n_step.add(rows, episodes.ended))
     assert [[len(rows.reward) for rows in step] for step in made] == [[0], [2, 0], [2, 2], [0, 0]]
-    first, second = made[1][0], made[2][0]  # from steps 0 and 1, of rewards lane + 0, 1/4, 1/2
+    first, second = made[1][0], made[2][0]  # from steps 0 and 1, of rewards i + 0, 1/4, 1/2
     assert_close(first.reward, torch.tensor([0 + 0.8 * 0.25, 1 + 0.8 * 1.25]))
     assert_close(second.reward, torch.tensor([0.25 + 0.8 * 0.5, 1.25 + 0.8 * 1.5]))
     assert_close(first.discount, torch.full((2,), 0.64))
@@ -366,11 +371,11 @@ def test_n_step_transitions_add_up_rewards_until_n_or_the_episodes_end():
     last = made[2][1]  # the last step alone: cut short by the end, bootstrapped by γ where it was a time-out
     assert_close(last.discount, torch.full((2,), 0.8))
     assert (last.terminated.tolist(), second.terminated.tolist(), first.terminated.tolist()) == ([1, 0], [1, 0], [0, 0])
-    following = (first.stock + first.reward) / first.discount  # c_{t+2} (brief, 7.5)
+    following = (first.stock + first.reward) / first.discount  # c_{t+2}, eq. (7.13)
     assert_close(following, last.stock)
     again = dhn.NStep(2)
     again.load_state_dict(n_step.state_dict())
-    rows, episodes = lanes.step(torch.zeros(2, dtype=torch.int64), 0)
+    rows, episodes = envs.step(torch.zeros(2, dtype=torch.int64), 0)
     assert_close(again.add(rows, episodes.ended)[0].reward, n_step.add(rows, episodes.ended)[0].reward)
 
 
@@ -386,7 +391,7 @@ def test_a_relabelled_stock_is_what_a_fresh_start_would_have_made(how):
     assert_close(got, torch.where(replaced, fresh if how == "free" else by_hand, last.stock))
 
 
-def test_replay_gives_back_what_the_lanes_made():
+def test_replay_gives_back_what_the_environments_made():
     agent = make_agent(WIDE)
     for _ in range(3):
         agent.step()
@@ -396,10 +401,10 @@ def test_replay_gives_back_what_the_lanes_made():
     assert rows.terminated.tolist() == [0] * 8 + [1, 0, 1, 0]
 
 
-def test_the_share_and_range_of_relabelled_stocks(monkeypatch):
+def test_the_probability_and_range_of_relabelled_stocks(monkeypatch):
     agent = make_agent(replace(SMALL, batch_size=4000, stock_range=(-5.0, 1.0)))
     agent.step()
-    agent.replay.push(agent.lanes.step(torch.zeros(4, dtype=torch.int64), 0)[0])
+    agent.replay.push(agent.envs.step(torch.zeros(4, dtype=torch.int64), 0)[0])
     seen = []
     agent.update = lambda batch, fresh, replaced: seen.extend([fresh, replaced]) or {}
     agent.learn()
@@ -425,8 +430,8 @@ def test_the_share_and_range_of_relabelled_stocks(monkeypatch):
         ({"stock_range": (1.0, 1.0)}, "agent.stock_range must be finite, its low end first"),
         ({"stock_range": (-float("inf"), 1.0)}, "agent.stock_range must be finite"),
         ({"quantiles": 0}, "agent.quantiles must be at least 1"),
-        ({"kappa": -1.0}, "agent.kappa must be at least 0"),
-        ({"relabel_share": 1.1}, r"agent.relabel_share must be in \[0, 1\]"),
+        ({"huber_threshold": -1.0}, "agent.huber_threshold must be at least 0"),
+        ({"relabel_probability": 1.1}, r"agent.relabel_probability must be in \[0, 1\]"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(changes, message):
@@ -462,7 +467,7 @@ def test_a_reward_that_is_not_finite_stops_the_run(pay):
 
 # --- QR-DQN -----------------------------------------------------------------------------------------------------------
 
-PLAIN = replace(SMALL, objective="mean", stock=False, relabel_share=0.0)
+PLAIN = replace(SMALL, objective="mean", stock=False, relabel_probability=0.0)
 
 
 def test_without_a_stock_nothing_depends_on_it_and_rewards_may_be_clipped():
@@ -496,7 +501,7 @@ GATE = replace(
     batch_size=64,
     learning_starts=200,
     replay_capacity=2000,
-    target_every=25,
+    target_update_interval=25,
     lr=3e-3,
     exploration_steps=1500,
     decay_steps=3000,
@@ -515,43 +520,43 @@ def train_on_gate(config, steps):
 
 def returns_of(agent, objective, episodes=4000):
     env = make_vec(EnvConfig("surefoot/Gate-v0", num_envs=episodes))
-    player = agent.policy.player(parse(objective))
+    stateful = agent.policy.stateful(parse(objective))
     obs, _ = env.reset(seed=3)
     total = torch.zeros(episodes, dtype=torch.float64)
     for t in range(2):
-        obs, reward, terminated, truncated, _ = env.step(player(obs))
+        obs, reward, terminated, truncated, _ = env.step(stateful(obs))
         total += 0.5**t * reward.double()
-        player.see(reward, terminated | truncated)
+        stateful.observe(reward, terminated | truncated)
     return total
 
 
 def test_one_network_finds_the_exact_optimum_of_gate_at_every_tau():
     agent = train_on_gate(GATE, 3000)
-    # Exact values (brief, 8.1); nested CVaR, the risk-neutral policy and every Markov policy get 0 at τ = 1/2.
+    # E1; nested CVaR, the risk-neutral policy and every Markov policy get 0 at τ = 1/2.
     for objective, exact in (("cvar(1/4)", 0.0), ("cvar(1/2)", 0.75), ("cvar(3/4)", 1.5), ("cvar(1)", 2.25)):
         assert float(parse(objective).measure(returns_of(agent, objective))) == pytest.approx(exact, abs=0.1), objective
 
 
-def test_the_quantiles_of_gate_are_those_of_its_law():
-    config = replace(GATE, objective="mean", stock=False, relabel_share=0.0, quantiles=4)
+def test_the_quantiles_of_gate_are_those_of_its_distribution():
+    config = replace(GATE, objective="mean", stock=False, relabel_probability=0.0, quantiles=4)
     agent = train_on_gate(config, 3000)
     z = agent.policy.net(torch.eye(3)[:1], torch.zeros(1))[0, 1].detach()
     # risk, risk: 3·coin + (6 or −3)/2 is −1.5, 1.5, 3 or 6, each with probability 1/4
     assert_close(z.sort().values, torch.tensor([-1.5, 1.5, 3.0, 6.0]), rtol=0, atol=0.4)
 
 
-def test_a_player_follows_each_lanes_stock_and_starts_anew():
+def test_a_stateful_policy_follows_each_environments_stock_and_starts_anew():
     policy = make_policy(replace(WIDE, gamma=0.5))
-    player = policy.player(parse("shortfall(2)"))
-    player(torch.zeros(2, OBS))
-    assert player.stock.tolist() == [-2.0, -2.0]
-    player.see(torch.tensor([1.0, 3.0], dtype=torch.float64), torch.tensor([False, True]))
-    assert player.stock.tolist() == [-2.0, -2.0]  # (−2 + 1)/½, and a new episode
-    player.see(torch.tensor([4.0, 1.0]), torch.tensor([False, False]))
-    assert player.stock.tolist() == [4.0, -2.0]
-    player.restart()
-    player(torch.zeros(3, OBS))
-    assert player.stock.tolist() == [-2.0, -2.0, -2.0]
+    stateful = policy.stateful(parse("shortfall(2)"))
+    stateful(torch.zeros(2, OBS))
+    assert stateful.stock.tolist() == [-2.0, -2.0]
+    stateful.observe(torch.tensor([1.0, 3.0], dtype=torch.float64), torch.tensor([False, True]))
+    assert stateful.stock.tolist() == [-2.0, -2.0]  # (−2 + 1)/½, and a new episode
+    stateful.observe(torch.tensor([4.0, 1.0]), torch.tensor([False, False]))
+    assert stateful.stock.tolist() == [4.0, -2.0]
+    stateful.reset()
+    stateful(torch.zeros(3, OBS))
+    assert stateful.stock.tolist() == [-2.0, -2.0, -2.0]
 
 
 def test_episode_limits_are_known_to_the_agent():

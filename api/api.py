@@ -1,0 +1,275 @@
+"""The functions behind `import surefoot`: train, resume, evaluate, and open policies, data and tasks from Python."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from surefoot import agents as registry
+from surefoot.configs import preset_names
+from surefoot.configs.casting import overlay
+from surefoot.envs import EnvConfig, make_own, own_action_space, spaces_of
+from surefoot.evaluation.episodes import NUM_ENVS, EvalResult
+from surefoot.evaluation.episodes import evaluate as evaluate_act
+from surefoot.evaluation.loaded_policy import LoadedPolicy, act_of
+from surefoot.evaluation.policies import load_any
+from surefoot.offline_data import DataConfig, Transitions, load_for
+from surefoot.offline_data import load as load_recorded
+from surefoot.training import session
+from surefoot.training.config.presets import default_config, load_preset
+from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.loop import Callback
+from surefoot.training.runs import folder as run_folder
+
+Task = str | EnvConfig | Mapping[str, Any]  # a Gymnasium id, its configuration, or fields of one
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk: what `train` and `resume` return. `Run(path)` opens any run folder."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+        run_folder.read_config(self.folder)  # FileNotFoundError where it is none
+
+    @property
+    def agent_name(self) -> str:
+        """The agent that was trained."""
+        return run_folder.read_config(self.folder)[0]
+
+    @property
+    def config(self) -> RunConfig[Any]:
+        """The resolved configuration, every field of it."""
+        return run_folder.read_config(self.folder)[1]
+
+    @property
+    def status(self) -> str:
+        """`running`, `interrupted`, `failed` or `finished`."""
+        return str(run_folder.read_meta(self.folder).get("status"))
+
+    def policy(self, checkpoint: str | int = "latest", *, device: str = "cpu") -> LoadedPolicy:
+        """Return the policy at the `latest` or `best` checkpoint, or at a step."""
+        return load_policy(self.folder, checkpoint=checkpoint, device=device)
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the rows of metrics.csv, one per log interval; cells without a value are left out."""
+        return _rows(self.folder / "metrics.csv")
+
+    def evaluations(self) -> list[dict[str, float]]:
+        """Return the rows of evaluations.csv, one per evaluation episode."""
+        return _rows(self.folder / "evaluations.csv")
+
+
+def train(
+    agent: str,
+    /,
+    preset: str | None = None,
+    *,
+    out: str | Path = "runs",
+    name: str | None = None,
+    callback: Callback | None = None,
+    **overrides: Any,
+) -> Run:
+    """Train an agent and return its run.
+
+    Args:
+        agent: one of `surefoot.agents()`.
+        preset: one of `surefoot.presets(agent)`, OTHER/NAME of another agent, or a YAML file; None: the defaults.
+        out: folder that the run's folder is made in.
+        name: of the run's folder; made from agent, task, preset, seed and time by default.
+        callback: called with the row of metrics.csv at every log interval; training stops where it returns True, with a
+            checkpoint, as after Ctrl-C.
+        overrides: settings that lie over the preset, named as on the command line: `steps=1000`, `env="Hopper-v5"`,
+            `env={"physics": {"gravity": 2.0}}`, `agent={"hidden": (64, 64)}`, or `**{"env.physics.gravity": 2.0}`.
+
+    Raises:
+        ValueError: an unknown agent or setting, or a value that does not fit; before anything is written.
+        FileNotFoundError: no such preset or data.
+        FileExistsError: the run's folder exists.
+    """
+    base = load_preset(agent, preset) if preset else default_config(agent)
+    config = overlay(base, _nested(overrides), "surefoot.train")
+    return Run(session.train(agent, config, out=Path(out), name=name, preset=preset, callback=callback))
+
+
+def resume(run: str | Path | Run, *, callback: Callback | None = None, **overrides: Any) -> Run:
+    """Resume a run from its latest checkpoint and return it; it ends as if it had never stopped.
+
+    Args:
+        run: a run, or its folder.
+        callback: as for `train`.
+        overrides: only what decides no number of the run may change, such as a longer budget: `steps=2_000_000`.
+
+    Raises:
+        ValueError: a setting that may not change.
+        FileNotFoundError: no run, or no checkpoint in it.
+    """
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    agent_name, before = run_folder.read_config(folder)
+    config = overlay(before, _nested(overrides), "surefoot.resume")
+    return Run(session.resume_run(folder, agent_name, config, callback=callback))
+
+
+def evaluate(
+    policy: str | Path | Run | LoadedPolicy | Callable[[Any], Any],
+    env: Task | None = None,
+    *,
+    episodes: int = 20,
+    seed: int = 10_000,
+    checkpoint: str | int = "latest",
+    device: str = "cpu",
+) -> EvalResult:
+    """Return the outcome of fresh episodes: `returns`, `lengths` and, where the task has references, `score`.
+
+    Args:
+        policy: a run, a folder or file that `load_policy` takes, a loaded policy, or any function from observations
+            (N, obs) to actions (N, act) in the task's own units, NumPy in and out.
+        env: the task: a Gymnasium id, an `EnvConfig`, or fields that lie over the policy's own task, such as
+            `{"physics": {"gravity": 2.0}}`. None: the policy's own task, in the dynamics its run was evaluated in.
+        episodes: how many; episode i starts from reset seed `seed + i`.
+        seed: the default is away from the seeds of evaluations during training.
+        checkpoint: of a run or folder.
+        device: where the policy computes.
+
+    Raises:
+        ValueError: a function without a task, or a policy whose spaces are not the task's.
+    """
+    opened = _open(policy, checkpoint, device)
+    task = _task(env, opened.env if opened else None)
+    if opened is None:
+        act = act_of(policy, own_action_space(task))
+    else:
+        _require_fit(opened, task)
+        act = opened.act
+    return evaluate_act(act, task, episodes=episodes, seed=seed, device=device, num_envs=NUM_ENVS)
+
+
+def load_policy(
+    path: str | Path,
+    *,
+    checkpoint: str | int = "latest",
+    objective: str | None = None,
+    allow_pickle: bool = False,
+    device: str = "cpu",
+) -> LoadedPolicy:
+    """Return a policy ready to act.
+
+    Args:
+        path: a run folder, a policy file (.pt) of one, or a Stable-Baselines3 archive (.zip).
+        checkpoint: of a run folder: `latest`, `best` or a step.
+        objective: what to act for, such as `cvar(0.1)`, for policies that take one (`dhn`); None: as trained.
+        allow_pickle: read a Stable-Baselines3 archive, which runs code stored in it.
+        device: where it computes.
+
+    Raises:
+        FileNotFoundError: nothing there, or no such checkpoint.
+        ValueError: a file that is none of these, or refused; an objective that this policy was not trained for.
+    """
+    opened = load_any(Path(path), checkpoint=checkpoint, allow_pickle=allow_pickle, device=device)
+    if objective is not None:
+        from surefoot.evaluation.objectives import served
+
+        owner, (wanted,) = served(opened.policy, [objective])
+        opened = opened._replace(act=owner.stateful(wanted))
+    return LoadedPolicy(opened, device)
+
+
+def load_data(source: str | Path, env: Task | None = None, *, seed: int = 0, **settings: Any) -> Transitions:
+    """Return recorded transitions.
+
+    Args:
+        source: a D4RL file (.hdf5), `d4rl:NAME`, `minari:ID` or `sample:NAME`.
+        env: a task that the data must fit; None: they are taken as they are.
+        seed: of the choice of a fraction of the episodes.
+        settings: further fields of `surefoot.offline_data.DataConfig`, such as `fraction=0.1`.
+
+    Raises:
+        FileNotFoundError: no such data, with the command that fetches them.
+        ValueError: a damaged file, or data of another task.
+    """
+    config = overlay(DataConfig(source=str(source)), settings, "surefoot.load_data")
+    if env is None:
+        data = load_recorded(source, view=config.view, max_episode_steps=config.max_episode_steps)
+        return data.subsample(config.fraction, torch.Generator().manual_seed(seed))
+    return load_for(config, *spaces_of(_task(env, None)), seed=seed)
+
+
+def make_env(env: Task, *, render_mode: str | None = None, **fields: Any) -> gym.Env[Any, Any]:
+    """Return a task as a Gymnasium environment: float32 observations, actions in the task's own units.
+
+    Args:
+        env: a Gymnasium id, `module:ID` (imports the module first), an `EnvConfig` or fields of one.
+        render_mode: as for `gymnasium.make`.
+        fields: of `EnvConfig`, such as `physics={"gravity": 2.0}` or `max_episode_steps=100`.
+
+    Raises:
+        ValueError: an unknown id, space or field.
+        ImportError: a package that the task needs is missing.
+    """
+    return make_own(overlay(_task(env, None), fields, "surefoot.make_env"), render_mode)
+
+
+def presets(agent: str) -> list[str]:
+    """Return the names of the presets of an agent; `ValueError` for an unknown one."""
+    registry.get(agent)
+    return preset_names(agent)
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _rows(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with dotted names taken apart, dataclasses as they are, and `env="ID"` as its field."""
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        *parents, last = name.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        if name == "env" and isinstance(value, str):
+            value = {"id": value}
+        place[last] = _nested(value) if isinstance(value, Mapping) and last != "kwargs" else value
+    return nested
+
+
+def _task(env: Task | None, own: EnvConfig | None) -> EnvConfig:
+    """Return a task: one that is named anew is unmodified, fields lie over the policy's own."""
+    if isinstance(env, EnvConfig):
+        return env
+    if isinstance(env, str):
+        return EnvConfig(id=env)
+    if own is None and not (env and "id" in env):
+        raise ValueError("which task? pass env, a Gymnasium id such as 'Hopper-v5'")
+    return overlay(own or EnvConfig(), _nested(env or {}), "env")
+
+
+def _open(policy: Any, checkpoint: str | int, device: str) -> LoadedPolicy | None:
+    """Return the policy to play, None for a function."""
+    if isinstance(policy, LoadedPolicy):
+        return policy
+    if isinstance(policy, Run):
+        return policy.policy(checkpoint, device=device)
+    return load_policy(policy, checkpoint=checkpoint, device=device) if isinstance(policy, str | Path) else None
+
+
+def _require_fit(policy: LoadedPolicy, task: EnvConfig) -> None:
+    given = [space.shape for space in spaces_of(replace(task, num_envs=1))]
+    wanted = [space.shape for space in policy.spaces]
+    if given != wanted:
+        raise ValueError(
+            f"{policy.path}: maps observations {wanted[0]} to actions {wanted[1]}, but {task.id} has observations "
+            f"{given[0]} and actions {given[1]}"
+        )

@@ -1,0 +1,164 @@
+"""A policy as people use it: observations in, actions in the task's own units out, memory included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, overload
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.agents.interface import Spaces
+from surefoot.envs import EnvConfig
+from surefoot.evaluation.episodes import Act
+from surefoot.evaluation.policies import AnyPolicy
+
+
+class LoadedPolicy:
+    """What `surefoot.load_policy` returns.
+
+    `predict` takes one observation (obs,) or a batch (N, obs), NumPy or tensor, and answers alike: Box actions within
+    the task's own bounds, Discrete ones as the task numbers them. A policy with a memory must know where episodes
+    begin, and some what their actions earned:
+
+        policy.reset()                                   # at the start of every episode
+        action = policy.predict(obs)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        policy.observe(reward, terminated or truncated)  # after every step
+
+    For policies without a memory (`stateful` False) `reset` and `observe` do nothing and may be left out. In a batch
+    each row is an episode of its own, and `observe` takes (N,) rewards and ends: where one ended, the next begins.
+
+    Attributes:
+        agent_name: the agent that was trained, or `sb3-…` for an archive of Stable-Baselines3.
+        spaces: of observations, and of actions in the task's own units.
+        env: the task it was trained for, in the dynamics its run was evaluated in; None where that is not known.
+        step: of the training.
+        path: where it was read from.
+        stateful: whether it has a memory, and so needs `reset`.
+        needs_rewards: whether it also needs `observe`.
+    """
+
+    def __init__(self, policy: AnyPolicy, device: torch.device | str = "cpu") -> None:
+        self.agent_name, self.step, self.path = policy.agent_name, policy.step, Path(policy.label)
+        self.spaces = Spaces(policy.spaces.observation, policy.own_action)
+        self.env: EnvConfig | None = policy.env_config
+        self.device = torch.device(device)
+        self.act: Act = policy.act  # (N, obs) -> (N, act), Box actions in [-1, 1]
+        self.stateful = hasattr(policy.act, "reset")
+        self.needs_rewards = bool(getattr(policy.act, "needs_rewards", False))
+        self._time_aware = bool(policy.env_config and policy.env_config.time_aware)
+        self._started, self._observed = False, True
+        self._rows: int | None = None
+        self._elapsed = torch.zeros(0)
+
+    def __repr__(self) -> str:
+        task = f" on {self.env.id}" if self.env else ""
+        return f"<LoadedPolicy of {self.agent_name}{task} at step {self.step}, {self.path}>"
+
+    @overload
+    def predict(self, obs: Tensor) -> Tensor: ...
+    @overload
+    def predict(self, obs: Any) -> Any: ...
+    def predict(self, obs: Any) -> Any:
+        """Return the deterministic action for one observation (obs,) or the actions for a batch (N, obs).
+
+        Tensors give tensors on their device; everything else gives NumPy, and an `int` for one Discrete action.
+
+        Raises:
+            ValueError: another number of values than the observation has, or of rows than in the step before.
+            RuntimeError: a policy with a memory was not reset, or did not observe the reward of its last action.
+        """
+        batch = torch.as_tensor(obs, dtype=torch.float32, device=self.device)
+        single = batch.ndim == 1
+        rows = batch[None] if single else batch
+        self._require_order(rows)
+        with torch.inference_mode():
+            action = self.act(self._with_time(rows))
+        self._started, self._observed = True, False
+        return self._answer(self._own_units(action)[0] if single else self._own_units(action), obs)
+
+    def reset(self) -> None:
+        """Begin new episodes in all rows."""
+        if self.stateful:
+            self.act.reset()  # type: ignore[union-attr]
+        self._started, self._observed, self._rows = True, True, None
+
+    def observe(self, reward: Any, ended: Any = False) -> None:
+        """Take in what the last actions earned and which episodes ended in that step: numbers, or (N,) for a batch."""
+        if self._rows is None:
+            raise RuntimeError("observe() comes after predict(): there is no action whose reward this could be")
+        earned, over = (
+            torch.as_tensor(value, device=self.device).reshape(-1).expand(self._rows) for value in (reward, ended)
+        )
+        if self.stateful:
+            self.act.observe(earned.float(), over.bool())  # type: ignore[union-attr]
+        self._elapsed = torch.where(over.bool(), 0.0, self._elapsed + 1)
+        self._observed = True
+
+    # --- what predict is made of --------------------------------------------------------------------------------------
+
+    def _require_order(self, rows: Tensor) -> None:
+        """Raise where a call before this one was forgotten, instead of acting on a wrong memory."""
+        width = int(np.prod(self.spaces.observation.shape or ()))
+        widths = (width, width - 1) if self._time_aware else (width,)
+        if rows.ndim != 2 or rows.shape[1] not in widths:
+            raise ValueError(
+                f"{self.path}: observations have {width} values; expected ({width},) or (N, {width}), got the shape "
+                f"{tuple(rows.shape)}"
+            )
+        if self.stateful and not self._started:
+            raise RuntimeError(f"{self.agent_name} remembers its episode: call reset() where one begins")
+        if self.needs_rewards and not self._observed:
+            raise RuntimeError(
+                f"{self.agent_name} acts on the rewards so far: call observe(reward, ended) after every step, or "
+                "reset() where a new episode begins"
+            )
+        if self.stateful and self._rows not in (None, len(rows)):
+            raise ValueError(f"{self._rows} rows in the step before, {len(rows)} now; call reset() to begin anew")
+        self._continue(rows)
+
+    def _continue(self, rows: Tensor) -> None:
+        """Continue the episodes of the step before, or begin with as many as there are rows."""
+        if self._rows != len(rows):
+            self._rows, self._elapsed = len(rows), torch.zeros(len(rows), device=self.device)
+        elif not self._observed:
+            self.observe(0.0)
+
+    def _with_time(self, rows: Tensor) -> Tensor:
+        """Append the steps since the reset where a time-aware policy is given the task's plain observation."""
+        plain = self._time_aware and rows.shape[1] < int(np.prod(self.spaces.observation.shape or ()))
+        return torch.cat([rows, self._elapsed[:, None]], 1) if plain else rows
+
+    def _own_units(self, action: Tensor) -> Tensor:
+        space = self.spaces.action
+        if not isinstance(space, gym.spaces.Box) or not space.is_bounded():
+            return action
+        low, high = (torch.as_tensor(bound).to(action) for bound in (space.low, space.high))
+        return (low + (action + 1) * (high - low) / 2).clamp(low, high)
+
+    def _answer(self, action: Tensor, obs: Any) -> Any:
+        if isinstance(obs, Tensor):
+            return action.to(obs.device)
+        array = action.numpy(force=True)
+        return array.item() if array.ndim == 0 else array
+
+
+def act_of(predict: Any, own_action: gym.Space[Any]) -> Act:
+    """Return a Python function from observations to actions in the task's own units as an `Act` in [-1, 1].
+
+    `predict` gets NumPy observations (N, obs) and returns actions (N, act), or (N,) Discrete ones.
+    """
+
+    def act(obs: Tensor) -> Tensor:
+        action = torch.as_tensor(np.asarray(predict(obs.numpy(force=True))), device=obs.device)
+        if len(action) != len(obs):
+            raise ValueError(f"{predict}: {len(action)} actions for {len(obs)} observations; it takes a batch (N, obs)")
+        if not isinstance(own_action, gym.spaces.Box) or not own_action.is_bounded():
+            return action
+        low, high = (torch.as_tensor(bound, device=obs.device) for bound in (own_action.low, own_action.high))
+        return (2 * (action.float() - low) / (high - low) - 1).clamp(-1, 1)
+
+    return act

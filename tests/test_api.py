@@ -1,0 +1,281 @@
+"""`import surefoot`: train, resume, evaluate, and policies that answer in the task's own units with their memory."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import surefoot
+from surefoot import agents
+from surefoot.agents.distributional.dhn.equations import DHNConfig
+from surefoot.agents.interface import Spaces
+from surefoot.agents.iwocs.specialist import IWOCSConfig
+from surefoot.agents.sac import SACConfig
+from surefoot.envs import EnvConfig, own_action_space, spaces_of
+from surefoot.evaluation import policy_files
+from surefoot.training.config.presets import to_plain
+from surefoot.training.config.run import RunConfig
+from surefoot.training.runs import folder as run_folder
+
+TINY = {
+    "steps": 60,
+    "log_every": 20,
+    "env": {"id": "Pendulum-v1", "max_episode_steps": 10},
+    "eval": {"every": 30, "episodes": 1},
+    "agent": {"hidden": (8,), "batch_size": 8, "learning_starts": 16, "rollout_steps": 4, "random_steps": 8},
+}
+
+
+class Valve(gym.Env):
+    """Box(0, 5) actions; the reward is the action itself, so that a wrong unit shows. Four steps per episode."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Box(0.0, 5.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 4
+        return self.observation_space.sample() * 0, {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(2, np.float32), float(action[0]), self.left == 0, False, {}
+
+
+gym.register("Valve-v0", Valve)
+
+
+def write_policy(folder, name, config, env):
+    """Write the run folder of an agent that was never trained; return it and the policy."""
+    run_folder.create(folder, name, RunConfig(config, env), None)
+    spaces = Spaces(*spaces_of(env))
+    policy = agents.get(name).make_policy(config, spaces)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in policy.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(0.5 * torch.randn(value.shape, generator=generator))
+    path = policy_files.checkpoint_path(folder, "policy", 1)
+    plain = to_plain(name, RunConfig(config, env))
+    policy_files.save_policy(path, plain, spaces, own_action_space(env), 1, policy)
+    return folder, policy
+
+
+# --- what there is ----------------------------------------------------------------------------------------------------
+
+
+def test_the_public_names_are_there_and_no_others():
+    assert all(hasattr(surefoot, name) for name in surefoot.__all__)
+    assert set(dir(surefoot)) == set(surefoot.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'tarin'"):
+        surefoot.tarin  # noqa: B018
+
+
+def test_agents_and_presets_are_listed():
+    assert surefoot.agents() == list(agents.REGISTRY)
+    assert surefoot.agents()[0] == "h2o"
+    assert "demo" in surefoot.presets("h2o")
+    with pytest.raises(ValueError, match="unknown agent 'h3o'"):
+        surefoot.presets("h3o")
+
+
+# --- train and resume -------------------------------------------------------------------------------------------------
+
+
+def test_a_callback_sees_the_rows_stops_the_run_and_resume_ends_it_as_if_nothing_had_been(tmp_path):
+    seen = []
+    straight = surefoot.train("sac", out=tmp_path, name="straight", callback=lambda row: seen.append(row), **TINY)
+    assert straight.status == "finished"
+    assert [row["step"] for row in seen] == [row["step"] for row in straight.metrics()] == [20, 40, 60]
+    stopped = surefoot.train("sac", out=tmp_path, name="stopped", callback=lambda row: row["step"] >= 20, **TINY)
+    assert (stopped.status, [row["step"] for row in stopped.metrics()]) == ("interrupted", [20])
+    resumed = surefoot.resume(stopped)
+    assert (resumed.status, resumed.evaluations()) == ("finished", straight.evaluations())
+    assert surefoot.resume(resumed.folder).folder == resumed.folder  # finished: nothing to do
+    assert surefoot.resume(resumed, steps=80).config.steps == 80
+    weights = [run.policy(60).act.__self__.state_dict() for run in (straight, resumed)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_settings_lie_over_the_preset_by_the_names_of_the_command_line(tmp_path):
+    one = surefoot.train("sac", "demo-sim", out=tmp_path, name="a", **{**TINY, "env.physics.gravity": 3.0, "seed": 4})
+    config = one.config
+    assert (config.env.physics.gravity, config.env.max_episode_steps, config.seed) == (3.0, 10, 4)
+    assert (one.agent_name, config.agent.hidden) == ("sac", (8,))
+    named = surefoot.train("sac", out=tmp_path, name="b", **{**TINY, "env": "MountainCarContinuous-v0", "steps": 4})
+    assert named.config.env == EnvConfig("MountainCarContinuous-v0")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"stepz": 3}, "unknown key 'stepz'; did you mean 'steps'"),
+        ({"agent": {"hiden": 3}}, "unknown key 'agent.hiden'"),
+        ({"steps": "many"}, "steps is 'many'; expected int"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_leave_nothing_behind(overrides, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        surefoot.train("sac", out=tmp_path, name="a", **overrides)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
+
+
+def test_predict_answers_as_it_is_asked_in_the_tasks_own_units(tmp_path):
+    folder, policy = write_policy(tmp_path / "run", "sac", SACConfig(hidden=(8,)), EnvConfig("Valve-v0"))
+    loaded = surefoot.load_policy(folder)
+    obs = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    expected = 2.5 * (policy.act(torch.from_numpy(obs)).numpy() + 1)
+    assert 0 <= expected.min() < expected.max() <= 5
+    assert expected.max() - expected.min() > 0.5
+    for i, row in enumerate(obs):
+        action = loaded.predict(row)
+        assert (type(action), action.shape) == (np.ndarray, (1,))
+        np.testing.assert_allclose(action, expected[i], rtol=1e-5)
+    np.testing.assert_allclose(loaded.predict(obs), expected, rtol=1e-5)
+    np.testing.assert_allclose(loaded.predict(obs.tolist()), expected, rtol=1e-5)
+    tensors = loaded.predict(torch.from_numpy(obs))
+    assert isinstance(tensors, torch.Tensor)
+    np.testing.assert_allclose(tensors, expected, rtol=1e-5)
+    assert (loaded.stateful, loaded.needs_rewards) == (False, False)
+    assert "sac on Valve-v0 at step 1" in repr(loaded)
+
+
+def test_a_wrong_shape_is_one_line(tmp_path):
+    folder, _ = write_policy(tmp_path / "run", "sac", SACConfig(hidden=(8,)), EnvConfig("Valve-v0"))
+    loaded = surefoot.load_policy(folder)
+    for wrong in (np.zeros(3), np.zeros((2, 2, 2)), 0.0):
+        with pytest.raises(ValueError, match=r"observations have 2 values; expected \(2,\) or \(N, 2\), got the shape"):
+            loaded.predict(wrong)
+
+
+def test_a_loop_over_make_env_and_evaluate_agree_and_so_does_a_function(tmp_path):
+    folder, _ = write_policy(tmp_path / "run", "sac", SACConfig(hidden=(8,)), EnvConfig("Pendulum-v1"))
+    policy, env = surefoot.load_policy(folder), surefoot.make_env("Pendulum-v1")
+    assert env.action_space == gym.spaces.Box(-2.0, 2.0, (1,), np.float32)
+    obs, _ = env.reset(seed=10_000)
+    total, ended = 0.0, False
+    policy.reset()
+    while not ended:
+        obs, reward, terminated, truncated, _ = env.step(policy.predict(obs))
+        total, ended = total + reward, terminated or truncated
+    results = [
+        surefoot.evaluate(folder, episodes=2),
+        surefoot.evaluate(policy, "Pendulum-v1", episodes=2),
+        surefoot.evaluate(policy.predict, "Pendulum-v1", episodes=2),
+        surefoot.evaluate(surefoot.Run(folder), episodes=2),
+    ]
+    for result in results:
+        assert result.returns[0] == pytest.approx(total, rel=1e-4)
+    heavy = surefoot.evaluate(folder, {"max_episode_steps": 20}, episodes=1)
+    assert heavy.lengths.tolist() == [20]
+
+
+def test_evaluate_needs_a_task_that_fits(tmp_path):
+    folder, _ = write_policy(tmp_path / "run", "sac", SACConfig(hidden=(8,)), EnvConfig("Valve-v0"))
+    with pytest.raises(ValueError, match="which task"):
+        surefoot.evaluate(lambda obs: obs)
+    with pytest.raises(ValueError, match=r"maps observations \(2,\) to actions \(1,\), but Pendulum-v1 has"):
+        surefoot.evaluate(folder, "Pendulum-v1")
+    with pytest.raises(ValueError, match="1 actions for 20 observations"):
+        surefoot.evaluate(lambda obs: np.zeros((1, 1)), "Pendulum-v1")
+    result = surefoot.evaluate(lambda obs: np.full((len(obs), 1), 4.0), "Valve-v0", episodes=3)
+    np.testing.assert_allclose(result.returns, 16.0, rtol=1e-5)  # four steps of 4, in the task's own units
+
+
+def test_a_time_aware_policy_counts_the_steps_itself(tmp_path):
+    env = EnvConfig("Valve-v0", time_aware=True)
+    folder, policy = write_policy(tmp_path / "run", "sac", SACConfig(hidden=(8,)), env)
+    loaded = surefoot.load_policy(folder)
+    for steps in (0, 1, 2):
+        obs = torch.tensor([[0.3, -0.2]])
+        expected = 2.5 * (policy.act(torch.cat([obs, torch.full((1, 1), float(steps))], 1)) + 1)
+        torch.testing.assert_close(loaded.predict(obs), expected)
+        loaded.observe(1.0)
+    loaded.reset()
+    torch.testing.assert_close(
+        loaded.predict(torch.tensor([[0.3, -0.2, 0.0]])), loaded.predict(torch.tensor([[0.3, -0.2, 0.0]]))
+    )
+
+
+# --- policies with a memory -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gated(tmp_path):
+    """Return a run of IWOCS whose specialist may act in the first step only: it foresees badly."""
+    config = IWOCSConfig(hidden=(8,), iterations=1)
+    folder, policy = write_policy(tmp_path / "untrained", "iwocs", config, EnvConfig("Valve-v0"))
+    policy.used.fill_(1)
+    policy.rho.fill_(1e-6)
+    env, plain = EnvConfig("Valve-v0"), to_plain("iwocs", RunConfig(config, EnvConfig("Valve-v0")))
+    place = policy_files.checkpoint_path(folder, "policy", 2)
+    policy_files.save_policy(place, plain, Spaces(*spaces_of(env)), own_action_space(env), 2, policy)
+    return folder, policy
+
+
+def test_iwocs_keeps_its_gate_when_predict_is_called_step_by_step(gated):
+    folder, policy = gated
+    loaded, obs = surefoot.load_policy(folder), torch.tensor([[0.4, -0.7], [1.2, 0.1]])
+    specialist, default = (2.5 * (part.act(obs) + 1) for part in (policy.actors[0], policy.default))
+    assert not torch.allclose(specialist, default, atol=1e-2)
+    assert (loaded.stateful, loaded.needs_rewards) == (True, False)
+    for _ in range(2):
+        loaded.reset()
+        torch.testing.assert_close(loaded.predict(obs), specialist)
+        for _ in range(3):
+            torch.testing.assert_close(loaded.predict(obs), default)
+    loaded.observe(0.0, [False, True])  # the second row begins another episode: no step before, so no gate
+    torch.testing.assert_close(loaded.predict(obs), torch.stack([default[0], specialist[1]]))
+    one = surefoot.load_policy(folder)
+    one.reset()
+    torch.testing.assert_close(one.predict(obs[0]), specialist[0])
+
+
+@pytest.fixture
+def stock(tmp_path):
+    """Return a run of DηN on GATE, whose actions depend on the rewards so far."""
+    config = DHNConfig(hidden=(8, 8), quantiles=4, stock_range=(-2.0, 2.0))
+    return write_policy(tmp_path / "run", "dhn", config, EnvConfig("surefoot/Gate-v0"))
+
+
+def test_a_stock_policy_acts_on_the_rewards_it_observes(stock):
+    folder, policy = stock
+    loaded = surefoot.load_policy(folder)
+    assert (loaded.stateful, loaded.needs_rewards) == (True, True)
+    obs = torch.eye(3)
+    loaded.reset()
+    reference = policy.stateful()
+    for rewards in ([1.0, 0.0, -3.0], [0.5, 2.0, 0.0], [0.0, 0.0, 4.0]):
+        assert loaded.predict(obs).tolist() == reference(obs).tolist()
+        ended = torch.tensor([False, True, False])
+        loaded.observe(rewards, ended)
+        reference.observe(torch.tensor(rewards), ended)
+    assert type(loaded_single(folder).predict([1.0, 0.0, 0.0])) is int
+
+
+def loaded_single(folder):
+    policy = surefoot.load_policy(folder, objective="cvar(0.5)")
+    policy.reset()
+    return policy
+
+
+def test_what_was_forgotten_is_an_error_and_not_a_wrong_action(stock):
+    loaded = surefoot.load_policy(stock[0])
+    with pytest.raises(RuntimeError, match=r"dhn remembers its episode: call reset\(\) where one begins"):
+        loaded.predict([1.0, 0.0, 0.0])
+    loaded.reset()
+    with pytest.raises(RuntimeError, match=r"observe\(\) comes after predict"):
+        loaded.observe(1.0)
+    loaded.predict([1.0, 0.0, 0.0])
+    with pytest.raises(
+        RuntimeError, match=r"acts on the rewards so far: call observe\(reward, ended\) after every step"
+    ):
+        loaded.predict([1.0, 0.0, 0.0])
+    loaded.observe(1.0)
+    with pytest.raises(ValueError, match=r"1 rows in the step before, 2 now; call reset\(\)"):
+        loaded.predict(np.eye(3)[:2])
+    with pytest.raises(ValueError, match="another than that of mean"):
+        surefoot.load_policy(stock[0], objective="mean")

@@ -1,0 +1,429 @@
+"""Every fenced block of the pages does what it says: executed page by page, in order, in a folder of the page's own.
+
+What becomes of a block, by its language; one without a language, or with another, fails:
+
+| language | what is done |
+|---|---|
+| `python` | runs as printed; the blocks of a page share one namespace, and their folder is on the path |
+| `bash`, `console` | `surefoot …` and `python train.py …` go through the real command line, in this process; of `make …` the target must exist, of `pip install …` the constraints and the extras. The exit code is 0, or N where the comment says `exit code N` |
+| `yaml` | goes to the reader of what it is: a sweep, an uncertainty set, or a preset of the agent whose page it is |
+| `text` | is no code; but where it names a command of ours, that command has every option in it |
+
+A block whose first line is `# NAME.py` or `# NAME.yaml` is that file, for the blocks after it: it is written, and as
+Python not run by itself. There are these aids, and no others:
+
+- Budgets are cut where a run starts: to `STEPS` steps, one episode per evaluation, `EPISODE` steps per episode of tasks
+  that have 1000, few episodes for objectives, grids and recorded behaviour, `RECORDED` steps of a collected file.
+  Networks, batches and everything else that an agent is set to stay as they are, but for `SMALLER`.
+- Baseline runs, and the first `SEEDS` runs of every method of a sweep, are executed in this process.
+- Placeholders are made beforehand: `runs/RUN`, `runs/A`, … are tiny real runs of the agent of the page (`STAND_INS`),
+  `mine.hdf5` is a tiny recording of the task of the command, `own.yaml` and `FILE.yaml` are blocks of other pages.
+- What needs a GPU, a download or a service is recognised by its options, and only parsed and resolved (`PARSED_ONLY`).
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import io
+import itertools
+import re
+import shlex
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import surefoot
+from surefoot import agents
+from surefoot.envs import EnvConfig, spaces_of
+from surefoot.envs.make import find_spec
+from surefoot.evaluation.uncertainty_grid import load_set
+from surefoot.offline_data import Transitions, write_d4rl
+from surefoot.offline_data.scores import find_d4rl
+from surefoot.training import session
+from surefoot.training.cli import data as cli_data
+from surefoot.training.cli import evaluate as cli_evaluate
+from surefoot.training.cli import sweep as cli_sweep
+from surefoot.training.cli import train as cli_train
+from surefoot.training.cli.main import main
+from surefoot.training.config.presets import load_preset
+from surefoot.training.loop import setup
+from surefoot.training.loop.baselines import BaselineRuns, baseline_folder, require_baselines
+from surefoot.training.loop.behaviour import BEHAVIOUR
+from surefoot.training.sweep import plan
+from surefoot.training.sweep.local import prepare_one
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if path.parent != DOCS / "derivations")]
+names = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+STEPS = 24
+EPISODE = 50
+RECORDED = 300
+SEEDS = 2
+
+# What is parsed and resolved, and no more. The pattern is searched in the command and in the data source that it resolves to.
+PARSED_ONLY = {
+    r"--device cuda": "needs a GPU",
+    r"\bdata download\b": "downloads",
+    r"\bd4rl:": "needs data that are downloaded",
+    r"\bminari:": "needs the optional package, and writes to the reader's own store",
+    r"--logger wandb": "needs an account of a service",
+    r"--engine ray": "starts a cluster; tests/training/sweep/test_ray.py does",
+    r"--video": "needs a driver that draws; tests/evaluation/figures/test_video.py has one",
+}
+# The agent whose runs stand for runs/RUN, runs/A, … on a page; elsewhere SAC on Hopper, or on the task of the grid.
+STAND_INS = {
+    "dhn.md": ("dhn", "fork"),
+    "dynlin_ucb.md": ("dynlin-ucb", "s1"),
+    "iwocs.md": ("iwocs", "demo"),
+    "lipschitz_mbrl.md": ("mbpo", "demo"),
+    "robust_baselines.md": ("m2td3", "hopper-2"),
+}
+PLACEHOLDERS = {**{f"runs/{name}": seed for seed, name in enumerate(("RUN", "A", "B", "C"))}, "RUN": 0}
+
+
+# --- reading a page ---------------------------------------------------------------------------------------------------
+
+
+class Block(NamedTuple):
+    """A fenced block, and the line that its text begins in, from 1."""
+
+    language: str
+    text: str
+    line: int
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file that the block is, by its first line."""
+        found = re.match(r"# ([\w-]+\.(?:py|ya?ml))\b", self.text)
+        return found[1] if found else None
+
+
+def blocks_of(page: str) -> list[Block]:
+    """Return the fenced blocks of a page in order."""
+    blocks, open_fence, lines = list[Block](), None, list[str]()
+    for number, line in enumerate(page.splitlines(), 1):
+        fence = re.match(r"^( *)(`{3,}|~{3,})\s*(\S*)", line)
+        if open_fence is None and fence:
+            open_fence, began, lines = fence, number + 1, []
+        elif open_fence and fence and fence[2].startswith(open_fence[2]) and not fence[3]:
+            blocks.append(Block(open_fence[3], "\n".join(lines) + "\n", began))
+            open_fence = None
+        elif open_fence:
+            lines.append(line.removeprefix(open_fence[1]))
+    assert open_fence is None, "a fence is left open"
+    return blocks
+
+
+def commands_of(block: Block) -> list[str]:
+    """Return the command lines of a block, continued lines joined, prompts of a console taken off and its output left out."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    if block.language == "console":
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+# --- the aids ---------------------------------------------------------------------------------------------------------
+
+
+def cut(config: Any) -> Any:
+    """Return the configuration of a run with a budget of seconds."""
+    env, shown = config.env, config.eval
+    if (find_spec(env.id).max_episode_steps or 0) >= 1000 and (env.max_episode_steps or 1000) > EPISODE:
+        env = replace(env, max_episode_steps=EPISODE)
+    grid = None if shown.grid is None else 2
+    shown = replace(shown, every=STEPS, episodes=1, objective_episodes=64, grid=grid)
+    data = config.data
+    if data.source and data.source.startswith(BEHAVIOUR):
+        data = replace(data, source=re.sub(r":\d+", ":20", data.source, count=1))
+    return replace(config, env=env, eval=shown, data=data, steps=min(config.steps, STEPS), log_every=STEPS // 2)
+
+
+class BaselinesHere(BaselineRuns):
+    """Baseline runs one after the other in this process, by the arguments that their own processes would get."""
+
+    def __enter__(self) -> BaselinesHere:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def wait(self) -> None:
+        for entry in self.config.baselines:
+            assert main(self._command(entry, baseline_folder(self.run, entry))[3:]) == 0
+
+
+def sweep_here(folder: Path, sweep: Any, show: Any, stop: Any) -> None:
+    """Execute the first runs of every method of a sweep in this process."""
+    entries = sorted(plan.read_plan(folder), key=lambda entry: (entry.agent_name, str(entry.preset)))
+    for _, runs in itertools.groupby(entries, lambda entry: (entry.agent_name, entry.preset)):
+        for entry in itertools.islice(runs, SEEDS):
+            if run := prepare_one(folder, entry.name):
+                session.execute(run, stop)
+
+
+@pytest.fixture
+def aids(monkeypatch):
+    """Cut budgets, and let nothing start a process of its own."""
+    start, run_loop, record = setup.start, session.run_loop, cli_data.record
+    for module in (setup, session, cli_train):
+        monkeypatch.setattr(module, "start", lambda name, config, *rest: start(name, cut(config), *rest))
+
+    def short_loop(run, *rest):  # a run that is resumed has its budget from the command line
+        run.config = replace(run.config, steps=min(run.config.steps, run.counters.step + STEPS))
+        run_loop(run, *rest)
+
+    monkeypatch.setattr(session, "run_loop", short_loop)
+    monkeypatch.setattr(session, "BaselineRuns", BaselinesHere)
+    monkeypatch.setattr(cli_sweep, "execute_locally", sweep_here)
+    monkeypatch.setattr(cli_data, "record", lambda act, env, steps, **rest: record(act, env, min(steps, RECORDED), **rest))
+    monkeypatch.setattr(sys, "argv", ["surefoot"])
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    torch.set_num_threads(1)
+
+
+def block_of(page: str, file: str) -> str:
+    """Return the text of the block of a page that is a file."""
+    return next(block.text for block in blocks_of((DOCS / page).read_text(encoding="utf-8")) if block.file == file)
+
+
+def write_recording(path: Path, env: EnvConfig) -> None:
+    """Write recorded episodes of ten made-up steps that fit a task."""
+    observation, action = spaces_of(env)
+    rng, size = np.random.default_rng(0), 100
+    discrete = not action.shape
+    rows = {name: rng.normal(size=(size, *observation.shape)) for name in ("obs", "next_obs")}
+    rows |= {"action": rng.integers(0, action.n, size) if discrete else rng.uniform(-1, 1, (size, *action.shape))}
+    rows |= {"reward": rng.normal(size=size), "terminated": np.zeros(size), "truncated": np.arange(1, size + 1) % 10 == 0}
+    write_d4rl(path, Transitions.from_arrays(**rows), {"env_id": env.id})
+
+
+# --- a reader who does everything that a page says --------------------------------------------------------------------
+
+
+class Reader:
+    """Follows one page in a folder."""
+
+    def __init__(self, page: str, folder: Path, make_run: Any) -> None:
+        self.page, self.folder, self.make_run = page, folder, make_run
+        self.namespace: dict[str, Any] = {"__name__": "__main__"}
+        self.parsed_only: list[str] = []
+
+    def follow(self, text: str) -> None:
+        """Do what each block of a page says; an `AssertionError` names the first line that cannot be followed."""
+        how = {"python": self.python, "bash": self.shell, "console": self.shell, "yaml": self.yaml, "text": self.text}
+        for block in blocks_of(text):
+            assert block.language in how, f"{self.page}:{block.line}: a block without a language, or {block.language!r}"
+            how[block.language](block)
+
+    def fail(self, line: int, what: str) -> None:
+        raise AssertionError(f"{self.page}:{line}: {what}")
+
+    def python(self, block: Block) -> None:
+        if block.file:
+            (self.folder / block.file).write_text(block.text, encoding="utf-8")
+            return
+        try:
+            code = compile("\n" * (block.line - 1) + block.text, self.page, "exec")
+            with own_modules(self.folder, on_path=True), quiet():
+                exec(code, self.namespace)
+        except Exception as error:
+            raise AssertionError(f"{self.page}:{block.line}: {type(error).__name__}: {error}") from error
+
+    def shell(self, block: Block) -> None:
+        for command in commands_of(block):
+            self.command(command, block.line)
+
+    def command(self, command: str, line: int) -> None:
+        words = shlex.split(command, comments=True)
+        expected = int(found[1]) if (found := re.search(r"#.*\bexit code (\d)", command)) else 0
+        on_path = words[0] == "PYTHONPATH=."
+        words = words[on_path:]
+        self.lay_out(words)
+        words = [place for word in words for place in (sorted(glob.glob(word)) or [word])]
+        if words[:1] == ["make"]:
+            self.make_target(words, line)
+        elif words[:2] == ["pip", "install"]:
+            self.pip_install(words, line)
+        elif words[:2] == ["python", "train.py"]:
+            self.ours(["train", *words[2:]], expected, line, on_path)
+        elif words[:1] == ["surefoot"]:
+            self.ours(words[1:], expected, line, on_path)
+        else:
+            self.fail(line, f"nothing is known of the command {command!r}")
+
+    def ours(self, words: list[str], expected: int, line: int, on_path: bool) -> None:
+        with own_modules(self.folder, on_path), quiet() as said:
+            reason = None
+            try:
+                reason = reason_to_parse(words)
+                code = parse(words) if reason else main(words)
+            except (Exception, SystemExit) as error:
+                code = f"{type(error).__name__} {error}"
+        if code != expected:
+            self.fail(line, f"`surefoot {shlex.join(words)}` ended with {code}:\n{said.getvalue()[-2000:]}")
+        if reason:
+            self.parsed_only.append(reason)
+
+    def make_target(self, words: list[str], line: int) -> None:
+        target = next(word for word in words[1:] if "=" not in word)
+        if not re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M):
+            self.fail(line, f"the Makefile has no target {target!r}")
+
+    def pip_install(self, words: list[str], line: int) -> None:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        named = [part for word in words for extras in re.findall(r"\[(.*)\]$", word) for part in extras.split(",")]
+        missing = set(named) - set(project["optional-dependencies"])
+        if missing or not all((ROOT / word).is_file() for word in words if word.endswith(".txt")):
+            self.fail(line, f"{shlex.join(words)}: no such constraints, or extras {missing}")
+
+    def yaml(self, block: Block) -> None:
+        path = self.folder / (block.file or "block.yaml")
+        path.write_text(block.text, encoding="utf-8")
+        try:
+            self.read_yaml(path, yaml.safe_load(block.text))
+        except Exception as error:
+            raise AssertionError(f"{self.page}:{block.line}: {type(error).__name__}: {error}") from error
+
+    def read_yaml(self, path: Path, content: dict[str, Any]) -> None:
+        if "parameters" in content:
+            load_set(str(path))
+        elif "agents" in content:
+            plan.expand(plan.read_sweep(path))
+        else:
+            owner = next(name for name in agents.REGISTRY if agents.get(name).page == Path(self.page).stem)
+            load_preset(owner, str(path))
+
+    def text(self, block: Block) -> None:
+        for command, options in re.findall(r"^ *surefoot (\w+(?: \w+)?)(.*(?:\n +.*)*)", block.text, re.M):
+            words = command.split()[: 2 if command.startswith("data") else 1]
+            with quiet() as said:
+                main([*words, "--help"])
+            known = set(re.findall(r"--[\w.-]+", said.getvalue()))
+            if unknown := set(re.findall(r"--[a-z][\w.-]*\w", options)) - known:
+                self.fail(block.line, f"surefoot {' '.join(words)} has no {sorted(unknown)}")
+
+    def lay_out(self, words: list[str]) -> None:
+        """Make the placeholders that a command names."""
+        for name in set(words) & set(PLACEHOLDERS):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            agent, preset, env = self.stand_in(words)
+            shutil.copytree(self.make_run(agent, preset, env, PLACEHOLDERS[name]), self.folder / name)
+        if "mine.hdf5" in words and "collect" not in words and not (self.folder / "mine.hdf5").exists():
+            task = words[words.index("--env.id") + 1] if "--env.id" in words else "Hopper-v5"
+            write_recording(self.folder / "mine.hdf5", EnvConfig(task))
+        for name, place in {"own.yaml": ("methods/iwocs.md", "own.yaml"), "FILE.yaml": ("guides/sweeps.md", "many.yaml")}.items():
+            if name in words and not (self.folder / name).exists():
+                (self.folder / name).write_text(block_of(*place), encoding="utf-8")
+
+    def stand_in(self, words: list[str]) -> tuple[str, str | None, str | None]:
+        if "--objective" in words:
+            return *STAND_INS["dhn.md"], None
+        if Path(self.page).name in STAND_INS:
+            return *STAND_INS[Path(self.page).name], None
+        return "sac", None, load_set(words[words.index("--grid") + 1]).env if "--grid" in words else "Hopper-v5"
+
+
+@contextmanager
+def own_modules(folder: Path, on_path: bool) -> Iterator[None]:
+    """Forget what was imported from the page's folder before, and find it again only where it is on the path."""
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
+    if on_path:
+        sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if on_path:
+            sys.path.remove(str(folder))
+
+
+@contextmanager
+def quiet() -> Iterator[io.StringIO]:
+    """Yield what is written meanwhile."""
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        yield said
+
+
+# --- what is only parsed ----------------------------------------------------------------------------------------------
+
+
+def reason_to_parse(words: list[str]) -> str | None:
+    """Return the pattern of `PARSED_ONLY` that a command of ours, or the data that its preset names, matches."""
+    text = f"surefoot {' '.join(words)}"
+    if words[0] == "train" and "--help" not in words and "--resume" not in words:
+        text += f" {cli_train.parse(words[1:])[1].run.data.source}"
+    return next((pattern for pattern in PARSED_ONLY if re.search(pattern, text)), None)
+
+
+def parse(words: list[str]) -> int:
+    """Resolve all that can be without doing anything; whatever is wrong raises."""
+    command, rest = words[0], words[1:]
+    if command == "train":
+        name, launch = cli_train.parse(rest)
+        require_baselines(launch.run, regret=agents.get(name).regret)
+        if str(launch.run.data.source).startswith("d4rl:"):
+            find_d4rl(launch.run.data.source.removeprefix("d4rl:"))
+    elif command == "sweep":
+        plan.expand(cli_sweep.parse(rest).sweep)
+    elif command == "evaluate":
+        cli_evaluate.check(cli_evaluate.parse(rest))
+    else:
+        assert command == "data", command
+        parse_data(rest)
+    return 0
+
+
+def parse_data(words: list[str]) -> None:
+    """Let the command line of `surefoot data` end where the command would begin."""
+    function = cli_data.COMMANDS[words[0]]
+    for name in re.findall(r"\bd4rl:(\S+)|\bdownload (\S+)", " ".join(words)):
+        find_d4rl("".join(name))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cli_data.COMMANDS, words[0], functools.wraps(function)(lambda *given, **named: 0))
+        assert cli_data.main(words) == 0
+
+
+# --- the tests --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Return a dictionary of tiny runs, and where new ones go."""
+    return {}, tmp_path_factory.mktemp("stand-ins")
+
+
+@pytest.fixture
+def reader(runs, aids, tmp_path, monkeypatch):
+    """Return a function that makes the reader of a page, whose working directory is a folder of its own."""
+    made, place = runs
+
+    def make_run(agent: str, preset: str | None, env: str | None, seed: int) -> Path:
+        key = (agent, preset, env, seed)
+        if key not in made:
+            task = {} if env is None else {"env": env}
+            with quiet():
+                made[key] = surefoot.train(agent, preset, out=place, name=str(len(made)), seed=seed, **task).folder
+        return made[key]
+
+    monkeypatch.chdir(tmp_path)
+    return lambda page: Reader(page, tmp_path, make_run)
+
+
+@names
+def test_every_block_of_a_page_does_what_it_says(page, reader):
+    reader(str(page.relative_to(ROOT))).follow(page.read_text(encoding="utf-8"))

@@ -237,7 +237,7 @@ class AgentSpec:
     model_based: bool = False  # rolls out a learned model, so it needs the task's termination function
     needs_uncertainty_set: bool = False  # trains in an uncertainty set
     stacks_seeds: bool = False  # can train several seeds at once
-    shown: tuple[str, ...] = ()  # metrics that the progress line shows beside the episode return
+    shown: tuple[str, ...] = ()  # metrics that the progress line shows in addition to the episode return
     drawn: tuple[str, ...] = ()  # metrics that make the run's plots/diagnostics.png, one panel each
     regret: Literal["round", "episode"] | None = None  # a `BanditAgent`: measured by its regret, never evaluated
     goal: Literal["return", "worst case", "objective"] = "return"  # what it maximises

@@ -1,4 +1,4 @@
-"""DηN on its four grids, beside QR-DQN and beside itself with a wrong stock.
+"""DηN on its four grids, QR-DQN, and DηN with a wrong stock.
 
 What should come out: docs/derivations/distributional.md E29 to E33. Presets of configs/dhn, 20,000 evaluation episodes
 per figure. One network per seed gives all rows of a task.

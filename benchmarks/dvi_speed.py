@@ -1,4 +1,4 @@
-"""Time and accuracy of distributional dynamic programming on the crossing, beside a loop over states and stocks.
+"""Time and accuracy of distributional dynamic programming on the crossing, and of a loop over states and stocks.
 
     python benchmarks/dvi_speed.py      # 256 atoms, 200 stocks
 

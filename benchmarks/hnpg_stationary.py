@@ -1,4 +1,4 @@
-"""HNPG's stationary, discounted form on Hopper-v5 beside TRPO without data: an extension without published numbers.
+"""HNPG's stationary, discounted form on Hopper-v5 and TRPO without data: an extension without published numbers.
 
 No D4RL file is needed: the data are 20,000 steps of a Soft Actor-Critic that was trained for 3,000, sampling.
 

@@ -1,4 +1,4 @@
-"""Deep IWOCS on InvertedPendulum with two unknown masses beside nominal and randomised SAC, and its ablations.
+"""Deep IWOCS on InvertedPendulum with two unknown masses, nominal and randomised SAC, and its ablations.
 
     python benchmarks/iwocs.py [--jobs iwocs/0 nominal/0 …]
 

@@ -116,7 +116,7 @@ def demo(result: Result) -> str:
 
 
 def throughput(result: Result) -> str:
-    """Return speeds of SAC and of the replay, ours beside Stable-Baselines3's."""
+    """Return speeds of SAC and of the replay, ours and Stable-Baselines3's."""
     training, replay = result["training"], result["replay"]
     steps, step, sample = training["steps_per_second"], training["milliseconds_per_step"], replay["microseconds"]
     low, high = training["ratio_range"]
@@ -134,7 +134,7 @@ def throughput(result: Result) -> str:
 
 
 def grid_speed(result: Result) -> str:
-    """Return the speeds over a grid beside one environment after another, in wall-clock and CPU time."""
+    """Return the speeds over a grid, in parallel and one environment after another, in wall-clock and CPU time."""
     rows: list[tuple[Any, ...]] = []
     for name, speed in result["steps_a_second"].items():
         ratio = result["ratio"].get(name.removeprefix("grid, ").removesuffix(" threads"), {"wall": 1, "cpu": 1})
@@ -217,7 +217,7 @@ def model_works(result: Result) -> dict[str, str]:
 
 
 def dynamics_speed(result: Result) -> str:
-    """Return the time of an update, of a training call and of a rollout in every way, beside the stack's."""
+    """Return the time of an update, of a training call and of a rollout in every way, relative to the stack's."""
     rows = []
     for threads in (name for name in result if name.endswith(("thread", "threads"))):
         for work, text in model_works(result).items():
@@ -385,7 +385,7 @@ def regret(cell: Result | None) -> str:
 
 
 def dynlin_ucb_systems(result: Result) -> str:
-    """Return the regret of every algorithm on both systems beside the reference."""
+    """Return the regret of every algorithm on both systems, and the reference."""
     cells = [(name, result["synthetic"].get(name), cell) for name, cell in result["real-data"].items()]
     rows = [
         (name, regret(synthetic), reference[0], regret(real), reference[1])
@@ -423,7 +423,7 @@ def dynlin_ucb_full(result: Result) -> str:
 
 
 def dynlin_speed(result: Result) -> str:
-    """Return the time of a replicate-round of every path beside that of the plain loop."""
+    """Return the time of a replicate-round of every path relative to the plain loop."""
     cells = {"plain NumPy loop, one replicate": result["numpy_loop"], "epoch path, dynlin-ucb": result["epoch_path"]}
     cells |= {f"round path, {name}": cell for name, cell in result["round_path"].items()}
     rows = [(name, c["seconds"], c["cpu_seconds"], c["cpu_ns"], c.get("ratio", 1)) for name, c in cells.items()]
@@ -485,7 +485,7 @@ def dhn_speed(result: Result) -> str:
 
 
 def dvi_speed(result: Result) -> str:
-    """Return, per method, its time and the CVaR of its distribution, beside the optimum; then the comparisons."""
+    """Return, per method, its time and the CVaR of its distribution, and the optimum; then the comparisons."""
     tails = list(next(iter(result["cvar"].values())))
     rows: list[tuple[Any, ...]] = [
         (
@@ -512,7 +512,7 @@ def dvi_speed(result: Result) -> str:
 
 
 def nora_regret(result: Result) -> str:
-    """Return, per cell, the regret beside the reference, the regret per episode at the end, the slope and the switches.
+    """Return, per cell, the regret, the reference, the regret per episode at the end, the slope and the switches.
 
     The reference: docs/derivations/nora.md §12.1, docs/derivations/nora.md §12.2 and docs/derivations/nora.md §12.3.
     """
@@ -726,7 +726,7 @@ X35F_HOPPER = {6: 204, 7: 323, 8: 167, 9: 10, 10: 1003, 11: 1018, 12: 196, 13: 1
 
 
 def lipschitz_mbrl_hopper(result: Result) -> str:
-    """Return the returns of every run at each thousand steps beside a log of another MBPO, then what was measured."""
+    """Return the returns of every run at each thousand steps and a log of another MBPO, then what was measured."""
     settings = by_setting(result)
     first = 6  # thousands of steps: the first 5000 are random
     longest = max(len(cell["returns"]) for cells in settings.values() for cell in cells)

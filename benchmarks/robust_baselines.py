@@ -97,7 +97,7 @@ def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
 
 
 def measure(name: str, methods: dict[str, Method], jobs_to_do: tuple[str, ...], steps: int | None = None) -> None:
-    """Carry out METHOD/SEED after METHOD/SEED, each recorded beside what results/NAME.json has already."""
+    """Carry out METHOD/SEED after METHOD/SEED, each recorded in addition to what results/NAME.json has already."""
     began = time.perf_counter()
     torch.set_num_threads(1)
     for job in jobs_to_do:

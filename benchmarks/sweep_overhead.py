@@ -1,4 +1,4 @@
-"""What a sweep costs beside its runs: eight runs on two cores, by hand, by the local engine and by Ray.
+"""What a sweep costs in addition to its runs: eight runs on two cores, by hand, by the local engine and by Ray.
 
     python benchmarks/sweep_overhead.py            # about five minutes; without the extra `ray` that part is left out
 

@@ -221,7 +221,7 @@ class WithParameters(gym.Wrapper):
         """Let the episodes to come have these parameters (d,)."""
         self._values = self._checked(values)
 
-    # Two properties beside `set_params`: `set_attr` of a vector environment sends every sub-environment a value of its
+    # Two properties besides `set_params`: `set_attr` of a vector environment sends every sub-environment a value of its
     # own.
 
     @property

@@ -1,4 +1,4 @@
-"""The stock beside the observation: reward so far, less the target, in the units of the return to come.
+"""Stock-augmented observations: reward so far, less the target, in the units of the return to come.
 
 Ávila Pires et al., arXiv 2501.13028: c starts at c_0, which the user sets, and c' = (c + r)/γ. At every step t of an
 episode, c_0 + Σ_{k<t} γ^k·r_{k+1} = γ^t·c_t: docs/derivations/distributional.md eq. (1.2), eq. (1.4) and §9.6. The

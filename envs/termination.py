@@ -1,4 +1,4 @@
-"""Termination functions of tasks, on tensors: what a model-based agent needs beside its learned model.
+"""Termination functions of tasks, on tensors: what a model-based agent needs in addition to its learned model.
 
 A rule maps (obs, action, next_obs), (N, …) each, to (N,) bool, `terminated` of the task. Those of Gymnasium's MuJoCo
 tasks are written as the tasks' own code has them (docs/derivations/lipschitz_mbrl.md §11.2, eq. (11.1)), also where
@@ -128,7 +128,7 @@ def _load(name: str) -> TerminationFn:
 
 
 class TerminationCheck(NamedTuple):
-    """A rule beside the task over some random steps."""
+    """A rule compared with the task over some random steps."""
 
     mismatches: int
     predicted: int  # steps that the rule calls terminal

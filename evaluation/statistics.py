@@ -72,7 +72,7 @@ def probability_of_improvement(
     """Return the probability that a run of ours scores above a run of theirs on the same task, averaged over tasks.
 
     Both hold one (runs,) array per task, in the same order. Ties count half, as in Mann and Whitney's U (Agarwal et
-    al., §4.3). The runs of both methods are resampled, each within its task.
+    al., section 4.3). The runs of both methods are resampled, each within its task.
     """
 
     def over_tasks(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:

@@ -18,7 +18,7 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success it is flushed to disk and renamed, on failure removed."""
+    """Yield a temporary name next to `path`; on success it is flushed to disk and renamed, on failure removed."""
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

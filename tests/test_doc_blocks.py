@@ -15,7 +15,7 @@ Python not run by itself. There are these aids, and no others:
 - Budgets are cut where a run starts: to `STEPS` steps, one episode per evaluation, `EPISODE` steps per episode of tasks
   that have 1000, few episodes for objectives, grids and recorded behaviour, `RECORDED` steps of a collected file.
   Networks, batches and everything else that an agent is set to stay as they are, but for `SMALLER`.
-- Baseline runs, and the first `SEEDS` runs of every method of a sweep, are executed in this process.
+- Baseline runs, and the first `FIRST` runs of every method of a sweep, are executed in this process.
 - Placeholders are made beforehand: `runs/RUN`, `runs/A`, … are tiny real runs of the agent of the page (`STAND_INS`),
   `mine.hdf5` is a tiny recording of the task of the command, `own.yaml` and `FILE.yaml` are blocks of other pages.
 - What needs a GPU, a download or a service is recognised by its options, and only parsed and resolved (`PARSED_ONLY`).
@@ -33,7 +33,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ names = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relativ
 STEPS = 24
 EPISODE = 50
 RECORDED = 300
-SEEDS = 2
+FIRST = 2
 
 # What is parsed and resolved, and no more. The pattern is searched in the command and in the data source that it resolves to.
 PARSED_ONLY = {
@@ -144,11 +144,12 @@ def cut(config: Any) -> Any:
     if (find_spec(env.id).max_episode_steps or 0) >= 1000 and (env.max_episode_steps or 1000) > EPISODE:
         env = replace(env, max_episode_steps=EPISODE)
     grid = None if shown.grid is None else 2
-    shown = replace(shown, every=STEPS, episodes=1, objective_episodes=64, grid=grid)
+    shown = replace(shown, every=STEPS, episodes=1, objectives=shown.objectives[:1], objective_episodes=64, grid=grid)
     data = config.data
     if data.source and data.source.startswith(BEHAVIOUR):
         data = replace(data, source=re.sub(r":\d+", ":20", data.source, count=1))
-    return replace(config, env=env, eval=shown, data=data, steps=min(config.steps, STEPS), log_every=STEPS // 2)
+    budget = {"steps": min(config.steps, STEPS), "log_every": STEPS // 2, "baselines": config.baselines[:FIRST]}
+    return replace(config, env=env, eval=shown, data=data, **budget)
 
 
 class BaselinesHere(BaselineRuns):
@@ -169,7 +170,7 @@ def sweep_here(folder: Path, sweep: Any, show: Any, stop: Any) -> None:
     """Execute the first runs of every method of a sweep in this process."""
     entries = sorted(plan.read_plan(folder), key=lambda entry: (entry.agent_name, str(entry.preset)))
     for _, runs in itertools.groupby(entries, lambda entry: (entry.agent_name, entry.preset)):
-        for entry in itertools.islice(runs, SEEDS):
+        for entry in itertools.islice(runs, FIRST):
             if run := prepare_one(folder, entry.name):
                 session.execute(run, stop)
 
@@ -187,6 +188,8 @@ def aids(monkeypatch):
 
     monkeypatch.setattr(session, "run_loop", short_loop)
     monkeypatch.setattr(session, "BaselineRuns", BaselinesHere)
+    monkeypatch.setattr(session, "quick_process", nullcontext)
+    monkeypatch.setattr(cli_evaluate.objectives, "EPISODES", 200)
     monkeypatch.setattr(cli_sweep, "execute_locally", sweep_here)
     monkeypatch.setattr(cli_data, "record", lambda act, env, steps, **rest: record(act, env, min(steps, RECORDED), **rest))
     monkeypatch.setattr(sys, "argv", ["surefoot"])

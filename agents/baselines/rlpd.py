@@ -106,7 +106,7 @@ def mean_policy_loss(log_prob: Tensor, q: Tensor, alpha: Tensor) -> Tensor:
 
 
 class RLPD(Stateful):
-    """Off-policy, with a replay of its own and the data beside it."""
+    """Off-policy, with an online replay buffer and the data."""
 
     STATEFUL = (
         "policy",

@@ -51,13 +51,6 @@ def variance(values: Tensor, weights: Tensor) -> Tensor:
     return mean((values - mean(values, weights)[..., None]).square(), weights)
 
 
-def wasserstein(values: Tensor, weights: Tensor, other_values: Tensor, other_weights: Tensor) -> Tensor:
-    """Return w₁ = ∫|F − F'| (…) of two distributions."""
-    joint, order = torch.cat([values, other_values], -1).sort(-1)
-    difference = torch.cat([weights, -other_weights], -1).gather(-1, order).cumsum(-1)
-    return (difference[..., :-1].abs() * joint.diff(dim=-1)).sum(-1)
-
-
 def project_quantiles(values: Tensor, weights: Tensor, count: int) -> Tensor:
     """Return `count` quantiles at the midpoints (…, m), of equal weight, eq. (6.1): w₁ moves by ≤ (max − min)/(2m)."""
     return quantile(values, weights, midpoints(count, values))

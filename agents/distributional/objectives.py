@@ -98,7 +98,7 @@ class Soundness(NamedTuple):
     """How an objective can be optimised."""
 
     scaled: bool
-    """Whether z = γ^t must be carried beside the stock, and E u(z·(c + G)) maximised."""
+    """Whether z = γ^t must be carried along with the stock, and E u(z·(c + G)) maximised."""
     line: str
     """Why, in one line."""
 
@@ -126,11 +126,11 @@ def soundness(objective: Objective, gamma: float, horizon: int | None) -> Soundn
     if horizon is None:
         raise ValueError(
             f"{objective.name} is not homogeneous: with gamma = {gamma} stock alone would be silently wrong; give a "
-            "horizon, so that z = gamma^t can be carried beside it, or gamma = 1"
+            "horizon, so that z = gamma^t can be carried along, or gamma = 1"
         )
     line = (
         f"{objective.name} is not homogeneous: with gamma = {gamma} stock alone would be silently wrong, so "
-        "z = gamma^t is carried beside it and E u(z·(c + G)) maximised"
+        "z = gamma^t is carried along and E u(z·(c + G)) maximised"
     )
     return Soundness(True, line)
 

@@ -92,7 +92,7 @@ class IWOCSConfig(SACConfig):
 
 
 class StaticSolver(Stateful):
-    """SAC in one model, with a critic without entropy and a predictor beside it."""
+    """SAC in one model, with an entropy-free critic and a predictor in addition."""
 
     STATEFUL = (
         "nets",

@@ -138,11 +138,6 @@ class DynamicsModel(Stateful):
         blocks = zip(x.split(HOLDOUT_BLOCK), y.split(HOLDOUT_BLOCK), strict=True)
         return torch.stack([(part_y - self.net(part)[0]).square().sum(1) for part, part_y in blocks]).sum(0) / len(x)
 
-    @property
-    def rmse(self) -> Tensor:
-        """Root of the holdout error of the elites (1 + obs,): of the reward and of every change of state."""
-        return self.error[self.elites].mean(0).sqrt()
-
     # -- a bad call
 
     def copies(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -170,12 +165,6 @@ class DynamicsModel(Stateful):
         return bad
 
     # -- predictions
-
-    @torch.no_grad()
-    def mean_and_log_var(self, x: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance (M, B, 1 + obs) of (r, s' − s) for (s, a), of all members or of some."""
-        moments: tuple[Tensor, Tensor] = self.net(x, members)
-        return moments
 
     @torch.no_grad()
     def predict(self, obs: Tensor, action: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

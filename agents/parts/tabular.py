@@ -75,16 +75,6 @@ def optimal_values(mdp: TabularMDP, horizon: int, discount: float = 1.0) -> Tens
     return q
 
 
-def policy_values(mdp: TabularMDP, policy: Tensor, discount: float = 1.0) -> Tensor:
-    """Return Q^π (…, H, S, A) of policies of that shape."""
-    q = torch.empty_like(policy)
-    following = torch.zeros_like(policy[..., 0, :, 0])
-    for h in reversed(range(policy.shape[-3])):
-        q[..., h, :, :] = backup(mdp, h, following, discount)
-        following = (policy[..., h, :, :] * q[..., h, :, :]).sum(-1)
-    return q
-
-
 def expected_return(mdp: TabularMDP, policy: Tensor, discount: float = 1.0) -> Tensor:
     """Return E[Σ γ^h r] (…) under policies (…, H, S, A)."""
     value = torch.zeros_like(policy[..., 0, :, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -18,12 +19,17 @@ SOURCES = ROOT / "build" / "typing"
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Lay links to the folders of the package under one parent, where the sources are read (as `make typecheck`)."""
-    (SOURCES / "surefoot").mkdir(parents=True, exist_ok=True)
+    parent = SOURCES / "surefoot"
+    parent.mkdir(parents=True, exist_ok=True)
     targets = {path.name: path for path in (ROOT / FOLDERS["surefoot"]).glob("*.py")}
     targets |= {name.partition(".")[2]: ROOT / folder for name, folder in FOLDERS.items() if name.count(".") == 1}
+    for old in parent.iterdir():
+        if not old.exists():  # what it led to is gone
+            old.unlink(missing_ok=True)
     for name, target in targets.items():
-        if not (link := SOURCES / "surefoot" / name).exists():
-            link.symlink_to(target)
+        new = parent / f".{name}.{os.getpid()}"  # another build, or mypy, may be reading
+        new.symlink_to(target)
+        new.replace(parent / name)
     return config
 
 
@@ -70,20 +76,22 @@ def pages_of(module: griffe.Object | griffe.Alias, files: Files, config: MkDocsC
 
 def page_of_package(package: griffe.Object | griffe.Alias, inner: list[Any]) -> str:
     """Return the page of a package: what it defines, links to what it exports, its modules."""
-    exports = [
-        each for name, each in package.members.items() if name in map(str, package.exports or ()) and each.is_alias
-    ]
+    pages = {each.name: f"{each.name}/index.md" if each.is_init_module else f"{each.name}.md" for each in inner}
+    public = [package.members[name] for name in map(str, package.exports or ()) if name in package.members]
     members = [n for n, each in package.members.items() if n[0] != "_" and not each.is_alias and not each.is_module]
     if package.path == "surefoot":  # the public API stands on this page; functions come first
-        members, exports = sorted((each.name for each in exports), key=lambda name: (name[0].isupper(), name)), []
+        members = sorted((each.name for each in public if each.is_alias), key=lambda name: (name[0].isupper(), name))
+    others = [
+        f"[`{each.name}`][{each.target_path}]" if each.is_alias else f"[`{each.name}`]({pages[each.name]})"
+        for each in public
+        if each.name not in members
+    ]
     lines = [f"# `{package.path}`", "", f"::: {package.path}", "    options:", f"      members: {members or False}", ""]
-    if exports:
-        lines += ["Exports " + ", ".join(f"[`{each.name}`][{each.target_path}]" for each in exports) + ".", ""]
-    lines += ["| module | |", "|---|---|"] if inner else []
+    lines += ["Exported from its modules: " + ", ".join(others) + ".", ""] if others else []
+    lines += ["| module | what it holds |", "|---|---|"] if inner else []
     for each in inner:
-        page = f"{each.name}/index.md" if each.is_init_module else f"{each.name}.md"
         text = each.docstring.value.partition("\n")[0] if each.docstring else ""
-        lines.append(f"| [`{each.name}`]({page}) | {text.replace('|', chr(92) + '|')} |")
+        lines.append(f"| [`{each.name}`]({pages[each.name]}) | {text.replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The stock wrapper: its identity at every step, autoreset of both kinds, and what is refused beside it.
+"""The stock wrapper: its identity at every step, autoreset of both kinds, and what is refused with it.
 
 docs/derivations/distributional.md E26.
 """

@@ -102,7 +102,7 @@ def test_cvar_is_the_mean_of_the_worst_fraction():
 
 
 def rliable():
-    """Return rliable's metrics and intervals; it does not import beside pandas 3, which an installation may have."""
+    """Return rliable's metrics and intervals; it cannot be imported with pandas 3, which an installation may have."""
     try:
         from rliable import library, metrics
     except (ImportError, TypeError):
@@ -133,7 +133,7 @@ def test_statistics_agree_with_rliable():
 
 
 def test_statistics_are_what_rliable_gave():
-    """rliable 1.2.0 on `scores()`, beside pandas 2: kept for where it cannot be imported."""
+    """rliable 1.2.0 on `scores()`, with pandas 2: kept for where it cannot be imported."""
     x, y = scores()
     assert iqm(x.ravel()) == pytest.approx(0.3666666666666667)
     found = probability_of_improvement(list(x.T), list(y.T), generator=rng())

@@ -82,7 +82,7 @@ def test_a_newer_format_says_upgrade(tmp_path):
 
 def test_an_older_format_says_what_can_be_done(tmp_path):
     torch.save({"format": 1}, tmp_path / "old.pt")
-    with pytest.raises(ValueError, match="format 1, of an older Surefoot, .* use the version that wrote it, or train"):
+    with pytest.raises(ValueError, match=r"format 1, of an older Surefoot, .* use the version that wrote it, or train"):
         storage.load(tmp_path / "old.pt")
 
 

@@ -141,7 +141,7 @@ def test_keyword_arguments_of_a_task_are_yaml_on_the_command_line():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("dynlin-ucb", "--env.id", "surefoot/DynamicalLinear-v0"), "agent.horizon is missing: delta = 1/T"),
+        (("dynlin-ucb", "--env.id", "surefoot/DynamicalLinear-v0"), "agent.horizon is missing: failure_prob"),
         (("linucb", "--env.id", "surefoot/DynamicalLinear-v0"), "agent.horizon is missing"),
         (("nora", "--env.id", "Pendulum-v1"), "this task is not one"),
         (("nora", "--env.id", "surefoot/RiverSwim-v0"), "pass --env.time-aware"),

@@ -143,7 +143,7 @@ def collect(
     """Record a policy in a task and write a D4RL file with its provenance.
 
     Args:
-        policy: a run folder, a policy file (.pt) of one, a Stable-Baselines3 .zip (with --allow-pickle), or `behaviour`: the
+        policy: a run folder, a policy file (.pt), a Stable-Baselines3 .zip (with --allow-pickle), or `behaviour`: the
             behaviour policy that the task itself documents.
         out: the .hdf5 file to write.
         env: the task. Fields not given are the run's own, with the dynamics of its eval.physics.

@@ -80,7 +80,7 @@ class CsvLog:
 
 
 class Logger(Protocol):
-    """A sink for scalars beside the CSV files."""
+    """A sink for scalars in addition to the CSV files."""
 
     def log(self, row: Row, env_steps: int) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...

@@ -6,6 +6,7 @@ docs/derivations/distributional.md E22.
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
 from surefoot.agents.distributional.distributions import (
@@ -16,8 +17,14 @@ from surefoot.agents.distributional.distributions import (
     quantile,
     upper_cvar,
     variance,
-    wasserstein,
 )
+
+
+def wasserstein(values: Tensor, weights: Tensor, other_values: Tensor, other_weights: Tensor) -> Tensor:
+    """Return w₁ = ∫|F − F'| (…) of two distributions."""
+    joint, order = torch.cat([values, other_values], -1).sort(-1)
+    difference = torch.cat([weights, -other_weights], -1).gather(-1, order).cumsum(-1)
+    return (difference[..., :-1].abs() * joint.diff(dim=-1)).sum(-1)
 
 
 def random_distributions(count=300, atoms=9, seed=0):

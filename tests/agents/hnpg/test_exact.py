@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from tabular_values import policy_values
 from torch.testing import assert_close
 
 from surefoot.agents.hnpg.exact import (
@@ -20,7 +21,7 @@ from surefoot.agents.hnpg.exact import (
     sample_pairs,
     success_probability,
 )
-from surefoot.agents.parts.tabular import from_dense, policy_values, transition_matrix
+from surefoot.agents.parts.tabular import from_dense, transition_matrix
 
 
 def generator(seed: int = 0) -> torch.Generator:

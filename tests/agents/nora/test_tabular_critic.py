@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from nora_tasks import random_mdp
+from tabular_values import policy_values
 from torch.testing import assert_close
 
 from surefoot.agents.nora.actor import AccumulatingActor, Actor, greedy_policy, soft_policy
@@ -27,7 +28,6 @@ from surefoot.agents.parts.tabular import (
     occupancies,
     optimal_return,
     optimal_values,
-    policy_values,
     transition_matrix,
 )
 

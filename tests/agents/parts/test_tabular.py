@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tabular_values import policy_values
 from torch.testing import assert_close
 
 from surefoot.agents.parts.tabular import (
@@ -14,7 +15,6 @@ from surefoot.agents.parts.tabular import (
     occupancies,
     optimal_return,
     optimal_values,
-    policy_values,
     stationary_optimum,
     stationary_values,
     transition_matrix,

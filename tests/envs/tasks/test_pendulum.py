@@ -1,4 +1,4 @@
-"""The native Pendulum against Gymnasium's, and what every native task shares: masks, elapsed steps, generator, single view."""
+"""The native Pendulum against Gymnasium's, what native tasks share: masks, time, generator, single view."""
 
 import gymnasium as gym
 import numpy as np

@@ -9,6 +9,7 @@ import pytest
 from fake_agent import HERE, FakeConfig
 
 from surefoot.evaluation import policy_files
+from surefoot.training import session
 from surefoot.training.loop import baselines
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume, start
@@ -38,6 +39,7 @@ def baseline_commands(tmp_path, monkeypatch):
     extra = {"fake/bad": ["--agent.fail-at", "3"]}
     whole = baselines.BaselineRuns._command
     monkeypatch.setattr(baselines.BaselineRuns, "_command", command)
+    monkeypatch.setattr(session, "require_baselines", lambda config, regret: None)  # the presets are none of ours
 
 
 def test_the_comparison_holds_every_method_in_both_dynamics(tmp_path, tiny, baseline_commands, capsys):

@@ -1,6 +1,7 @@
 """What tests of several packages share: a task with known returns, untrained policies in run folders, recordings."""
 
 import csv
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from surefoot.evaluation import policy_files
 from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.runs import folder as run_folder
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # test folders are no packages; they share sameness.py
 
 
 class Scripted(gym.Env):

@@ -137,9 +137,9 @@ def logged_by(name: str) -> set[str]:
         uncertainty="pendulum-2" if spec.needs_uncertainty_set else None,
     )
     spaces = Spaces(*spaces_of(env))
-    lanes, perturbed = training_env(name, spec, config, torch.device("cpu"))
+    envs, perturbed = training_env(name, spec, config, torch.device("cpu"))
     setting = Setting(
-        spaces, 0, torch.device("cpu"), lanes, made_up(spaces, rng), termination=never, perturbed_envs=perturbed
+        spaces, 0, torch.device("cpu"), envs, made_up(spaces, rng), termination=never, perturbed_envs=perturbed
     )
     agent, metrics = spec.make_agent(config.agent, setting), set[str]()
     for _ in range(60):

@@ -16,7 +16,7 @@ class Payoff:
     """Environments of one-step episodes that pay r(a, w), w in [−1, 1] for parameters from 0 to 10;
     `agents.UncertainEnv`.
 
-    `limit`: episodes last so many steps, in each of which the first of `ACT` actions pays; the lanes keep the
+    `limit`: episodes last so many steps, in each of which the first of `ACT` actions pays; the environments keep the
     parameters of all steps in `steps`, those of all episodes in `episodes`.
     """
 

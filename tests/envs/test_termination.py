@@ -53,7 +53,7 @@ def test_a_rule_says_what_the_task_says_on_3000_random_steps(env_id, kwargs, wid
     name = env_id.split("/")[-1].split("-")[0]
     check = compare(KNOWN[name], config, steps=3000, seed=1)
     assert check.mismatches == 0
-    assert check.said == check.ended
+    assert check.predicted == check.ended
     assert (check.ended >= 5) is ends
 
 

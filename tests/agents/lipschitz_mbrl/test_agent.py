@@ -403,7 +403,7 @@ def test_images_and_discrete_actions_are_refused(spaces, message):
 
 
 def test_a_setting_without_a_termination_rule_is_refused():
-    with pytest.raises(ValueError, match="when the task ends"):
+    with pytest.raises(ValueError, match="needs `termination`, the task's termination function"):
         LipschitzMBRL(make_config(), replace(make_setting(), data=None, termination=None))
 
 

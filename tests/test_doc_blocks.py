@@ -5,12 +5,13 @@ What becomes of a block, by its language; one without a language, or with anothe
 | language | what is done |
 |---|---|
 | `python` | runs as printed; the blocks of a page share one namespace, and their folder is on the path |
-| `bash`, `console` | `surefoot …` and `python train.py …` go through the real command line, in this process; of `make …` the target must exist, of `pip install …` the constraints and the extras. The exit code is 0, or N where the comment says `exit code N` |
+| `bash`, `console` | `surefoot …` and `python train.py …` go through the real command line, in this process |
 | `yaml` | goes to the reader of what it is: a sweep, an uncertainty set, or a preset of the agent whose page it is |
 | `text` | is no code; but where it names a command of ours, that command has every option in it |
 
-A block whose first line is `# NAME.py` or `# NAME.yaml` is that file, for the blocks after it: it is written, and as
-Python not run by itself. There are these aids, and no others:
+Of `make …` the target must exist, of `pip install …` the constraints and the extras. A command's exit code is 0, or N
+where its comment says `exit code N`. A block whose first line is `# NAME.py` or `# NAME.yaml` is that file, for the
+blocks after it: it is written, and as Python not run by itself. There are these aids, and no others:
 
 - Budgets are cut where a run starts: to `STEPS` steps, one episode per evaluation, `EPISODE` steps per episode of tasks
   that have 1000, few episodes for objectives, grids and recorded behaviour, `RECORDED` steps of a collected file.
@@ -53,6 +54,7 @@ from surefoot.offline_data.scores import find_d4rl
 from surefoot.training import session
 from surefoot.training.cli import data as cli_data
 from surefoot.training.cli import evaluate as cli_evaluate
+from surefoot.training.cli import plot as cli_plot
 from surefoot.training.cli import sweep as cli_sweep
 from surefoot.training.cli import train as cli_train
 from surefoot.training.cli.main import main
@@ -60,6 +62,7 @@ from surefoot.training.config.presets import load_preset
 from surefoot.training.loop import setup
 from surefoot.training.loop.baselines import BaselineRuns, baseline_folder, require_baselines
 from surefoot.training.loop.behaviour import BEHAVIOUR
+from surefoot.training.runs import folder as run_folder
 from surefoot.training.sweep import plan
 from surefoot.training.sweep.local import prepare_one
 
@@ -73,7 +76,7 @@ EPISODE = 50
 RECORDED = 300
 FIRST = 2
 
-# What is parsed and resolved, and no more. The pattern is searched in the command and in the data source that it resolves to.
+# What is only parsed and resolved. The pattern is searched in the command and in the data source it resolves to.
 PARSED_ONLY = {
     r"--device cuda": "needs a GPU",
     r"\bdata download\b": "downloads",
@@ -81,6 +84,7 @@ PARSED_ONLY = {
     r"\bminari:": "needs the optional package, and writes to the reader's own store",
     r"--logger wandb": "needs an account of a service",
     r"--engine ray": "starts a cluster; tests/training/sweep/test_ray.py does",
+    r"--metric value_aware_error": "needs a run that is long enough to have trained its model",
     r"--video": "needs a driver that draws; tests/evaluation/figures/test_video.py has one",
 }
 # The agent whose runs stand for runs/RUN, runs/A, … on a page; elsewhere SAC on Hopper, or on the task of the grid.
@@ -128,7 +132,7 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def commands_of(block: Block) -> list[str]:
-    """Return the command lines of a block, continued lines joined, prompts of a console taken off and its output left out."""
+    """Return the command lines of a block: continued lines joined, prompts of a console off, its output left out."""
     lines = block.text.replace("\\\n", " ").splitlines()
     if block.language == "console":
         lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
@@ -178,9 +182,11 @@ def sweep_here(folder: Path, sweep: Any, show: Any, stop: Any) -> None:
 @pytest.fixture
 def aids(monkeypatch):
     """Cut budgets, and let nothing start a process of its own."""
-    start, run_loop, record = setup.start, session.run_loop, cli_data.record
+    start, restart, run_loop, record = setup.start, setup.resume, session.run_loop, cli_data.record
     for module in (setup, session, cli_train):
         monkeypatch.setattr(module, "start", lambda name, config, *rest: start(name, cut(config), *rest))
+
+    monkeypatch.setattr(setup, "resume", lambda folder, name, config: restart(folder, name, cut(config)))
 
     def short_loop(run, *rest):  # a run that is resumed has its budget from the command line
         run.config = replace(run.config, steps=min(run.config.steps, run.counters.step + STEPS))
@@ -191,8 +197,10 @@ def aids(monkeypatch):
     monkeypatch.setattr(session, "quick_process", nullcontext)
     monkeypatch.setattr(cli_evaluate.objectives, "EPISODES", 200)
     monkeypatch.setattr(cli_sweep, "execute_locally", sweep_here)
-    monkeypatch.setattr(cli_data, "record", lambda act, env, steps, **rest: record(act, env, min(steps, RECORDED), **rest))
+    monkeypatch.setattr(cli_data, "record", lambda act, env, steps, **kw: record(act, env, min(steps, RECORDED), **kw))
     monkeypatch.setattr(sys, "argv", ["surefoot"])
+    named, count = run_folder.default_name, itertools.count()  # short runs start several times in a second
+    monkeypatch.setattr(run_folder, "default_name", lambda *which: f"{named(*which)}-{next(count)}")
     monkeypatch.setenv("MPLBACKEND", "Agg")
     torch.set_num_threads(1)
 
@@ -209,8 +217,9 @@ def write_recording(path: Path, env: EnvConfig) -> None:
     discrete = not action.shape
     rows = {name: rng.normal(size=(size, *observation.shape)) for name in ("obs", "next_obs")}
     rows |= {"action": rng.integers(0, action.n, size) if discrete else rng.uniform(-1, 1, (size, *action.shape))}
-    rows |= {"reward": rng.normal(size=size), "terminated": np.zeros(size), "truncated": np.arange(1, size + 1) % 10 == 0}
-    write_d4rl(path, Transitions.from_arrays(**rows), {"env_id": env.id})
+    rows |= {"reward": rng.normal(size=size), "terminated": np.zeros(size)}
+    ends = np.arange(1, size + 1) % 10 == 0
+    write_d4rl(path, Transitions.from_arrays(**rows, truncated=ends), {"env_id": env.id})
 
 
 # --- a reader who does everything that a page says --------------------------------------------------------------------
@@ -253,7 +262,7 @@ class Reader:
         words = shlex.split(command, comments=True)
         expected = int(found[1]) if (found := re.search(r"#.*\bexit code (\d)", command)) else 0
         on_path = words[0] == "PYTHONPATH=."
-        words = words[on_path:]
+        words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
         self.lay_out(words)
         words = [place for word in words for place in (sorted(glob.glob(word)) or [word])]
         if words[:1] == ["make"]:
@@ -306,8 +315,8 @@ class Reader:
         elif "agents" in content:
             plan.expand(plan.read_sweep(path))
         else:
-            owner = next(name for name in agents.REGISTRY if agents.get(name).page == Path(self.page).stem)
-            load_preset(owner, str(path))
+            pages = {agents.get(name).page: name for name in reversed(agents.REGISTRY)}
+            load_preset(pages.get(Path(self.page).stem, "sac"), str(path))  # the tutorials train SAC
 
     def text(self, block: Block) -> None:
         for command, options in re.findall(r"^ *surefoot (\w+(?: \w+)?)(.*(?:\n +.*)*)", block.text, re.M):
@@ -327,7 +336,8 @@ class Reader:
         if "mine.hdf5" in words and "collect" not in words and not (self.folder / "mine.hdf5").exists():
             task = words[words.index("--env.id") + 1] if "--env.id" in words else "Hopper-v5"
             write_recording(self.folder / "mine.hdf5", EnvConfig(task))
-        for name, place in {"own.yaml": ("methods/iwocs.md", "own.yaml"), "FILE.yaml": ("guides/sweeps.md", "many.yaml")}.items():
+        elsewhere = {"own.yaml": ("methods/iwocs.md", "own.yaml"), "FILE.yaml": ("guides/sweeps.md", "many.yaml")}
+        for name, place in elsewhere.items():
             if name in words and not (self.folder / name).exists():
                 (self.folder / name).write_text(block_of(*place), encoding="utf-8")
 
@@ -385,6 +395,8 @@ def parse(words: list[str]) -> int:
         plan.expand(cli_sweep.parse(rest).sweep)
     elif command == "evaluate":
         cli_evaluate.check(cli_evaluate.parse(rest))
+    elif command == "plot":
+        cli_plot.parse(rest)
     else:
         assert command == "data", command
         parse_data(rest)

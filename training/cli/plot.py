@@ -28,7 +28,7 @@ class Request:
 
 def main(arguments: list[str]) -> int:
     """Draw, and return the exit code."""
-    request = tyro.cli(Request, args=arguments, default=Request(runs=()), prog="surefoot plot")
+    request = parse(arguments)
     if not request.runs or not request.metric:
         raise ValueError("name at least one run folder and one metric to plot")
     runs = group(request.runs)
@@ -48,6 +48,11 @@ def main(arguments: list[str]) -> int:
         learning_curves(runs, request.out, metric=request.metric[0])
     print(f"figure: {request.out}")
     return 0
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """Return the request; wrong options end the process, as `argparse` does."""
+    return tyro.cli(Request, args=arguments, default=Request(runs=()), prog="surefoot plot")
 
 
 def group(folders: Sequence[Path]) -> dict[str, list[Path]]:

@@ -7,6 +7,7 @@ stand bare in the pages themselves and in the column "derivation" of a table.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 import tokenize
@@ -18,6 +19,8 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+
+from surefoot import agents
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("agents", "envs", "evaluation", "training", "offline_data", "configs", "tests", "benchmarks", "docs")
@@ -355,6 +358,22 @@ def test_faults_of_a_page_are_seen():
 
 
 # --- one word ---------------------------------------------------------------------------------------------------------
+
+
+def derivation_of(agent: str) -> str | None:
+    """Return the page that the module of an agent names first, None where it names none."""
+    module = agents.REGISTRY[agent].split(":")[0].removeprefix("surefoot.")
+    found = re.search(r"derivations/(\w+)\.md", (ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8"))
+    return found[1] if found else None
+
+
+@pytest.mark.parametrize("agent", [name for name in agents.REGISTRY if derivation_of(name)])
+def test_every_hyper_parameter_of_an_agent_stands_in_its_derivation(agent):
+    text = (ROOT / "docs" / "derivations" / f"{derivation_of(agent)}.md").read_text("utf-8")
+    section = re.search(r"^## \d+\. Hyper-parameters.*?(?=^## )", text, re.M | re.S)
+    assert section
+    named = {name for span in re.findall(r"`([^`\n]+)`", section[0]) for name in re.findall(r"\w+", span)}
+    assert not {field.name for field in dataclasses.fields(agents.get(agent).default)} - named
 
 
 def test_no_file_speaks_of_what_the_derivations_were_written_from():

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from surefoot import agents
+from surefoot import agents, configs
 from surefoot.agents.h2o import H2OConfig
 from surefoot.configs import preset_file, preset_names
 from surefoot.envs import SETS, EnvConfig, Physics
@@ -97,3 +97,11 @@ def test_every_robot_of_the_paper_has_its_presets_and_the_demo_the_budget_of_its
         assert (baseline.uncertainty is None) == entry.endswith("nominal")
         same = ("hidden", "policy_lr", "critic_lr", "alpha_lr", "adam_eps", "gamma", "tau", "batch_size")
         assert [getattr(baseline.agent, field) for field in same] == [getattr(demo.agent, field) for field in same]
+
+
+def test_shared_presets_are_for_agents_that_there_are():
+    shared = configs._shared_folders()
+    assert set(shared["linear-bandits"]) >= {"dynlin-ucb", "linucb", "oracle"}
+    assert not {name for names in shared.values() for name in names} - set(agents.REGISTRY)
+    assert preset_names("linucb") == preset_names("exp3") != preset_names("human-budget")
+    assert "_agents" not in preset_names("linucb")

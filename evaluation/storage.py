@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,17 +50,21 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write` with a temporary file next to `path`, force it to disk, and rename it to `path`."""
+    """Call `write` with a temporary file beside `path`, force it to disk, and rename it to `path`.
+
+    The file has the mode that the umask leaves, so that a colleague can read what others may read.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with explained(path):
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
-            try:
+        try:
+            with part.open("xb") as file:  # not of `tempfile`, whose files are the user's alone
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         _sync_folder(path.parent)
 
 

@@ -1,5 +1,6 @@
 """The run folder: found by name, movable, and enough to evaluate from."""
 
+import os
 import pickle
 import shutil
 
@@ -104,3 +105,18 @@ def test_nothing_of_ours_is_ever_unpickled(run, tiny, data_file, monkeypatch):
         policy_files.load_policy(run, checkpoint)
     assert resume(run, *run_folder.read_config(run)).counters.step == 60
     assert len(load_data(str(data_file))) == 120
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_every_file_of_a_run_can_be_read_by_whom_the_umask_lets(umask, tmp_path, tiny):
+    before = os.umask(umask)
+    try:
+        folder = train("fake", tiny, out=tmp_path, name="shared")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*")}
+    assert {"config.yaml", "meta.json", "metrics.csv", "best.pt", "step-000000060.pt", "learning_curve.png"} <= set(
+        modes
+    )
+    for path in folder.rglob("*"):
+        assert modes[path.name] == (0o777 if path.is_dir() else 0o666) & ~umask, path

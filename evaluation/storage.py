@@ -50,7 +50,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write` with a temporary file beside `path`, force it to disk, and rename it to `path`.
+    """Call `write` with a temporary file next to `path`, force it to disk, and rename it to `path`.
 
     The file has the mode that the umask leaves, so that a colleague can read what others may read.
     """

@@ -15,7 +15,7 @@ blocks after it: it is written, and as Python not run by itself. There are these
 
 - Budgets are cut where a run starts: to `STEPS` steps, one episode per evaluation, `EPISODE` steps per episode of tasks
   that have 1000, few episodes for objectives, grids and recorded behaviour, `RECORDED` steps of a collected file.
-  Networks, batches and everything else that an agent is set to stay as they are, but for `SMALLER`.
+  Networks, batches and everything else that an agent is set to stay as they are.
 - Baseline runs, and the first `FIRST` runs of every method of a sweep, are executed in this process.
 - Placeholders are made beforehand: `runs/RUN`, `runs/A`, … are tiny real runs of the agent of the page (`STAND_INS`),
   `mine.hdf5` is a tiny recording of the task of the command, `own.yaml` and `FILE.yaml` are blocks of other pages.

@@ -13,13 +13,15 @@ Of `make …` the target must exist, of `pip install …` the constraints and th
 where its comment says `exit code N`. A block whose first line is `# NAME.py` or `# NAME.yaml` is that file, for the
 blocks after it: it is written, and as Python not run by itself. There are these aids, and no others:
 
-- Budgets are cut where a run starts: to `STEPS` steps, one episode per evaluation, `EPISODE` steps per episode of tasks
-  that have 1000, few episodes for objectives, grids and recorded behaviour, `RECORDED` steps of a collected file.
-  Networks, batches and everything else that an agent is set to stay as they are.
-- Baseline runs, and the first `FIRST` runs of every method of a sweep, are executed in this process.
+- Budgets are cut where a run starts or resumes: to `STEPS` steps, one episode per evaluation, `EPISODE` steps per
+  episode of tasks that have 1000, `ROLLOUT` steps of PPO (a rollout is one step of the agent), few episodes for
+  objectives, grids and recorded behaviour, `RECORDED` steps of a collected file. Networks, batches and all else that an
+  agent is set to stay.
+- The first `FIRST` baseline runs of a run, and of every method of a sweep, are executed in this process.
 - Placeholders are made beforehand: `runs/RUN`, `runs/A`, … are tiny real runs of the agent of the page (`STAND_INS`),
   `mine.hdf5` is a tiny recording of the task of the command, `own.yaml` and `FILE.yaml` are blocks of other pages.
 - What needs a GPU, a download or a service is recognised by its options, and only parsed and resolved (`PARSED_ONLY`).
+- Runs that are named by the second they start in get a number as well.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ import shlex
 import shutil
 import sys
 import tomllib
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -46,7 +49,8 @@ import yaml
 
 import surefoot
 from surefoot import agents
-from surefoot.envs import EnvConfig, spaces_of
+from surefoot.agents.baselines.sb3_config import SB3PPOConfig
+from surefoot.envs import EnvConfig, UncertainVectorEnv, spaces_of
 from surefoot.envs.make import find_spec
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.offline_data import Transitions, write_d4rl
@@ -72,7 +76,8 @@ PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.rglob("*.md") if path
 names = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 STEPS = 24
-EPISODE = 50
+EPISODE = 20
+ROLLOUT = 32
 RECORDED = 300
 FIRST = 2
 
@@ -152,8 +157,9 @@ def cut(config: Any) -> Any:
     data = config.data
     if data.source and data.source.startswith(BEHAVIOUR):
         data = replace(data, source=re.sub(r":\d+", ":20", data.source, count=1))
+    agent = replace(config.agent, n_steps=ROLLOUT) if isinstance(config.agent, SB3PPOConfig) else config.agent
     budget = {"steps": min(config.steps, STEPS), "log_every": STEPS // 2, "baselines": config.baselines[:FIRST]}
-    return replace(config, env=env, eval=shown, data=data, **budget)
+    return replace(config, agent=agent, env=env, eval=shown, data=data, **budget)
 
 
 class BaselinesHere(BaselineRuns):
@@ -252,7 +258,9 @@ class Reader:
             with own_modules(self.folder, on_path=True), quiet():
                 exec(code, self.namespace)
         except Exception as error:
-            raise AssertionError(f"{self.page}:{block.line}: {type(error).__name__}: {error}") from error
+            here = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == self.page]
+            line = here[-1] if here else getattr(error, "lineno", block.line)
+            raise AssertionError(f"{self.page}:{line}: {type(error).__name__}: {error}") from error
 
     def shell(self, block: Block) -> None:
         for command in commands_of(block):
@@ -263,7 +271,9 @@ class Reader:
         expected = int(found[1]) if (found := re.search(r"#.*\bexit code (\d)", command)) else 0
         on_path = words[0] == "PYTHONPATH=."
         words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
-        self.lay_out(words)
+        if not any(re.search(pattern, command) for pattern in PARSED_ONLY):
+            self.lay_out_runs(words)
+        self.lay_out_files(words)
         words = [place for word in words for place in (sorted(glob.glob(word)) or [word])]
         if words[:1] == ["make"]:
             self.make_target(words, line)
@@ -311,7 +321,8 @@ class Reader:
 
     def read_yaml(self, path: Path, content: dict[str, Any]) -> None:
         if "parameters" in content:
-            load_set(str(path))
+            uncertainty = load_set(str(path))
+            UncertainVectorEnv(EnvConfig(uncertainty.env), uncertainty).close()
         elif "agents" in content:
             plan.expand(plan.read_sweep(path))
         else:
@@ -327,12 +338,15 @@ class Reader:
             if unknown := set(re.findall(r"--[a-z][\w.-]*\w", options)) - known:
                 self.fail(block.line, f"surefoot {' '.join(words)} has no {sorted(unknown)}")
 
-    def lay_out(self, words: list[str]) -> None:
-        """Make the placeholders that a command names."""
+    def lay_out_runs(self, words: list[str]) -> None:
+        """Make the runs that a command names by a placeholder, anew each time: the command decides whose they are."""
         for name in set(words) & set(PLACEHOLDERS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
             agent, preset, env = self.stand_in(words)
             shutil.copytree(self.make_run(agent, preset, env, PLACEHOLDERS[name]), self.folder / name)
+
+    def lay_out_files(self, words: list[str]) -> None:
+        """Make the files that a command names by a placeholder, unless the page has made them."""
         if "mine.hdf5" in words and "collect" not in words and not (self.folder / "mine.hdf5").exists():
             task = words[words.index("--env.id") + 1] if "--env.id" in words else "Hopper-v5"
             write_recording(self.folder / "mine.hdf5", EnvConfig(task))
@@ -442,3 +456,82 @@ def reader(runs, aids, tmp_path, monkeypatch):
 @names
 def test_every_block_of_a_page_does_what_it_says(page, reader):
     reader(str(page.relative_to(ROOT))).follow(page.read_text(encoding="utf-8"))
+
+
+def test_what_is_only_parsed_is_on_some_page():
+    pages = [page.read_text(encoding="utf-8") for page in PAGES]
+    commands = [
+        one for text in pages for block in blocks_of(text) if block.language == "bash" for one in commands_of(block)
+    ]
+    unused = {pattern for pattern in PARSED_ONLY if not any(re.search(pattern, command) for command in commands)}
+    assert not unused
+
+
+BROKEN = {
+    "no language": ("", "surefoot data list", "a block without a language"),
+    "another language": ("sh", "surefoot data list", "or 'sh'"),
+    "a name that is not there": ("python", "import surefoot\n\nsurefoot.tarin", "page.md:5: AttributeError"),
+    "no Python": ("python", "data = load(…)", "SyntaxError"),
+    "an exception of ours": ("python", "import surefoot\nsurefoot.train('sac', stepz=3)", "did you mean 'steps'"),
+    "an unknown command": ("bash", "surefoot evaluat runs/RUN", "unknown command 'evaluat'"),
+    "an unknown option": ("bash", "surefoot evaluate runs/RUN --episode 3", "--episode"),
+    "an unknown setting": ("bash", "python train.py sac --agent.hiden 8 8", "hiden"),
+    "an unknown preset": ("bash", "python train.py sac --preset hoper", "hoper"),
+    "a preset of nobody, to be parsed only": ("bash", "python train.py sac --preset hoper --device cuda", "hoper"),
+    "an option that is parsed only": ("bash", "surefoot evaluate runs/RUN --video --episode 3", "--episode"),
+    "data without a name": ("bash", "surefoot data download halfcheetah-mediun-v2", "halfcheetah-mediun-v2"),
+    "a run that no command made": ("bash", "surefoot evaluate runs/mine", "no run folder"),
+    "another exit code": ("bash", "surefoot data list  # exit code 1", "ended with 0"),
+    "a program that is not ours": ("console", "$ rm -r runs", "nothing is known of"),
+    "a target that is not there": ("bash", "make tea", "no target 'tea'"),
+    "an extra that is not there": ("bash", "pip install -e '.[dream]'", "dream"),
+    "an unknown field": ("yaml", "agents: [sac]\nseedz: 3", "seedz"),
+    "a preset that does not fit": ("yaml", "agent: {hiden: [8]}", "hiden"),
+    "a parameter that is not there": (
+        "yaml",
+        "env: Hopper-v5\nparameters: {body_mass.torsoo: {low: 1, high: 2}}",
+        "torsoo",
+    ),
+    "a synopsis with an option too many": ("text", "surefoot plot RUN [RUN ...] [--metrik NAME]", "--metrik"),
+    "a module that is not on the path": (
+        "bash",
+        "surefoot train sac --env.id own_module:Own-v0",
+        "cannot import 'own_module'",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_block_fails(what, reader, tmp_path):
+    language, text, message = BROKEN[what]
+    (tmp_path / "own_module.py").write_text("")
+    with pytest.raises(AssertionError) as failure:
+        reader("page.md").follow(f"A page.\n```{language}\n{text}\n```\n")
+    assert message in str(failure.value)
+    assert "page.md:" in str(failure.value)
+
+
+def test_a_block_follows_those_before_it(reader, tmp_path):
+    page = """
+```python
+# own_module.py
+NUMBER = 3
+```
+
+1. Indented, as in a list:
+
+   ```python
+   import own_module
+
+   number = own_module.NUMBER
+   ```
+
+```python
+assert number == 3
+```
+"""
+    followed = reader("page.md")
+    followed.follow(page)
+    assert followed.namespace["number"] == 3
+    with pytest.raises(AssertionError, match="a fence is left open"):
+        followed.follow("text\n```python\nnumber = 4\n")

@@ -12,6 +12,7 @@ import torch
 
 from surefoot import agents
 from surefoot.agents.interface import Policy, Spaces
+from surefoot.agents.parts.engine import compute_by, engine_of
 from surefoot.configs.casting import overlay
 from surefoot.envs import EnvConfig, Physics
 from surefoot.evaluation.storage import load as load_checkpoint
@@ -55,6 +56,7 @@ def save_policy(
             "own_action": _plain_space(own_action),
         },
         "step": step,
+        "engine": engine_of(policy),
         "policy": policy.state_dict(),
     }
     save_checkpoint(path, payload)
@@ -81,6 +83,7 @@ def load_policy(run: Path, checkpoint: str | int = "latest", device: torch.devic
     policy.load_state_dict(payload["policy"])
     if isinstance(policy, torch.nn.Module):
         policy.to(device)
+    compute_by(payload.get("engine", "eager"), policy)
     return PolicyFile(policy, spaces, own_action, agent_name, agent_config, env_config, physics, payload["step"])
 
 

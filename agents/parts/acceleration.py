@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.interface import Setting
+from surefoot.agents.parts.engine.adam import flat_adam
+from surefoot.agents.parts.engine.choice import attach
 
 Phase = Callable[..., dict[str, Tensor]]  # (nested) tuples of tensors in, named tensors out
 Owner = nn.Module | torch.optim.Optimizer | Tensor  # what a phase changes in place
@@ -39,6 +41,8 @@ def adam(
         if parameter.requires_grad:
             groups.setdefault(decayed.get(id(parameter), 0.0), []).append(parameter)
     learned = [{"params": params, "weight_decay": c} for c, params in groups.items()]
+    if setting.engine != "eager":
+        return flat_adam(learned, lr, eps, setting.engine)
     optimiser = torch.optim.Adam(learned, lr=lr, eps=eps, fused=True, capturable=setting.cudagraph)
     if setting.cudagraph:
         for parameter in itertools.chain.from_iterable(groups.values()):
@@ -74,6 +78,7 @@ def accelerate(phase: Phase, setting: Setting, owners: Sequence[Owner]) -> Phase
 
     `owners` are the modules, optimisers and tensors that the phase changes. Raises `ValueError` for a capture on a CPU.
     """
+    attach(setting.engine, owners)
     if setting.compile:
         phase = torch.compile(phase)
     if not setting.cudagraph:

@@ -10,8 +10,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from surefoot.agents.parts.acceleration import uncompiled
+from surefoot.agents.parts.engine import stack
+from surefoot.agents.parts.engine.flat import flat_pair
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # Haarnoja et al. 2018, the authors' code
 
@@ -76,7 +79,8 @@ class StackedMLP(nn.Module):
         normed = hidden if layer_norm else ()
         self.gains = nn.ParameterList(torch.ones(stack_size, 1, width) for width in normed)
         self.shifts = nn.ParameterList(torch.zeros(stack_size, 1, width) for width in normed)
-        self.activate = ACTIVATIONS[activation]
+        self.activation, self.activate = activation, ACTIVATIONS[activation]
+        self.computed_by: tuple[stack.Kernels, stack.Parameters] | None = None  # None: autograd's operations
         if last_gain is not None:
             xavier_last_(self.weights[-1], self.biases[-1], last_gain, generator)
         if last_scale is not None:
@@ -88,11 +92,24 @@ class StackedMLP(nn.Module):
         """Return weights, biases, gains and shifts, each layer by layer."""
         return [*listed(self.weights), *listed(self.biases), *listed(self.gains), *listed(self.shifts)]
 
+    @property
+    def is_native(self) -> bool:
+        return self.computed_by is not None and isinstance(self.computed_by[0], stack.NativeKernels)
+
+    def compute_by(self, kernels: stack.Kernels) -> bool:
+        """Let kernels compute the network from now on, if they can; return whether."""
+        if self.gains or is_parametrized(self.weights):
+            return False
+        self.computed_by = kernels, stack.Parameters(listed(self.weights), listed(self.biases), self.activation)
+        return True
+
     def forward(self, x: Tensor, parameters: Sequence[Tensor] | None = None, *, frozen: bool = False) -> Tensor:
         """Map (B, in), seen by every member, or (E, B, in) to (E, B, out); `frozen`: no gradient into the weights.
 
         `parameters` stand in for the module's own, in the order of `tensors`, of as many members as they have.
         """
+        if self.computed_by is not None and parameters is None:
+            return stack.run(*self.computed_by, x, frozen=frozen)
         own = self.tensors() if parameters is None else list(parameters)
         if frozen:
             own = [parameter.detach() for parameter in own]
@@ -195,6 +212,12 @@ class TanhGaussianPolicy(nn.Module):
 
     def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return a reparameterised action (B, act) and its log-probability (B,)."""
+        if self.net.is_native and noise.dim() == 2:
+            bounds = self.log_std_min, LOG_STD_MAX
+            pair: tuple[Tensor, Tensor] = stack.TanhGaussianNode.apply(
+                self.net(obs), self.log_std_affine, noise, bounds
+            )
+            return pair
         mean, log_std = self(obs)
         pre_tanh = mean + log_std.exp() * noise
         return pre_tanh.tanh(), tanh_gaussian_log_prob(noise, log_std, pre_tanh)
@@ -220,4 +243,9 @@ class TanhGaussianPolicy(nn.Module):
 @torch.no_grad()
 def soft_update(target: Iterable[nn.Parameter], online: Iterable[nn.Parameter], tau: float) -> None:
     """Q̄ ← (1 − τ)Q̄ + τQ, all tensors in one fused call."""
-    torch._foreach_lerp_(list(target), list(online), tau)
+    targets, sources = list(target), list(online)
+    flat = flat_pair(targets, sources)
+    if flat is None:
+        torch._foreach_lerp_(targets, sources, tau)
+    else:
+        flat[0].lerp_(flat[1], tau)

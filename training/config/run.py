@@ -79,6 +79,9 @@ class RunConfig(Generic[C]):
     """Steps between checkpoints; there is always one at the end and one when the run is interrupted."""
     keep_checkpoints: int = 2
     """Number of newest checkpoints to keep; the best policy is always kept."""
+    engine: Literal["auto", "native", "torch", "eager"] = "auto"
+    """What computes the updates: `native` (C++ kernels, float32 on a CPU), `torch` (the same plan in PyTorch), `eager`
+    (autograd, the definition). All give the same numbers up to rounding. `auto`: the fastest there is."""
     compile: bool = False
     """Compile the updates with torch.compile."""
     cudagraph: bool = False

@@ -82,6 +82,7 @@ class ActiveRun:
     loggers: dict[str, Logger] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
     saved_step: int = -1
+    engine: str = "eager"  # what computes the updates
 
 
 def run_loop(run: ActiveRun, stop: StopRequest, elapsed: Callable[[], float], callback: Callback | None = None) -> None:
@@ -220,6 +221,7 @@ def _state(run: ActiveRun) -> dict[str, Any]:
         "agent_name": run.agent_name,
         "config": to_plain(run.agent_name, run.config),
         "device": run.device.type,
+        "engine": run.engine,
         "agent": run.agent.state_dict(),
         "meter": run.meter.state_dict(),
         "counters": asdict(run.counters),

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from surefoot import agents
 from surefoot.agents.interface import (
+    Agent,
     AgentSpec,
     OfflineData,
     Setting,
@@ -19,6 +20,7 @@ from surefoot.agents.interface import (
     TerminationFn,
     VectorEnv,
 )
+from surefoot.agents.parts.engine import Engine, choose, coverage
 from surefoot.envs import BatchedPerturbedEnvs, UncertainVectorEnv, make_single, make_vec, own_action_space, spaces_of
 from surefoot.envs.stock import refuse_changed_rewards
 from surefoot.envs.termination import termination_of
@@ -50,8 +52,8 @@ def start(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | N
     """Return a new run at its first step, its folder made last, when everything else has been found in order."""
     run_folder.require_free(folder)
     require_installed(config.logger)
-    run = _build(agent_name, config, folder)
-    run_folder.create(folder, agent_name, config, preset)
+    run = _build(agent_name, config, folder, _new_engine(config))
+    run_folder.create(folder, agent_name, config, preset, run.engine)
     try:
         run.metrics.start()
         run.evaluations.start()
@@ -88,7 +90,7 @@ def resume(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
     require_installed(config.logger)
     if state["device"] != (device := pick_device(config.device).type):
         raise ValueError(f"{path}: made on {state['device']}, not {device}; resume it on a machine that has one")
-    run = _build(agent_name, config, folder)
+    run = _build(agent_name, config, folder, _same_engine(config, state.get("engine", "eager"), path))
     run.agent.load_state_dict(state["agent"])
     run.meter.load_state_dict(state["meter"])
     run.counters = Counters(**state["counters"])
@@ -114,7 +116,35 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _build(agent_name: str, config: RunConfig[Any], folder: Path) -> ActiveRun:
+def _new_engine(config: RunConfig[Any]) -> Engine:
+    """Return the engine of a new run; say where the fastest one cannot be had."""
+    engine, note = choose(config.engine, pick_device(config.device), traced=config.compile or config.cudagraph)
+    if note:
+        tqdm.write(note)
+    return engine
+
+
+def _same_engine(config: RunConfig[Any], engine: str, path: Path) -> Engine:
+    """Return the engine that a run began with; `ValueError` where it cannot be had: another one rounds differently."""
+    try:
+        return choose(engine, pick_device(config.device), traced=config.compile or config.cudagraph)[0]
+    except ValueError as error:
+        raise ValueError(f"{path}: began with --engine {engine}, and a run keeps its engine: {error}") from error
+
+
+def _engine_in_use(agent_name: str, agent: Agent, engine: Engine) -> Engine:
+    """Return what computes the updates of an agent, and say which of its networks the engine lacks."""
+    computed, left = coverage(agent)
+    if engine == "eager" or not computed:
+        return "eager"
+    if left:
+        tqdm.write(
+            f"note: the {engine} engine lacks what {', '.join(left)} of {agent_name} need; autograd computes them"
+        )
+    return engine
+
+
+def _build(agent_name: str, config: RunConfig[Any], folder: Path, engine: Engine) -> ActiveRun:
     spec, device = agents.get(agent_name), pick_device(config.device)
     if config.num_seeds > 1 and not spec.stacks_seeds:
         raise ValueError(
@@ -129,7 +159,7 @@ def _build(agent_name: str, config: RunConfig[Any], folder: Path) -> ActiveRun:
     ends = _termination(spec, config, spaces)
     for_all_seeds = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
     env, perturbed_envs = training_env(agent_name, spec, replace(config, env=for_all_seeds), device)
-    how = (config.compile, config.cudagraph, config.num_seeds)
+    how = (config.compile, config.cudagraph, engine, config.num_seeds)
     setting = Setting(spaces, config.seed, device, env, data, *how, termination=ends, perturbed_envs=perturbed_envs)
     try:
         agent = spec.make_agent(config.agent, setting)
@@ -139,9 +169,10 @@ def _build(agent_name: str, config: RunConfig[Any], folder: Path) -> ActiveRun:
         if env is not None:
             env.close()
         raise
+    engine = _engine_in_use(agent_name, agent, engine)
     logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", EVALUATION_COLUMNS)
     task = spaces, own_action_space(config.env), device, env
-    return ActiveRun(agent_name, config, folder, spec, *task, agent, Meter(device), *logs)
+    return ActiveRun(agent_name, config, folder, spec, *task, agent, Meter(device), *logs, engine=engine)
 
 
 def training_env(

@@ -39,7 +39,7 @@ def require_free(folder: Path) -> None:
         raise FileExistsError(f"{folder}: a file is in the way of the run folder; choose another --name or --out")
 
 
-def create(folder: Path, agent_name: str, config: RunConfig[Any], preset: str | None) -> None:
+def create(folder: Path, agent_name: str, config: RunConfig[Any], preset: str | None, engine: str = "eager") -> None:
     """Make the run's folder with config.yaml and meta.json."""
     require_free(folder)
     try:
@@ -48,7 +48,8 @@ def create(folder: Path, agent_name: str, config: RunConfig[Any], preset: str | 
     except OSError as error:
         raise OSError(f"{folder}: cannot make the run folder ({error.strerror}); choose another --out") from error
     write_config(folder, agent_name, config)
-    write_meta(folder, {"agent": agent_name, "preset": preset, "seed": config.seed, "started": _now(), **provenance()})
+    what = {"agent": agent_name, "preset": preset, "seed": config.seed, "engine": engine}
+    write_meta(folder, {**what, "started": _now(), **provenance()})
 
 
 def write_config(folder: Path, agent_name: str, config: RunConfig[Any]) -> None:

@@ -1,0 +1,94 @@
+"""Adam over one flat tensor a group: parameters, gradients and moments are views of four tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from surefoot.agents.parts.engine import native
+from surefoot.agents.parts.engine.flat import Flat
+
+STATE = ("exp_avg", "exp_avg_sq")
+
+
+class Moments(Flat):
+    """Parameters, their gradients and Adam's two moments."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
+        super().__init__(parameters)
+        self.gradient, self.mean, self.square = (torch.zeros_like(self.values) for _ in range(3))
+        for parameter, gradient in zip(parameters, self.views(self.gradient), strict=True):
+            parameter.grad = gradient
+
+
+class FlatAdam(torch.optim.Adam):
+    """`torch.optim.Adam` with the same state, whose step is one kernel a group."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float, *, is_native: bool) -> None:
+        super().__init__(groups, lr=lr, eps=eps)
+        self.is_native, self.steps = is_native, 0
+        self.flat = [Moments(group["params"]) for group in self.param_groups]
+        self._attach_state()
+
+    def _attach_state(self) -> None:
+        step = torch.tensor(float(self.steps))
+        for group in self.flat:
+            moments = group.views(group.mean), group.views(group.square)
+            for parameter, *pair in zip(group.parameters, *moments, strict=True):
+                self.state[parameter] = {"step": step, **dict(zip(STATE, pair, strict=True))}
+        self.step_tensor = step
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set every gradient to zero, in place."""
+        for group in self.flat:
+            group.gradient.zero_()
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of every group."""
+        self.steps += 1
+        self.step_tensor.fill_(self.steps)
+        for group, flat in zip(self.param_groups, self.flat, strict=True):
+            (native_step if self.is_native else torch_step)(flat, group, self.steps)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state of this class or of `torch.optim.Adam`."""
+        super().load_state_dict(state)
+        for group in self.flat:
+            for name, flat in zip(STATE, (group.mean, group.square), strict=True):
+                for view, parameter in zip(group.views(flat), group.parameters, strict=True):
+                    view.copy_(self.state[parameter][name]) if name in self.state[parameter] else view.zero_()
+        self.steps = int(max((float(s["step"]) for s in self.state.values() if "step" in s), default=0))
+        self._attach_state()
+
+
+def native_step(flat: Moments, group: dict[str, Any], steps: int) -> None:
+    tensors = (flat.values, flat.mean, flat.square, flat.gradient)
+    beta1, beta2 = group["betas"]
+    native.library().adam_step(
+        len(flat.values),
+        *(tensor.data_ptr() for tensor in tensors),
+        *(group["lr"], beta1, beta2, group["eps"], group["weight_decay"]),
+        float(steps),
+        None,
+        0.0,
+        torch.get_num_threads(),
+    )
+
+
+def torch_step(flat: Moments, group: dict[str, Any], steps: int) -> None:
+    beta1, beta2 = group["betas"]
+    gradient = flat.gradient
+    if group["weight_decay"]:
+        gradient = gradient.add(flat.values, alpha=group["weight_decay"])
+    flat.mean.lerp_(gradient, 1 - beta1)
+    flat.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    root = (1 - beta2**steps) ** 0.5
+    scale = (flat.square.sqrt() / root).add_(group["eps"])
+    flat.values.addcdiv_(flat.mean, scale, value=-group["lr"] / (1 - beta1**steps))
+
+
+def flat_adam(groups: Iterable[dict[str, Any]], lr: float, eps: float, engine: str) -> FlatAdam:
+    return FlatAdam(list(groups), lr, eps, is_native=engine == "native")

@@ -1,0 +1,106 @@
+"""Which engine a run has, and what of it the engine computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from surefoot.agents.parts.engine import native
+from surefoot.agents.parts.engine.flat import Flat
+from surefoot.agents.parts.engine.stack import kernels_of
+
+Engine = Literal["eager", "torch", "native"]
+ENGINES: tuple[str, ...] = get_args(Engine)
+
+
+def choose(wanted: str, device: torch.device, *, traced: bool = False) -> tuple[Engine, str | None]:
+    """Return the engine for `auto` or one of `ENGINES`, and a line for people where `auto` is not the fastest one.
+
+    `traced`: the update is compiled or captured, which only the eager one can be. Raises `ValueError` for an engine
+    that cannot be had here.
+    """
+    if wanted == "auto":
+        if traced or device.type != "cpu":
+            return "eager", None
+        try:
+            native.library()
+        except native.Unavailable as error:
+            return "torch", f"note: {error}; updates run in PyTorch, at about half the speed"
+        return "native", None
+    if traced and wanted != "eager":
+        raise ValueError(
+            f"--engine {wanted} does not go with --compile or --cudagraph; drop them, or pass --engine eager"
+        )
+    if wanted == "native":
+        if device.type != "cpu":
+            raise ValueError(f"--engine native runs on a CPU, not on {device}; pass --device cpu or --engine torch")
+        try:
+            native.library()
+        except native.Unavailable as error:
+            raise ValueError(f"{error}, or pass --engine torch") from error
+    return wanted, None  # type: ignore[return-value]
+
+
+def coverage(agent: Any) -> tuple[list[str], list[str]]:
+    """Return the names of an agent's trained networks that kernels compute, and of those left to autograd."""
+    computed, left = [], []
+    for name, network in _networks(agent, ""):
+        if any(parameter.requires_grad for parameter in network.parameters()):
+            (computed if network.computed_by else left).append(name)
+    return computed, left
+
+
+def _networks(owner: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the stacked networks in the modules and parts of an agent, by their names in its state."""
+    if isinstance(owner, nn.Module):
+        for name, module in owner.named_modules():
+            if hasattr(module, "compute_by"):
+                yield f"{path}.{name}".strip("."), module
+    for name in getattr(owner, "STATEFUL", ()):
+        yield from _networks(getattr(owner, name), f"{path}.{name}".strip("."))
+
+
+def engine_of(module: Any) -> str:
+    """Return the engine that computes the networks of a module."""
+    parts = module.modules() if isinstance(module, nn.Module) else ()
+    computed = [part.computed_by[0].engine for part in parts if getattr(part, "computed_by", None)]
+    return computed[0] if computed else "eager"
+
+
+def compute_by(engine: str, module: Any) -> None:
+    """Let a deployed policy be computed as it was in its run, where that can be: elsewhere its last digits differ."""
+    if engine == "eager" or not isinstance(module, nn.Module):
+        return
+    if engine == "native" and (next(module.parameters()).device.type != "cpu" or not is_native_available()):
+        return
+    _attach(engine, module)
+
+
+def is_native_available() -> bool:
+    try:
+        native.library()
+    except native.Unavailable:
+        return False
+    return True
+
+
+def attach(engine: str, owners: Iterable[Any]) -> None:
+    """Let every stacked network among the modules of `owners` be computed by an engine's kernels."""
+    if engine == "eager":
+        return
+    for owner in owners:
+        if isinstance(owner, nn.Module):
+            parameters = list(owner.parameters())
+            if not any(hasattr(parameter, "flat") for parameter in parameters):  # a target: no optimiser has it
+                Flat(parameters)
+            _attach(engine, owner)
+
+
+def _attach(engine: str, module: nn.Module) -> None:
+    kernels = kernels_of(engine)
+    for part in module.modules():
+        if hasattr(part, "compute_by"):
+            part.compute_by(kernels)

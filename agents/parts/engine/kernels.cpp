@@ -1,0 +1,557 @@
+// Stacked multi-layer perceptrons, forward and backward, and Adam with a moving target; float32.
+//
+// One file, compiled once for each instruction set (-DWIDTH=16 with AVX-512, 8 with AVX2, 4 otherwise); the loader picks
+// at run time. Every entry of a product is one chain of fused multiply-adds in the order of k, whatever the number of
+// rows, threads or members: a row's result does not depend on what it is computed together with.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifndef WIDTH
+#define WIDTH 4
+#endif
+
+namespace {
+
+using Index = int64_t;
+template <int W> struct VectorOf { typedef float type __attribute__((vector_size(4 * W), aligned(4))); };
+using Vec = VectorOf<WIDTH>::type;
+
+// A block of the product is ROWS x (VECTORS * WIDTH): as many accumulators as the registers hold beside the operands.
+constexpr int ROWS = WIDTH == 16 ? 12 : 6;
+constexpr int VECTORS = 2;
+constexpr int COLUMNS = VECTORS * WIDTH;
+constexpr Index DEPTH = 512;  // of a panel that stays in the first-level cache
+
+enum Activation { NONE = 0, RELU = 1, TANH = 2, SWISH = 3 };
+
+inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
+inline void store(float* p, Vec x) { *reinterpret_cast<Vec*>(p) = x; }
+inline Vec broadcast(float x) { return x - Vec{}; }
+inline Index padded(Index n) { return (n + COLUMNS - 1) / COLUMNS * COLUMNS; }
+
+// Scratch memory of a thread: grows, is never given back, and is handed out like a stack.
+struct Scratch {
+  float* memory = nullptr;
+  Index capacity = 0, used = 0;
+  void reserve(Index floats) {
+    used = 0;
+    if (floats <= capacity) return;
+    free(memory);
+    capacity = (floats + 1023) / 1024 * 1024;
+    memory = static_cast<float*>(aligned_alloc(64, capacity * sizeof(float)));
+    if (!memory) abort();
+  }
+  float* take(Index floats) {
+    float* block = memory + used;
+    used += (floats + 15) / 16 * 16;
+    return block;
+  }
+};
+thread_local Scratch scratch;
+
+inline Index room(Index floats) { return (floats + 15) / 16 * 16; }
+
+// exp, to 2 units in the last place (Cephes' polynomial); ends at the range of float32.
+inline Vec exponential(Vec x) {
+  typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+  const Vec high = broadcast(88.3762626647949f), low = broadcast(-87.3365478515625f);
+  Vec y = x > high ? high : x;
+  y = y < low ? low : y;
+  Vec shifted = y * 1.44269504088896341f + 12582912.0f;  // rounds to the nearest integer: 1.5 * 2^23
+  Vec n = shifted - 12582912.0f;
+  y = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec p = broadcast(1.9875691500e-4f);
+  p = p * y + 1.3981999507e-3f;
+  p = p * y + 8.3334519073e-3f;
+  p = p * y + 4.1665795894e-2f;
+  p = p * y + 1.6666665459e-1f;
+  p = p * y + 5.0000001201e-1f;
+  p = p * y * y + y + 1.0f;
+  Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
+  Vec scale;
+  memcpy(&scale, &power, sizeof scale);
+  Vec result = p * scale;
+  return x != x ? x : result;
+}
+inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
+inline Vec hyperbolic_tangent(Vec x) {
+  // Near 0 the quotient cancels: there the series x - x^3/3 + 2x^5/15 - 17x^7/315 is exact to rounding.
+  Vec s = x * x, small = x + x * s * (-0.333333333f + s * (0.133333333f - s * 0.053968254f));
+  Vec e = exponential(-2.0f * (x < 0.0f ? -x : x));
+  Vec large = (1.0f - e) / (1.0f + e);
+  large = x < 0.0f ? -large : large;
+  return s < 0.01f ? small : large;
+}
+
+// What is done to a block of the product before it is stored.
+struct Finish {
+  const float* bias = nullptr;  // added, one a column
+  bool add = false;             // added to what is there
+  int activation = NONE;        // applied
+  float* before = nullptr;      // where the values before the activation are kept (SWISH), like the result
+  int gate = NONE;              // multiplied by the derivative of this activation ...
+  const float* at = nullptr;    // ... at these values: the activations (RELU, TANH), or what came before (SWISH)
+  Index at_stride = 0;
+};
+
+inline Vec activated(Vec x, int activation) {
+  switch (activation) {
+    case RELU: return x < 0.0f ? Vec{} : x;  // a NaN stays one
+    case TANH: return hyperbolic_tangent(x);
+    case SWISH: return x * sigmoid(x);
+    default: return x;
+  }
+}
+inline Vec gated(Vec x, Vec at, int gate) {
+  switch (gate) {
+    case RELU: return at <= 0.0f ? Vec{} : x;
+    case TANH: return x * (1.0f - at * at);
+    case SWISH: {
+      Vec s = sigmoid(at);
+      return x * (s * (1.0f + at * (1.0f - s)));
+    }
+    default: return x;
+  }
+}
+
+// C (M x COLUMNS) = A (M x K, any strides) times a packed panel of B (K x COLUMNS).
+template <int M>
+inline __attribute__((always_inline)) void block(Index K, const float* A, Index row, Index column, const float* B,
+                                                 float* C, Index stride, Index column0, Index columns,
+                                                 const Finish& finish) {
+  Vec c[M][VECTORS];
+  const bool whole = columns == COLUMNS;
+  for (int m = 0; m < M; m++)
+    for (int j = 0; j < VECTORS; j++) {
+      if (finish.add && whole) c[m][j] = load(C + m * stride + j * WIDTH);
+      else c[m][j] = finish.bias ? load(finish.bias + column0 + j * WIDTH) : Vec{};
+    }
+  for (Index k = 0; k < K; k++) {
+    Vec b[VECTORS];
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; j++) b[j] = load(B + k * COLUMNS + j * WIDTH);
+    const float* a = A + k * column;
+#pragma GCC unroll 16
+    for (int m = 0; m < M; m++) {
+      Vec x = broadcast(a[m * row]);
+#pragma GCC unroll 4
+      for (int j = 0; j < VECTORS; j++) c[m][j] += x * b[j];
+    }
+  }
+  if (whole) {
+    for (int m = 0; m < M; m++)
+      for (int j = 0; j < VECTORS; j++) {
+        Vec x = c[m][j];
+        if (finish.before) store(finish.before + m * stride + column0 + j * WIDTH, x);
+        if (finish.activation) x = activated(x, finish.activation);
+        if (finish.gate) x = gated(x, load(finish.at + m * finish.at_stride + column0 + j * WIDTH), finish.gate);
+        store(C + m * stride + j * WIDTH, x);
+      }
+    return;
+  }
+  float tile[COLUMNS], at[COLUMNS] = {0};
+  for (int m = 0; m < M; m++) {
+    for (int j = 0; j < VECTORS; j++) store(tile + j * WIDTH, c[m][j]);
+    if (finish.add) for (Index n = 0; n < columns; n++) tile[n] += C[m * stride + n];
+    if (finish.before) memcpy(finish.before + m * stride + column0, tile, columns * sizeof(float));
+    if (finish.gate) memcpy(at, finish.at + m * finish.at_stride + column0, columns * sizeof(float));
+    for (int j = 0; j < VECTORS; j++) {
+      Vec x = activated(load(tile + j * WIDTH), finish.activation);
+      if (finish.gate) x = gated(x, load(at + j * WIDTH), finish.gate);
+      store(tile + j * WIDTH, x);
+    }
+    memcpy(C + m * stride, tile, columns * sizeof(float));
+  }
+}
+
+template <int M>
+void block_of(int rows, Index K, const float* A, Index row, Index column, const float* B, float* C, Index stride,
+              Index column0, Index columns, const Finish& finish) {
+  if (rows == M) return block<M>(K, A, row, column, B, C, stride, column0, columns, finish);
+  if constexpr (M > 1) block_of<M - 1>(rows, K, A, row, column, B, C, stride, column0, columns, finish);
+}
+
+// Columns [from, to) of C (M x N) = A (M x K; strides) B, B packed: panel p holds columns p*COLUMNS.. as K rows.
+void product(Index M, Index N, Index K, const float* A, Index row, Index column, const float* B, float* C, Index stride,
+             const Finish& wanted, Index from, Index to) {
+  for (Index n = from; n < to; n += COLUMNS)
+    for (Index k = 0; k < K || k == 0; k += DEPTH) {
+      const Index depth = std::min(DEPTH, K - k), columns = std::min<Index>(COLUMNS, N - n);
+      Finish finish = k ? Finish{} : wanted;
+      finish.add = k ? true : wanted.add;
+      finish.before = nullptr, finish.activation = NONE, finish.gate = NONE;
+      const bool last = k + depth >= K;
+      if (last) finish.activation = wanted.activation, finish.gate = wanted.gate;
+      for (Index m = 0; m < M; m += ROWS) {
+        const int rows = static_cast<int>(std::min<Index>(ROWS, M - m));
+        if (last && wanted.before) finish.before = wanted.before + m * stride;
+        if (last && wanted.gate) finish.at = wanted.at + m * wanted.at_stride, finish.at_stride = wanted.at_stride;
+        block_of<ROWS>(rows, depth, A + m * row + k * column, row, column, B + n * K + k * COLUMNS,
+                       C + m * stride + n, stride, n, columns, finish);
+      }
+    }
+}
+
+// Columns [from, to) of B (K x N) as panels, zeros beyond N.
+void pack(Index K, Index N, const float* B, Index stride, float* out, Index from, Index to) {
+  for (Index n = from; n < to; n += COLUMNS) {
+    const Index columns = std::min<Index>(COLUMNS, N - n);
+    float* panel = out + n * K;
+    for (Index k = 0; k < K; k++, panel += COLUMNS) {
+      if (columns == COLUMNS) {
+        for (int j = 0; j < VECTORS; j++) store(panel + j * WIDTH, load(B + k * stride + n + j * WIDTH));
+      } else {
+        memset(panel, 0, COLUMNS * sizeof(float));
+        memcpy(panel, B + k * stride + n, columns * sizeof(float));
+      }
+    }
+  }
+}
+
+// Columns [from, to) of the transpose of B (N x K), packed; in squares, so that both sides stay in the cache.
+void pack_transposed(Index K, Index N, const float* B, Index stride, float* out, Index from, Index to) {
+  constexpr Index SQUARE = 16;
+  if (to > N) memset(out + (to - COLUMNS) * K, 0, COLUMNS * K * sizeof(float));
+  for (Index n0 = from; n0 < std::min(N, to); n0 += SQUARE)
+    for (Index k0 = 0; k0 < K; k0 += SQUARE) {
+      const Index n1 = std::min(std::min(N, to), n0 + SQUARE), k1 = std::min(K, k0 + SQUARE);
+      for (Index n = n0; n < n1; n++) {
+        float* panel = out + n / COLUMNS * COLUMNS * K + n % COLUMNS;
+        for (Index k = k0; k < k1; k++) panel[k * COLUMNS] = B[n * stride + k];
+      }
+    }
+}
+
+// Run task(from, to) over the panels of N columns, shared out among threads.
+template <class Task> void over_panels(Index N, int threads, Task task) {
+  const Index panels = padded(N) / COLUMNS;
+  if (threads < 2 || panels < 2) return task(Index(0), padded(N));
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int t = 0; t < threads; t++) task(panels * t / threads * COLUMNS, panels * (t + 1) / threads * COLUMNS);
+}
+
+float dot(Index K, const float* a, const float* b, Index stride) {
+  if (stride != 1) {
+    float sum = 0;
+    for (Index k = 0; k < K; k++) sum += a[k] * b[k * stride];
+    return sum;
+  }
+  Vec s{};
+  Index k = 0;
+  for (; k + WIDTH <= K; k += WIDTH) s += load(a + k) * load(b + k);
+  float sum = 0;
+  for (int i = 0; i < WIDTH; i++) sum += s[i];
+  for (; k < K; k++) sum += a[k] * b[k];
+  return sum;
+}
+
+void add_columns(Index rows, Index columns, const float* d, float* out) {
+  for (Index i = 0; i < rows; i++)
+    for (Index j = 0; j < columns; j++) out[j] += d[i * columns + j];
+}
+
+void adam_piece(Index n, float* __restrict__ p, float* __restrict__ mean, float* __restrict__ square,
+                const float* __restrict__ gradient, float rate, float move, float keep, float take, float epsilon,
+                float decay, float root) {
+  for (Index i = 0; i < n; i++) {
+    const float g = gradient[i] + decay * p[i];
+    mean[i] += move * (g - mean[i]);
+    square[i] = keep * square[i] + take * g * g;
+    p[i] -= rate * mean[i] / (std::sqrt(square[i]) * root + epsilon);
+  }
+}
+
+void move_piece(Index n, float* __restrict__ target, const float* __restrict__ p, float tau) {
+  for (Index i = 0; i < n; i++) target[i] += tau * (p[i] - target[i]);
+}
+
+// log(1 + x) for x in (0, 1]: 2 atanh(x / (2 + x)), whose argument is at most 1/3.
+inline Vec log_1_plus(Vec x) {
+  const Vec z = x / (2.0f + x), s = z * z;
+  Vec p = broadcast(1.0f / 15);
+  for (int odd = 13; odd > 0; odd -= 2) p = p * s + 1.0f / odd;
+  return 2.0f * z * p;
+}
+
+// The samples of some rows of a tanh-Gaussian side by side, `count` numbers each, padded to whole vectors.
+struct Samples {
+  Index count;
+  float *raw, *log_std, *pre_tanh, *action, *term;
+  Samples(Index rows, Index actions) : count(rows * actions) {
+    const Index each = room(count);
+    scratch.reserve(5 * each);
+    for (float** part : {&raw, &log_std, &pre_tanh, &action, &term}) {
+      *part = scratch.take(each);
+      memset(*part + count, 0, (each - count) * sizeof(float));
+    }
+  }
+  void compute(Index rows, Index actions, const float* outputs, const float* affine, const float* noise, float low,
+               float high) {
+    for (Index i = 0; i < rows; i++)
+      for (Index a = 0; a < actions; a++) {
+        const Index k = i * actions + a;
+        raw[k] = outputs[2 * i * actions + actions + a];
+        const float value = affine[0] * raw[k] + affine[1];
+        log_std[k] = value < low ? low : value > high ? high : value;
+        pre_tanh[k] = outputs[2 * i * actions + a];
+        term[k] = noise[k];
+      }
+    for (Index k = 0; k < count; k += WIDTH) {
+      const Vec n = load(term + k), u = load(pre_tanh + k) + exponential(load(log_std + k)) * n;
+      const Vec x = -2.0f * u, e = exponential(x < 0.0f ? x : -x);
+      const Vec softplus = (x > 0.0f ? x : Vec{}) + log_1_plus(e);
+      store(pre_tanh + k, u);
+      store(action + k, hyperbolic_tangent(u));
+      store(term + k, -0.5f * n * n - load(log_std + k) - 0.91893853320467274f
+                          - 2.0f * (0.69314718055994531f - u - softplus));
+    }
+  }
+};
+constexpr Index SAMPLES = 2048;  // numbers that go through together
+inline Index rows_together(Index actions) { return std::max<Index>(1, SAMPLES / actions); }
+
+}  // namespace
+
+extern "C" {
+
+// A stack of `members` networks of one shape. Tensors are contiguous with the member's axis first.
+struct Stack {
+  Index members, layers, activation;
+  const Index* widths;           // (layers + 1), input first
+  const float* const* weights;   // per layer (members, in, out)
+  const float* const* biases;    // per layer (members, out)
+};
+
+int kernel_width() { return WIDTH; }
+
+// out (members, rows, last) of x; `member_stride` is 0 where all members see the same x. `hidden[l]` (members, rows,
+// widths[l + 1]) keeps the activations of layer l, `before[l]` what SWISH was given; null: nothing is kept.
+void stack_forward(const Stack* s, Index rows, const float* x, Index member_stride, Index x_stride, float* const* hidden,
+                   float* const* before, float* out, int threads) {
+  constexpr Index CHUNK = 384;  // rows that go through all layers together where nothing is kept
+  const Index E = s->members, L = s->layers;
+  Index widest = 0, weights = 0;
+  for (Index l = 0; l < L; l++) widest = std::max(widest, s->widths[l + 1]), weights += room(padded(s->widths[l + 1]) * (s->widths[l] + 1));
+  const Index parts = threads > 1 && E % threads ? threads : 1;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (Index task = 0; task < E * parts; task++) {
+    const Index e = task / parts, begin = rows * (task % parts) / parts, end = rows * (task % parts + 1) / parts;
+    if (begin == end) continue;
+    scratch.reserve(weights + room(padded(widest)) + 2 * room(CHUNK * widest));
+    float *panels[64], *bias[64];
+    for (Index l = 0; l < L; l++) {
+      const Index in = s->widths[l], width = s->widths[l + 1];
+      panels[l] = scratch.take(padded(width) * in), bias[l] = scratch.take(padded(width));
+      memset(bias[l], 0, padded(width) * sizeof(float));
+      memcpy(bias[l], s->biases[l] + e * width, width * sizeof(float));
+      if (width > 1) pack(in, width, s->weights[l] + e * in * width, width, panels[l], 0, padded(width));
+    }
+    float* spare[2] = {scratch.take(CHUNK * widest), scratch.take(CHUNK * widest)};
+    const Index chunk = hidden ? end - begin : CHUNK;
+    for (Index r = begin; r < end; r += chunk) {
+      const Index n = std::min(chunk, end - r);
+      const float* input = x + e * member_stride + r * x_stride;
+      Index stride = x_stride;
+      for (Index l = 0; l < L; l++) {
+        const Index in = s->widths[l], width = s->widths[l + 1];
+        const bool last = l + 1 == L;
+        float* output = last ? out + (e * rows + r) * width : hidden ? hidden[l] + (e * rows + r) * width : spare[l % 2];
+        if (width == 1 && last) {
+          const float* w = s->weights[l] + e * in;
+          for (Index i = 0; i < n; i++) output[i] = dot(in, input + i * stride, w, 1) + bias[l][0];
+        } else {
+          Finish finish;
+          finish.bias = bias[l];
+          if (!last) finish.activation = static_cast<int>(s->activation);
+          if (!last && before) finish.before = before[l] + (e * rows + r) * width;
+          if (width == 1) pack(in, 1, s->weights[l] + e * in, 1, panels[l], 0, COLUMNS);
+          product(n, width, in, input, stride, 1, panels[l], output, width, finish, 0, padded(width));
+        }
+        input = output, stride = width;
+      }
+    }
+  }
+}
+
+// Backward of `stack_forward` from `grad_out` (members, rows, last). Adds to `grad_weights` and `grad_biases` (null: not
+// wanted); writes columns [first, last) of the input's gradient to `grad_x` (members, rows, last - first), null: not
+// wanted. Rows whose gradient is zero are left out of the products.
+void stack_backward(const Stack* s, Index rows, const float* x, Index member_stride, Index x_stride,
+                    const float* const* hidden, const float* const* before, const float* grad_out,
+                    float* const* grad_weights, float* const* grad_biases, float* grad_x, Index first, Index last_column,
+                    int threads) {
+  const Index E = s->members, L = s->layers, out = s->widths[L], columns = last_column - first;
+  const int team = E % threads ? 1 : threads, inner = E % threads ? threads : 1;  // over members, or in each of them
+  Index widest = std::max(out, columns), copies = 0, largest = 0;
+  for (Index l = 0; l < L; l++) {
+    const Index in = s->widths[l], width = s->widths[l + 1];
+    widest = std::max(widest, width);
+    largest = std::max(largest, std::max(padded(in) * width, padded(width) * rows));
+    copies += room(rows * in) * (before && l ? 2 : 1);
+  }
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+  for (Index e = 0; e < E; e++) {
+    scratch.reserve(copies + 3 * room(rows * widest) + room(largest) + room(padded(columns) * rows) + room(rows) + 64);
+    const float* grad = grad_out + e * rows * out;
+    const float *inputs[64], *gates[64];
+    Index strides[64], n = rows;
+    inputs[0] = x + e * member_stride, strides[0] = x_stride;
+    for (Index l = 1; l < L; l++) {
+      inputs[l] = hidden[l - 1] + e * rows * s->widths[l], strides[l] = s->widths[l];
+      gates[l] = before ? before[l - 1] + e * rows * s->widths[l] : inputs[l];
+    }
+    int32_t* kept = reinterpret_cast<int32_t*>(scratch.take(rows));
+    Index live = 0;
+    for (Index i = 0; i < rows; i++) {
+      bool zero = true;
+      for (Index j = 0; j < out && zero; j++) zero = grad[i * out + j] == 0.0f;
+      if (!zero) kept[live++] = static_cast<int32_t>(i);
+    }
+    const bool compressed = live * 4 < rows * 3;
+    float* delta = scratch.take(rows * widest);
+    float* next = scratch.take(rows * widest);
+    if (compressed) {
+      n = live;
+      float* rows_of_grad = scratch.take(rows * out);
+      for (Index i = 0; i < n; i++) memcpy(rows_of_grad + i * out, grad + kept[i] * out, out * sizeof(float));
+      grad = rows_of_grad;
+      for (Index l = grad_weights ? 0 : 1; l < L; l++) {
+        const Index width = s->widths[l];
+        float* copy = scratch.take(n * width);
+        for (Index i = 0; i < n; i++) memcpy(copy + i * width, inputs[l] + kept[i] * strides[l], width * sizeof(float));
+        const bool apart = l && before;
+        if (l) {
+          const float* source = gates[l];
+          gates[l] = copy;
+          if (apart) {
+            float* other = scratch.take(n * width);
+            for (Index i = 0; i < n; i++) memcpy(other + i * width, source + kept[i] * width, width * sizeof(float));
+            gates[l] = other;
+          }
+        }
+        inputs[l] = copy, strides[l] = width;
+      }
+    }
+    float* panels = scratch.take(largest);
+    if (grad_x && compressed) memset(grad_x + e * rows * columns, 0, rows * columns * sizeof(float));
+    for (Index l = L - 1; l >= 0; l--) {
+      const Index in = s->widths[l], width = s->widths[l + 1];
+      const float* W = s->weights[l] + e * in * width;
+      if (grad_weights) {
+        add_columns(n, width, grad, grad_biases[l] + e * width);
+        float* G = grad_weights[l] + e * in * width;
+        if (width == 1) {
+          for (Index i = 0; i < n; i++)
+            for (Index k = 0; k < in; k++) G[k] += grad[i] * inputs[l][i * strides[l] + k];
+        } else {
+          Finish finish;
+          finish.add = true;
+          over_panels(width, inner, [&](Index from, Index to) {
+            pack(n, width, grad, width, panels, from, to);
+            product(in, width, n, inputs[l], 1, strides[l], panels, G, width, finish, from, to);
+          });
+        }
+      }
+      if (l == 0 && !grad_x) break;
+      Finish finish;
+      if (l) finish.gate = static_cast<int>(s->activation), finish.at = gates[l], finish.at_stride = in;
+      const Index wanted = l ? in : columns;
+      float* target = l || compressed ? next : grad_x + e * rows * columns;
+      if (width == 1 && l) {
+        for (Index i = 0; i < n; i++) {
+          const Vec g = broadcast(grad[i]);
+          Index k = 0;
+          for (; k + WIDTH <= in; k += WIDTH)
+            store(target + i * in + k, gated(g * load(W + k), load(finish.at + i * in + k), finish.gate));
+          for (; k < in; k++) {
+            Vec at = broadcast(finish.at[i * in + k]);
+            target[i * in + k] = gated(g * W[k], at, finish.gate)[0];
+          }
+        }
+      } else {
+        over_panels(wanted, inner, [&](Index from, Index to) {
+          pack_transposed(width, wanted, W + (l ? 0 : first * width), width, panels, from, to);
+          product(n, wanted, width, grad, width, 1, panels, target, wanted, finish, from, to);
+        });
+      }
+      if (l == 0 && compressed)
+        for (Index i = 0; i < n; i++)
+          memcpy(grad_x + (e * rows + kept[i]) * columns, target + i * columns, columns * sizeof(float));
+      grad = target, next = delta, delta = target;
+    }
+  }
+}
+
+// One step of Adam, in place; then `target` (null: none) moves by `tau` towards the parameters.
+void adam_step(Index n, float* p, float* mean, float* square, const float* gradient, float lr, float beta1, float beta2,
+               float epsilon, float decay, double steps, float* target, float tau, int threads) {
+  const float rate = lr / static_cast<float>(1 - std::pow(double(beta1), steps));
+  const float root = 1 / static_cast<float>(std::sqrt(1 - std::pow(double(beta2), steps)));
+  constexpr Index PIECE = 4096;  // of the tensors, in the first-level cache
+  const Index pieces = (n + PIECE - 1) / PIECE;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && pieces > 4)
+  for (Index piece = 0; piece < pieces; piece++) {
+    const Index begin = piece * PIECE, length = std::min(PIECE, n - begin);
+    adam_piece(length, p + begin, mean + begin, square + begin, gradient + begin, rate, 1 - beta1, beta2, 1 - beta2,
+               epsilon, decay, root);
+    if (target) move_piece(length, target + begin, p + begin, tau);
+  }
+}
+
+// target += tau * (p - target).
+void move_target(Index n, float* target, const float* p, float tau) { move_piece(n, target, p, tau); }
+
+// action (rows, actions) = tanh(u) and log_prob (rows) of a tanh-Gaussian with outputs (rows, 2 actions): the means, and
+// what affine[0] * . + affine[1], clipped to [low, high], makes log standard deviations of; u = mean + std * noise.
+void tanh_gaussian(Index rows, Index actions, const float* outputs, const float* affine, const float* noise, float low,
+                   float high, float* action, float* log_prob) {
+  const Index step = rows_together(actions);
+  for (Index r = 0; r < rows; r += step) {
+    const Index n = std::min(step, rows - r);
+    Samples s(n, actions);
+    s.compute(n, actions, outputs + 2 * r * actions, affine, noise + r * actions, low, high);
+    memcpy(action + r * actions, s.action, n * actions * sizeof(float));
+    for (Index i = 0; i < n; i++) {
+      float sum = 0;
+      for (Index a = 0; a < actions; a++) sum += s.term[i * actions + a];
+      log_prob[r + i] = sum;
+    }
+  }
+}
+
+// Gradient by outputs, and by affine (2), of `tanh_gaussian`, from those by action and log_prob (either may be null).
+void tanh_gaussian_backward(Index rows, Index actions, const float* outputs, const float* affine, const float* noise,
+                            float low, float high, const float* grad_action, const float* grad_log_prob,
+                            float* grad_outputs, float* grad_affine) {
+  const Index step = rows_together(actions);
+  double scale = 0, offset = 0;
+  for (Index r = 0; r < rows; r += step) {
+    const Index n = std::min(step, rows - r);
+    Samples s(n, actions);
+    s.compute(n, actions, outputs + 2 * r * actions, affine, noise + r * actions, low, high);
+    for (Index i = 0; i < n; i++) {
+      const float by_log_prob = grad_log_prob ? grad_log_prob[r + i] : 0.0f;
+      float* grad = grad_outputs + 2 * (r + i) * actions;
+      for (Index a = 0; a < actions; a++) {
+        const Index k = i * actions + a;
+        const float by_action = grad_action ? grad_action[(r + i) * actions + a] : 0.0f;
+        const float by_u = by_action * (1 - s.action[k] * s.action[k]) + 2 * by_log_prob * s.action[k];
+        const float value = affine[0] * s.raw[k] + affine[1];
+        const float spread = s.pre_tanh[k] - outputs[2 * (r + i) * actions + a];  // std * noise
+        const float by_log_std = value < low || value > high ? 0.0f : by_u * spread - by_log_prob;
+        grad[a] = by_u;
+        grad[actions + a] = by_log_std * affine[0];
+        scale += double(by_log_std) * s.raw[k];
+        offset += by_log_std;
+      }
+    }
+  }
+  grad_affine[0] = static_cast<float>(scale), grad_affine[1] = static_cast<float>(offset);
+}
+
+}  // extern "C"

@@ -45,6 +45,7 @@ from surefoot.agents.parts.classifiers import (
     make_classifiers,
     transition_rows,
 )
+from surefoot.agents.parts.h2o_family import H2OHeads, SimulatorRollout
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges
@@ -53,8 +54,6 @@ from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     ActorCritic,
     ActorCriticConfig,
-    H2OHeads,
-    SimulatorRollout,
     box_dims,
     make_collector,
     make_policy,
@@ -218,7 +217,7 @@ class H2O(Stateful):
         self.classifier_optimiser = adam(self.classifiers.parameters(), config.classifier_lr, setting)
         self.log_multiplier = nn.Parameter(torch.ones((), device=setting.device))  # log α', 1.0 in the authors' code
         self.multiplier_optimiser = adam([self.log_multiplier], config.lagrange_lr, setting)
-        self.update = accelerate(self.update_eager, setting, self.owners())
+        self.update = accelerate(self.update_eager, setting, self.owners(), by_hand=self.update_by_hand)
 
     def owners(self) -> list[Any]:
         mine = [self.classifiers, self.classifier_optimiser, self.log_multiplier, self.multiplier_optimiser]
@@ -258,24 +257,42 @@ class H2O(Stateful):
     ) -> dict[str, Tensor]:
         """One gradient step on everything (§5, steps 4.2.2 to 4.2.8)."""
         nets, config = self.nets, self.config
-        metrics: dict[str, Tensor] = {}
-        if config.uses_classifiers:
-            scaled = config.classifier_noise * noise.classifier
-            metrics |= classifier_step(self.classifiers, self.classifier_optimiser, real_rows, sim_rows, scaled)
+        metrics = self.update_classifiers(real_rows, sim_rows, noise)
         both = join(real, sim)
         actor_loss, actor_metrics = nets.actor_loss(both.obs, noise.policy)
-        critic_loss, critic_metrics = self.critic_loss(both, sim, noise)
+        y = nets.td_target(both, noise.target)
+        critic_loss, critic_metrics = self.critic_loss(nets.critic(both.obs, both.action), y, sim, noise)
         self.multiplier_optimiser.zero_grad(set_to_none=True)
         nets.descend(critic_loss + actor_loss)
         if config.lagrange:
             self.multiplier_optimiser.step()
         return metrics | actor_metrics | critic_metrics
 
-    def critic_loss(self, both: Batch, sim: Batch, noise: H2ONoise) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum of both critics' losses, and what to log of it; the real rows of `both` come first."""
+    def update_by_hand(
+        self, real: Batch, sim: Batch, real_rows: Batch, sim_rows: Batch, noise: H2ONoise
+    ) -> dict[str, Tensor]:
+        """`update_eager`, autograd between the critics' values and their loss alone."""
+        nets = self.nets
+        metrics = self.update_classifiers(real_rows, sim_rows, noise)
+        both = join(real, sim)
+        y = nets.native_td_target(both, noise.target)
+        metrics |= nets.backpropagate_through(both.obs, both.action, lambda q: self.critic_loss(q, y, sim, noise))
+        metrics |= nets.backpropagate_actor(both.obs, noise.policy)
+        nets.step()
+        if self.config.lagrange:
+            self.multiplier_optimiser.step()
+        return metrics
+
+    def update_classifiers(self, real: Batch, sim: Batch, noise: H2ONoise) -> dict[str, Tensor]:
+        """One step of the classifiers, where anything needs them."""
+        if not self.config.uses_classifiers:
+            return {}
+        scaled = self.config.classifier_noise * noise.classifier
+        return classifier_step(self.classifiers, self.classifier_optimiser, real, sim, scaled)
+
+    def critic_loss(self, q: Tensor, y: Tensor, sim: Batch, noise: H2ONoise) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of both critics' losses of q (2, B) and y (B,), real rows first, and what to log of it."""
         real_rows = self.config.real_batch_size
-        y = self.nets.td_target(both, noise.target)
-        q = self.nets.critic(both.obs, both.action)
         weight, metrics = self.weigh(sim)
         td_loss = two_domain_loss(q, y, real_rows, weight)
         q_real, q_sim = q[:, :real_rows], q[:, real_rows:]

@@ -23,6 +23,7 @@ Where this differs, and why:
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,7 +32,8 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces, Style
-from surefoot.agents.parts.acceleration import accelerate, adam, take_step
+from surefoot.agents.parts.acceleration import accelerate, adam, step_all, take_step
+from surefoot.agents.parts.engine import actor_critic
 from surefoot.agents.parts.interaction import Collector, Interaction, RolloutConfig
 from surefoot.agents.parts.networks import LOG_STD_MIN, TanhGaussianPolicy, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
@@ -81,32 +83,6 @@ class ActorCriticConfig(PolicyConfig):
     """Target entropy H̄ of the temperature loss; None: −dim(A)."""
     entropy_in_target: bool = True
     """Include the entropy term −α·log π(a'|s') in the TD targets."""
-
-
-@dataclass(frozen=True)
-class H2OHeads:
-    """The output heads of the code family that H2O, its CQL and its DARC come from (§6.1)."""
-
-    log_std_offset: float = -1.0
-    """c₂ in log std = c₁·raw + c₂, raw the network's output."""
-    learn_log_std_affine: bool = True
-    """Learn c₁ and c₂ along with the weights."""
-    log_std_min: float = LOG_STD_MIN
-    """Lower bound of the policy's log std."""
-    last_layer_gain: float | None = 0.01
-    """Gain of the Xavier initialisation of the output layers of policy and critics; None: PyTorch's default."""
-
-
-@dataclass(frozen=True)
-class SimulatorRollout(RolloutConfig):
-    """How H2O and its DARC alternate (§5)."""
-
-    rollout_steps: int = 1_000
-    """Simulator steps between two rounds of updates."""
-    learning_starts: int = 256
-    """Simulator steps before the first round of updates; at least one classifier batch."""
-    random_steps: int = 0
-    """Simulator steps with uniformly random actions at the start (the authors: none)."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +219,51 @@ class ActorCritic(Stateful):
         take_step([self.alpha_optimiser, self.policy_optimiser, self.critic_optimiser], loss)
         soft_update(self.target.parameters(), self.critic.parameters(), self.config.tau)
 
+    # -- the same by hand, on kernels: gradients are added to those of the parameters, which begin at zero
+
+    def native_td_target(self, batch: Batch, noise: Tensor) -> Tensor:
+        """Return what `td_target` does."""
+        action, log_prob, _ = self.policy.record(batch.next_obs, noise, keep=False)
+        q, _ = self.target.record(torch.cat([batch.next_obs, action], -1), keep=False)
+        log_alpha = self.log_alpha if self.config.entropy_in_target else None
+        return actor_critic.soft_target(batch, q, log_prob, self.config.gamma, log_alpha)
+
+    def backpropagate_critic(
+        self, obs: Tensor, action: Tensor, y: Tensor, weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Do what `twin_q_loss` with row weights (B,) and its backward pass do; return what to log."""
+        q, tape = self.critic.record(torch.cat([obs, action], -1))
+        by_q, loss, mean = actor_critic.squared_error(q, y, weight)
+        self.critic.backpropagate(tape, by_q)
+        return {"critic_loss": loss, "q": mean}
+
+    def backpropagate_through(
+        self, obs: Tensor, action: Tensor, loss: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+    ) -> dict[str, Tensor]:
+        """Add the gradient of any `loss` of Q (2, B), which returns it and what to log; autograd sees nothing else."""
+        q, tape = self.critic.record(torch.cat([obs, action], -1))
+        values = q.squeeze(-1).requires_grad_()
+        value, metrics = loss(values)
+        value.backward()
+        assert values.grad is not None
+        self.critic.backpropagate(tape, values.grad.unsqueeze(-1))
+        return metrics
+
+    def backpropagate_actor(self, obs: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Do what `actor_loss` and its backward pass do; return what to log."""
+        action, log_prob, policy_tape = self.policy.record(obs, noise)
+        q, tape = self.critic.record(torch.cat([obs, action], -1))
+        by_q, by_log_prob, metrics = actor_critic.actor_objective(q, log_prob, self.log_alpha, self.target_entropy)
+        columns = (obs.shape[1], obs.shape[1] + action.shape[1])
+        by_action = self.critic.backpropagate(tape, by_q, weights=False, columns=columns)
+        self.policy.backpropagate(policy_tape, by_action[0] + by_action[1], by_log_prob)
+        return metrics
+
+    def step(self) -> None:
+        """Take one step of every optimiser along the gradients there are, then move the targets."""
+        step_all([self.alpha_optimiser, self.policy_optimiser])
+        self.critic_optimiser.take(self.target.weights[0].flat.values, self.config.tau)  # type: ignore[attr-defined]
+
     def owners(self) -> list[Any]:
         """All that `descend` changes (for `accelerate`)."""
         return [getattr(self, name) for name in self.STATEFUL]
@@ -270,7 +291,7 @@ class SAC(Stateful):
         self.replay = make_replay(config.replay_capacity, setting)
         self.collector = make_collector(config, setting)
         self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
-        self.update = accelerate(self.update_eager, setting, self.nets.owners())
+        self.update = accelerate(self.update_eager, setting, self.nets.owners(), by_hand=self.update_by_hand)
 
     @property
     def policy(self) -> TanhGaussianPolicy:
@@ -300,6 +321,15 @@ class SAC(Stateful):
         actor_loss, metrics = nets.actor_loss(batch.obs, noise.policy)
         nets.descend(critic_loss + actor_loss)
         return {"critic_loss": critic_loss.detach(), "q": q.detach().mean(), **metrics}
+
+    def update_by_hand(self, batch: Batch, noise: SACNoise) -> dict[str, Tensor]:
+        """`update_eager` without autograd."""
+        nets = self.nets
+        y = nets.native_td_target(batch, noise.target)
+        metrics = nets.backpropagate_critic(batch.obs, batch.action, y)
+        metrics |= nets.backpropagate_actor(batch.obs, noise.policy)
+        nets.step()
+        return metrics
 
 
 def make_replay(capacity: int, setting: Setting) -> Replay:

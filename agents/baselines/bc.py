@@ -16,10 +16,11 @@ from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate, adam, take_step
+from surefoot.agents.parts.h2o_family import H2OHeads
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.state import Stateful
-from surefoot.agents.sac import H2OHeads, PolicyConfig, make_policy, make_real_replay
+from surefoot.agents.sac import PolicyConfig, make_policy, make_real_replay
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate
+from surefoot.agents.parts.h2o_family import H2OHeads
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal, uniform
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges
@@ -30,7 +31,6 @@ from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     ActorCritic,
     ActorCriticConfig,
-    H2OHeads,
     box_dims,
     make_policy,
     make_real_replay,

@@ -32,6 +32,7 @@ from surefoot.agents.parts.classifiers import (
     make_classifiers,
     transition_rows,
 )
+from surefoot.agents.parts.h2o_family import H2OHeads, SimulatorRollout
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import AT_LEAST_1, POSITIVE, check_ranges
@@ -40,8 +41,6 @@ from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     ActorCritic,
     ActorCriticConfig,
-    H2OHeads,
-    SimulatorRollout,
     box_dims,
     make_collector,
     make_policy,
@@ -97,7 +96,7 @@ class DARC(Stateful):
         self.classifiers = make_classifiers(config, setting)
         self.classifier_optimiser = adam(self.classifiers.parameters(), config.classifier_lr, setting)
         owners = [*self.nets.owners(), self.classifiers, self.classifier_optimiser]
-        self.update = accelerate(self.update_eager, setting, owners)
+        self.update = accelerate(self.update_eager, setting, owners, by_hand=self.update_by_hand)
 
     @property
     def policy(self) -> TanhGaussianPolicy:
@@ -125,20 +124,41 @@ class DARC(Stateful):
         self, real: Batch, sim: Batch, real_rows: Batch, sim_rows: Batch, noise: DARCNoise
     ) -> dict[str, Tensor]:
         """One gradient step on everything."""
-        nets, config = self.nets, self.config
-        scaled = config.classifier_noise * noise.classifier
-        metrics = classifier_step(self.classifiers, self.classifier_optimiser, real_rows, sim_rows, scaled)
-        with torch.no_grad():
-            correction = reward_correction(self.classifiers.g(transition_rows(sim)), config.reward_clip)
-        sim = sim._replace(reward=sim.reward + correction)
-        both = join(real, sim)
+        nets = self.nets
+        both, metrics = self.corrected(real, sim, real_rows, sim_rows, noise)
         actor_loss, actor_metrics = nets.actor_loss(both.obs, noise.policy)
         y = nets.td_target(both, noise.target)
-        q = nets.critic(both.obs, both.action)
-        td_loss = two_domain_loss(q, y, config.real_batch_size)
+        td_loss, td_metrics = self.td_loss(nets.critic(both.obs, both.action), y)
         nets.descend(td_loss + actor_loss)
-        metrics |= {"td_loss": td_loss.detach(), "q": q.detach().mean(), "reward_correction": correction.mean()}
-        return metrics | actor_metrics
+        return metrics | td_metrics | actor_metrics
+
+    def update_by_hand(
+        self, real: Batch, sim: Batch, real_rows: Batch, sim_rows: Batch, noise: DARCNoise
+    ) -> dict[str, Tensor]:
+        """`update_eager`, autograd between the critics' values and their loss alone."""
+        nets = self.nets
+        both, metrics = self.corrected(real, sim, real_rows, sim_rows, noise)
+        y = nets.native_td_target(both, noise.target)
+        metrics |= nets.backpropagate_through(both.obs, both.action, lambda q: self.td_loss(q, y))
+        metrics |= nets.backpropagate_actor(both.obs, noise.policy)
+        nets.step()
+        return metrics
+
+    def corrected(
+        self, real: Batch, sim: Batch, real_rows: Batch, sim_rows: Batch, noise: DARCNoise
+    ) -> tuple[Batch, dict[str, Tensor]]:
+        """Take one step of the classifiers; return all rows, real ones first, the others with corrected rewards."""
+        scaled = self.config.classifier_noise * noise.classifier
+        metrics = classifier_step(self.classifiers, self.classifier_optimiser, real_rows, sim_rows, scaled)
+        with torch.no_grad():
+            correction = reward_correction(self.classifiers.g(transition_rows(sim)), self.config.reward_clip)
+        both = join(real, sim._replace(reward=sim.reward + correction))
+        return both, metrics | {"reward_correction": correction.mean()}
+
+    def td_loss(self, q: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the critics' loss of q (2, B) and y (B,), and what to log of it."""
+        loss = two_domain_loss(q, y, self.config.real_batch_size)
+        return loss, {"td_loss": loss.detach(), "q": q.detach().mean()}
 
 
 DARC_SPEC = AgentSpec(

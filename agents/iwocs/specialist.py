@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from surefoot.agents.interface import Progress, Setting, Spaces
 from surefoot.agents.iwocs.composite import THRESHOLDS, Act, Composite, Specialist, prediction_error, prediction_loss
 from surefoot.agents.iwocs.search import GENERATIONS, POPULATION
-from surefoot.agents.parts.acceleration import accelerate, adam, take_step
+from surefoot.agents.parts.acceleration import accelerate, adam, step_all, take_step
 from surefoot.agents.parts.networks import MLP, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, WIDTHS, check_ranges, optional
@@ -123,7 +123,7 @@ class StaticSolver(Stateful):
         self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
         critic = self.entropy_free, self.entropy_free_target, self.entropy_free_optimiser
         owners = (*self.nets.owners(), *critic, self.predictor, self.predictor_optimiser)
-        self.update = accelerate(self.update_eager, setting, owners)
+        self.update = accelerate(self.update_eager, setting, owners, by_hand=self.update_by_hand)
 
     def step(self) -> Progress:
         """One step in every environment and the updates it is due."""
@@ -139,23 +139,36 @@ class StaticSolver(Stateful):
         """One gradient step on everything; no two losses reach the same network."""
         nets = self.nets
         y = nets.td_target(batch, noise.target)
-        entropy_free_y = soft_target(
-            batch, nets.policy, self.entropy_free_target, noise.target, self.config.gamma, None
-        )
         critic_loss = twin_q_loss(nets.critic(batch.obs, batch.action), y)
-        entropy_free_q = self.entropy_free(batch.obs, batch.action)
-        entropy_free_loss = twin_q_loss(entropy_free_q, entropy_free_y)
-        predictor_loss = prediction_loss(_predict(self.predictor, batch.obs, batch.action), batch.next_obs)
+        free_loss, free_metrics = self.entropy_free_losses(batch, noise)
         actor_loss, metrics = nets.actor_loss(batch.obs, noise.policy)
         nets.descend(critic_loss + actor_loss)
-        take_step([self.entropy_free_optimiser, self.predictor_optimiser], entropy_free_loss + predictor_loss)
+        take_step([self.entropy_free_optimiser, self.predictor_optimiser], free_loss)
         soft_update(self.entropy_free_target.parameters(), self.entropy_free.parameters(), self.config.tau)
-        losses = {
-            "critic_loss": critic_loss,
-            "entropy_free_critic_loss": entropy_free_loss,
-            "prediction_error": predictor_loss,
-        }
-        return {name: loss.detach() for name, loss in losses.items()} | {"q": entropy_free_q.detach().mean(), **metrics}
+        return {"critic_loss": critic_loss.detach(), **free_metrics, **metrics}
+
+    def update_by_hand(self, batch: Any, noise: SACNoise) -> dict[str, Tensor]:
+        """`update_eager`, autograd for the entropy-free critic and the predictor alone."""
+        nets = self.nets
+        y = nets.native_td_target(batch, noise.target)
+        free_loss, metrics = self.entropy_free_losses(batch, noise)
+        free_loss.backward()
+        metrics["critic_loss"] = nets.backpropagate_critic(batch.obs, batch.action, y)["critic_loss"]
+        metrics |= nets.backpropagate_actor(batch.obs, noise.policy)
+        nets.step()
+        step_all([self.entropy_free_optimiser, self.predictor_optimiser])
+        soft_update(self.entropy_free_target.parameters(), self.entropy_free.parameters(), self.config.tau)
+        return metrics
+
+    def entropy_free_losses(self, batch: Any, noise: SACNoise) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the losses of entropy-free critic and predictor as one, and what to log of them."""
+        gamma, nets = self.config.gamma, self.nets
+        y = soft_target(batch, nets.policy, self.entropy_free_target, noise.target, gamma, None)
+        q = self.entropy_free(batch.obs, batch.action)
+        q_loss = twin_q_loss(q, y)
+        predictor_loss = prediction_loss(_predict(self.predictor, batch.obs, batch.action), batch.next_obs)
+        logged = {"entropy_free_critic_loss": q_loss, "prediction_error": predictor_loss, "q": q.mean()}
+        return q_loss + predictor_loss, {name: value.detach() for name, value in logged.items()}
 
     @torch.no_grad()
     def usual_error(self, quantile: float) -> float:

@@ -72,6 +72,12 @@ def state_value(critic: TwinQ, policy: TanhGaussianPolicy, obs: Tensor) -> Tenso
     return q.amin(0)
 
 
+def td_loss(q: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return `twin_q_loss` of q (2, B) and y (B,), and what to log of it."""
+    loss = twin_q_loss(q, y)
+    return loss, {"critic_loss": loss.detach(), "q": q.detach().mean(), "q_std": q.detach().std()}
+
+
 def regulariser(
     critic: TwinQ,
     policy: TanhGaussianPolicy,
@@ -155,7 +161,9 @@ class LipschitzMBRL(Stateful):
             make_generator(setting.seed, stream, self.device)
             for stream in ("acting", "update noise", "attack", "diagnostics")
         )
-        self.update = accelerate(self.update_eager, setting, [*self.nets.owners(), self.obs_scale])
+        owners = [*self.nets.owners(), self.obs_scale]
+        by_hand = None if config.variant == "sn" else self.update_by_hand  # bounded layers need autograd
+        self.update = accelerate(self.update_eager, setting, owners, by_hand=by_hand)
 
     @property
     def policy(self) -> TanhGaussianPolicy:
@@ -248,19 +256,37 @@ class LipschitzMBRL(Stateful):
         if config.variant == "sn":
             power_iterate(nets.critic, config.power_iterations)
         y = nets.td_target(batch, noise.target)
-        q = nets.critic(batch.obs, batch.action)
-        critic_loss = twin_q_loss(q, y)
-        metrics = {"critic_loss": critic_loss.detach(), "q": q.detach().mean(), "q_std": q.detach().std()}
-        if config.robust:
-            ball = Ball(config.perturbation_radius, config.norm, self.obs_scale)
-            robust = regulariser(nets.critic, nets.policy, batch, q, ball, config, noise.attack)
-            critic_loss = critic_loss + config.robust_weight * robust
-            metrics["robust_loss"] = robust.detach()
+        critic_loss, metrics = self.critic_loss(batch, y, noise)
         actor_loss, actor_metrics = nets.actor_loss(batch.obs, noise.policy)
         nets.descend(critic_loss + actor_loss)
         if config.variant == "sn":
             power_iterate(nets.target, config.power_iterations)
         return metrics | actor_metrics
+
+    def update_by_hand(self, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
+        """`update_eager`, autograd in the robust term alone."""
+        nets = self.nets
+        y = nets.native_td_target(batch, noise.target)
+        if self.config.robust:
+            loss, metrics = self.critic_loss(batch, y, noise)
+            loss.backward()
+        else:
+            metrics = nets.backpropagate_through(batch.obs, batch.action, lambda q: td_loss(q, y))
+        metrics |= nets.backpropagate_actor(batch.obs, noise.policy)
+        nets.step()
+        return metrics
+
+    def critic_loss(self, batch: Batch, y: Tensor, noise: UpdateNoise) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the critics' loss and what to log of it."""
+        nets, config = self.nets, self.config
+        q = nets.critic(batch.obs, batch.action)
+        loss, metrics = td_loss(q, y)
+        if config.robust:
+            ball = Ball(config.perturbation_radius, config.norm, self.obs_scale)
+            robust = regulariser(nets.critic, nets.policy, batch, q, ball, config, noise.attack)
+            loss = loss + config.robust_weight * robust
+            metrics["robust_loss"] = robust.detach()
+        return loss, metrics
 
     # -- what is measured (§9)
 

@@ -184,9 +184,11 @@ class DynamicsNet(StackedMLP):
 
         `members` (M,) stand in for all E, in their order.
         """
-        tensors = [*self.tensors(), self.min_log_var, self.max_log_var, self.input_mean, self.input_std]
+        tensors = [self.min_log_var, self.max_log_var, self.input_mean, self.input_std]
+        parameters = None
         if members is not None:
+            parameters = [tensor.index_select(0, members) for tensor in self.tensors()]
             tensors = [tensor.index_select(0, members) for tensor in tensors]
-        *parameters, low, high, mean, std = tensors
+        low, high, mean, std = tensors
         out, raw = super().forward((x - mean) / std, parameters).chunk(2, -1)
         return out, bounded_log_var(raw, low, high)

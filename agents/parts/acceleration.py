@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.interface import Setting
-from surefoot.agents.parts.engine.adam import flat_adam
+from surefoot.agents.parts.engine.adam import FlatAdam, flat_adam
 from surefoot.agents.parts.engine.choice import attach
 
 Phase = Callable[..., dict[str, Tensor]]  # (nested) tuples of tensors in, named tensors out
@@ -56,10 +56,19 @@ def adam(
 def take_step(optimisers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
     """One step of every optimiser down `loss`."""
     for optimiser in optimisers:
-        optimiser.zero_grad(set_to_none=True)
+        if not isinstance(optimiser, FlatAdam):  # its gradients are zero after every step
+            optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    step_all(optimisers)
+
+
+def step_all(optimisers: Sequence[torch.optim.Optimizer]) -> None:
+    """One step of every optimiser along the gradients there are."""
     for optimiser in optimisers:
-        optimiser.step()
+        if isinstance(optimiser, FlatAdam):
+            optimiser.take()
+        else:
+            optimiser.step()
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
@@ -73,12 +82,15 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
             group["lr"] = torch.tensor(lr, device=group["params"][0].device)
 
 
-def accelerate(phase: Phase, setting: Setting, owners: Sequence[Owner]) -> Phase:
-    """Wrap `phase` as configured: compiled, captured, both, or left as it is.
+def accelerate(phase: Phase, setting: Setting, owners: Sequence[Owner], by_hand: Phase | None = None) -> Phase:
+    """Wrap `phase` as configured: on an engine's kernels, compiled, captured, or left as it is.
 
-    `owners` are the modules, optimisers and tensors that the phase changes. Raises `ValueError` for a capture on a CPU.
+    `owners` are the modules, optimisers and tensors that the phase changes; `by_hand` is the phase without autograd,
+    which the native engine takes. Raises `ValueError` for a capture on a CPU.
     """
-    attach(setting.engine, owners)
+    if setting.engine != "eager":
+        attach(setting.engine, owners)
+        return by_hand if by_hand and setting.engine == "native" else phase
     if setting.compile:
         phase = torch.compile(phase)
     if not setting.cudagraph:

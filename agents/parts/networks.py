@@ -103,13 +103,31 @@ class StackedMLP(nn.Module):
         self.computed_by = kernels, stack.Parameters(listed(self.weights), listed(self.biases), self.activation)
         return True
 
+    def record(self, x: Tensor, *, keep: bool = True) -> tuple[Tensor, stack.Tape]:
+        """Return outputs (E, B, out) without a gradient, and what `backpropagate` needs of them if it is to `keep`."""
+        assert self.computed_by is not None, "only where kernels compute it"
+        kernels, net = self.computed_by
+        return kernels.forward(net, x, keep=keep)
+
+    def backpropagate(
+        self, tape: stack.Tape, grad: Tensor, *, weights: bool = True, columns: tuple[int, int] = (0, 0)
+    ) -> Tensor:
+        """Add the weights' gradient, given the outputs'; return the inputs' (E, B, …) in a range of columns."""
+        assert self.computed_by is not None, "only where kernels compute it"
+        kernels, net = self.computed_by
+        return kernels.backward(net, tape, grad, weights=weights, columns=columns)
+
     def forward(self, x: Tensor, parameters: Sequence[Tensor] | None = None, *, frozen: bool = False) -> Tensor:
         """Map (B, in), seen by every member, or (E, B, in) to (E, B, out); `frozen`: no gradient into the weights.
 
         `parameters` stand in for the module's own, in the order of `tensors`, of as many members as they have.
         """
-        if self.computed_by is not None and parameters is None:
-            return stack.run(*self.computed_by, x, frozen=frozen)
+        if self.computed_by is not None and (parameters is None or not torch.is_grad_enabled()):
+            kernels, net = self.computed_by
+            if parameters is not None:
+                layers = len(net.weights)
+                net = stack.Parameters(parameters[:layers], parameters[layers:], self.activation)
+            return stack.run(kernels, net, x, frozen=frozen)
         own = self.tensors() if parameters is None else list(parameters)
         if frozen:
             own = [parameter.detach() for parameter in own]
@@ -213,14 +231,24 @@ class TanhGaussianPolicy(nn.Module):
     def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return a reparameterised action (B, act) and its log-probability (B,)."""
         if self.net.is_native and noise.dim() == 2:
-            bounds = self.log_std_min, LOG_STD_MAX
-            pair: tuple[Tensor, Tensor] = stack.TanhGaussianNode.apply(
-                self.net(obs), self.log_std_affine, noise, bounds
-            )
-            return pair
+            return stack.run_sample(self.net(obs), self.log_std_affine, noise, (self.log_std_min, LOG_STD_MAX))
         mean, log_std = self(obs)
         pre_tanh = mean + log_std.exp() * noise
         return pre_tanh.tanh(), tanh_gaussian_log_prob(noise, log_std, pre_tanh)
+
+    def record(self, obs: Tensor, noise: Tensor, *, keep: bool = True) -> tuple[Tensor, Tensor, stack.SampleTape]:
+        """Return what `sample` does, without a gradient, and what `backpropagate` needs of it if it is to `keep`."""
+        outputs, tape = self.net.record(obs, keep=keep)
+        sample = stack.SampleTape(outputs[0], self.log_std_affine, noise, (self.log_std_min, LOG_STD_MAX), tape)
+        return *stack.sample(sample), sample
+
+    def backpropagate(self, tape: stack.SampleTape, by_action: Tensor, by_log_prob: Tensor) -> None:
+        """Add the gradient of all parameters, given those by action (B, act) and log-probability (B,)."""
+        by_outputs, by_affine = stack.sample_backward(tape, by_action, by_log_prob)
+        self.net.backpropagate(tape.of_net, by_outputs.unsqueeze(0))
+        if self.log_std_affine.requires_grad:
+            assert self.log_std_affine.grad is not None
+            self.log_std_affine.grad += by_affine
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """Return log π(a|s) (B,) of recorded actions; those at ±1 are moved inside by 1e-6, where atanh is finite."""
@@ -232,6 +260,9 @@ class TanhGaussianPolicy(nn.Module):
     def act(self, obs: Tensor, *, explore: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Return actions (N, act) in [−1, 1]: tanh(mean), or a sample from the generator given if `explore`."""
         mean: Tensor
+        if explore and self.net.is_native:
+            noise = torch.randn((obs.shape[0], self.action_dim), generator=generator)
+            return self.record(obs, noise, keep=False)[0]
         mean, log_std = self(obs)
         if explore:
             noise = torch.randn(mean.shape, generator=generator, device=mean.device)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from surefoot.agents.parts.engine import native
 from surefoot.agents.parts.engine.flat import Flat
@@ -24,7 +25,7 @@ class Moments(Flat):
 
 
 class FlatAdam(torch.optim.Adam):
-    """`torch.optim.Adam` with the same state, whose step is one kernel a group."""
+    """`torch.optim.Adam` with the same state, whose step is one kernel a group and leaves gradients of zero."""
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float, *, is_native: bool) -> None:
         super().__init__(groups, lr=lr, eps=eps)
@@ -45,13 +46,19 @@ class FlatAdam(torch.optim.Adam):
         for group in self.flat:
             group.gradient.zero_()
 
-    @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step of every group."""
+        self.take()
+
+    def take(self, target: Tensor | None = None, tau: float = 0.0) -> None:
+        """`step`, without the hooks that PyTorch calls around it; then a flat target moves by `tau` towards it."""
         self.steps += 1
         self.step_tensor.fill_(self.steps)
         for group, flat in zip(self.param_groups, self.flat, strict=True):
-            (native_step if self.is_native else torch_step)(flat, group, self.steps)
+            if self.is_native:
+                native_step(flat, group, self.steps, target, tau)
+            else:
+                torch_step(flat, group, self.steps)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of this class or of `torch.optim.Adam`."""
@@ -64,20 +71,21 @@ class FlatAdam(torch.optim.Adam):
         self._attach_state()
 
 
-def native_step(flat: Moments, group: dict[str, Any], steps: int) -> None:
+def native_step(flat: Moments, group: dict[str, Any], steps: int, target: Tensor | None, tau: float) -> None:
     tensors = (flat.values, flat.mean, flat.square, flat.gradient)
     beta1, beta2 = group["betas"]
     native.library().adam_step(
-        len(flat.values),
+        flat.values.shape[0],
         *(tensor.data_ptr() for tensor in tensors),
         *(group["lr"], beta1, beta2, group["eps"], group["weight_decay"]),
         float(steps),
-        None,
-        0.0,
+        None if target is None else target.data_ptr(),
+        tau,
         torch.get_num_threads(),
     )
 
 
+@torch.no_grad()
 def torch_step(flat: Moments, group: dict[str, Any], steps: int) -> None:
     beta1, beta2 = group["betas"]
     gradient = flat.gradient
@@ -88,6 +96,7 @@ def torch_step(flat: Moments, group: dict[str, Any], steps: int) -> None:
     root = (1 - beta2**steps) ** 0.5
     scale = (flat.square.sqrt() / root).add_(group["eps"])
     flat.values.addcdiv_(flat.mean, scale, value=-group["lr"] / (1 - beta1**steps))
+    flat.gradient.zero_()
 
 
 def flat_adam(groups: Iterable[dict[str, Any]], lr: float, eps: float, engine: str) -> FlatAdam:

@@ -22,10 +22,10 @@ template <int W> struct VectorOf { typedef float type __attribute__((vector_size
 using Vec = VectorOf<WIDTH>::type;
 
 // A block of the product is ROWS x (VECTORS * WIDTH): as many accumulators as the registers hold beside the operands.
-constexpr int ROWS = WIDTH == 16 ? 12 : 6;
+constexpr int ROWS = WIDTH == 16 ? 8 : 6;
 constexpr int VECTORS = 2;
 constexpr int COLUMNS = VECTORS * WIDTH;
-constexpr Index DEPTH = 512;  // of a panel that stays in the first-level cache
+constexpr Index DEPTH = 256, HEIGHT = 256;  // of what is multiplied at a time
 
 enum Activation { NONE = 0, RELU = 1, TANH = 2, SWISH = 3 };
 
@@ -120,32 +120,32 @@ inline Vec gated(Vec x, Vec at, int gate) {
 }
 
 // C (M x COLUMNS) = A (M x K, any strides) times a packed panel of B (K x COLUMNS).
-template <int M>
+template <int M, int V>
 inline __attribute__((always_inline)) void block(Index K, const float* A, Index row, Index column, const float* B,
                                                  float* C, Index stride, Index column0, Index columns,
                                                  const Finish& finish) {
-  Vec c[M][VECTORS];
-  const bool whole = columns == COLUMNS;
+  Vec c[M][V];
+  const bool whole = columns == V * WIDTH;
   for (int m = 0; m < M; m++)
-    for (int j = 0; j < VECTORS; j++) {
+    for (int j = 0; j < V; j++) {
       if (finish.add && whole) c[m][j] = load(C + m * stride + j * WIDTH);
       else c[m][j] = finish.bias ? load(finish.bias + column0 + j * WIDTH) : Vec{};
     }
   for (Index k = 0; k < K; k++) {
-    Vec b[VECTORS];
+    Vec b[V];
 #pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; j++) b[j] = load(B + k * COLUMNS + j * WIDTH);
+    for (int j = 0; j < V; j++) b[j] = load(B + k * COLUMNS + j * WIDTH);
     const float* a = A + k * column;
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++) {
       Vec x = broadcast(a[m * row]);
 #pragma GCC unroll 4
-      for (int j = 0; j < VECTORS; j++) c[m][j] += x * b[j];
+      for (int j = 0; j < V; j++) c[m][j] += x * b[j];
     }
   }
   if (whole) {
     for (int m = 0; m < M; m++)
-      for (int j = 0; j < VECTORS; j++) {
+      for (int j = 0; j < V; j++) {
         Vec x = c[m][j];
         if (finish.before) store(finish.before + m * stride + column0 + j * WIDTH, x);
         if (finish.activation) x = activated(x, finish.activation);
@@ -154,13 +154,13 @@ inline __attribute__((always_inline)) void block(Index K, const float* A, Index 
       }
     return;
   }
-  float tile[COLUMNS], at[COLUMNS] = {0};
+  float tile[V * WIDTH], at[V * WIDTH] = {0};
   for (int m = 0; m < M; m++) {
-    for (int j = 0; j < VECTORS; j++) store(tile + j * WIDTH, c[m][j]);
+    for (int j = 0; j < V; j++) store(tile + j * WIDTH, c[m][j]);
     if (finish.add) for (Index n = 0; n < columns; n++) tile[n] += C[m * stride + n];
     if (finish.before) memcpy(finish.before + m * stride + column0, tile, columns * sizeof(float));
     if (finish.gate) memcpy(at, finish.at + m * finish.at_stride + column0, columns * sizeof(float));
-    for (int j = 0; j < VECTORS; j++) {
+    for (int j = 0; j < V; j++) {
       Vec x = activated(load(tile + j * WIDTH), finish.activation);
       if (finish.gate) x = gated(x, load(at + j * WIDTH), finish.gate);
       store(tile + j * WIDTH, x);
@@ -172,29 +172,34 @@ inline __attribute__((always_inline)) void block(Index K, const float* A, Index 
 template <int M>
 void block_of(int rows, Index K, const float* A, Index row, Index column, const float* B, float* C, Index stride,
               Index column0, Index columns, const Finish& finish) {
-  if (rows == M) return block<M>(K, A, row, column, B, C, stride, column0, columns, finish);
+  if (rows == M) {
+    if (columns <= WIDTH) return block<M, 1>(K, A, row, column, B, C, stride, column0, columns, finish);
+    return block<M, VECTORS>(K, A, row, column, B, C, stride, column0, columns, finish);
+  }
   if constexpr (M > 1) block_of<M - 1>(rows, K, A, row, column, B, C, stride, column0, columns, finish);
 }
 
-// Columns [from, to) of C (M x N) = A (M x K; strides) B, B packed: panel p holds columns p*COLUMNS.. as K rows.
+// Columns [from, to) of C (M x N) = A (M x K; strides) B, B packed: panel p holds columns p*COLUMNS.. as K rows. Blocks of
+// A and all of B stay in the second-level cache, a panel's part in the first.
 void product(Index M, Index N, Index K, const float* A, Index row, Index column, const float* B, float* C, Index stride,
              const Finish& wanted, Index from, Index to) {
-  for (Index n = from; n < to; n += COLUMNS)
-    for (Index k = 0; k < K || k == 0; k += DEPTH) {
-      const Index depth = std::min(DEPTH, K - k), columns = std::min<Index>(COLUMNS, N - n);
-      Finish finish = k ? Finish{} : wanted;
-      finish.add = k ? true : wanted.add;
-      finish.before = nullptr, finish.activation = NONE, finish.gate = NONE;
-      const bool last = k + depth >= K;
-      if (last) finish.activation = wanted.activation, finish.gate = wanted.gate;
-      for (Index m = 0; m < M; m += ROWS) {
-        const int rows = static_cast<int>(std::min<Index>(ROWS, M - m));
-        if (last && wanted.before) finish.before = wanted.before + m * stride;
-        if (last && wanted.gate) finish.at = wanted.at + m * wanted.at_stride, finish.at_stride = wanted.at_stride;
-        block_of<ROWS>(rows, depth, A + m * row + k * column, row, column, B + n * K + k * COLUMNS,
-                       C + m * stride + n, stride, n, columns, finish);
-      }
-    }
+  for (Index k = 0; k < K || k == 0; k += DEPTH) {
+    const Index depth = std::min(DEPTH, K - k);
+    const bool last = k + depth >= K;
+    Finish finish;
+    finish.add = k || wanted.add;
+    if (!k) finish.bias = wanted.bias;
+    if (last) finish.activation = wanted.activation, finish.gate = wanted.gate, finish.at_stride = wanted.at_stride;
+    for (Index m0 = 0; m0 < M; m0 += HEIGHT)
+      for (Index n = from; n < to; n += COLUMNS)
+        for (Index m = m0; m < std::min(M, m0 + HEIGHT); m += ROWS) {
+          const int rows = static_cast<int>(std::min<Index>(ROWS, M - m));
+          if (last && wanted.before) finish.before = wanted.before + m * stride;
+          if (last && wanted.gate) finish.at = wanted.at + m * wanted.at_stride;
+          block_of<ROWS>(rows, depth, A + m * row + k * column, row, column, B + n * K + k * COLUMNS,
+                         C + m * stride + n, stride, n, std::min<Index>(COLUMNS, N - n), finish);
+        }
+  }
 }
 
 // Columns [from, to) of B (K x N) as panels, zeros beyond N.
@@ -213,17 +218,45 @@ void pack(Index K, Index N, const float* B, Index stride, float* out, Index from
   }
 }
 
+// The transpose of WIDTH x WIDTH numbers in registers: at each distance the halves of pairs of rows change places.
+#if defined(__GNUC__) && !defined(__clang__)
+inline void transpose_square(const float* from, Index stride, float* to) {
+  typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+  Vec row[WIDTH];
+  for (int i = 0; i < WIDTH; i++) row[i] = load(from + i * stride);
+#pragma GCC unroll 4
+  for (int d = 1; d < WIDTH; d *= 2) {
+    Ints low, high;
+    for (int j = 0; j < WIDTH; j++) low[j] = j & d ? WIDTH + j - d : j, high[j] = j & d ? WIDTH + j : j + d;
+#pragma GCC unroll 16
+    for (int i = 0; i < WIDTH; i++)
+      if (!(i & d)) {
+        const Vec a = row[i], b = row[i + d];
+        row[i] = __builtin_shuffle(a, b, low), row[i + d] = __builtin_shuffle(a, b, high);
+      }
+  }
+  for (int i = 0; i < WIDTH; i++) store(to + i * COLUMNS, row[i]);
+}
+#else
+inline void transpose_square(const float* from, Index stride, float* to) {
+  for (int i = 0; i < WIDTH; i++)
+    for (int j = 0; j < WIDTH; j++) to[j * COLUMNS + i] = from[i * stride + j];
+}
+#endif
+
 // Columns [from, to) of the transpose of B (N x K), packed; in squares, so that both sides stay in the cache.
 void pack_transposed(Index K, Index N, const float* B, Index stride, float* out, Index from, Index to) {
-  constexpr Index SQUARE = 16;
   if (to > N) memset(out + (to - COLUMNS) * K, 0, COLUMNS * K * sizeof(float));
-  for (Index n0 = from; n0 < std::min(N, to); n0 += SQUARE)
-    for (Index k0 = 0; k0 < K; k0 += SQUARE) {
-      const Index n1 = std::min(std::min(N, to), n0 + SQUARE), k1 = std::min(K, k0 + SQUARE);
-      for (Index n = n0; n < n1; n++) {
-        float* panel = out + n / COLUMNS * COLUMNS * K + n % COLUMNS;
-        for (Index k = k0; k < k1; k++) panel[k * COLUMNS] = B[n * stride + k];
+  for (Index n0 = from; n0 < std::min(N, to); n0 += WIDTH)
+    for (Index k0 = 0; k0 < K; k0 += WIDTH) {
+      float* square = out + n0 / COLUMNS * COLUMNS * K + k0 * COLUMNS + n0 % COLUMNS;
+      const Index n1 = std::min(std::min(N, to), n0 + WIDTH), k1 = std::min(K, k0 + WIDTH);
+      if (n1 - n0 == WIDTH && k1 - k0 == WIDTH) {
+        transpose_square(B + n0 * stride + k0, stride, square);
+        continue;
       }
+      for (Index n = n0; n < n1; n++)
+        for (Index k = k0; k < k1; k++) square[(k - k0) * COLUMNS + n - n0] = B[n * stride + k];
     }
 }
 
@@ -256,15 +289,18 @@ void add_columns(Index rows, Index columns, const float* d, float* out) {
 }
 
 void adam_piece(Index n, float* __restrict__ p, float* __restrict__ mean, float* __restrict__ square,
-                const float* __restrict__ gradient, float rate, float move, float keep, float take, float epsilon,
+                float* __restrict__ gradient, float rate, float move, float keep, float take, float epsilon,
                 float decay, float root) {
   for (Index i = 0; i < n; i++) {
     const float g = gradient[i] + decay * p[i];
     mean[i] += move * (g - mean[i]);
     square[i] = keep * square[i] + take * g * g;
     p[i] -= rate * mean[i] / (std::sqrt(square[i]) * root + epsilon);
+    gradient[i] = 0;
   }
 }
+
+inline float smaller(float a, float b) { return a < b || a != a ? a : b; }  // a NaN wins, as in PyTorch
 
 void move_piece(Index n, float* __restrict__ target, const float* __restrict__ p, float tau) {
   for (Index i = 0; i < n; i++) target[i] += tau * (p[i] - target[i]);
@@ -333,7 +369,7 @@ int kernel_width() { return WIDTH; }
 // widths[l + 1]) keeps the activations of layer l, `before[l]` what SWISH was given; null: nothing is kept.
 void stack_forward(const Stack* s, Index rows, const float* x, Index member_stride, Index x_stride, float* const* hidden,
                    float* const* before, float* out, int threads) {
-  constexpr Index CHUNK = 384;  // rows that go through all layers together where nothing is kept
+  constexpr Index CHUNK = HEIGHT;  // rows that go through all layers together
   const Index E = s->members, L = s->layers;
   Index widest = 0, weights = 0;
   for (Index l = 0; l < L; l++) widest = std::max(widest, s->widths[l + 1]), weights += room(padded(s->widths[l + 1]) * (s->widths[l] + 1));
@@ -352,9 +388,8 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
       if (width > 1) pack(in, width, s->weights[l] + e * in * width, width, panels[l], 0, padded(width));
     }
     float* spare[2] = {scratch.take(CHUNK * widest), scratch.take(CHUNK * widest)};
-    const Index chunk = hidden ? end - begin : CHUNK;
-    for (Index r = begin; r < end; r += chunk) {
-      const Index n = std::min(chunk, end - r);
+    for (Index r = begin; r < end; r += CHUNK) {
+      const Index n = std::min(CHUNK, end - r);
       const float* input = x + e * member_stride + r * x_stride;
       Index stride = x_stride;
       for (Index l = 0; l < L; l++) {
@@ -487,8 +522,8 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
   }
 }
 
-// One step of Adam, in place; then `target` (null: none) moves by `tau` towards the parameters.
-void adam_step(Index n, float* p, float* mean, float* square, const float* gradient, float lr, float beta1, float beta2,
+// One step of Adam, in place, after which the gradient is zero; then `target` (null: none) moves by `tau` towards the parameters.
+void adam_step(Index n, float* p, float* mean, float* square, float* gradient, float lr, float beta1, float beta2,
                float epsilon, float decay, double steps, float* target, float tau, int threads) {
   const float rate = lr / static_cast<float>(1 - std::pow(double(beta1), steps));
   const float root = 1 / static_cast<float>(std::sqrt(1 - std::pow(double(beta2), steps)));
@@ -552,6 +587,45 @@ void tanh_gaussian_backward(Index rows, Index actions, const float* outputs, con
     }
   }
   grad_affine[0] = static_cast<float>(scale), grad_affine[1] = static_cast<float>(offset);
+}
+
+// y = r + gamma (1 - d) (min_j q_j - alpha log_prob) of rows; q (2, rows); no entropy where log_alpha is null.
+void soft_target(Index rows, const float* q, const float* log_prob, const float* log_alpha, const float* reward,
+                 Index reward_stride, const float* terminated, Index terminated_stride, float gamma, float* y) {
+  const float alpha = log_alpha ? std::exp(*log_alpha) : 0.0f;
+  for (Index i = 0; i < rows; i++) {
+    const float value = smaller(q[i], q[rows + i]) - alpha * log_prob[i];
+    y[i] = reward[i * reward_stride] + gamma * (1 - terminated[i * terminated_stride]) * value;
+  }
+}
+
+// Of the loss sum_j mean_i w_i (q_j - y)^2: its derivative by q (2, rows), and {loss, mean q}. Null weights are 1.
+void squared_error(Index rows, const float* q, const float* y, const float* weight, float* by_q, float* metrics) {
+  double loss = 0, mean = 0;
+  for (Index k = 0; k < 2 * rows; k++) {
+    const float error = q[k] - y[k % rows], weighted = weight ? weight[k % rows] * error : error;
+    by_q[k] = 2 * weighted / rows;
+    loss += double(weighted) * error, mean += q[k];
+  }
+  metrics[0] = static_cast<float>(loss / rows), metrics[1] = static_cast<float>(mean / (2 * rows));
+}
+
+// Of mean_i (alpha log_prob - min_j q_j) and of -log_alpha mean_i (log_prob + target_entropy): derivatives by
+// q (2, rows), log_prob (rows) and log_alpha, and {the first loss, alpha, the entropy}.
+void actor_objective(Index rows, const float* q, const float* log_prob, const float* log_alpha, float target_entropy,
+                     float* by_q, float* by_log_prob, float* by_log_alpha, float* metrics) {
+  const float alpha = std::exp(*log_alpha), part = -1.0f / rows;
+  double value = 0, sum = 0;
+  for (Index i = 0; i < rows; i++) {
+    const float a = q[i], b = q[rows + i];
+    by_q[i] = a == b ? part / 2 : a < b ? part : 0.0f;
+    by_q[rows + i] = a == b ? part / 2 : b < a ? part : 0.0f;
+    by_log_prob[i] = alpha / rows;
+    value += smaller(a, b), sum += log_prob[i];
+  }
+  metrics[0] = static_cast<float>((alpha * sum - value) / rows), metrics[1] = alpha;
+  metrics[2] = static_cast<float>(-sum / rows);
+  *by_log_alpha += metrics[2] - target_entropy;
 }
 
 }  // extern "C"

@@ -22,13 +22,18 @@ SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 AVX512 = "-DWIDTH=16 -mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mprefer-vector-width=512"
 INSTRUCTIONS = {"AVX512": AVX512.split(), "AVX2": ["-DWIDTH=8", "-mavx2", "-mfma"]}  # by PyTorch's names of them
-POINTER, INTEGER, FLOAT, DOUBLE, INT = (
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_float,
-    ctypes.c_double,
-    ctypes.c_int,
-)
+POINTER, INTEGER, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+SIGNATURES = {
+    "stack_forward": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, *[POINTER] * 3, ctypes.c_int],
+    "stack_backward": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, *[POINTER] * 6, INTEGER, INTEGER, ctypes.c_int],
+    "adam_step": [INTEGER, *[POINTER] * 4, *[FLOAT] * 5, ctypes.c_double, POINTER, FLOAT, ctypes.c_int],
+    "move_target": [INTEGER, POINTER, POINTER, FLOAT],
+    "tanh_gaussian": [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, POINTER, POINTER],
+    "tanh_gaussian_backward": [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, *[POINTER] * 4],
+    "soft_target": [INTEGER, *[POINTER] * 4, INTEGER, POINTER, INTEGER, FLOAT, POINTER],
+    "squared_error": [INTEGER, *[POINTER] * 5],
+    "actor_objective": [INTEGER, *[POINTER] * 3, FLOAT, *[POINTER] * 4],
+}
 
 
 class Unavailable(RuntimeError):
@@ -43,17 +48,9 @@ def library() -> ctypes.CDLL:
         raise Unavailable(f"the native engine needs AVX2 or AVX-512, which this {platform.machine()} lacks")
     path = installed(capability) or compiled(capability)
     kernels = ctypes.CDLL(str(path))
-    kernels.stack_forward.argtypes = [POINTER, INTEGER, POINTER, INTEGER, INTEGER, POINTER, POINTER, POINTER, INT]
-    kernels.stack_backward.argtypes = [POINTER, INTEGER, POINTER, INTEGER, INTEGER, *[POINTER] * 6]
-    kernels.stack_backward.argtypes += [INTEGER, INTEGER, INT]
-    kernels.adam_step.argtypes = [INTEGER, *[POINTER] * 4, *[FLOAT] * 5, DOUBLE, POINTER, FLOAT, INT]
-    kernels.move_target.argtypes = [INTEGER, POINTER, POINTER, FLOAT]
-    kernels.tanh_gaussian.argtypes = [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, POINTER, POINTER]
-    kernels.tanh_gaussian_backward.argtypes = [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, *[POINTER] * 4]
-    for function in (kernels.move_target, kernels.tanh_gaussian, kernels.tanh_gaussian_backward):
-        function.restype = None
-    for function in (kernels.stack_forward, kernels.stack_backward, kernels.adam_step):
-        function.restype = None
+    for name, arguments in SIGNATURES.items():
+        function = getattr(kernels, name)
+        function.argtypes, function.restype = arguments, None
     return kernels
 
 

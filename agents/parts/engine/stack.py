@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import functools
 import itertools
@@ -18,12 +19,24 @@ from surefoot.agents.parts.engine import native
 ACTIVATIONS = {"relu": 1, "tanh": 2, "swish": 3}  # as kernels.cpp numbers them
 
 
-class Parameters(NamedTuple):
+class Parameters:
     """A stack of E networks: weights (E, in, out) and biases (E, 1, out), layer by layer."""
 
-    weights: Sequence[Tensor]
-    biases: Sequence[Tensor]
-    activation: str
+    __slots__ = ("activation", "biases", "description", "weights")
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> None:
+        self.weights, self.biases, self.activation = weights, biases, activation
+        self.description: Description | None = None  # what native code is told of it
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameters:
+        return Parameters(copy.deepcopy(self.weights, memo), copy.deepcopy(self.biases, memo), self.activation)
+
+    def gradients(self) -> Parameters:
+        """Return where the gradients are kept, made if there are none."""
+        for parameter in (*self.weights, *self.biases):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return Parameters([w.grad for w in self.weights], [b.grad for b in self.biases], self.activation)  # type: ignore[misc]
 
 
 class Tape(NamedTuple):
@@ -39,13 +52,14 @@ class Kernels(Protocol):
 
     engine: str
 
-    def forward(self, net: Parameters, x: Tensor, *, keep: bool) -> tuple[Tensor, Tape | None]:
-        """Map (B, in), seen by every member, or (E, B, in) to (E, B, out)."""
+    def forward(self, net: Parameters, x: Tensor, *, keep: bool) -> tuple[Tensor, Tape]:
+        """Map (B, in), seen by every member, or (E, B, in) to (E, B, out); `keep` what a backward needs."""
 
-    def backward(
-        self, net: Parameters, tape: Tape, grad: Tensor, gradients: Parameters | None, *, inputs: bool
-    ) -> Tensor | None:
-        """Add to `gradients` the gradient by the weights, given the output's; return the inputs' (E, B, in)."""
+    def backward(self, net: Parameters, tape: Tape, grad: Tensor, *, weights: bool, columns: tuple[int, int]) -> Tensor:
+        """Add the gradient by the weights to theirs, given the output's; return the inputs' (E, B, last − first).
+
+        `columns` are first and last; two equal ones: none are wanted.
+        """
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------------
@@ -56,18 +70,17 @@ class TorchKernels:
 
     engine = "torch"
 
-    def forward(self, net: Parameters, x: Tensor, *, keep: bool) -> tuple[Tensor, Tape | None]:
+    def forward(self, net: Parameters, x: Tensor, *, keep: bool) -> tuple[Tensor, Tape]:
         tape = Tape(x, [], [])
         for weight, bias in zip(net.weights[:-1], net.biases[:-1], strict=True):
             before = torch.baddbmm(bias, _stacked(x, weight), weight)
             x = FORWARD[net.activation](before)
             tape.hidden.append(x)
             tape.before.append(before)
-        return torch.baddbmm(net.biases[-1], _stacked(x, net.weights[-1]), net.weights[-1]), tape if keep else None
+        return torch.baddbmm(net.biases[-1], _stacked(x, net.weights[-1]), net.weights[-1]), tape
 
-    def backward(
-        self, net: Parameters, tape: Tape, grad: Tensor, gradients: Parameters | None, *, inputs: bool
-    ) -> Tensor | None:
+    def backward(self, net: Parameters, tape: Tape, grad: Tensor, *, weights: bool, columns: tuple[int, int]) -> Tensor:
+        gradients = net.gradients() if weights else None
         for i in range(len(net.weights) - 1, -1, -1):
             if gradients is not None:
                 below = tape.hidden[i - 1] if i else _stacked(tape.x, net.weights[0])
@@ -76,7 +89,7 @@ class TorchKernels:
             if i:
                 grad = torch.bmm(grad, net.weights[i].mT)
                 grad = grad * SLOPE[net.activation](tape.hidden[i - 1], tape.before[i - 1])
-        return torch.bmm(grad, net.weights[0].mT) if inputs else None
+        return torch.bmm(grad, net.weights[0][:, slice(*columns)].mT)
 
 
 def _stacked(x: Tensor, weight: Tensor) -> Tensor:
@@ -101,22 +114,13 @@ class NativeKernels:
 
     def __init__(self) -> None:
         self.library = native.library()
-        self.descriptions: dict[tuple[Any, ...], Description] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeKernels:
         return self
 
-    def described(self, net: Parameters) -> Description:
-        """Return what the library is told of a stack."""
-        key = (net.activation, *(t.data_ptr() for t in net.weights), *(t.data_ptr() for t in net.biases))
-        known = self.descriptions.get(key)
-        if known is None or known.shapes != [w.shape for w in net.weights]:
-            known = self.descriptions[key] = Description(net)
-        return known
-
-    def forward(self, net: Parameters, x: Tensor, *, keep: bool) -> tuple[Tensor, Tape | None]:
-        stack, members = self.described(net), len(net.weights[0])
-        widths = stack.outputs
+    def forward(self, net: Parameters, x: Tensor, *, keep: bool) -> tuple[Tensor, Tape]:
+        stack = described(net)
+        members, widths = stack.members, stack.outputs
         x = x if x.stride(-1) == 1 and (x.dim() == 2 or x.stride(0) == x.shape[1] * x.stride(1)) else x.contiguous()
         rows = x.shape[-2]
         out = torch.empty(members, rows, widths[-1])
@@ -133,14 +137,14 @@ class NativeKernels:
             out.data_ptr(),
             torch.get_num_threads(),
         )
-        return out, Tape(x, hidden, before) if keep else None
+        return out, Tape(x, hidden, before)
 
-    def backward(
-        self, net: Parameters, tape: Tape, grad: Tensor, gradients: Parameters | None, *, inputs: bool
-    ) -> Tensor | None:
+    def backward(self, net: Parameters, tape: Tape, grad: Tensor, *, weights: bool, columns: tuple[int, int]) -> Tensor:
         grad, x = grad.contiguous(), tape.x
-        stack, members, rows, width = self.described(net), len(grad), x.shape[-2], x.shape[-1]
-        grad_x = torch.empty(members, rows, width) if inputs else None
+        stack, (first, last), rows = described(net), columns, x.shape[-2]
+        if weights and stack.gradients is None:
+            stack.note_gradients(net.gradients())
+        grad_x = torch.empty(grad.shape[0], rows, last - first)
         self.library.stack_backward(
             stack.address,
             rows,
@@ -150,11 +154,11 @@ class NativeKernels:
             tape.hidden.addresses,
             tape.before and tape.before.addresses,
             grad.data_ptr(),
-            native.addresses(gradients.weights) if gradients else None,
-            native.addresses(gradients.biases) if gradients else None,
-            grad_x.data_ptr() if grad_x is not None else None,
-            0,
-            width,
+            stack.gradients if weights else None,
+            stack.bias_gradients if weights else None,
+            grad_x.data_ptr() if last > first else None,
+            first,
+            last,
             torch.get_num_threads(),
         )
         return grad_x
@@ -174,44 +178,84 @@ class Description:
     """A `native.Stack` and the arrays it points to."""
 
     def __init__(self, net: Parameters) -> None:
-        self.shapes = [w.shape for w in net.weights]
-        widths = [self.shapes[0][1], *(shape[2] for shape in self.shapes)]
-        self.outputs = widths[1:]
+        widths = [net.weights[0].shape[1], *(w.shape[2] for w in net.weights)]
+        self.first, self.members, self.outputs = net.weights[0].data_ptr(), len(net.weights[0]), widths[1:]
+        self.gradients: Any = None  # their addresses, once they are wanted
+        self.bias_gradients: Any = None
         self.widths = (native.INTEGER * len(widths))(*widths)
         self.weights, self.biases = native.addresses(net.weights), native.addresses(net.biases)
         pointers = (ctypes.cast(a, native.POINTER) for a in (self.widths, self.weights, self.biases))
         self.stack = native.Stack(len(net.weights[0]), len(net.weights), ACTIVATIONS[net.activation], *pointers)
         self.address = ctypes.addressof(self.stack)
 
+    def note_gradients(self, gradients: Parameters) -> None:
+        self.kept = gradients  # the tensors whose addresses follow
+        self.gradients, self.bias_gradients = native.addresses(gradients.weights), native.addresses(gradients.biases)
 
-class TanhGaussianNode(torch.autograd.Function):
-    """Action and log-probability of a tanh-Gaussian sample, and their gradient, as one kernel each."""
+
+def described(net: Parameters) -> Description:
+    """Return what native code is told of a stack, made anew where its tensors have moved."""
+    if net.description is None or net.description.first != net.weights[0].data_ptr():
+        net.description = Description(net)
+    return net.description
+
+
+class SampleTape(NamedTuple):
+    """What a sample of a tanh-Gaussian is made of."""
+
+    outputs: Tensor  # (B, 2·act): mean, and what makes log std
+    affine: Tensor  # (2,)
+    noise: Tensor  # (B, act)
+    bounds: tuple[float, float]  # of log std
+    of_net: Tape | None = None
+
+    def addresses(self) -> tuple[int, int, int]:
+        return self.outputs.data_ptr(), self.affine.data_ptr(), self.noise.data_ptr()
+
+
+def sample(tape: SampleTape) -> tuple[Tensor, Tensor]:
+    """Return action (B, act) and log-probability (B,)."""
+    noise = tape.noise
+    action, log_prob = torch.empty(noise.shape), torch.empty(noise.shape[0])
+    native.library().tanh_gaussian(
+        *noise.shape, *tape.addresses(), *tape.bounds, action.data_ptr(), log_prob.data_ptr()
+    )
+    return action, log_prob
+
+
+def sample_backward(tape: SampleTape, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients by outputs and affine, from those by action and log-probability."""
+    by_action, by_log_prob = by_action.contiguous(), by_log_prob.contiguous()
+    by_outputs, by_affine = torch.empty_like(tape.outputs), torch.empty(2)
+    tensors = (by_action, by_log_prob, by_outputs, by_affine)
+    native.library().tanh_gaussian_backward(
+        *tape.noise.shape, *tape.addresses(), *tape.bounds, *(tensor.data_ptr() for tensor in tensors)
+    )
+    return by_outputs, by_affine
+
+
+class SampleNode(torch.autograd.Function):
+    """`sample` in autograd's graph."""
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, outputs: Tensor, affine: Tensor, noise: Tensor, bounds: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
-        action, log_prob = torch.empty_like(noise), torch.empty(len(noise))
-        ctx.of = outputs.contiguous(), affine, noise.contiguous()
-        ctx.bounds, ctx.library = bounds, native.library()
-        ctx.library.tanh_gaussian(
-            *noise.shape, *(t.data_ptr() for t in ctx.of), *bounds, action.data_ptr(), log_prob.data_ptr()
-        )
-        return action, log_prob
+        ctx.tape = SampleTape(outputs.contiguous(), affine, noise.contiguous(), bounds)
+        return sample(ctx.tape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
-        outputs, affine, noise = ctx.of
-        by_action, by_log_prob = by_action.contiguous(), by_log_prob.contiguous()
-        by_outputs, by_affine = torch.empty_like(outputs), torch.empty_like(affine)
-        ctx.library.tanh_gaussian_backward(
-            *noise.shape,
-            *(t.data_ptr() for t in ctx.of),
-            *ctx.bounds,
-            *(t.data_ptr() for t in (by_action, by_log_prob, by_outputs, by_affine)),
-        )
-        return by_outputs, by_affine, None, None
+        return *sample_backward(ctx.tape, by_action, by_log_prob), None, None
+
+
+def run_sample(outputs: Tensor, affine: Tensor, noise: Tensor, bounds: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Return action and log-probability; differentiable where gradients are wanted."""
+    if torch.is_grad_enabled():
+        pair: tuple[Tensor, Tensor] = SampleNode.apply(outputs, affine, noise, bounds)
+        return pair
+    return sample(SampleTape(outputs.contiguous(), affine, noise.contiguous(), bounds))
 
 
 # --- as a node of autograd's graph ------------------------------------------------------------------------------------
@@ -226,30 +270,18 @@ class StackNode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, anchor: Tensor | None, kernels: Kernels, net: Parameters) -> Tensor:  # type: ignore[override]
         out, ctx.tape = kernels.forward(net, x, keep=True)
-        ctx.kernels, ctx.net, ctx.shared = kernels, net, x.dim() == 2
+        ctx.kernels, ctx.net = kernels, net
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:  # type: ignore[override]
         inputs, weights, *_ = ctx.needs_input_grad
-        gradients = gradients_of(ctx.net) if weights else None
-        grad_x = ctx.kernels.backward(ctx.net, ctx.tape, grad, gradients, inputs=inputs)
-        if grad_x is not None and ctx.shared:
-            grad_x = grad_x.sum(0) if len(grad_x) > 1 else grad_x[0]
-        return grad_x, None, None, None
-
-
-def gradients_of(net: Parameters) -> Parameters:
-    """Return where the gradients of a stack are kept, made if there are none."""
-
-    def grads(parameters: Sequence[Tensor]) -> list[Tensor]:
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        return [parameter.grad for parameter in parameters]  # type: ignore[misc]
-
-    return Parameters(grads(net.weights), grads(net.biases), net.activation)
+        columns = (0, ctx.tape.x.shape[-1] if inputs else 0)
+        grad_x = ctx.kernels.backward(ctx.net, ctx.tape, grad, weights=weights, columns=columns)
+        if not inputs:
+            return None, None, None, None
+        return grad_x.sum(0) if ctx.tape.x.dim() == 2 else grad_x, None, None, None
 
 
 def run(kernels: Kernels, net: Parameters, x: Tensor, *, frozen: bool) -> Tensor:

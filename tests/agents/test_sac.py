@@ -149,6 +149,21 @@ def test_each_step_moves_its_own_parameters_only():
     assert_close(before["target"], first_weight(nets, "target"), rtol=0, atol=1e-7)
 
 
+def test_an_update_moves_the_targets_by_tau_toward_the_critics_it_has_moved():
+    agent = SAC(small(SACConfig(), tau=0.3, critic_lr=0.05), make_setting())
+    updates, largest = 0, 0.0
+    while updates < 3:
+        before = [parameter.clone() for parameter in agent.nets.target.parameters()]
+        done = agent.step().updates
+        for old, new, critic in zip(
+            before, agent.nets.target.parameters(), agent.nets.critic.parameters(), strict=True
+        ):
+            assert_close(new, old + 0.3 * done * (critic.detach() - old))
+            largest = max(largest, float((new - old).abs().max()))
+        updates += done
+    assert largest > 0.01  # far above the tolerance: 0.3 of Adam's first step
+
+
 def first_weight(nets, name):
     module = getattr(nets, name)
     return (module.net if name == "policy" else module).weights[0]

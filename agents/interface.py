@@ -232,6 +232,7 @@ class AgentSpec:
     make_agent: Callable[[Any, Setting], Agent]
     make_policy: Callable[[Any, Spaces], Policy]  # what evaluation builds: needs neither data nor a training task
     summary: str  # one line for `train.py --help`
+    actions: tuple[Literal["Box", "Discrete"], ...] = ("Box",)  # what it takes; observations are always one vector
     offline: bool = False  # never steps an environment; its budget counts updates
     needs_data: bool = False
     model_based: bool = False  # rolls out a learned model, so it needs the task's termination function

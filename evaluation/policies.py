@@ -69,6 +69,8 @@ def _load_sb3(path: Path, allow_pickle: bool, device: torch.device | str) -> Any
     def act(obs: Tensor) -> Tensor:
         """The library answers in the bounds its task had; ours are [-1, 1], reached by the same affine map."""
         actions, _ = model.predict(obs.cpu().numpy(), deterministic=True)
+        if isinstance(model.action_space, gym.spaces.Discrete):
+            return torch.as_tensor(actions, device=obs.device)
         return torch.as_tensor(model.policy.scale_action(actions), dtype=torch.float32, device=obs.device)
 
     spaces = Spaces(model.observation_space, model.action_space)
@@ -88,14 +90,14 @@ def _archive_data(path: Path) -> dict[str, Any]:
 def _algorithm_name(path: Path, data: dict[str, Any]) -> str:
     """Return which class wrote the archive: the archive does not name it, but the policy's module and the settings do.
 
-    DDPG is TD3 with other settings, and A2C acts as PPO does; DQN has discrete actions, which these tasks have not.
+    DDPG is TD3 with other settings, and A2C acts as PPO does.
     """
     module = str(data.get("policy_class", {}).get("__module__"))
     if module == "stable_baselines3.common.policies":
         return "PPO" if "clip_range" in data else "A2C"
-    names = {"stable_baselines3.sac.policies": "SAC", "stable_baselines3.td3.policies": "TD3"}
+    names = {f"stable_baselines3.{name.lower()}.policies": name for name in ("SAC", "TD3", "DQN")}
     if module not in names:
-        raise ValueError(f"{path}: holds a policy of {module}; supported are SAC, TD3, DDPG, PPO and A2C")
+        raise ValueError(f"{path}: holds a policy of {module}; supported are SAC, TD3, DDPG, DQN, PPO and A2C")
     return names[module]
 
 

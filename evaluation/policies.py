@@ -14,6 +14,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import Policy, Spaces
 from surefoot.envs import EnvConfig, spaces_of
+from surefoot.envs.spaces import describe
 from surefoot.evaluation.episodes import Act, make_act
 from surefoot.evaluation.policy_files import load_policy
 
@@ -49,6 +50,16 @@ def load_any(
     spaces = Spaces(*spaces_of(loaded.env_config))
     known = spaces, loaded.own_action, loaded.agent_name, str(path), loaded.step, task, loaded.policy
     return AnyPolicy(make_act(loaded.policy), *known)
+
+
+def require_fit(where: str | Path, spaces: Spaces, task: EnvConfig) -> None:
+    """Raise `ValueError` where a policy for `spaces` sees or does something else than the task shows and takes."""
+    wanted, given = (tuple(map(describe, pair)) for pair in (spaces, spaces_of(replace(task, num_envs=1))))
+    if given != wanted:
+        raise ValueError(
+            f"{where}: maps observations {wanted[0]} to actions {wanted[1]}, but {task.id} has observations {given[0]} "
+            f"and actions {given[1]}; choose a fitting task"
+        )
 
 
 # --- Stable-Baselines3 archives ---------------------------------------------------------------------------------------

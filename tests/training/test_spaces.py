@@ -1,13 +1,17 @@
 """Every agent with every kind of space: it trains, or one line says what to do, before anything is written."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from space_tasks import ACTIONS, OBSERVATIONS
 
+import surefoot
 from surefoot import agents
 from surefoot.envs import EnvConfig, spaces_of
 from surefoot.envs.termination import never
@@ -112,6 +116,55 @@ def test_without_the_flag_the_line_names_it(name, tmp_path):
     for observation, action, flags in REFUSED:
         config = config_of(name, None, observation, action, flags)
         assert_one_line(name, config, tmp_path, r"--env.flatten|--env.action-bound|gymnasium.\w+Wrapper")
+
+
+def test_the_page_names_the_agents_for_each_kind_of_action():
+    text = (Path(__file__).resolve().parents[2] / "docs/guides/environments.md").read_text(encoding="utf-8")
+    found = re.search(r"Discrete actions: (.*?), and of them (.*?) take Box actions too", text, re.DOTALL)
+    discrete, both = (re.findall(r"`([\w-]+)`", names) for names in found.groups())
+    assert discrete == agents.taking("Discrete")
+    assert both == [name for name in discrete if name in agents.taking("Box")]
+
+
+@pytest.mark.parametrize(
+    ("name", "observation", "action", "fields", "note"),
+    [
+        ("sac", "Nested", "Parts", {}, "actions Dict(push: Box(2,), turn: Box(1,)) become Box(3,)"),
+        ("sac", "Vector", "Matrix", {"action_bound": 0.5}, "actions are within ±0.5"),
+        ("sb3-ppo", "Cell", "Number", {}, "observations Discrete(4) become Box(4,)"),
+        ("qr-dqn", "Cells", "Numbers", {}, "actions MultiDiscrete([3, 2]) become Discrete(6)"),
+    ],
+)
+def test_a_policy_is_evaluated_and_deployed_behind_the_wrappers_it_was_trained_behind(
+    name, observation, action, fields, note, tmp_path, capfd
+):
+    spec = agents.get(name)
+    flags = {"flatten": True, **fields}
+    run = surefoot.train(
+        name,
+        out=tmp_path,
+        name="run",
+        agent=spec.tiny,
+        env={"id": "space_tasks:Shows-v0", "kwargs": {"observation": observation, "action": action}, **flags},
+        steps=40,
+        eval={"every": 20, "episodes": 2},
+        device="cpu",
+    )
+    assert f"note: {note}\n" in capfd.readouterr().out
+    written = yaml.safe_load((run.folder / "config.yaml").read_text())["env"]
+    assert {field: written[field] for field in flags} == flags
+    result = surefoot.evaluate(run, episodes=3)
+    assert (result.returns.tolist(), result.lengths.tolist()) == ([4.0] * 3, [4] * 3)
+    policy = surefoot.load_policy(run.folder)
+    env = surefoot.make_env(policy.env)
+    obs, _ = env.reset(seed=0)
+    policy.reset()
+    chosen = policy.predict(obs)
+    assert env.action_space.contains(chosen), (env.action_space, chosen)
+    env.step(chosen)  # the task itself checks that the action is one of its own
+    assert surefoot.resume(run, steps=60).status == "finished"
+    with pytest.raises(ValueError, match="predict takes the vector"):
+        policy.predict({"arm": obs})
 
 
 def assert_one_line(name, config, folder, message):

@@ -17,7 +17,7 @@ import torch
 import tyro
 from rich.table import Table
 
-from surefoot.envs import EnvConfig, spaces_of
+from surefoot.envs import EnvConfig
 from surefoot.envs.uncertainty import batched_episodes
 from surefoot.evaluation import objectives
 from surefoot.evaluation import uncertainty_grid as grid
@@ -25,7 +25,7 @@ from surefoot.evaluation.episodes import NUM_ENVS, evaluate
 from surefoot.evaluation.figures import maps
 from surefoot.evaluation.figures.distributions import draw_objectives
 from surefoot.evaluation.figures.video import record_episode
-from surefoot.evaluation.policies import AnyPolicy, load_any
+from surefoot.evaluation.policies import AnyPolicy, load_any, require_fit
 from surefoot.evaluation.statistics import Interval, iqm, stratified_bootstrap
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.cli.options import REGISTRY, laid_over
@@ -150,13 +150,7 @@ def _task(arguments: Sequence[str], path: Path, policy: AnyPolicy) -> EnvConfig:
     task = parse(arguments, replace(own, num_envs=num_envs)).env
     if not task.id:
         raise ValueError(f"{path}: an archive does not say which task it was trained on; add --env.id")
-    given = [space.shape for space in spaces_of(task)]
-    wanted = [space.shape for space in policy.spaces]
-    if given != wanted:
-        raise ValueError(
-            f"{path}: its policy maps observations {wanted[0]} to actions {wanted[1]}, but {task.id} has observations "
-            f"{given[0]} and actions {given[1]}; choose a fitting --env.id"
-        )
+    require_fit(path, policy.spaces, task)
     return task
 
 

@@ -171,7 +171,7 @@ def training_env(
 def _require_actions(agent_name: str, spec: AgentSpec, task: str, space: gym.Space[Any]) -> None:
     """Raise `ValueError` where the agent takes other actions than the task does; name the agents that take those."""
     kind = "Discrete" if isinstance(space, gym.spaces.Discrete) else "Box"
-    if kind not in spec.actions:
+    if kind not in spec.actions and spec.regret is None:  # the others name the tasks that they are for
         raise ValueError(
             f"{agent_name} takes {spec.actions[0]} actions, and those of {task} are {describe(space)}; choose another "
             f"--env.id, or one of the agents for {kind} actions: {', '.join(agents.taking(kind))}"

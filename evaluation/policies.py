@@ -30,6 +30,7 @@ class AnyPolicy(NamedTuple):
     step: int  # of its training
     env_config: EnvConfig | None  # the task in its evaluation dynamics; None for an archive, which does not name it
     policy: Policy | None = None  # None for an archive
+    training_seed: int | None = None  # None for an archive, which does not name it
 
 
 def load_any(
@@ -48,7 +49,7 @@ def load_any(
     loaded = load_policy(path, checkpoint, device)
     task = replace(loaded.env_config, physics=loaded.physics, num_envs=1, vectorization="sync")
     spaces = Spaces(*spaces_of(loaded.env_config))
-    known = spaces, loaded.own_action, loaded.agent_name, str(path), loaded.step, task, loaded.policy
+    known = spaces, loaded.own_action, loaded.agent_name, str(path), loaded.step, task, loaded.policy, loaded.seed
     return AnyPolicy(make_act(loaded.policy), *known)
 
 

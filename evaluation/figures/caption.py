@@ -24,11 +24,16 @@ class Caption(NamedTuple):
     shows: str  # what a point, a line, a band, a colour stands for, and over how many runs or episodes
 
     def __str__(self) -> str:
-        return f"{self.task}; {self.seeds}. {self.shows}."
+        return f"{self.task}; {self.seeds}. {_sentence(self.shows)}."
 
     def wrapped(self, width: int) -> str:
         """Return the caption in lines of at most so many characters; what it shows begins a line of its own."""
-        return "\n".join(textwrap.fill(text, width) for text in (f"{self.task}; {self.seeds}", self.shows))
+        parts = f"{self.task}; {self.seeds}", _sentence(self.shows)
+        return "\n".join(textwrap.fill(part, width, break_on_hyphens=False) for part in parts)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def caption_of_runs(runs: Mapping[str, Sequence[Record]], shows: str) -> Caption:

@@ -48,7 +48,7 @@ figcaption { font-size: .875rem; color: var(--soft); overflow-wrap: anywhere; }
   linear-gradient(to right, var(--shade), transparent) 0 0 / 1.25rem 100%,
   linear-gradient(to left, var(--shade), transparent) 100% 0 / 1.25rem 100%;
   background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
-.table:focus-visible { outline: 2px solid currentColor; }
+.figures + .table { margin-top: 1rem; } .table:focus-visible { outline: 2px solid currentColor; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .75rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child, .words td, .words th { text-align: left; }

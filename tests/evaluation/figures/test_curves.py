@@ -117,7 +117,7 @@ def test_the_caption_names_what_differs_between_the_runs(make_run, figure, tmp_p
     learning_curves(runs, tmp_path / "a.png")
     assert " ".join(figure[0].get_suptitle().split()) == (
         "Pendulum-v1, unmodified dynamics (light); Pendulum-v1, gravity 2.0; evaluated in the unmodified dynamics "
-        "(heavy); seeds 0–2, 5, 7 point: mean over 10 evaluation episodes; line: interquartile mean over runs; "
+        "(heavy); seeds 0–2, 5, 7 Point: mean over 5 evaluation episodes; line: interquartile mean over runs; "
         "band: its 95% bootstrap interval; no band where there is a single run"
     )
 

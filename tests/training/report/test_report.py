@@ -1,6 +1,8 @@
 """The report: which runs are found, how they are grouped, its numbers, and the page in a real browser."""
 
+import base64
 import csv
+import io
 import json
 import re
 import shutil
@@ -9,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from surefoot.envs import EnvConfig, Physics
 from surefoot.evaluation.describe import describe
@@ -264,7 +267,7 @@ def test_grids_become_worst_cases_averages_and_heat_maps(tmp_path):
     assert measured.nominal == (1.0, 2.5, 7.5)
     text = page(findings, numbers(findings))
     assert "<strong>sac: mine (closed, n=3)</strong>" in text
-    assert "seeds 0, 1. number: mean over 2 runs; worst 0.5; star: nominal, 1 up, 2.5 across; no band." in text
+    assert "seeds 0, 1. Number: mean over 2 runs; worst 0.5; star: nominal, 1 up, 2.5 across; no band." in text
 
 
 def test_objectives_show_what_was_predicted_and_what_was_achieved(tmp_path):
@@ -405,6 +408,16 @@ class Browser:
     def value_of(self, expression):
         return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
 
+    def edge_of_first_wide_table(self):
+        """Return the brightness (0 to 1) of the last pixel of each row of the first table that scrolls."""
+        box = self.value_of(
+            "[...document.querySelectorAll('.table')].find(t => t.scrollWidth > t.clientWidth)"
+            ".getBoundingClientRect().toJSON()"
+        )
+        clip = {"x": box["right"] - 1, "y": box["top"] + 2, "width": 1, "height": box["height"] - 4, "scale": 1}
+        shot = self.send("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
+        return imread(io.BytesIO(base64.b64decode(shot["data"])), format="png")[..., :3].mean(-1)
+
     def events_of(self, *methods):
         return [event["params"] for event in self.events if event.get("method") in methods]
 
@@ -421,3 +434,14 @@ def test_a_browser_shows_every_figure_and_asks_for_nothing(full_report, browser,
     asked = [request["request"]["url"] for request in browser.events_of("Network.requestWillBeSent")]
     assert [url for url in asked if not url.startswith("data:image/png")] == [full_report.as_uri()]
     assert browser.events_of("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []
+
+
+def test_a_table_wider_than_a_phone_shows_that_it_scrolls(full_report, browser):
+    browser.open(full_report, 390, 844)
+    assert np.median(browser.edge_of_first_wide_table()) < 0.75  # a shade on white
+    browser.value_of("document.querySelectorAll('.table').forEach(t => { t.scrollLeft = 9999 }) ?? 0")
+    assert np.median(browser.edge_of_first_wide_table()) > 0.98  # at its end: no shade
+    named = "[...document.querySelectorAll('.table')].every(t => t.tabIndex == 0 && t.ariaLabel.includes('scrolls'))"
+    assert browser.value_of(named)
+    browser.open(full_report, 1280, 900)
+    assert browser.value_of("[...document.querySelectorAll('.table')].every(t => t.scrollWidth <= t.clientWidth)")

@@ -87,7 +87,7 @@ def solution_distributions(solutions: Sequence[Solution], out: Path, task: str) 
         search.set_ylabel("value (in the objective's unit)")
         distribution.spines[["top", "right"]].set_visible(False)
         search.spines[["top", "right"]].set_visible(False)
-    marks = "orange: the objective's value, dashed its target; right: the value from each initial stock, and the best"
+    marks = "orange: the objective's value, dashed its target; right: value by initial stock, and the one taken"
     caption = Caption(task, "no seeds: computed, not sampled", f"left: the best policy's returns; {marks}; no band")
     return write_figure(figure, out, caption)
 

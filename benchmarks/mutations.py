@@ -140,6 +140,10 @@ class ReplaceInteger(number_replacer.NumberReplacer):
     def mutation_positions(self, node: Any) -> Iterator[Region]:
         return super().mutation_positions(node) if is_number(node) and node.value.isdigit() else iter(())
 
+    def mutate(self, node: Any, index: int) -> Any:
+        number = str(int(node.value) + number_replacer.OFFSETS[index])
+        return Number(number, node.start_pos, prefix=node.prefix)
+
 
 class ReplaceFloat(Operator):
     """x becomes 1.5·x; a tolerance or a guard a million times as much."""
@@ -205,6 +209,8 @@ def left_out(source: str) -> list[Region]:
             regions.append(region_of(node.annotation))
         elif isinstance(node, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom | ast.JoinedStr):
             regions.append(region_of(node))
+        elif isinstance(node, ast.keyword) and node.arg == "strict":  # of `zip`: an assertion
+            regions.append(region_of(node))
     return [in_characters(region, source) for region in regions + [region_of(item) for item in _described(tree)]]
 
 
@@ -250,11 +256,17 @@ def draw(source: str, count: int, seed: str) -> Iterator[Mutant]:
     for region in generator.sample(list(found), len(found)):
         if count == 0:
             return
-        operator, occurrence = generator.choice(found[region])
-        mutated = mutate_code(source, operator(), occurrence)
-        if mutated is not None and mutated != source and compiles(mutated):
+        if mutant := make(source, region, *generator.choice(found[region])):
             count -= 1
-            yield describe(source, mutated, region[0][0])
+            yield mutant
+
+
+def make(source: str, region: Region, operator: type[Operator], occurrence: int) -> Mutant | None:
+    """Return a mutant; None where the change is none, or is no Python."""
+    mutated = mutate_code(source, operator(), occurrence)
+    if mutated is None or mutated == source or not compiles(mutated):
+        return None
+    return describe(source, mutated, region[0][0])
 
 
 def compiles(source: str) -> bool:

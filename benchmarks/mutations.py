@@ -207,11 +207,14 @@ def left_out(source: str) -> list[Region]:
             regions += [region_of(item) for item in (*fields, *node.decorator_list)]
         elif isinstance(node, ast.AnnAssign):
             regions.append(region_of(node.annotation))
-        elif isinstance(node, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom | ast.JoinedStr):
-            regions.append(region_of(node))
-        elif isinstance(node, ast.keyword) and node.arg == "strict":  # of `zip`: an assertion
+        elif isinstance(node, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom | ast.JoinedStr) or _is_strict(node):
             regions.append(region_of(node))
     return [in_characters(region, source) for region in regions + [region_of(item) for item in _described(tree)]]
+
+
+def _is_strict(node: ast.AST) -> bool:
+    """Whether this is `strict=True` of `zip`, an assertion."""
+    return isinstance(node, ast.keyword) and node.arg == "strict"
 
 
 def _described(tree: ast.Module) -> Iterator[ast.stmt]:

@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-EXTRAS := minari,wandb,tensorboard,video,sb3,atari,ray,docs,dev
+EXTRAS := minari,wandb,tensorboard,video,sb3,atari,dm-control,robotics,ray,docs,dev
 SOURCES := agents envs evaluation offline_data training configs
 
-.PHONY: train test test-slow test-gpu lint format typecheck docs clean
+.PHONY: train test test-slow test-gpu mutants lint format typecheck docs clean
 
 train: $(VENV)/.core
 	$(BIN)/python train.py h2o --preset demo
@@ -19,6 +19,10 @@ test-slow: $(VENV)/.dev
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m gpu
+
+# make mutants MODULE=agents/sac.py: which small changes of a file, or of a folder, its tests notice.
+mutants: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py $(MODULE)
 
 lint: $(VENV)/.dev typecheck
 	$(BIN)/ruff check .

@@ -66,6 +66,12 @@ def get(name: str) -> AgentSpec:
     return spec
 
 
+def taking(actions: str) -> list[str]:
+    """Return the agents for any task with `Box` or `Discrete` actions; imports all of them, which takes seconds."""
+    specs = {name: get(name) for name in REGISTRY}
+    return sorted(name for name, spec in specs.items() if actions in spec.actions and spec.regret is None)
+
+
 class AgentRegistry(ModuleType):
     """This module: `surefoot.agents()` lists the agents that can be trained."""
 
@@ -75,6 +81,7 @@ class AgentRegistry(ModuleType):
     REFERENCES: dict[str, str]
     REGISTRY: dict[str, str]
     get = staticmethod(get)
+    taking = staticmethod(taking)
 
     def __call__(self) -> list[str]:
         """Return the names of all agents: methods, then baselines, then reference implementations."""

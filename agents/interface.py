@@ -233,13 +233,14 @@ class AgentSpec:
     make_agent: Callable[[Any, Setting], Agent]
     make_policy: Callable[[Any, Spaces], Policy]  # what evaluation builds: needs neither data nor a training task
     summary: str  # one line for `train.py --help`
+    actions: tuple[Literal["Box", "Discrete"], ...] = ("Box",)  # what it takes; observations are always one vector
     offline: bool = False  # never steps an environment; its budget counts updates
     needs_data: bool = False
     model_based: bool = False  # rolls out a learned model, so it needs the task's termination function
     needs_uncertainty_set: bool = False  # trains in an uncertainty set
     stacks_seeds: bool = False  # can train several seeds at once
     shown: tuple[str, ...] = ()  # metrics that the progress line shows in addition to the episode return
-    drawn: tuple[str, ...] = ()  # metrics that make the run's plots/diagnostics.png, one panel each
+    drawn: Mapping[str, str] = field(default_factory=dict)  # metrics of plots/diagnostics.png -> axis label, with unit
     regret: Literal["round", "episode"] | None = None  # a `BanditAgent`: measured by its regret, never evaluated
     goal: Literal["return", "worst case", "objective"] = "return"  # what it maximises
     needs_true_rewards: Callable[[Any], bool] = _never  # given its config: not with rewards changed on the way

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from surefoot.envs import EnvConfig, make_own, own_action_space, spaces_of
 from surefoot.evaluation.episodes import NUM_ENVS, EvalResult
 from surefoot.evaluation.episodes import evaluate as evaluate_act
 from surefoot.evaluation.loaded_policy import LoadedPolicy, act_of
-from surefoot.evaluation.policies import load_any
+from surefoot.evaluation.policies import load_any, require_fit
 from surefoot.offline_data import DataConfig, Transitions, load_for
 from surefoot.offline_data import load as load_recorded
 from surefoot.training import session
@@ -147,7 +147,7 @@ def evaluate(
     if opened is None:
         act = act_of(policy, own_action_space(task))
     else:
-        _require_fit(opened, task)
+        require_fit(opened.path, opened.spaces, task)
         act = opened.act
     return evaluate_act(act, task, episodes=episodes, seed=seed, device=device, num_envs=NUM_ENVS)
 
@@ -263,13 +263,3 @@ def _open(policy: Any, checkpoint: str | int, device: str) -> LoadedPolicy | Non
     if isinstance(policy, Run):
         return policy.policy(checkpoint, device=device)
     return load_policy(policy, checkpoint=checkpoint, device=device) if isinstance(policy, str | Path) else None
-
-
-def _require_fit(policy: LoadedPolicy, task: EnvConfig) -> None:
-    given = [space.shape for space in spaces_of(replace(task, num_envs=1))]
-    wanted = [space.shape for space in policy.spaces]
-    if given != wanted:
-        raise ValueError(
-            f"{policy.path}: maps observations {wanted[0]} to actions {wanted[1]}, but {task.id} has observations "
-            f"{given[0]} and actions {given[1]}"
-        )

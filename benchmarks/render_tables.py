@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+import yaml
 from record import RESULTS
 
 ROOT = RESULTS.parents[1]
@@ -787,6 +788,43 @@ def dynamics_speed_gpu(result: Result) -> str:
     return markdown(("", "milliseconds", "plain / this"), rows)
 
 
+NOTICED = ("killed", "timed out")
+
+
+def mutants(result: Result) -> str:
+    """Return what became of the mutants of every file, the survivors that matter, and those that do not with why."""
+    known = yaml.safe_load((ROOT / "benchmarks" / "mutants.yaml").read_text(encoding="utf-8"))["accepted"]
+    reasons = {(x["file"], x["where"], x["before"], x["after"]): x["reason"] for x in known}
+    left = [(file, each) for file, done in sorted(result["jobs"].items()) for each in survivors(done)]
+    reason = lambda file, each: reasons.get((file, each["where"], each["before"], each["after"]))  # noqa: E731
+    rows, total = [], np.zeros(4, int)
+    for file, done in sorted(result["jobs"].items()):
+        fine = sum(reason(file, each) is not None for each in survivors(done))
+        made, alive = len(done["mutants"]), len(survivors(done))
+        total += (made, made - alive, fine, alive - fine)
+        rows.append((f"`{file}`", done["places"], made, made - alive, fine, alive - fine))
+    rows.append((f"{len(rows)} files", sum(done["places"] for done in result["jobs"].values()), *total))
+    parts = [markdown(("file", "places", "mutants", "noticed", "need not be", "survive"), rows)]
+    for title, wanted in (("Survivors that a test should notice", False), ("Survivors that need not be noticed", True)):
+        lines = [
+            (f"`{file}` {each['where']}", code(each["before"]), code(each["after"]), reason(file, each) or "")
+            for file, each in left
+            if (reason(file, each) is not None) == wanted
+        ]
+        header = ("where", "before", "after", "why")[: 4 if wanted else 3]
+        if lines:
+            parts.append(f"**{title}**\n\n{markdown(header, [line[: len(header)] for line in lines], right=False)}")
+    return "\n\n".join(parts)
+
+
+def survivors(done: Result) -> list[Result]:
+    return [each for each in done["mutants"] if each["outcome"] not in NOTICED]
+
+
+def code(text: str) -> str:
+    return f"`{text}`".replace("|", "\\|")
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
@@ -817,6 +855,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dynamics_speed_gpu": dynamics_speed_gpu,
     "mbpo_update_speed": mbpo_update_speed,
     "mbpo_update_speed_gpu": mbpo_update_speed_gpu,
+    "mutants": mutants,
     "dhn": dhn,
     "dhn_speed": dhn_speed,
     "dvi_speed": dvi_speed,
@@ -837,9 +876,11 @@ def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, ", ".join(map(str, value))
 
 
-def markdown(header: Sequence[str], rows: Iterator[tuple[Any, ...]] | Sequence[tuple[Any, ...]]) -> str:
+def markdown(
+    header: Sequence[str], rows: Iterator[tuple[Any, ...]] | Sequence[tuple[Any, ...]], right: bool = True
+) -> str:
     """Return a Markdown table; columns after the first are set right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    lines = [header, ["---", *["---:" if right else "---"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +29,11 @@ class EnvConfig:
     """Time limit of an episode; None: the task's own."""
     time_aware: bool = False
     """Time-aware observation: append the number of steps since the reset, which finite-horizon policies need."""
+    flatten: bool = False
+    """Make one vector of observations that are none (Dict, Tuple, images; Discrete ones one-hot), and one vector or one
+    number of actions that are neither."""
+    action_bound: float | None = None
+    """Largest action to take, in the task's own units, where its own bounds are infinite or larger."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of the task's constructor: plain values or lists; merged over those of a preset."""
     termination: str | None = None
@@ -39,5 +45,7 @@ class EnvConfig:
             raise ValueError(f"env.num_envs must be at least 1, got {self.num_envs}")
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ValueError(f"env.max_episode_steps must be at least 1, got {self.max_episode_steps}")
+        if self.action_bound is not None and not 0 < self.action_bound < math.inf:
+            raise ValueError(f"env.action_bound must be positive and finite, got {self.action_bound}")
         if self.vectorization not in ("sync", "async"):
             raise ValueError(f"env.vectorization must be sync or async, got {self.vectorization!r}")

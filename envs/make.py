@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -15,13 +16,22 @@ import mujoco
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.wrappers import RescaleAction, TransformObservation
+from gymnasium.wrappers import RescaleAction
 
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.packages import import_tasks, known_problem, package_hint
 from surefoot.envs.parameters import UncertaintySet, WithParameters
 from surefoot.envs.physics import UNMODIFIED, ActionNoise, with_physics
 from surefoot.envs.resumable import Resumable
+from surefoot.envs.spaces import (
+    describe,
+    float32_observations,
+    require_bounds,
+    require_vectors,
+    vector_actions,
+    vector_observations,
+)
 from surefoot.envs.tensor_env import TensorEnv, TimeAwareObservation
 from surefoot.envs.vector import AsyncEnvs, MakeEnv, SubEnvs, SyncEnvs, TensorVectorEnv
 
@@ -47,7 +57,9 @@ def make_vec(
         kwargs = {**spec.kwargs, **_constructor_kwargs(spec, config, render_mode)}
         with _one_line_errors(spec, kwargs):
             shared = {"device": device, "max_episode_steps": limit, "time_aware": config.time_aware}
-            return native(num_envs=config.num_envs, **shared, **kwargs)
+            env = native(num_envs=config.num_envs, **shared, **kwargs)
+        require_vectors(env.single_observation_space, env.single_action_space, config)
+        return env
     make_sub_envs: Callable[[MakeEnv, int], SubEnvs] = SyncEnvs if config.vectorization == "sync" else AsyncEnvs
     make_env = partial(make_single, config, render_mode, uncertainty)
     limit = config.max_episode_steps or spec.max_episode_steps
@@ -65,21 +77,19 @@ def make_single(
         As `make_vec`.
     """
     spec = find_spec(config.id)
-    kwargs = _constructor_kwargs(spec, config, render_mode)
-    env = _gym_make(spec, config, kwargs)
-    physics = UNMODIFIED if "physics" in kwargs else config.physics
+    env = _in_own_units(spec, config, render_mode)
+    physics = UNMODIFIED if _native(spec) else config.physics  # a native task has changed itself
     env = with_physics(env, physics)
-    if is_atari(env):
-        env = flattened_frames(env)
     if not (_native(spec) and _is_unbounded(env.action_space)):  # a task of ours that takes any vector as it is
         env = _normalised_actions(env, config.id)
     if config.time_aware:
-        env = TimeAwareObservation(env)
+        whole_numbers = np.issubdtype(env.observation_space.dtype, np.integer)  # a byte does not hold every step
+        env = TimeAwareObservation(float32_observations(env) if whole_numbers else env)
     if physics.action_noise > 0.0:
         env = ActionNoise(env, physics.action_noise)
     if uncertainty is not None:
         env = WithParameters(env, uncertainty)
-    return _float32_observations(Resumable(env), config.id)
+    return float32_observations(Resumable(env))
 
 
 def spaces_of(config: EnvConfig) -> tuple[gym.Space[Any], gym.Space[Any]]:
@@ -91,10 +101,27 @@ def spaces_of(config: EnvConfig) -> tuple[gym.Space[Any], gym.Space[Any]]:
 
 def own_action_space(config: EnvConfig) -> gym.Space[Any]:
     """Action space of a task in its own units, which `make_single` scales to [-1, 1]."""
-    spec = find_spec(config.id)
-    env = _gym_make(spec, config, _constructor_kwargs(spec, config, None))
+    env = _in_own_units(find_spec(config.id), config, None)
     env.close()
     return env.action_space
+
+
+def space_notes(config: EnvConfig) -> list[str]:
+    """Return what `flatten` and `action_bound` make of a task, a line each; none where neither is set."""
+    if not config.flatten and config.action_bound is None:
+        return []
+    spec = find_spec(config.id)
+    env, vectors = _gym_make(spec, config, _constructor_kwargs(spec, config, None)), _in_own_units(spec, config, None)
+    env.close()
+    vectors.close()
+    pairs = {
+        "observations": (describe(env.observation_space), describe(vectors.observation_space)),
+        "actions": (describe(env.action_space), describe(vectors.action_space)),
+    }
+    lines = [f"{what} {before} become {after}" for what, (before, after) in pairs.items() if before != after]
+    if config.flatten and not lines:
+        lines = [f"--env.flatten changes nothing: {config.id} has vectors already"]
+    return lines if config.action_bound is None else [*lines, f"actions are within ±{config.action_bound:g}"]
 
 
 def make_own(config: EnvConfig, render_mode: str | None = None) -> gym.Env:
@@ -118,26 +145,17 @@ def find_spec(env_id: str) -> EnvSpec:
     """
     module, _, name = env_id.rpartition(":")
     if module:
-        _import(module, env_id)
+        import_tasks(module, env_id)
     try:
         spec = gym.spec(name)
     except gym.error.Error as error:
         newest = {f"{s.namespace}/{s.name}" if s.namespace else s.name: s.id for s in gym.registry.values()}
         close = difflib.get_close_matches(name, newest.values(), n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "is its package installed? module:EnvId imports it"
+        hint = f"did you mean {' or '.join(close)}?" if close else package_hint(name)
         raise ValueError(f"unknown environment {env_id!r}; {hint}") from error
     if "mujoco" in str(spec.entry_point) and spec.version in (2, 3):
         raise ValueError(f"{env_id}: Gymnasium no longer has the v2 and v3 MuJoCo tasks; use {spec.name}-v5")
     return spec
-
-
-def _import(module: str, env_id: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"environment {env_id!r}: cannot import {module!r} ({error}); install it or put its folder on PYTHONPATH"
-        ) from error
 
 
 def native_task(env_id: str) -> Callable[..., TensorEnv] | None:
@@ -171,6 +189,18 @@ def _gym_make(spec: EnvSpec, config: EnvConfig, kwargs: dict[str, Any]) -> gym.E
         return gym.make(spec, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **kwargs)
 
 
+def _in_own_units(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> gym.Env:
+    """Return the task with vectors, or numbers of actions, for spaces; else as it is."""
+    env = _gym_make(spec, config, _constructor_kwargs(spec, config, render_mode))
+    if _native(spec):
+        require_vectors(env.observation_space, env.action_space, config)
+        return env
+    if is_atari(env):
+        env = flattened_frames(env)
+    env = vector_observations(env, config.flatten, config.id)
+    return vector_actions(env, config.flatten, config.action_bound, config.id)
+
+
 @contextmanager
 def _one_line_errors(spec: EnvSpec, kwargs: dict[str, Any]) -> Iterator[None]:
     """Say which task could not be made, with builtin exceptions."""
@@ -178,8 +208,16 @@ def _one_line_errors(spec: EnvSpec, kwargs: dict[str, Any]) -> Iterator[None]:
         yield
     except gym.error.DependencyNotInstalled as error:
         raise ImportError(f"{spec.id}: {error}") from error
+    except (ImportError, OSError, ValueError):  # these say what is wrong
+        raise
     except (TypeError, gym.error.Error) as error:
         raise ValueError(f"{spec.id} with {kwargs}: {error}") from error
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__} {' '.join(str(error).split())}".strip()
+        raise ValueError(
+            f"{spec.id} with {kwargs}: {what} ({Path(place.filename).name}, line {place.lineno}){known_problem(error)}"
+        ) from error
 
 
 @contextmanager
@@ -203,23 +241,10 @@ def _is_unbounded(space: gym.Space[Any]) -> bool:
 def _normalised_actions(env: gym.Env, env_id: str) -> gym.Env:
     """Box actions scaled affinely to [-1, 1], not clipped; left alone where they are so already, or discrete."""
     space = env.action_space
-    if isinstance(space, gym.spaces.Discrete):
+    if not isinstance(space, gym.spaces.Box):
         return env
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        raise ValueError(f"{env_id}: actions are {space}; supported are one-dimensional Box and Discrete")
-    if not space.is_bounded():
-        raise ValueError(f"{env_id}: actions are {space}; they cannot be scaled to [-1, 1] without finite bounds")
+    require_bounds(space, env_id)
     if np.all(space.low == -1.0) and np.all(space.high == 1.0):
         return env
-    return RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-
-
-def _float32_observations(env: gym.Env, env_id: str) -> gym.Env:
-    space = env.observation_space
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        raise ValueError(f"{env_id}: observations are {space}; supported are one-dimensional Box")
-    if space.dtype == np.float32:
-        return env
-    # Not Gymnasium's DtypeObservation: it warns about the very conversion that it is for.
-    bounds = space.low.astype(np.float32), space.high.astype(np.float32)
-    return TransformObservation(env, partial(np.asarray, dtype=np.float32), gym.spaces.Box(*bounds))
+    one = space.dtype.type(1.0)  # of the same precision: Gymnasium compares with the least number of the space's
+    return RescaleAction(env, -one, one)

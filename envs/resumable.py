@@ -8,6 +8,30 @@ import gymnasium as gym
 import numpy as np
 
 
+def generator_state(generator: np.random.Generator | np.random.RandomState) -> dict[str, Any]:
+    """Return the state of a generator in plain values; dm_control's tasks still have the one of old."""
+    if isinstance(generator, np.random.RandomState):
+        state: Any = generator.get_state(legacy=False)
+    else:
+        state = generator.bit_generator.state
+    plain: dict[str, Any] = _plain(state)
+    return plain
+
+
+def set_generator_state(generator: np.random.Generator | np.random.RandomState, state: dict[str, Any]) -> None:
+    """Undo `generator_state`."""
+    if isinstance(generator, np.random.RandomState):
+        generator.set_state(state)
+    else:
+        generator.bit_generator.state = state
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
 class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """Gives a task an `episode_state` that can be read, and assigned to a fresh copy of the same task.
 
@@ -25,7 +49,7 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self._uncertain = env.has_wrapper_attr("next_params")  # `WithParameters` is inside
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        generator = self.np_random.bit_generator.state if seed is None else None
+        generator = generator_state(self.np_random) if seed is None else None
         self._begin = {"seed": seed, "generator": generator, "options": options}
         self._actions: list[np.ndarray] = []
         self._obs, info = self.env.reset(seed=seed, options=options)
@@ -52,7 +76,7 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
             "actions": np.array(self._actions),
             **({"params": np.array(self._params)} if self._uncertain else {}),
             "obs": np.array(self._obs),
-            "generator_now": self.np_random.bit_generator.state,
+            "generator_now": generator_state(self.np_random),
         }
 
     @episode_state.setter
@@ -60,7 +84,7 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         if state is None:
             return
         if state["generator"] is not None:
-            self.np_random.bit_generator.state = state["generator"]
+            set_generator_state(self.np_random, state["generator"])
         params = state["params"] if self._uncertain else [None] * (len(state["actions"]) + 1)
         if self._uncertain:
             self.env.set_wrapper_attr("next_params", params[0])
@@ -70,7 +94,7 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
                 self.env.set_wrapper_attr("params", values)
             self.step(action)
         same_obs = np.array(self._obs).tobytes() == state["obs"].tobytes()
-        if not (same_obs and self.np_random.bit_generator.state == state["generator_now"]):
+        if not (same_obs and generator_state(self.np_random) == state["generator_now"]):
             raise ValueError(
                 f"{self.spec.id if self.spec else self.env}: replaying the episode gave another state, so this task is "
                 "not reproducible (it draws from a generator that is not its np_random, or its version or settings "

@@ -8,7 +8,6 @@ relies on it.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.make import find_spec, make_vec
+from surefoot.envs.packages import import_module
 
 TerminationFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 RANDOM_STEPS = 3_000  # of a check: the tasks below that end do so 13 to 471 times in as many
@@ -117,10 +117,11 @@ def _way_out(config: EnvConfig) -> str:
 def _load(name: str) -> TerminationFn:
     module, _, function = name.partition(":")
     try:
-        rule: TerminationFn | None = getattr(importlib.import_module(module), function, None)
+        rule: TerminationFn | None = getattr(import_module(module), function, None)
     except (ModuleNotFoundError, ValueError) as error:
         raise ImportError(
-            f"env.termination {name!r}: cannot import {module!r} ({error}); put its folder on PYTHONPATH"
+            f"env.termination {name!r}: cannot import {module!r} ({error}); put its folder on PYTHONPATH, or start in "
+            "that folder"
         ) from error
     if not callable(rule):
         raise ValueError(f"env.termination {name!r}: {module!r} has no function {function!r}; pass MODULE:FUNCTION")

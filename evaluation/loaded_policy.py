@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, overload
 
@@ -71,6 +72,10 @@ class LoadedPolicy:
             ValueError: another number of values than the observation has, or of rows than in the step before.
             RuntimeError: a policy with a memory was not reset, or did not observe the reward of its last action.
         """
+        if isinstance(obs, Mapping):
+            raise ValueError(
+                f"{self.path}: predict takes the vector that make_env of the policy's task shows, not parts"
+            )
         batch = torch.as_tensor(obs, dtype=torch.float32, device=self.device)
         single = batch.ndim == 1
         rows = batch[None] if single else batch

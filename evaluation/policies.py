@@ -14,6 +14,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import Policy, Spaces
 from surefoot.envs import EnvConfig, spaces_of
+from surefoot.envs.spaces import describe
 from surefoot.evaluation.episodes import Act, make_act
 from surefoot.evaluation.policy_files import load_policy
 
@@ -29,6 +30,7 @@ class AnyPolicy(NamedTuple):
     step: int  # of its training
     env_config: EnvConfig | None  # the task in its evaluation dynamics; None for an archive, which does not name it
     policy: Policy | None = None  # None for an archive
+    training_seed: int | None = None  # None for an archive, which does not name it
 
 
 def load_any(
@@ -47,8 +49,18 @@ def load_any(
     loaded = load_policy(path, checkpoint, device)
     task = replace(loaded.env_config, physics=loaded.physics, num_envs=1, vectorization="sync")
     spaces = Spaces(*spaces_of(loaded.env_config))
-    known = spaces, loaded.own_action, loaded.agent_name, str(path), loaded.step, task, loaded.policy
+    known = spaces, loaded.own_action, loaded.agent_name, str(path), loaded.step, task, loaded.policy, loaded.seed
     return AnyPolicy(make_act(loaded.policy), *known)
+
+
+def require_fit(where: str | Path, spaces: Spaces, task: EnvConfig) -> None:
+    """Raise `ValueError` where a policy for `spaces` sees or does something else than the task shows and takes."""
+    wanted, given = (tuple(map(describe, pair)) for pair in (spaces, spaces_of(replace(task, num_envs=1))))
+    if given != wanted:
+        raise ValueError(
+            f"{where}: maps observations {wanted[0]} to actions {wanted[1]}, but {task.id} has observations {given[0]} "
+            f"and actions {given[1]}; choose a fitting task"
+        )
 
 
 # --- Stable-Baselines3 archives ---------------------------------------------------------------------------------------
@@ -69,6 +81,8 @@ def _load_sb3(path: Path, allow_pickle: bool, device: torch.device | str) -> Any
     def act(obs: Tensor) -> Tensor:
         """The library answers in the bounds its task had; ours are [-1, 1], reached by the same affine map."""
         actions, _ = model.predict(obs.cpu().numpy(), deterministic=True)
+        if isinstance(model.action_space, gym.spaces.Discrete):
+            return torch.as_tensor(actions, device=obs.device)
         return torch.as_tensor(model.policy.scale_action(actions), dtype=torch.float32, device=obs.device)
 
     spaces = Spaces(model.observation_space, model.action_space)
@@ -88,14 +102,14 @@ def _archive_data(path: Path) -> dict[str, Any]:
 def _algorithm_name(path: Path, data: dict[str, Any]) -> str:
     """Return which class wrote the archive: the archive does not name it, but the policy's module and the settings do.
 
-    DDPG is TD3 with other settings, and A2C acts as PPO does; DQN has discrete actions, which these tasks have not.
+    DDPG is TD3 with other settings, and A2C acts as PPO does.
     """
     module = str(data.get("policy_class", {}).get("__module__"))
     if module == "stable_baselines3.common.policies":
         return "PPO" if "clip_range" in data else "A2C"
-    names = {"stable_baselines3.sac.policies": "SAC", "stable_baselines3.td3.policies": "TD3"}
+    names = {f"stable_baselines3.{name.lower()}.policies": name for name in ("SAC", "TD3", "DQN")}
     if module not in names:
-        raise ValueError(f"{path}: holds a policy of {module}; supported are SAC, TD3, DDPG, PPO and A2C")
+        raise ValueError(f"{path}: holds a policy of {module}; supported are SAC, TD3, DDPG, DQN, PPO and A2C")
     return names[module]
 
 

@@ -30,6 +30,7 @@ class PolicyFile(NamedTuple):
     env_config: EnvConfig  # the task, in the dynamics it was trained in
     physics: Physics  # the dynamics in which its run was evaluated
     step: int
+    seed: int  # of its training
 
 
 def checkpoint_path(run: Path, kind: str, step: int) -> Path:
@@ -84,7 +85,8 @@ def load_policy(run: Path, checkpoint: str | int = "latest", device: torch.devic
     if isinstance(policy, torch.nn.Module):
         policy.to(device)
     compute_by(payload.get("engine", "eager"), policy)
-    return PolicyFile(policy, spaces, own_action, agent_name, agent_config, env_config, physics, payload["step"])
+    trained = agent_name, agent_config, env_config, physics, payload["step"], int(config["seed"])
+    return PolicyFile(policy, spaces, own_action, *trained)
 
 
 def runs_inside(folder: Path) -> str:

@@ -177,7 +177,7 @@ def test_evaluate_needs_a_task_that_fits(tmp_path):
     folder, _ = write_policy(tmp_path / "run", "sac", SACConfig(hidden=(8,)), EnvConfig("Valve-v0"))
     with pytest.raises(ValueError, match="which task"):
         surefoot.evaluate(lambda obs: obs)
-    with pytest.raises(ValueError, match=r"maps observations \(2,\) to actions \(1,\), but Pendulum-v1 has"):
+    with pytest.raises(ValueError, match=r"maps observations Box\(2,\) to actions Box\(1,\), but Pendulum-v1 has"):
         surefoot.evaluate(folder, "Pendulum-v1")
     with pytest.raises(ValueError, match="1 actions for 20 observations"):
         surefoot.evaluate(lambda obs: np.zeros((1, 1)), "Pendulum-v1")

@@ -269,7 +269,6 @@ class Reader:
     def command(self, command: str, line: int) -> None:
         words = shlex.split(command, comments=True)
         expected = int(found[1]) if (found := re.search(r"#.*\bexit code (\d)", command)) else 0
-        on_path = words[0] == "PYTHONPATH=."
         words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
         if not any(re.search(pattern, command) for pattern in PARSED_ONLY):
             self.lay_out_runs(words)
@@ -280,14 +279,14 @@ class Reader:
         elif words[:2] == ["pip", "install"]:
             self.pip_install(words, line)
         elif words[:2] == ["python", "train.py"]:
-            self.ours(["train", *words[2:]], expected, line, on_path)
+            self.ours(["train", *words[2:]], expected, line)
         elif words[:1] == ["surefoot"]:
-            self.ours(words[1:], expected, line, on_path)
+            self.ours(words[1:], expected, line)
         else:
             self.fail(line, f"nothing is known of the command {command!r}")
 
-    def ours(self, words: list[str], expected: int, line: int, on_path: bool) -> None:
-        with own_modules(self.folder, on_path), quiet() as said:
+    def ours(self, words: list[str], expected: int, line: int) -> None:
+        with own_modules(self.folder, on_path=False), quiet() as said:
             reason = None
             try:
                 reason = reason_to_parse(words)
@@ -365,17 +364,17 @@ class Reader:
 
 @contextmanager
 def own_modules(folder: Path, on_path: bool) -> Iterator[None]:
-    """Forget what was imported from the page's folder before, and find it again only where it is on the path."""
+    """Forget what was imported from the page's folder before; a command finds it again where it is started."""
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
             del sys.modules[name]
+    before = list(sys.path)
     if on_path:
         sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        if on_path:
-            sys.path.remove(str(folder))
+        sys.path[:] = before
 
 
 @contextmanager

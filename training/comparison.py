@@ -18,6 +18,7 @@ from surefoot import agents
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
 from surefoot.evaluation import uncertainty_grid
 from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
+from surefoot.evaluation.figures.caption import caption_of_policy, caption_of_runs, configs_of
 from surefoot.evaluation.objectives import SEED, Measured, measure_objectives, plain
 from surefoot.evaluation.policy_files import load_policy
 from surefoot.evaluation.regret import last_decade_slope, load_regret
@@ -89,11 +90,11 @@ def compare_over_grid(runs: dict[str, Path], run: Path, config: RunConfig[Any], 
         )
         rows.append({"method": label, "step": loaded.step, **uncertainty_grid.plain(results[label])})
     _write_comparison(run, rows)
-    from surefoot.evaluation.figures.maps import draw_side_by_side  # matplotlib takes half a second to import
+    from surefoot.evaluation.figures.maps import draw_side_by_side, grid_shows  # matplotlib takes half a second
 
-    figures = draw_side_by_side(
-        results, run / "plots" / "parameter_grid.png", f"{config.uncertainty}, seed {config.seed}"
-    )
+    shows = f"{grid_shows(next(iter(results.values())))}; reset seeds from {config.eval.seed + 10_000} on"
+    caption = caption_of_runs({label: configs_of([folder]) for label, folder in runs.items()}, shows)
+    figures = draw_side_by_side(results, run / "plots" / "parameter_grid.png", caption)
     kind = "closed" if config.eval.grid_closed else "half-open"
     print_table(grid_table(f"{config.uncertainty}, {kind} grid, seed {config.seed}", list(results.items())))
     for figure in figures:
@@ -215,8 +216,9 @@ def compare_objectives(run: Path, folders: dict[str, Path], device: torch.device
         counts: dict[str, Any] = {"episodes": settings.objective_episodes, "seed": SEED, "device": device}
         measured = measure_objectives(loaded.policy, task, settings.objectives, **counts)
         name = label.replace("/", "-")
-        places = {kind: run / "plots" / f"{kind}-{name}.png" for kind in ("distribution", "paths")}
-        draw_objectives(loaded.policy, task, measured, **places, seed=SEED)
+        places = (run / "plots" / f"{kind}-{name}.png" for kind in ("distribution", "paths"))
+        caption = caption_of_policy(label, task, loaded.seed, (SEED,))
+        draw_objectives(loaded.policy, task, measured, caption, *places, seed=SEED)
         rows += [{"run": label, **plain(m)} for m in measured]
         print_table(objectives_table(f"{label}, {task.id}", measured))
     text = json.dumps(rows, indent=2) + "\n"

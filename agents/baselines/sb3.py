@@ -58,6 +58,7 @@ SB3_PPO_SPEC = AgentSpec(
     make_agent,
     make_policy,
     "Stable-Baselines3's PPO, a reference implementation",
+    actions=("Box", "Discrete"),
     page="stable_baselines3",
     style=Style("#7F7F7F", ":"),
     tiny={"net_arch": (8, 8), "batch_size": 8, "n_steps": 16, "n_epochs": 2},

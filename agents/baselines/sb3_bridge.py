@@ -46,6 +46,7 @@ class TensorVecEnv(VecEnv):
     def __init__(self, env: VectorEnv, seed: int) -> None:
         self.interaction = Interaction(env, seed)
         self.ended: list[Episodes] = []  # one entry per step since the agent last took them
+        self.task_actions = env.single_action_space
         super().__init__(env.num_envs, _own(env.single_observation_space), _own(env.single_action_space))
 
     def reset(self) -> np.ndarray:
@@ -53,7 +54,7 @@ class TensorVecEnv(VecEnv):
         return _array(self.interaction.obs)
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._actions = torch.as_tensor(actions, dtype=torch.float32, device=self.interaction.obs.device)
+        self._actions = _to_task(actions, self.task_actions).to(self.interaction.obs.device)
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         batch, episodes = self.interaction.step(self._actions)
@@ -82,10 +83,19 @@ class TensorVecEnv(VecEnv):
         return [False] * self.num_envs
 
 
-def _own(box: spaces.Space[Any]) -> spaces.Box:
-    """Return a copy of the space: the library seeds and samples it."""
-    assert isinstance(box, spaces.Box), "agents of the library are made for vectors"
-    return spaces.Box(box.low, box.high, dtype=np.float32)
+def _own(space: spaces.Space[Any]) -> spaces.Box | spaces.Discrete:
+    """Return a copy of the space, which the library seeds and samples; its actions by number begin at 0."""
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(int(space.n))
+    assert isinstance(space, spaces.Box), "tasks have vectors or numbers of actions"
+    return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32))
+
+
+def _to_task(actions: np.ndarray, space: spaces.Space[Any]) -> Tensor:
+    """Return the library's actions as the task numbers them, or as a vector."""
+    if isinstance(space, spaces.Discrete):
+        return torch.as_tensor(actions, dtype=torch.int64) + int(space.start)
+    return torch.as_tensor(actions, dtype=torch.float32)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -145,21 +155,22 @@ class GlobalGenerators:
 class SB3Policy(nn.Module):
     """A policy of the library behind our interface; it computes on its own device and passes through NumPy."""
 
-    def __init__(self, policy: BasePolicy) -> None:
+    def __init__(self, policy: BasePolicy, task_actions: spaces.Space[Any]) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, self.task_actions = policy, task_actions
 
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
-        """Return (N, act) in [-1, 1]; exploring draws from torch's global generator, as the library does."""
+        """Return (N, act) in [-1, 1], or (N,) numbers; exploring draws from torch's global generator, as they do."""
         actions, _ = self.policy.predict(obs.cpu().numpy(), deterministic=not explore)
-        return torch.as_tensor(actions, dtype=torch.float32, device=obs.device)
+        return _to_task(actions, self.task_actions).to(obs.device)
 
 
 def make_policy(config: SB3Config, spaces: Spaces) -> SB3Policy:
     """Return a policy with fresh parameters of the architecture that `config` trains."""
     policy_class = ALGORITHMS[type(config)][1]
     constant: Any = lambda _: config.learning_rate  # noqa: E731 the signature wants a schedule
-    return SB3Policy(policy_class(spaces.observation, spaces.action, constant, net_arch=list(config.net_arch)))
+    observation, action = _own(spaces.observation), _own(spaces.action)
+    return SB3Policy(policy_class(observation, action, constant, net_arch=list(config.net_arch)), spaces.action)
 
 
 class SB3Agent:
@@ -170,12 +181,17 @@ class SB3Agent:
             raise ValueError("--compile and --cudagraph do not reach into Stable-Baselines3; leave them off")
         if setting.env is None:
             raise ValueError("a Stable-Baselines3 agent learns by acting; its setting has no environment")
+        action = setting.spaces.action
+        if isinstance(action, spaces.Box) and not action.is_bounded():
+            raise ValueError(
+                f"Stable-Baselines3's agents need actions within bounds, not {action}; choose another agent"
+            )
         self.env = TensorVecEnv(setting.env, setting.seed)
         self.generators = GlobalGenerators(setting.device)
         with self.generators.lent():  # the library seeds the global generators in the constructor
             self.model = _make_model(config, self.env, setting)
         self.model.set_logger(Logger(folder=None, output_formats=[]))
-        self.policy = SB3Policy(self.model.policy)
+        self.policy = SB3Policy(self.model.policy, action)
 
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
         with self.generators.lent():

@@ -70,6 +70,7 @@ TRPO_SPEC = AgentSpec(
     TRPO,
     make_policy,
     "trust-region policy optimisation, also with a policy for every time step (arXiv 1502.05477)",
+    actions=("Box", "Discrete"),
     stacks_seeds=True,
     shown=("success",),
     page="hnpg",

@@ -251,6 +251,7 @@ DYNLIN_UCB_SPEC = AgentSpec(
     partial(Bandit, DynLinUCB),
     make_constant_policy,
     "optimism for actions with delayed effects through a hidden linear state (arXiv 2211.08997)",
+    actions=("Box", "Discrete"),
     regret="round",
     lengths=("horizon",),
     page="dynlin_ucb",

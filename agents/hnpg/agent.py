@@ -245,6 +245,7 @@ HNPG_SPEC = AgentSpec(
     HNPG,
     make_policy,
     "natural policy gradient from on-policy and offline data together (arXiv 2311.08384)",
+    actions=("Box", "Discrete"),
     needs_data=True,
     stacks_seeds=True,
     shown=("success",),

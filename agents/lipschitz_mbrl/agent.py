@@ -60,7 +60,7 @@ from surefoot.agents.sac import (
     twin_q_loss,
 )
 
-PHASES = ("model", "rollouts", "updates")
+PHASES = {"model": "model training", "rollouts": "model rollouts", "updates": "updates"}  # in words
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------
@@ -337,18 +337,21 @@ MBPO_SPEC = AgentSpec(
         "rollout_mean_length",
         *(f"seconds/{phase}" for phase in PHASES),
     ),
-    drawn=(
-        "value_aware_error",
-        "value_aware_error_relative",
-        "model_holdout_mse",
-        "lip_upper",
-        "lip_local",
-        "lip_ball",
-        "q_std",
-        "alpha",
-        "rollout_mean_length",
-        *(f"seconds/{phase}" for phase in PHASES),
-    ),
+    drawn={
+        "value_aware_error": "ln of the value-aware\nmodel error (squared return)",
+        "value_aware_error_relative": "ln of the value-aware model error\n(as a fraction of the variance of V)",
+        "model_holdout_mse": "model error on held-out rows\n(squared units of the state)",
+        "lip_upper": "ln of the upper bound of the slope of Q\n(return per unit of state and action)",
+        "lip_local": "mean slope of V,\na lower estimate (return per unit of state)",
+        "lip_ball": "largest slope of V in the ball,\na lower estimate (return per unit of state)",
+        "q_std": "standard deviation of Q (return)",
+        "alpha": "entropy temperature α (reward per nat)",
+        "rollout_mean_length": "mean length of\nmodel rollouts (steps)",
+        **{
+            f"seconds/{phase}": f"time of {words}\n(seconds per 1000 environment steps)"
+            for phase, words in PHASES.items()
+        },
+    },
     variant="variant",
     variant_styles={
         "pe": Style("#000000", "-"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 class Stopwatch:
     """Seconds by phase of one agent step: CPU time, or on a GPU wall-clock time once its queue is empty."""
 
-    def __init__(self, device: torch.device, phases: Sequence[str]) -> None:
+    def __init__(self, device: torch.device, phases: Iterable[str]) -> None:
         self.device, self.seconds = device, dict.fromkeys(phases, 0.0)
 
     @contextmanager

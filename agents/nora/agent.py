@@ -363,6 +363,7 @@ NORA_SPEC = AgentSpec(
     NORA,
     make_policy,
     "optimistic actor-critic with rare switching, and its variants (arXiv 2505.03710)",
+    actions=("Discrete",),
     shown=("switches", "covered", "concentrability"),
     regret="episode",
     lengths=("episodes",),

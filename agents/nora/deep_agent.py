@@ -339,6 +339,7 @@ NORA_DEEP_SPEC = AgentSpec(
     DeepNORA,
     make_policy,
     "NORA and NOAH* with a neural critic, discrete actions, optional offline data (after arXiv 2505.03710)",
+    actions=("Discrete",),
     shown=("refreshes",),
     page="nora_deep",
     style=Style("#0072B2", ":"),

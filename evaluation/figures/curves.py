@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +12,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from surefoot.evaluation.figures.style import agent_of, agent_style, legend_below, style_of, turn_style, write_figure
+from surefoot.evaluation.figures.caption import Caption, band_of_runs, caption_of_runs, configs_of
+from surefoot.evaluation.figures.style import (
+    agent_of,
+    agent_style,
+    distinct_styles,
+    legend_below,
+    style_of,
+    write_figure,
+)
+from surefoot.evaluation.figures.words import RETURN, counts_updates, metric_label, step_label
 from surefoot.evaluation.regret import last_decade_slope, load_regret
 from surefoot.evaluation.statistics import iqm, stratified_bootstrap
 
 EVALUATION_LABELS = {
-    "episode_return": "evaluation return (sum of rewards)",
+    "episode_return": f"evaluation {RETURN}",
     "score": "D4RL-normalised score (0 random, 100 expert)",
     "length": "evaluation episode length (steps)",
 }
@@ -41,31 +50,49 @@ def learning_curves(
     """
     if metric not in EVALUATION_LABELS:
         raise ValueError(f"unknown evaluation metric {metric!r}; choose one of {', '.join(EVALUATION_LABELS)}")
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    _draw_curves(axes, runs, "evaluations.csv", metric)
+    folders = _folders(runs)
+    _draw_curves(axes, folders, "evaluations.csv", metric)
     for i, (name, value) in enumerate((references or {}).items()):
         axes.axhline(value, color="0.45", linewidth=1.0, linestyle=(0, (1 + 2 * i, 2)), label=name, zorder=1)
     axes.set_ylabel(EVALUATION_LABELS[metric])
     legend_below(figure, axes)
-    return write_figure(figure, out)
+    return write_figure(figure, out, _caption(folders, f"point: mean over {_episodes(folders)} evaluation episodes"))
 
 
 def metric_panels(runs: Runs, out: Path, metrics: Sequence[str]) -> Path:
     """Draw one panel per metric, a column of `metrics.csv`, with one line per label; write and return `out`."""
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
-    size = (4.4 * columns + 1.0, 2.9 * rows + 0.6)
+    size = (4.4 * columns + 1.0, 2.9 * rows + 1.0)
     figure = Figure(figsize=size, layout="constrained")
+    folders = _folders(runs)
+    logging = [agent_of(paths[0]) for paths in folders.values()]
     for i, metric in enumerate(metrics):
         axes = figure.add_subplot(rows, columns, i + 1)
-        _draw_curves(axes, runs, "metrics.csv", metric)
-        axes.set_ylabel(metric)
+        _draw_curves(axes, folders, "metrics.csv", metric)
+        axes.set_ylabel(metric_label(metric, logging), fontsize=8)
     legend_below(figure, figure.axes[0])
-    return write_figure(figure, out)
+    return write_figure(figure, out, _caption(folders, "point: mean over the steps since the point before"))
 
 
-def diagnostics(runs: Mapping[str, Path], out: Path, metrics: Sequence[str]) -> Path | None:
+def _folders(runs: Runs) -> dict[str, list[Path]]:
+    return {label: [folders] if isinstance(folders, Path) else list(folders) for label, folders in runs.items()}
+
+
+def _caption(folders: Mapping[str, list[Path]], point: str) -> Caption:
+    configs = {label: configs_of(paths) for label, paths in folders.items()}
+    return caption_of_runs(configs, f"{point}; {band_of_runs(map(len, folders.values()))}")
+
+
+def _episodes(folders: Mapping[str, list[Path]]) -> str:
+    """Return how many episodes an evaluation of these runs has."""
+    counts = {int(config["eval"]["episodes"]) for paths in folders.values() for config in configs_of(paths)}
+    return " or ".join(map(str, sorted(counts)))
+
+
+def diagnostics(runs: Mapping[str, Path], out: Path, metrics: Iterable[str]) -> Path | None:
     """Draw those of `metrics` that every run logged, one panel each; None where there are none yet."""
     with_numbers = [name for name in metrics if all(_has_numbers(run / "metrics.csv", name) for run in runs.values())]
     return metric_panels(runs, out, with_numbers) if with_numbers else None
@@ -114,26 +141,29 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return middle, np.array(intervals).T
 
 
-def _draw_curves(axes: Axes, runs: Runs, filename: str, column: str) -> None:
-    used: dict[str, int] = {}
-    for label, folders in runs.items():
-        paths = [folders] if isinstance(folders, Path) else list(folders)
+def _draw_curves(axes: Axes, folders: Mapping[str, list[Path]], filename: str, column: str) -> None:
+    styles = distinct_styles([style_of(paths[0]) for paths in folders.values()])
+    agents_of = {label: agent_of(paths[0]) for label, paths in folders.items()}
+    mixed = len({counts_updates(agent) for agent in agents_of.values()}) > 1
+    for i, ((label, paths), (color, dash)) in enumerate(zip(folders.items(), styles, strict=True)):
         curve = read_curve(paths, filename, column)
         # Runs that stopped early would bend the line where they leave it: show the steps that all of them reached.
         shared = ~np.isnan(curve.values).any(axis=0)
         middle, band = spread(curve.values[:, shared])
-        agent = agent_of(paths[0])
-        color, dash = style_of(paths[0])
-        marker = "os^Dv"[used.setdefault(agent, 0) % 5]  # several labels of one agent share its colour
-        used[agent] += 1
-        name = label if len(paths) == 1 else f"{label} ({len(paths)} runs)"
+        facts = [f"{len(paths)} runs"] * (len(paths) > 1) + ["updates"] * (mixed and counts_updates(agents_of[label]))
+        name = f"{label} ({', '.join(facts)})" if facts else label
+        marker = "os^Dv"[i % 5]
         axes.plot(
             curve.steps[shared], middle, dash, color=color, marker=marker, markersize=3, linewidth=1.6, label=name
         )
         if band is not None:
             axes.fill_between(curve.steps[shared], *band, color=color, alpha=0.2, linewidth=0)
-    axes.set_xlabel("steps (environment; optimiser for offline agents)")
+    axes.set_xlabel(step_label(agents_of))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1M
+    _clear(axes)
+
+
+def _clear(axes: Axes) -> None:
     axes.grid(True, linewidth=0.5, alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -142,34 +172,51 @@ def regret_curves(runs: Runs, out: Path, *, unit: str = "round") -> Path:
     """Draw the cumulative regret of runs from their `regret.npz`, on linear and on log-log axes; return `out`.
 
     The line is the mean over the replicates of all runs under a label, the band one standard error to either side; the
-    legend gives the log-log slope over the last decade of rounds or episodes (`unit`). Several labels of one agent take
-    the styles of the table in turn.
+    legend gives the log-log slope over the last decade of rounds or episodes (`unit`).
     """
-    figure = Figure(figsize=(10.5, 5.2), layout="constrained")
+    figure = Figure(figsize=(10.5, 5.6), layout="constrained")
     linear, loglog = figure.subplots(1, 2)
-    drawn: list[str] = []
-    for label, folders in runs.items():
-        paths = [folders] if isinstance(folders, Path) else list(folders)
-        curves = [load_regret(path) for path in paths]
-        rounds = curves[0][0]
-        if any(not np.array_equal(other, rounds) for other, _ in curves):
-            raise ValueError(f"{label}: its runs stopped at different rounds; plot them apart")
-        regret = np.concatenate([curve for _, curve in curves], axis=1)
-        agent = agent_of(paths[0])
-        style = agent_style(agent) if agent not in drawn else turn_style(len(drawn))
-        drawn.append(agent)
+    folders = _folders(runs)
+    styles = distinct_styles([agent_style(agent_of(paths[0])) for paths in folders.values()])
+    replicates = set()
+    for (label, paths), style in zip(folders.items(), styles, strict=True):
+        rounds, regret = _pooled_regret(label, paths)
+        replicates.add(regret.shape[1])
         _draw_regret(linear, loglog, rounds, regret, label, style)
-    if any(len(line.get_ydata()) for line in loglog.lines):  # the oracle alone has nothing to show there
+    _label_regret(linear, loglog, unit)
+    legend_below(figure, linear)
+    configs = {label: configs_of(paths) for label, paths in folders.items()}
+    return write_figure(figure, out, caption_of_runs(configs, band_of_replicates(replicates, unit)))
+
+
+def band_of_replicates(replicates: set[int], unit: str) -> str:
+    """Return what line, band and slope of a regret curve are."""
+    counts = " or ".join(map(str, sorted(replicates)))
+    band = "; no band" if replicates == {1} else "; band: one standard error to either side"
+    many = "" if replicates == {1} else "s"
+    return f"line: mean over {counts} replicate{many}{band}; slope: log-log, over the last decade of {unit}s"
+
+
+def _pooled_regret(label: str, paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rounds (P,) and the regret (P, N) of the replicates of all runs."""
+    curves = [load_regret(path) for path in paths]
+    rounds = curves[0][0]
+    if any(not np.array_equal(other, rounds) for other, _ in curves):
+        raise ValueError(f"{label}: its runs stopped at different rounds; plot them apart")
+    return rounds, np.concatenate([curve for _, curve in curves], axis=1)
+
+
+def _label_regret(linear: Axes, loglog: Axes, unit: str) -> None:
+    scale = ""
+    if any(np.size(line.get_ydata()) for line in loglog.lines):  # the oracle alone has nothing to show there
         loglog.set(xscale="log", yscale="log")
-    for axes in (linear, loglog):
-        axes.set_xlabel(unit)
-        axes.grid(True, linewidth=0.5, alpha=0.4)
-        axes.spines[["top", "right"]].set_visible(False)
-    linear.set_ylabel("cumulative pseudo-regret" if unit == "round" else "cumulative regret")
+        scale = ", log scale"
+    what = "pseudo-regret" if unit == "round" else "regret"
+    for axes, how in ((linear, ""), (loglog, scale)):
+        axes.set(xlabel=f"{unit}s{how}", ylabel=f"cumulative {what} (sum of rewards{how})")
+        _clear(axes)
     linear.xaxis.set_major_formatter(EngFormatter(sep=""))
     linear.yaxis.set_major_formatter(EngFormatter(sep=""))
-    legend_below(figure, linear)
-    return write_figure(figure, out)
 
 
 def _draw_regret(

@@ -21,6 +21,7 @@ from surefoot.agents.interface import ObjectivePolicy, Policy
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.envs.make import native_task
 from surefoot.evaluation.episodes import LONGEST_EPISODE
+from surefoot.evaluation.figures.caption import Caption
 from surefoot.evaluation.figures.style import write_figure
 from surefoot.evaluation.objectives import Measured
 
@@ -30,7 +31,7 @@ Moves = Counter[tuple[int, int]]  # from cell, to cell
 Stocks = dict[tuple[int, int], float]
 
 
-def return_histograms(measured: Sequence[Measured], out: Path) -> Path:
+def return_histograms(measured: Sequence[Measured], out: Path, caption: Caption) -> Path:
     """Draw the discounted returns of each objective as a histogram.
 
     An objective in the unit of the return, such as a CVaR, is a line and its interval a band; for one that measures the
@@ -38,7 +39,7 @@ def return_histograms(measured: Sequence[Measured], out: Path) -> Path:
     """
     columns = min(COLUMNS, len(measured))
     rows = -(-len(measured) // columns)
-    figure = Figure(figsize=(3.9 * columns, 2.5 * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(3.9 * max(columns, 1.6), 2.5 * rows + 1.0), layout="constrained")
     edges = np.histogram_bin_edges(np.concatenate([m.returns for m in measured]), bins=60)
     axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
     for axis, m in zip(axes, measured, strict=False):
@@ -53,14 +54,19 @@ def return_histograms(measured: Sequence[Measured], out: Path) -> Path:
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(measured) :]:
         axis.set_visible(False)
-    figure.supxlabel("discounted return of an episode", fontsize=9)
+    figure.supxlabel("discounted return of an episode (discounted sum of rewards)", fontsize=9)
     figure.supylabel("fraction of episodes", fontsize=9)
-    return write_figure(figure, out)
+    marks = "orange: the objective's value and band of its 95% bootstrap interval over episodes; dashed: its target"
+    shows = f"bars: {len(measured[0].returns):,} episodes; {marks}"
+    return write_figure(figure, out, caption._replace(shows=shows))
 
 
-def solution_distributions(solutions: Sequence[Solution], out: Path) -> Path:
-    """Draw, one row per objective, the return distribution and the value of every initial stock that was tried."""
-    figure = Figure(figsize=(8.4, 2.2 * len(solutions) + 0.5), layout="constrained")
+def solution_distributions(solutions: Sequence[Solution], out: Path, task: str) -> Path:
+    """Draw, one row per objective, the return distribution and the value of every initial stock that was tried.
+
+    `task` names the task with its physics.
+    """
+    figure = Figure(figsize=(8.4, 2.2 * len(solutions) + 1.1), layout="constrained")
     edges = np.histogram_bin_edges(torch.cat([one.returns for one in solutions]).numpy(), bins=60)
     panels = figure.subplots(len(solutions), 2, squeeze=False, sharex="col")
     for (distribution, search), one in zip(panels, solutions, strict=True):
@@ -73,32 +79,40 @@ def solution_distributions(solutions: Sequence[Solution], out: Path) -> Path:
         if max(one.scores) - min(one.scores) < 1e-6:  # the mean: the axis would magnify rounding
             search.set_ylim(one.value - 1, one.value + 1)
         search.set_title(f"from stock {one.stock:.3f}", fontsize=9)
-    for axis, label in zip(panels[-1], ("return", "initial stock"), strict=True):
+    stated = "discounted return (discounted sum of rewards)", "initial stock c₀ (sum of rewards)"
+    for axis, label in zip(panels[-1], stated, strict=True):
         axis.set_xlabel(label)
     for distribution, search in panels:
         distribution.set_ylabel("probability")
-        search.set_ylabel("figure")
+        search.set_ylabel("value (in the objective's unit)")
         distribution.spines[["top", "right"]].set_visible(False)
         search.spines[["top", "right"]].set_visible(False)
-    return write_figure(figure, out)
+    marks = "orange: the objective's value, dashed its target; right: value by initial stock, and the one taken"
+    caption = Caption(task, "no seeds: computed, not sampled", f"left: the best policy's returns; {marks}; no band")
+    return write_figure(figure, out, caption)
 
 
-def grid_paths(policy: ObjectivePolicy, task: EnvConfig, measured: Sequence[Measured], out: Path, *, seed: int) -> Path:
+def grid_paths(
+    policy: ObjectivePolicy, task: EnvConfig, measured: Sequence[Measured], out: Path, caption: Caption, *, seed: int
+) -> Path:
     """Draw, one panel per objective, how often its episodes make each move of a grid, and at which mean stock."""
     columns = min(COLUMNS, len(measured))
     rows = -(-len(measured) // columns)
     layout = map_of(task) or ()
-    size = (0.75 * len(layout[0]) * columns + 0.4, (0.75 * len(layout) + 0.5) * rows)
+    size = (max(0.75 * len(layout[0]) * columns + 0.4, 5.0), (0.75 * len(layout) + 0.5) * rows + 0.8)
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, m in zip(axes, measured, strict=False):
         moves, stocks, cells = count_moves(policy, task, m, seed=seed)
         _draw_grid(axis, layout)
         _draw_moves(axis, moves, stocks, cells)
-        axis.set_title(f"{m.objective}, from stock {m.stock:.2f}", fontsize=8)
+        axis.set_title(f"{m.objective}, from stock c₀ = {m.stock:.2f}", fontsize=8)
     for axis in axes[len(measured) :]:
         axis.set_visible(False)
-    return write_figure(figure, out)
+    words = (
+        "arrow: how many episodes make the move (%), and their mean stock c before it (sum of rewards); ring: a stay"
+    )
+    return write_figure(figure, out, caption._replace(shows=f"{WALKERS:,} episodes; {words}; no band"))
 
 
 def map_of(task: EnvConfig) -> Sequence[str] | None:
@@ -162,10 +176,20 @@ def _draw_moves(axis: Axes, moves: Moves, stocks: Stocks, cells: Sequence[tuple[
 
 
 def draw_objectives(
-    policy: Policy | None, task: EnvConfig, measured: Sequence[Measured], *, distribution: Path, paths: Path, seed: int
+    policy: Policy | None,
+    task: EnvConfig,
+    measured: Sequence[Measured],
+    caption: Caption,
+    distribution: Path,
+    paths: Path,
+    *,
+    seed: int,
 ) -> list[Path]:
-    """Draw the return distributions and, where the task is a map, the paths; return the files written."""
-    figures = [return_histograms(measured, distribution)]
+    """Draw the return distributions and, where the task is a map, the paths; return the files written.
+
+    `caption` is that of the policy (`caption_of_policy`), `seed` the reset seed of the paths' episodes.
+    """
+    figures = [return_histograms(measured, distribution, caption)]
     if map_of(task):
-        figures.append(grid_paths(cast(ObjectivePolicy, policy), task, measured, paths, seed=seed))
+        figures.append(grid_paths(cast(ObjectivePolicy, policy), task, measured, paths, caption, seed=seed))
     return figures

@@ -2,169 +2,218 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke, withStroke
 
-from surefoot.evaluation.figures.style import agent_style, legend_below, write_figure
+from surefoot.agents.interface import Style
+from surefoot.evaluation.figures.caption import Caption
+from surefoot.evaluation.figures.style import agent_style, distinct_styles, legend_below, write_figure
+from surefoot.evaluation.figures.words import MEAN_RETURN, parameter_label
 from surefoot.evaluation.uncertainty_grid import GridResult
 
+RING = "#D55E00"
+NEARLY_BLACK = "#000001"  # not black, which a page turns into the colour of its text: here a cell is the ground
 
-def draw(result: GridResult, out: Path, title: str, limits: tuple[float, float] | None = None) -> Path | None:
+
+class Surface(NamedTuple):
+    """The mean returns of one policy over a grid of d parameters, and at the nominal ones."""
+
+    values: np.ndarray  # (n₁, …, n_d)
+    diverged: np.ndarray  # (n₁, …, n_d) bool, the physics diverged there
+    nominal: np.ndarray  # (d,)
+    nominal_value: float
+
+
+def surface(result: GridResult) -> Surface:
+    """Return the mean returns of a measured grid."""
+    shape = [len(axis) for axis in result.axes]
+    diverged = np.any(result.broken, axis=1).reshape(shape)
+    return Surface(result.mean.reshape(shape), diverged, result.nominal, float(result.nominal_returns.mean()))
+
+
+def draw(
+    label: str, result: GridResult, out: Path, caption: Caption, limits: tuple[float, float] | None = None
+) -> Path | None:
     """Write a figure of the mean returns; None for more than three parameters, which cannot be drawn."""
     if len(result.axes) > 3:
         return None
-    shape = [len(axis) for axis in result.axes]
-    return parameter_map(
-        out,
-        dict(zip(result.uncertainty.param_names, result.axes, strict=True)),
-        result.mean.reshape(shape),
-        nominal=result.nominal,
-        diverged=np.any(result.broken, axis=1).reshape(shape),
-        title=title,
-        limits=limits,
-    )
+    return parameter_map(out, _axes_of(result), label, surface(result), caption=caption, limits=limits)
 
 
-def draw_side_by_side(results: dict[str, GridResult], out: Path, title: str) -> list[Path]:
+def draw_side_by_side(results: dict[str, GridResult], out: Path, caption: Caption) -> list[Path]:
     """Write the figures of several runs in the same colours: side by side, or for three parameters one each."""
     first = next(iter(results.values()))
-    limits = (min(r.mean.min() for r in results.values()), max(r.mean.max() for r in results.values()))
     if len(first.axes) > 2:
+        limits = shared_limits(list(results.values()))
         each = {out.with_stem(f"{out.stem}-{label.replace('/', '-')}"): label for label in results}
-        drawn = [draw(results[label], path, f"{title}: {label}", limits) for path, label in each.items()]
+        drawn = [draw(label, results[label], path, caption, limits) for path, label in each.items()]
         return [path for path in drawn if path]
-    axes = dict(zip(first.uncertainty.param_names, first.axes, strict=True))
-    shape = [len(axis) for axis in first.axes]
-    values = {label: result.mean.reshape(shape) for label, result in results.items()}
-    diverged = {label: np.any(result.broken, axis=1).reshape(shape) for label, result in results.items()}
-    return [parameter_maps(out, axes, values, nominal=first.nominal, diverged=diverged, title=title)]
+    surfaces = {label: surface(result) for label, result in results.items()}
+    return [parameter_maps(out, _axes_of(first), surfaces, caption=caption)]
+
+
+def grid_shows(result: GridResult) -> str:
+    """Return what a point of such a figure is: over how many episodes, on which grid."""
+    tops = zip(result.axes, result.uncertainty.high, strict=True)
+    kind = "closed" if all(axis[-1] == high for axis, high in tops) else "half-open"
+    size = " × ".join(str(len(axis)) for axis in result.axes)
+    episodes = f"{result.returns.shape[1]} episodes at each of {size} grid points"
+    return f"mean over {episodes} ({kind} grid of {result.uncertainty.name}); no band: no interval is drawn"
+
+
+def shared_limits(results: Sequence[GridResult]) -> tuple[float, float]:
+    """Return the range of all mean returns, those at the nominal parameters included."""
+    ends = [v for r in results for v in (r.mean.min(), r.mean.max(), r.nominal_returns.mean())]
+    return float(min(ends)), float(max(ends))
+
+
+def _axes_of(result: GridResult) -> dict[str, np.ndarray]:
+    return dict(zip(result.uncertainty.param_names, result.axes, strict=True))
+
+
+def _limits(surfaces: Iterable[Surface]) -> tuple[float, float]:
+    ends = [value for s in surfaces for value in (s.values.min(), s.values.max(), s.nominal_value)]
+    return float(min(ends)), float(max(ends))
 
 
 def parameter_map(
     out: Path,
     axes: Mapping[str, np.ndarray],
-    values: np.ndarray,
+    label: str,
+    returns: Surface,
     *,
-    nominal: np.ndarray,
-    diverged: np.ndarray,
-    title: str,
+    caption: Caption,
     limits: tuple[float, float] | None = None,
 ) -> Path:
-    """Draw the mean return over a grid of one to three parameters, `values` (n₁, …, n_d); write and return `out`.
+    """Draw the mean return of one policy over a grid of one to three parameters; write and return `out`.
 
     One: a curve. Two: a map, the first parameter to the right. Three: a map of the last two for every value of the
-    first.
-    The circle is the worst point, the star the `nominal` (d,) where it is inside, a cross a point whose physics
-    `diverged` (n₁, …, n_d). `limits` of the colours make several figures comparable.
+    first, and the nominal point on the one whose value is nearest. The circle is the worst point, the star the nominal
+    one in the colour of its return, also where that is beyond the grid; a cross is a point whose physics diverged.
+    `limits` of the colours make several figures comparable.
     """
-    low, high = limits or (float(values.min()), float(values.max()))
-    if len(axes) == 1:
-        return write_figure(_parameter_curve(axes, values, nominal, diverged, title), out)
-    first, *shown = axes.items() if len(axes) == 3 else (("", np.zeros(1)), *axes.items())
-    slices = values.reshape(len(first[1]), *values.shape[-2:])
-    rows = 1 if len(slices) <= 3 else 2
-    columns = -(-len(slices) // rows)
-    size = (2.5 * columns + 1.2, 2.5 * rows + 0.7) if len(slices) > 1 else (6.4, 4.8)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
-    for panel in panels[len(slices) :]:
+    if len(axes) < 3:
+        return parameter_maps(out, axes, {label: returns}, caption=caption, limits=limits)
+    limits = limits or _limits([returns])
+    (name, layers), *shown = axes.items()
+    rows = 1 if len(layers) <= 3 else 2
+    columns = -(-len(layers) // rows)
+    figure = Figure(figsize=(2.5 * columns + 1.2, 2.5 * rows + 1.6), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    _label_axes(grid, *dict(shown))
+    panels = grid.flat
+    worst = np.unravel_index(returns.values.argmin(), returns.values.shape)
+    nearest = int(np.abs(layers - returns.nominal[0]).argmin())
+    for panel in panels[len(layers) :]:
         panel.set_axis_off()
-    worst = np.unravel_index(slices.argmin(), slices.shape)
-    for i, (panel, means) in enumerate(zip(panels, slices, strict=False)):
-        image = _parameter_panel(panel, dict(shown), means, low, high, len(slices) == 1 and means.size <= 120)
-        _mark(panel, shown, diverged.reshape(slices.shape)[i], worst[1:] if worst[0] == i else None)
-        if len(slices) > 1:
-            panel.set_title(f"{first[0]} = {first[1][i]:.4g}", fontsize=8)
-        else:
-            _mark_nominal(panel, dict(shown), nominal)
-    figure.supxlabel(shown[0][0])
-    figure.supylabel(shown[1][0])
-    figure.suptitle(title, fontsize=10)
-    figure.colorbar(image, ax=figure.axes, label="mean return")
-    return write_figure(figure, out)
+    for i, panel in enumerate(panels[: len(layers)]):
+        image = _parameter_panel(panel, dict(shown), returns.values[i], limits, numbered=False)
+        _mark(panel, shown, returns.diverged[i], worst[1:] if worst[0] == i else None)
+        panel.set_title(textwrap.fill(f"{parameter_label(name)}: {layers[i]:.4g}", 34), fontsize=8)
+        if i == nearest:
+            mark_nominal(panel, returns.nominal[1], returns.nominal[2], returns.nominal_value, image)
+    figure.colorbar(image, ax=figure.axes, label=MEAN_RETURN)
+    title = f"{label}: worst {returns.values.min():.4g}, mean {returns.values.mean():.4g}"
+    return _finish_maps(figure, axes, returns, out, caption._replace(shows=f"{title}; {caption.shows}"))
 
 
 def parameter_maps(
     out: Path,
     axes: Mapping[str, np.ndarray],
-    values: Mapping[str, np.ndarray],
+    surfaces: Mapping[str, Surface],
     *,
-    nominal: np.ndarray,
-    diverged: Mapping[str, np.ndarray],
-    title: str,
+    caption: Caption,
+    limits: tuple[float, float] | None = None,
 ) -> Path:
-    """Draw the mean returns of several policies over one or two parameters, side by side; write and return `out`.
+    """Draw the mean returns of policies over one or two parameters, side by side; write and return `out`.
 
-    Arrays and marks as in `parameter_map`; of one parameter all curves are in one panel.
+    Marks as in `parameter_map`; of one parameter all curves are in one panel.
     """
     if len(axes) == 1:
-        return write_figure(_parameter_curves(axes, values, nominal, title), out)
-    low, high = min(float(v.min()) for v in values.values()), max(float(v.max()) for v in values.values())
-    figure = Figure(figsize=(3.4 * len(values) + 1.2, 4.0), layout="constrained")
-    panels = figure.subplots(1, len(values), squeeze=False, sharex=True, sharey=True).flat
-    for panel, (label, means) in zip(panels, values.items(), strict=True):
-        image = _parameter_panel(panel, axes, means, low, high, means.size <= 120)
-        _mark(panel, list(axes.items()), diverged[label], np.unravel_index(means.argmin(), means.shape))
-        _mark_nominal(panel, axes, nominal)
-        panel.set_title(f"{label}\nworst {means.min():.4g}, mean {means.mean():.4g}", fontsize=8)
-    across, up = axes
-    figure.supxlabel(across)
-    figure.supylabel(up)
-    figure.suptitle(title, fontsize=10)
-    figure.colorbar(image, ax=figure.axes, label="mean return")
-    return write_figure(figure, out)
+        return write_figure(_parameter_curves(axes, surfaces), out, caption)
+    limits = limits or _limits(surfaces.values())
+    alone = len(surfaces) == 1
+    figure = Figure(figsize=(6.4, 5.4) if alone else (3.4 * len(surfaces) + 1.2, 4.8), layout="constrained")
+    panels = figure.subplots(1, len(surfaces), squeeze=False, sharex=True, sharey=True)
+    _label_axes(panels, *axes)
+    for panel, (label, returns) in zip(panels.flat, surfaces.items(), strict=True):
+        means = returns.values
+        image = _parameter_panel(panel, axes, means, limits, numbered=means.size <= 120)
+        _mark(panel, list(axes.items()), returns.diverged, np.unravel_index(means.argmin(), means.shape))
+        mark_nominal(panel, returns.nominal[0], returns.nominal[1], returns.nominal_value, image)
+        ends = f"worst {means.min():.4g}, mean {means.mean():.4g}, nominal {returns.nominal_value:.4g}"
+        panel.set_title(f"{label}\n{ends}", fontsize=8)
+    figure.colorbar(image, ax=figure.axes, label=MEAN_RETURN)
+    return _finish_maps(figure, axes, returns, out, caption)
 
 
-def _parameter_curves(
-    axes: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray], nominal: np.ndarray, title: str
-) -> Figure:
-    (axis,) = axes.values()
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+def _finish_maps(figure: Figure, axes: Mapping[str, np.ndarray], returns: Surface, out: Path, caption: Caption) -> Path:
+    """Explain the marks and write the figure, whose maps show the last two of `axes`."""
+    where = ", ".join(f"{parameter_label(n)} {v:.4g}" for n, v in zip(axes, returns.nominal, strict=True))
+    nearest = ", on the nearest map" if len(axes) == 3 else ""
+    look: dict[str, Any] = {"linestyle": "none", "markersize": 12}
+    white: dict[str, Any] = {"color": "white", "markeredgecolor": NEARLY_BLACK}
+    handles = [
+        Line2D([], [], marker="*", label="nominal point, in the colour of its return", **white, **look),
+        Line2D([], [], marker="o", color="none", markeredgecolor=RING, markeredgewidth=2, label="worst point", **look),
+    ]
+    if any(line.get_marker() == "x" for panel in figure.axes for line in panel.lines):
+        handles.append(Line2D([], [], marker="x", color=RING, label="physics diverged", **look))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    return write_figure(figure, out, caption._replace(shows=f"{caption.shows}; nominal: {where}{nearest}"))
+
+
+def _label_axes(panels: np.ndarray, across: str, up: str) -> None:
+    """Name the parameters below the lowest and to the left of the leftmost of (rows, columns) panels."""
+    for panel in panels[-1]:
+        panel.set_xlabel(parameter_label(across), fontsize=9)
+    for panel in panels[:, 0]:
+        panel.set_ylabel(parameter_label(up), fontsize=9)
+
+
+def _parameter_curves(axes: Mapping[str, np.ndarray], surfaces: Mapping[str, Surface]) -> Figure:
+    ((name, axis),) = axes.items()
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     panel = figure.add_subplot()
-    for label, means in values.items():
-        color, dash = agent_style(label)
-        panel.plot(axis, means, "o", color=color, linestyle=dash, markersize=4, linewidth=1.6, label=label)
-    _finish_curves(figure, panel, axes, nominal, title)
-    return figure
-
-
-def _finish_curves(
-    figure: Figure, panel: Axes, axes: Mapping[str, np.ndarray], nominal: np.ndarray, title: str
-) -> None:
-    if _inside(axes, nominal):
-        panel.axvline(nominal[0], color="0.45", linewidth=1.0, linestyle=":", label="nominal")
+    styles = distinct_styles([agent_style(label.split("/")[0]) for label in surfaces])  # AGENT or AGENT/PRESET
+    for (label, returns), style in zip(surfaces.items(), styles, strict=True):
+        _parameter_curve(panel, axis, label, returns, style)
+    panel.axvline(returns.nominal[0], color="0.45", linewidth=1.0, linestyle=":", zorder=1)
+    white: dict[str, Any] = {"color": "white", "markeredgecolor": NEARLY_BLACK, "markersize": 12}
+    panel.plot([], [], "*", **white, label=f"nominal point ({returns.nominal[0]:.4g})")
+    panel.plot([], [], "o", color="none", markeredgecolor=RING, markersize=12, label="worst point")
     legend_below(figure, panel)
-    panel.set(xlabel=next(iter(axes)), ylabel="mean return")
-    panel.set_title(title, fontsize=10)
+    panel.set(xlabel=parameter_label(name), ylabel=MEAN_RETURN)
     panel.grid(True, linewidth=0.5, alpha=0.4)
     panel.spines[["top", "right"]].set_visible(False)
-
-
-def _parameter_curve(
-    axes: Mapping[str, np.ndarray], values: np.ndarray, nominal: np.ndarray, diverged: np.ndarray, title: str
-) -> Figure:
-    (axis,) = axes.values()
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    panel = figure.add_subplot()
-    panel.plot(axis, values, "o-", color="#0072B2", markersize=4, linewidth=1.6)
-    if diverged.any():
-        panel.plot(axis[diverged], values[diverged], "x", color="#D55E00", markersize=8, label="physics diverged")
-    panel.plot(
-        axis[values.argmin()], values.min(), "o", color="none", markeredgecolor="#D55E00", markersize=12, label="worst"
-    )
-    _finish_curves(figure, panel, axes, nominal, title)
     return figure
+
+
+def _parameter_curve(panel: Axes, axis: np.ndarray, label: str, returns: Surface, style: Style) -> None:
+    values, diverged = returns.values, returns.diverged
+    name = f"{label} (worst {values.min():.4g}, nominal {returns.nominal_value:.4g})"
+    panel.plot(axis, values, "o", color=style.color, linestyle=style.dash, markersize=4, linewidth=1.6, label=name)
+    if diverged.any():
+        named = any(line.get_marker() == "x" for line in panel.lines)
+        note = None if named else "physics diverged"
+        panel.plot(axis[diverged], values[diverged], "x", color=RING, markersize=8, label=note)
+    panel.plot(axis[values.argmin()], values.min(), "o", color="none", markeredgecolor=RING, markersize=12)
+    _star(panel, float(returns.nominal[0]), returns.nominal_value, style.color)
 
 
 def _parameter_panel(
-    panel: Axes, shown: Mapping[str, np.ndarray], means: np.ndarray, low: float, high: float, numbered: bool
+    panel: Axes, shown: Mapping[str, np.ndarray], means: np.ndarray, limits: tuple[float, float], *, numbered: bool
 ) -> Any:
     x, y = shown.values()
+    low, high = limits
     image = panel.pcolormesh(x, y, means.T, shading="nearest", cmap="viridis", vmin=low, vmax=high)
     panel.set_xticks(x[:: -(-len(x) // 10)])
     panel.set_yticks(y[:: -(-len(y) // 10)])
@@ -184,23 +233,37 @@ def _mark(
 ) -> None:
     (_, x), (_, y) = shown
     for i, j in np.argwhere(diverged):
-        panel.plot(x[i], y[j], "x", color="#D55E00", markersize=8)
+        panel.plot(x[i], y[j], "x", color=RING, markersize=8)
     if worst is not None:
-        panel.plot(
-            x[worst[0]], y[worst[1]], "o", color="none", markeredgecolor="#D55E00", markeredgewidth=2, markersize=18
-        )
+        panel.plot(x[worst[0]], y[worst[1]], "o", color="none", markeredgecolor=RING, markeredgewidth=2, markersize=18)
 
 
-def _mark_nominal(panel: Axes, axes: Mapping[str, np.ndarray], nominal: np.ndarray) -> None:
-    """Draw a star at the nominal point, where the map reaches it."""
-    if _inside(axes, nominal):
-        panel.plot(
-            *nominal, "*", color="none", markeredgecolor="white", markeredgewidth=1.5, markersize=24, clip_on=False
-        )
+def mark_nominal(panel: Axes, x: float, y: float, value: float, image: Any) -> None:
+    """Draw the nominal point where it is, in the colour of its return and with its number, and make room for it.
+
+    A half-open grid ends below its upper end, where the nominal point may be; the map grows to hold it.
+    """
+    for at, limits, change in ((x, panel.get_xlim(), panel.set_xlim), (y, panel.get_ylim(), panel.set_ylim)):
+        margin = 0.06 * (limits[1] - limits[0])
+        if not limits[0] <= at <= limits[1]:
+            change(min(limits[0], at - margin), max(limits[1], at + margin))
+    measured = np.isfinite(value)
+    color = image.cmap(image.norm(value)) if measured else "none"
+    _star(panel, x, y, color)
+    text = f"{value:.4g}" if measured else "not measured"
+    note = panel.annotate(text, (x, y), (0, -8), textcoords="offset points", ha="center", va="top", fontsize=7)
+    note.set(color=NEARLY_BLACK, zorder=6)
+    note.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
 
 
-def _inside(axes: Mapping[str, np.ndarray], nominal: np.ndarray) -> bool:
-    """Whether the nominal point lies on the drawn map, whose cells reach half a step beyond the grid."""
-    steps = [(axis[1] - axis[0]) / 2 for axis in axes.values()]
-    ranges = [(axis[0] - step, axis[-1] + step) for axis, step in zip(axes.values(), steps, strict=True)]
-    return all(low <= value <= high for (low, high), value in zip(ranges, nominal, strict=True))
+def _star(panel: Axes, x: float, y: float, color: Any) -> None:
+    """Draw a star that is seen on every ground: a white edge within a black one."""
+    edge: dict[str, Any] = {
+        "markeredgecolor": "white",
+        "markeredgewidth": 1.2,
+        "markersize": 15,
+        "linestyle": "none",
+        "zorder": 5,
+    }
+    (star,) = panel.plot(x, y, marker="*", color=color, label="_nominal", clip_on=False, **edge)
+    star.set_path_effects([Stroke(linewidth=3.2, foreground=NEARLY_BLACK), Normal()])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from zlib import crc32
 
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 from surefoot import agents
 from surefoot.agents.interface import Style
 from surefoot.configs.casting import read_yaml
+from surefoot.evaluation.figures.caption import Caption
 from surefoot.evaluation.storage import write_atomically
 
 # Okabe and Ito's colours; an agent keeps the colour and dash of its `AgentSpec` in every figure.
@@ -25,9 +28,20 @@ def agent_style(agent: str) -> Style:
     return style or Style(PALETTE[crc32(agent.encode()) % len(PALETTE)], "-.")
 
 
-def turn_style(turn: int) -> Style:
-    """Return the style of the turn-th of several curves of the same agent."""
-    return Style(PALETTE[turn % len(PALETTE)], DASHES[turn // len(PALETTE) % len(DASHES)])
+def distinct_styles(wanted: Sequence[Style]) -> list[Style]:
+    """Return the styles of the lines of one figure: those wanted, but no colour twice while there is another.
+
+    The first of several with one colour keeps it; colours that another line wants are not given away.
+    """
+    styles: list[Style] = []
+    for style in wanted:
+        taken = {one.color for one in styles}
+        free = [color for color in PALETTE if color not in taken | {one.color for one in wanted}]
+        if style.color in taken:
+            other = (Style(color, dash) for dash, color in product(DASHES, PALETTE))
+            style = Style(free[0], style.dash) if free else next(one for one in other if one not in styles)
+        styles.append(style)
+    return styles
 
 
 def agent_of(folder: Path) -> str:
@@ -44,14 +58,23 @@ def style_of(folder: Path) -> Style:
     return style or agent_style(agent)
 
 
-def write_figure(figure: Figure, out: Path) -> Path:
-    """Write the figure whole or not at all; the canvas is our own, so no global matplotlib state is touched."""
-    FigureCanvasAgg(figure)
+def write_figure(figure: Figure, out: Path, caption: Caption) -> Path:
+    """Write the figure with its caption above, whole or not at all; no global matplotlib state is touched."""
+    FigureCanvasAgg(figure)  # a canvas of our own
+    width = figure.get_figwidth()
+    size = min(max(8.0, width), 11.0)  # points: a wide figure is shown smaller
+    text = caption.wrapped(int(width * 132 / size))
+    figure.suptitle(text, x=0.01, ha="left", fontsize=size, color="0.25")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, lambda file: figure.savefig(file, dpi=150, format=out.suffix.removeprefix(".") or "png"))
     return out
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
+    """Put the legend below the axes, in as many columns as the figure has room for."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False)
+    longest = max((len(label) for label in labels), default=0)
+    columns = int(figure.get_figwidth() * 12 / (longest + 8))
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=max(1, min(4, columns, len(labels))), frameon=False
+    )

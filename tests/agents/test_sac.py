@@ -40,10 +40,10 @@ def test_policy_and_temperature_loss_by_hand():
     log_prob, q = torch.tensor([-1.0, 3.0]), torch.tensor([[5.0, 1.0], [2.0, 4.0]])
     assert policy_loss(log_prob, q, torch.tensor(0.5)).item() == pytest.approx((0.5 * 2 - (2 + 1)) / 2)
     log_alpha = torch.tensor(0.3, requires_grad=True)
-    loss = temperature_loss(log_alpha, log_prob, target_entropy=-2.0)
-    assert loss.item() == pytest.approx(-0.3 * (1.0 - 2.0))
+    loss = temperature_loss(log_alpha, log_prob, target_entropy=-2.5)
+    assert loss.item() == pytest.approx(-0.3 * (1.0 - 2.5))
     loss.backward()
-    assert log_alpha.grad.item() == pytest.approx(1.0)
+    assert log_alpha.grad.item() == pytest.approx(1.5)
 
 
 def make_nets(seed: int = 0, **changes) -> ActorCritic:
@@ -59,6 +59,28 @@ def test_target_masks_terminals_and_carries_entropy_only_if_told():
         expected = torch.where(batch.terminated > 0, batch.reward, batch.reward + 0.9 * (value - bonus))
         assert_close(y, expected.detach())
         assert not y.requires_grad
+
+
+@pytest.mark.parametrize("entropy", [True, False])
+def test_the_temperature_reaches_the_targets_as_the_config_says(entropy):
+    nets, batch, noise = make_nets(initial_alpha=0.2, entropy_in_target=entropy), make_batch(12), torch.randn(12, ACT)
+    assert nets.alpha.item() == pytest.approx(0.2)
+    alpha = torch.tensor(0.2) if entropy else None
+    assert_close(nets.td_target(batch, noise), soft_target(batch, nets.policy, nets.target, noise, 0.99, alpha))
+
+
+def test_the_loss_of_the_actor_is_that_of_policy_and_temperature_each_with_its_own_gradient():
+    """The policy's loss does not move the temperature, nor the temperature's the policy."""
+    nets, obs, noise = make_nets(initial_alpha=0.2, target_entropy=-2.5), make_batch(8).obs, torch.randn(8, ACT)
+    loss, metrics = nets.actor_loss(obs, noise)
+    action, log_prob = nets.policy.sample(obs, noise)
+    expected = (0.2 * log_prob - nets.critic(obs, action).amin(0)).mean()
+    assert_close(metrics["policy_loss"], expected.detach())
+    assert_close(loss, expected - torch.tensor(0.2).log() * (log_prob.detach().mean() - 2.5))
+    weights = [parameter for parameter in nets.policy.parameters() if parameter.requires_grad]
+    of_alpha, *of_policy = torch.autograd.grad(loss, [nets.log_alpha, *weights])
+    assert_close(of_alpha, 2.5 - log_prob.detach().mean())
+    assert_close(of_policy, list(torch.autograd.grad(expected, weights)))
 
 
 def copy_to_oracle(nets: ActorCritic, oracle: OracleSAC) -> None:
@@ -147,6 +169,21 @@ def test_each_step_moves_its_own_parameters_only():
     assert not torch.equal(before["policy"], first_weight(nets, "policy"))
     assert torch.equal(before["critic"], first_weight(nets, "critic"))  # the policy loss left the critics alone
     assert_close(before["target"], first_weight(nets, "target"), rtol=0, atol=1e-7)
+
+
+def test_an_update_moves_the_targets_by_tau_toward_the_critics_it_has_moved():
+    agent = SAC(small(SACConfig(), tau=0.3, critic_lr=0.05), make_setting())
+    updates, largest = 0, 0.0
+    while updates < 3:
+        before = [parameter.clone() for parameter in agent.nets.target.parameters()]
+        done = agent.step().updates
+        for old, new, critic in zip(
+            before, agent.nets.target.parameters(), agent.nets.critic.parameters(), strict=True
+        ):
+            assert_close(new, old + 0.3 * done * (critic.detach() - old))
+            largest = max(largest, float((new - old).abs().max()))
+        updates += done
+    assert largest > 0.01  # far above the tolerance: 0.3 of Adam's first step
 
 
 def first_weight(nets, name):

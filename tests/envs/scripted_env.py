@@ -35,23 +35,5 @@ class Scripted(gym.Env):
         return np.array([self.episode, self.steps], np.float32)
 
 
-class WithSpaces(gym.Env):
-    """A task that exists only for its spaces."""
-
-    def __init__(self, obs: gym.Space | None = None, action: gym.Space | None = None):
-        self.observation_space = obs or gym.spaces.Box(-1, 1, (2,), np.float32)
-        self.action_space = action or gym.spaces.Box(-1, 1, (1,), np.float32)
-
-
-SPACES: dict[str, dict[str, gym.Space]] = {
-    "Image": {"obs": gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)},
-    "Dict": {"obs": gym.spaces.Dict({"a": gym.spaces.Discrete(2)})},
-    "DiscreteObs": {"obs": gym.spaces.Discrete(4)},
-    "InfiniteAction": {"action": gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)},
-    "TupleAction": {"action": gym.spaces.Tuple([gym.spaces.Discrete(2)])},
-}
-
 if "Scripted-v0" not in gym.registry:
     gym.register("Scripted-v0", Scripted)
-    for name, spaces in SPACES.items():
-        gym.register(f"{name}-v0", WithSpaces, kwargs=spaces)

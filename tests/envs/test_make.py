@@ -1,8 +1,10 @@
 """From an id to an environment: spaces as agents see them, independent checkers, and bad input."""
 
+import sys
 from pathlib import Path
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 
 import surefoot.envs
 from surefoot.envs import EnvConfig, Physics, make_single, make_vec, spaces_of
+from surefoot.envs.termination import _find
 
 # The locks take any vector as an action, which these checks are against: test_combination_lock.py has their own.
 OURS = sorted(env_id for env_id in gym.registry if env_id.startswith("surefoot/") and "Lock" not in env_id)
@@ -87,11 +90,6 @@ def test_a_module_registers_its_tasks():
         ("no such task", "unknown environment 'no such task'"),
         ("HalfCheetah-v3", "use HalfCheetah-v5"),
         ("Hopper-v2", "use Hopper-v5"),
-        ("scripted_env:Image-v0", "supported are one-dimensional Box"),
-        ("scripted_env:Dict-v0", "supported are one-dimensional Box"),
-        ("scripted_env:DiscreteObs-v0", "supported are one-dimensional Box"),
-        ("scripted_env:InfiniteAction-v0", "without finite bounds"),
-        ("scripted_env:TupleAction-v0", "one-dimensional Box and Discrete"),
     ],
 )
 @pytest.mark.parametrize("make", [make_vec, make_single, spaces_of])
@@ -102,9 +100,102 @@ def test_bad_ids_and_spaces_are_one_line(make, env_id, message):
 
 
 def test_a_missing_module_is_one_line_that_names_it():
-    with pytest.raises(ImportError, match=r"cannot import 'no_such_module'.*PYTHONPATH") as error:
+    with pytest.raises(
+        ImportError, match=r"cannot import 'no_such_module'.*PYTHONPATH, or start in that folder"
+    ) as error:
         make_vec(EnvConfig("no_such_module:Task-v0"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("module", "extra"), [("shimmy", "dm-control"), ("gymnasium_robotics", "robotics")])
+def test_a_missing_package_with_tasks_names_its_extra(module, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf'pip install "surefoot\[{extra}\]"'):
+        spaces_of(EnvConfig(f"{module}:Task-v0"))
+
+
+def test_an_id_without_the_module_that_registers_it_says_how_it_is_written(monkeypatch):
+    monkeypatch.setattr("surefoot.envs.make.difflib.get_close_matches", lambda *names, n: [])  # dm_control not imported
+    with pytest.raises(ValueError, match=r'write shimmy:dm_control/cartpole-swingup-v0, .*"surefoot\[dm-control\]"'):
+        spaces_of(EnvConfig("dm_control/cartpole-swingup-v0"))
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """Return a function that writes a module into a working folder that Python does not search, and its id."""
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str) -> str:
+        text = "import gymnasium as gym\nfrom scripted_env import Scripted\n"
+        rule = "def rule(obs, action, next_obs):\n    return obs[:, 0] > 9\n"
+        (tmp_path / f"{name}.py").write_text(f'{text}gym.register("{name}-v0", Scripted)\n\n\n{rule}')
+        return f"{name}:{name}-v0"
+
+    return write
+
+
+def test_a_module_of_the_working_folder_is_found(own_module):
+    assert make_vec(EnvConfig(own_module("here_task"))).single_observation_space.shape == (2,)
+    own_module("here_rule")
+    assert _find(EnvConfig("HalfCheetah-v5", termination="here_rule:rule"))[1] == "here_rule:rule"
+
+
+def test_what_is_installed_comes_before_the_working_folder(own_module):
+    with pytest.raises(ValueError, match="unknown environment 'json:json-v0'"):
+        make_vec(EnvConfig(own_module("json")))
+
+
+def test_a_constructor_that_fails_is_one_line_with_the_place(monkeypatch):
+    def broken(**kwargs):
+        raise KeyError("first\nsecond")
+
+    monkeypatch.setitem(gym.registry, "Broken-v0", gym.envs.registration.EnvSpec("Broken-v0", broken))
+    with pytest.raises(ValueError, match=r"Broken-v0 with {}: KeyError .*\(test_make.py, line \d+\)$") as error:
+        spaces_of(EnvConfig("Broken-v0"))
+    assert "\n" not in str(error.value)
+
+
+DM_CONTROL = EnvConfig("shimmy:dm_control/cartpole-swingup-v0", flatten=True, time_aware=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_suite_of_dm_control_is_a_task_like_any_other():
+    """Its physics and rewards are those of dm_control itself, and it resumes, though its generator is one of old."""
+    suite = pytest.importorskip("dm_control.suite", reason="extra dm-control not installed")
+    env, other = make_vec(DM_CONTROL), make_vec(DM_CONTROL)
+    env.reset()
+    env.sub_envs.envs[0].unwrapped.np_random.seed(3)
+    obs, _ = env.reset()
+    own = suite.load("cartpole", "swingup", task_kwargs={"random": 3})
+    step = own.reset()
+    for count in range(60):
+        np.testing.assert_allclose(obs[0], np.concatenate([*step.observation.values(), [count]]), rtol=1e-6, atol=1e-7)
+        obs, reward, *_ = env.step(torch.full((1, 1), 0.5))
+        step = own.step(np.array([0.5]))
+        assert float(reward) == pytest.approx(step.reward, abs=1e-6)
+    other.load_state_dict(env.state_dict())
+    for left, right in zip(*(one.step(torch.full((1, 1), -0.5)) for one in (env, other)), strict=True):
+        if isinstance(left, torch.Tensor):
+            torch.testing.assert_close(left, right, rtol=0, atol=0)
+    assert env.reset(seed=7)[0].equal(other.reset(seed=7)[0])
+
+
+def test_a_goal_task_of_gymnasium_robotics_is_one_vector():
+    pytest.importorskip("gymnasium_robotics", reason="extra robotics not installed")
+    config = EnvConfig("gymnasium_robotics:PointMaze_UMaze-v3", flatten=True)
+    env = make_single(config)
+    raw = gym.make("PointMaze_UMaze-v3")
+    obs, parts = env.reset(seed=0)[0], raw.reset(seed=0)[0]
+    names = ("achieved_goal", "desired_goal", "observation")
+    np.testing.assert_array_equal(obs, np.concatenate([parts[name] for name in names]).astype(np.float32))
+
+
+@pytest.mark.skipif(int(mujoco.__version__.split(".")[0]) < 4, reason="works with MuJoCo 3")
+def test_what_fails_in_gymnasium_robotics_with_mujoco_4_says_so():
+    pytest.importorskip("gymnasium_robotics", reason="extra robotics not installed")
+    with pytest.raises(ValueError, match=r'FetchReach-v4 .*need MuJoCo 3: pip install "mujoco<4"'):
+        spaces_of(EnvConfig("gymnasium_robotics:FetchReach-v4", flatten=True))
 
 
 def test_a_missing_package_of_a_task_is_an_import_error(monkeypatch):

@@ -14,9 +14,10 @@ import torch
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig, Physics
 from surefoot.evaluation.episodes import evaluate
-from surefoot.evaluation.policies import load_any
+from surefoot.evaluation.policies import load_any, require_fit
 from surefoot.evaluation.policy_files import load_policy
 
 
@@ -78,6 +79,28 @@ def test_an_archive_acts_in_our_bounds(name, tmp_path):
     assert loaded.agent_name == {"DDPG": "sb3-td3"}.get(name, f"sb3-{name.lower()}")
 
 
+@pytest.mark.parametrize("name", ["DQN", "PPO"])
+def test_an_archive_with_numbers_for_actions_acts_by_them(name, tmp_path):
+    model = getattr(sb3, name)("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [8]}, device="cpu", seed=0)
+    model.save(tmp_path / "model.zip")
+    loaded, obs = load_any(tmp_path / "model.zip", allow_pickle=True), torch.randn(9, 4)
+    assert loaded.act(obs).tolist() == model.predict(obs.numpy(), deterministic=True)[0].tolist()
+    assert evaluate(loaded.act, EnvConfig("CartPole-v1"), episodes=2, seed=5).lengths.min() > 5
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("CartPole-v1", r"Box\(4,\) to actions Discrete\(3\), but CartPole-v1 has .* Discrete\(2\)"),
+        ("Reacher-v5", "Box"),
+    ],
+)
+def test_a_policy_is_refused_where_it_does_not_fit(task, message):
+    spaces = Spaces(gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(3))
+    with pytest.raises(ValueError, match=message):
+        require_fit("model.zip", spaces, EnvConfig(task))
+
+
 def test_an_archive_earns_what_the_library_measures(tmp_path):
     model = sb3.TD3("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [8]}, device="cpu", seed=0, buffer_size=10)
     model.save(tmp_path / "model.zip")
@@ -113,9 +136,9 @@ def test_a_pickle_named_as_a_policy_file_is_refused(tmp_path):
 
 def test_unsupported_archives_are_named_before_anything_is_unpickled(tmp_path):
     data = trapped_data(tmp_path)
-    write_archive(tmp_path / "dqn.zip", data | {"policy_class": {"__module__": "stable_baselines3.dqn.policies"}})
-    with pytest.raises(ValueError, match=r"stable_baselines3\.dqn\.policies; supported are"):
-        load_any(tmp_path / "dqn.zip", allow_pickle=True)
+    write_archive(tmp_path / "qr.zip", data | {"policy_class": {"__module__": "sb3_contrib.qrdqn.policies"}})
+    with pytest.raises(ValueError, match=r"sb3_contrib\.qrdqn\.policies; supported are"):
+        load_any(tmp_path / "qr.zip", allow_pickle=True)
     (tmp_path / "page.zip").write_text("<html>")
     with pytest.raises(ValueError, match="not a Stable-Baselines3 archive"):
         load_any(tmp_path / "page.zip", allow_pickle=True)

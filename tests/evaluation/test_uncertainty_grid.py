@@ -13,6 +13,7 @@ from surefoot.envs import SETS, EnvConfig, Parameter, UncertaintySet, WithParame
 from surefoot.envs.uncertainty.batched_episodes import JobOutcomes
 from surefoot.evaluation import uncertainty_grid as grid
 from surefoot.evaluation.figures import maps
+from surefoot.evaluation.figures.caption import Caption
 from surefoot.evaluation.policies import load_any
 from surefoot.training import comparison
 from surefoot.training.cli import main as cli
@@ -178,17 +179,19 @@ def test_an_archive_needs_no_task_and_ten_episodes_are_the_default(tmp_path):
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_figures_show_the_worst_point(d, monkeypatch, tmp_path):
     kept = []
-    monkeypatch.setattr(maps, "write_figure", lambda figure, out: kept.append(figure) or out)
+    monkeypatch.setattr(maps, "write_figure", lambda figure, out, caption: kept.append(figure) or out)
     axes = {f"p{k}": np.linspace(0, 1, 3 + k) for k in range(d)}
     values = np.random.default_rng(0).normal(size=[len(axis) for axis in axes.values()])
     flags = np.zeros(values.shape, bool)
     flags.flat[0] = True
-    maps.parameter_map(tmp_path / "map.png", axes, values, nominal=np.full(d, 0.5), diverged=flags, title="t")
+    returns = maps.Surface(values, flags, np.full(d, 0.5), 0.0)
+    maps.parameter_map(tmp_path / "map.png", axes, "x", returns, caption=Caption("t", "seed 0", "no band"))
     (figure,) = kept
     panels = figure.axes[: 3 if d == 3 else 1]
     worst = np.unravel_index(values.argmin(), values.shape)
     panel = panels[worst[0]] if d == 3 else panels[0]
     rings = [line for line in panel.lines if line.get_marker() == "o" and line.get_markersize() >= 12]
+    rings = [ring for ring in rings if len(ring.get_xydata())]  # a curve's legend has one without data
     (ring,) = rings
     where = [axis[i] for axis, i in zip(axes.values(), worst, strict=True)][-2:]
     expected = [*where, values.min()] if d == 1 else where
@@ -200,12 +203,37 @@ def test_figures_show_the_worst_point(d, monkeypatch, tmp_path):
         np.testing.assert_array_equal(np.asarray(mesh), (values[worst[0]] if d == 3 else values).T)
 
 
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("last", [0.4, 0.95, 1.7, -3.0])  # within the grid, in its open half, beyond either end
+def test_the_nominal_point_is_drawn_where_it_is_with_its_value(d, last, monkeypatch, tmp_path):
+    kept = []
+    monkeypatch.setattr(maps, "write_figure", lambda figure, out, caption: kept.append((figure, caption)) or out)
+    axes = {f"p{k}": np.linspace(0, 1, 4, endpoint=False) for k in range(d)}
+    nominal = np.array([0.55, 0.3, last][-d:])
+    returns = maps.Surface(np.zeros([4] * d), np.zeros([4] * d, bool), nominal, -1.5)
+    for label in ("x", "y"):
+        maps.parameter_map(tmp_path / "map.png", axes, label, returns, caption=Caption("t", "seed 0", "no band"))
+    figure, caption = kept[0]
+    starred = {i: line for i, panel in enumerate(figure.axes) for line in panel.lines if line.get_label() == "_nominal"}
+    ((i, star),) = starred.items()
+    assert i == (2 if d == 3 else 0)  # of three parameters: on the map whose value, 0.5, is nearest
+    np.testing.assert_allclose(np.ravel(star.get_xydata()), [last, -1.5] if d == 1 else nominal[-2:])
+    figure.draw_without_rendering()
+    assert figure.axes[i].get_window_extent().contains(*figure.axes[i].transData.transform(star.get_xydata()[0]))
+    edges = {star.get_markeredgecolor(), *(effect._gc.get("foreground") for effect in star.get_path_effects()[:1])}
+    assert edges == {"white", maps.NEARLY_BLACK}  # seen on every colour
+    words = [text.get_text() for panel in figure.axes for text in (*panel.texts, panel.title)]
+    words += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert any("-1.5" in word for word in words)
+    assert d == 1 or f"{last:.4g}" in caption.shows
+
+
 def test_a_grid_of_more_than_three_parameters_has_no_figure(tmp_path):
     one = UncertaintySet("many", "Hopper-v5", tuple(Parameter(f"body_mass.{i}", 1.0, 2.0) for i in range(1, 5)))
     short = EnvConfig("Hopper-v5", max_episode_steps=2)
     result = grid.evaluate_static(lambda obs: torch.zeros(len(obs), 3), short, one, n=2, episodes=1)
     assert result.returns.shape == (16, 1)
-    assert maps.draw(result, tmp_path / "none.png", "") is None
+    assert maps.draw("x", result, tmp_path / "none.png", Caption("t", "seed 0", "no band")) is None
     assert not list(tmp_path.iterdir())
 
 

@@ -154,7 +154,7 @@ def test_keyword_arguments_of_a_task_are_yaml_on_the_command_line():
         (("dynlin-ucb", *SHORT, "--env.kwargs", "actions", "[[1, 0]]"), "1 distinct point(s)"),
         (("dynlin-ucb", *SHORT, "--env.kwargs", "wheels", "4"), "wheels"),
         (("dynlin-ucb", *SHORT, "--baselines", "fake/none"), "no preset 'none' for fake"),
-        (("sac", "--env.id", "surefoot/DynamicalLinear-v0"), "continuous (Box) action space"),
+        (("sac", "--env.id", "surefoot/DynamicalLinear-v0"), "sac takes Box actions"),
         (("human-budget", *SHORT[2:], "--env.id", "surefoot/DynamicalLinear-v0"), "agent.budgets names 3 campaigns"),
     ],
 )

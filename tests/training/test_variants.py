@@ -80,10 +80,12 @@ def test_variants_have_colours_of_their_own(tmp_path, monkeypatch):
     for variant in ("rr", "sd"):
         runs[variant] = train("mbpo", load_preset("mbpo", preset(tmp_path, variant)), out=tmp_path, name=variant)
     drawn = []
-    monkeypatch.setattr(plots, "write_figure", lambda figure, out: drawn.append(figure) or out)
+    monkeypatch.setattr(plots, "write_figure", lambda figure, out, caption: drawn.append(figure) or out)
     diagnostics(runs, tmp_path / "d.png", ["lip_local", "no such metric", "lip_upper"])
     (figure,) = drawn
-    assert [axes.get_ylabel() for axes in figure.axes] == ["lip_local", "lip_upper"]
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        agents.get("mbpo").drawn[name] for name in ("lip_local", "lip_upper")
+    ]
     styles = agents.get("mbpo").variant_styles
     lines = {line.get_label(): to_rgba(line.get_color()) for line in figure.axes[0].get_lines()}
     assert lines == {variant: to_rgba(styles[variant].color) for variant in runs}

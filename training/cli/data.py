@@ -93,7 +93,7 @@ def info(
         env: Gymnasium id of the task whose spaces the data should match and whose reference scores apply.
         max_episode_steps: time limit of the recorded task, for files without a timeouts array.
     """
-    observation_space, action_space = spaces_of(EnvConfig(id=env)) if env else (None, None)
+    observation_space, action_space = spaces_of(EnvConfig(id=env, flatten=True)) if env else (None, None)
     report = check_health(
         source,
         observation_space=observation_space,

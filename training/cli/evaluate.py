@@ -17,20 +17,21 @@ import torch
 import tyro
 from rich.table import Table
 
-from surefoot.envs import EnvConfig, spaces_of
+from surefoot.envs import EnvConfig
 from surefoot.envs.uncertainty import batched_episodes
 from surefoot.evaluation import objectives
 from surefoot.evaluation import uncertainty_grid as grid
+from surefoot.evaluation.describe import Record, describe
 from surefoot.evaluation.episodes import NUM_ENVS, evaluate
 from surefoot.evaluation.figures import maps
+from surefoot.evaluation.figures.caption import caption_of_policy
 from surefoot.evaluation.figures.distributions import draw_objectives
 from surefoot.evaluation.figures.video import record_episode
-from surefoot.evaluation.policies import AnyPolicy, load_any
+from surefoot.evaluation.policies import AnyPolicy, load_any, require_fit
 from surefoot.evaluation.statistics import Interval, iqm, stratified_bootstrap
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.cli.options import REGISTRY, laid_over
 from surefoot.training.comparison import grid_table, objectives_table
-from surefoot.training.config.describe import Record, describe
 from surefoot.training.loop.setup import pick_device
 from surefoot.training.runs.console import print_table
 from surefoot.training.runs.provenance import git_commit
@@ -150,13 +151,7 @@ def _task(arguments: Sequence[str], path: Path, policy: AnyPolicy) -> EnvConfig:
     task = parse(arguments, replace(own, num_envs=num_envs)).env
     if not task.id:
         raise ValueError(f"{path}: an archive does not say which task it was trained on; add --env.id")
-    given = [space.shape for space in spaces_of(task)]
-    wanted = [space.shape for space in policy.spaces]
-    if given != wanted:
-        raise ValueError(
-            f"{path}: its policy maps observations {wanted[0]} to actions {wanted[1]}, but {task.id} has observations "
-            f"{given[0]} and actions {given[1]}; choose a fitting --env.id"
-        )
+    require_fit(path, policy.spaces, task)
     return task
 
 
@@ -228,8 +223,9 @@ def _for_objectives(
         settings = {"episodes": record["episodes"], "seed": request.seeds[0], "device": device}
         measured = objectives.measure_objectives(policy.policy, task, request.objective, **settings)
         record["objectives"] = list(request.objective)
-        places = {name: _output_path(path, "plots", record, f"-{name}.png") for name in ("distribution", "paths")}
-        for figure in draw_objectives(policy.policy, task, measured, **places, seed=request.seeds[0]):
+        where = (_output_path(path, "plots", record, f"-{name}.png") for name in ("distribution", "paths"))
+        caption = caption_of_policy(policy.label, task, policy.training_seed, request.seeds)
+        for figure in draw_objectives(policy.policy, task, measured, caption, *where, seed=request.seeds[0]):
             print(f"figure: {figure}")
         records.append(record | {"results": [objectives.plain(m) for m in measured]})
         _write_json(_output_path(path, "evaluations", record, ".json"), {**_provenance(), **records[-1]})
@@ -254,7 +250,7 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
         grid.evaluate_static(policy.act, task, uncertainty, **shared)
         for policy, task in zip(chosen, tasks, strict=True)
     ]
-    limits = (min(result.mean.min() for result in results), max(result.mean.max() for result in results))
+    limits = maps.shared_limits(results)
     records = []
     for path, policy, task, result in zip(request.runs, chosen, tasks, results, strict=True):
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
@@ -264,7 +260,8 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
         records.append(record | grid.plain(result))
         _write_json(out[".json"], {**_provenance(), **records[-1]})
         grid.write_csv(out[".csv"], result)
-        figure = maps.draw(result, out[".png"], f"{policy.label}: {describe(record['env'])}", limits)
+        caption = caption_of_policy(policy.label, task, policy.training_seed, request.seeds, maps.grid_shows(result))
+        figure = maps.draw(policy.label, result, out[".png"], caption, limits)
         print(f"table: {out['.csv']}" + (f", figure: {figure}" if figure else ""))
     labelled = [(policy.label, result) for policy, result in zip(chosen, results, strict=True)]
     print_table(grid_table(f"{records[0]['set']}, {records[0]['grid']} grid", labelled))

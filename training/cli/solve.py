@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Request:
 
 def main(arguments: list[str]) -> int:
     """Solve, print the table, draw the distributions, and return the exit code."""
+    from surefoot.evaluation.figures.caption import task_with_dynamics
     from surefoot.evaluation.figures.distributions import solution_distributions
 
     torch.set_num_threads(1)  # the tensors are small, and threads would wait for each other
@@ -66,7 +67,8 @@ def main(arguments: list[str]) -> int:
     print_table(table(request.task, solutions))
     for note in dict.fromkeys(solution.note for solution in solutions):
         print(note)
-    print(f"figure: {solution_distributions(solutions, request.out)}")
+    task = task_with_dynamics(asdict(EnvConfig(request.task, kwargs=request.kwargs)))
+    print(f"figure: {solution_distributions(solutions, request.out, task)}")
     if request.json is not None:
         text = json.dumps([plain(solution) for solution in solutions], indent=2) + "\n"
         write_atomically(request.json, lambda file: file.write(text.encode()))

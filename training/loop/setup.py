@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
 from tqdm import tqdm
 
@@ -17,11 +18,12 @@ from surefoot.agents.interface import (
     OfflineData,
     Setting,
     Spaces,
-    TerminationFn,
     VectorEnv,
 )
 from surefoot.agents.parts.engine import Engine, choose, coverage
 from surefoot.envs import BatchedPerturbedEnvs, UncertainVectorEnv, make_single, make_vec, own_action_space, spaces_of
+from surefoot.envs.make import space_notes
+from surefoot.envs.spaces import describe
 from surefoot.envs.stock import refuse_changed_rewards
 from surefoot.envs.termination import termination_of
 from surefoot.envs.uncertainty.probe import without_effect
@@ -153,10 +155,13 @@ def _build(agent_name: str, config: RunConfig[Any], folder: Path, engine: Engine
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     spaces = Spaces(*spaces_of(config.env))
+    _require_actions(agent_name, spec, config.env.id, spaces.action)
+    for line in space_notes(config.env):
+        tqdm.write(f"note: {line}")
     if spec.needs_true_rewards(config.agent):
         _require_real_rewards(config)
     data = _load_data(agent_name, spec, config, spaces, device)
-    ends = _termination(spec, config, spaces)
+    ends = termination_of(config.env) if spec.model_based else None
     for_all_seeds = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
     env, perturbed_envs = training_env(agent_name, spec, replace(config, env=for_all_seeds), device)
     how = (config.compile, config.cudagraph, engine, config.num_seeds)
@@ -194,6 +199,16 @@ def training_env(
     return UncertainVectorEnv(config.env, uncertainty, device=device), perturbed_envs
 
 
+def _require_actions(agent_name: str, spec: AgentSpec, task: str, space: gym.Space[Any]) -> None:
+    """Raise `ValueError` where the agent takes other actions than the task does; name the agents that take those."""
+    kind = "Discrete" if isinstance(space, gym.spaces.Discrete) else "Box"
+    if kind not in spec.actions and spec.regret is None:  # the others name the tasks that they are for
+        raise ValueError(
+            f"{agent_name} takes {spec.actions[0]} actions, and those of {task} are {describe(space)}; choose another "
+            f"--env.id, or one of the agents for {kind} actions: {', '.join(agents.taking(kind))}"
+        )
+
+
 def _require_real_rewards(config: RunConfig[Any]) -> None:
     """Raise `ValueError` where the task changes rewards that a stock adds up, or ends episodes while it continues."""
     env = make_single(config.env)
@@ -213,13 +228,6 @@ def _load_data(
     if config.data.source.startswith(BEHAVIOUR):
         return behaviour_data(config.data, config.env, seed=config.seed).to(device)
     return load_for(config.data, *spaces, seed=config.seed).to(device)
-
-
-def _termination(spec: AgentSpec, config: RunConfig[Any], spaces: Spaces) -> TerminationFn | None:
-    if not spec.model_based:
-        return None
-    spec.make_policy(config.agent, spaces)  # a task that the agent cannot play is the better message
-    return termination_of(config.env)
 
 
 def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig[Any], path: Path) -> None:

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from surefoot import agents
-from surefoot.envs import EnvConfig
+from surefoot.agents.interface import Style
+from surefoot.evaluation.describe import describe, describe_task
+from surefoot.evaluation.figures.style import agent_style, distinct_styles
 from surefoot.evaluation.regret import load_regret
-from surefoot.training.config.describe import describe
 from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.runs.folder import read_config, read_meta
@@ -68,8 +69,9 @@ class Method:
 
     label: str
     agent: str
-    variant: int  # among the methods of the same agent: by which their lines differ
+    variant: int  # among the methods of the same agent: by which their markers differ
     config: RunConfig[Any]  # of its first run
+    style: Style  # of its lines on the page
 
 
 @dataclass(frozen=True)
@@ -200,16 +202,7 @@ def _speed(folder: Path) -> float | None:
 
 def task_key(run: RunFacts) -> str:
     """Return what makes runs comparable: the task they train in and the dynamics they are measured in."""
-    return describe_task(run.config)
-
-
-def describe_task(config: RunConfig[Any]) -> str:
-    """Return the task in words, such as `Hopper-v5, gravity 2.0; evaluated in the unmodified dynamics`."""
-    text = describe(asdict(config.env))
-    if config.env.physics == config.eval.physics:
-        return text
-    measured = describe(asdict(EnvConfig(config.env.id, config.eval.physics))).partition(", ")[2]
-    return f"{text}; evaluated with {measured}" if measured else f"{text}; evaluated in the unmodified dynamics"
+    return describe_task(asdict(run.config.env), asdict(run.config.eval.physics))
 
 
 def method_key(run: RunFacts) -> str:
@@ -226,11 +219,12 @@ def name_methods(runs: Sequence[RunFacts]) -> dict[str, Method]:
         firsts.setdefault(method_key(run), run)
     counts: dict[str, int] = {}
     methods = {}
-    for key, run in firsts.items():
+    styles = distinct_styles([agent_style(run.agent) for run in firsts.values()])
+    for (key, run), style in zip(firsts.items(), styles, strict=True):
         others = [other for other in firsts.values() if other.agent == run.agent]
         variant = counts.setdefault(run.agent, 0)
         counts[run.agent] += 1
-        methods[key] = Method(_label(run, others), run.agent, variant, run.config)
+        methods[key] = Method(_label(run, others), run.agent, variant, run.config, style)
     return methods
 
 

@@ -16,17 +16,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from surefoot import agents
-from surefoot.evaluation.figures.curves import spread
-from surefoot.evaluation.figures.style import agent_style
+from surefoot.evaluation.figures.caption import Caption, band_of_runs, caption_of_runs
+from surefoot.evaluation.figures.curves import band_of_replicates, spread
+from surefoot.evaluation.figures.maps import mark_nominal
+from surefoot.evaluation.figures.words import MEAN_RETURN, RETURN, step_label
 from surefoot.evaluation.statistics import performance_profile
+from surefoot.training.config.presets import to_plain
 from surefoot.training.report.data import Cell, Method
 from surefoot.training.report.numbers import Improvement, ParameterMap, episodes_by_env, slopes
 
 INK = "#010203"  # becomes the colour of the page's text, so that axes are seen in light and in dark
 SIZE = (4.9, 3.5)  # inches; at a phone's width the letters stay near the size of the text
-PHYSICS_UNITS = {name: f"{name} (factor)" for name in ("gravity", "friction", "mass", "damping")}
-PHYSICS_UNITS["action_noise"] = "action noise (standard deviation)"
-DASHES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP*X"
 
 
@@ -48,8 +48,8 @@ def page_style(salt: str) -> Iterator[None]:
         yield
 
 
-def drawing(title: str, draw: Callable[[Axes], None], size: tuple[float, float] = SIZE) -> str:
-    """Return one set of axes, drawn by `draw`, as an SVG element that scales with the page."""
+def drawing(title: str, draw: Callable[[Axes], None], caption: Caption, size: tuple[float, float] = SIZE) -> str:
+    """Return one set of axes, drawn by `draw`, as a figure element that scales with the page, with its caption."""
     with page_style(title):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
@@ -57,7 +57,14 @@ def drawing(title: str, draw: Callable[[Axes], None], size: tuple[float, float] 
         draw(axes)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return _inline(text.getvalue(), title)
+    words = f"<strong>{escape(title)}</strong><br>{escape(str(caption))}"
+    return f"<figure>{_inline(text.getvalue(), title)}<figcaption>{words}</figcaption></figure>"
+
+
+def caption_of_cells(cells: Sequence[Cell], shows: str) -> Caption:
+    """Return the caption of a figure of the runs of methods."""
+    runs = {cell.method.label: [to_plain(run.agent, run.config) for run in cell.runs] for cell in cells}
+    return caption_of_runs(runs, shows)
 
 
 def _inline(svg: str, title: str) -> str:
@@ -73,9 +80,8 @@ def _inline(svg: str, title: str) -> str:
 
 
 def style_of(method: Method) -> tuple[str, str, str]:
-    """Return colour, dash and marker: the colour is the agent's everywhere, the rest distinguishes its variants."""
-    color, dash = agent_style(method.agent)
-    return color, DASHES[(DASHES.index(dash) + method.variant) % len(DASHES)], MARKERS[method.variant % len(MARKERS)]
+    """Return colour, dash and marker; no two methods of a page have the same colour while there is another."""
+    return *method.style, MARKERS[method.variant % len(MARKERS)]
 
 
 def swatch(method: Method) -> str:
@@ -115,12 +121,13 @@ def learning_curves(cells: Sequence[Cell], unit: str) -> str:
             axes.plot(steps, middle, dash, color=color, marker=marker, markersize=3, linewidth=1.6, label=label)
             if band is not None:
                 axes.fill_between(steps, *band, color=color, alpha=0.2, linewidth=0)
-        axes.set_xlabel("steps (environment; updates for offline agents)")
-        axes.set_ylabel("return (sum of rewards)" if unit == "return" else "score (0 random, 100 expert)")
+        axes.set_xlabel(step_label({cell.method.label: cell.method.agent for cell in cells}))
+        axes.set_ylabel(f"evaluation {RETURN}" if unit == "return" else "D4RL-normalised score (0 random, 100 expert)")
         _thousands(axes)
         _legend(axes)
 
-    return drawing(f"Learning curves: {cells[0].task}", draw)
+    shows = f"point: mean over an evaluation's episodes; {band_of_runs(len(cell.runs) for cell in cells)}"
+    return drawing(f"Learning curves: {cells[0].task}, {unit}", draw, caption_of_cells(cells, shows))
 
 
 def _thousands(axes: Axes) -> None:
@@ -131,7 +138,7 @@ def _thousands(axes: Axes) -> None:
 # --- between methods --------------------------------------------------------------------------------------------------
 
 
-def improvement_bars(pairs: Sequence[Improvement], methods: Sequence[Method]) -> str:
+def improvement_bars(pairs: Sequence[Improvement], methods: Sequence[Method], cells: Sequence[Cell]) -> str:
     """Draw the probability of improvement of every pair, with its interval where there is one."""
     colors = {method.label: style_of(method)[0] for method in methods}
 
@@ -148,11 +155,14 @@ def improvement_bars(pairs: Sequence[Improvement], methods: Sequence[Method]) ->
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel("probability that a run is better")
 
-    return drawing("Probability of improvement", draw, (SIZE[0], 1.0 + 0.5 * len(pairs)))
+    caption = caption_of_cells(cells, "bar: 95% stratified bootstrap interval over seeds; 1/2 is a tie")
+    return drawing("Probability of improvement", draw, caption, (SIZE[0], 1.0 + 0.5 * len(pairs)))
 
 
-def profiles(values: dict[str, np.ndarray], methods: Sequence[Method], what: str, title: str) -> str:
-    """Draw the fraction of runs above every threshold, for {method: (runs,) final values}."""
+def profiles(
+    values: dict[str, np.ndarray], methods: Sequence[Method], cells: Sequence[Cell], what: str, where: str
+) -> str:
+    """Draw the fraction of runs above every threshold, for {method: (runs,) final values} in the tasks `where`."""
     everything = np.concatenate(list(values.values()))
     low, high = everything.min(), everything.max()
     margin = 0.05 * (high - low) or 1.0
@@ -171,7 +181,8 @@ def profiles(values: dict[str, np.ndarray], methods: Sequence[Method], what: str
         axes.grid(True, linewidth=0.5, alpha=0.35)
         _legend(axes)
 
-    return drawing(title, draw)
+    caption = caption_of_cells(cells, "line: fraction of runs with a higher last evaluation; higher is better; no band")
+    return drawing(f"Performance profile: {where}", draw, caption)
 
 
 # --- episodes, parameters, regret -------------------------------------------------------------------------------------
@@ -191,32 +202,49 @@ def return_distributions(cells: Sequence[Cell], env: str) -> str:
         axes.grid(True, linewidth=0.5, alpha=0.35)
         _legend(axes)
 
-    return drawing(f"Return distributions in {env}", draw)
+    shows = f"measured in {env}; line: fraction of episodes with at most this return, all runs together; no band"
+    return drawing(f"Return distributions in {env}", draw, caption_of_cells(cells, shows))
 
 
-def heat_map(measured: ParameterMap, title: str) -> str:
+def heat_map(measured: ParameterMap, cell: Cell, where: str) -> str:
     """Draw mean returns over two physical parameters; a point not measured stays empty."""
-    names, table, rows, columns = measured
+    _, table, rows, columns, labels, nominal = measured
 
     def draw(axes: Axes) -> None:
         image = axes.imshow(np.ma.masked_invalid(table), cmap="cividis", origin="lower", aspect="auto")
         axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
         axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
-        axes.set_ylabel(PHYSICS_UNITS.get(names[0], names[0]))
-        axes.set_xlabel(PHYSICS_UNITS.get(names[1], names[1]))
+        axes.set_ylabel(labels[0])
+        axes.set_xlabel(labels[1])
         for i, j in np.argwhere(np.isfinite(table)) if table.size <= 49 else ():
             dark = table[i, j] < (np.nanmin(table) + np.nanmax(table)) / 2
             color = "#ffffff" if dark else "#000001"  # not the page's ink: the cell is its ground
             axes.text(j, i, f"{table[i, j]:.0f}", ha="center", va="center", color=color, fontsize=8)
         figure = axes.figure
         assert isinstance(figure, Figure)
-        figure.colorbar(image, ax=axes, label="mean return (sum of rewards)")
+        figure.colorbar(image, ax=axes, label=MEAN_RETURN)
+        if nominal is not None:
+            mark_nominal(axes, _place(nominal.column, columns), _place(nominal.row, rows), nominal.value, image)
 
-    return drawing(title, draw)
+    star = (
+        "no nominal point" if nominal is None else f"star: nominal, {nominal.row:.4g} up, {nominal.column:.4g} across"
+    )
+    shows = f"number: mean over {len(cell.runs)} runs; worst {np.nanmin(table):.4g}; {star}; no band"
+    return drawing(f"{cell.method.label}: {where}", draw, caption_of_cells([cell], shows))
+
+
+def _place(value: float, ticks: Sequence[float]) -> float:
+    """Return where a value lies among evenly drawn ticks, beyond the first or last one by their own step."""
+    if len(ticks) < 2:
+        return 0.0 if not ticks or value == ticks[0] else float(np.sign(value - ticks[0]))
+    inside = float(np.interp(value, ticks, range(len(ticks))))
+    below = min(0.0, (value - ticks[0]) / (ticks[1] - ticks[0]))
+    return inside + below + max(0.0, (value - ticks[-1]) / (ticks[-1] - ticks[-2]))
 
 
 def regret_curves(cells: Sequence[Cell]) -> str:
     """Draw the mean cumulative regret over replicates on log-log axes, with its standard error."""
+    unit = str(agents.get(cells[0].method.agent).regret)
 
     def draw(axes: Axes) -> None:
         for cell in cells:
@@ -233,9 +261,13 @@ def regret_curves(cells: Sequence[Cell]) -> str:
                 low = np.maximum(mean - error, mean * 1e-3)
                 axes.fill_between(rounds[seen], low[seen], (mean + error)[seen], color=color, alpha=0.2, linewidth=0)
         axes.set(
-            xscale="log", yscale="log", xlabel=agents.get(cells[0].method.agent).regret, ylabel="pseudo-regret (reward)"
+            xscale="log",
+            yscale="log",
+            xlabel=f"{unit}s, log scale",
+            ylabel=f"cumulative {'pseudo-' if unit == 'round' else ''}regret (sum of rewards, log scale)",
         )
         axes.grid(True, linewidth=0.5, alpha=0.35)
         _legend(axes)
 
-    return drawing(f"Regret: {cells[0].task}", draw)
+    shows = band_of_replicates({slopes(cell)[1] for cell in cells}, unit)
+    return drawing(f"Regret: {cells[0].task}", draw, caption_of_cells(cells, shows))

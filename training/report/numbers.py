@@ -12,6 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from surefoot.envs import Physics
+from surefoot.evaluation.describe import describe
+from surefoot.evaluation.figures.words import parameter_label, physics_label
 from surefoot.evaluation.regret import last_decade_slope
 from surefoot.evaluation.statistics import (
     Comparison,
@@ -21,7 +24,6 @@ from surefoot.evaluation.statistics import (
     probability_of_improvement,
     stratified_bootstrap,
 )
-from surefoot.training.config.describe import describe
 from surefoot.training.config.presets import default_config, to_plain
 from surefoot.training.report.data import Cell, Findings, RunFacts, flattened
 
@@ -130,6 +132,14 @@ def shared(kind: Literal["grids", "objectives"], cell: Cell) -> list[str]:
     return [name for name in getattr(cell.runs[0], kind) if all(name in getattr(run, kind) for run in cell.runs)]
 
 
+class Nominal(NamedTuple):
+    """The unmodified task on a map, and its mean return: NaN where that was not measured."""
+
+    row: float
+    column: float
+    value: float
+
+
 class ParameterMap(NamedTuple):
     """Mean returns over two physical parameters."""
 
@@ -137,6 +147,8 @@ class ParameterMap(NamedTuple):
     table: np.ndarray  # (rows, columns), NaN where nothing was measured
     rows: list[float]
     columns: list[float]
+    labels: tuple[str, str]  # of the axes
+    nominal: Nominal | None  # None where the map does not hold the unmodified task
 
 
 def grid_map(cell: Cell, name: str) -> ParameterMap | None:
@@ -147,7 +159,11 @@ def grid_map(cell: Cell, name: str) -> ParameterMap | None:
         return None
     (first, rows), (second, columns) = axes.items()
     means = np.array([[point["mean"] for point in record["table"]] for record in records])  # (R, P)
-    return ParameterMap((first, second), means.mean(0).reshape(len(rows), len(columns)), rows, columns)
+    at = records[0]["nominal"]["at"]
+    value = float(np.mean([record["nominal"]["mean"] for record in records]))
+    labels = parameter_label(first), parameter_label(second)
+    table = means.mean(0).reshape(len(rows), len(columns))
+    return ParameterMap((first, second), table, rows, columns, labels, Nominal(at[first], at[second], value))
 
 
 def physics_map(cell: Cell) -> ParameterMap | None:
@@ -165,8 +181,14 @@ def physics_map(cell: Cell) -> ParameterMap | None:
     there: dict[tuple[float, float], list[float]] = {}
     for record, point in zip(records, points, strict=True):
         there.setdefault((point[names[0]], point[names[1]]), []).append(record["return"]["mean"])
-    table = np.array([[np.mean(there.get((row, column), [np.nan])) for column in columns] for row in rows])
-    return ParameterMap((names[0], names[1]), table, rows, columns)
+    means = {place: float(np.mean(values)) for place, values in there.items()}
+    table = np.array([[means.get((row, column), np.nan) for column in columns] for row in rows])
+    usual = dataclasses.asdict(Physics())
+    others_usual = all(points[0][name] == usual[name] for name in usual if name not in names)
+    place = usual[names[0]], usual[names[1]]
+    nominal = Nominal(*place, means.get(place, np.nan)) if others_usual else None
+    labels = physics_label(names[0]), physics_label(names[1])
+    return ParameterMap((names[0], names[1]), table, rows, columns, labels, nominal)
 
 
 class Improvement(NamedTuple):

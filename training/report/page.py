@@ -30,9 +30,9 @@ from surefoot.training.runs.provenance import provenance
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """
 :root { color-scheme: light dark; --ink: #16191d; --soft: #59616b; --line: #d4d8dd; --ground: #ffffff; --card: #f6f7f9;
-  --warn: #8a3b00; }
+  --warn: #8a3b00; --shade: #0006; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a3abb5; --line: #3a4048; --ground: #14171a;
-  --card: #1c2024; --warn: #ffb37a; } }
+  --card: #1c2024; --warn: #ffb37a; --shade: #fff6; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 78rem; color: var(--ink); background: var(--ground);
   font: 1rem/1.5 system-ui, sans-serif; }
@@ -43,14 +43,21 @@ p, li { max-width: 46rem; } .soft { color: var(--soft); } .warn { color: var(--w
 figure { margin: 0; padding: .75rem; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; }
 figure svg { display: block; width: 100%; height: auto; }
 figcaption { font-size: .875rem; color: var(--soft); overflow-wrap: anywhere; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+.table { overflow-x: auto; background: linear-gradient(to right, var(--ground) 40%, transparent) 0 0 / 3rem 100%,
+  linear-gradient(to left, var(--ground) 40%, transparent) 100% 0 / 3rem 100%,
+  linear-gradient(to right, var(--shade), transparent) 0 0 / 1.25rem 100%,
+  linear-gradient(to left, var(--shade), transparent) 100% 0 / 1.25rem 100%;
+  background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
+.figures + .table { margin-top: 1rem; } .table:focus-visible { outline: 2px solid currentColor; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .75rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child, .words td, .words th { text-align: left; }
 .words td { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; vertical-align: top; }
 pre { overflow-x: auto; font-size: .8rem; background: var(--card); padding: .5rem; border-radius: .25rem; }
 .swatch { width: 1.75em; height: .6em; vertical-align: middle; }
 @media print { :root { --ink: #000; --soft: #444; --line: #bbb; --ground: #fff; --card: #fff; --warn: #000; }
-  body { font-size: 10pt; max-width: none; padding: 0; } figure, tr, pre { break-inside: avoid; }
+  .table { background: none; } body { font-size: 10pt; max-width: none; padding: 0; }
+  figure, tr, pre { break-inside: avoid; }
   h2, h3 { break-after: avoid; } .figures { grid-template-columns: 1fr 1fr; } pre { white-space: pre-wrap; } }
 """
 
@@ -88,16 +95,17 @@ def section(title: str, *parts: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: bool = False) -> str:
-    """Return a table that scrolls by itself where it is wider than the page; cells are HTML."""
+    """Return a table that scrolls by itself where it is wider than the page; cells are HTML.
+
+    A shade at an edge tells that there is more beyond it: it stays while its cover, in the colour of the page, scrolls
+    along with the table. The keyboard and screen readers get there by the region's tab stop and name.
+    """
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     kind = ' class="words"' if words else ""
-    return f'<div class="table"><table{kind}><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-
-
-def figure_element(svg: str, caption: str) -> str:
-    """Return a figure with its caption."""
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+    name = escape(f"Table of {', '.join(header)}; scrolls sideways where it is wider than the page")
+    region = f'<div class="table" role="region" tabindex="0" aria-label="{name}">'
+    return f"{region}<table{kind}><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
 
 
 def gallery(drawings: Sequence[str]) -> str:
@@ -160,11 +168,11 @@ def _learning(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str]
         for task, cells in _grouped(findings.cells).items()
     }
     drawings = []
-    for task, cells in groups.items():
+    for cells in groups.values():
         for unit in ("return", "score") if cells else ():
             drawn = [cell for cell in cells if unit == "return" or all(run.scores for run in cell.runs)]
             if drawn:
-                drawings.append(figure_element(figures.learning_curves(drawn, unit), f"{task}: {unit} in evaluations"))
+                drawings.append(figures.learning_curves(drawn, unit))
     if drawings:
         parts = [gallery(drawings), *_scores(findings, numbers)]
         yield section("Learning", *parts)
@@ -199,16 +207,15 @@ def _comparisons(findings: Findings) -> Iterator[str]:
     pairs = improvements(findings)
     if not pairs:
         return
-    drawings = [figure_element(figures.improvement_bars(pairs, findings.methods), "1/2 is a tie; bars: 95% intervals")]
+    cells = [cell for cell in findings.cells if cell.method.label in values and cell.task in values[cell.method.label]]
+    drawings = [figures.improvement_bars(pairs, findings.methods, cells)]
     what = "final score (0 random, 100 expert)" if unit == "score" else "final return (sum of rewards)"
     pooled = {"all tasks": {m: np.concatenate(list(tasks.values())) for m, tasks in values.items()}}
     by_task = {task: {m: tasks[task] for m, tasks in values.items() if task in tasks} for task in findings.tasks}
     for where, runs in (pooled if unit == "score" else by_task).items():
         if len(runs) > 1:
-            title = f"Performance profile: {where}"
-            drawings.append(
-                figure_element(figures.profiles(runs, findings.methods, what, title), f"{title}; higher is better")
-            )
+            mine = [cell for cell in cells if unit == "score" or cell.task == where]
+            drawings.append(figures.profiles(runs, findings.methods, mine, what, where))
     rows = [
         [
             f"{name_of(findings, pair.ours)} over {escape(pair.theirs)}",
@@ -236,14 +243,12 @@ def _perturbed(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str
             maps = {task: physics_map(cell)} | {name: grid_map(cell, name) for name in shared("grids", cell)}
             for where, found in maps.items():
                 if found is not None:
-                    title = f"{cell.method.label}: {where}"
-                    caption = f"{title}; worst {shown(float(np.nanmin(found.table)))}, {len(cell.runs)} seeds"
-                    drawings.append(figure_element(figures.heat_map(found, title), caption))
+                    drawings.append(figures.heat_map(found, cell, where))
             for env in episodes_by_env(cell.runs[0]):
                 if all(env in episodes_by_env(run) for run in cell.runs):
                     by_env.setdefault(env, []).append(cell)
         for env, drawn in by_env.items():
-            drawings.append(figure_element(figures.return_distributions(drawn, env), f"Returns of episodes in {env}"))
+            drawings.append(figures.return_distributions(drawn, env))
     for statistic in numbers:
         if statistic.unit == OBJECTIVE_UNIT or statistic.metric.startswith(("CVaR", "worst case", "average")):
             rows.append(
@@ -268,11 +273,7 @@ def _regret(findings: Findings) -> Iterator[str]:
         task: [cell for cell in cells if all(run.regret is not None for run in cell.runs)]
         for task, cells in _grouped(findings.cells).items()
     }
-    drawings = [
-        figure_element(figures.regret_curves(cells), f"{task}; mean and standard error over replicates, log-log")
-        for task, cells in groups.items()
-        if cells
-    ]
+    drawings = [figures.regret_curves(cells) for cells in groups.values() if cells]
     if drawings:
         rows = []
         for cells in groups.values():

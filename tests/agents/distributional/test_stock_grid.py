@@ -243,6 +243,47 @@ def test_upper_tails_report_the_policy_and_the_bound():
     assert (precise.value, precise.bound) == (12.77888, 12.77888)
 
 
+def test_ties_are_equal_to_a_billionth_and_no_more():
+    """Actions 0 and 1 by worth and mean: less worth by 1e-6 loses whatever its mean; by 1e-12 the mean decides."""
+    worth = float64(0.0, -1e-6, 0.0, -1e-12, 0.0, 0.0, 0.0, 0.0).view(4, 2, 1)
+    means = float64(0.0, 5.0, 0.0, 5.0, 0.0, 1e-6, 0.0, 1e-12).view(4, 2, 1)
+    assert grid.greedy(worth, means).flatten().tolist() == [0, 1, 1, 0]
+    keep = torch.ones(4, 1, dtype=torch.int64)
+    assert grid.greedy(worth, means, keep).flatten().tolist() == [0, 1, 1, 1]
+
+
+def choice(*pays):
+    """One state; action i pays pays[i] for sure, and the episode ends."""
+    reward = torch.zeros(1, 2, len(pays), 1, dtype=torch.float64)
+    reward[0, 0, :, 0] = float64(*pays)
+    return TabularMDP(float64(1, 0), torch.ones(1, 2, len(pays), 1).long(), torch.ones_like(reward), reward)
+
+
+def test_a_worth_that_is_a_ten_thousandth_larger_is_taken():
+    solution = solve(choice(1.0, 1.0001), "target(1.0001)", gamma=1.0, horizon=1, method="dvi", stocks=11, atoms=4)
+    assert int(solution.policy(torch.zeros(1).long(), float64(-1.0001), 0)) == 1
+    assert solution.value == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("pays", "objective", "ends"),
+    [
+        ((-3.0, 2.0), "target(0)", (-2.0, 3.0)),  # −(largest), −(least return)
+        ((-3.0, 2.0), "upper-cvar(0.5)", (-2.0, 3.0)),
+        ((1.0, 2.0), "target(0)", (-2.0, 0.0)),  # nothing yet is among the returns
+        ((-3.0, -2.0), "cvar(0.5)", (0.0, 2.0)),  # min(0, ·) is flat above 0: −2 is guaranteed
+        ((-3.0, 2.0), "cvar(0.5)", (-2.0, 0.0)),
+    ],
+)
+def test_the_default_stocks_are_even_from_minus_the_largest_to_minus_the_least_return(pays, objective, ends):
+    solution = solve(choice(*pays), objective, gamma=1.0, horizon=1, method="dvi", stocks=6, atoms=4)
+    expected = torch.linspace(*ends, 6, dtype=torch.float64)
+    fixed = solution.objective.stock
+    if fixed is not None:
+        expected = torch.cat([expected, float64(float(fixed))]).unique()
+    assert_close(solution.stocks, expected)
+
+
 # --- what comes back --------------------------------------------------------------------------------------------------
 
 

@@ -181,6 +181,20 @@ def test_the_regulariser_is_its_definition(reference, centre):
     assert_close(*gradients)
 
 
+@pytest.mark.parametrize("norm", ["inf", "2"])
+def test_the_attack_of_the_regulariser_sees_the_policy_move(norm):
+    """Critics that ignore the state: all of their slope in s is that of π̄, without which δ and the loss were 0."""
+    agent = played(11, reference="policy", norm=norm, perturbation_radius=1.0)
+    with torch.no_grad():
+        agent.nets.critic.weights[0][:, :OBS] = 0.0
+    [(batch, noise)] = agent.draw(1)
+    ball, nets = Ball(1.0, norm, agent.obs_scale), agent.nets
+    q = nets.critic(batch.obs, batch.action)
+    loss = regulariser(nets.critic, nets.policy, batch, q, ball, agent.config, noise.attack)
+    assert loss > 0
+    assert_close(loss, reference_regulariser(agent, batch, ball, reference="policy"), rtol=1e-3, atol=0)
+
+
 def test_an_update_descends_td_plus_lam_times_the_robust_loss():
     """The step of the critics is Adam's on that sum; policy and temperature move as without it."""
     one, other = (

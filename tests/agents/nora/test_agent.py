@@ -236,6 +236,25 @@ def test_a_task_with_too_many_states_for_a_table_is_played_step_by_step(monkeypa
     assert abs(switches - other_switches) < 0.25 * switches
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_without_a_table_the_optimism_too_is_that_of_the_last_plan(pooled, monkeypatch):
+    """Q̄ is computed where it is needed, of the Λ⁻¹ that was planned with: what is observed since does not lower it."""
+    monkeypatch.setattr("surefoot.agents.nora.agent.LARGEST_TABLE", 0)
+    agent = make(Random(3, alike=True), critic="linear", pooled=pooled, bonus=0.2, total_log_det=3.0)
+    cells = [(h, torch.full((3,), s)) for h in range(4) for s in range(5)]
+    values = lambda: torch.stack([agent.critic.values(*cell) for cell in cells], 1)  # noqa: E731  # (N, H·S, A)
+    agent.step()
+    kept = 0
+    for _ in range(20):
+        before, switches = values(), agent.switches.clone()
+        agent.step()
+        frozen = agent.switches == switches
+        assert torch.equal(values()[frozen], before[frozen])
+        assert (agent.critic.inverse[frozen] != agent.critic.frozen_inverse[frozen]).any() or not frozen.any()
+        kept += int(frozen.sum())
+    assert kept > 10
+
+
 # --- E12: offline data ------------------------------------------------------------------------------------------------
 
 

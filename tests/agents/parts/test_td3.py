@@ -69,6 +69,7 @@ def test_exploration_is_noise_on_the_action_from_the_generator_given():
     policy = DeterministicPolicy(OBS, ACT, (8,), 0.1, generator=generator)
     obs = torch.randn(20_000, OBS, generator=generator) * 0.1
     mean = policy.act(obs)
+    assert_close(mean, policy.net(obs).tanh().detach())
     assert bool((mean.abs() < 1).all())
     spread = policy.act(obs, explore=True, generator=torch.Generator().manual_seed(1)) - mean
     assert spread.std().item() == pytest.approx(0.1, rel=0.02)

@@ -220,6 +220,9 @@ def test_a_step_improves_the_surrogate_within_the_trust_region(head, slack):
     policy = make_policy(head)
     rows = make_rows(policy, rows=100)
     old = policy(rows.obs).detach()
+    theta = policy.vector().requires_grad_()
+    score = head.log_prob(policy(rows.obs, policy.split(theta)), rows.action)
+    norm = torch.autograd.grad((rows.weight * rows.advantage * score).sum(), theta)[0].square().sum(1).sqrt()
     metrics = trust_region_step(policy, rows, replace(CONFIG, kl_slack=slack))
     new = policy(rows.obs).detach()
     kl = (rows.weight * head.kl(old, new)).sum(-1)
@@ -227,6 +230,7 @@ def test_a_step_improves_the_surrogate_within_the_trust_region(head, slack):
     before = surrogate(log_old, log_old, rows.advantage, rows.weight)
     assert bool((surrogate(log_new, log_old, rows.advantage, rows.weight) > before).all())
     assert_close(metrics["kl"], kl)
+    assert_close(metrics["gradient_norm"], norm)
     assert bool((kl <= (1.5 if slack else 2.0) * CONFIG.kl_limit).all())
 
 

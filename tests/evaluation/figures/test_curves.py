@@ -6,13 +6,16 @@ import matplotlib as mpl
 import matplotlib.image
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgba
+import yaml
 
 from surefoot import agents
+from surefoot.agents.interface import Style
+from surefoot.envs import EnvConfig, Physics
 from surefoot.evaluation.figures import curves as plots
 from surefoot.evaluation.figures import style
 from surefoot.evaluation.figures.curves import learning_curves, metric_panels, read_curve, spread
-from surefoot.evaluation.figures.style import agent_style
+from surefoot.evaluation.figures.style import PALETTE, agent_style, distinct_styles
+from surefoot.evaluation.figures.words import metric_label, parameter_label
 from surefoot.training.cli.plot import group, main
 
 
@@ -20,7 +23,7 @@ from surefoot.training.cli.plot import group, main
 def figure(monkeypatch):
     """Return a list that each drawn figure is appended to."""
     figures, write = [], style.write_figure
-    monkeypatch.setattr(plots, "write_figure", lambda drawn, out: (figures.append(drawn), write(drawn, out))[1])
+    monkeypatch.setattr(plots, "write_figure", lambda drawn, *rest: (figures.append(drawn), write(drawn, *rest))[1])
     return figures
 
 
@@ -52,7 +55,7 @@ def test_learning_curves_show_every_label_with_units(make_run, figure, tmp_path)
     np.testing.assert_array_equal(shown["theirs"].get_ydata(), [190, 290])
     np.testing.assert_array_equal(shown["data"].get_ydata(), [150, 150])
     assert len(axes.collections) == 1  # a band for the runs of several seeds only
-    assert "steps" in axes.get_xlabel()
+    assert axes.get_xlabel() == "environment steps"
     assert axes.get_ylabel() == "evaluation return (sum of rewards)"
     texts = [text.get_text() for text in figure[0].legends[0].get_texts()]
     assert texts == list(shown)
@@ -71,23 +74,67 @@ def test_steps_that_not_all_runs_reached_are_left_out(make_run, figure, tmp_path
     np.testing.assert_array_equal(lines(figure[0].axes[0])["x (2 runs)"].get_xdata(), [100])
 
 
-def test_an_agent_keeps_its_colour_in_every_figure(make_run, figure, tmp_path):
+def test_an_agent_keeps_its_colour_in_every_figure_and_its_baseline_runs_have_others(make_run, figure, tmp_path):
     run = make_run("a")
     learning_curves({"x": run}, tmp_path / "a.png")
     learning_curves({"first": make_run("b"), "y": run}, tmp_path / "b.png")
-    colors = {to_rgba(line.get_color()) for drawn in figure for line in drawn.axes[0].get_lines()}
-    assert colors == {to_rgba(agent_style("sac")[0])}
+    (alone,), (first, second) = ([line.get_color() for line in drawn.axes[0].get_lines()] for drawn in figure)
+    assert alone == first == agent_style("sac").color
+    assert second != first
     markers = [line.get_marker() for line in figure[1].axes[0].get_lines()]
-    assert len(set(markers)) == 2  # two labels of one agent
+    assert len(set(markers)) == 2
     bandits = {name for name, entry in agents.REGISTRY.items() if "bandits" in entry or "dynlin" in entry}
     for names in (bandits, set(agents.REGISTRY) - bandits):  # the two kinds never share a figure
         assert len({agent_style(name) for name in names}) == len(names)
     assert agent_style("a new one") == agent_style("a new one")
 
 
+def test_lines_of_one_figure_have_different_colours_while_there_are_any():
+    blue, orange = Style(PALETTE[0], "-"), Style(PALETTE[1], "--")
+    first, other, second = distinct_styles([blue, blue, orange])
+    assert (first, second) == (blue, orange)  # a later wish is kept, too
+    assert other.color not in (blue.color, orange.color)
+    assert len({style.color for style in distinct_styles([blue] * 7)}) == 7
+    assert len(set(distinct_styles([blue] * 28))) == 28
+
+
+def test_updates_and_environment_steps_share_no_axis_unmarked(make_run, figure, tmp_path):
+    sac, bc = make_run("a"), make_run("b")
+    config = yaml.safe_load((bc / "config.yaml").read_text())
+    (bc / "config.yaml").write_text(yaml.safe_dump(config | {"agent_name": "bc"}))
+    for runs in ({"sac": sac, "bc": bc}, {"bc": bc}):
+        learning_curves(runs, tmp_path / "a.png")
+    both, alone = (drawn.axes[0] for drawn in figure)
+    assert both.get_xlabel() == "environment steps; gradient updates for bc"
+    assert list(lines(both)) == ["sac", "bc (updates)"]
+    assert alone.get_xlabel() == "gradient updates"
+    assert list(lines(alone)) == ["bc"]
+
+
+def test_the_caption_names_what_differs_between_the_runs(make_run, figure, tmp_path):
+    heavy = EnvConfig("Pendulum-v1", Physics(gravity=2.0))
+    runs = {"light": [make_run(f"l{seed}", seed) for seed in (0, 1, 2, 5)], "heavy": make_run("h", 7, heavy)}
+    learning_curves(runs, tmp_path / "a.png")
+    assert " ".join(figure[0].get_suptitle().split()) == (
+        "Pendulum-v1, unmodified dynamics (light); Pendulum-v1, gravity 2.0; evaluated in the unmodified dynamics "
+        "(heavy); seeds 0–2, 5, 7 Point: mean over 5 evaluation episodes; line: interquartile mean over runs; "
+        "band: its 95% bootstrap interval; no band where there is a single run"
+    )
+
+
+def test_labels_are_words():
+    assert metric_label("lip_upper", ["mbpo"]).startswith("ln of the upper bound of the slope of Q")
+    assert metric_label("lip_upper", ["sac"]) == "lip upper (as logged)"
+    assert metric_label("seconds/model", ["sac"]) == "seconds of model (as logged)"
+    assert parameter_label("body_mass.front_left_leg") == "mass of front left leg (kg)"
+    assert parameter_label("geom_friction.*") == "sliding friction of everything (coefficient)"
+    assert parameter_label("body_mass.4") == "mass of number 4 (kg)"
+    assert parameter_label("pole_length") == "pole length (in the task's unit)"
+
+
 def test_metric_panels_have_a_panel_a_metric(make_run, figure, tmp_path):
     metric_panels({"x": make_run("a")}, tmp_path / "m.png", ["critic_loss"])
-    assert [axes.get_ylabel() for axes in figure[0].axes] == ["critic_loss"]
+    assert [axes.get_ylabel() for axes in figure[0].axes] == ["critic loss (as logged)"]
     np.testing.assert_array_equal(lines(figure[0].axes[0])["x"].get_ydata(), [1, 2])
 
 

@@ -105,7 +105,7 @@ def test_an_archive_needs_its_flag_and_its_task(tmp_path):
     [
         (
             ["--env.id", "InvertedPendulum-v5"],
-            r"observations \(3,\) to actions \(1,\), but InvertedPendulum-v5 has .*\(4,\)",
+            r"observations Box\(3,\) to actions Box\(1,\), but InvertedPendulum-v5 has .*Box\(4,\)",
         ),
         (["--episodes", "0"], "at least 1"),
         (["--seeds", "1", "5"], "share start states"),

@@ -135,7 +135,7 @@ def test_a_resolved_config_starts_the_same_run_again(tmp_path):
         (("fake", "--steps", 0), "steps is 0; it must be positive"),
         (("fake", "--device", "cuda:99"), "device cuda:99 was requested, but PyTorch sees"),
         (("fake", "--env.id", "Nope-v3"), "unknown environment 'Nope-v3'"),
-        (("sac", "--env.id", "CartPole-v1"), "continuous (Box) action space"),
+        (("sac", "--env.id", "CartPole-v1"), "sac takes Box actions"),
         (("fake", "--baselines", "sac/nope"), "no preset 'nope' for sac"),
         (("fake", *TASK, "--data.source", "absent.hdf5"), "absent.hdf5"),
     ],

@@ -46,9 +46,9 @@ def test_a_grid_solves_all_cvars_at_once(monkeypatch):
 
 def test_the_figure_shows_distribution_and_search(monkeypatch, tmp_path):
     figures = []
-    monkeypatch.setattr(plots, "write_figure", lambda figure, out: (figures.append(figure), out)[1])
+    monkeypatch.setattr(plots, "write_figure", lambda figure, out, caption: (figures.append(figure), out)[1])
     request = Request("surefoot/Gate-v0", ("cvar(1/2)", "target(2)"), method="exact")
-    plots.solution_distributions(solve_all(request), tmp_path / "a.png")
+    plots.solution_distributions(solve_all(request), tmp_path / "a.png", "surefoot/Gate-v0")
     distribution, search, target, _ = figures[0].axes
     heights = np.array([bar.get_height() for bar in distribution.patches])
     assert heights.sum() == pytest.approx(1)

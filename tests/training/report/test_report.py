@@ -1,6 +1,8 @@
 """The report: which runs are found, how they are grouped, its numbers, and the page in a real browser."""
 
+import base64
 import csv
+import io
 import json
 import re
 import shutil
@@ -9,10 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from surefoot.envs import EnvConfig, Physics
+from surefoot.evaluation.describe import describe
+from surefoot.evaluation.figures.style import agent_style
 from surefoot.training.cli.main import main
-from surefoot.training.config.describe import describe
 from surefoot.training.config.presets import default_config, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.report.data import gather, name_methods, read_run
@@ -162,7 +166,7 @@ def test_training_in_an_uncertainty_set_is_another_method(tmp_path):
     assert [method.label for method in methods] == ["sac, uncertainty None", "sac, uncertainty pendulum-2"]
 
 
-def test_methods_are_told_apart_by_what_differs_and_keep_their_agents_colour(tmp_path):
+def test_methods_are_told_apart_by_what_differs_and_by_their_colours(tmp_path):
     runs = []
     for i, gamma in enumerate((0.9, 0.99, 0.99)):
         folder = write_run(tmp_path / str(i), seed=i)
@@ -173,8 +177,9 @@ def test_methods_are_told_apart_by_what_differs_and_keep_their_agents_colour(tmp
     methods = list(name_methods(runs).values())
     assert [method.label for method in methods] == ["sac, gamma 0.9", "sac, gamma 0.99"]
     one, other = map(style_of, methods)
-    assert one[0] == other[0]
-    assert one[1:] != other[1:]
+    assert one[0] == agent_style("sac").color  # the first keeps its agent's
+    assert one[0] != other[0]
+    assert one[2] != other[2]
 
 
 def test_training_dynamics_are_tasks_of_their_own(tmp_path):
@@ -231,7 +236,9 @@ def test_measurements_under_other_dynamics_become_tails_and_a_heat_map(tmp_path)
             measured(run, gravity, friction, np.arange(20.0) + 10 * gravity + seed)
         (run / "evaluations" / "grid.json").write_text("[1, 2]")  # of another kind: passed by
     (cell,) = gather([tmp_path]).cells
-    names, table, rows, columns = physics_map(cell)
+    names, table, rows, columns, labels, nominal = physics_map(cell)
+    assert labels == ("gravity (factor)", "friction (factor)")
+    assert nominal == (1.0, 1.0, 20.0)
     assert cell.runs[0].grids == {}
     assert (names, rows, columns) == (("gravity", "friction"), [1.0, 2.0], [0.5, 1.0])
     np.testing.assert_allclose(table, [[np.nan, 20.0], [30.0, 30.0]])
@@ -248,6 +255,7 @@ def test_grids_become_worst_cases_averages_and_heat_maps(tmp_path):
         points = [{"at": {}, "mean": float(10 * i + seed)} for i in range(6)]
         record = {"set": "mine", "grid": "closed", "n": 3, "axes": {"mass": [1.0, 2.0], "wind": [0.0, 1.0, 2.0]}}
         record |= {"table": points, "worst": {"mean": float(seed)}, "average": 25.0 + seed}
+        record |= {"nominal": {"mean": 7.0 + seed, "at": {"mass": 1.0, "wind": 2.5}}}
         (run / "evaluations").mkdir()
         (run / "evaluations" / "grid.json").write_text(json.dumps(record))
     worst, average = (found(tmp_path, f"{what} over mine (closed, n=3)") for what in ("worst case", "average"))
@@ -256,7 +264,10 @@ def test_grids_become_worst_cases_averages_and_heat_maps(tmp_path):
     measured = grid_map(findings.cells[0], "mine (closed, n=3)")
     assert (measured.names, measured.rows, measured.columns) == (("mass", "wind"), [1.0, 2.0], [0.0, 1.0, 2.0])
     np.testing.assert_allclose(measured.table, [[0.5, 10.5, 20.5], [30.5, 40.5, 50.5]])
-    assert "sac: mine (closed, n=3); worst 0.5, 2 seeds" in page(findings, numbers(findings))
+    assert measured.nominal == (1.0, 2.5, 7.5)
+    text = page(findings, numbers(findings))
+    assert "<strong>sac: mine (closed, n=3)</strong>" in text
+    assert "seeds 0, 1. Number: mean over 2 runs; worst 0.5; star: nominal, 1 up, 2.5 across; no band." in text
 
 
 def test_objectives_show_what_was_predicted_and_what_was_achieved(tmp_path):
@@ -397,6 +408,16 @@ class Browser:
     def value_of(self, expression):
         return self.send("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
 
+    def edge_of_first_wide_table(self):
+        """Return the brightness (0 to 1) of the last pixel of each row of the first table that scrolls."""
+        box = self.value_of(
+            "[...document.querySelectorAll('.table')].find(t => t.scrollWidth > t.clientWidth)"
+            ".getBoundingClientRect().toJSON()"
+        )
+        clip = {"x": box["right"] - 1, "y": box["top"] + 2, "width": 1, "height": box["height"] - 4, "scale": 1}
+        shot = self.send("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
+        return imread(io.BytesIO(base64.b64decode(shot["data"])), format="png")[..., :3].mean(-1)
+
     def events_of(self, *methods):
         return [event["params"] for event in self.events if event.get("method") in methods]
 
@@ -413,3 +434,14 @@ def test_a_browser_shows_every_figure_and_asks_for_nothing(full_report, browser,
     asked = [request["request"]["url"] for request in browser.events_of("Network.requestWillBeSent")]
     assert [url for url in asked if not url.startswith("data:image/png")] == [full_report.as_uri()]
     assert browser.events_of("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []
+
+
+def test_a_table_wider_than_a_phone_shows_that_it_scrolls(full_report, browser):
+    browser.open(full_report, 390, 844)
+    assert np.median(browser.edge_of_first_wide_table()) < 0.75  # a shade on white
+    browser.value_of("document.querySelectorAll('.table').forEach(t => { t.scrollLeft = 9999 }) ?? 0")
+    assert np.median(browser.edge_of_first_wide_table()) > 0.98  # at its end: no shade
+    named = "[...document.querySelectorAll('.table')].every(t => t.tabIndex == 0 && t.ariaLabel.includes('scrolls'))"
+    assert browser.value_of(named)
+    browser.open(full_report, 1280, 900)
+    assert browser.value_of("[...document.querySelectorAll('.table')].every(t => t.scrollWidth <= t.clientWidth)")

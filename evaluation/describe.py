@@ -1,0 +1,37 @@
+"""A task and its settings in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from surefoot.envs import EnvConfig, Physics
+
+Record = dict[str, Any]
+
+
+def describe(env: Mapping[str, Any]) -> str:
+    """Return the task and how it differs from the unmodified one, such as `Hopper-v5, gravity 2.0`."""
+    defaults = asdict(EnvConfig())
+    settings = {**env["physics"], "max_episode_steps": env["max_episode_steps"], **env["kwargs"]}
+    usual = {**defaults["physics"], "max_episode_steps": None}
+    changes = [f"{in_words(n)} {value}" for n, value in settings.items() if n not in usual or value != usual[n]]
+    return ", ".join([env["id"], *changes])
+
+
+def describe_task(env: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
+    """Return a task with the physics of training and of evaluation (`measured`) as plain values, where they differ.
+
+    Such as `Hopper-v5, gravity 2.0; evaluated in the unmodified dynamics`.
+    """
+    text = describe(env)
+    if dict(env["physics"]) == dict(measured):
+        return text
+    elsewhere = describe(asdict(EnvConfig(env["id"], Physics(**measured)))).partition(", ")[2]
+    return f"{text}; evaluated with {elsewhere}" if elsewhere else f"{text}; evaluated in the unmodified dynamics"
+
+
+def in_words(name: str) -> str:
+    """Return the name of a setting or of a metric as people write it."""
+    return name.replace("_", " ")

@@ -212,7 +212,7 @@ class TanhGaussianPolicy(nn.Module):
 
     def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return a reparameterised action (B, act) and its log-probability (B,)."""
-        if self.net.is_native and noise.dim() == 2:
+        if self.net.is_native and noise.dim() == 2 and len(noise) == len(obs):
             bounds = self.log_std_min, LOG_STD_MAX
             pair: tuple[Tensor, Tensor] = stack.TanhGaussianNode.apply(
                 self.net(obs), self.log_std_affine, noise, bounds

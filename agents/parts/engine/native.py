@@ -41,12 +41,18 @@ def library() -> ctypes.CDLL:
     capability = torch.backends.cpu.get_cpu_capability()
     if capability not in INSTRUCTIONS:
         raise Unavailable(f"the native engine needs AVX2 or AVX-512, which this {platform.machine()} lacks")
+    return load(capability)
+
+
+def load(capability: str) -> ctypes.CDLL:
+    """Return the kernels for a set of instructions; raises `Unavailable`."""
     path = installed(capability) or compiled(capability)
     kernels = ctypes.CDLL(str(path))
     kernels.stack_forward.argtypes = [POINTER, INTEGER, POINTER, INTEGER, INTEGER, POINTER, POINTER, POINTER, INT]
     kernels.stack_backward.argtypes = [POINTER, INTEGER, POINTER, INTEGER, INTEGER, *[POINTER] * 6]
     kernels.stack_backward.argtypes += [INTEGER, INTEGER, INT]
-    kernels.adam_step.argtypes = [INTEGER, *[POINTER] * 4, *[FLOAT] * 5, DOUBLE, POINTER, FLOAT, INT]
+    kernels.adam_step.argtypes = [INTEGER, *[POINTER] * 4, FLOAT, DOUBLE, DOUBLE, *[FLOAT] * 2, DOUBLE]
+    kernels.adam_step.argtypes += [POINTER, FLOAT, INT]
     kernels.move_target.argtypes = [INTEGER, POINTER, POINTER, FLOAT]
     kernels.tanh_gaussian.argtypes = [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, POINTER, POINTER]
     kernels.tanh_gaussian_backward.argtypes = [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, *[POINTER] * 4]

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from surefoot.agents.parts.engine import native
 
@@ -75,7 +74,7 @@ class TorchKernels:
                 gradients.biases[i].add_(grad.sum(1, keepdim=True))
             if i:
                 grad = torch.bmm(grad, net.weights[i].mT)
-                grad = grad * SLOPE[net.activation](tape.hidden[i - 1], tape.before[i - 1])
+                grad = GATE[net.activation](grad, tape.hidden[i - 1], tape.before[i - 1])
         return torch.bmm(grad, net.weights[0].mT) if inputs else None
 
 
@@ -84,10 +83,10 @@ def _stacked(x: Tensor, weight: Tensor) -> Tensor:
 
 
 FORWARD: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "swish": F.silu}
-SLOPE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of what came out of the activation and what went in
-    "relu": lambda h, x: (h > 0).to(h.dtype),
-    "tanh": lambda h, x: 1 - h.square(),
-    "swish": lambda h, x: x.sigmoid() * (1 + x * (1 - x.sigmoid())),
+GATE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {  # autograd's own, of what came out and what went in
+    "relu": lambda grad, h, x: torch.ops.aten.threshold_backward(grad, h, 0),
+    "tanh": lambda grad, h, x: torch.ops.aten.tanh_backward(grad, h),
+    "swish": lambda grad, h, x: torch.ops.aten.silu_backward(grad, x),
 }
 
 
@@ -99,8 +98,8 @@ class NativeKernels:
 
     engine = "native"
 
-    def __init__(self) -> None:
-        self.library = native.library()
+    def __init__(self, library: ctypes.CDLL | None = None) -> None:
+        self.library = library or native.library()
         self.descriptions: dict[tuple[Any, ...], Description] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeKernels:
@@ -117,7 +116,8 @@ class NativeKernels:
     def forward(self, net: Parameters, x: Tensor, *, keep: bool) -> tuple[Tensor, Tape | None]:
         stack, members = self.described(net), len(net.weights[0])
         widths = stack.outputs
-        x = x if x.stride(-1) == 1 and (x.dim() == 2 or x.stride(0) == x.shape[1] * x.stride(1)) else x.contiguous()
+        stack.require(x)
+        x = x if x.stride(-1) == 1 else x.contiguous()
         rows = x.shape[-2]
         out = torch.empty(members, rows, widths[-1])
         hidden = Kept(widths[:-1], members * rows) if keep else None
@@ -174,6 +174,8 @@ class Description:
     """A `native.Stack` and the arrays it points to."""
 
     def __init__(self, net: Parameters) -> None:
+        if any(t.dtype != torch.float32 or not t.is_contiguous() for t in (*net.weights, *net.biases)):
+            raise ValueError("the native engine computes contiguous float32 weights only; pass --engine torch")
         self.shapes = [w.shape for w in net.weights]
         widths = [self.shapes[0][1], *(shape[2] for shape in self.shapes)]
         self.outputs = widths[1:]
@@ -183,6 +185,22 @@ class Description:
         self.stack = native.Stack(len(net.weights[0]), len(net.weights), ACTIVATIONS[net.activation], *pointers)
         self.address = ctypes.addressof(self.stack)
 
+    def require(self, x: Tensor) -> None:
+        """Raise `ValueError` for an input that the library would read beyond, or read as what it is not."""
+        members, inputs, _ = self.shapes[0]
+        fits = x.dim() == 2 or (x.dim() == 3 and len(x) == members)
+        if not fits or x.shape[-1] != inputs or x.dtype != torch.float32 or x.device.type != "cpu":
+            raise ValueError(
+                f"an input {tuple(x.shape)} of {x.dtype} on {x.device}, where {members} stacked networks take "
+                f"(rows, {inputs}) or ({members}, rows, {inputs}) of float32 on the CPU"
+            )
+
+
+def require_first_derivative() -> None:
+    """Raise `RuntimeError` in a backward that is to be differentiated itself: it would come out as a constant."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("create_graph: the engine's networks have first derivatives only; pass --engine eager")
+
 
 class TanhGaussianNode(torch.autograd.Function):
     """Action and log-probability of a tanh-Gaussian sample, and their gradient, as one kernel each."""
@@ -191,8 +209,10 @@ class TanhGaussianNode(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, outputs: Tensor, affine: Tensor, noise: Tensor, bounds: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
-        action, log_prob = torch.empty_like(noise), torch.empty(len(noise))
-        ctx.of = outputs.contiguous(), affine, noise.contiguous()
+        if outputs.shape != (len(noise), 2 * noise.shape[1]) or not outputs.dtype == noise.dtype == torch.float32:
+            raise ValueError(f"outputs {tuple(outputs.shape)} do not go with noise {tuple(noise.shape)}, both float32")
+        ctx.of = outputs.contiguous(), affine.contiguous(), noise.contiguous()
+        action, log_prob = torch.empty(noise.shape), torch.empty(len(noise))
         ctx.bounds, ctx.library = bounds, native.library()
         ctx.library.tanh_gaussian(
             *noise.shape, *(t.data_ptr() for t in ctx.of), *bounds, action.data_ptr(), log_prob.data_ptr()
@@ -200,8 +220,8 @@ class TanhGaussianNode(torch.autograd.Function):
         return action, log_prob
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        require_first_derivative()
         outputs, affine, noise = ctx.of
         by_action, by_log_prob = by_action.contiguous(), by_log_prob.contiguous()
         by_outputs, by_affine = torch.empty_like(outputs), torch.empty_like(affine)
@@ -230,10 +250,12 @@ class StackNode(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:  # type: ignore[override]
-        inputs, weights, *_ = ctx.needs_input_grad
-        gradients = gradients_of(ctx.net) if weights else None
+        require_first_derivative()
+        inputs, anchor, *_ = ctx.needs_input_grad
+        # In `autograd.grad` by something else the weights' gradients must stay as they are.
+        learns = anchor and torch._C._will_engine_execute_node(ctx.next_functions[1][0])  # type: ignore[attr-defined]
+        gradients = gradients_of(ctx.net) if learns else None
         grad_x = ctx.kernels.backward(ctx.net, ctx.tape, grad, gradients, inputs=inputs)
         if grad_x is not None and ctx.shared:
             grad_x = grad_x.sum(0) if len(grad_x) > 1 else grad_x[0]
@@ -258,7 +280,8 @@ def run(kernels: Kernels, net: Parameters, x: Tensor, *, frozen: bool) -> Tensor
     if torch.is_grad_enabled() and (learns or x.requires_grad):
         out: Tensor = StackNode.apply(x, net.weights[0] if learns else None, kernels, net)
         return out
-    return kernels.forward(net, x, keep=False)[0]
+    with torch.no_grad():  # PyTorch's operations would record the weights of a frozen network
+        return kernels.forward(net, x, keep=False)[0]
 
 
 @functools.cache

@@ -230,7 +230,7 @@ class TanhGaussianPolicy(nn.Module):
 
     def sample(self, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return a reparameterised action (B, act) and its log-probability (B,)."""
-        if self.net.is_native and noise.dim() == 2:
+        if self.net.is_native and noise.dim() == 2 and noise.shape[0] == obs.shape[0]:
             return stack.run_sample(self.net(obs), self.log_std_affine, noise, (self.log_std_min, LOG_STD_MAX))
         mean, log_std = self(obs)
         pre_tanh = mean + log_std.exp() * noise

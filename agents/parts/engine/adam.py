@@ -20,12 +20,22 @@ class Moments(Flat):
     def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
         super().__init__(parameters)
         self.gradient, self.mean, self.square = (torch.zeros_like(self.values) for _ in range(3))
-        for parameter, gradient in zip(parameters, self.views(self.gradient), strict=True):
-            parameter.grad = gradient
+        self.gradients = self.views(self.gradient)
+        self.collect()
+
+    def collect(self) -> None:
+        """Take in gradients that lie elsewhere: after `Module.zero_grad`, autograd or a kernel makes new ones."""
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            if parameter.grad is not gradient:
+                gradient.zero_() if parameter.grad is None else gradient.copy_(parameter.grad)
+                parameter.grad = gradient
 
 
 class FlatAdam(torch.optim.Adam):
-    """`torch.optim.Adam` with the same state, whose step is one kernel a group and leaves gradients of zero."""
+    """`torch.optim.Adam` with the same state, whose step is one kernel a group and leaves gradients of zero.
+
+    A parameter that a loss leaves out has a gradient of zero and moves on by its moments; PyTorch's passes over it.
+    """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float, *, is_native: bool) -> None:
         super().__init__(groups, lr=lr, eps=eps)
@@ -34,16 +44,17 @@ class FlatAdam(torch.optim.Adam):
         self._attach_state()
 
     def _attach_state(self) -> None:
-        step = torch.tensor(float(self.steps))
+        self.step_tensor = torch.full((sum(len(group.parameters) for group in self.flat),), float(self.steps))
+        each = iter(self.step_tensor)  # one a parameter: PyTorch's Adam, given this state, counts in each of them
         for group in self.flat:
             moments = group.views(group.mean), group.views(group.square)
             for parameter, *pair in zip(group.parameters, *moments, strict=True):
-                self.state[parameter] = {"step": step, **dict(zip(STATE, pair, strict=True))}
-        self.step_tensor = step
+                self.state[parameter] = {"step": next(each), **dict(zip(STATE, pair, strict=True))}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set every gradient to zero, in place."""
         for group in self.flat:
+            group.collect()
             group.gradient.zero_()
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -55,6 +66,7 @@ class FlatAdam(torch.optim.Adam):
         self.steps += 1
         self.step_tensor.fill_(self.steps)
         for group, flat in zip(self.param_groups, self.flat, strict=True):
+            flat.collect()
             if self.is_native:
                 native_step(flat, group, self.steps, target, tau)
             else:

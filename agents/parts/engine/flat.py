@@ -13,6 +13,8 @@ class Flat:
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
+        if any(hasattr(p, "flat") for p in self.parameters):
+            raise ValueError("a parameter of two optimisers: under an engine each belongs to one; pass --engine eager")
         self.values = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         for parameter, value in zip(self.parameters, self.views(self.values), strict=True):
             parameter.data = value

@@ -49,6 +49,7 @@ struct Scratch {
   float* take(Index floats) {
     float* block = memory + used;
     used += (floats + 15) / 16 * 16;
+    if (used > capacity) abort();  // never: a wrong sum in `reserve` must not become a wrong number
     return block;
   }
 };
@@ -192,8 +193,8 @@ void product(Index M, Index N, Index K, const float* A, Index row, Index column,
     if (last) finish.activation = wanted.activation, finish.gate = wanted.gate, finish.at_stride = wanted.at_stride;
     for (Index m0 = 0; m0 < M; m0 += HEIGHT)
       for (Index n = from; n < to; n += COLUMNS)
-        for (Index m = m0; m < std::min(M, m0 + HEIGHT); m += ROWS) {
-          const int rows = static_cast<int>(std::min<Index>(ROWS, M - m));
+        for (Index m = m0, end = std::min(M, m0 + HEIGHT); m < end; m += ROWS) {
+          const int rows = static_cast<int>(std::min<Index>(ROWS, end - m));
           if (last && wanted.before) finish.before = wanted.before + m * stride;
           if (last && wanted.gate) finish.at = wanted.at + m * wanted.at_stride;
           block_of<ROWS>(rows, depth, A + m * row + k * column, row, column, B + n * K + k * COLUMNS,
@@ -317,11 +318,11 @@ inline Vec log_1_plus(Vec x) {
 // The samples of some rows of a tanh-Gaussian side by side, `count` numbers each, padded to whole vectors.
 struct Samples {
   Index count;
-  float *raw, *log_std, *pre_tanh, *action, *term;
+  float *raw, *log_std, *spread, *pre_tanh, *action, *term;  // spread: std * noise
   Samples(Index rows, Index actions) : count(rows * actions) {
     const Index each = room(count);
-    scratch.reserve(5 * each);
-    for (float** part : {&raw, &log_std, &pre_tanh, &action, &term}) {
+    scratch.reserve(6 * each);
+    for (float** part : {&raw, &log_std, &spread, &pre_tanh, &action, &term}) {
       *part = scratch.take(each);
       memset(*part + count, 0, (each - count) * sizeof(float));
     }
@@ -338,9 +339,10 @@ struct Samples {
         term[k] = noise[k];
       }
     for (Index k = 0; k < count; k += WIDTH) {
-      const Vec n = load(term + k), u = load(pre_tanh + k) + exponential(load(log_std + k)) * n;
+      const Vec n = load(term + k), deviation = exponential(load(log_std + k)) * n, u = load(pre_tanh + k) + deviation;
       const Vec x = -2.0f * u, e = exponential(x < 0.0f ? x : -x);
       const Vec softplus = (x > 0.0f ? x : Vec{}) + log_1_plus(e);
+      store(spread + k, deviation);
       store(pre_tanh + k, u);
       store(action + k, hyperbolic_tangent(u));
       store(term + k, -0.5f * n * n - load(log_std + k) - 0.91893853320467274f
@@ -372,7 +374,10 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
   constexpr Index CHUNK = HEIGHT;  // rows that go through all layers together
   const Index E = s->members, L = s->layers;
   Index widest = 0, weights = 0;
-  for (Index l = 0; l < L; l++) widest = std::max(widest, s->widths[l + 1]), weights += room(padded(s->widths[l + 1]) * (s->widths[l] + 1));
+  for (Index l = 0; l < L; l++) {
+    const Index width = s->widths[l + 1];
+    widest = std::max(widest, width), weights += room(padded(width) * s->widths[l]) + room(padded(width));
+  }
   const Index parts = threads > 1 && E % threads ? threads : 1;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (Index task = 0; task < E * parts; task++) {
@@ -522,18 +527,19 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
   }
 }
 
-// One step of Adam, in place, after which the gradient is zero; then `target` (null: none) moves by `tau` towards the parameters.
-void adam_step(Index n, float* p, float* mean, float* square, float* gradient, float lr, float beta1, float beta2,
+// One step of Adam, in place, after which the gradient is zero; then `target` (null: none) moves by `tau` towards the
+// parameters.
+void adam_step(Index n, float* p, float* mean, float* square, float* gradient, float lr, double beta1, double beta2,
                float epsilon, float decay, double steps, float* target, float tau, int threads) {
-  const float rate = lr / static_cast<float>(1 - std::pow(double(beta1), steps));
-  const float root = 1 / static_cast<float>(std::sqrt(1 - std::pow(double(beta2), steps)));
+  const float rate = lr / static_cast<float>(1 - std::pow(beta1, steps));
+  const float root = 1 / static_cast<float>(std::sqrt(1 - std::pow(beta2, steps)));
   constexpr Index PIECE = 4096;  // of the tensors, in the first-level cache
   const Index pieces = (n + PIECE - 1) / PIECE;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && pieces > 4)
   for (Index piece = 0; piece < pieces; piece++) {
     const Index begin = piece * PIECE, length = std::min(PIECE, n - begin);
-    adam_piece(length, p + begin, mean + begin, square + begin, gradient + begin, rate, 1 - beta1, beta2, 1 - beta2,
-               epsilon, decay, root);
+    adam_piece(length, p + begin, mean + begin, square + begin, gradient + begin, rate, float(1 - beta1), float(beta2),
+               float(1 - beta2), epsilon, decay, root);
     if (target) move_piece(length, target + begin, p + begin, tau);
   }
 }
@@ -577,8 +583,7 @@ void tanh_gaussian_backward(Index rows, Index actions, const float* outputs, con
         const float by_action = grad_action ? grad_action[(r + i) * actions + a] : 0.0f;
         const float by_u = by_action * (1 - s.action[k] * s.action[k]) + 2 * by_log_prob * s.action[k];
         const float value = affine[0] * s.raw[k] + affine[1];
-        const float spread = s.pre_tanh[k] - outputs[2 * (r + i) * actions + a];  // std * noise
-        const float by_log_std = value < low || value > high ? 0.0f : by_u * spread - by_log_prob;
+        const float by_log_std = value < low || value > high ? 0.0f : by_u * s.spread[k] - by_log_prob;
         grad[a] = by_u;
         grad[actions + a] = by_log_std * affine[0];
         scale += double(by_log_std) * s.raw[k];

@@ -22,11 +22,11 @@ SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 AVX512 = "-DWIDTH=16 -mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mprefer-vector-width=512"
 INSTRUCTIONS = {"AVX512": AVX512.split(), "AVX2": ["-DWIDTH=8", "-mavx2", "-mfma"]}  # by PyTorch's names of them
-POINTER, INTEGER, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+POINTER, INTEGER, FLOAT, DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_double
 SIGNATURES = {
     "stack_forward": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, *[POINTER] * 3, ctypes.c_int],
     "stack_backward": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, *[POINTER] * 6, INTEGER, INTEGER, ctypes.c_int],
-    "adam_step": [INTEGER, *[POINTER] * 4, *[FLOAT] * 5, ctypes.c_double, POINTER, FLOAT, ctypes.c_int],
+    "adam_step": [INTEGER, *[POINTER] * 4, FLOAT, DOUBLE, DOUBLE, FLOAT, FLOAT, DOUBLE, POINTER, FLOAT, ctypes.c_int],
     "move_target": [INTEGER, POINTER, POINTER, FLOAT],
     "tanh_gaussian": [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, POINTER, POINTER],
     "tanh_gaussian_backward": [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, *[POINTER] * 4],
@@ -46,6 +46,11 @@ def library() -> ctypes.CDLL:
     capability = torch.backends.cpu.get_cpu_capability()
     if capability not in INSTRUCTIONS:
         raise Unavailable(f"the native engine needs AVX2 or AVX-512, which this {platform.machine()} lacks")
+    return load(capability)
+
+
+def load(capability: str) -> ctypes.CDLL:
+    """Return the kernels for a set of instructions; raises `Unavailable`."""
     path = installed(capability) or compiled(capability)
     kernels = ctypes.CDLL(str(path))
     for name, arguments in SIGNATURES.items():

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from surefoot.agents.parts.engine import native
 
@@ -88,7 +87,7 @@ class TorchKernels:
                 gradients.biases[i].add_(grad.sum(1, keepdim=True))
             if i:
                 grad = torch.bmm(grad, net.weights[i].mT)
-                grad = grad * SLOPE[net.activation](tape.hidden[i - 1], tape.before[i - 1])
+                grad = GATE[net.activation](grad, tape.hidden[i - 1], tape.before[i - 1])
         return torch.bmm(grad, net.weights[0][:, slice(*columns)].mT)
 
 
@@ -97,10 +96,10 @@ def _stacked(x: Tensor, weight: Tensor) -> Tensor:
 
 
 FORWARD: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "swish": F.silu}
-SLOPE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of what came out of the activation and what went in
-    "relu": lambda h, x: (h > 0).to(h.dtype),
-    "tanh": lambda h, x: 1 - h.square(),
-    "swish": lambda h, x: x.sigmoid() * (1 + x * (1 - x.sigmoid())),
+GATE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {  # autograd's own, of what came out and what went in
+    "relu": lambda grad, h, x: torch.ops.aten.threshold_backward(grad, h, 0),
+    "tanh": lambda grad, h, x: torch.ops.aten.tanh_backward(grad, h),
+    "swish": lambda grad, h, x: torch.ops.aten.silu_backward(grad, x),
 }
 
 
@@ -112,16 +111,17 @@ class NativeKernels:
 
     engine = "native"
 
-    def __init__(self) -> None:
-        self.library = native.library()
+    def __init__(self, library: ctypes.CDLL | None = None) -> None:
+        self.library = library or native.library()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeKernels:
         return self
 
     def forward(self, net: Parameters, x: Tensor, *, keep: bool) -> tuple[Tensor, Tape]:
         stack = described(net)
+        stack.require(x)
         members, widths = stack.members, stack.outputs
-        x = x if x.stride(-1) == 1 and (x.dim() == 2 or x.stride(0) == x.shape[1] * x.stride(1)) else x.contiguous()
+        x = x if x.stride(-1) == 1 else x.contiguous()
         rows = x.shape[-2]
         out = torch.empty(members, rows, widths[-1])
         hidden = Kept(widths[:-1], members * rows) if keep else None
@@ -142,8 +142,8 @@ class NativeKernels:
     def backward(self, net: Parameters, tape: Tape, grad: Tensor, *, weights: bool, columns: tuple[int, int]) -> Tensor:
         grad, x = grad.contiguous(), tape.x
         stack, (first, last), rows = described(net), columns, x.shape[-2]
-        if weights and stack.gradients is None:
-            stack.note_gradients(net.gradients())
+        if weights:
+            stack.note_gradients(net)
         grad_x = torch.empty(grad.shape[0], rows, last - first)
         self.library.stack_backward(
             stack.address,
@@ -178,9 +178,13 @@ class Description:
     """A `native.Stack` and the arrays it points to."""
 
     def __init__(self, net: Parameters) -> None:
+        if any(t.dtype != torch.float32 or not t.is_contiguous() for t in (*net.weights, *net.biases)):
+            raise ValueError("the native engine computes contiguous float32 weights only; pass --engine torch")
         widths = [net.weights[0].shape[1], *(w.shape[2] for w in net.weights)]
-        self.first, self.members, self.outputs = net.weights[0].data_ptr(), len(net.weights[0]), widths[1:]
-        self.gradients: Any = None  # their addresses, once they are wanted
+        self.first, self.members, self.inputs = net.weights[0].data_ptr(), net.weights[0].shape[0], widths[0]
+        self.outputs = widths[1:]
+        self.kept: Parameters | None = None  # gradients, once they are wanted, and their addresses
+        self.gradients: Any = None
         self.bias_gradients: Any = None
         self.widths = (native.INTEGER * len(widths))(*widths)
         self.weights, self.biases = native.addresses(net.weights), native.addresses(net.biases)
@@ -188,9 +192,26 @@ class Description:
         self.stack = native.Stack(len(net.weights[0]), len(net.weights), ACTIVATIONS[net.activation], *pointers)
         self.address = ctypes.addressof(self.stack)
 
-    def note_gradients(self, gradients: Parameters) -> None:
-        self.kept = gradients  # the tensors whose addresses follow
-        self.gradients, self.bias_gradients = native.addresses(gradients.weights), native.addresses(gradients.biases)
+    def require(self, x: Tensor) -> None:
+        """Raise `ValueError` for an input that the library would read beyond, or read as what it is not."""
+        fits = x.dim() == 2 or (x.dim() == 3 and x.shape[0] == self.members)
+        if not fits or x.shape[-1] != self.inputs or x.dtype != torch.float32 or x.device.type != "cpu":
+            raise ValueError(
+                f"an input {tuple(x.shape)} of {x.dtype} on {x.device}, where {self.members} stacked networks take "
+                f"(rows, {self.inputs}) or ({self.members}, rows, {self.inputs}) of float32 on the CPU"
+            )
+
+    def note_gradients(self, net: Parameters) -> None:
+        """Take the addresses of the gradients, unless they are known."""
+        if self.kept is None or self.kept.weights[0] is not net.weights[0].grad:
+            self.kept = net.gradients()
+            self.gradients, self.bias_gradients = map(native.addresses, (self.kept.weights, self.kept.biases))
+
+
+def require_first_derivative() -> None:
+    """Raise `RuntimeError` in a backward that is to be differentiated itself: it would come out as a constant."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("create_graph: the engine's networks have first derivatives only; pass --engine eager")
 
 
 def described(net: Parameters) -> Description:
@@ -241,12 +262,14 @@ class SampleNode(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, outputs: Tensor, affine: Tensor, noise: Tensor, bounds: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
-        ctx.tape = SampleTape(outputs.contiguous(), affine, noise.contiguous(), bounds)
+        if outputs.shape != (len(noise), 2 * noise.shape[1]) or not outputs.dtype == noise.dtype == torch.float32:
+            raise ValueError(f"outputs {tuple(outputs.shape)} do not go with noise {tuple(noise.shape)}, both float32")
+        ctx.tape = SampleTape(outputs.contiguous(), affine.contiguous(), noise.contiguous(), bounds)
         return sample(ctx.tape)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        require_first_derivative()
         return *sample_backward(ctx.tape, by_action, by_log_prob), None, None
 
 
@@ -274,11 +297,13 @@ class StackNode(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:  # type: ignore[override]
-        inputs, weights, *_ = ctx.needs_input_grad
+        require_first_derivative()
+        inputs, anchor, *_ = ctx.needs_input_grad
+        # In `autograd.grad` by something else the weights' gradients must stay as they are.
+        learns = anchor and torch._C._will_engine_execute_node(ctx.next_functions[1][0])  # type: ignore[attr-defined]
         columns = (0, ctx.tape.x.shape[-1] if inputs else 0)
-        grad_x = ctx.kernels.backward(ctx.net, ctx.tape, grad, weights=weights, columns=columns)
+        grad_x = ctx.kernels.backward(ctx.net, ctx.tape, grad, weights=learns, columns=columns)
         if not inputs:
             return None, None, None, None
         return grad_x.sum(0) if ctx.tape.x.dim() == 2 else grad_x, None, None, None
@@ -290,7 +315,8 @@ def run(kernels: Kernels, net: Parameters, x: Tensor, *, frozen: bool) -> Tensor
     if torch.is_grad_enabled() and (learns or x.requires_grad):
         out: Tensor = StackNode.apply(x, net.weights[0] if learns else None, kernels, net)
         return out
-    return kernels.forward(net, x, keep=False)[0]
+    with torch.no_grad():  # PyTorch's operations would record the weights of a frozen network
+        return kernels.forward(net, x, keep=False)[0]
 
 
 @functools.cache

@@ -58,7 +58,7 @@ def require_vectors(observation: gym.Space[Any], action: gym.Space[Any], config:
 
 
 def vector_observations(env: gym.Env, flatten: bool, task: str) -> gym.Env:
-    """Return the task with observations that are one vector; those that are not are flattened if asked, to float32.
+    """Return the task with observations that are one vector; those that are not are flattened if asked.
 
     Raises:
         ValueError: observations that are no vector, and what makes one of them.
@@ -73,7 +73,7 @@ def vector_observations(env: gym.Env, flatten: bool, task: str) -> gym.Env:
         )
     if not flatten:
         raise ValueError(f"{task}: observations are {describe(space)}; add --env.flatten for {_vector_of(space)}")
-    return float32_observations(FlattenObservation(env))
+    return FlattenObservation(env)
 
 
 def float32_observations(env: gym.Env) -> gym.Env:

@@ -16,6 +16,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from gymnasium.wrappers import FlattenObservation, TransformAction, TransformObservation
 
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.finite import as_float32
 
 BOUNDLESS = 1e9  # what some libraries write for a bound that there is not; dm_control has 1e10
 MOST_COMBINATIONS = 1_000  # of actions that are numbered: a network has an output for each
@@ -83,8 +84,8 @@ def float32_observations(env: gym.Env) -> gym.Env:
     if space.dtype == np.float32:
         return env
     # Not Gymnasium's DtypeObservation: it warns about the very conversion that it is for.
-    bounds = space.low.astype(np.float32), space.high.astype(np.float32)
-    return TransformObservation(env, partial(np.asarray, dtype=np.float32), Box(*bounds))
+    bounds = as_float32(space.low), as_float32(space.high)
+    return TransformObservation(env, as_float32, Box(*bounds))
 
 
 def _vector_of(space: gym.Space[Any]) -> str:
@@ -117,7 +118,18 @@ def vector_actions(env: gym.Env, flatten: bool, bound: float | None, task: str) 
 
 
 def require_bounds(space: Box, task: str) -> None:
-    """Raise `ValueError` where actions have no bounds that [-1, 1] could stand for."""
+    """Raise `ValueError` where [-1, 1], scaled to the bounds of the actions, would not give what the task takes."""
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"{task}: actions are {describe(space)} of whole numbers; register the task behind a "
+            "gymnasium.ActionWrapper that takes floats and rounds them, or a Discrete"
+        )
+    if (same := np.argwhere(space.low == space.high)).size:
+        place = tuple(same[0].tolist())
+        raise ValueError(
+            f"{task}: actions are {describe(space)}, whose coordinate {place[0]} can only be {space.low[place]:g}; "
+            "register the task behind a gymnasium.ActionWrapper that fills it in"
+        )
     if not bool((np.abs([space.low, space.high]) < BOUNDLESS).all()):
         raise ValueError(
             f"{task}: actions are {describe(space)} without finite bounds; add --env.action-bound B, for ±B"

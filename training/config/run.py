@@ -79,6 +79,9 @@ class RunConfig(Generic[C]):
     """Steps between checkpoints; there is always one at the end and one when the run is interrupted."""
     keep_checkpoints: int = 2
     """Number of newest checkpoints to keep; the best policy is always kept."""
+    resume_episodes: Literal["replayed", "fresh"] = "replayed"
+    """What a resumed run does with the episodes that were under way: bring them back to their exact state, or begin
+    fresh ones, for tasks that cannot be brought back (global random numbers, hardware)."""
     compile: bool = False
     """Compile the updates with torch.compile."""
     cudagraph: bool = False

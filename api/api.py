@@ -91,7 +91,8 @@ def train(
             `env={"physics": {"gravity": 2.0}}`, `agent={"hidden": (64, 64)}`, or `**{"env.physics.gravity": 2.0}`.
 
     Raises:
-        ValueError: an unknown agent or setting, or a value that does not fit; before anything is written.
+        ValueError: an unknown agent or setting, a value that does not fit, or a task that breaks Gymnasium's protocol,
+            before anything is written; in training, a number that is not finite, with the last good checkpoint kept.
         FileNotFoundError: no such preset or data.
         FileExistsError: the run's folder exists.
     """

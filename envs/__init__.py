@@ -1,6 +1,8 @@
 """Tasks: Gymnasium's with changed physics, and our own as batched tensor programs."""
 
+from surefoot.envs.check import examine_task, require_time_limit
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.finite import TaskError
 from surefoot.envs.make import find_spec, make_own, make_single, make_vec, own_action_space, spaces_of
 from surefoot.envs.parameters import Parameter, Uncertain, UncertaintySet, WithParameters
 from surefoot.envs.physics import ActionNoise, Physics, apply_physics
@@ -56,6 +58,7 @@ __all__ = [
     "SingleEnv",
     "StockObservation",
     "StockVectorObservation",
+    "TaskError",
     "TensorEnv",
     "TensorVectorEnv",
     "Tetris",
@@ -65,6 +68,7 @@ __all__ = [
     "WindyWalk",
     "WithParameters",
     "apply_physics",
+    "examine_task",
     "find_set",
     "find_spec",
     "indistinct",
@@ -75,6 +79,7 @@ __all__ = [
     "own_action_space",
     "play",
     "register",
+    "require_time_limit",
     "set_from_mapping",
     "spaces_of",
 ]

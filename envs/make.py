@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.wrappers import RescaleAction
+from gymnasium.wrappers import OrderEnforcing, RescaleAction, TimeLimit
 
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
@@ -63,7 +63,8 @@ def make_vec(
     make_sub_envs: Callable[[MakeEnv, int], SubEnvs] = SyncEnvs if config.vectorization == "sync" else AsyncEnvs
     make_env = partial(make_single, config, render_mode, uncertainty)
     limit = config.max_episode_steps or spec.max_episode_steps
-    return TensorVectorEnv(make_sub_envs(make_env, config.num_envs), config.num_envs, device, episode_limit=limit)
+    sub_envs = make_sub_envs(make_env, config.num_envs)
+    return TensorVectorEnv(sub_envs, config.num_envs, device, task=config.id, make_env=make_env, episode_limit=limit)
 
 
 def make_single(
@@ -90,6 +91,19 @@ def make_single(
     if uncertainty is not None:
         env = WithParameters(env, uncertainty)
     return float32_observations(Resumable(env))
+
+
+def bare_task(config: EnvConfig) -> gym.Env:
+    """The task as it is registered, without what `gymnasium.make` and `make_single` put around it.
+
+    Raises:
+        As `make_vec`.
+    """
+    spec = find_spec(config.id)
+    env = _gym_make(spec, config, _constructor_kwargs(spec, config, None))
+    while isinstance(env, OrderEnforcing | TimeLimit):
+        env = env.env
+    return env
 
 
 def spaces_of(config: EnvConfig) -> tuple[gym.Space[Any], gym.Space[Any]]:
@@ -185,7 +199,7 @@ def _constructor_kwargs(spec: EnvSpec, config: EnvConfig, render_mode: str | Non
 
 def _gym_make(spec: EnvSpec, config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env:
     with _one_line_errors(spec, kwargs), _known_compiler_warnings_dropped():
-        # Gymnasium's step-by-step checker is for authors of tasks; `check_env` in the tests does its work once.
+        # Gymnasium's checker looks at every step; `examine_task` does its work once.
         return gym.make(spec, max_episode_steps=config.max_episode_steps, disable_env_checker=True, **kwargs)
 
 

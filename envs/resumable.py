@@ -32,6 +32,10 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
+class NotReproducibleError(ValueError):
+    """A task did not come back to its state when its episode was replayed."""
+
+
 class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """Gives a task an `episode_state` that can be read, and assigned to a fresh copy of the same task.
 
@@ -39,7 +43,7 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     of wrappers). But a task is a function of how its episode began and the actions since, so these are recorded and
     replayed. The price is a replay of the current episode when a run is resumed. A property, not a pair of methods,
     because `set_attr` of Gymnasium's vector environments is the one call that sends every sub-environment its own
-    value.
+    value. A state with `fresh` true only puts the task's generator back: the next call is a reset.
     """
 
     def __init__(self, env: gym.Env):
@@ -83,6 +87,9 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def episode_state(self, state: dict[str, Any] | None) -> None:
         if state is None:
             return
+        if state.get("fresh"):  # no action is repeated: the task may be hardware
+            set_generator_state(self.np_random, state["generator_now"])
+            return
         if state["generator"] is not None:
             set_generator_state(self.np_random, state["generator"])
         params = state["params"] if self._uncertain else [None] * (len(state["actions"]) + 1)
@@ -95,8 +102,8 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
             self.step(action)
         same_obs = np.array(self._obs).tobytes() == state["obs"].tobytes()
         if not (same_obs and generator_state(self.np_random) == state["generator_now"]):
-            raise ValueError(
+            raise NotReproducibleError(
                 f"{self.spec.id if self.spec else self.env}: replaying the episode gave another state, so this task is "
                 "not reproducible (it draws from a generator that is not its np_random, or its version or settings "
-                "changed); resume needs one that is"
+                "changed); --resume-episodes fresh begins new episodes instead"
             )

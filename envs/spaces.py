@@ -16,6 +16,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from gymnasium.wrappers import FlattenObservation, TransformAction, TransformObservation
 
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.finite import as_float32
 
 BOUNDLESS = 1e9  # what some libraries write for a bound that there is not; dm_control has 1e10
 MOST_COMBINATIONS = 1_000  # of actions that are numbered: a network has an output for each
@@ -58,7 +59,7 @@ def require_vectors(observation: gym.Space[Any], action: gym.Space[Any], config:
 
 
 def vector_observations(env: gym.Env, flatten: bool, task: str) -> gym.Env:
-    """Return the task with observations that are one vector; those that are not are flattened if asked, to float32.
+    """Return the task with observations that are one vector; those that are not are flattened if asked.
 
     Raises:
         ValueError: observations that are no vector, and what makes one of them.
@@ -73,7 +74,7 @@ def vector_observations(env: gym.Env, flatten: bool, task: str) -> gym.Env:
         )
     if not flatten:
         raise ValueError(f"{task}: observations are {describe(space)}; add --env.flatten for {_vector_of(space)}")
-    return float32_observations(FlattenObservation(env))
+    return FlattenObservation(env)
 
 
 def float32_observations(env: gym.Env) -> gym.Env:
@@ -83,8 +84,8 @@ def float32_observations(env: gym.Env) -> gym.Env:
     if space.dtype == np.float32:
         return env
     # Not Gymnasium's DtypeObservation: it warns about the very conversion that it is for.
-    bounds = space.low.astype(np.float32), space.high.astype(np.float32)
-    return TransformObservation(env, partial(np.asarray, dtype=np.float32), Box(*bounds))
+    bounds = as_float32(space.low), as_float32(space.high)
+    return TransformObservation(env, as_float32, Box(*bounds))
 
 
 def _vector_of(space: gym.Space[Any]) -> str:
@@ -117,7 +118,18 @@ def vector_actions(env: gym.Env, flatten: bool, bound: float | None, task: str) 
 
 
 def require_bounds(space: Box, task: str) -> None:
-    """Raise `ValueError` where actions have no bounds that [-1, 1] could stand for."""
+    """Raise `ValueError` where [-1, 1], scaled to the bounds of the actions, would not give what the task takes."""
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"{task}: actions are {describe(space)} of whole numbers; register the task behind a "
+            "gymnasium.ActionWrapper that takes floats and rounds them, or a Discrete"
+        )
+    if (same := np.argwhere(space.low == space.high)).size:
+        place = tuple(same[0].tolist())
+        raise ValueError(
+            f"{task}: actions are {describe(space)}, whose coordinate {place[0]} can only be {space.low[place]:g}; "
+            "register the task behind a gymnasium.ActionWrapper that fills it in"
+        )
     if not bool((np.abs([space.low, space.high]) < BOUNDLESS).all()):
         raise ValueError(
             f"{task}: actions are {describe(space)} without finite bounds; add --env.action-bound B, for ±B"

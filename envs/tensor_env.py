@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from surefoot.envs.finite import FiniteGuard
 from surefoot.envs.physics import UNMODIFIED, Physics, check_supported
 
 State = tuple[Tensor, ...]  # every field (N, …)
@@ -45,6 +46,7 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         check_supported(physics, (*self.physics_factors, *noisy), type(self).__name__)
         self.num_envs = num_envs
         self.device = torch.device(device)
+        self.guard = FiniteGuard(type(self).__name__)
         self.time_aware = time_aware
         self.single_observation_space = time_aware_space(observation_space) if time_aware else observation_space
         self.single_action_space = action_space
@@ -81,18 +83,26 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
             self.generator.manual_seed(seed)
         self._state = self.draw_state()
         self._elapsed_steps = torch.zeros_like(self._elapsed_steps)
-        return self._shown(self._state, self._elapsed_steps), {}
+        obs = self._shown(self._state, self._elapsed_steps)
+        self.guard.check_reset(obs)
+        return obs, {}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Observation (N, obs), reward, terminated, truncated (N,), and `final_obs`, `_final_obs` in the info."""
+        """Observation (N, obs), reward, terminated, truncated (N,), and `final_obs`, `_final_obs` in the info.
+
+        Raises:
+            TaskError: a reward or an observation is not finite; on an accelerator within 1,000 steps.
+        """
         successor, reward, terminated = self.advance(self._state, self._executed(actions))
         elapsed = self._elapsed_steps + 1
         truncated = elapsed >= self._limit
         ended = terminated | truncated
         self._state = tuple(map(partial(_where, ended), self.draw_state(), successor))
         self._elapsed_steps = elapsed.masked_fill(ended, 0)
-        info = {"final_obs": self._shown(successor, elapsed), "_final_obs": ended} | self.extra_info
-        return self._shown(self._state, self._elapsed_steps), reward, terminated, truncated, info
+        final_obs, obs = self._shown(successor, elapsed), self._shown(self._state, self._elapsed_steps)
+        self.guard.check_tensors(actions, reward, final_obs, obs)
+        info = {"final_obs": final_obs, "_final_obs": ended} | self.extra_info
+        return obs, reward, terminated, truncated, info
 
     def _shown(self, state: State, elapsed: Tensor) -> Tensor:
         obs = self.observe(state)
@@ -104,8 +114,12 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         noise = torch.randn(actions.shape, generator=self.generator, device=self.device, dtype=actions.dtype)
         return actions + self.physics.action_noise * noise
 
+    def can_resume(self) -> bool:
+        """True: the state holds all there is."""
+        return True
+
     def state_dict(self) -> dict[str, Any]:
-        own = {"state": list(self._state), "elapsed_steps": self._elapsed_steps}
+        own = {"state": list(self._state), "elapsed_steps": self._elapsed_steps, "steps": self.guard.steps}
         return own | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -115,6 +129,7 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
             )
         self._state = tuple(field.to(self.device) for field in state["state"])
         self._elapsed_steps = state["elapsed_steps"].to(self.device)
+        self.guard.steps = state.get("steps", 0)  # not counted yet by the first versions
         self.generator.set_state(state["generator"].cpu())
 
 

@@ -14,6 +14,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from surefoot.envs.finite import FiniteGuard, as_float32
+from surefoot.envs.resumable import NotReproducibleError
+
 MakeEnv = Callable[[], gym.Env]
 EpisodeState = dict[str, Any] | None  # of `Resumable`
 
@@ -22,7 +25,7 @@ class Stepped(NamedTuple):
     """What one vector step gave, as arrays of our own; `final_obs` holds only the rows whose episode ended."""
 
     obs: np.ndarray  # (N, obs) float32
-    reward: np.ndarray  # (N,) float32
+    reward: np.ndarray  # (N,) float64
     terminated: np.ndarray  # (N,) bool
     truncated: np.ndarray  # (N,) bool
     final_obs: dict[int, np.ndarray]
@@ -57,7 +60,7 @@ class SyncEnvs:
 
     def step(self, actions: np.ndarray) -> Stepped:
         n = len(self.envs)
-        obs, reward = np.empty(self._shape, np.float32), np.empty(n, np.float32)
+        obs, reward = np.empty(self._shape, np.float32), np.empty(n)
         terminated, truncated = np.empty(n, np.bool_), np.empty(n, np.bool_)
         final_obs = {}
         for i, env in enumerate(self.envs):
@@ -97,7 +100,7 @@ class AsyncEnvs:
     def step(self, actions: np.ndarray) -> Stepped:
         obs, reward, terminated, truncated, info = self._envs.step(actions)
         final_obs = {int(i): info["final_obs"][i] for i in np.flatnonzero(terminated | truncated)}
-        return Stepped(obs, reward.astype(np.float32), terminated, truncated, final_obs)
+        return Stepped(obs, reward, terminated, truncated, final_obs)
 
     def episode_states(self) -> Sequence[EpisodeState]:
         return self._envs.get_attr("episode_state")
@@ -135,9 +138,19 @@ class TensorVectorEnv(gym.vector.VectorEnv):
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own declaration
 
     def __init__(
-        self, sub_envs: SubEnvs, num_envs: int, device: str | torch.device, *, episode_limit: int | None = None
+        self,
+        sub_envs: SubEnvs,
+        num_envs: int,
+        device: str | torch.device,
+        *,
+        task: str = "the task",
+        make_env: MakeEnv | None = None,
+        episode_limit: int | None = None,
     ):
         self.sub_envs = sub_envs
+        self.guard = FiniteGuard(task)
+        self.make_env = make_env
+        self.fresh_episodes = False  # on loading a state, begin new episodes instead of replaying those it holds
         self.num_envs = num_envs
         self.episode_limit = episode_limit  # steps after which an episode is truncated; None: unlimited
         self.device = torch.device(device)
@@ -147,17 +160,26 @@ class TensorVectorEnv(gym.vector.VectorEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Start an episode in every environment i, with `seed + i`."""
-        return self._tensor(self.sub_envs.reset(seed, options)), {}
+        obs = self.sub_envs.reset(seed, options)
+        self.guard.check_reset(obs)
+        return self._tensor(obs), {}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Observation (N, obs), reward (N,), terminated, truncated (N,) bool, {"final_obs", "_final_obs"}."""
-        stepped = self.sub_envs.step(actions.numpy(force=True))
-        obs, reward = self._tensor(stepped.obs), self._tensor(stepped.reward)
-        if not stepped.final_obs:
-            return obs, reward, self._none, self._none, {"final_obs": obs, "_final_obs": self._none}
-        final_obs = stepped.obs.copy()
+        """Observation (N, obs), reward (N,), terminated, truncated (N,) bool, {"final_obs", "_final_obs"}.
+
+        Raises:
+            TaskError: a reward or an observation is not finite, or beyond float32.
+        """
+        given = actions.numpy(force=True)
+        stepped = self.sub_envs.step(given)
+        rewards = as_float32(stepped.reward)
+        final_obs = stepped.obs.copy() if stepped.final_obs else stepped.obs
         for i, row in stepped.final_obs.items():
             final_obs[i] = row
+        self.guard.check_step(given, rewards, final_obs, stepped.obs)
+        obs, reward = self._tensor(stepped.obs), self._tensor(rewards)
+        if not stepped.final_obs:
+            return obs, reward, self._none, self._none, {"final_obs": obs, "_final_obs": self._none}
         terminated, truncated = self._tensor(stepped.terminated), self._tensor(stepped.truncated)
         info = {"final_obs": self._tensor(final_obs), "_final_obs": terminated | truncated}
         return obs, reward, terminated, truncated, info
@@ -172,13 +194,38 @@ class TensorVectorEnv(gym.vector.VectorEnv):
 
     def state_dict(self) -> dict[str, Any]:
         """The running episode of every environment (see `Resumable`), as tensors and plain values."""
-        return {"sub_envs": [_with_tensors(state) for state in self.sub_envs.episode_states()]}
+        episodes = [_with_tensors(state) for state in self.sub_envs.episode_states()]
+        return {"sub_envs": episodes, "steps": self.guard.steps}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replay the saved episodes; ValueError where that does not give the saved observations bit for bit."""
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor | None:
+        """Replay the saved episodes, or where `fresh_episodes` is set begin new ones and return what they show.
+
+        Raises:
+            NotReproducibleError: a replay does not give the saved observations, bit for bit.
+            ValueError: another number of environments.
+        """
         if len(state["sub_envs"]) != self.num_envs:
             raise ValueError(f"the saved state has {len(state['sub_envs'])} environments, this one {self.num_envs}")
-        self.sub_envs.send("episode_state", [_with_arrays(episode) for episode in state["sub_envs"]])
+        episodes = [_with_arrays(episode) for episode in state["sub_envs"]]
+        if self.fresh_episodes:
+            episodes = [episode and {**episode, "fresh": True} for episode in episodes]
+        self.sub_envs.send("episode_state", episodes)
+        begun = self.reset()[0] if self.fresh_episodes else None
+        self.guard.steps = state.get("steps", 0)  # not counted yet by the first versions
+        return begun
+
+    def can_resume(self) -> bool:
+        """Whether the first environment's episode, replayed in a fresh copy of the task, comes to the same state."""
+        if self.make_env is None:
+            return False
+        copy = self.make_env()
+        try:
+            copy.set_wrapper_attr("episode_state", self.sub_envs.episode_states()[0])
+        except NotReproducibleError:
+            return False
+        finally:
+            copy.close()
+        return True
 
     def close_extras(self, **kwargs: Any) -> None:
         self.sub_envs.close()

@@ -7,13 +7,12 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Agent, Policy, StatefulPolicy
-from surefoot.envs import EnvConfig, make_vec
+from surefoot.envs import EnvConfig, TaskError, TensorEnv, TensorVectorEnv, make_vec
 from surefoot.offline_data import normalized_score
 
 NUM_ENVS = 32  # most environments stepped side by side; more episodes run in further waves
@@ -75,20 +74,25 @@ def evaluate(
     env = make_vec(replace(env_config, num_envs=-(-episodes // waves)), device=device)
     try:
         outcomes = [_first_episodes(act, env, seed + wave * env.num_envs, gamma) for wave in range(waves)]
+    except TaskError as error:
+        raise TaskError(f"in an evaluation: {error}") from error
     finally:
         env.close()
     returns, lengths = (torch.cat(column)[:episodes].cpu().numpy() for column in zip(*outcomes, strict=True))
+    if (wrong := np.flatnonzero(~np.isfinite(returns))).size:
+        raise TaskError(f"{env_config.id}: in an evaluation the return of episode {wrong[0]} is {returns[wrong[0]]}")
     return EvalResult(returns, lengths, normalized_score(env_config.id, returns))
 
 
-def _first_episodes(act: Act, env: gym.vector.VectorEnv, seed: int, gamma: float) -> tuple[Tensor, Tensor]:
+def _first_episodes(act: Act, env: TensorVectorEnv | TensorEnv, seed: int, gamma: float) -> tuple[Tensor, Tensor]:
     """Return (N,) returns and lengths of each environment's first episode; one that is done waits for the others."""
     obs, _ = env.reset(seed=seed)
     reset_policy(act)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=obs.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=obs.device)
-    for step in range(LONGEST_EPISODE):
+    longest = env.episode_limit or LONGEST_EPISODE
+    for step in range(longest):
         obs, reward, terminated, truncated, _ = env.step(act(obs))
         returns += torch.where(running, gamma**step * reward.double(), 0.0)
         lengths += running
@@ -97,4 +101,4 @@ def _first_episodes(act: Act, env: gym.vector.VectorEnv, seed: int, gamma: float
         running &= ~ended
         if not running.any():
             return returns, lengths
-    raise ValueError(f"no end of an episode after {LONGEST_EPISODE} steps; set a limit with --env.max-episode-steps")
+    raise TaskError(f"no end of an episode after {longest} steps; set a limit with --env.max-episode-steps N")

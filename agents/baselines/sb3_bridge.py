@@ -231,7 +231,8 @@ class SB3Agent:
         self.env.interaction.load_state_dict(state["interaction"])
         if state["episode_starts"] is not None:
             model._last_obs = self.env.reset()
-            model._last_episode_starts = state["episode_starts"].cpu().numpy()
+            starts = state["episode_starts"].cpu().numpy()
+            model._last_episode_starts = np.ones_like(starts) if self.env.interaction.begun_anew else starts
         self.generators.load_state_dict(state["generators"])
         model.action_space.np_random.bit_generator.state = state["random_actions"]
 

@@ -13,7 +13,7 @@ from surefoot.agents.interface import Batch, Episodes, VectorEnv
 from surefoot.agents.parts.env_parameters import BatchWithParameters
 from surefoot.agents.parts.random import uniform
 from surefoot.agents.parts.replay import Ring
-from surefoot.agents.parts.state import Stateful
+from surefoot.agents.parts.state import Stateful, unpack
 
 
 class Explorer(Protocol):
@@ -34,6 +34,7 @@ class Interaction(Stateful):
         self.obs, _ = env.reset(seed=seed)  # (N, obs)
         self.episode_return = torch.zeros(env.num_envs, dtype=torch.float64, device=self.obs.device)
         self.length = torch.zeros(env.num_envs, dtype=torch.int64, device=self.obs.device)
+        self.begun_anew = False  # whether loading a state began new episodes
 
     def step(self, action: Tensor) -> tuple[Batch, Episodes]:
         """Take `action` (N, act) in every environment; `next_obs` is the true successor, also at an episode's end."""
@@ -45,6 +46,16 @@ class Interaction(Stateful):
         self.length = torch.where(ended, 0, episodes.length)
         self.obs = obs
         return batch, episodes
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state back; where the environment begins new episodes instead, so do the sums."""
+        begun = self.env.load_state_dict(state["env"])
+        unpack(self, self.STATEFUL[1:], state)
+        self.begun_anew = begun is not None
+        if begun is not None:
+            self.obs = begun
+            self.episode_return.zero_()
+            self.length.zero_()
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,9 @@ def _blank(jobs: int) -> JobOutcomes:
 
 def _check_length(lengths: np.ndarray) -> None:
     if lengths.max() > LONGEST_EPISODE:
-        raise ValueError(f"no end of an episode after {LONGEST_EPISODE} steps; set a limit with max_episode_steps")
+        raise ValueError(
+            f"no end of an episode after {LONGEST_EPISODE} steps; set a limit with --env.max-episode-steps N"
+        )
 
 
 def _play_waves(

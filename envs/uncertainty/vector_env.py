@@ -108,17 +108,28 @@ class UncertainVectorEnv(gym.vector.VectorWrapper):
         elif name == "params":
             self.env.set_params(torch.from_numpy(self._full(rows)).to(self.device))
 
+    def can_resume(self) -> bool:
+        """As the task's."""
+        can: bool = self.env.can_resume()
+        return can
+
     def state_dict(self) -> dict[str, Any]:
         own = {"params": self.params, "next": self._next, "random": self.random}
         return {"env": self.env.state_dict(), **own, "generator": self.generator.get_state()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.env.load_state_dict(state["env"])
-        self.random, self.params = state["random"], state["params"].to(self.low)
-        self._let_next(state["next"].to(self.low))
+    def load_state_dict(self, state: dict[str, Any]) -> Tensor | None:
+        """Take the state back; return what `TensorVectorEnv.load_state_dict` does."""
+        self.random, self.params, following = state["random"], state["params"].to(self.low), state["next"].to(self.low)
+        self.generator.set_state(state["generator"].cpu())
+        self._let_next(following)
+        begun: Tensor | None = self.env.load_state_dict(state["env"])
+        if begun is not None:  # new episodes, with the parameters that were staged
+            self.params = following
+            following = self._draw() if self.random else following
+        self._let_next(following)  # a replay has staged others
         if self._full is not None:
             self._write("params")
-        self.generator.set_state(state["generator"].cpu())
+        return begun
 
 
 class BatchedPerturbedEnvs:

@@ -135,10 +135,11 @@ def own_module(tmp_path, monkeypatch):
     return write
 
 
-def test_a_module_of_the_working_folder_is_found(own_module):
+def test_a_module_of_the_working_folder_is_found(own_module, tmp_path):
     assert make_vec(EnvConfig(own_module("here_task"))).single_observation_space.shape == (2,)
     own_module("here_rule")
     assert _find(EnvConfig("HalfCheetah-v5", termination="here_rule:rule"))[1] == "here_rule:rule"
+    assert sys.path[-1] == str(tmp_path)  # where it hides nothing
 
 
 def test_what_is_installed_comes_before_the_working_folder(own_module):

@@ -122,8 +122,34 @@ def test_a_task_with_hidden_state_is_refused(vectorization, monkeypatch):
     env, fresh = make_vec(config), make_vec(config)
     env.reset(seed=0)
     play(env, 4, torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="not reproducible"):
+    with pytest.raises(ValueError, match=r"not reproducible.*--resume-episodes fresh"):
         fresh.load_state_dict(env.state_dict())
+    assert not env.can_resume()
+    env.close()
+    fresh.close()
+
+
+@pytest.mark.parametrize("task", ["hopper", "native"])
+def test_a_task_that_comes_back_says_so_and_is_not_disturbed(task):
+    env, same = make_vec(TASKS[task]), make_vec(TASKS[task])
+    for one in (env, same):
+        one.reset(seed=7)
+        play(one, 12, torch.Generator().manual_seed(0))
+    assert env.can_resume()
+    assert_same(*(play(one, 30, torch.Generator().manual_seed(1)) for one in (env, same)))
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_fresh_episodes_begin_where_the_tasks_generators_were(vectorization):
+    config = EnvConfig("Pendulum-v1", num_envs=2, vectorization=vectorization)
+    env, fresh = make_vec(config), make_vec(config)
+    env.reset(seed=7)
+    play(env, 12, torch.Generator().manual_seed(0))
+    assert fresh.load_state_dict(env.state_dict()) is None
+    fresh.fresh_episodes = True
+    begun = fresh.load_state_dict(env.state_dict())
+    assert_same([begun], [env.reset()[0]])  # as if the episodes had been cut here
+    assert_same(*(play(one, 30, torch.Generator().manual_seed(1)) for one in (env, fresh)))
     env.close()
     fresh.close()
 

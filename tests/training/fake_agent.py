@@ -32,6 +32,8 @@ class FakeConfig:
     """Agent step that raises."""
     padding: int = 0
     """Further float32 numbers in the state."""
+    nan_in: str = ""
+    """What is NaN from agent step 12 on: `metric`, `policy`, `state`, or `state, then fails` at step 14."""
 
     def __post_init__(self) -> None:
         if self.scale <= 0:
@@ -71,10 +73,22 @@ class Fake:
         metrics = {"noise": noise, "walk": self.policy.linear.weight.norm()}
         if self.steps > LATE:
             metrics["late"] = noise.sum()
+        if self.config.nan_in and self.steps >= 12:
+            self._spoil(metrics)
         ended = torch.tensor([self.steps % 7 == 0, False])
         nothing = float("nan")  # what stands where no episode ended means nothing
         episodes = Episodes(ended, torch.tensor([float(self.steps), nothing]), torch.tensor([5, 9]))
         return Progress(self.config.env_steps, 1, metrics, (episodes,))
+
+    def _spoil(self, metrics: dict[str, Tensor]) -> None:
+        if self.config.nan_in == "metric":
+            metrics["noise"] = metrics["noise"] / 0 * 0
+        elif self.config.nan_in == "policy":
+            self.policy.linear.bias += torch.nan
+        else:
+            self.padding += torch.nan
+        if self.config.nan_in == "state, then fails" and self.steps == 14:
+            raise torch.linalg.LinAlgError("the input has NaN")
 
     def state_dict(self) -> dict[str, Any]:
         state = {"policy": self.policy.state_dict(), "generator": self.generator.get_state(), "steps": self.steps}

@@ -13,11 +13,13 @@ import tyro
 from surefoot import agents
 from surefoot.configs import preset_names
 from surefoot.configs.casting import read_yaml
+from surefoot.envs import TaskError
 from surefoot.training.cli.errors import one_line_errors, program
 from surefoot.training.cli.options import REGISTRY, laid_over, long_names
 from surefoot.training.config.presets import default_config, from_plain, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.baselines import require_baselines
+from surefoot.training.loop.finite import DivergedError
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
 from surefoot.training.loop.loop import ActiveRun
 from surefoot.training.loop.setup import resume, start
@@ -69,13 +71,14 @@ def _train(run: ActiveRun, stop: StopRequest) -> int:
     print(f"run folder: {run.folder}")
     try:
         execute(run, stop)
-    except OSError as error:
-        if error.errno is not None:  # unlike ours, which are whole sentences
+    except (OSError, TaskError, DivergedError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # unlike ours, which are whole sentences
             raise
         with one_line_errors(1):
             raise
     if stop:
         command = f"{program()} {run.agent_name} --resume {quoted(run.folder)}"
+        command += "" if run.replayable else " --resume-episodes fresh"
         print(f"stopped at step {run.counters.step}; resume with: {command}")
     return stop.exit_code
 

@@ -82,6 +82,9 @@ class RunConfig(Generic[C]):
     engine: Literal["auto", "native", "torch", "eager"] = "auto"
     """What computes the updates: `native` (C++ kernels, float32 on a CPU), `torch` (the same plan in PyTorch), `eager`
     (autograd, the definition). All give the same numbers up to rounding. `auto`: the fastest there is."""
+    resume_episodes: Literal["replayed", "fresh"] = "replayed"
+    """What a resumed run does with the episodes that were under way: bring them back to their exact state, or begin
+    fresh ones, for tasks that cannot be brought back (global random numbers, hardware)."""
     compile: bool = False
     """Compile the updates with torch.compile."""
     cudagraph: bool = False

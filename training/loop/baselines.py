@@ -95,6 +95,7 @@ class BaselineRuns:
     def _command(self, entry: str, folder: Path) -> list[str]:
         agent_name, preset = entry.split("/")
         call = [sys.executable, "-m", "surefoot.training.cli.main", "train", agent_name]
+        call += ["--resume-episodes", self.config.resume_episodes]
         if checkpoint_steps(folder):
             return [*call, "--resume", str(folder)]
         if folder.exists():  # killed before its first checkpoint

@@ -24,11 +24,14 @@ from surefoot.agents.interface import (
     VectorEnv,
 )
 from surefoot.agents.parts.interaction import crosses
+from surefoot.envs import TaskError
+from surefoot.envs.check import global_generators_restored
 from surefoot.evaluation import policy_files, regret
 from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
 from surefoot.evaluation.storage import save as save_checkpoint
 from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.finite import require_finite
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs.loggers import (
@@ -83,6 +86,7 @@ class ActiveRun:
     counters: Counters = field(default_factory=Counters)
     saved_step: int = -1
     engine: str = "eager"  # what computes the updates
+    replayable: bool = True  # whether its episodes can be replayed, as far as is known
 
 
 def run_loop(run: ActiveRun, stop: StopRequest, elapsed: Callable[[], float], callback: Callback | None = None) -> None:
@@ -91,7 +95,7 @@ def run_loop(run: ActiveRun, stop: StopRequest, elapsed: Callable[[], float], ca
     with tqdm(total=config.steps, initial=counters.step, unit="step", disable=None, desc=run.agent_name) as bar:
         while counters.step < config.steps and not counters.done and not stop:
             before = counters.step
-            progress = run.agent.step()
+            progress = _step(run)
             counters.advance(progress, run.spec.offline)
             run.meter.add(progress)
             for line in progress.notes:
@@ -100,6 +104,8 @@ def run_loop(run: ActiveRun, stop: StopRequest, elapsed: Callable[[], float], ca
             counters.seconds = elapsed()
             due = {name: crosses(before, counters.step, every) for name, every in _intervals(config).items()}
             row: dict[str, Any] = {}
+            if due["log"] or due["evaluation"]:
+                require_finite(run.meter, run.agent.policy.state_dict(), _when(run))
             if due["log"]:
                 row |= log_metrics(run, bar)
             if due["evaluation"] and not run.spec.regret:
@@ -111,6 +117,22 @@ def run_loop(run: ActiveRun, stop: StopRequest, elapsed: Callable[[], float], ca
                 save(run)
     if run.saved_step != counters.step:
         save(run)
+
+
+def _step(run: ActiveRun) -> Progress:
+    """Step the agent; where it fails on numbers that are no longer finite, that is the error."""
+    try:
+        return run.agent.step()
+    except TaskError:
+        raise
+    except (ArithmeticError, RuntimeError, ValueError):
+        require_finite(run.meter, run.agent.state_dict(), _when(run))
+        raise
+
+
+def _when(run: ActiveRun) -> str:
+    kept = f"the checkpoint of step {run.saved_step} is the last good one" if run.saved_step >= 0 else "no checkpoint"
+    return f"by step {run.counters.step} ({kept})"
 
 
 def finish(run: ActiveRun) -> None:
@@ -203,17 +225,34 @@ def _send(run: ActiveRun, row: Row) -> None:
 
 def save(run: ActiveRun) -> None:
     """Write the checkpoint of this step, then drop the oldest. The policy goes first: no checkpoint is without one."""
-    step = run.counters.step
+    step, state = run.counters.step, _state(run)
+    require_finite(run.meter, state["agent"], _when(run))
     _save_policy(run, policy_files.checkpoint_path(run.folder, "policy", step))
     if run.spec.regret:
         regret.save_regret(run.folder, *cast(BanditAgent, run.agent).regret.trace())
     for name, content_of in run.spec.artefacts.items():
         run_folder.save_artefact(run.folder, name, content_of(run.agent))
-    save_checkpoint(policy_files.checkpoint_path(run.folder, "step", step), _state(run))
+    save_checkpoint(policy_files.checkpoint_path(run.folder, "step", step), state)
+    if run.saved_step < 0:
+        note_not_replayable(run)
     run.saved_step = step
     for kind in ("step", "policy"):
         for old in policy_files.checkpoint_steps(run.folder, kind)[: -run.config.keep_checkpoints]:
             policy_files.checkpoint_path(run.folder, kind, old).unlink()
+
+
+def note_not_replayable(run: ActiveRun) -> None:
+    """Say at the first checkpoint, and in meta.json, where the task cannot be brought back to its state."""
+    if run.env is None:
+        return
+    with global_generators_restored():
+        run.replayable = run.replayable and run.env.can_resume()
+    if not run.replayable:
+        run_folder.write_meta(run.folder, {"episodes_replayable": False})
+        tqdm.write(
+            f"note: {run.config.env.id} cannot be brought back to its state (it draws from other generators than its "
+            "np_random, or is hardware): resume this run with --resume-episodes fresh, which begins new episodes"
+        )
 
 
 def _state(run: ActiveRun) -> dict[str, Any]:

@@ -13,15 +13,24 @@ from tqdm import tqdm
 
 from surefoot import agents
 from surefoot.agents.interface import (
-    Agent,
     AgentSpec,
     OfflineData,
     Setting,
     Spaces,
     VectorEnv,
 )
-from surefoot.agents.parts.engine import Engine, choose, coverage
-from surefoot.envs import BatchedPerturbedEnvs, UncertainVectorEnv, make_single, make_vec, own_action_space, spaces_of
+from surefoot.agents.parts.engine import Engine
+from surefoot.envs import (
+    BatchedPerturbedEnvs,
+    TensorVectorEnv,
+    UncertainVectorEnv,
+    examine_task,
+    make_single,
+    make_vec,
+    own_action_space,
+    require_time_limit,
+    spaces_of,
+)
 from surefoot.envs.make import space_notes
 from surefoot.envs.spaces import describe
 from surefoot.envs.stock import refuse_changed_rewards
@@ -36,6 +45,7 @@ from surefoot.offline_data import load_for
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.behaviour import BEHAVIOUR, behaviour_data
+from surefoot.training.loop.engines import engine_in_use, new_engine, pick_device, same_engine
 from surefoot.training.loop.loop import ActiveRun, Counters
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs.loggers import (
@@ -47,14 +57,14 @@ from surefoot.training.runs.loggers import (
 )
 from surefoot.training.runs.meters import Meter
 
-CHANGEABLE = ("steps", "threads", "logger", "checkpoint_every", "keep_checkpoints", "baselines")
+CHANGEABLE = ("steps", "threads", "logger", "checkpoint_every", "keep_checkpoints", "baselines", "resume_episodes")
 
 
 def start(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | None = None) -> ActiveRun:
     """Return a new run at its first step, its folder made last, when everything else has been found in order."""
     run_folder.require_free(folder)
     require_installed(config.logger)
-    run = _build(agent_name, config, folder, _new_engine(config))
+    run = _build(agent_name, config, folder, new_engine(config), examine=True)
     run_folder.create(folder, agent_name, config, preset, run.engine)
     try:
         run.metrics.start()
@@ -90,9 +100,11 @@ def resume(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
     state = load_checkpoint(path)
     _require_same_run(state, agent_name, config, path)
     require_installed(config.logger)
+    _require_replayable(folder, config)
     if state["device"] != (device := pick_device(config.device).type):
         raise ValueError(f"{path}: made on {state['device']}, not {device}; resume it on a machine that has one")
-    run = _build(agent_name, config, folder, _same_engine(config, state.get("engine", "eager"), path))
+    run = _build(agent_name, config, folder, same_engine(config, state.get("engine", "eager"), path))
+    fresh = config.resume_episodes == "fresh" and _begin_fresh_episodes(run.env)
     run.agent.load_state_dict(state["agent"])
     run.meter.load_state_dict(state["meter"])
     run.counters = Counters(**state["counters"])
@@ -103,50 +115,31 @@ def resume(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
     run.loggers = make_loggers(
         config.logger, folder, to_plain(agent_name, config), run.counters.env_steps, state["loggers"]
     )
-    run_folder.mark_resumed(folder, agent_name, config)
+    run.replayable = run_folder.read_meta(folder).get("episodes_replayable", True)
+    run_folder.mark_resumed(folder, agent_name, config, fresh_episodes=fresh)
     return run
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu`, `cuda` or `cuda:N` stands for; `ValueError` where it is missing."""
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda" if available else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= available:
-        raise ValueError(f"device {name} was requested, but PyTorch sees {available} CUDA devices; pass --device cpu")
-    return device
-
-
-def _new_engine(config: RunConfig[Any]) -> Engine:
-    """Return the engine of a new run; say where the fastest one cannot be had."""
-    engine, note = choose(config.engine, pick_device(config.device), traced=config.compile or config.cudagraph)
-    if note:
-        tqdm.write(note)
-    return engine
-
-
-def _same_engine(config: RunConfig[Any], engine: str, path: Path) -> Engine:
-    """Return the engine that a run began with; `ValueError` where it cannot be had: another one rounds differently."""
-    try:
-        return choose(engine, pick_device(config.device), traced=config.compile or config.cudagraph)[0]
-    except ValueError as error:
-        raise ValueError(f"{path}: began with --engine {engine}, and a run keeps its engine: {error}") from error
-
-
-def _engine_in_use(agent_name: str, agent: Agent, engine: Engine) -> Engine:
-    """Return what computes the updates of an agent, and say which of its networks the engine lacks."""
-    computed, left = coverage(agent)
-    if engine == "eager" or not computed:
-        return "eager"
-    if left:
-        tqdm.write(
-            f"note: the {engine} engine lacks what {', '.join(left)} of {agent_name} need; autograd computes them"
+def _require_replayable(folder: Path, config: RunConfig[Any]) -> None:
+    """Raise where the task is known not to come back to its state: its actions are never repeated."""
+    if config.resume_episodes == "replayed" and not run_folder.read_meta(folder).get("episodes_replayable", True):
+        raise ValueError(
+            f"{folder}: {config.env.id} cannot be brought back to its state (global random numbers, or hardware); "
+            "--resume-episodes fresh goes on with new episodes"
         )
-    return engine
 
 
-def _build(agent_name: str, config: RunConfig[Any], folder: Path, engine: Engine) -> ActiveRun:
+def _begin_fresh_episodes(env: Any) -> bool:
+    """Let the next loading of a state begin new episodes; False where a tensor task has all of its state saved."""
+    if env is None or not isinstance(env.unwrapped, TensorVectorEnv):
+        return False
+    env.unwrapped.fresh_episodes = True
+    return True
+
+
+def _build(
+    agent_name: str, config: RunConfig[Any], folder: Path, engine: Engine, *, examine: bool = False
+) -> ActiveRun:
     spec, device = agents.get(agent_name), pick_device(config.device)
     if config.num_seeds > 1 and not spec.stacks_seeds:
         raise ValueError(
@@ -162,6 +155,9 @@ def _build(agent_name: str, config: RunConfig[Any], folder: Path, engine: Engine
         _require_real_rewards(config)
     data = _load_data(agent_name, spec, config, spaces, device)
     ends = termination_of(config.env) if spec.model_based else None
+    replayable = examine_task(config.env) if examine else True
+    if examine and not spec.regret:
+        require_time_limit(config.env)
     for_all_seeds = replace(config.env, num_envs=config.env.num_envs * config.num_seeds)
     env, perturbed_envs = training_env(agent_name, spec, replace(config, env=for_all_seeds), device)
     how = (config.compile, config.cudagraph, engine, config.num_seeds)
@@ -174,10 +170,10 @@ def _build(agent_name: str, config: RunConfig[Any], folder: Path, engine: Engine
         if env is not None:
             env.close()
         raise
-    engine = _engine_in_use(agent_name, agent, engine)
     logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", EVALUATION_COLUMNS)
     task = spaces, own_action_space(config.env), device, env
-    return ActiveRun(agent_name, config, folder, spec, *task, agent, Meter(device), *logs, engine=engine)
+    about = {"engine": engine_in_use(agent_name, agent, engine), "replayable": replayable}
+    return ActiveRun(agent_name, config, folder, spec, *task, agent, Meter(device), *logs, **about)
 
 
 def training_env(
@@ -238,10 +234,12 @@ def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig[
         raise ValueError(f"{path}: a run of {state['agent_name']}, not of {agent_name}")
     _, before = from_plain(state["config"], str(path))
     old, new = (_flat(to_plain(agent_name, settings)) for settings in (before, config))
-    changed = [name for name in new if new[name] != old[name] and name not in CHANGEABLE]
+    # Where the agent never acts, the time limit is that of the evaluations alone.
+    changeable = (*CHANGEABLE, "env.max_episode_steps") if agents.get(agent_name).offline else CHANGEABLE
+    changed = [name for name in new if new[name] != old[name] and name not in changeable]
     if changed:
         changes = ", ".join(f"{name} was {old[name]!r}, not {new[name]!r}" for name in changed)
-        raise ValueError(f"{path}: {changes}; only {', '.join(CHANGEABLE)} may change on resume")
+        raise ValueError(f"{path}: {changes}; only {', '.join(changeable)} may change on resume")
     if config.steps < state["counters"]["step"]:
         raise ValueError(f"{path}: already at step {state['counters']['step']}; --steps {config.steps} is less")
 

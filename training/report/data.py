@@ -142,6 +142,8 @@ def read_run(folder: Path) -> RunFacts:
     returns, scores = read_evaluations(folder / "evaluations.csv")
     if meta.get("status") == "finished" and not by_regret and not returns:
         raise ValueError("finished, but its evaluations.csv has no row")
+    if wrong := [step for step, mean in returns.items() if not np.isfinite(mean)]:
+        raise ValueError(f"the return of its evaluation at step {wrong[0]} is {returns[wrong[0]]}")
     measured = tuple(read_measurements(folder / "evaluations"))
     grids = {f"{r['set']} ({r['grid']}, n={r['n']})": r for r in read_records(folder / "evaluations") if "axes" in r}
     objectives = dict(read_objectives(folder, config))

@@ -94,10 +94,12 @@ def is_finished(folder: Path, config: RunConfig[Any]) -> bool:
     return read_meta(folder).get("status") == "finished" and config == read_config(folder)[1]
 
 
-def mark_resumed(folder: Path, agent_name: str, config: RunConfig[Any]) -> None:
-    """Record that the run was taken up again: with which budget, by which command and on which machine."""
+def mark_resumed(folder: Path, agent_name: str, config: RunConfig[Any], *, fresh_episodes: bool = False) -> None:
+    """Record that the run was taken up again: with which budget and episodes, by which command, on which machine."""
     write_config(folder, agent_name, config)
-    write_meta(folder, {"resumed": [*read_meta(folder).get("resumed", []), {"started": _now(), **provenance()}]})
+    episodes = "fresh" if fresh_episodes else "replayed"
+    entry = {"started": _now(), "episodes": episodes, **provenance()}
+    write_meta(folder, {"resumed": [*read_meta(folder).get("resumed", []), entry]})
 
 
 def save_artefact(folder: Path, name: str, content: Any) -> None:

@@ -44,6 +44,11 @@ class Meter:
         self._clear()
         return row
 
+    def not_finite(self) -> list[str]:
+        """Return the names of what is not finite so far; nothing is cleared."""
+        values = torch.stack([*self.sums.values(), self.episodes[1]]).isfinite().tolist()
+        return [name for name, sound in zip([*self.sums, "episode_return"], values, strict=True) if not sound]
+
     def state_dict(self) -> dict[str, Any]:
         return {"sums": self.sums, "counts": self.counts, "episodes": self.episodes}
 

@@ -83,8 +83,6 @@ class StockEnvs(Stateful):
         """Take the actions (N,), numbered from `first` by the task, and move the stocks with what they earn."""
         config, (stock, earned, scale) = self.config, (self.stock, self.earned, self.scale)
         batch, episodes = self.interaction.step(action + first)
-        if not torch.isfinite(batch.reward).all():
-            raise ValueError("the task gave a reward that is not finite; the stock and every target would be lost")
         reward, bound = batch.reward, config.clip_reward
         if bound is not None:
             reward = reward.clamp(-bound, bound)
@@ -95,6 +93,13 @@ class StockEnvs(Stateful):
         self.earned = torch.where(episodes.ended, 0.0, earned + scale * batch.reward)
         self.scale = torch.where(episodes.ended, 1.0, scale * config.gamma)
         return rows, episodes
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state back; new episodes, begun in place of the saved ones, start with a stock of their own."""
+        super().load_state_dict(state)
+        if self.interaction.begun_anew:
+            self.stock = self.draw(len(self.stock))
+            self.earned, self.scale = torch.zeros_like(self.stock), torch.ones_like(self.stock)
 
 
 class NStep:
@@ -198,6 +203,11 @@ class DHN(Stateful):
             self.updates_due -= 1
         metrics = {name: torch.stack([each[name] for each in made]) for name in (made[0] if made else ())}
         return Progress(count, len(made), metrics, (episodes,))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.envs.interaction.begun_anew:  # no reward follows that belongs to the transitions under way
+            self.n_step.window = []
 
     def learn(self) -> dict[str, Tensor]:
         """Make one update from a fresh batch; move the target network when it is due."""

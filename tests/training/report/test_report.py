@@ -122,6 +122,7 @@ def test_failures_of_a_sweep_are_shown_with_the_end_of_their_log(tmp_path):
         ("config.yaml", "agent_name: nope\n"),
         ("config.yaml", "agent_name: sac\nsteps: much\n"),
         ("evaluations.csv", "step,episode_return,score\n1,x,\n"),
+        ("evaluations.csv", "step,episode_return,score\n200,nan,\n"),
         ("evaluations.csv", "step,env_steps\n"),
         ("metrics.csv", None),
     ],

@@ -224,7 +224,9 @@ def test_a_row_does_not_depend_on_rows_and_members_beside_it(kernels, members, r
     out, *_, by_input = results(net, x, grad, through(kernels))
     for row in {0, rows // 2, rows - 1}:
         for e in range(members):
-            one = Parameters(*([t[e : e + 1].detach().clone() for t in part] for part in (net.weights, net.biases)), net.activation)
+            one = Parameters(
+                *([t[e : e + 1].detach().clone() for t in part] for part in (net.weights, net.biases)), net.activation
+            )
             alone = x[e, row : row + 1].clone().requires_grad_()
             its_out = stack.run(kernels, one, alone, frozen=True)
             its_out.backward(grad[e : e + 1, row : row + 1])
@@ -337,9 +339,7 @@ def test_a_nan_reaches_the_action_and_its_log_probability():
     for column in (0, 1):
         outputs = torch.zeros(3, 2)
         outputs[1, column] = float("nan")
-        action, log_prob = stack.SampleNode.apply(
-            outputs, torch.tensor([1.0, 0.0]), torch.ones(3, 1), (-5.0, 2.0)
-        )
+        action, log_prob = stack.SampleNode.apply(outputs, torch.tensor([1.0, 0.0]), torch.ones(3, 1), (-5.0, 2.0))
         assert action.isnan().flatten().tolist() == log_prob.isnan().tolist() == [False, True, False]
 
 

@@ -1,0 +1,50 @@
+"""What an agent learned must be finite: looked at with every row, evaluation and checkpoint, before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surefoot.training.runs.meters import Meter
+
+
+class DivergedError(ValueError):
+    """A loss, another metric or a parameter is no longer a finite number."""
+
+
+def require_finite(meter: Meter, state: dict[str, Any], when: str) -> None:
+    """Raise `DivergedError` where a running mean is not finite, or a tensor of a `state_dict` holds NaN.
+
+    Infinity in a state is allowed: it stands for "none yet", or "no bound".
+    """
+    wrong = [*meter.not_finite(), *_with_nan(state)]
+    if wrong:
+        further = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise DivergedError(f"{wrong[0]}{further} not finite {when}: training has diverged")
+
+
+def _with_nan(state: dict[str, Any]) -> list[str]:
+    """Return the names of the tensors that hold NaN, after one transfer from each device."""
+    tensors = {name: value for name, value in _tensors(state, "") if value.is_floating_point() and value.numel()}
+    if not tensors:
+        return []
+    by_device: dict[torch.device, list[str]] = {}
+    for name, value in tensors.items():
+        by_device.setdefault(value.device, []).append(name)
+    return [name for names in by_device.values() for name in _of_one_device(names, tensors)]
+
+
+def _of_one_device(names: list[str], tensors: dict[str, Tensor]) -> list[str]:
+    bad = torch.stack([tensors[name].isnan().any() for name in names]).tolist()
+    return [name for name, wrong in zip(names, bad, strict=True) if wrong]
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tensors(item, f"{name}.{key}" if name else str(key))

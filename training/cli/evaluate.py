@@ -32,7 +32,7 @@ from surefoot.evaluation.statistics import Interval, iqm, stratified_bootstrap
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.cli.options import REGISTRY, laid_over
 from surefoot.training.comparison import grid_table, objectives_table
-from surefoot.training.loop.setup import pick_device
+from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.console import print_table
 from surefoot.training.runs.provenance import git_commit
 

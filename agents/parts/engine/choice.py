@@ -45,11 +45,13 @@ def choose(wanted: str, device: torch.device, *, traced: bool = False) -> tuple[
 
 
 def coverage(agent: Any) -> tuple[list[str], list[str]]:
-    """Return the names of an agent's trained networks that kernels compute, and of those left to autograd."""
+    """Return the names of an agent's networks that kernels compute, and of trained ones that are left to autograd."""
     computed, left = [], []
     for name, network in _networks(agent, ""):
-        if any(parameter.requires_grad for parameter in network.parameters()):
-            (computed if network.computed_by else left).append(name)
+        if network.computed_by:
+            computed.append(name)
+        elif any(parameter.requires_grad for parameter in network.parameters()):
+            left.append(name)
     return computed, left
 
 

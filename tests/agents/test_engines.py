@@ -93,7 +93,7 @@ MORE: dict[str, list[dict[str, Any]]] = {  # switches that are numbers, and pair
         {"log_std_min": -1.1},
         {"lagrange": True, "linear_regulariser": True},
     ],
-    "sac": [{"tau": 1.0}, {"log_std_min": 0.0}, {"hidden": ()}, {"hidden": (1,)}],
+    "sac": [{"tau": 1.0}, {"log_std_min": 0.0}, {"hidden": (1,)}],
     "td3-bc": [{"alpha": 0.0}],
     "cql": [{"min_q_weight": 0.0}],
     "dhn": [{"huber_threshold": 0.5}, {"relabel_probability": 0.0, "n_step": 3}, {"tau": 0.3}],
@@ -181,5 +181,6 @@ def test_odd_batches_and_two_threads_are_computed_alike(name, data_file):
 def test_two_hundred_updates_stay_together(name, data_file):
     config = run_config(name, str(data_file), hidden=(64, 64))
     found = states(config, name, 200)
+    eager = {key: value for key, value in found["eager"].items() if ".exp_avg" not in key}
     for engine in ("torch", "native"):
-        assert off(found[engine], found["eager"]) < 4e-4, engine
+        assert off(found[engine], eager) < 4e-4, engine

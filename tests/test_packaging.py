@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,18 @@ from pathlib import Path
 
 import pytest
 
+from surefoot.agents.parts.engine import flags
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 FOREIGN = b"owner = 'openai-agents'\n"  # a distribution whose top-level package is called as one of our folders
 TIMEOUT = 120
+ENGINE = "surefoot/agents/parts/engine"
+WHICH = (
+    "from surefoot.agents.parts.engine import native\n"
+    "try: print(native.library()._name)\n"
+    "except native.Unavailable as error: print(error)"
+)
 
 
 def run(*arguments: str | Path, cwd: Path, **environment: str) -> str:
@@ -38,8 +47,8 @@ def pip(*arguments: str | Path, cwd: Path) -> None:
 def copy_of_the_checkout(to: Path) -> Path:
     """Return a copy of what a build reads: it leaves nothing in the checkout and finds no old build there."""
     for folder in {Path(folder).parts[0] for folder in FOLDERS.values()}:
-        shutil.copytree(ROOT / folder, to / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copytree(ROOT / folder, to / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, to)
     return to
 
@@ -53,6 +62,13 @@ def foreign_wheel(folder: Path) -> Path:
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", f"agents/__init__.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
     return path
+
+
+def libraries() -> set[str]:
+    """Return the names in a wheel of the kernels that are compiled here."""
+    built = platform.machine() == "x86_64" and any(map(shutil.which, ("c++", "g++", "clang++")))
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    return {f"{ENGINE}/kernels_{name.lower()}{suffix}" for name in flags.INSTRUCTIONS} if built else set()
 
 
 def site_packages() -> str:
@@ -84,7 +100,7 @@ def installed(target, tmp_path):
     -S leaves out the .pth files of site-packages, and with them the editable install; -P the working folder.
     """
     path = os.pathsep.join([str(target), site_packages()])
-    return lambda *arguments: run("-S", "-P", *arguments, cwd=tmp_path, PYTHONPATH=path)
+    return lambda *arguments, **more: run("-S", "-P", *arguments, cwd=tmp_path, PYTHONPATH=path, **more)
 
 
 def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
@@ -93,10 +109,37 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
         f"{package.replace('.', '/')}/{path.relative_to(ROOT / folder).as_posix()}"
         for package, folder in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".yaml", ".hdf5", ".md") or path.name == "py.typed"
+        if path.suffix in (".py", ".yaml", ".hdf5", ".md", ".cpp") or path.name == "py.typed"
     }
-    assert names == tracked
+    assert names == tracked | libraries()
     assert "surefoot/py.typed" in names  # for all of its sub-packages
+
+
+def test_the_installed_kernels_are_used_unless_their_source_has_changed(installed, target, tmp_path):
+    def used() -> str:
+        return installed("-c", WHICH, XDG_CACHE_HOME=str(tmp_path / "cache"), CXX="/bin/false").strip()
+
+    assert not libraries() or used() in {str(target / name) for name in libraries()}
+    source = target / ENGINE / "kernels.cpp"
+    before = source.read_text()
+    try:
+        source.write_text(before + "\n")
+        assert "could not be compiled with /bin/false" in used()
+    finally:
+        source.write_text(before)
+
+
+def test_no_library_is_tuned_to_the_machine_that_builds():
+    built = [flag for name in flags.INSTRUCTIONS for flag in flags.compile_flags(name)]
+    assert not [flag for flag in built if flag.startswith(("-march", "-mtune", "-mcpu", "-ffast-math"))]
+
+
+def test_a_build_without_a_compiler_goes_on(tmp_path):
+    """A whole wheel with no library: updates then run in PyTorch, or a compiler of the user's is found later."""
+    source = copy_of_the_checkout(tmp_path / "source")
+    environment = {"CC": "/bin/false", "CXX": "/bin/false"}
+    run("setup.py", "-q", "build_ext", "--build-lib", tmp_path / "out", cwd=source, **environment)
+    assert not list(tmp_path.rglob("*.so"))
 
 
 def test_every_module_of_the_wheel_is_imported_from_it(installed, target):

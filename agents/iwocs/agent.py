@@ -69,6 +69,8 @@ class IWOCS:
     `path` has one entry per iteration, of plain values.
     """
 
+    STATEFUL = ("policy", "solver")  # where its networks are
+
     def __init__(self, config: IWOCSConfig, setting: Setting) -> None:
         assert setting.perturbed_envs is not None, "IWOCS trains in an uncertainty set"
         self.config, self.setting, self.perturbed_envs = config, setting, setting.perturbed_envs
@@ -79,7 +81,7 @@ class IWOCS:
         starts = torch.randint(2**20, 2**30, (2,), generator=make_generator(setting.seed, "search")).tolist()
         self.search_seeds, self.held_out_seeds = ([s + k for k in range(config.search_episodes)] for s in starts)
         self.policy = IWOCSPolicy(config, setting.spaces).to(setting.device)
-        compute_by(setting.engine, self.policy)  # also what a resumed run only loads
+        compute_by(setting.engine, self.policy)  # those of a resumed run's earlier models are never trained again
         self.models: list[Tensor] = []  # T_1 … T_i, (d,) each
         self.path: list[dict[str, Any]] = []
         self.best = -math.inf

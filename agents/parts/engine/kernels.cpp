@@ -14,6 +14,9 @@
 #ifndef WIDTH
 #define WIDTH 4
 #endif
+#ifndef KEY
+#define KEY ""
+#endif
 
 namespace {
 
@@ -365,7 +368,8 @@ struct Stack {
   const float* const* biases;    // per layer (members, out)
 };
 
-int kernel_width() { return WIDTH; }
+// What this library was compiled from (flags.py): one left from before is known by it.
+const char* kernel_key() { return KEY; }
 
 // out (members, rows, last) of x; `member_stride` is 0 where all members see the same x. `hidden[l]` (members, rows,
 // widths[l + 1]) keeps the activations of layer l, `before[l]` what SWISH was given; null: nothing is kept.

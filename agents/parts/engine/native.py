@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import importlib.machinery
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -18,10 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
-AVX512 = "-DWIDTH=16 -mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma -mprefer-vector-width=512"
-INSTRUCTIONS = {"AVX512": AVX512.split(), "AVX2": ["-DWIDTH=8", "-mavx2", "-mfma"]}  # by PyTorch's names of them
+from surefoot.agents.parts.engine import flags
+
 POINTER, INTEGER, FLOAT, DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_double
 SIGNATURES = {
     "stack_forward": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, *[POINTER] * 3, ctypes.c_int],
@@ -40,39 +38,72 @@ class Unavailable(RuntimeError):
     """Why there are no native kernels here, and what to do about it."""
 
 
-@functools.cache
 def library() -> ctypes.CDLL:
     """Return the kernels for this processor; raises `Unavailable`."""
+    found = _library()
+    if isinstance(found, Unavailable):
+        raise found
+    return found
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | Unavailable:  # a failure is kept as well: finding it out takes seconds
     capability = torch.backends.cpu.get_cpu_capability()
-    if capability not in INSTRUCTIONS:
-        raise Unavailable(f"the native engine needs AVX2 or AVX-512, which this {platform.machine()} lacks")
-    return load(capability)
+    if capability not in flags.INSTRUCTIONS:
+        return Unavailable(f"the native engine needs AVX2 or AVX-512, which this {platform.machine()} lacks")
+    try:
+        return load(capability)
+    except Unavailable as error:
+        return error
 
 
+@functools.cache
 def load(capability: str) -> ctypes.CDLL:
     """Return the kernels for a set of instructions; raises `Unavailable`."""
-    path = installed(capability) or compiled(capability)
-    kernels = ctypes.CDLL(str(path))
+    kernels = installed(capability) or opened(compiled(capability))
     for name, arguments in SIGNATURES.items():
         function = getattr(kernels, name)
         function.argtypes, function.restype = arguments, None
     return kernels
 
 
-def installed(capability: str) -> Path | None:
-    """Return the library that was compiled when the package was installed."""
+def installed(capability: str) -> ctypes.CDLL | None:
+    """Return the library that was compiled when the package was installed, unless its source has changed since."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX") or importlib.machinery.EXTENSION_SUFFIXES[0]
-    path = SOURCE.with_name(f"kernels_{capability.lower()}{suffix}")
-    return path if path.is_file() else None
+    path = flags.SOURCE.with_name(f"kernels_{capability.lower()}{suffix}")
+    try:
+        kernels = opened(path) if path.is_file() else None
+        if kernels is None:
+            return None
+        kernels.kernel_key.restype = ctypes.c_char_p
+    except (Unavailable, AttributeError):  # of another machine, or of a source without a key
+        return None
+    return kernels if kernels.kernel_key() == flags.key(capability).encode() else None
+
+
+def opened(path: Path) -> ctypes.CDLL:
+    """Return a library; raises `Unavailable`."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:  # its message begins with the path
+        raise Unavailable(f"the native engine could not be loaded ({error}); delete that file") from error
 
 
 def compiled(capability: str) -> Path:
     """Return the library in the user's cache, compiled now if it is not there; raises `Unavailable`."""
-    flags = [*FLAGS, *INSTRUCTIONS[capability]]
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
-    path = cache_folder() / f"kernels-{capability.lower()}-{key}.so"
+    path = cache_folder() / f"kernels-{capability.lower()}-{flags.key(capability)}.so"
     if not path.is_file():
-        _compile(flags, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # others may compile as well
+                part = Path(folder) / path.name
+                _compile(capability, part)
+                os.replace(part, path)
+        except OSError as error:
+            raise Unavailable(
+                f"the native engine could not be kept in {path.parent} ({error.strerror}); "
+                "set XDG_CACHE_HOME to a folder that can be written"
+            ) from error
     return path
 
 
@@ -80,20 +111,31 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "surefoot"
 
 
-def _compile(flags: list[str], path: Path) -> None:
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-    if compiler is None:
-        raise Unavailable("no C++ compiler was found for the native engine; install g++")
+def _compile(capability: str, out: Path) -> None:
+    """Compile the kernels; raises `Unavailable`."""
+    compiler = shlex.split(os.environ.get("CXX", "")) or list(filter(shutil.which, ("c++", "g++", "clang++")))[:1]
+    if not compiler:
+        raise Unavailable("no C++ compiler was found for the native engine; install g++, or set CXX")
+    command = [*compiler, *flags.compile_flags(capability), *flags.LINK, str(flags.SOURCE), "-o", str(out)]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # renamed when whole: others may compile as well
-            part = Path(folder) / path.name
-            command = [compiler, *flags, str(SOURCE), "-o", str(part)]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-            os.replace(part, path)
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[0]
-        raise Unavailable(f"the native engine could not be compiled with {compiler} ({reason})") from error
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        reason = _first_error(done.stderr) or f"exit status {done.returncode}"
+    except subprocess.TimeoutExpired:
+        reason = "no end after 5 minutes"
+    except OSError as error:
+        reason = str(error.strerror)
+    else:
+        if done.returncode == 0:
+            return
+    raise Unavailable(
+        f"the native engine could not be compiled with {shlex.join(compiler)} ({reason}); "
+        "set CXX to another C++ compiler"
+    )
+
+
+def _first_error(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
 
 
 class Stack(ctypes.Structure):

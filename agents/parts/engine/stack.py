@@ -236,7 +236,11 @@ class SampleTape(NamedTuple):
 
 def sample(tape: SampleTape) -> tuple[Tensor, Tensor]:
     """Return action (B, act) and log-probability (B,)."""
-    noise = tape.noise
+    noise, outputs = tape.noise, tape.outputs
+    if outputs.shape != (noise.shape[0], 2 * noise.shape[1]) or not outputs.dtype == noise.dtype == torch.float32:
+        raise ValueError(f"outputs {tuple(outputs.shape)} do not go with noise {tuple(noise.shape)}, both float32")
+    if not outputs.is_contiguous() or not noise.is_contiguous():
+        raise ValueError("outputs and noise of a sample must be contiguous")
     action, log_prob = torch.empty(noise.shape), torch.empty(noise.shape[0])
     native.library().tanh_gaussian(
         *noise.shape, *tape.addresses(), *tape.bounds, action.data_ptr(), log_prob.data_ptr()
@@ -262,8 +266,6 @@ class SampleNode(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, outputs: Tensor, affine: Tensor, noise: Tensor, bounds: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
-        if outputs.shape != (len(noise), 2 * noise.shape[1]) or not outputs.dtype == noise.dtype == torch.float32:
-            raise ValueError(f"outputs {tuple(outputs.shape)} do not go with noise {tuple(noise.shape)}, both float32")
         ctx.tape = SampleTape(outputs.contiguous(), affine.contiguous(), noise.contiguous(), bounds)
         return sample(ctx.tape)
 

@@ -350,3 +350,14 @@ def test_noise_is_read_in_its_own_layout_and_broadcast_as_before():
     for rows in (obs, obs[:1]):  # one row, five samples of it
         expected, found = (policy.sample(rows, noise) for policy in policies)
         assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_sample_that_does_not_fit_is_refused(grad):
+    affine, bounds = torch.tensor([1.0, 0.0]), (-5.0, 2.0)
+    for outputs, noise in (((4, 6), (4, 2)), ((4, 4), (5, 2))):
+        with torch.set_grad_enabled(grad), pytest.raises(ValueError, match="do not go with noise"):
+            stack.run_sample(torch.zeros(outputs), affine, torch.zeros(noise), bounds)
+    sliced = stack.SampleTape(torch.zeros(4, 4), affine, torch.zeros(4, 4)[:, :2], bounds)
+    with pytest.raises(ValueError, match="must be contiguous"):
+        stack.sample(sliced)

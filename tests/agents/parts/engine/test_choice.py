@@ -1,0 +1,167 @@
+"""Which engine a run gets, and the line that it is told where it gets another one than it asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from surefoot.agents.parts.engine import choose, compute_by, engine_of, flags, native
+from surefoot.agents.parts.networks import StackedMLP
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def afresh(monkeypatch, tmp_path):
+    """Forget the library, and look for it in an empty cache."""
+
+    def forget() -> None:
+        native._library.cache_clear()
+        native.load.cache_clear()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "installed", lambda capability: None)
+    monkeypatch.delenv("CXX", raising=False)
+    forget()
+    yield tmp_path / "cache"
+    forget()
+
+
+def refused(device: torch.device = CPU, wanted: str = "native", *, traced: bool = False) -> str:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole line is the test
+        choose(wanted, device, traced=traced)
+    return str(error.value)
+
+
+def test_auto_is_native_on_a_cpu_and_eager_where_a_graph_is_traced_or_on_a_gpu():
+    assert choose("auto", CPU) == ("native", None)
+    assert choose("auto", GPU) == ("eager", None)
+    assert choose("auto", CPU, traced=True) == ("eager", None)
+    assert [choose(engine, CPU)[0] for engine in ("eager", "torch", "native")] == ["eager", "torch", "native"]
+    assert choose("torch", GPU) == ("torch", None)
+
+
+def test_native_runs_on_a_cpu_only():
+    assert refused(GPU) == "--engine native runs on a CPU, not on cuda; pass --device cpu or --engine torch"
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_a_traced_update_is_the_eager_one(engine):
+    line = f"--engine {engine} does not go with --compile or --cudagraph; drop them, or pass --engine eager"
+    assert refused(wanted=engine, traced=True) == line
+
+
+def falls_back(reason: str) -> None:
+    """Assert that the reason is the refusal, and the note of `auto`."""
+    assert refused() == f"{reason}, or pass --engine torch"
+    assert choose("auto", CPU) == ("torch", f"note: {reason}; updates run in PyTorch, at about half the speed")
+
+
+def test_without_a_compiler(afresh, monkeypatch):
+    monkeypatch.setenv("PATH", str(afresh))
+    falls_back("no C++ compiler was found for the native engine; install g++, or set CXX")
+
+
+def test_a_compiler_that_fails(afresh, monkeypatch):
+    monkeypatch.setenv("CXX", "/bin/false --of mine")
+    reason = "the native engine could not be compiled with /bin/false --of mine (exit status 1)"
+    falls_back(f"{reason}; set CXX to another C++ compiler")
+    assert list(afresh.rglob("*")) == [afresh / "surefoot"]  # nothing half-made
+
+
+def test_a_compiler_that_is_not_there(afresh, monkeypatch):
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    reason = "the native engine could not be compiled with /no/such/compiler (No such file or directory)"
+    falls_back(f"{reason}; set CXX to another C++ compiler")
+
+
+def test_a_compiler_says_what_it_misses(afresh, monkeypatch, tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\necho In file included from x >&2\necho 'x.cpp:1: error: no such thing' >&2\nexit 1")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert "(x.cpp:1: error: no such thing)" in refused()
+
+
+def test_a_failure_is_found_out_once(afresh, monkeypatch, tmp_path):
+    """Every policy that is loaded asks; a compiler takes seconds."""
+    compiler, calls = tmp_path / "compiler", tmp_path / "calls"
+    compiler.write_text(f"#!/bin/sh\necho x >> {calls}\nexit 1")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert [choose("auto", CPU)[0] for _ in range(3)] == ["torch"] * 3
+    assert calls.read_text().count("x") == 1
+
+
+def test_a_cache_that_cannot_be_written(afresh, monkeypatch):
+    afresh.write_text("a file in the way")  # permissions do not stop a root user
+    reason = f"the native engine could not be kept in {afresh / 'surefoot'} (Not a directory)"
+    falls_back(f"{reason}; set XDG_CACHE_HOME to a folder that can be written")
+
+
+def test_a_processor_without_vectors(afresh, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    monkeypatch.setattr(native.platform, "machine", lambda: "aarch64")
+    falls_back("the native engine needs AVX2 or AVX-512, which this aarch64 lacks")
+
+
+def test_a_library_that_cannot_be_opened(afresh):
+    capability = torch.backends.cpu.get_cpu_capability()
+    path = native.cache_folder() / f"kernels-{capability.lower()}-{flags.key(capability)}.so"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half of it")
+    assert refused().startswith(f"the native engine could not be loaded ({path}: ")
+    assert refused().endswith("; delete that file, or pass --engine torch")
+
+
+def fake_library(folder: Path, key: str) -> str:
+    """Compile a library that says it was made of `key`; return its capability."""
+    capability, source = torch.backends.cpu.get_cpu_capability(), folder / "fake.cpp"
+    source.write_text(f'extern "C" const char* kernel_key() {{ return "{key}"; }}')
+    suffix = native.sysconfig.get_config_var("EXT_SUFFIX")
+    out = folder / f"kernels_{capability.lower()}{suffix}"
+    native.subprocess.run(["c++", "-shared", "-fPIC", str(source), "-o", str(out)], check=True)
+    return capability
+
+
+@pytest.mark.parametrize("stale", [True, False])
+def test_an_installed_library_of_another_source_is_not_used(stale, monkeypatch, tmp_path):
+    key = flags.key(torch.backends.cpu.get_cpu_capability())
+    capability = fake_library(tmp_path, "another" if stale else key)
+    monkeypatch.setattr(flags, "key", lambda capability: key)
+    monkeypatch.setattr(flags, "SOURCE", tmp_path / "kernels.cpp")
+    assert (native.installed(capability) is None) == stale
+
+
+def test_the_key_changes_with_source_and_flags(monkeypatch, tmp_path):
+    keys = {flags.key("AVX2"), flags.key("AVX512")}
+    monkeypatch.setattr(flags, "COMPILE", [*flags.COMPILE, "-g"])
+    keys.add(flags.key("AVX2"))
+    monkeypatch.setattr(flags, "SOURCE", tmp_path / "kernels.cpp")
+    flags.SOURCE.write_text("// another")
+    keys.add(flags.key("AVX2"))
+    assert len(keys) == 4
+
+
+def test_a_network_tells_its_engine_and_takes_one_that_is_there(monkeypatch):
+    net = StackedMLP(2, 3, (4,), 1, generator=torch.Generator())
+    assert engine_of(net) == engine_of(object()) == "eager"
+    compute_by("eager", net)
+    assert net.computed_by is None
+    with monkeypatch.context() as without:
+        without.setattr(native, "_library", lambda: native.Unavailable("none here"))
+        compute_by("native", net)
+        assert engine_of(net) == "eager"
+    compute_by("native", net)
+    assert engine_of(net) == "native"
+    compute_by("native", object())  # a policy that is no network
+
+
+def test_the_cache_is_the_users(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert native.cache_folder() == Path("/somewhere/surefoot")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert native.cache_folder() == Path(os.path.expanduser("~/.cache/surefoot"))

@@ -236,6 +236,7 @@ class AgentSpec:
     actions: tuple[Literal["Box", "Discrete"], ...] = ("Box",)  # what it takes; observations are always one vector
     offline: bool = False  # never steps an environment; its budget counts updates
     needs_data: bool = False
+    takes_data: bool = False  # learns from recorded data where it is given some
     model_based: bool = False  # rolls out a learned model, so it needs the task's termination function
     needs_uncertainty_set: bool = False  # trains in an uncertainty set
     stacks_seeds: bool = False  # can train several seeds at once
@@ -244,7 +245,7 @@ class AgentSpec:
     regret: Literal["round", "episode"] | None = None  # a `BanditAgent`: measured by its regret, never evaluated
     goal: Literal["return", "worst case", "objective"] = "return"  # what it maximises
     needs_true_rewards: Callable[[Any], bool] = _never  # given its config: not with rewards changed on the way
-    lengths: tuple[str, ...] = ()  # config fields that are lengths of the run; baseline runs take over their values
+    task_fields: tuple[str, ...] = ()  # config fields that are the task's or the run's length: baseline runs take them
     variant: str | None = None  # config field whose values are methods of their own in figures and tables
     variant_styles: Mapping[str, Style] = field(default_factory=dict)
     artefacts: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # file -> plain values
@@ -252,6 +253,11 @@ class AgentSpec:
     page: str | None = None  # docs/methods/PAGE.md, whose tables explain its metrics
     tiny: dict[str, Any] = field(default_factory=dict)  # fields that make it train in milliseconds, for tests
     tiny_env: dict[str, Any] = field(default_factory=dict)  # fields of the task such a test trains in
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether recorded data change what it learns."""
+        return self.needs_data or self.takes_data
 
     def label(self, agent_name: str, config: Any) -> str:
         """Return what figures and tables call a run: its agent, and its variant where the agent has variants."""

@@ -64,7 +64,7 @@ from surefoot.training.cli import train as cli_train
 from surefoot.training.cli.main import main
 from surefoot.training.config.presets import load_preset
 from surefoot.training.loop import setup
-from surefoot.training.loop.baselines import BaselineRuns, baseline_folder, require_baselines
+from surefoot.training.loop.baselines import BaselineRuns, baseline_folder, plan_baselines
 from surefoot.training.loop.behaviour import BEHAVIOUR
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.sweep import plan
@@ -189,7 +189,7 @@ def sweep_here(folder: Path, sweep: Any, show: Any, stop: Any) -> None:
 def aids(monkeypatch):
     """Cut budgets, and let nothing start a process of its own."""
     start, restart, run_loop, record = setup.start, setup.resume, session.run_loop, cli_data.record
-    for module in (setup, session, cli_train):
+    for module in (setup, session):
         monkeypatch.setattr(module, "start", lambda name, config, *rest: start(name, cut(config), *rest))
 
     monkeypatch.setattr(setup, "resume", lambda folder, name, config: restart(folder, name, cut(config)))
@@ -401,7 +401,7 @@ def parse(words: list[str]) -> int:
     command, rest = words[0], words[1:]
     if command == "train":
         name, launch = cli_train.parse(rest)
-        require_baselines(launch.run, regret=agents.get(name).regret)
+        plan_baselines(name, launch.run, launch.preset)
         if str(launch.run.data.source).startswith("d4rl:"):
             find_d4rl(launch.run.data.source.removeprefix("d4rl:"))
     elif command == "sweep":

@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Progress, Setting, Style
-from surefoot.agents.parts.on_policy import DeployedPolicy, OnPolicy, OnPolicyConfig, make_policy, mean_sigma
+from surefoot.agents.parts.on_policy import (
+    TASK_FIELDS,
+    DeployedPolicy,
+    OnPolicy,
+    OnPolicyConfig,
+    make_policy,
+    mean_sigma,
+)
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.stochastic import fit_values
 from surefoot.agents.parts.trust_region import StepRows, trust_region_step
@@ -72,6 +79,7 @@ TRPO_SPEC = AgentSpec(
     "trust-region policy optimisation, also with a policy for every time step (arXiv 1502.05477)",
     actions=("Box", "Discrete"),
     stacks_seeds=True,
+    task_fields=TASK_FIELDS,
     shown=("success",),
     page="hnpg",
     style=Style("#D55E00", "--"),

@@ -253,7 +253,7 @@ DYNLIN_UCB_SPEC = AgentSpec(
     "optimism for actions with delayed effects through a hidden linear state (arXiv 2211.08997)",
     actions=("Box", "Discrete"),
     regret="round",
-    lengths=("horizon",),
+    task_fields=("horizon",),
     page="dynlin_ucb",
     style=Style("#0072B2", "-"),
     tiny={"horizon": 80, "path": "rounds", "rounds_per_step": 1},

@@ -42,6 +42,7 @@ from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, S
 from surefoot.agents.parts.episodes import RolloutBatch, episode_grid
 from surefoot.agents.parts.on_policy import (
     ON_POLICY_RANGES,
+    TASK_FIELDS,
     DeployedPolicy,
     OnPolicy,
     OnPolicyConfig,
@@ -248,6 +249,7 @@ HNPG_SPEC = AgentSpec(
     actions=("Box", "Discrete"),
     needs_data=True,
     stacks_seeds=True,
+    task_fields=TASK_FIELDS,
     shown=("success",),
     page="hnpg",
     style=Style("#0072B2", "--"),

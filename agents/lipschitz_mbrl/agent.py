@@ -302,6 +302,7 @@ MBPO_SPEC = AgentSpec(
     make_policy,
     "MBPO with an ensemble, or one model and smooth critics (arXiv 2302.01244): --variant pe, de, sp, sd, rr or sn",
     model_based=True,
+    takes_data=True,
     shown=(
         "value_aware_error",
         "lip_upper",

@@ -340,6 +340,7 @@ NORA_DEEP_SPEC = AgentSpec(
     make_policy,
     "NORA and NOAH* with a neural critic, discrete actions, optional offline data (after arXiv 2505.03710)",
     actions=("Discrete",),
+    takes_data=True,
     shown=("refreshes",),
     page="nora_deep",
     style=Style("#0072B2", ":"),

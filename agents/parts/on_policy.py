@@ -15,7 +15,7 @@ Derivation: docs/derivations/hnpg.md.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import gymnasium as gym
 import torch
@@ -69,6 +69,8 @@ class OnPolicyConfig(SuccessConfig, TrustRegionConfig):
         check_ranges(self, ON_POLICY_RANGES)
 
 
+# Of these fields the task and the budget are made, not the method; baseline runs take what a run changes of them.
+TASK_FIELDS = ("horizon", *(field.name for field in fields(SuccessConfig)))
 ON_POLICY_RANGES: dict[str, Rule] = {
     **dict.fromkeys(
         ["batch_steps", "critic_steps", "value_samples", "cg_iterations", "line_search_steps", "solved_window"],

@@ -1,6 +1,7 @@
 """Bandits from the command line: regret in place of evaluations, baseline runs, own systems, wrong input."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from surefoot.evaluation.regret import last_decade_slope, load_regret
 from surefoot.training.cli.main import main
 from surefoot.training.cli.train import parse
 from surefoot.training.config.presets import load_preset
-from surefoot.training.loop.baselines import require_baselines
+from surefoot.training.loop.baselines import plan_baselines
 
 SHORT = ("--preset", "s1", "--steps", "300", "--agent.horizon", "300", "--log-every", "100", "--threads", "1")
 
@@ -125,8 +126,7 @@ def test_the_slope_is_that_of_the_last_decade():
 
 def test_the_demo_names_every_algorithm():
     config = load_preset("dynlin-ucb", "demo")
-    require_baselines(config, regret="round")
-    assert len(config.baselines) == 12
+    assert len(plan_baselines("dynlin-ucb", config, "demo")) == 12
     assert preset_names("dynlin-ucb") == [
         "ball-random", "demo", "real-data", "s1", "synthetic-0.001", "synthetic-0.01", "synthetic-0.1",
     ]  # fmt: skip
@@ -173,7 +173,6 @@ def test_options_out_of_range_are_named(option, value, capsys, tmp_path):
 
 
 def test_bandits_are_compared_with_bandits_only():
-    config = load_preset("dynlin-ucb", "demo")
-    require_baselines(config, regret="round")
+    config = replace(load_preset("sac", "demo-sim"), baselines=("linucb/s1",))
     with pytest.raises(ValueError, match="cannot be compared: they are measured by return and regret per round"):
-        require_baselines(config)
+        plan_baselines("sac", config, "demo-sim")

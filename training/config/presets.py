@@ -50,6 +50,7 @@ def from_plain(content: Mapping[str, Any], where: str) -> tuple[str, RunConfig[A
     """Return agent name and configuration of what `to_plain` made; fields that are absent keep their defaults."""
     fields = dict(content)
     agent_name, written = fields.pop("agent_name", None), fields.pop("format", FORMAT)
+    fields.pop("preset", None)  # only says where the settings come from
     if not isinstance(agent_name, str):
         raise ValueError(f"{where}: no agent_name; expected the config.yaml of a run folder")
     if written != FORMAT:

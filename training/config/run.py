@@ -100,8 +100,10 @@ class RunConfig(Generic[C]):
         if self.eval.grid is not None and self.uncertainty is None:
             raise ValueError(f"eval.grid {self.eval.grid} needs uncertainty, the set whose parameters are on the grid")
         for entry in self.baselines:
-            if len([part for part in entry.split("/") if part]) != 2:
+            if [bool(part) for part in entry.split("/")] != [True, True]:
                 raise ValueError(f"baselines: {entry!r} is not AGENT/PRESET, such as sac/demo-sim")
+            if self.baselines.count(entry) > 1:
+                raise ValueError(f"baselines: {entry} is named twice")
 
 
 def _require_positive(name: str, value: float) -> None:

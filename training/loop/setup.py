@@ -19,6 +19,7 @@ from surefoot.agents.interface import (
     Spaces,
     VectorEnv,
 )
+from surefoot.configs.casting import flattened
 from surefoot.envs import (
     BatchedPerturbedEnvs,
     TensorVectorEnv,
@@ -239,19 +240,20 @@ def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig[
     if state["agent_name"] != agent_name:
         raise ValueError(f"{path}: a run of {state['agent_name']}, not of {agent_name}")
     _, before = from_plain(state["config"], str(path))
-    old, new = (_flat(to_plain(agent_name, settings)) for settings in (before, config))
-    # Where the agent never acts, the time limit is that of the evaluations alone.
-    changeable = (*CHANGEABLE, "env.max_episode_steps") if agents.get(agent_name).offline else CHANGEABLE
-    changed = [name for name in new if new[name] != old[name] and name not in changeable]
-    if changed:
-        changes = ", ".join(f"{name} was {old[name]!r}, not {new[name]!r}" for name in changed)
-        raise ValueError(f"{path}: {changes}; only {', '.join(changeable)} may change on resume")
+    if changes := what_may_not_change(agent_name, before, config):
+        raise ValueError(f"{path}: {changes}; only {', '.join(changeable(agent_name))} may change on resume")
     if config.steps < state["counters"]["step"]:
         raise ValueError(f"{path}: already at step {state['counters']['step']}; --steps {config.steps} is less")
 
 
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in plain.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
-    return flat
+def changeable(agent_name: str) -> tuple[str, ...]:
+    """Return what a run may change when it is resumed."""
+    # Where the agent never acts, the time limit is that of the evaluations alone.
+    return (*CHANGEABLE, "env.max_episode_steps") if agents.get(agent_name).offline else CHANGEABLE
+
+
+def what_may_not_change(agent_name: str, before: RunConfig[Any], after: RunConfig[Any]) -> str:
+    """Return in words which settings differ that a run may not change when it is resumed; nothing where none does."""
+    old, new = (flattened(to_plain(agent_name, settings)) for settings in (before, after))
+    names = [name for name in (old | new) if name not in changeable(agent_name) and old.get(name) != new.get(name)]
+    return ", ".join(f"{name} was {old.get(name)!r}, not {new.get(name)!r}" for name in names)

@@ -15,6 +15,7 @@ import numpy as np
 
 from surefoot import agents
 from surefoot.agents.interface import Style
+from surefoot.configs.casting import flattened
 from surefoot.evaluation.describe import describe, describe_task
 from surefoot.evaluation.figures.style import agent_style, distinct_styles
 from surefoot.evaluation.regret import load_regret
@@ -241,14 +242,6 @@ def _method_settings(run: RunFacts) -> dict[str, Any]:
     plain = to_plain(run.agent, run.config)
     kept = {"agent": plain["agent"], "data": plain["data"], "num_envs": plain["env"]["num_envs"]}
     return flattened(kept | {name: plain[name] for name in ("uncertainty", "steps", "num_seeds")})
-
-
-def flattened(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as one level of dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in plain.items():
-        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
-    return flat
 
 
 def _cells(runs: Sequence[RunFacts], methods: dict[str, Method]) -> Iterator[Cell]:

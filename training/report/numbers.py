@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from surefoot.configs.casting import flattened
 from surefoot.envs import Physics
 from surefoot.evaluation.describe import describe
 from surefoot.evaluation.figures.words import parameter_label, physics_label
@@ -25,7 +26,7 @@ from surefoot.evaluation.statistics import (
     stratified_bootstrap,
 )
 from surefoot.training.config.presets import default_config, to_plain
-from surefoot.training.report.data import Cell, Findings, RunFacts, flattened
+from surefoot.training.report.data import Cell, Findings, RunFacts
 
 TAIL = 0.1  # level of the CVaR that is reported
 

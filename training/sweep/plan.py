@@ -22,7 +22,7 @@ import tyro
 import yaml
 
 from surefoot import agents
-from surefoot.configs.casting import overlay, read_yaml
+from surefoot.configs.casting import nested, overlay, read_yaml
 from surefoot.envs import Physics
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
@@ -262,16 +262,10 @@ def _planned_run(agent_name: str, preset: str | None, settings: dict[str, Any], 
 
 def with_settings(config: RunConfig[Any], settings: Mapping[str, Any], where: str) -> RunConfig[Any]:
     """Return a configuration with dotted fields replaced, each cast to its type and checked."""
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        *path, last = key.split(".")
-        if path == [] and last in OWN_OPTIONS:
-            raise ValueError(f"{where}: {last} is the sweep's own; use {OWN_OPTIONS[last]}")
-        place = nested
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return overlay(config, nested, where)
+    for key in settings:
+        if key in OWN_OPTIONS:
+            raise ValueError(f"{where}: {key} is the sweep's own; use {OWN_OPTIONS[key]}")
+    return overlay(config, nested(settings), where)
 
 
 def _name(agent_name: str, preset: str | None, config: RunConfig[Any], settings: Mapping[str, Any]) -> str:

@@ -162,7 +162,7 @@ def test_training_in_an_uncertainty_set_is_another_method(tmp_path):
     for i, uncertainty in enumerate((None, "pendulum-2")):
         folder = write_run(tmp_path / str(i), seed=i)
         config = replace(run_folder.read_config(folder)[1], uncertainty=uncertainty)
-        run_folder.write_config(folder, "sac", config)
+        run_folder.write_config(folder / "config.yaml", "sac", config, None)
     methods = gather([tmp_path]).methods
     assert [method.label for method in methods] == ["sac, uncertainty None", "sac, uncertainty pendulum-2"]
 
@@ -173,7 +173,7 @@ def test_methods_are_told_apart_by_what_differs_and_by_their_colours(tmp_path):
         folder = write_run(tmp_path / str(i), seed=i)
         config = default_config("sac")
         config = replace(config, agent=replace(config.agent, gamma=gamma), env=PENDULUM, seed=i, steps=200)
-        run_folder.write_config(folder, "sac", config)
+        run_folder.write_config(folder / "config.yaml", "sac", config, None)
         runs.append(read_run(folder))
     methods = list(name_methods(runs).values())
     assert [method.label for method in methods] == ["sac, gamma 0.9", "sac, gamma 0.99"]

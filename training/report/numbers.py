@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from surefoot import agents
 from surefoot.configs.casting import flattened
 from surefoot.envs import Physics
 from surefoot.evaluation.describe import describe
@@ -25,6 +26,7 @@ from surefoot.evaluation.statistics import (
     probability_of_improvement,
     stratified_bootstrap,
 )
+from surefoot.training.config.baselines import conditions, differing, shown
 from surefoot.training.config.presets import default_config, to_plain
 from surefoot.training.report.data import Cell, Findings, RunFacts
 
@@ -221,6 +223,18 @@ def slopes(cell: Cell) -> tuple[float, int]:
     curves = [run.regret for run in cell.runs if run.regret is not None]
     regret = np.concatenate([curve for _, curve in curves], axis=1)
     return last_decade_slope(curves[0][0], regret), regret.shape[1]
+
+
+def differences(findings: Findings, task: str, labels: Sequence[str]) -> dict[str, list[str]]:
+    """Return {setting: one value per method} of what differs between methods on a task besides the methods themselves.
+
+    Budgets say what they count: a number of updates is another budget than as many environment steps.
+    """
+    runs = {cell.method.label: cell.runs[0] for cell in findings.cells if cell.task == task and cell.runs}
+    settings = [conditions(runs[label].agent, runs[label].config) for label in labels]
+    for label, one in zip(labels, settings, strict=True):
+        one["steps"] = f"{shown(one['steps'])}{' updates' if agents.get(runs[label].agent).offline else ''}"
+    return {name: [shown(one.get(name)) for one in settings] for name in differing(settings) if name != "seed"}
 
 
 def changes(run: RunFacts) -> dict[str, tuple[Any, Any]]:

@@ -16,6 +16,7 @@ from surefoot.training.report.numbers import (
     TAIL,
     Statistic,
     changes,
+    differences,
     episodes_by_env,
     final_values,
     grid_map,
@@ -191,15 +192,16 @@ def _scores(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str]:
 
 
 def _metric_table(findings: Findings, mine: Sequence[Statistic], metrics: Sequence[str]) -> str:
-    rows = []
-    for label in dict.fromkeys(statistic.method for statistic in mine):
+    labels = list(dict.fromkeys(statistic.method for statistic in mine))
+    rows, settings = [], differences(findings, mine[0].task, labels)
+    for label, *values in zip(labels, *settings.values(), strict=True):
         found = {statistic.metric: statistic for statistic in mine if statistic.method == label}
         first = next(iter(found.values()))
         seeds = f"{first.seeds} of {first.begun}" if first.seeds < first.begun else str(first.seeds)
         cells = [with_interval(found[metric]) if metric in found else "–" for metric in metrics]
-        rows.append([name_of(findings, label), seeds, *cells])
+        rows.append([name_of(findings, label), *map(escape, values), seeds, *cells])
     units = {statistic.metric: statistic.unit for statistic in mine}
-    return table(["method", "seeds", *(f"{metric} ({units[metric]})" for metric in metrics)], rows)
+    return table(["method", *settings, "seeds", *(f"{metric} ({units[metric]})" for metric in metrics)], rows)
 
 
 def _comparisons(findings: Findings) -> Iterator[str]:

@@ -21,7 +21,15 @@ from surefoot.training.config.presets import default_config, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.report.data import gather, name_methods, read_run
 from surefoot.training.report.figures import style_of
-from surefoot.training.report.numbers import changes, final_values, grid_map, improvements, numbers, physics_map
+from surefoot.training.report.numbers import (
+    changes,
+    differences,
+    final_values,
+    grid_map,
+    improvements,
+    numbers,
+    physics_map,
+)
 from surefoot.training.report.page import page
 from surefoot.training.runs import folder as run_folder
 
@@ -181,6 +189,22 @@ def test_methods_are_told_apart_by_what_differs_and_by_their_colours(tmp_path):
     assert one[0] == agent_style("sac").color  # the first keeps its agent's
     assert one[0] != other[0]
     assert one[2] != other[2]
+
+
+def test_what_differs_between_methods_is_a_column_of_their_table(tmp_path):
+    """Budget, its unit and the data of a run and its baselines stand beside their numbers."""
+    for name, agent, steps in (("one", "sac", 300), ("two", "bc", 300), ("three", "mbpo", 15_000)):
+        folder = write_run(tmp_path / name, agent)
+        _, config = run_folder.read_config(folder)
+        source = "my.hdf5" if agent == "bc" else None
+        config = replace(config, steps=steps, data=replace(config.data, source=source))
+        run_folder.write_config(folder / "config.yaml", agent, config, None)
+    findings = gather([tmp_path])
+    columns = differences(findings, findings.tasks[0], ["sac", "bc", "mbpo"])
+    assert columns == {"data.source": ["none", "my.hdf5", "none"], "steps": ["300", "300 updates", "15,000"]}
+    text = page(findings, numbers(findings))
+    for shown in ("<th>data.source</th><th>steps</th>", "<td>my.hdf5</td><td>300 updates</td>"):
+        assert shown in text
 
 
 def test_training_dynamics_are_tasks_of_their_own(tmp_path):

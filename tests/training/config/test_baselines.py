@@ -25,6 +25,7 @@ OTHER = {
     "env.id": "Hopper-v5",
     "env.vectorization": "async",
     "env.max_episode_steps": 77,
+    "env.action_bound": 0.5,
     "env.termination": "mine:ends",
     "env.kwargs": {"wind": 3},
     "uncertainty": "hopper-2",

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.budget import plan_collector
 from surefoot.agents.parts.classifiers import (
     ClassifierConfig,
     DomainClassifiers,
@@ -331,6 +332,7 @@ H2O_SPEC = AgentSpec(
     make_policy,
     "offline data of the real system and an imperfect simulator together (arXiv 2206.13464)",
     needs_data=True,
+    plan=plan_collector,
     page="h2o",
     style=Style("#0072B2", "-"),
     tiny={
@@ -351,6 +353,7 @@ SAC_MIX_SPEC = AgentSpec(
     make_policy,
     "SAC on real and simulated transitions alike: H2O without its two corrections (control)",
     needs_data=True,
+    plan=plan_collector,
     page="h2o",
     style=Style("#56B4E9", "-"),
     tiny=H2O_SPEC.tiny,

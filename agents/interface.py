@@ -221,8 +221,33 @@ class Style(NamedTuple):
     dash: str
 
 
+class Budget(NamedTuple):
+    """What a run gives its agent to do it in: with the agent's config it decides what will run."""
+
+    steps: int  # environment steps of each seed; updates for an offline agent
+    num_envs: int = 1  # of each seed
+    has_data: bool = False
+    episode_length: Callable[[], int | None] = lambda: None  # the task's horizon or time limit; makes the task
+
+
+class Plan(NamedTuple):
+    """What will run, before anything does."""
+
+    steps: int  # that the run ends at, in whole iterations; an upper bound where it may end early
+    updates: int | None  # None: decided by what will be seen
+    phases: tuple[str, ...]  # in order, for people
+
+
 def _never(config: Any) -> bool:
     return False
+
+
+def _as_given(config: Any, budget: Budget) -> Any:
+    return config
+
+
+def _one_phase(config: Any, budget: Budget) -> Plan:
+    return Plan(budget.steps, None, (f"{budget.steps:,} steps",))
 
 
 @dataclass(frozen=True)
@@ -246,6 +271,9 @@ class AgentSpec:
     goal: Literal["return", "worst case", "objective"] = "return"  # what it maximises
     needs_true_rewards: Callable[[Any], bool] = _never  # given its config: not with rewards changed on the way
     task_fields: tuple[str, ...] = ()  # config fields that are the task's or the run's length: baseline runs take them
+    steps: int = 1_000_000  # budget of a run that names none
+    derive: Callable[[Any, Budget], Any] = _as_given  # its config with the lengths filled in that follow from the run
+    plan: Callable[[Any, Budget], Plan] = _one_phase  # ValueError: lengths that do not go together; of a derived config
     variant: str | None = None  # config field whose values are methods of their own in figures and tables
     variant_styles: Mapping[str, Style] = field(default_factory=dict)
     artefacts: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # file -> plain values

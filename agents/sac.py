@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces, Style
 from surefoot.agents.parts.acceleration import accelerate, adam, take_step
+from surefoot.agents.parts.budget import plan_collector
 from surefoot.agents.parts.interaction import Collector, Interaction, RolloutConfig
 from surefoot.agents.parts.networks import LOG_STD_MIN, TanhGaussianPolicy, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
@@ -329,6 +330,7 @@ SAC_SPEC = AgentSpec(
     SAC,
     make_policy,
     "Soft Actor-Critic, on any task with continuous actions",
+    plan=plan_collector,
     page="sac",
     style=Style("#E69F00", "-"),
     tiny={

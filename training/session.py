@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from surefoot.training.comparison import compare, compare_objectives, side_by_side, with_baselines
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.baselines import (
@@ -77,6 +79,7 @@ def execute(run: ActiveRun, stop: StopRequest, callback: Callback | None = None)
     """Train until the budget is spent or `stop` is requested, together with its baseline runs; close everything."""
     began = time.perf_counter() - run.counters.seconds
     status = "failed"
+    tqdm.write(run.plan)
     run_folder.mark(run.folder, "running", run.counters.seconds)
     try:
         apart = replace(run.config, baselines=()) if run.spec.regret else run.config

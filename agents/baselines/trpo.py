@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Progress, Setting, Style
+from surefoot.agents.parts.budget import plan_on_policy
 from surefoot.agents.parts.on_policy import (
     TASK_FIELDS,
     DeployedPolicy,
@@ -81,6 +82,7 @@ TRPO_SPEC = AgentSpec(
     stacks_seeds=True,
     task_fields=TASK_FIELDS,
     shown=("success",),
+    plan=plan_on_policy,
     page="hnpg",
     style=Style("#D55E00", "--"),
     tiny={"policy_hidden": (8, 8), "critic_hidden": (8, 8), "batch_steps": 10, "critic_steps": 2, "value_samples": 2},

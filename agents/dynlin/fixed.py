@@ -23,6 +23,10 @@ class FixedConfig(BanditConfig):
     def __post_init__(self) -> None:
         check_ranges(self, {"rounds_per_step": AT_LEAST_1})
 
+    @property
+    def needs_horizon(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class HumanBudgetConfig(FixedConfig):

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting, Style
+from surefoot.agents.parts.budget import plan_on_policy
 from surefoot.agents.parts.episodes import RolloutBatch, episode_grid
 from surefoot.agents.parts.on_policy import (
     ON_POLICY_RANGES,
@@ -251,6 +252,7 @@ HNPG_SPEC = AgentSpec(
     stacks_seeds=True,
     task_fields=TASK_FIELDS,
     shown=("success",),
+    plan=plan_on_policy,
     page="hnpg",
     style=Style("#0072B2", "--"),
     tiny={

@@ -51,7 +51,7 @@ from torch import Tensor
 from surefoot.agents.interface import AgentSpec, Progress, Setting, Style, UncertainEnv
 from surefoot.agents.iwocs.composite import Composite, best_threshold, repeated
 from surefoot.agents.iwocs.search import Search, cma_search, grid_search, random_search
-from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver
+from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver, plan
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.state import pack, unpack
 from surefoot.agents.sac import SAC
@@ -322,6 +322,8 @@ IWOCS_SPEC = AgentSpec(
     IWOCSPolicy,
     "IWOCS: specialists for iteratively found worst models, and a gate that selects who acts (arXiv 2410.06212)",
     needs_uncertainty_set=True,
+    steps=4_000_000,  # all phases of the defaults
+    plan=plan,
     shown=("worst", "default_fraction"),
     goal="worst case",
     artefacts={"path.json": lambda agent: agent.path},

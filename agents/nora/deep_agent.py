@@ -27,15 +27,27 @@ Choices:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from surefoot.agents.interface import AgentSpec, Batch, Episodes, OfflineData, Progress, Setting, Spaces, Style
+from surefoot.agents.interface import (
+    AgentSpec,
+    Batch,
+    Budget,
+    Episodes,
+    OfflineData,
+    Plan,
+    Progress,
+    Setting,
+    Spaces,
+    Style,
+)
 from surefoot.agents.nora.deep_critic import CriticConfig, DeepCritic, StepRows, add_outer, log_det
+from surefoot.agents.parts.budget import require_room
 from surefoot.agents.parts.heads import CategoricalHead
 from surefoot.agents.parts.interaction import Interaction
 from surefoot.agents.parts.on_policy import require_time_aware
@@ -78,6 +90,24 @@ class DeepNORAConfig(CriticConfig):
         rules |= {"ensemble_size": (lambda x: x >= 2, "at least 2"), "switch_ratio": (lambda x: x > 1, "above 1")}
         rules |= {"reward_range": optional((lambda x: x[0] < x[1], "LOW below HIGH"))}
         check_ranges(self, rules)
+
+
+def derive(config: DeepNORAConfig, budget: Budget) -> DeepNORAConfig:
+    """Return the config with H the task's time limit, where it is not given."""
+    return replace(config, horizon=budget.episode_length()) if config.horizon is None else config
+
+
+def plan(config: DeepNORAConfig, budget: Budget) -> Plan:
+    """Return what will run: rounds of an episode in every environment; the data decide when the critic is fitted."""
+    episode = (config.horizon or 1) * budget.num_envs
+    if not budget.has_data and budget.steps <= episode:
+        raise ValueError(
+            f"--steps {budget.steps} would end before the first update: the critic is fitted after the first episodes, "
+            f"which take up to {episode} steps; raise --steps"
+        )
+    require_room(config, config.horizon or 1)
+    rounds = f"{budget.steps:,} environment steps in episodes of up to {config.horizon}"
+    return Plan(budget.steps, None, (rounds, f"{config.critic_steps} updates at every refresh of the critic"))
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------
@@ -342,6 +372,8 @@ NORA_DEEP_SPEC = AgentSpec(
     actions=("Discrete",),
     takes_data=True,
     shown=("refreshes",),
+    derive=derive,
+    plan=plan,
     page="nora_deep",
     style=Style("#0072B2", ":"),
     tiny={

@@ -34,7 +34,7 @@ class CriticConfig:
     """Defaults: docs/derivations/nora.md §8; their calibration is on DeepSea and combination locks."""
 
     horizon: int | None = None
-    """Horizon H, the time limit of the task; required."""
+    """Horizon H; None: the time limit of the task."""
     hidden: tuple[int, ...] = (64, 64)
     """Hidden layer widths of the critic."""
     bonus_weight: float = 0.1

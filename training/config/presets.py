@@ -16,7 +16,8 @@ from surefoot.training.config.run import RunConfig
 
 def default_config(agent_name: str) -> RunConfig[Any]:
     """Return the configuration of an agent before any preset; `ValueError` names the known agents."""
-    return RunConfig(agent=agents.get(agent_name).default)
+    spec = agents.get(agent_name)
+    return RunConfig(agent=spec.default, steps=spec.steps)
 
 
 def load_preset(agent_name: str, preset: str) -> RunConfig[Any]:

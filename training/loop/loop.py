@@ -86,6 +86,7 @@ class ActiveRun:
     counters: Counters = field(default_factory=Counters)
     saved_step: int = -1
     replayable: bool = True  # whether its episodes can be replayed, as far as is known
+    plan: str = ""  # what will run, in a line
 
 
 def run_loop(run: ActiveRun, stop: StopRequest, elapsed: Callable[[], float], callback: Callback | None = None) -> None:
@@ -216,7 +217,7 @@ def _place(run: ActiveRun) -> dict[str, int]:
 def _send(run: ActiveRun, row: Row) -> None:
     if row:
         for logger in run.loggers.values():
-            logger.log(row, run.counters.env_steps)
+            logger.log(row, run.counters.step)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

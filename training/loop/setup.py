@@ -45,6 +45,7 @@ from surefoot.offline_data import load_for
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.behaviour import BEHAVIOUR, behaviour_data
+from surefoot.training.loop.budget import describe, settle
 from surefoot.training.loop.loop import ActiveRun, Counters
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs.loggers import (
@@ -63,7 +64,9 @@ def start(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | N
     """Return a new run at its first step, its folder made last, when everything else has been found in order."""
     run_folder.require_free(folder)
     require_installed(config.logger)
+    config, plan = settle(agent_name, config)
     run = _build(agent_name, config, folder, examine=True)
+    run.plan = describe(agent_name, plan, config)
     run_folder.create(folder, agent_name, config, preset)
     try:
         run.metrics.start()
@@ -79,6 +82,7 @@ def start_or_resume(
     folder: Path, agent_name: str, config: RunConfig[Any], preset: str | None = None
 ) -> ActiveRun | None:
     """Return the run in `folder` where it stands, a new one if it has no checkpoint yet; None if it is finished."""
+    config, _ = settle(agent_name, config)
     if (folder / "meta.json").is_file() and run_folder.is_finished(folder, config):
         return None
     if policy_files.checkpoint_steps(folder):
@@ -102,17 +106,19 @@ def resume(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
     _require_replayable(folder, config)
     if state["device"] != (device := pick_device(config.device).type):
         raise ValueError(f"{path}: made on {state['device']}, not {device}; resume it on a machine that has one")
+    config, plan = settle(agent_name, config)
     run = _build(agent_name, config, folder)
     fresh = config.resume_episodes == "fresh" and _begin_fresh_episodes(run.env)
     run.agent.load_state_dict(state["agent"])
     run.meter.load_state_dict(state["meter"])
     run.counters = Counters(**state["counters"])
     run.saved_step = run.counters.step
+    run.plan = describe(agent_name, plan, config, run.saved_step)
     run.metrics.load_state_dict(state["metrics"])
     run.evaluations.load_state_dict(state["evaluations"])
     remove_leftovers(folder / "checkpoints")
     run.loggers = make_loggers(
-        config.logger, folder, to_plain(agent_name, config), run.counters.env_steps, state["loggers"]
+        config.logger, folder, to_plain(agent_name, config), run.counters.step, state["loggers"]
     )
     run.replayable = run_folder.read_meta(folder).get("episodes_replayable", True)
     run_folder.mark_resumed(folder, agent_name, config, fresh_episodes=fresh)

@@ -27,6 +27,7 @@ from surefoot.envs import Physics
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
 from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.budget import settle
 from surefoot.training.runs.console import quoted
 from surefoot.training.runs.folder import read_meta
 from surefoot.training.runs.loggers import require_installed
@@ -287,6 +288,7 @@ def preset_label(preset: str) -> str:
 
 def _require_possible(run: PlannedRun) -> None:
     require_installed(run.config.logger)
+    settle(run.agent_name, run.config)
     if agents.get(run.agent_name).needs_data and run.config.data.source is None:
         raise ValueError(f"{run.agent_name} learns from recorded data: set data.source, or name a preset that does")
 

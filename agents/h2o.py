@@ -118,7 +118,7 @@ class H2OConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig)
         check_ranges(self, rules | dict.fromkeys(["sim_batch_size", "gap_samples"], AT_LEAST_1))
         if self.regulariser_weight > 0 and self.real_batch_size == 0:
             raise ValueError(
-                "agent.real_batch_size is 0: the regulariser needs real rows; pass --agent.regulariser-weight 0"
+                "--agent.real-batch-size is 0: the regulariser needs real rows; pass --agent.regulariser-weight 0"
             )
 
     @property

@@ -167,9 +167,9 @@ def box_dims(spaces: Spaces) -> tuple[int, int]:
     """Return (obs, act) widths; `ValueError` for a task whose actions are not a continuous vector."""
     observation, action = spaces
     if not isinstance(action, gym.spaces.Box):
-        raise ValueError(f"this agent needs a continuous (Box) action space, not {action}; choose another env.id")
+        raise ValueError(f"this agent needs a continuous (Box) action space, not {action}; choose another --env.id")
     if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
-        raise ValueError(f"this agent needs vector (Box) observations, not {observation}; choose another env.id")
+        raise ValueError(f"this agent needs vector (Box) observations, not {observation}; choose another --env.id")
     return observation.shape[0], action.shape[0]
 
 

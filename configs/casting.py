@@ -59,6 +59,11 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
+def option(name: str) -> str:
+    """Return a field, such as `eval.objective_episodes`, as the command line spells it."""
+    return f"--{name.replace('_', '-')}"
+
+
 def overlay(base: T, changes: Any, where: str, prefix: str = "") -> T:
     """Return the dataclass `base` with a nested mapping laid over it, each value cast to its field's type."""
     if not isinstance(changes, Mapping):

@@ -80,7 +80,7 @@ def load_for(
 ) -> Transitions:
     """Return the configured transitions, checked against the spaces an agent sees; bounded actions are in [-1, 1]."""
     if config.source is None:
-        raise ValueError("no data given; set data.source, for example --data.source sample:halfcheetah-demo")
+        raise ValueError("no data given; set --data.source, for example --data.source sample:halfcheetah-demo")
     data = load(config.source, view=config.view, max_episode_steps=config.max_episode_steps)
     _check_dimensions(data, observation_space, action_space)
     if isinstance(action_space, gym.spaces.Discrete):

@@ -83,7 +83,7 @@ class Transitions:
         Episodes have holes afterwards: `episode_returns` of the result sums only what was kept.
         """
         if not 0 < fraction <= 1:
-            raise ValueError(f"fraction must be in (0, 1], got {fraction}")
+            raise ValueError(f"--data.fraction must be in (0, 1], got {fraction}")
         if fraction == 1:
             return self
         count = max(1, int(fraction * len(self)))

@@ -80,7 +80,7 @@ class RLPDConfig(RolloutConfig, ActorCriticConfig):
         check_ranges(self, rules)
         if self.target_subset > self.ensemble_size:
             raise ValueError(
-                f"agent.target_subset must be at most agent.ensemble_size {self.ensemble_size}, "
+                f"--agent.target-subset must be at most --agent.ensemble-size {self.ensemble_size}, "
                 f"not {self.target_subset}"
             )
 

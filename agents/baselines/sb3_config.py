@@ -8,6 +8,7 @@ from typing import Any
 from surefoot.agents.interface import Budget, Plan
 from surefoot.agents.parts.budget import (
     counted,
+    flag,
     require_room,
     require_updates,
     require_warm_up,
@@ -137,11 +138,11 @@ def _check(config: Any) -> None:
     )
     for name in positive:
         if getattr(config, name, 1) <= 0:
-            raise ValueError(f"agent.{name} must be positive, not {getattr(config, name)}")
+            raise ValueError(f"--agent.{flag(name)} must be positive, not {getattr(config, name)}")
     if not 0 <= config.gamma <= 1:
-        raise ValueError(f"agent.gamma must be in [0, 1], not {config.gamma}")
+        raise ValueError(f"--agent.gamma must be in [0, 1], not {config.gamma}")
     if not config.net_arch or min(config.net_arch) < 1:
-        raise ValueError(f"agent.net_arch must be at least one width, each at least 1, not {config.net_arch}")
+        raise ValueError(f"--agent.net-arch must be at least one width, each at least 1, not {config.net_arch}")
 
 
 def plan_off_policy(config: SB3SACConfig | SB3TD3Config, budget: Budget) -> Plan:

@@ -87,7 +87,7 @@ class DynLinUCBConfig(BanditConfig):
         check_ranges(self, rules | {"failure_probability": optional((lambda x: 0 < x < 1, "in (0, 1)"))})
         needs = [name for name in ("ridge", "failure_probability") if getattr(self, name) is None]
         if self.horizon is not None and self.horizon < 2 and needs:
-            raise ValueError(f"agent.horizon is {self.horizon}; ln T and 1/T need at least 2")
+            raise ValueError(f"--agent.horizon is {self.horizon}; ln T and 1/T need at least 2")
 
     @property
     def needs_horizon(self) -> bool:
@@ -97,7 +97,8 @@ class DynLinUCBConfig(BanditConfig):
         """Return λ and δ; `ValueError` where they are to come from a horizon that is not given."""
         if self.horizon is None and self.needs_horizon:
             raise ValueError(
-                "agent.horizon is missing: failure_probability = 1/T and ridge = ln T need it; give it, or both of them"
+                "--agent.horizon is missing: δ = 1/T and λ = ln T need it; give it, or both "
+                "--agent.failure-probability and --agent.ridge"
             )
         T = float(self.horizon or 0)
         lam = math.log(T) if self.ridge is None else self.ridge

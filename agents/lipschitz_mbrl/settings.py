@@ -120,10 +120,10 @@ class LipschitzMBRLConfig(ImaginationConfig, DynamicsConfig, ActorCriticConfig):
         if self.real_ratio > 0 and self.real_rows == 0:
             needs = f"{self.batch_size} x {self.real_ratio} is less than one row"
             raise ValueError(
-                f"agent.real_ratio leaves no real transition in a batch ({needs}); raise it, or set it to 0"
+                f"--agent.real-ratio leaves no real transition in a batch ({needs}); raise it, or set it to 0"
             )
         if self.centre == "next_obs" and self.reference == "stored":
-            raise ValueError("agent.centre next_obs has no stored action there: it needs agent.reference policy")
+            raise ValueError("--agent.centre next_obs has no stored action there: it needs --agent.reference policy")
 
     @property
     def real_rows(self) -> int:

@@ -226,7 +226,7 @@ class NORA(Stateful):
     def make_critic(self) -> TabularCritic | LinearCritic:
         config, rare = self.config, self.rules.switch == "rare"
         if config.pooled and (config.critic != "linear" or len(self.mdp.reward) > 1):
-            raise ValueError("agent.pooled is for the linear critic, in tasks whose steps are alike; leave it out here")
+            raise ValueError("--agent.pooled is for the linear critic, in tasks whose steps are alike; leave it out")
         if config.critic == "tabular":
             ratio = config.switch_ratio if rare else None
             return TabularCritic(self.shape, self.bounds, self.count_optimism(), ratio, self.device)
@@ -272,7 +272,7 @@ class NORA(Stateful):
     def require_episodes(self) -> int:
         """Return T; `ValueError` where it is missing."""
         if self.config.episodes is None:
-            raise ValueError("agent.episodes is missing: the constants are made for T episodes, usually steps / H")
+            raise ValueError("--agent.episodes is missing: the constants are made for T episodes, usually steps / H")
         return self.config.episodes
 
     def take_data(self, recorded: Episode) -> None:

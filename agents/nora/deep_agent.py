@@ -132,7 +132,7 @@ def sums_range(env: Any, horizon: int, reward_range: tuple[float, float] | None)
         )
     low, high = (bound.float() for bound in env.value_range)
     if len(low) != horizon:
-        raise ValueError(f"agent.horizon is {horizon}, but the task's episodes take {len(low)} steps; make them agree")
+        raise ValueError(f"--agent.horizon is {horizon}, but the task's episodes take {len(low)} steps; set it to that")
     return low, high
 
 
@@ -147,7 +147,7 @@ class DeepPolicy(nn.Module):
     def __init__(self, config: DeepNORAConfig, spaces: Spaces, generator: torch.Generator) -> None:
         super().__init__()
         if not isinstance(spaces.action, gym.spaces.Discrete):
-            raise ValueError(f"nora-deep needs Discrete actions, not {spaces.action}; choose another env.id")
+            raise ValueError(f"nora-deep needs Discrete actions, not {spaces.action}; choose another --env.id")
         require_time_aware(spaces)
         assert spaces.observation.shape is not None
         self.head, self.eta = CategoricalHead(int(spaces.action.n), int(spaces.action.start)), config.policy_step_size
@@ -228,7 +228,7 @@ class DeepNORA(Stateful):
                 "the last coordinate of the data's observations is not the step; record it with --env.time-aware"
             )
         if len(data) > self.replay.capacity:
-            raise ValueError(f"{len(data)} recorded transitions; raise agent.replay_capacity above {len(data)}")
+            raise ValueError(f"{len(data)} recorded transitions; raise --agent.replay-capacity above {len(data)}")
         number = data.action - self.head.start
         if data.action.shape[1] != 1 or bool((number < 0).any() | (number >= self.head.dim).any()):
             raise ValueError(
@@ -324,7 +324,7 @@ class DeepNORA(Stateful):
             length = int(episodes.length[wrong][0])
             observed = f"are cut after {length} steps" if bool(cut[wrong][0]) else f"continue after {length} steps"
             raise ValueError(
-                f"agent.horizon is {horizon}, but episodes of this task {observed}; set agent.horizon and "
+                f"--agent.horizon is {horizon}, but episodes of this task {observed}; set --agent.horizon and "
                 "--env.max-episode-steps to the same number"
             )
 
@@ -336,7 +336,7 @@ class DeepNORA(Stateful):
         if bool(outside.any()):
             raise ValueError(
                 f"an episode returned {float(total[outside][0]):g}, outside of the clip range [{low:g}, {high:g}]; "
-                "correct agent.reward_range, or the task's own range"
+                "correct --agent.reward-range, or the task's own range"
             )
 
     def metrics(self) -> dict[str, Tensor]:
@@ -358,8 +358,8 @@ def recorded_steps(data: OfflineData, horizon: int) -> Tensor:
     if len(wrong):
         first = int(wrong[0])
         raise ValueError(
-            f"the data's episode {first} takes {int(lengths[first])} steps, but agent.horizon is {horizon}; choose "
-            "data recorded in a task of this horizon, whole episodes only (data.fraction 1)"
+            f"the data's episode {first} takes {int(lengths[first])} steps, but --agent.horizon is {horizon}; choose "
+            "data recorded in a task of this horizon, whole episodes only (--data.fraction 1)"
         )
     return torch.arange(len(data), device=ends.device) - starts.repeat_interleave(lengths)
 

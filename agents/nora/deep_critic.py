@@ -131,7 +131,7 @@ class DeepCritic(nn.Module):
         super().__init__()
         if config.horizon is None:
             raise ValueError(
-                "agent.horizon is missing: NORA plans over H steps; set it to the task's time limit "
+                "--agent.horizon is missing: NORA plans over H steps; set it to the task's time limit "
                 "(--env.max-episode-steps gives one to a task without)"
             )
         self.config, self.horizon, self.actions = config, config.horizon, actions

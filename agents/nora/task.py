@@ -42,7 +42,7 @@ def require_exact(env: Any) -> Task:
             "LinearMDP-v0, Tetris-v0; this task is not one"
         )
     if env.horizon is None:
-        raise ValueError("this task has no horizon, and nora learns from episodes of H steps; set env.kwargs.horizon")
+        raise ValueError("this task has no horizon, and nora learns from episodes of H steps; set --env.kwargs horizon")
     if not env.time_aware:
         raise ValueError("a finite-horizon policy needs time-aware observations: pass --env.time-aware")
     task: Task = env
@@ -70,14 +70,14 @@ def require_within(reward: Tensor, bounds: Range, what: str) -> None:
         h, i = (int(index) for index in outside.nonzero()[0])
         raise ValueError(
             f"{what}: rewards from step {h + 1} on sum to {float(total[h, i]):g}, outside of the clip range "
-            f"[{float(bounds.low[h]):g}, {float(bounds.high[h]):g}]; correct agent.reward_range or the task"
+            f"[{float(bounds.low[h]):g}, {float(bounds.high[h]):g}]; correct --agent.reward-range or the task"
         )
 
 
 def checked_features(env: Any, states: int, actions: int) -> tuple[Callable[[Tensor], Features], tuple[int, int]]:
     """Return the features of state indices, and blocks and width of Λ; `ValueError` unless they fit the table."""
     if not hasattr(env, "features"):
-        raise ValueError("agent.critic linear needs a task with features, such as surefoot/LinearMDP-v0 or Tetris-v0")
+        raise ValueError("--agent.critic linear needs a task with features, such as surefoot/LinearMDP-v0 or Tetris-v0")
     if hasattr(env, "block_features"):
         blocks = int(env.blocks.max()) + 1
         features: Callable[[Tensor], Features] = lambda state: Features(*env.block_features(state))  # noqa: E731

@@ -118,7 +118,9 @@ def make_stack(config: OnPolicyConfig, spaces: Spaces, stack_size: int, generato
 def obs_width(config: OnPolicyConfig, spaces: Spaces) -> int:
     """Return what the networks see: the observation, less the step."""
     if not isinstance(spaces.observation, gym.spaces.Box):
-        raise ValueError(f"this agent needs vector (Box) observations, not {spaces.observation}; choose another env.id")
+        raise ValueError(
+            f"this agent needs vector (Box) observations, not {spaces.observation}; choose another --env.id"
+        )
     return spaces.observation.shape[0] - (config.horizon is not None)
 
 
@@ -240,7 +242,7 @@ def require_time_aware(spaces: Spaces) -> None:
     """Raise unless the last coordinate of an observation can be the step (a number from 0 up, without bound)."""
     box = spaces.observation
     if not (isinstance(box, gym.spaces.Box) and box.low[-1] == 0 and box.high[-1] == float("inf")):
-        raise ValueError("agent.horizon needs time-aware observations: add --env.time-aware")
+        raise ValueError("--agent.horizon needs time-aware observations: add --env.time-aware")
 
 
 def mean_sigma(policy: PolicyStack) -> dict[str, Tensor]:

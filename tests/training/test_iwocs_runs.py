@@ -90,7 +90,7 @@ def test_its_policy_is_evaluated_as_any_other_with_its_memory(run, capsys):
     ("options", "message"),
     [
         (["--env.id", "Hopper-v5"], "iwocs trains in an uncertainty set: pass --uncertainty, or a preset"),
-        (["--preset", "demo", "--uncertainty", "None"], "eval.grid 5 needs uncertainty"),
+        (["--preset", "demo", "--uncertainty", "None"], "--eval.grid 5 needs --uncertainty"),
         (["--preset", "demo", "--uncertainty", "hopper-2"], "hopper-2 is for Hopper-v5, not for InvertedPendulum-v5"),
     ],
 )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+from surefoot.configs.casting import option
 from surefoot.envs import EnvConfig, Physics
 from surefoot.offline_data import DataConfig
 
@@ -41,7 +42,7 @@ class EvalConfig:
         _require_positive("eval.episodes", self.episodes)
         _require_not_negative("eval.seed", self.seed)
         if self.grid is not None and self.grid < 2:
-            raise ValueError(f"eval.grid is {self.grid}; a grid needs at least 2 values per parameter")
+            raise ValueError(f"--eval.grid is {self.grid}; a grid needs at least 2 values per parameter")
 
 
 @dataclass(frozen=True)
@@ -96,21 +97,21 @@ class RunConfig(Generic[C]):
         if self.threads is not None:
             _require_positive("threads", self.threads)
         if not (self.device in ("auto", "cpu", "cuda") or self.device.removeprefix("cuda:").isdecimal()):
-            raise ValueError(f"device is {self.device!r}; choose auto, cpu, cuda or cuda:N")
+            raise ValueError(f"--device is {self.device!r}; choose auto, cpu, cuda or cuda:N")
         if self.eval.grid is not None and self.uncertainty is None:
-            raise ValueError(f"eval.grid {self.eval.grid} needs uncertainty, the set whose parameters are on the grid")
+            raise ValueError(f"--eval.grid {self.eval.grid} needs --uncertainty, whose parameters are on the grid")
         for entry in self.baselines:
             if [bool(part) for part in entry.split("/")] != [True, True]:
-                raise ValueError(f"baselines: {entry!r} is not AGENT/PRESET, such as sac/demo-sim")
+                raise ValueError(f"--baselines: {entry!r} is not AGENT/PRESET, such as sac/demo-sim")
             if self.baselines.count(entry) > 1:
-                raise ValueError(f"baselines: {entry} is named twice")
+                raise ValueError(f"--baselines: {entry} is named twice")
 
 
 def _require_positive(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value}; it must be positive")
+        raise ValueError(f"{option(name)} is {value}; it must be positive")
 
 
 def _require_not_negative(name: str, value: int) -> None:
     if value < 0:
-        raise ValueError(f"{name} is {value}; it must not be negative")
+        raise ValueError(f"{option(name)} is {value}; it must not be negative")

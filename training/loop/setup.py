@@ -19,7 +19,7 @@ from surefoot.agents.interface import (
     Spaces,
     VectorEnv,
 )
-from surefoot.configs.casting import flattened
+from surefoot.configs.casting import flattened, option
 from surefoot.envs import (
     BatchedPerturbedEnvs,
     TensorVectorEnv,
@@ -157,7 +157,7 @@ def _build(agent_name: str, config: RunConfig[Any], folder: Path, *, examine: bo
     spec, device = agents.get(agent_name), pick_device(config.device)
     if config.num_seeds > 1 and not spec.stacks_seeds:
         raise ValueError(
-            f"{agent_name} trains one seed per run, not num_seeds {config.num_seeds}; start one run for each"
+            f"{agent_name} trains one seed per run, not --num-seeds {config.num_seeds}; start one run for each"
         )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -247,7 +247,7 @@ def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig[
         raise ValueError(f"{path}: a run of {state['agent_name']}, not of {agent_name}")
     _, before = from_plain(state["config"], str(path))
     if changes := what_may_not_change(agent_name, before, config):
-        raise ValueError(f"{path}: {changes}; only {', '.join(changeable(agent_name))} may change on resume")
+        raise ValueError(f"{path}: {changes}; only {', '.join(map(option, changeable(agent_name)))} may change on resume")
     if config.steps < state["counters"]["step"]:
         raise ValueError(f"{path}: already at step {state['counters']['step']}; --steps {config.steps} is less")
 

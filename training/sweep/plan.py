@@ -22,7 +22,7 @@ import tyro
 import yaml
 
 from surefoot import agents
-from surefoot.configs.casting import nested, overlay, read_yaml
+from surefoot.configs.casting import nested, option, overlay, read_yaml
 from surefoot.envs import Physics
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
@@ -57,9 +57,9 @@ class SearchObjective:
 
     def __post_init__(self) -> None:
         if not 0 < self.level <= 1:
-            raise ValueError(f"objective.level is {self.level}; it must be in (0, 1]")
+            raise ValueError(f"--objective.level is {self.level}; it must be in (0, 1]")
         if self.episodes < 1:
-            raise ValueError(f"objective.episodes is {self.episodes}; it must be at least 1")
+            raise ValueError(f"--objective.episodes is {self.episodes}; it must be at least 1")
         if self.metric in ROBUST_METRICS and not self.physics:
             raise ValueError(f"objective.metric {self.metric} needs dynamics to measure under: name objective.physics")
         for changes in self.physics:
@@ -105,15 +105,15 @@ class Sweep:
     def __post_init__(self) -> None:
         for name in ("trials", "asha_reduction"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"{option(name)} is {getattr(self, name)}; it must be at least 1")
         if not (math.isfinite(self.cpus_per_run) and self.cpus_per_run > 0):
-            raise ValueError(f"cpus_per_run is {self.cpus_per_run}; it must be positive")
+            raise ValueError(f"--cpus-per-run is {self.cpus_per_run}; it must be positive")
         if not 0 <= self.gpus_per_run < math.inf:
-            raise ValueError(f"gpus_per_run is {self.gpus_per_run}; it must not be negative")
+            raise ValueError(f"--gpus-per-run is {self.gpus_per_run}; it must not be negative")
         if self.max_restarts < 0:
-            raise ValueError(f"max_restarts is {self.max_restarts}; it must not be negative")
+            raise ValueError(f"--max-restarts is {self.max_restarts}; it must not be negative")
         if self.asha_grace is not None and self.asha_grace < 1:
-            raise ValueError(f"asha_grace is {self.asha_grace}; it must be at least 1")
+            raise ValueError(f"--asha-grace is {self.asha_grace}; it must be at least 1")
 
 
 # May change when a sweep is resumed: how it is executed, but no number of its runs.
@@ -186,7 +186,7 @@ def parse_seeds(words: Sequence[str]) -> list[int]:
     for word in _split(words):
         match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", word)
         if match is None:
-            raise ValueError(f"seeds: {word!r} is neither a number from 0 on nor a span such as 0..9")
+            raise ValueError(f"--seeds: {word!r} is neither a number from 0 on nor a span such as 0..9")
         seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
     return seeds
 
@@ -290,7 +290,7 @@ def _require_possible(run: PlannedRun) -> None:
     require_installed(run.config.logger)
     settle(run.agent_name, run.config)
     if agents.get(run.agent_name).needs_data and run.config.data.source is None:
-        raise ValueError(f"{run.agent_name} learns from recorded data: set data.source, or name a preset that does")
+        raise ValueError(f"{run.agent_name} learns from recorded data: set --data.source, or name a preset that does")
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------

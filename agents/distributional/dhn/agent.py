@@ -177,7 +177,7 @@ class DHN(Stateful):
         limit = getattr(setting.env, "episode_limit", None)
         sound = soundness(self.policy.objective, self.config.gamma, limit)
         if sound.scaled:
-            raise ValueError(f"{sound.line}; this agent does not carry it: set agent.gamma 1, or solve it exactly")
+            raise ValueError(f"{sound.line}; this agent does not carry it: set --agent.gamma 1, or solve it exactly")
 
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
         """Return the first actions (N,) of episodes that start in obs (N, obs); `stateful` continues with them."""

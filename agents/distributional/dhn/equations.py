@@ -107,14 +107,14 @@ class DHNConfig:
     def _check_together(self) -> None:
         objective = parse(self.objective)
         if self.stock and self.clip_reward is not None:
-            raise ValueError("agent.clip_reward does not go with agent.stock: the stock is in the real rewards' scale")
+            raise ValueError("--agent.clip-reward does not go with --agent.stock, which adds up the real rewards")
         if self.stock and self.relabel_probability > 0 and self.n_step > 1:
             raise ValueError(
-                f"agent.n_step {self.n_step} with relabelling: the recorded actions belong to another stock; set "
-                "agent.n_step 1 or agent.relabel_probability 0"
+                f"--agent.n-step {self.n_step} with relabelling: the recorded actions belong to another stock; set "
+                "--agent.n-step 1 or --agent.relabel-probability 0"
             )
         if not self.stock and objective.name != "mean":
-            raise ValueError(f"agent.objective {self.objective} needs agent.stock; without it there is only the mean")
+            raise ValueError(f"--agent.objective {self.objective} needs --agent.stock; else there is only the mean")
 
 
 def plan(config: DHNConfig, budget: Budget) -> Plan:

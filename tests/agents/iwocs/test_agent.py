@@ -353,13 +353,13 @@ def test_the_critic_that_decides_who_acts(gate_critic):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"thresholds": ()}, "agent.thresholds must be numbers from 0 on, up"),
-        ({"thresholds": (0.5, 0.1)}, "agent.thresholds must be numbers from 0 on, up"),
-        ({"error_quantile": 1.0}, r"agent.error_quantile must be in \(0, 1\), or None, not 1.0"),
-        ({"grid_n": 1}, "agent.grid_n must be at least 2"),
-        ({"iterations": -1}, "agent.iterations must be at least 0"),
-        ({"model_steps": 0}, "agent.model_steps must be at least 1"),
-        ({"entropy_free_hidden": ()}, "agent.entropy_free_hidden must be one or more widths"),
+        ({"thresholds": ()}, "--agent.thresholds must be numbers from 0 on, up"),
+        ({"thresholds": (0.5, 0.1)}, "--agent.thresholds must be numbers from 0 on, up"),
+        ({"error_quantile": 1.0}, r"--agent.error-quantile must be in \(0, 1\), or None, not 1.0"),
+        ({"grid_n": 1}, "--agent.grid-n must be at least 2"),
+        ({"iterations": -1}, "--agent.iterations must be at least 0"),
+        ({"model_steps": 0}, "--agent.model-steps must be at least 1"),
+        ({"entropy_free_hidden": ()}, "--agent.entropy-free-hidden must be one or more widths"),
     ],
 )
 def test_settings_out_of_range_are_one_line(changes, message):

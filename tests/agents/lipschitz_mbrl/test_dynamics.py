@@ -542,8 +542,8 @@ def test_graphed_training_is_eager_training():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"elites": 2}, "agent.elites must be at most agent.ensemble_size 1, not 2"),
-        ({"model_hidden": (8,)}, "one number per layer, 2 for agent.model_hidden, not 5"),
+        ({"elites": 2}, "--agent.elites must be at most --agent.ensemble-size 1, not 2"),
+        ({"model_hidden": (8,)}, "one number per layer, 2 for --agent.model-hidden, not 5"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_named(changes, message):

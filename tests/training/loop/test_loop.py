@@ -120,9 +120,9 @@ def test_a_crash_keeps_its_traceback_and_the_run_can_go_on(tmp_path, tiny):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 5}, "seed was 0, not 5; only steps, threads"),
-        ({"agent": FakeConfig(scale=2.0)}, "agent.scale was 0.1, not 2.0"),
-        ({"log_every": 3}, "log_every was 14, not 3"),
+        ({"seed": 5}, "--seed was 0, not 5; only --steps, --threads"),
+        ({"agent": FakeConfig(scale=2.0)}, "--agent.scale was 0.1, not 2.0"),
+        ({"log_every": 3}, "--log-every was 14, not 3"),
         ({"steps": 30}, "already at step 60; --steps 30 is less"),
     ],
 )

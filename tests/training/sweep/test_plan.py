@@ -92,7 +92,7 @@ def test_a_file_and_its_command_line_are_the_same_sweep(tmp_path):
         ({"presets": ("nope",)}, "no preset 'nope' for fake"),
         ({"set": {"agent.scael": [1]}}, "unknown key 'agent.scael'; did you mean 'scale'"),
         ({"set": {"agent.scale": ["much"]}}, "agent.scale is 'much'; expected float"),
-        ({"set": {"agent.scale": [0.0]}}, "agent.scale must be positive"),
+        ({"set": {"agent.scale": [0.0]}}, "--agent.scale must be positive"),
         ({"set": {"steps.more": [1]}}, "steps is {'more': 1}; expected int"),
         ({"set": {"seed": [1, 2]}}, "seed is the sweep's own; use seeds"),
         ({"set": {"steps": []}}, "an empty grid: no steps given"),
@@ -155,9 +155,9 @@ def test_runs_side_by_side_are_bounded_by_cpus_and_gpus(cpus_per_run, gpus_per_r
 
 
 def test_a_run_that_asks_for_more_than_there_is_is_refused():
-    with pytest.raises(ValueError, match="cpus_per_run is 9"):
+    with pytest.raises(ValueError, match="--cpus-per-run is 9"):
         sweep_local.side_by_side(Sweep(cpus_per_run=9), cpus=8, gpus=0)
-    with pytest.raises(ValueError, match=r"gpus_per_run is 0\.5, but PyTorch sees 0"):
+    with pytest.raises(ValueError, match=r"--gpus-per-run is 0\.5, but PyTorch sees 0"):
         sweep_local.side_by_side(Sweep(gpus_per_run=0.5), cpus=8, gpus=0)
 
 

@@ -100,6 +100,10 @@ class Transitions:
         sums = torch.zeros(int(index[-1]) + 1, dtype=torch.float64, device=index.device)
         return sums.index_add_(0, index, self.reward.double())
 
+    def breaks(self) -> Tensor:
+        """Return (N − 1,) bool, where inside an episode a row's `next_obs` is not the next row's `obs`."""
+        return (self.next_obs[:-1] != self.obs[1:]).any(1) & ~self.episode_end[:-1]
+
     def episode_lengths(self) -> Tensor:
         """Return (E,) int64 numbers of steps, a cut last episode included."""
         return torch.bincount(self.episode_index())

@@ -34,20 +34,19 @@ Where this differs, and why:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import AgentSpec, Budget, Episodes, Plan, Progress, Setting, Style
+from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Style
 from surefoot.agents.nora.actor import AccumulatingActor, Actor
 from surefoot.agents.nora.data import Coverage, coverage_of, recorded_episodes
 from surefoot.agents.nora.linear_critic import LinearCritic
 from surefoot.agents.nora.policy import TablePolicy, make_policy, state_codes
 from surefoot.agents.nora.tabular_critic import Episode, Optimism, Range, TabularCritic, hoeffding_log
-from surefoot.agents.nora.task import checked_features, range_of, require_exact, require_within
-from surefoot.agents.parts.budget import counted
+from surefoot.agents.nora.task import checked_features, derive, plan, range_of, require_exact, require_within
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, UNIT_INTERVAL, check_ranges, optional
 from surefoot.agents.parts.regret import Regret
@@ -154,28 +153,6 @@ class NORAConfig:
         """Whether a constant is computed for T episodes."""
         counts = self.critic == "tabular" and self.rules().optimism == "bonus"
         return counts or self.variant == "oppo"
-
-
-def derive(config: NORAConfig, budget: Budget) -> NORAConfig:
-    """Return the config with T the episodes of the run, where it is needed and not given."""
-    if config.episodes is not None or not config.needs_episodes or (horizon := budget.episode_length()) is None:
-        return config
-    return replace(config, episodes=-(-budget.steps // horizon))
-
-
-def plan(config: NORAConfig, budget: Budget) -> Plan:
-    """Return what will run: whole episodes, none after the T that the constants are computed for."""
-    horizon = budget.episode_length()
-    if horizon is None:
-        return Plan(budget.steps, None, ())  # a task that `require_exact` refuses
-    episodes = -(-budget.steps // horizon)
-    if config.needs_episodes and (config.episodes or 0) < episodes:
-        raise ValueError(
-            f"--agent.episodes is {config.episodes}, but the run has {episodes} episodes (--steps {budget.steps} of "
-            f"{horizon} each), and the bonus is computed for the former; start a run with --agent.episodes {episodes}, "
-            "or None: as many as the run has"
-        )
-    return Plan(episodes * horizon, episodes, (f"{counted(episodes, 'episode')} of {horizon} steps",))
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------

@@ -219,3 +219,12 @@ def test_without_minari_the_extra_is_named(data, monkeypatch):
     for use in (lambda: load("minari:toy/line/ours-v0"), lambda: write_minari("toy/line/ours-v0", data)):
         with pytest.raises(ImportError, match=r'pip install "surefoot\[minari\]"'):
             use()
+
+
+def test_a_relative_store_works(data, tmp_path, monkeypatch, same):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "near/by")
+    write_minari("my/data-v0", data)
+    assert local_ids() == ["my/data-v0"]
+    same(load("minari:my/data-v0"), data)
+    assert [path.name for path in (tmp_path / "near" / "by").iterdir()] == ["my"]

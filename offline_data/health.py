@@ -168,7 +168,7 @@ def _flags(rows: Mapping[str, np.ndarray], report: Health, max_episode_steps: in
         flags[name] = values == 1
         report.facts[name] = int(flags[name].sum())
     if "timeouts" not in flags and max_episode_steps is None:
-        report.problems.append("no timeouts: episode ends are unknown; give max_episode_steps")
+        report.problems.append("no timeouts: episode ends are unknown; give --max-episode-steps")
     if "terminals" not in flags or ("timeouts" not in flags and max_episode_steps is None):
         return None
     terminals = flags["terminals"]

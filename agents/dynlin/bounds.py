@@ -71,7 +71,7 @@ def from_system(
     rho = known.get("rho", true_rho)
     if rho < true_rho * (1 - 1e-9):
         warnings.warn(
-            f"agent.spectral_radius_bound {rho:g} is below the spectral radius {true_rho:.6g}: epochs end before the "
+            f"--agent.spectral-radius-bound {rho:g} is below the spectral radius {true_rho:.6g}: epochs end before the "
             "state settles",
             stacklevel=2,
         )

@@ -338,7 +338,7 @@ def test_lambda_and_delta_need_the_horizon_only_where_they_are_left_out():
 
 
 def test_a_spectral_radius_bound_below_the_truth_is_warned_of():
-    with pytest.warns(UserWarning, match=r"agent\.spectral_radius_bound 0\.3 is below the spectral radius 0\.5"):
+    with pytest.warns(UserWarning, match=r"--agent\.spectral-radius-bound 0\.3 is below the spectral radius 0\.5"):
         make("dynlin-ucb", horizon=100, spectral_radius_bound=0.3)
 
 

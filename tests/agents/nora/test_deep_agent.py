@@ -363,7 +363,7 @@ def test_data_of_another_horizon_or_not_time_aware_are_refused():
     data = record_behaviour(LOCK, 2, seed=0)
     with pytest.raises(ValueError, match=r"is not the step; record it with --env\.time-aware"):
         agent_of(LOCK, dataclasses.replace(data, obs=data.obs.flip(0)))
-    with pytest.raises(ValueError, match=r"raise agent\.replay_capacity above 8"):
+    with pytest.raises(ValueError, match=r"raise --agent\.replay-capacity above 8"):
         agent_of(LOCK, data, replay_capacity=7)
     with pytest.raises(ValueError, match="not numbers of the task's 3"):
         agent_of(LOCK, dataclasses.replace(data, action=data.action + 1))

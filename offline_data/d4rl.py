@@ -173,7 +173,8 @@ def _timeouts(arrays: Mapping[str, np.ndarray], max_episode_steps: int | None, s
         return _flag(arrays, "timeouts", source)
     if max_episode_steps is None:
         raise ValueError(
-            f"{source}: no 'timeouts'; pass --data.max-episode-steps (surefoot data: --max-episode-steps), which gives episode ends"
+            f"{source}: no 'timeouts'; pass --data.max-episode-steps (surefoot data: --max-episode-steps), which gives "
+            "the ends of episodes"
         )
     return infer_timeouts(_flag(arrays, "terminals", source), max_episode_steps)
 

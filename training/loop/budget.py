@@ -36,7 +36,7 @@ def _episode_length(task: EnvConfig) -> int | None:
         env.close()
 
 
-def describe(agent_name: str, plan: Plan, config: RunConfig[Any], step: int = 0) -> str:
+def what_will_run(agent_name: str, plan: Plan, config: RunConfig[Any], step: int = 0) -> str:
     """Return what will run in a line; `step` is where a resumed run stands."""
     phases = "; ".join(plan.phases)
     rounded = f" (--steps {config.steps:,} in whole iterations: {plan.steps:,})" if plan.steps > config.steps else ""

@@ -45,7 +45,7 @@ from surefoot.offline_data import load_for
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.behaviour import BEHAVIOUR, behaviour_data
-from surefoot.training.loop.budget import describe, settle
+from surefoot.training.loop.budget import settle, what_will_run
 from surefoot.training.loop.loop import ActiveRun, Counters
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs.loggers import (
@@ -66,7 +66,7 @@ def start(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | N
     require_installed(config.logger)
     config, plan = settle(agent_name, config)
     run = _build(agent_name, config, folder, examine=True)
-    run.plan = describe(agent_name, plan, config)
+    run.plan = what_will_run(agent_name, plan, config)
     run_folder.create(folder, agent_name, config, preset)
     try:
         run.metrics.start()
@@ -113,7 +113,7 @@ def resume(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
     run.meter.load_state_dict(state["meter"])
     run.counters = Counters(**state["counters"])
     run.saved_step = run.counters.step
-    run.plan = describe(agent_name, plan, config, run.saved_step)
+    run.plan = what_will_run(agent_name, plan, config, run.saved_step)
     run.metrics.load_state_dict(state["metrics"])
     run.evaluations.load_state_dict(state["evaluations"])
     remove_leftovers(folder / "checkpoints")

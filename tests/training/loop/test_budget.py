@@ -14,7 +14,7 @@ from surefoot.offline_data import DataConfig, load_for
 from surefoot.training.cli.main import main
 from surefoot.training.config.presets import default_config, load_preset
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.budget import describe, settle
+from surefoot.training.loop.budget import settle, what_will_run
 from surefoot.training.loop.setup import start, training_env
 
 NAMES = sorted(agents.REGISTRY)
@@ -167,7 +167,7 @@ def test_lengths_that_follow_from_the_run_are_filled_in_and_kept(tmp_path):
 def test_what_will_run_is_said(data_file):
     def said(name, config, **more):
         settled, plan = settle(name, config)
-        return describe(name, plan, settled, **more)
+        return what_will_run(name, plan, settled, **more)
 
     rounded = said("hnpg", dataclasses.replace(tiny("hnpg", data=data_file), steps=13))
     assert rounded == "hnpg will run 2 iterations of 10 steps (--steps 13 in whole iterations: 20)"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec as find_module
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -54,7 +55,7 @@ def record_episode(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
         frames = str(Path(folder) / "new")  # the recorder warns of a folder that exists
-        env = RecordVideo(make_single(config, "rgb_array"), frames, episode_trigger=lambda _: True)
+        env: Any = RecordVideo(make_single(config, "rgb_array"), frames, episode_trigger=lambda _: True)
         try:
             ended = _play(act, env, seed, steps, device)
         except BaseException:

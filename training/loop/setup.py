@@ -117,9 +117,7 @@ def resume(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
     run.metrics.load_state_dict(state["metrics"])
     run.evaluations.load_state_dict(state["evaluations"])
     remove_leftovers(folder / "checkpoints")
-    run.loggers = make_loggers(
-        config.logger, folder, to_plain(agent_name, config), run.counters.step, state["loggers"]
-    )
+    run.loggers = make_loggers(config.logger, folder, to_plain(agent_name, config), run.counters.step, state["loggers"])
     run.replayable = run_folder.read_meta(folder).get("episodes_replayable", True)
     run_folder.mark_resumed(folder, agent_name, config, fresh_episodes=fresh)
     return run

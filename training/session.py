@@ -20,6 +20,7 @@ from surefoot.training.loop.baselines import (
     read_baseline,
     save_baselines,
 )
+from surefoot.training.loop.budget import settle
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
 from surefoot.training.loop.loop import ActiveRun, Callback, finish, run_loop
 from surefoot.training.loop.process import quick_process
@@ -61,6 +62,7 @@ def resume_run(folder: Path, agent_name: str, config: RunConfig[Any], *, callbac
 
 def begin(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | None) -> ActiveRun:
     """Return a new run at its first step, with the configurations of its baseline runs in its folder."""
+    config, _ = settle(agent_name, config)
     planned = plan_baselines(agent_name, config, preset)
     run = start(agent_name, config, folder, preset)
     save_baselines(folder, planned)

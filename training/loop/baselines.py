@@ -21,6 +21,7 @@ from surefoot.evaluation.policy_files import checkpoint_steps
 from surefoot.training.config.baselines import Planned, plan_baseline
 from surefoot.training.config.presets import from_plain, load_preset
 from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.budget import settle
 from surefoot.training.loop.setup import changeable, what_may_not_change
 from surefoot.training.runs.folder import read_config, read_meta, write_config
 
@@ -52,7 +53,8 @@ def _planned(
 ) -> Iterator[tuple[str, Planned]]:
     for entry in entries:
         theirs = load_preset(*entry.split("/"))
-        yield entry, plan_baseline(entry, theirs, agent_name, config, _start_of(agent_name, preset))
+        planned = plan_baseline(entry, theirs, agent_name, config, _start_of(agent_name, preset))
+        yield entry, planned._replace(config=settle(planned.agent_name, planned.config)[0])
 
 
 def _start_of(agent_name: str, preset: str | None) -> RunConfig[Any] | None:

@@ -245,7 +245,9 @@ def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig[
         raise ValueError(f"{path}: a run of {state['agent_name']}, not of {agent_name}")
     _, before = from_plain(state["config"], str(path))
     if changes := what_may_not_change(agent_name, before, config):
-        raise ValueError(f"{path}: {changes}; only {', '.join(map(option, changeable(agent_name)))} may change on resume")
+        raise ValueError(
+            f"{path}: {changes}; only {', '.join(map(option, changeable(agent_name)))} may change on resume"
+        )
     if config.steps < state["counters"]["step"]:
         raise ValueError(f"{path}: already at step {state['counters']['step']}; --steps {config.steps} is less")
 
@@ -260,4 +262,4 @@ def what_may_not_change(agent_name: str, before: RunConfig[Any], after: RunConfi
     """Return in words which settings differ that a run may not change when it is resumed; nothing where none does."""
     old, new = (flattened(to_plain(agent_name, settings)) for settings in (before, after))
     names = [name for name in (old | new) if name not in changeable(agent_name) and old.get(name) != new.get(name)]
-    return ", ".join(f"{name} was {old.get(name)!r}, not {new.get(name)!r}" for name in names)
+    return ", ".join(f"{option(name)} was {old.get(name)!r}, not {new.get(name)!r}" for name in names)

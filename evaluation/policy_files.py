@@ -47,6 +47,13 @@ def save_policy(
     path: Path, config: dict[str, Any], spaces: Spaces, own_action: gym.Space[Any], step: int, policy: Policy
 ) -> None:
     """Write all that evaluation needs of a run: the policy, its spaces and the configuration as plain values."""
+    save_policy_state(path, config, spaces, own_action, step, policy.state_dict())
+
+
+def save_policy_state(
+    path: Path, config: dict[str, Any], spaces: Spaces, own_action: gym.Space[Any], step: int, state: dict[str, Any]
+) -> None:
+    """Write the same of a policy's `state_dict`."""
     payload = {
         "agent_name": config["agent_name"],
         "config": config,
@@ -56,7 +63,7 @@ def save_policy(
             "own_action": _plain_space(own_action),
         },
         "step": step,
-        "policy": policy.state_dict(),
+        "policy": state,
     }
     save_checkpoint(path, payload)
 

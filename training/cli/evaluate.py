@@ -36,6 +36,7 @@ from surefoot.training.cli.options import REGISTRY, laid_over
 from surefoot.training.comparison import grid_table, objectives_table
 from surefoot.training.loop.setup import pick_device
 from surefoot.training.runs.console import print_table
+from surefoot.training.runs.folder import best_in_words
 from surefoot.training.runs.provenance import git_commit
 
 EPISODES = 20
@@ -89,6 +90,9 @@ def main(arguments: list[str]) -> int:
         load_any(p, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle, device=device)
         for p in request.runs
     ]
+    for run in request.runs if request.checkpoint == "best" else ():
+        if run.is_dir():
+            print(f"{run}: best.pt was chosen by {best_in_words(run)}")
     tasks = [_task(arguments, path, policy) for path, policy in zip(request.runs, chosen, strict=True)]
     if request.objective:
         return _for_objectives(request, chosen, tasks, device)

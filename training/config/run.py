@@ -35,12 +35,18 @@ class EvalConfig:
     are evaluated at every grid point, `episodes` each, with a table and a figure. None: no grid evaluation."""
     grid_closed: bool = False
     """Include both ends of each range in that grid; the published one is half-open."""
+    worlds: int = 16
+    """Points of `uncertainty` in which every evaluation measures the worst case, `episodes` each, so that it takes this
+    many times longer: the largest grid that fits, with both ends of each range, and then random points, the same in all
+    evaluations. The policy with the best worst case is kept as best.pt."""
 
     def __post_init__(self) -> None:
         _require_positive("eval.every", self.every)
         _require_positive("eval.objective_episodes", self.objective_episodes)
         _require_positive("eval.episodes", self.episodes)
         _require_not_negative("eval.seed", self.seed)
+        if self.worlds < 2:
+            raise ValueError(f"eval.worlds is {self.worlds}; a worst case needs at least 2")
         if self.grid is not None and self.grid < 2:
             raise ValueError(f"--eval.grid is {self.grid}; a grid needs at least 2 values per parameter")
 
@@ -56,7 +62,7 @@ class RunConfig(Generic[C]):
     uncertainty: str | None = None
     """Uncertainty set whose parameters vary in training: hopper-2, ..., or a YAML file; see docs/methods/iwocs.md. They
     are drawn uniformly for each episode (domain randomisation), unless the agent chooses them itself. Evaluations
-    during training are at the nominal values."""
+    during training are at the nominal values, and for the worst case at `eval.worlds` points of the set."""
     data: DataConfig = field(default_factory=DataConfig)
     """Recorded transitions, for agents that learn from data."""
     eval: EvalConfig = field(default_factory=EvalConfig)

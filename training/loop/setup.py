@@ -42,9 +42,11 @@ from surefoot.evaluation.storage import load as load_checkpoint
 from surefoot.evaluation.storage import remove_leftovers
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.offline_data import load_for
+from surefoot.training.config.measure import further_columns
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.behaviour import BEHAVIOUR, behaviour_data
+from surefoot.training.loop.best import keep_best, restored
 from surefoot.training.loop.budget import settle, what_will_run
 from surefoot.training.loop.loop import ActiveRun, Counters
 from surefoot.training.runs import folder as run_folder
@@ -111,7 +113,10 @@ def resume(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
     fresh = config.resume_episodes == "fresh" and _begin_fresh_episodes(run.env)
     run.agent.load_state_dict(state["agent"])
     run.meter.load_state_dict(state["meter"])
-    run.counters = Counters(**state["counters"])
+    run.best = restored(state, folder, agent_name, config)
+    if "best" in state:
+        keep_best(folder, agent_name, config, run.spaces, run.own_action, run.best)
+    run.counters = Counters(**{name: value for name, value in state["counters"].items() if name != "best_return"})
     run.saved_step = run.counters.step
     run.plan = what_will_run(agent_name, plan, config, run.saved_step)
     run.metrics.load_state_dict(state["metrics"])
@@ -182,9 +187,12 @@ def _build(agent_name: str, config: RunConfig[Any], folder: Path, *, examine: bo
         if env is not None:
             env.close()
         raise
-    logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", EVALUATION_COLUMNS)
+    columns = (*EVALUATION_COLUMNS, *further_columns(agent_name, config))
+    logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", columns)
     task = spaces, own_action_space(config.env), device, env
-    return ActiveRun(agent_name, config, folder, spec, *task, agent, Meter(device), *logs, replayable=replayable)
+    measured_in = perturbed_envs and perturbed_envs.in_dynamics(config.eval.physics)
+    further = {"replayable": replayable, "perturbed_envs": measured_in}
+    return ActiveRun(agent_name, config, folder, spec, *task, agent, Meter(device), *logs, **further)
 
 
 def training_env(

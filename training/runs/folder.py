@@ -88,6 +88,15 @@ def mark(folder: Path, status: str, seconds: float) -> None:
     write_meta(folder, {"status": status, "updated": _now(), "minutes": round(seconds / 60, 3)})
 
 
+def best_in_words(folder: Path) -> str:
+    """Return what a run's best.pt was chosen by, and how good it was by that."""
+    best = read_meta(folder).get("best")
+    if not best:
+        return "the mean return of an evaluation (a run of an older version)"
+    over = f" over {best['worlds']} worlds" if "worlds" in best else ""
+    return f"its {best['measure']}{over}, {best['value']:.4g} at step {best['step']:,}"
+
+
 def is_finished(folder: Path, config: RunConfig[Any]) -> bool:
     """Whether the run was carried through and `config` is the same."""
     return read_meta(folder).get("status") == "finished" and config == read_config(folder)[1]

@@ -25,6 +25,7 @@ from surefoot import agents
 from surefoot.configs.casting import nested, option, overlay, read_yaml
 from surefoot.envs import Physics
 from surefoot.evaluation.storage import write_atomically
+from surefoot.training.config.measure import measure_of
 from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.budget import settle
@@ -43,11 +44,12 @@ OWN_OPTIONS = {"seed": "seeds", "threads": "cpus_per_run", "baselines": "agents"
 class SearchObjective:
     """What a search improves: a logged metric, or a measurement of its own at every evaluation."""
 
-    metric: str = "eval/episode_return"
-    """Metric to optimise: a column of metrics.csv (such as `regret`), `eval/episode_return`, `eval/score`, `worst_case`
-    or `cvar`."""
-    mode: Literal["max", "min"] = "max"
-    """Maximise or minimise the metric."""
+    metric: str | None = None
+    """Metric to optimise: a column of metrics.csv (such as `regret`), `eval/episode_return`, `eval/score`,
+    `eval/worst_case` (of a run in an uncertainty set), `eval/objective`, `worst_case` or `cvar`. None: what the runs
+    are for, as for their best.pt, and `regret` of bandits."""
+    mode: Literal["max", "min"] | None = None
+    """Maximise or minimise the metric. None: minimise `regret`, maximise any other."""
     physics: Annotated[tuple[dict[str, float], ...], tyro.conf.Suppress] = ()
     """Dynamics of `worst_case` and `cvar`, such as {gravity: 1.5}, each merged over the run's `eval.physics`."""
     episodes: int = 10
@@ -114,6 +116,13 @@ class Sweep:
             raise ValueError(f"--max-restarts is {self.max_restarts}; it must not be negative")
         if self.asha_grace is not None and self.asha_grace < 1:
             raise ValueError(f"--asha-grace is {self.asha_grace}; it must be at least 1")
+
+
+def resolved(objective: SearchObjective, agent_name: str, config: RunConfig[Any]) -> SearchObjective:
+    """Return the objective of a search over an agent's settings with its metric and mode named."""
+    column = measure_of(agent_name, config).column
+    metric = objective.metric or (column if agents.get(agent_name).regret else f"eval/{column}")
+    return replace(objective, metric=metric, mode=objective.mode or ("min" if metric == "regret" else "max"))
 
 
 # May change when a sweep is resumed: how it is executed, but no number of its runs.

@@ -12,7 +12,7 @@ from sameness import assert_same_run, rows
 from surefoot import agents
 from surefoot.evaluation import policy_files
 from surefoot.evaluation.storage import load
-from surefoot.training.loop import loop, setup
+from surefoot.training.loop import evaluation, setup
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume, start
 from surefoot.training.runs import folder as run_folder
@@ -171,8 +171,8 @@ def test_evaluation_is_in_the_real_dynamics_whatever_the_simulator(tmp_path, tin
     from surefoot.envs import Physics
 
     seen = []
-    evaluate = loop.evaluate
-    monkeypatch.setattr(loop, "evaluate", lambda act, env, **rest: seen.append(env) or evaluate(act, env, **rest))
+    evaluate = evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", lambda act, env, **rest: seen.append(env) or evaluate(act, env, **rest))
     simulator = dataclasses.replace(tiny.env, id="InvertedPendulum-v5", physics=Physics(gravity=2.0))
     train("fake", change(tiny, env=simulator), out=tmp_path, name="run")
     assert {env.physics for env in seen} == {Physics()}

@@ -236,12 +236,12 @@ def test_scores_are_used_across_tasks_only_where_every_run_has_one(tmp_path):
         write_run(tmp_path / f"a{seed}", seed=seed, scores=True)
         write_run(tmp_path / f"b{seed}", seed=seed, env=other, returns=((200, 5.0 + seed),), scores=True)
     findings = gather([tmp_path])
-    assert final_values(findings)[0] == "score"
+    assert final_values(findings)[0].name == "score"
     (pooled,) = [f for f in numbers(findings) if f.task == "all its 2 tasks"]
     assert (pooled.value, pooled.seeds, pooled.begun) == (40.0, 4, 4)  # IQM of 30, 30, 50, 60
     write_run(tmp_path / "c", "sb3-sac")
     findings = gather([tmp_path])
-    assert final_values(findings)[0] == "return"
+    assert final_values(findings)[0].name == "return"
     assert not [f for f in numbers(findings) if f.task.startswith("all its")]  # returns of tasks are not comparable
 
 

@@ -73,6 +73,8 @@ class IWOCSConfig(SACConfig):
     """Generations of CMA-ES."""
     search_episodes: int = 1
     """Episodes at each point of a search, with the same reset seeds at all points."""
+    held_out_episodes: int = 20
+    """Episodes at each point of the search on held-out seeds, which decides whether a composite is deployed."""
     repeat_tolerance: float = 0.02
     """Two models count as the same if no parameter differs by more than this fraction of its range."""
     next_model: Literal["worst", "random"] = "worst"
@@ -84,6 +86,7 @@ class IWOCSConfig(SACConfig):
         counts = ("default_steps", "model_steps", "generations", "search_episodes")
         rules = dict.fromkeys(counts, AT_LEAST_1) | dict.fromkeys(["iterations", "repeat_tolerance"], AT_LEAST_0)
         rules |= dict.fromkeys(["grid_n", "population"], (lambda x: x >= 2, "at least 2"))
+        rules["held_out_episodes"] = (lambda x: x >= 2, "at least 2, for an interval")
         rules["thresholds"] = (lambda x: len(x) > 0 and min(x) >= 0 and sorted(x) == list(x), "numbers from 0 on, up")
         rules["error_quantile"] = optional((lambda x: 0 < x < 1, "in (0, 1), or None"))
         rules["entropy_free_hidden"] = WIDTHS

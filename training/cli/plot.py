@@ -62,7 +62,7 @@ def group(folders: Sequence[Path]) -> dict[str, list[Path]]:
     names: dict[str, str] = {}
     for folder in folders:
         agent_name, config = read_config(folder)
-        method = repr((agent_name, config.agent, config.env, config.data, config.eval))
+        method = repr((agent_name, config.agent, config.env, config.uncertainty, config.data, config.eval))
         methods.setdefault(method, []).append(folder)
         names[method] = f"{method_name(agent_name, config)}, {config.env.id}"
     if len({name.split(", ")[1] for name in names.values()}) == 1:  # the task goes without saying

@@ -86,6 +86,42 @@ def test_the_final_and_the_best_evaluation_of_each_seed_make_the_numbers(two_age
     assert found(two_agents, "time").value == 2.0
 
 
+def measured_too(folder, column, values, **changes):
+    """Give a run a further figure of each of its evaluations, and settings by which it is for that."""
+    agent, config = run_folder.read_config(folder)
+    run_folder.write_config(folder, agent, replace(config, **changes))
+    with (folder / "evaluations.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    with (folder / "evaluations.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*table[0], column])
+        writer.writeheader()
+        writer.writerows(row | {column: values[int(row["step"])]} for row in table)
+
+
+def test_runs_are_compared_by_what_they_are_for_and_best_is_their_best_by_that(tmp_path):
+    curve = ((100, 9.0), (150, 5.0), (200, 7.0))
+    for seed, worst in enumerate(({100: 1.0, 150: 4.0, 200: 4.0}, {100: 1.1, 150: 6.3, 200: 2.0})):
+        measured_too(write_run(tmp_path / f"w{seed}", returns=curve, seed=seed), "worst_case", worst, uncertainty="s")
+    assert found(tmp_path, "best worst case").interval == (4.0, 6.3)  # the very numbers, not their rounded means
+    assert found(tmp_path, "best return").value == 6.0  # of equal worst cases the later, at 200, and that at 150
+    assert found(tmp_path, "final worst case").value == 3.0
+    findings = gather([tmp_path])
+    assert final_values(findings)[0].name == "worst case"
+    assert "sac" in page(findings, numbers(findings))
+    assert "worst case in evaluations" in page(findings, numbers(findings))
+    write_run(tmp_path / "old", returns=curve, seed=2, env=EnvConfig("Hopper-v5"))  # of a run without a set
+    assert final_values(gather([tmp_path]))[0].name == "return"
+
+
+def test_a_run_of_an_older_version_is_measured_by_the_return_and_named_so(tmp_path):
+    run = write_run(tmp_path / "old", returns=((100, 9.0), (200, 3.0)))
+    agent, config = run_folder.read_config(run)
+    run_folder.write_config(run, agent, replace(config, uncertainty="hopper-2"))
+    facts = read_run(run)
+    assert (facts.measure.name, facts.best) == ("return", 100)
+    assert found(tmp_path, "best return").value == 9.0
+
+
 def test_one_seed_has_a_number_and_no_interval(tmp_path):
     write_run(tmp_path / "one")
     statistic = found(tmp_path, "final return")

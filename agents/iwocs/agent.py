@@ -379,6 +379,7 @@ IWOCS_SPEC = AgentSpec(
         "default_steps": 24,
         "model_steps": 18,
         "thresholds": (0.1, 1.0),
+        "held_out_episodes": 2,
         "grid_n": 2,
     },
     tiny_env={"id": "surefoot/Pendulum-v0", "max_episode_steps": 15},

@@ -25,6 +25,7 @@ TINY = {
         "model_steps": 15,
         "thresholds": [0.1, 1.0],
         "grid_n": 2,
+        "held_out_episodes": 2,
         "repeat_tolerance": 0.0,
         "search": "random",
         "population": 3,

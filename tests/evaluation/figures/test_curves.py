@@ -83,12 +83,12 @@ def test_what_runs_are_for_is_drawn_next_to_the_return_and_only_of_runs_that_mea
     worst, returns = figure[0].axes
     assert list(lines(worst)) == ["robust"]
     np.testing.assert_array_equal(lines(worst)["robust"].get_ydata(), [-100, -200])
-    assert worst.get_ylabel() == "worst case (lowest mean return of a world)"
+    assert worst.get_ylabel() == "worst case over worlds, mean return (sum of rewards)"
     assert list(lines(returns)) == ["robust", "plain", "mixed (2 runs)"]
     assert [text.get_text() for text in figure[0].legends[0].get_texts()] == list(lines(returns))
     learning_curves({"dhn": with_column(make_run("d"), "objective", lambda step: 0.5)}, tmp_path / "b.png")
     assert [axes.get_ylabel() for axes in figure[1].axes] == [
-        "objective of the discounted return",
+        "objective of the discounted return (sum of rewards)",
         "evaluation return (sum of rewards)",
     ]
 

@@ -108,7 +108,7 @@ def test_runs_are_compared_by_what_they_are_for_and_best_is_their_best_by_that(t
     findings = gather([tmp_path])
     assert final_values(findings)[0].name == "worst case"
     assert "sac" in page(findings, numbers(findings))
-    assert "worst case in evaluations" in page(findings, numbers(findings))
+    assert "Learning curves: Pendulum-v1, worst case" in page(findings, numbers(findings))
     write_run(tmp_path / "old", returns=curve, seed=2, env=EnvConfig("Hopper-v5"))  # of a run without a set
     assert final_values(gather([tmp_path]))[0].name == "return"
 

@@ -191,8 +191,8 @@ def _build(agent_name: str, config: RunConfig[Any], folder: Path, *, examine: bo
     logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", columns)
     task = spaces, own_action_space(config.env), device, env
     measured_in = perturbed_envs and perturbed_envs.in_dynamics(config.eval.physics)
-    further = {"replayable": replayable, "perturbed_envs": measured_in}
-    return ActiveRun(agent_name, config, folder, spec, *task, agent, Meter(device), *logs, **further)
+    parts = agent, Meter(device), *logs
+    return ActiveRun(agent_name, config, folder, spec, *task, *parts, replayable=replayable, perturbed_envs=measured_in)
 
 
 def training_env(

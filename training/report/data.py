@@ -150,6 +150,7 @@ def read_run(folder: Path) -> RunFacts:
     curves = read_evaluations(folder / "evaluations.csv")
     if meta.get("status") == "finished" and not by_regret and not curves:
         raise ValueError("finished, but its evaluations.csv has no row")
+    returns = curves.get(RETURN.column, {})
     if wrong := [step for step, mean in returns.items() if not np.isfinite(mean)]:
         raise ValueError(f"the return of its evaluation at step {wrong[0]} is {returns[wrong[0]]}")
     measured = tuple(read_measurements(folder / "evaluations"))

@@ -46,7 +46,7 @@ class EvalConfig:
         _require_positive("eval.episodes", self.episodes)
         _require_not_negative("eval.seed", self.seed)
         if self.worlds < 2:
-            raise ValueError(f"eval.worlds is {self.worlds}; a worst case needs at least 2")
+            raise ValueError(f"--eval.worlds is {self.worlds}; a worst case needs at least 2")
         if self.grid is not None and self.grid < 2:
             raise ValueError(f"--eval.grid is {self.grid}; a grid needs at least 2 values per parameter")
 

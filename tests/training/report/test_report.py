@@ -89,7 +89,7 @@ def test_the_final_and_the_best_evaluation_of_each_seed_make_the_numbers(two_age
 def measured_too(folder, column, values, **changes):
     """Give a run a further figure of each of its evaluations, and settings by which it is for that."""
     agent, config = run_folder.read_config(folder)
-    run_folder.write_config(folder, agent, replace(config, **changes))
+    run_folder.write_config(folder / "config.yaml", agent, replace(config, **changes), None)
     with (folder / "evaluations.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     with (folder / "evaluations.csv").open("w", newline="") as file:
@@ -116,7 +116,7 @@ def test_runs_are_compared_by_what_they_are_for_and_best_is_their_best_by_that(t
 def test_a_run_of_an_older_version_is_measured_by_the_return_and_named_so(tmp_path):
     run = write_run(tmp_path / "old", returns=((100, 9.0), (200, 3.0)))
     agent, config = run_folder.read_config(run)
-    run_folder.write_config(run, agent, replace(config, uncertainty="hopper-2"))
+    run_folder.write_config(run / "config.yaml", agent, replace(config, uncertainty="hopper-2"), None)
     facts = read_run(run)
     assert (facts.measure.name, facts.best) == ("return", 100)
     assert found(tmp_path, "best return").value == 9.0

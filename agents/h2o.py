@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.budget import plan_collector
 from surefoot.agents.parts.classifiers import (
     ClassifierConfig,
     DomainClassifiers,
@@ -116,7 +117,7 @@ class H2OConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig)
         check_ranges(self, rules | dict.fromkeys(["sim_batch_size", "gap_samples"], AT_LEAST_1))
         if self.regulariser_weight > 0 and self.real_batch_size == 0:
             raise ValueError(
-                "agent.real_batch_size is 0: the regulariser needs real rows; pass --agent.regulariser-weight 0"
+                "--agent.real-batch-size is 0: the regulariser needs real rows; pass --agent.regulariser-weight 0"
             )
 
     @property
@@ -348,6 +349,7 @@ H2O_SPEC = AgentSpec(
     make_policy,
     "offline data of the real system and an imperfect simulator together (arXiv 2206.13464)",
     needs_data=True,
+    plan=plan_collector,
     page="h2o",
     style=Style("#0072B2", "-"),
     tiny={
@@ -368,6 +370,7 @@ SAC_MIX_SPEC = AgentSpec(
     make_policy,
     "SAC on real and simulated transitions alike: H2O without its two corrections (control)",
     needs_data=True,
+    plan=plan_collector,
     page="h2o",
     style=Style("#56B4E9", "-"),
     tiny=H2O_SPEC.tiny,

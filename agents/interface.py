@@ -222,8 +222,33 @@ class Style(NamedTuple):
     dash: str
 
 
+class Budget(NamedTuple):
+    """What a run gives its agent to do it in: with the agent's config it decides what will run."""
+
+    steps: int  # environment steps of each seed; updates for an offline agent
+    num_envs: int = 1  # of each seed
+    has_data: bool = False
+    episode_length: Callable[[], int | None] = lambda: None  # the task's horizon or time limit; makes the task
+
+
+class Plan(NamedTuple):
+    """What will run, before anything does."""
+
+    steps: int  # that the run ends at, in whole iterations; an upper bound where it may end early
+    updates: int | None  # None: decided by what will be seen
+    phases: tuple[str, ...]  # in order, for people
+
+
 def _never(config: Any) -> bool:
     return False
+
+
+def _as_given(config: Any, budget: Budget) -> Any:
+    return config
+
+
+def _one_phase(config: Any, budget: Budget) -> Plan:
+    return Plan(budget.steps, None, (f"{budget.steps:,} steps",))
 
 
 @dataclass(frozen=True)
@@ -237,6 +262,7 @@ class AgentSpec:
     actions: tuple[Literal["Box", "Discrete"], ...] = ("Box",)  # what it takes; observations are always one vector
     offline: bool = False  # never steps an environment; its budget counts updates
     needs_data: bool = False
+    takes_data: bool = False  # learns from recorded data where it is given some
     model_based: bool = False  # rolls out a learned model, so it needs the task's termination function
     needs_uncertainty_set: bool = False  # trains in an uncertainty set
     stacks_seeds: bool = False  # can train several seeds at once
@@ -245,7 +271,10 @@ class AgentSpec:
     regret: Literal["round", "episode"] | None = None  # a `BanditAgent`: measured by its regret, never evaluated
     goal: Literal["return", "worst case", "objective"] = "return"  # what it maximises
     needs_true_rewards: Callable[[Any], bool] = _never  # given its config: not with rewards changed on the way
-    lengths: tuple[str, ...] = ()  # config fields that are lengths of the run; baseline runs take over their values
+    task_fields: tuple[str, ...] = ()  # config fields that are the task's or the run's length: baseline runs take them
+    steps: int = 1_000_000  # budget of a run that names none
+    derive: Callable[[Any, Budget], Any] = _as_given  # its config with the lengths filled in that follow from the run
+    plan: Callable[[Any, Budget], Plan] = _one_phase  # ValueError: lengths that do not go together; of a derived config
     variant: str | None = None  # config field whose values are methods of their own in figures and tables
     variant_styles: Mapping[str, Style] = field(default_factory=dict)
     artefacts: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # file -> plain values
@@ -253,6 +282,11 @@ class AgentSpec:
     page: str | None = None  # docs/methods/PAGE.md, whose tables explain its metrics
     tiny: dict[str, Any] = field(default_factory=dict)  # fields that make it train in milliseconds, for tests
     tiny_env: dict[str, Any] = field(default_factory=dict)  # fields of the task such a test trains in
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether recorded data change what it learns."""
+        return self.needs_data or self.takes_data
 
     def label(self, agent_name: str, config: Any) -> str:
         """Return what figures and tables call a run: its agent, and its variant where the agent has variants."""

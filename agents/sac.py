@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces, Style
 from surefoot.agents.parts.acceleration import accelerate, adam, step_all, take_step
+from surefoot.agents.parts.budget import plan_collector
 from surefoot.agents.parts.engine import actor_critic
 from surefoot.agents.parts.interaction import Collector, Interaction, RolloutConfig
 from surefoot.agents.parts.networks import LOG_STD_MIN, TanhGaussianPolicy, TwinQ, soft_update
@@ -142,9 +143,9 @@ def box_dims(spaces: Spaces) -> tuple[int, int]:
     """Return (obs, act) widths; `ValueError` for a task whose actions are not a continuous vector."""
     observation, action = spaces
     if not isinstance(action, gym.spaces.Box):
-        raise ValueError(f"this agent needs a continuous (Box) action space, not {action}; choose another env.id")
+        raise ValueError(f"this agent needs a continuous (Box) action space, not {action}; choose another --env.id")
     if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
-        raise ValueError(f"this agent needs vector (Box) observations, not {observation}; choose another env.id")
+        raise ValueError(f"this agent needs vector (Box) observations, not {observation}; choose another --env.id")
     return observation.shape[0], action.shape[0]
 
 
@@ -359,6 +360,7 @@ SAC_SPEC = AgentSpec(
     SAC,
     make_policy,
     "Soft Actor-Critic, on any task with continuous actions",
+    plan=plan_collector,
     page="sac",
     style=Style("#E69F00", "-"),
     tiny={

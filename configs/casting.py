@@ -39,6 +39,31 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def flattened(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as one level of dotted names; an empty one is a value."""
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+    return flat
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted names taken apart, the inverse of `flattened`."""
+    whole: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split(".")
+        place = whole
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return whole
+
+
+def option(name: str) -> str:
+    """Return a field, such as `eval.objective_episodes`, as the command line spells it."""
+    return f"--{name.replace('_', '-')}"
+
+
 def overlay(base: T, changes: Any, where: str, prefix: str = "") -> T:
     """Return the dataclass `base` with a nested mapping laid over it, each value cast to its field's type."""
     if not isinstance(changes, Mapping):

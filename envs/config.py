@@ -42,10 +42,10 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         if self.num_envs < 1:
-            raise ValueError(f"env.num_envs must be at least 1, got {self.num_envs}")
+            raise ValueError(f"--env.num-envs must be at least 1, got {self.num_envs}")
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
-            raise ValueError(f"env.max_episode_steps must be at least 1, got {self.max_episode_steps}")
+            raise ValueError(f"--env.max-episode-steps must be at least 1, got {self.max_episode_steps}")
         if self.action_bound is not None and not 0 < self.action_bound < math.inf:
-            raise ValueError(f"env.action_bound must be positive and finite, got {self.action_bound}")
+            raise ValueError(f"--env.action-bound must be positive and finite, got {self.action_bound}")
         if self.vectorization not in ("sync", "async"):
-            raise ValueError(f"env.vectorization must be sync or async, got {self.vectorization!r}")
+            raise ValueError(f"--env.vectorization must be sync or async, got {self.vectorization!r}")

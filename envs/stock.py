@@ -184,9 +184,9 @@ def _check(env: Any, gamma: float, stock_range: tuple[float, float], clip: float
         raise ValueError(f"gamma must lie in (0, 1], not {gamma}: the stock update divides by it")
     low, high = stock_range
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(f"stock_range must be two finite numbers in order, not {stock_range}")
+        raise ValueError(f"the range of the stock must be two finite numbers in order, not {stock_range}")
     if clip is not None and clip < max(abs(low), abs(high)):
-        raise ValueError(f"clip must reach over stock_range {stock_range}, not {clip}")
+        raise ValueError(f"clip must reach over the range of the stock {stock_range}, not {clip}")
     refuse_changed_rewards(env)
 
 

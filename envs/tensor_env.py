@@ -136,7 +136,7 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
 def time_aware_space(space: gym.Space[Any]) -> gym.spaces.Box:
     """Return an observation space with one more coordinate, the number of steps since the reset."""
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        raise ValueError(f"observations are {space}; env.time_aware needs one-dimensional Box observations")
+        raise ValueError(f"observations are {space}; --env.time-aware needs one-dimensional Box observations")
     low, high = np.append(space.low, 0).astype(space.dtype), np.append(space.high, np.inf).astype(space.dtype)
     return gym.spaces.Box(low, high, dtype=space.dtype.type)
 

@@ -120,11 +120,11 @@ def _load(name: str) -> TerminationFn:
         rule: TerminationFn | None = getattr(import_module(module), function, None)
     except (ModuleNotFoundError, ValueError) as error:
         raise ImportError(
-            f"env.termination {name!r}: cannot import {module!r} ({error}); put its folder on PYTHONPATH, or start in "
-            "that folder"
+            f"--env.termination {name!r}: cannot import {module!r} ({error}); put its folder on PYTHONPATH, or start "
+            "in that folder"
         ) from error
     if not callable(rule):
-        raise ValueError(f"env.termination {name!r}: {module!r} has no function {function!r}; pass MODULE:FUNCTION")
+        raise ValueError(f"--env.termination {name!r}: {module!r} has no function {function!r}; pass MODULE:FUNCTION")
     return rule
 
 

@@ -45,9 +45,10 @@ def observe(act: Act, reward: Tensor, ended: Tensor) -> None:
 class EvalResult(NamedTuple):
     """One entry per episode, in the order of the reset seeds."""
 
-    returns: np.ndarray  # (E,) float64, undiscounted unless `gamma` was given
+    returns: np.ndarray  # (E,) float64, undiscounted
     lengths: np.ndarray  # (E,) int64, steps
     score: np.ndarray | None  # (E,) D4RL-normalised, x100; None where the task has no reference returns
+    discounted: np.ndarray  # (E,) float64, by the `gamma` that was given; without one the returns
 
 
 @torch.inference_mode()
@@ -66,7 +67,7 @@ def evaluate(
     Episode `i` starts from reset seed `seed + i` in every Gymnasium task, so which environment runs it and how many
     (`num_envs`) there are does not matter, except that a matrix product over another number of rows may round its last
     bit differently. The same call on the same machine gives the same bits. Tasks that are written as one batched tensor
-    program draw all starts from one generator: there they depend on `num_envs` too. `gamma` discounts returns.
+    program draw all starts from one generator: there they depend on `num_envs` too. `gamma` is that of `discounted`.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; an evaluation needs at least 1")
@@ -78,27 +79,35 @@ def evaluate(
         raise TaskError(f"in an evaluation: {error}") from error
     finally:
         env.close()
-    returns, lengths = (torch.cat(column)[:episodes].cpu().numpy() for column in zip(*outcomes, strict=True))
+    columns = (torch.cat(column)[:episodes].cpu().numpy() for column in zip(*outcomes, strict=True))
+    returns, discounted, lengths = columns
     if (wrong := np.flatnonzero(~np.isfinite(returns))).size:
         raise TaskError(f"{env_config.id}: in an evaluation the return of episode {wrong[0]} is {returns[wrong[0]]}")
-    return EvalResult(returns, lengths, normalized_score(env_config.id, returns))
+    return EvalResult(returns, lengths, normalized_score(env_config.id, returns), discounted)
 
 
-def _first_episodes(act: Act, env: TensorVectorEnv | TensorEnv, seed: int, gamma: float) -> tuple[Tensor, Tensor]:
-    """Return (N,) returns and lengths of each environment's first episode; one that is done waits for the others."""
+def _first_episodes(
+    act: Act, env: TensorVectorEnv | TensorEnv, seed: int, gamma: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (N,) returns, discounted returns and lengths of each environment's first episode.
+
+    An environment whose episode is over waits for the others.
+    """
     obs, _ = env.reset(seed=seed)
     reset_policy(act)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
-    returns = torch.zeros(env.num_envs, dtype=torch.float64, device=obs.device)
+    returns, discounted = torch.zeros(2, env.num_envs, dtype=torch.float64, device=obs.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=obs.device)
     longest = env.episode_limit or LONGEST_EPISODE
     for step in range(longest):
         obs, reward, terminated, truncated, _ = env.step(act(obs))
-        returns += torch.where(running, gamma**step * reward.double(), 0.0)
+        earned = torch.where(running, reward.double(), 0.0)
+        returns += earned
+        discounted += gamma**step * earned
         lengths += running
         ended = (terminated | truncated).bool()
         observe(act, reward, ended)
         running &= ~ended
         if not running.any():
-            return returns, lengths
+            return returns, discounted, lengths
     raise TaskError(f"no end of an episode after {longest} steps; set a limit with --env.max-episode-steps N")

@@ -81,9 +81,9 @@ def _measure(
     stateful = policy.stateful(objective, outer.stock)
     gamma = policy.config.gamma
     result = evaluate(stateful, task, episodes=episodes, seed=seed, device=device, num_envs=num_envs, gamma=gamma)
-    figure = float(objective.measure(torch.from_numpy(result.returns)))
-    interval = bootstrap(objective, result.returns)
-    return Measured(objective.name, outer.stock, outer.predicted, figure, interval, result.returns, result.lengths)
+    returns = result.discounted
+    figure, interval = float(objective.measure(torch.from_numpy(returns))), bootstrap(objective, returns)
+    return Measured(objective.name, outer.stock, outer.predicted, figure, interval, returns, result.lengths)
 
 
 def start_states(task: EnvConfig, num_envs: int, seed: int, device: torch.device | str) -> Tensor:

@@ -48,6 +48,19 @@ def save_policy(
     path: Path, config: dict[str, Any], spaces: Spaces, own_action: gym.Space[Any], step: int, policy: Policy
 ) -> None:
     """Write all that evaluation needs of a run: the policy, its spaces and the configuration as plain values."""
+    save_policy_state(path, config, spaces, own_action, step, policy.state_dict(), engine_of(policy))
+
+
+def save_policy_state(
+    path: Path,
+    config: dict[str, Any],
+    spaces: Spaces,
+    own_action: gym.Space[Any],
+    step: int,
+    state: dict[str, Any],
+    engine: str,
+) -> None:
+    """Write the same of a policy's `state_dict`, and the engine that computes it."""
     payload = {
         "agent_name": config["agent_name"],
         "config": config,
@@ -57,8 +70,8 @@ def save_policy(
             "own_action": _plain_space(own_action),
         },
         "step": step,
-        "engine": engine_of(policy),
-        "policy": policy.state_dict(),
+        "engine": engine,
+        "policy": state,
     }
     save_checkpoint(path, payload)
 

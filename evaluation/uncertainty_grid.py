@@ -90,6 +90,27 @@ def evaluate_static(
     )
 
 
+def worlds(uncertainty: UncertaintySet, count: int, seed: int) -> np.ndarray:
+    """Return `count` points (count, d) that stand for a set where a whole grid would cost too much.
+
+    They are the largest closed grid that fits, which has all corners, and then points drawn uniformly from the seed;
+    where not even the corners fit, all are drawn.
+    """
+    dims = len(uncertainty.parameters)
+    n = int(count ** (1 / dims) + 1e-9)  # 64 ** (1/3) is just below 4
+    grid = uncertainty.grid(n, closed=True) if n >= 2 else np.empty((0, dims))
+    unit = np.random.default_rng(seed).random((count - len(grid), dims))
+    return np.concatenate([grid, uncertainty.low + unit * (uncertainty.high - uncertainty.low)])
+
+
+def worst_case(
+    act: Callable[[Tensor], Tensor], envs: BatchedPerturbedEnvs, points: np.ndarray, seeds: Sequence[int]
+) -> tuple[float, np.ndarray]:
+    """Return the lowest mean return at the points (P, d), an episode from each reset seed, and the first such point."""
+    means = envs.play(act, points, seeds).returns.mean(1)
+    return float(means.min()), points[means.argmin()]
+
+
 # --- as plain values --------------------------------------------------------------------------------------------------
 
 

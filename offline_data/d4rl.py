@@ -172,7 +172,10 @@ def _timeouts(arrays: Mapping[str, np.ndarray], max_episode_steps: int | None, s
     if "timeouts" in arrays:
         return _flag(arrays, "timeouts", source)
     if max_episode_steps is None:
-        raise ValueError(f"{source}: no 'timeouts'; pass max_episode_steps= so that episode ends can be found")
+        raise ValueError(
+            f"{source}: no 'timeouts'; pass --data.max-episode-steps (surefoot data: --max-episode-steps), which gives "
+            "the ends of episodes"
+        )
     return infer_timeouts(_flag(arrays, "terminals", source), max_episode_steps)
 
 

@@ -51,13 +51,14 @@ def check_health(
         dataset = open_minari(str(source).removeprefix("minari:"))
         arrays = read_minari_arrays(dataset)
         arrays["actions"] = unit_actions(arrays["actions"], dataset.action_space)
+        action_space = action_space or _discrete(dataset.action_space)
         references = reference_scores(dataset)
     else:
         path = d4rl_path(str(source))
         arrays, metadata = read_arrays(path), read_metadata(path)
         report.facts["metadata"] = metadata
         references = d4rl_references(env_id or metadata.get("env_id") or str(source).removeprefix("d4rl:"))
-    examine(arrays, report, max_episode_steps)
+    examine(arrays, report, max_episode_steps, discrete=isinstance(action_space, gym.spaces.Discrete))
     _spaces(arrays, report, observation_space, action_space)
     returns = report.facts.get("return")
     score = scale_score(returns["mean"], *references) if references and returns else None
@@ -65,13 +66,24 @@ def check_health(
     return report
 
 
-def examine(arrays: Mapping[str, np.ndarray], report: Health, max_episode_steps: int | None = None) -> None:
-    """Add to the report what the rows show; `arrays` are under D4RL's names, in any state."""
+def _discrete(space: gym.spaces.Space[Any]) -> gym.spaces.Discrete | None:
+    return space if isinstance(space, gym.spaces.Discrete) else None
+
+
+def examine(
+    arrays: Mapping[str, np.ndarray], report: Health, max_episode_steps: int | None = None, *, discrete: bool = False
+) -> None:
+    """Add to the report what the rows show; `arrays` are under D4RL's names, in any state.
+
+    Actions are numbers of a Discrete space where `discrete` says so, or where they are one column of whole numbers.
+    """
     rows = _common_rows(arrays, report)
     if not rows:
         return
     _values(rows, report)
-    if "actions" in rows:
+    if "actions" in rows and (discrete or are_numbers(rows["actions"])):
+        _numbers(squeeze_column(rows["actions"]), report)
+    elif "actions" in rows:
         _actions(rows["actions"], report)
     ends = _flags(rows, report, max_episode_steps)
     if ends is not None and "rewards" in rows:
@@ -99,7 +111,7 @@ def _common_rows(arrays: Mapping[str, np.ndarray], report: Health) -> dict[str, 
         report.problems.append("no transitions in it")
         return {}
     for name in ("observations", "actions", "next_observations"):
-        if name in arrays and arrays[name].ndim != 2:
+        if name in arrays and arrays[name].ndim != 2 and not (name == "actions" and are_numbers(arrays[name])):
             report.problems.append(f"{name} must have shape (N, D), has {arrays[name].shape}")
     usable = {k: v for k, v in arrays.items() if v.ndim == 2 or squeeze_column(v).ndim == 1}
     return {name: values[:n] for name, values in usable.items()}
@@ -114,6 +126,20 @@ def _values(rows: Mapping[str, np.ndarray], report: Health) -> None:
         if nan or infinite:
             first = int(np.argwhere(~np.isfinite(values))[0][0])
             report.problems.append(f"{name}: {nan} NaN and {infinite} infinite values, the first in row {first}")
+
+
+def are_numbers(actions: np.ndarray) -> bool:
+    """Return whether actions, (N,) or (N, 1), are whole numbers from 0 on: those of a Discrete space."""
+    column = squeeze_column(actions)
+    return column.ndim == 1 and len(column) > 0 and bool(((column >= 0) & (column == np.round(column))).all())
+
+
+def _numbers(actions: np.ndarray, report: Health) -> None:
+    """Report how often each action of a Discrete space was taken."""
+    values, counts = np.unique(actions[np.isfinite(actions)], return_counts=True)
+    report.facts["action_counts"] = {f"{value:g}": int(count) for value, count in zip(values, counts, strict=True)}
+    if wrong := int((values != np.round(values)).sum()):
+        report.problems.append(f"actions: {wrong} different values are not whole numbers, but the space is Discrete")
 
 
 def _actions(actions: np.ndarray, report: Health) -> None:
@@ -142,7 +168,7 @@ def _flags(rows: Mapping[str, np.ndarray], report: Health, max_episode_steps: in
         flags[name] = values == 1
         report.facts[name] = int(flags[name].sum())
     if "timeouts" not in flags and max_episode_steps is None:
-        report.problems.append("no timeouts: episode ends are unknown; give max_episode_steps")
+        report.problems.append("no timeouts: episode ends are unknown; give --max-episode-steps")
     if "terminals" not in flags or ("timeouts" not in flags and max_episode_steps is None):
         return None
     terminals = flags["terminals"]
@@ -199,6 +225,7 @@ def _continuity(obs: np.ndarray, next_obs: np.ndarray, ends: np.ndarray, report:
 
 
 def _duplicates(obs: np.ndarray, actions: np.ndarray, report: Health) -> None:
+    actions = actions[:, None] if actions.ndim == 1 else actions
     if obs.ndim != 2 or actions.ndim != 2:
         return
     rows = np.ascontiguousarray(np.concatenate([obs, actions], axis=1, dtype=np.float32))
@@ -217,6 +244,9 @@ def _spaces(
     for name, space in (("observations", observation_space), ("actions", action_space)):
         if space is None or name not in arrays:
             continue
+        if isinstance(space, gym.spaces.Discrete) and name == "actions":
+            _fit_numbers(squeeze_column(arrays[name]), space, report)
+            continue
         found = arrays[name].shape[1:]
         report.facts[f"{name}_fit_environment"] = found == space.shape
         if found != space.shape:
@@ -225,3 +255,12 @@ def _spaces(
             outside = int(((arrays[name] < space.low) | (arrays[name] > space.high)).any(1).sum())
             if outside:
                 report.problems.append(f"observations: {outside} rows leave the environment's bounds")
+
+
+def _fit_numbers(actions: np.ndarray, space: gym.spaces.Discrete, report: Health) -> None:
+    """Report whether actions are numbers of a Discrete space."""
+    first, last = int(space.start), int(space.start + space.n) - 1
+    outside = int(((actions < first) | (actions > last)).sum()) if actions.ndim == 1 else len(actions)
+    report.facts["actions_fit_environment"] = outside == 0
+    if outside:
+        report.problems.append(f"actions: {outside} rows are not among the environment's numbers {first} to {last}")

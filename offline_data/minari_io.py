@@ -33,7 +33,6 @@ def read_minari(source: str | Path | Any) -> Transitions:
     """
     dataset = open_minari(source) if isinstance(source, str | Path) else source
     name = dataset.spec.dataset_id
-    _check_spaces(dataset, name)
     arrays = read_minari_arrays(dataset)
     return Transitions.from_arrays(
         obs=arrays["observations"],
@@ -48,7 +47,11 @@ def read_minari(source: str | Path | Any) -> Transitions:
 
 
 def read_minari_arrays(dataset: Any) -> dict[str, np.ndarray]:
-    """Return the rows of a `MinariDataset` as stored, under D4RL's names, with `episode_ends` added."""
+    """Return the rows of a `MinariDataset` as stored, under D4RL's names, with `episode_ends` added.
+
+    `ValueError` where its spaces are not rows of numbers.
+    """
+    _check_spaces(dataset, dataset.spec.dataset_id)
     columns: dict[str, list[np.ndarray]] = {}
     for episode in dataset.iterate_episodes():
         steps = len(episode.rewards)
@@ -116,7 +119,7 @@ def write_minari(
 
 def episode_slices(data: Transitions) -> list[slice]:
     """Return one slice of rows per episode; `ValueError` where a successor is not the next observation inside one."""
-    broken = (data.next_obs[:-1] != data.obs[1:]).any(1) & ~data.episode_end[:-1]
+    broken = data.breaks()
     if broken.any():
         raise ValueError(
             f"{data.source}: in {int(broken.sum())} rows inside an episode next_obs is not the next row's obs "
@@ -164,7 +167,8 @@ def _data_folder(source: str | Path) -> Path:
 
 def store() -> Path:
     """Return Minari's local store: the variable MINARI_DATASETS_PATH, else ~/.minari/datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    named = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(named).expanduser().absolute() if named else Path.home() / ".minari" / "datasets"
 
 
 def local_ids() -> list[str]:

@@ -80,14 +80,36 @@ def load_for(
 ) -> Transitions:
     """Return the configured transitions, checked against the spaces an agent sees; bounded actions are in [-1, 1]."""
     if config.source is None:
-        raise ValueError("no data given; set data.source, for example --data.source sample:halfcheetah-demo")
+        raise ValueError("no data given; set --data.source, for example --data.source sample:halfcheetah-demo")
     data = load(config.source, view=config.view, max_episode_steps=config.max_episode_steps)
+    data = _with_times(data, observation_space)
     _check_dimensions(data, observation_space, action_space)
     if isinstance(action_space, gym.spaces.Discrete):
         _check_discrete(data, action_space)
     elif isinstance(action_space, gym.spaces.Box) and action_space.is_bounded():
         data = _bounded_actions(data, clip=config.clip_actions)
     return data.subsample(config.fraction, torch.Generator().manual_seed(seed))
+
+
+def _with_times(data: Transitions, space: gym.spaces.Space[Any]) -> Transitions:
+    """Return the data with the step since the reset as last coordinate, where only the task's observations have it.
+
+    It is counted from the starts of the episodes; `ValueError` where rows are missing inside one.
+    """
+    if not isinstance(space, gym.spaces.Box) or space.shape != (data.obs.shape[1] + 1,):
+        return data
+    if not (space.low[-1] == 0 and space.high[-1] == float("inf")):  # as `time_aware_space` makes it
+        return data
+    if bool((broken := data.breaks()).any()):
+        raise ValueError(
+            f"{data.source}: the step cannot be counted for --env.time-aware: rows are missing after row "
+            f"{int(broken.int().argmax())}, inside an episode; record the data with --env.time-aware"
+        )
+    row = torch.arange(len(data), device=data.obs.device)
+    starts = torch.cat([row.new_zeros(1), data.episode_end[:-1].nonzero()[:, 0] + 1])
+    step = (row - starts[data.episode_index()])[:, None].to(data.obs.dtype)
+    obs, next_obs = torch.cat([data.obs, step], 1), torch.cat([data.next_obs, step + 1], 1)
+    return replace(data, obs=obs, next_obs=next_obs)
 
 
 def _check_dimensions(

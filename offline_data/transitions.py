@@ -83,7 +83,7 @@ class Transitions:
         Episodes have holes afterwards: `episode_returns` of the result sums only what was kept.
         """
         if not 0 < fraction <= 1:
-            raise ValueError(f"fraction must be in (0, 1], got {fraction}")
+            raise ValueError(f"--data.fraction must be in (0, 1], got {fraction}")
         if fraction == 1:
             return self
         count = max(1, int(fraction * len(self)))
@@ -99,6 +99,10 @@ class Transitions:
         index = self.episode_index()
         sums = torch.zeros(int(index[-1]) + 1, dtype=torch.float64, device=index.device)
         return sums.index_add_(0, index, self.reward.double())
+
+    def breaks(self) -> Tensor:
+        """Return (N − 1,) bool, where inside an episode a row's `next_obs` is not the next row's `obs`."""
+        return (self.next_obs[:-1] != self.obs[1:]).any(1) & ~self.episode_end[:-1]
 
     def episode_lengths(self) -> Tensor:
         """Return (E,) int64 numbers of steps, a cut last episode included."""

@@ -8,6 +8,7 @@ import torch
 
 from surefoot.evaluation.policy_files import checkpoint_path
 from surefoot.evaluation.storage import load
+from surefoot.training.runs.folder import read_meta
 
 WALL_CLOCK = ("seconds", "steps_per_second")
 PHASES = "seconds/"  # metrics of wall-clock time that an agent measures
@@ -45,6 +46,10 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
     """Compare all that two runs wrote: metric rows, evaluation rows, and the whole state at `step`."""
     for name in ("metrics.csv", "evaluations.csv"):
         assert rows(one / name) == rows(other / name), name
+    if (one / "checkpoints" / "best.pt").is_file() or (other / "checkpoints" / "best.pt").is_file():
+        files = [load(run / "checkpoints" / "best.pt") for run in (one, other)]
+        assert_same(*[{"step": file["step"], "policy": file["policy"]} for file in files], "best.pt")
+        assert read_meta(one)["best"] == read_meta(other)["best"]
     states = [load(checkpoint_path(run, "step", step)) for run in (one, other)]
     for state in states:
         for name in ("seconds", "logged_seconds"):

@@ -50,6 +50,7 @@ import yaml
 import surefoot
 from surefoot import agents
 from surefoot.agents.baselines.sb3_config import SB3PPOConfig
+from surefoot.agents.interface import Plan
 from surefoot.envs import EnvConfig, UncertainVectorEnv, spaces_of
 from surefoot.envs.make import find_spec
 from surefoot.evaluation.uncertainty_grid import load_set
@@ -64,7 +65,7 @@ from surefoot.training.cli import train as cli_train
 from surefoot.training.cli.main import main
 from surefoot.training.config.presets import load_preset
 from surefoot.training.loop import setup
-from surefoot.training.loop.baselines import BaselineRuns, baseline_folder, require_baselines
+from surefoot.training.loop.baselines import BaselineRuns, baseline_folder, plan_baselines
 from surefoot.training.loop.behaviour import BEHAVIOUR
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.sweep import plan
@@ -188,10 +189,15 @@ def sweep_here(folder: Path, sweep: Any, show: Any, stop: Any) -> None:
 @pytest.fixture
 def aids(monkeypatch):
     """Cut budgets, and let nothing start a process of its own."""
-    start, restart, run_loop, record = setup.start, setup.resume, session.run_loop, cli_data.record
-    for module in (setup, session, cli_train):
-        monkeypatch.setattr(module, "start", lambda name, config, *rest: start(name, cut(config), *rest))
+    settle, restart, run_loop, record = setup.settle, setup.resume, session.run_loop, cli_data.record
 
+    def settle_and_cut(name, config):  # a page's own lengths must go together, not those of seconds
+        if config.steps <= STEPS:
+            return config, Plan(config.steps, None, ())
+        settled, plan = settle(name, config)
+        return cut(settled), plan
+
+    monkeypatch.setattr(setup, "settle", settle_and_cut)
     monkeypatch.setattr(setup, "resume", lambda folder, name, config: restart(folder, name, cut(config)))
 
     def short_loop(run, *rest):  # a run that is resumed has its budget from the command line
@@ -401,7 +407,7 @@ def parse(words: list[str]) -> int:
     command, rest = words[0], words[1:]
     if command == "train":
         name, launch = cli_train.parse(rest)
-        require_baselines(launch.run, regret=agents.get(name).regret)
+        plan_baselines(name, launch.run, launch.preset)
         if str(launch.run.data.source).startswith("d4rl:"):
             find_d4rl(launch.run.data.source.removeprefix("d4rl:"))
     elif command == "sweep":

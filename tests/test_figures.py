@@ -22,7 +22,7 @@ from surefoot.evaluation.uncertainty_grid import GridResult
 from surefoot.training.config.presets import default_config, load_preset
 from surefoot.training.report import figures as report
 from surefoot.training.report.data import gather
-from surefoot.training.report.numbers import Nominal, ParameterMap, improvements
+from surefoot.training.report.numbers import COMMON, Nominal, ParameterMap, improvements
 from surefoot.training.runs import folder as run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,7 +124,7 @@ class Examples:
         distributions.solution_distributions([solution], self.out, task_with_dynamics(vars_of(task)))
 
     def report_learning_curves(self):
-        return report.learning_curves(self.cells().cells, "return")
+        return report.learning_curves(self.cells().cells, COMMON[-1])
 
     def report_improvement_bars(self):
         found = self.cells()

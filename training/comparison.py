@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +15,18 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from surefoot import agents
+from surefoot.configs.casting import plain
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
-from surefoot.evaluation import uncertainty_grid
+from surefoot.evaluation import objectives, uncertainty_grid
+from surefoot.evaluation.describe import describe
 from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
 from surefoot.evaluation.figures.caption import caption_of_policy, caption_of_runs, configs_of
-from surefoot.evaluation.objectives import SEED, Measured, measure_objectives, plain
+from surefoot.evaluation.objectives import SEED, Measured, measure_objectives
 from surefoot.evaluation.policy_files import load_policy
 from surefoot.evaluation.regret import last_decade_slope, load_regret
 from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.uncertainty_grid import GridResult
+from surefoot.training.config.baselines import conditions, differing, shown
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.baselines import baseline_folder
 from surefoot.training.runs.console import print_table
@@ -39,32 +42,97 @@ def with_baselines(run: Path, agent_name: str, config: RunConfig[Any]) -> dict[s
     return {method_name(agent_name, config): run} | dict(zip(labels, folders, strict=True))
 
 
+class Compared(NamedTuple):
+    """One of several runs side by side: what it learned from, and what else differs between them."""
+
+    folder: Path
+    saw: str  # simulator, data, or both
+    config: RunConfig[Any]
+    unit: str  # of its budget
+    settings: dict[str, Any]  # {setting: value} of the settings in which the runs differ, the same for all
+
+
+def side_by_side(runs: Mapping[str, Path]) -> dict[str, Compared]:
+    """Return the runs under the same labels, each with the settings in which they differ."""
+    read = {label: read_config(folder) for label, folder in runs.items()}
+    found = {label: conditions(*one) for label, one in read.items()}
+    names = differing(list(found.values()))
+    return {
+        label: Compared(
+            runs[label],
+            _saw(agent_name, config),
+            config,
+            "updates" if agents.get(agent_name).offline else "steps",
+            {name: found[label].get(name) for name in names},
+        )
+        for label, (agent_name, config) in read.items()
+    }
+
+
+def _saw(agent_name: str, config: RunConfig[Any]) -> str:
+    spec = agents.get(agent_name)
+    used = {"simulator": not spec.offline, "data": spec.reads_data and config.data.source is not None}
+    return " + ".join(name for name in used if used[name])
+
+
+def columns(runs: Mapping[str, Compared]) -> dict[str, list[str]]:
+    """Return {heading: one cell per run} of what else differs than what a run learned from and how long.
+
+    A data set that all runs with data share is no column: what each learned from says who has them.
+    """
+    settings = [one.settings for one in runs.values()]
+    sources = {values.get("data.source") for values in settings} - {None}
+    passed_by = {"steps"} | ({"data.source"} if len(sources) < 2 else set())
+    return {name: [shown(values[name]) for values in settings] for name in settings[0] if name not in passed_by}
+
+
+def in_caption(setting: str) -> bool:
+    """Whether the caption of a figure says in which runs a setting differs."""
+    return setting.startswith(("env.physics", "env.kwargs", "env.max_episode_steps", "eval.physics", "uncertainty"))
+
+
+def trained_for(one: Compared, step: int) -> str:
+    """Return how long a run was trained, such as `300 updates`, and its budget where it ended before."""
+    budget = f" of {one.config.steps:,}" if step < one.config.steps else ""
+    return f"{step:,}{budget} {one.unit}"
+
+
+def in_figures(runs: Mapping[str, Compared]) -> dict[str, Path]:
+    """Return the folders of runs by labels that say how the runs differ; task and physics are in a figure's caption."""
+    cells: list[list[str]] = [[one.saw for one in runs.values()]]
+    cells.append([f"{one.config.steps:,} {one.unit}" for one in runs.values()])
+    cells += [[f"{name} {cell}" for cell in row] for name, row in columns(runs).items() if not in_caption(name)]
+    parts = zip(runs, *(row for row in cells if len(set(row)) > 1), strict=True)
+    return {f"{label} ({', '.join(of)})" if of else label: runs[label].folder for label, *of in parts}
+
+
 def compare(run: Path, agent_name: str, config: RunConfig[Any], device: torch.device) -> None:
     """Draw the learning curves of a run and its baseline runs; if there are any, also print and write a table.
 
     Every policy is measured at its last checkpoint in the simulator (`env.physics`) and in the real dynamics
     (`eval.physics`) of this run, on the same episodes.
     """
-    runs = with_baselines(run, agent_name, config)
+    runs = side_by_side(with_baselines(run, agent_name, config))
     if unit := agents.get(agent_name).regret:
         compare_regret(runs, run, unit)
         return
     from surefoot.evaluation.figures.curves import diagnostics, learning_curves  # matplotlib takes half a second
 
-    learning_curves(runs, run / "plots" / "learning_curve.png")
+    labelled = in_figures(runs)
+    learning_curves(labelled, run / "plots" / "learning_curve.png")
     if drawn := agents.get(agent_name).drawn:
-        alike = {label: folder for label, folder in runs.items() if read_config(folder)[0] == agent_name}
+        alike = {label: folder for label, folder in labelled.items() if read_config(folder)[0] == agent_name}
         diagnostics(alike, run / "plots" / "diagnostics.png", drawn)
     if config.eval.grid is not None:
         compare_over_grid(runs, run, config, device)
         return
     if config.baselines:
-        rows = [_measure(label, folder, config, device) for label, folder in runs.items()]
+        rows = [_measure(label, one, config, device) for label, one in runs.items()]
         _write_comparison(run, rows)
-        print_table(_table(rows, config))
+        print_table(_table(rows, runs, config))
 
 
-def compare_over_grid(runs: dict[str, Path], run: Path, config: RunConfig[Any], device: torch.device) -> None:
+def compare_over_grid(runs: Mapping[str, Compared], run: Path, config: RunConfig[Any], device: torch.device) -> None:
     """Run the last policies of runs at every point of the grid; print and write the table and draw the maps.
 
     Reset seeds begin 10,000 above those of the evaluations: nothing was chosen by them.
@@ -72,9 +140,9 @@ def compare_over_grid(runs: dict[str, Path], run: Path, config: RunConfig[Any], 
     assert config.uncertainty is not None
     assert config.eval.grid is not None
     uncertainty = uncertainty_grid.load_set(config.uncertainty)
-    results, rows = {}, []
-    for label, folder in runs.items():
-        loaded = load_policy(folder, device=device)
+    results, rows, lengths = {}, [], []
+    for label, one in runs.items():
+        loaded = load_policy(one.folder, device=device)
         task = replace(
             config.env, physics=config.eval.physics, time_aware=loaded.env_config.time_aware, num_envs=NUM_ENVS
         )
@@ -88,48 +156,56 @@ def compare_over_grid(runs: dict[str, Path], run: Path, config: RunConfig[Any], 
             seeds=(config.eval.seed + 10_000,),
             device=device,
         )
-        rows.append({"method": label, "step": loaded.step, **uncertainty_grid.plain(results[label])})
+        lengths.append(trained_for(one, loaded.step))
+        rows.append(_facts(label, one, loaded.step) | uncertainty_grid.plain(results[label]))
     _write_comparison(run, rows)
     from surefoot.evaluation.figures.maps import draw_side_by_side, grid_shows  # matplotlib takes half a second
 
     shows = f"{grid_shows(next(iter(results.values())))}; reset seeds from {config.eval.seed + 10_000} on"
-    caption = caption_of_runs({label: configs_of([folder]) for label, folder in runs.items()}, shows)
+    caption = caption_of_runs({label: configs_of([one.folder]) for label, one in runs.items()}, shows)
     figures = draw_side_by_side(results, run / "plots" / "parameter_grid.png", caption)
     kind = "closed" if config.eval.grid_closed else "half-open"
-    print_table(grid_table(f"{config.uncertainty}, {kind} grid, seed {config.seed}", list(results.items())))
+    differences = {"trained for": lengths, **columns(runs)}
+    title = f"{config.uncertainty}, {kind} grid, seed {config.seed}"
+    print_table(grid_table(title, list(results.items()), differences if len(runs) > 1 else {}))
     for figure in figures:
         print(f"figure: {figure}")
 
 
-def compare_regret(runs: dict[str, Path], run: Path, unit: str) -> None:
+def compare_regret(runs: Mapping[str, Compared], run: Path, unit: str) -> None:
     """Draw the regret of runs, counted in `unit`s, in the folder of the first; of several, print and write a table."""
     from surefoot.evaluation.figures.curves import regret_curves
 
-    regret_curves(runs, run / "plots" / "regret.png", unit=unit)
+    regret_curves(in_figures(runs), run / "plots" / "regret.png", unit=unit)
     if len(runs) == 1:
         return
     rows = []
-    for label, folder in runs.items():
-        rounds, regret = load_regret(folder)
+    for label, one in runs.items():
+        rounds, regret = load_regret(one.folder)
         error = float(regret[-1].std(ddof=1)) / regret.shape[1] ** 0.5 if regret.shape[1] > 1 else None
         numbers = {"regret": float(regret[-1].mean()), "standard_error": error}
         numbers["slope"] = last_decade_slope(rounds, regret)
+        numbers |= {"saw": one.saw, "settings": one.settings}
         rows.append({"method": label, f"{unit}s": int(rounds[-1]), "replicates": regret.shape[1], **numbers})
     rows.sort(key=lambda row: row["regret"])
     _write_comparison(run, rows)
-    print_table(_regret_table(rows, unit))
+    print_table(_regret_table(rows, {row["method"]: runs[row["method"]] for row in rows}, unit))
 
 
-def _regret_table(rows: list[dict[str, Any]], unit: str) -> Table:
+def _regret_table(rows: list[dict[str, Any]], runs: Mapping[str, Compared], unit: str) -> Table:
+    """Return one row per run; what differs, number of rounds included, is a column."""
     kind = "steady-state pseudo-regret" if unit == "round" else "regret"
     caption = f"mean ± standard error over replicates; slope: log-log, last decade of {unit}s"
-    table = Table(title=f"{kind} after {rows[0][f'{unit}s']:,} {unit}s", caption=caption)
-    for name in ("method", "replicates", "regret", "slope"):
-        table.add_column(name, justify="left" if name == "method" else "right")
-    for row in rows:
+    table = Table(title=f"{kind} after {max(row[f'{unit}s'] for row in rows):,} {unit}s", caption=caption)
+    counts, saw = [f"{row[f'{unit}s']:,}" for row in rows], [one.saw for one in runs.values()]
+    differences = {"learned from": saw, f"{unit}s": counts} | columns(runs)
+    differences = {name: cells for name, cells in differences.items() if len(set(cells)) > 1}
+    for name in ("method", *differences, "replicates", "regret", "slope"):
+        table.add_column(name, justify="left" if name in ("method", *columns(runs)) else "right")
+    for row, *cells in zip(rows, *differences.values(), strict=True):
         error = "" if row["standard_error"] is None else f" ± {row['standard_error']:,.1f}"
         slope = "-" if math.isnan(row["slope"]) else f"{row['slope']:.2f}"
-        table.add_row(row["method"], str(row["replicates"]), f"{row['regret']:,.1f}{error}", slope)
+        table.add_row(row["method"], *cells, str(row["replicates"]), f"{row['regret']:,.1f}{error}", slope)
     return table
 
 
@@ -138,8 +214,14 @@ def _write_comparison(run: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(run / "comparison.json", lambda file: file.write(text.encode()))
 
 
-def _measure(label: str, folder: Path, config: RunConfig[Any], device: torch.device) -> dict[str, Any]:
-    loaded = load_policy(folder, device=device)
+def _facts(label: str, one: Compared, step: int) -> dict[str, Any]:
+    """Return what a row of comparison.json says of a run besides what its policy achieves."""
+    budget = {"step": step, "budget": one.config.steps, "unit": one.unit}
+    return {"method": label, "saw": one.saw, **budget, "settings": one.settings}
+
+
+def _measure(label: str, one: Compared, config: RunConfig[Any], device: torch.device) -> dict[str, Any]:
+    loaded = load_policy(one.folder, device=device)
     simulator, real = (
         evaluate(
             make_act(loaded.policy),
@@ -152,13 +234,7 @@ def _measure(label: str, folder: Path, config: RunConfig[Any], device: torch.dev
         )
         for physics in (config.env.physics, config.eval.physics)
     )
-    spec = agents.get(loaded.agent_name)
-    saw = [
-        name
-        for name, used in (("simulator", not spec.offline), ("data", read_config(folder)[1].data.source is not None))
-        if used
-    ]
-    return {"method": label, "saw": " + ".join(saw), "step": loaded.step} | _numbers(simulator, real)
+    return _facts(label, one, loaded.step) | _numbers(simulator, real)
 
 
 def _numbers(simulator: EvalResult, real: EvalResult) -> dict[str, Any]:
@@ -171,16 +247,18 @@ def _numbers(simulator: EvalResult, real: EvalResult) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[dict[str, Any]], config: RunConfig[Any]) -> Table:
+def _table(rows: list[dict[str, Any]], runs: Mapping[str, Compared], config: RunConfig[Any]) -> Table:
     caption = f"mean ± std over {config.eval.episodes} episodes of the last policy; score: D4RL-normalised"
-    table = Table(title=f"{config.env.id}, seed {config.seed}", caption=caption)
-    for name in ("method", "learned from"):
+    table = Table(title=f"{describe(plain(config.env))}, seed {config.seed}", caption=caption)
+    differences = columns(runs)
+    for name in ("method", "learned from", "trained for", *differences):
         table.add_column(name)
     for name in ("simulator return", "real return", "score"):
         table.add_column(name, justify="right")
-    for row in rows:
+    for row, one, *cells in zip(rows, runs.values(), *differences.values(), strict=True):
         returns = [_spread(row[f"{place}_return"], row[f"{place}_std"]) for place in ("simulator", "real")]
-        table.add_row(row["method"], row["saw"], *returns, "-" if row["score"] is None else f"{row['score']:.1f}")
+        score = "-" if row["score"] is None else f"{row['score']:.1f}"
+        table.add_row(row["method"], row["saw"], trained_for(one, row["step"]), *cells, *returns, score)
     return table
 
 
@@ -204,14 +282,14 @@ def objectives_table(title: str, measured: Sequence[Measured]) -> Table:
     return shown
 
 
-def compare_objectives(run: Path, folders: dict[str, Path], device: torch.device) -> None:
+def compare_objectives(run: Path, runs: Mapping[str, Compared], device: torch.device) -> None:
     """Measure the objectives of each run's configuration; print a table, write objectives.json and figures to `run`."""
     from surefoot.evaluation.figures.distributions import draw_objectives
 
     rows: list[dict[str, Any]] = []
-    for label, folder in folders.items():
-        loaded = load_policy(folder, device=device)
-        settings = read_config(folder)[1].eval
+    for label, one in runs.items():
+        loaded = load_policy(one.folder, device=device)
+        settings = one.config.eval
         task = replace(loaded.env_config, physics=settings.physics)
         counts: dict[str, Any] = {"episodes": settings.objective_episodes, "seed": SEED, "device": device}
         measured = measure_objectives(loaded.policy, task, settings.objectives, **counts)
@@ -219,24 +297,30 @@ def compare_objectives(run: Path, folders: dict[str, Path], device: torch.device
         places = (run / "plots" / f"{kind}-{name}.png" for kind in ("distribution", "paths"))
         caption = caption_of_policy(label, task, loaded.seed, (SEED,))
         draw_objectives(loaded.policy, task, measured, caption, *places, seed=SEED)
-        rows += [{"run": label, **plain(m)} for m in measured]
-        print_table(objectives_table(f"{label}, {task.id}", measured))
+        rows += [{"run": label, **_facts(label, one, loaded.step), **objectives.plain(m)} for m in measured]
+        parts = [label, task.id, trained_for(one, loaded.step)]
+        print_table(objectives_table(", ".join(parts), measured))
     text = json.dumps(rows, indent=2) + "\n"
     write_atomically(run / "objectives.json", lambda file: file.write(text.encode()))
 
 
-def grid_table(title: str, labelled: Sequence[tuple[str, GridResult]]) -> Table:
-    """Return a table with one row per run."""
+def grid_table(
+    title: str, labelled: Sequence[tuple[str, GridResult]], differences: Mapping[str, Sequence[str]] | None = None
+) -> Table:
+    """Return a table with one row per run; `differences` are columns with one cell per run."""
+    extra = differences or {}
     first = labelled[0][1]
     episodes = f"{first.returns.shape[1]} episodes at each of {len(first.points)} points"
     table = Table(title=title, caption=f"{episodes}; again: the worst point from fresh seeds; nominal: at {_at(first)}")
     table.add_column("run", overflow="fold")
+    for name in extra:
+        table.add_column(name)
     for name in ("worst", "again", "average", "nominal"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("worst at", overflow="fold")
-    for label, result in labelled:
+    for (label, result), *cells in zip(labelled, *extra.values(), strict=True):
         figures = (result.mean.min(), result.fresh_returns.mean(), result.mean.mean(), result.nominal_returns.mean())
-        table.add_row(label, *(f"{figure:.1f}" for figure in figures), _worst_at(result))
+        table.add_row(label, *cells, *(f"{figure:.1f}" for figure in figures), _worst_at(result))
     return table
 
 

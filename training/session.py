@@ -8,11 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from surefoot import agents
-from surefoot.training.comparison import compare, compare_objectives, with_baselines
-from surefoot.training.config.presets import load_preset
+from tqdm import tqdm
+
+from surefoot.training.comparison import compare, compare_objectives, side_by_side, with_baselines
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.baselines import BaselineRuns, baseline_folder, require_baselines
+from surefoot.training.loop.baselines import (
+    BaselineRuns,
+    baseline_folder,
+    plan_baselines,
+    plan_resumed_baselines,
+    read_baseline,
+    save_baselines,
+)
+from surefoot.training.loop.budget import settle
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
 from surefoot.training.loop.loop import ActiveRun, Callback, finish, run_loop
 from surefoot.training.loop.process import quick_process
@@ -33,9 +41,8 @@ def train(
 
     Raises `ValueError`, `FileNotFoundError`, `FileExistsError` or `ImportError` before the folder is made.
     """
-    require_baselines(config, regret=agents.get(agent_name).regret)
     with stop_on_signals() as stop:
-        run = start(agent_name, config, out / (name or run_folder.default_name(agent_name, config, preset)), preset)
+        run = begin(agent_name, config, out / (name or run_folder.default_name(agent_name, config, preset)), preset)
         execute(run, stop, callback)
     return run.folder
 
@@ -49,14 +56,32 @@ def resume_run(folder: Path, agent_name: str, config: RunConfig[Any], *, callbac
     """
     if not run_folder.is_finished(folder, config):
         with stop_on_signals() as stop:
-            execute(resume(folder, agent_name, config), stop, callback)
+            execute(take_up(folder, agent_name, config), stop, callback)
     return folder
+
+
+def begin(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | None) -> ActiveRun:
+    """Return a new run at its first step, with the configurations of its baseline runs in its folder."""
+    config, _ = settle(agent_name, config)
+    planned = plan_baselines(agent_name, config, preset)
+    run = start(agent_name, config, folder, preset)
+    save_baselines(folder, planned)
+    return run
+
+
+def take_up(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
+    """Return the run in a folder at its latest checkpoint; its baseline runs get what `config` changes, too."""
+    planned = plan_resumed_baselines(folder, agent_name, config)
+    run = resume(folder, agent_name, config)
+    save_baselines(folder, planned)
+    return run
 
 
 def execute(run: ActiveRun, stop: StopRequest, callback: Callback | None = None) -> None:
     """Train until the budget is spent or `stop` is requested, together with its baseline runs; close everything."""
     began = time.perf_counter() - run.counters.seconds
     status = "failed"
+    tqdm.write(run.plan)
     run_folder.mark(run.folder, "running", run.counters.seconds)
     try:
         apart = replace(run.config, baselines=()) if run.spec.regret else run.config
@@ -70,7 +95,8 @@ def execute(run: ActiveRun, stop: StopRequest, callback: Callback | None = None)
         if not stop:
             compare(run.folder, run.agent_name, run.config, run.device)
             if run.config.eval.objectives:
-                compare_objectives(run.folder, with_baselines(run.folder, run.agent_name, run.config), run.device)
+                runs = side_by_side(with_baselines(run.folder, run.agent_name, run.config))
+                compare_objectives(run.folder, runs, run.device)
         status = "finished"
     finally:
         run.counters.seconds = time.perf_counter() - began
@@ -88,11 +114,8 @@ def _run_regret_baselines(run: ActiveRun, stop: StopRequest) -> None:
     In this process, one after the other: their runs take seconds, less than a process takes to start.
     """
     for entry in run.config.baselines:
-        agent_name, preset = entry.split("/")
-        theirs = load_preset(agent_name, preset)
-        same = {name: getattr(run.config.agent, name) for name in run.spec.lengths if hasattr(theirs.agent, name)}
-        config = replace(run.config, agent=replace(theirs.agent, **same), data=theirs.data, baselines=())
-        folder = baseline_folder(run.folder, entry)
+        agent_name, config = read_baseline(run.folder, entry)
+        folder, preset = baseline_folder(run.folder, entry), entry.partition("/")[2]
         baseline = None if stop else start_or_resume(folder, agent_name, config, preset)
         if baseline is not None:
             execute(baseline, stop)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate, adam, take_step
+from surefoot.agents.parts.budget import plan_updates
 from surefoot.agents.parts.h2o_family import H2OHeads
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator
@@ -71,6 +72,7 @@ BC_SPEC = AgentSpec(
     "behaviour cloning of the data",
     offline=True,
     needs_data=True,
+    plan=plan_updates,
     page="h2o",
     style=Style("#000000", "-"),
     tiny={"hidden": (8, 8), "batch_size": 8},

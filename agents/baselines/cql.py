@@ -23,6 +23,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate
+from surefoot.agents.parts.budget import plan_updates
 from surefoot.agents.parts.h2o_family import H2OHeads
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal, uniform
@@ -143,6 +144,7 @@ CQL_SPEC = AgentSpec(
     "conservative Q-learning on the data alone (arXiv 2006.04779)",
     offline=True,
     needs_data=True,
+    plan=plan_updates,
     page="h2o",
     style=Style("#009E73", "-"),
     tiny={"hidden": (8, 8), "batch_size": 8, "sampled_actions": 3},

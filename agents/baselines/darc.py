@@ -25,6 +25,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate, adam
+from surefoot.agents.parts.budget import plan_collector
 from surefoot.agents.parts.classifiers import (
     ClassifierConfig,
     classifier_step,
@@ -167,6 +168,7 @@ DARC_SPEC = AgentSpec(
     make_policy,
     "SAC in the simulator, reward corrected by classifiers (arXiv 2006.13916)",
     needs_data=True,
+    plan=plan_collector,
     page="h2o",
     style=Style("#CC79A7", "-"),
     tiny={
@@ -186,6 +188,7 @@ DARC_PLUS_SPEC = AgentSpec(
     make_policy,
     "DARC that also learns values from the real transitions",
     needs_data=True,
+    plan=plan_collector,
     page="h2o",
     style=Style("#D55E00", "-"),
     tiny=DARC_SPEC.tiny | {"real_batch_size": 8},

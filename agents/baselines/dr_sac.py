@@ -8,6 +8,7 @@ this name only insists on a set, and brings the presets of the comparison (§6.2
 from __future__ import annotations
 
 from surefoot.agents.interface import AgentSpec, Style
+from surefoot.agents.parts.budget import plan_collector
 from surefoot.agents.sac import SAC, SAC_SPEC, SACConfig, make_policy
 
 DR_SAC_SPEC = AgentSpec(
@@ -17,6 +18,7 @@ DR_SAC_SPEC = AgentSpec(
     "Soft Actor-Critic under domain randomisation in an uncertainty set",
     needs_uncertainty_set=True,
     goal="worst case",
+    plan=plan_collector,
     page="robust_baselines",
     style=Style("#0072B2", "-."),
     tiny=SAC_SPEC.tiny,

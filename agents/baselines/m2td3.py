@@ -34,6 +34,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Spaces, Style, UncertainEnv
 from surefoot.agents.parts.acceleration import accelerate, take_step
+from surefoot.agents.parts.budget import plan_collector
 from surefoot.agents.parts.env_parameters import BatchWithParameters, ParameterScaling, replay_with_parameters
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.random import make_generator, normal
@@ -309,6 +310,7 @@ M2TD3_SPEC = AgentSpec(
     "TD3 against worst-case parameters, found by adversary vectors; --agent.soft: SoftM2TD3 (arXiv 2211.03413)",
     needs_uncertainty_set=True,
     goal="worst case",
+    plan=plan_collector,
     page="robust_baselines",
     style=Style("#56B4E9", "-."),
     tiny={

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces, Style, UncertainEnv
 from surefoot.agents.parts.acceleration import accelerate, take_step
+from surefoot.agents.parts.budget import plan_collector
 from surefoot.agents.parts.env_parameters import BatchWithParameters, ParameterScaling, replay_with_parameters
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.random import make_generator, normal, uniform
@@ -153,6 +154,7 @@ RARL_SPEC = AgentSpec(
     "TD3 against an adversary that changes the parameters at every step (arXiv 1703.02702)",
     needs_uncertainty_set=True,
     goal="worst case",
+    plan=plan_collector,
     page="robust_baselines",
     style=Style("#D55E00", "-."),
     tiny={

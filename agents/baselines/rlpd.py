@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.parts.acceleration import accelerate, adam, take_step
+from surefoot.agents.parts.budget import plan_collector
 from surefoot.agents.parts.interaction import RolloutConfig
 from surefoot.agents.parts.networks import StackedMLP, soft_update
 from surefoot.agents.parts.random import make_generator, normal
@@ -79,7 +80,7 @@ class RLPDConfig(RolloutConfig, ActorCriticConfig):
         check_ranges(self, rules)
         if self.target_subset > self.ensemble_size:
             raise ValueError(
-                f"agent.target_subset must be at most agent.ensemble_size {self.ensemble_size}, "
+                f"--agent.target-subset must be at most --agent.ensemble-size {self.ensemble_size}, "
                 f"not {self.target_subset}"
             )
 
@@ -208,6 +209,7 @@ RLPD_SPEC = AgentSpec(
     make_policy,
     "Soft Actor-Critic on half offline, half online data (arXiv 2302.02948)",
     needs_data=True,
+    plan=plan_collector,
     page="hnpg",
     style=Style("#009E73", "--"),
     tiny={

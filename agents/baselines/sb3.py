@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from surefoot.agents.baselines.sb3_config import SB3Config, SB3PPOConfig, SB3SACConfig, SB3TD3Config
+from surefoot.agents.baselines.sb3_config import (
+    SB3Config,
+    SB3PPOConfig,
+    SB3SACConfig,
+    SB3TD3Config,
+    plan_off_policy,
+    plan_ppo,
+)
 from surefoot.agents.interface import Agent, AgentSpec, Policy, Setting, Spaces, Style
 
 
@@ -40,6 +47,7 @@ SB3_SAC_SPEC = AgentSpec(
     make_agent,
     make_policy,
     "Stable-Baselines3's SAC, a reference implementation",
+    plan=plan_off_policy,
     page="stable_baselines3",
     style=Style("#E69F00", "--"),
     tiny={"net_arch": (8, 8), "batch_size": 8, "learning_starts": 16, "buffer_size": 400},
@@ -49,6 +57,7 @@ SB3_TD3_SPEC = AgentSpec(
     make_agent,
     make_policy,
     "Stable-Baselines3's TD3, a reference implementation",
+    plan=plan_off_policy,
     page="stable_baselines3",
     style=Style("#7F7F7F", "--"),
     tiny={"net_arch": (8, 8), "batch_size": 8, "learning_starts": 16, "buffer_size": 400},
@@ -59,6 +68,7 @@ SB3_PPO_SPEC = AgentSpec(
     make_policy,
     "Stable-Baselines3's PPO, a reference implementation",
     actions=("Box", "Discrete"),
+    plan=plan_ppo,
     page="stable_baselines3",
     style=Style("#7F7F7F", ":"),
     tiny={"net_arch": (8, 8), "batch_size": 8, "n_steps": 16, "n_epochs": 2},

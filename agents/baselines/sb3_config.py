@@ -5,6 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from surefoot.agents.interface import Budget, Plan
+from surefoot.agents.parts.budget import (
+    counted,
+    flag,
+    require_room,
+    require_updates,
+    require_warm_up,
+    rounded_up,
+    whole_iterations,
+)
+
 
 @dataclass(frozen=True)
 class SB3SACConfig:
@@ -127,8 +138,34 @@ def _check(config: Any) -> None:
     )
     for name in positive:
         if getattr(config, name, 1) <= 0:
-            raise ValueError(f"agent.{name} must be positive, not {getattr(config, name)}")
+            raise ValueError(f"--agent.{flag(name)} must be positive, not {getattr(config, name)}")
     if not 0 <= config.gamma <= 1:
-        raise ValueError(f"agent.gamma must be in [0, 1], not {config.gamma}")
+        raise ValueError(f"--agent.gamma must be in [0, 1], not {config.gamma}")
     if not config.net_arch or min(config.net_arch) < 1:
-        raise ValueError(f"agent.net_arch must be at least one width, each at least 1, not {config.net_arch}")
+        raise ValueError(f"--agent.net-arch must be at least one width, each at least 1, not {config.net_arch}")
+
+
+def plan_off_policy(config: SB3SACConfig | SB3TD3Config, budget: Budget) -> Plan:
+    """Return what will run: rounds of `train_freq` vector steps, and their updates once learning starts."""
+    require_warm_up(config, budget.steps)
+    freq = config.train_freq * budget.num_envs
+    require_room(config, freq, "buffer_size")
+    steps, idle = rounded_up(budget.steps, freq), config.learning_starts // freq * freq
+    updates = (steps - idle) // freq * (freq if config.gradient_steps < 0 else config.gradient_steps)
+    require_updates(updates, budget.steps, f"--agent.gradient-steps is {config.gradient_steps}")
+    acting = f"{steps:,} environment steps, the first {config.learning_starts:,} random and without updates"
+    return Plan(steps, updates, (acting, counted(updates, "update")))
+
+
+def plan_ppo(config: SB3PPOConfig, budget: Budget) -> Plan:
+    """Return what will run: whole rollouts, each with its epochs."""
+    rollout = config.n_steps * budget.num_envs
+    iterations = whole_iterations(budget, rollout, f"--agent.n-steps {config.n_steps} in every environment")
+    if config.batch_size > rollout:
+        raise ValueError(
+            f"--agent.batch-size is {config.batch_size}, more than a rollout of {rollout} steps (--agent.n-steps "
+            f"{config.n_steps}); lower it to {rollout}"
+        )
+    updates = None if config.target_kl else iterations * config.n_epochs
+    unit = f"{counted(iterations, 'rollout')} of {rollout:,} steps with {counted(config.n_epochs, 'epoch')} each"
+    return Plan(iterations * rollout, updates, (unit,))

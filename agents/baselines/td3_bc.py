@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Spaces, Style
 from surefoot.agents.parts.acceleration import accelerate, take_step
+from surefoot.agents.parts.budget import plan_updates
 from surefoot.agents.parts.normaliser import Normaliser
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import AT_LEAST_0, check_ranges
@@ -150,6 +151,7 @@ TD3_BC_SPEC = AgentSpec(
     "TD3 on the data alone, with a behaviour-cloning term (arXiv 2106.06860)",
     offline=True,
     needs_data=True,
+    plan=plan_updates,
     page="td3_bc",
     style=Style("#56B4E9", "--"),
     tiny={"hidden": (8, 8), "batch_size": 8},

@@ -20,7 +20,15 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Progress, Setting, Style
-from surefoot.agents.parts.on_policy import DeployedPolicy, OnPolicy, OnPolicyConfig, make_policy, mean_sigma
+from surefoot.agents.parts.budget import plan_on_policy
+from surefoot.agents.parts.on_policy import (
+    TASK_FIELDS,
+    DeployedPolicy,
+    OnPolicy,
+    OnPolicyConfig,
+    make_policy,
+    mean_sigma,
+)
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.stochastic import fit_values
 from surefoot.agents.parts.trust_region import StepRows, trust_region_step
@@ -72,7 +80,9 @@ TRPO_SPEC = AgentSpec(
     "trust-region policy optimisation, also with a policy for every time step (arXiv 1502.05477)",
     actions=("Box", "Discrete"),
     stacks_seeds=True,
+    task_fields=TASK_FIELDS,
     shown=("success",),
+    plan=plan_on_policy,
     page="hnpg",
     style=Style("#D55E00", "--"),
     tiny={"policy_hidden": (8, 8), "critic_hidden": (8, 8), "batch_steps": 10, "critic_steps": 2, "value_samples": 2},

@@ -38,7 +38,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from surefoot.agents.dynlin.bandit import Bandit, BanditConfig, BanditProblem, make_constant_policy
+from surefoot.agents.dynlin.bandit import Bandit, BanditConfig, BanditProblem, derive, make_constant_policy, plan
 from surefoot.agents.dynlin.bounds import Bounds, Constants, constants, epoch_repeats, from_system, stationary_radius
 from surefoot.agents.dynlin.ridge import ActionTable, Ridge, first_best, total
 from surefoot.agents.interface import AgentSpec, Style
@@ -87,13 +87,18 @@ class DynLinUCBConfig(BanditConfig):
         check_ranges(self, rules | {"failure_probability": optional((lambda x: 0 < x < 1, "in (0, 1)"))})
         needs = [name for name in ("ridge", "failure_probability") if getattr(self, name) is None]
         if self.horizon is not None and self.horizon < 2 and needs:
-            raise ValueError(f"agent.horizon is {self.horizon}; ln T and 1/T need at least 2")
+            raise ValueError(f"--agent.horizon is {self.horizon}; ln T and 1/T need at least 2")
+
+    @property
+    def needs_horizon(self) -> bool:
+        return self.ridge is None or self.failure_probability is None
 
     def confidence(self) -> tuple[float, float]:
         """Return λ and δ; `ValueError` where they are to come from a horizon that is not given."""
-        if self.horizon is None and (self.ridge is None or self.failure_probability is None):
+        if self.horizon is None and self.needs_horizon:
             raise ValueError(
-                "agent.horizon is missing: failure_probability = 1/T and ridge = ln T need it; give it, or both of them"
+                "--agent.horizon is missing: δ = 1/T and λ = ln T need it; give it, or both "
+                "--agent.failure-probability and --agent.ridge"
             )
         T = float(self.horizon or 0)
         lam = math.log(T) if self.ridge is None else self.ridge
@@ -253,7 +258,9 @@ DYNLIN_UCB_SPEC = AgentSpec(
     "optimism for actions with delayed effects through a hidden linear state (arXiv 2211.08997)",
     actions=("Box", "Discrete"),
     regret="round",
-    lengths=("horizon",),
+    task_fields=("horizon",),
+    derive=derive,
+    plan=plan,
     page="dynlin_ucb",
     style=Style("#0072B2", "-"),
     tiny={"horizon": 80, "path": "rounds", "rounds_per_step": 1},

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import Progress, Setting, Spaces
+from surefoot.agents.interface import Budget, Plan, Progress, Setting, Spaces
 from surefoot.agents.parts.regret import Regret
 from surefoot.agents.parts.state import pack, unpack
 
@@ -63,12 +63,36 @@ class BanditConfig:
     """The settings of every bandit agent."""
 
     horizon: int | None = None
-    """Horizon T that the constants are computed for, in rounds; usually the run's `steps`. The last epoch is cut
+    """Horizon T that the constants are computed for, in rounds; None: the run's `steps`. The last epoch is cut
     there."""
     path: Literal["epochs", "rounds"] = "epochs"
     """`epochs`: repeated actions are simulated in one draw from their exact distribution; `rounds`: round by round."""
     rounds_per_step: int = 100
     """An agent step plays up to the next multiple of this many rounds."""
+
+    @property
+    def needs_horizon(self) -> bool:
+        """Whether a constant is computed for T rounds."""
+        return True
+
+
+C = TypeVar("C", bound=BanditConfig)
+
+
+def derive(config: C, budget: Budget) -> C:
+    """Return the config with T the rounds of the run, where it is needed and not given."""
+    return replace(config, horizon=budget.steps) if config.needs_horizon and config.horizon is None else config
+
+
+def plan(config: BanditConfig, budget: Budget) -> Plan:
+    """Return what will run: rounds, none of them after the horizon, where what the constants promise has ended."""
+    if config.needs_horizon and (config.horizon or 0) < budget.steps:
+        raise ValueError(
+            f"--agent.horizon is {config.horizon}, but the run has {budget.steps} rounds (--steps), and the "
+            f"constants are computed for the former; start a run with --agent.horizon {budget.steps}, or None"
+        )
+    made_for = f", constants for {config.horizon:,}" if config.horizon not in (None, budget.steps) else ""
+    return Plan(budget.steps, None, (f"{budget.steps:,} rounds{made_for}",))
 
 
 class Learner(Protocol):

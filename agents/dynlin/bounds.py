@@ -48,8 +48,8 @@ def non_normality(A: np.ndarray, powers: int = POWERS) -> float:
     if rho == 0.0:
         if np.any(A):
             raise ValueError(
-                "A is nilpotent, so no finite Φ exists; give agent.spectral_radius_bound > 0 and "
-                "agent.non_normality_bound"
+                "A is nilpotent, so no finite Φ exists; give --agent.spectral-radius-bound > 0 and "
+                "--agent.non-normality-bound"
             )
         return 1.0
     power, largest = np.eye(len(A)), 1.0
@@ -71,7 +71,7 @@ def from_system(
     rho = known.get("rho", true_rho)
     if rho < true_rho * (1 - 1e-9):
         warnings.warn(
-            f"agent.spectral_radius_bound {rho:g} is below the spectral radius {true_rho:.6g}: epochs end before the "
+            f"--agent.spectral-radius-bound {rho:g} is below the spectral radius {true_rho:.6g}: epochs end before the "
             "state settles",
             stacklevel=2,
         )

@@ -23,6 +23,10 @@ class FixedConfig(BanditConfig):
     def __post_init__(self) -> None:
         check_ranges(self, {"rounds_per_step": AT_LEAST_1})
 
+    @property
+    def needs_horizon(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class HumanBudgetConfig(FixedConfig):
@@ -68,7 +72,7 @@ def make_human_budget(config: HumanBudgetConfig, problem: BanditProblem) -> Cons
     """Return the learner that always plays `human_budget_action`; it needs no row of the table."""
     d = problem.env.system.B.shape[1]
     if len(config.budgets) != d:
-        raise ValueError(f"agent.budgets names {len(config.budgets)} campaigns, but actions have {d} components")
+        raise ValueError(f"--agent.budgets names {len(config.budgets)} campaigns, but actions have {d} components")
     action = torch.tensor(human_budget_action(config.budgets, config.daily_budget), device=problem.device)
     return Constant(action.expand(problem.env.num_envs, d).contiguous())
 

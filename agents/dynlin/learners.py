@@ -17,7 +17,7 @@ from surefoot.agents.parts.random import ReplicateUniforms
 def require_horizon(config: BanditConfig) -> int:
     """Return T; `ValueError` where it is missing."""
     if config.horizon is None or config.horizon < 2:
-        raise ValueError("agent.horizon is missing (or below 2): the constants of this bandit are made for T rounds")
+        raise ValueError("--agent.horizon is missing (or below 2): the constants of this bandit are made for T rounds")
     return config.horizon
 
 

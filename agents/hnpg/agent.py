@@ -39,9 +39,11 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Batch, OfflineData, Progress, Setting, Style
+from surefoot.agents.parts.budget import plan_on_policy
 from surefoot.agents.parts.episodes import RolloutBatch, episode_grid
 from surefoot.agents.parts.on_policy import (
     ON_POLICY_RANGES,
+    TASK_FIELDS,
     DeployedPolicy,
     OnPolicy,
     OnPolicyConfig,
@@ -248,7 +250,9 @@ HNPG_SPEC = AgentSpec(
     actions=("Box", "Discrete"),
     needs_data=True,
     stacks_seeds=True,
+    task_fields=TASK_FIELDS,
     shown=("success",),
+    plan=plan_on_policy,
     page="hnpg",
     style=Style("#0072B2", "--"),
     tiny={

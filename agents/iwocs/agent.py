@@ -18,14 +18,16 @@ in `agents/iwocs/exact.py`.
 | (4.14) worst model under each ρ | – | `agent.IWOCS.under_test`, `agent.IWOCS.search_slice` |
 | (4.15) ρ_i and T_{i+1} | – | `composite.THRESHOLDS`, `composite.best_threshold` |
 | (4.16) errors in those usual for the predictor | – | `specialist.StaticSolver.usual_error` |
-| (4.17) the best so far | – | `agent.IWOCS.decide` |
+| (4.17) the best so far, with its interval | – | `choice.compare`, `agent.IWOCS.deploy` |
 | (4.18) a model that repeats; §4.6 the ends | – | `composite.repeated`, `agent.IWOCS.ending` |
+| (4.19) nothing better is possible | – | `choice.highest_return`, `agent.IWOCS.ending` |
 | §4.6 the loop | – | `agent.IWOCS.step` |
 | (5.1) value of a point; grid (IWOCS*), CMA-ES (IWOCS) | – | `agent.IWOCS.play`, `search.Search` |
 
 Where this differs from the paper, or the paper leaves it open, and why:
-- Of all composites and the default policy the one with the highest worst value on seeds that chose nothing is kept: the
-  paper returns the last, and worst values do fall.
+- A composite is deployed where its worst value on seeds that chose nothing is higher than that of the best before it,
+  the default policy first, with confidence: the paper returns the last, and worst values do fall.
+- Where a policy gets the highest possible return in every model that was searched, no further model is trained in.
 - Critics, predictor and policy are networks of their own, with fresh weights and a fresh replay for every model.
 - All losses of an update come from the same parameters; each network has its own Adam (the paper: one after the other).
 - All models are usable in the first step of an episode: there is no step before it. Specialists propose mean actions.
@@ -49,9 +51,10 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Progress, Setting, Style, UncertainEnv
+from surefoot.agents.iwocs.choice import compare, highest_return, reaches
 from surefoot.agents.iwocs.composite import Composite, best_threshold, repeated
-from surefoot.agents.iwocs.search import Search, cma_search, grid_search, random_search
-from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver
+from surefoot.agents.iwocs.search import Found, Search, cma_search, grid_search, random_search
+from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver, plan
 from surefoot.agents.parts.engine import compute_by
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.state import pack, unpack
@@ -79,12 +82,14 @@ class IWOCS:
         self.generator = make_generator(setting.seed, "next model")
         self.acting_generator = make_generator(setting.seed, "acting", setting.device)
         starts = torch.randint(2**20, 2**30, (2,), generator=make_generator(setting.seed, "search")).tolist()
-        self.search_seeds, self.held_out_seeds = ([s + k for k in range(config.search_episodes)] for s in starts)
+        self.search_seeds = [starts[0] + k for k in range(config.search_episodes)]
+        self.held_out_seeds = [starts[1] + k for k in range(config.held_out_episodes)]
         self.policy = IWOCSPolicy(config, setting.spaces).to(setting.device)
         compute_by(setting.engine, self.policy)  # those of a resumed run's earlier models are never trained again
         self.models: list[Tensor] = []  # T_1 … T_i, (d,) each
         self.path: list[dict[str, Any]] = []
-        self.best = -math.inf
+        self.incumbent: Tensor | None = None  # returns (P, E) on the held-out seeds of what would be deployed
+        self.most_reward = -math.inf  # of a step so far
         self.trained_steps = self.search_steps = 0
         self.scale = 1.0  # of prediction errors of the newest predictor
         self.search: Search | None = None
@@ -99,7 +104,7 @@ class IWOCS:
 
     @property
     def status(self) -> str | None:
-        """How the run ended, None before: `repeat`, `stagnated` or `budget`."""
+        """How the run ended, None before: `solved`, `repeat`, `stagnated` or `budget`."""
         return self.path[-1]["status"] if self.path else None
 
     def begin_training(self) -> None:
@@ -143,8 +148,12 @@ class IWOCS:
         """Freeze what was trained, and look for the worst model under each threshold."""
         if isinstance(self.solver, StaticSolver) and self.config.error_quantile is not None:
             self.scale = self.solver.usual_error(self.config.error_quantile)
+        assert self.solver is not None
+        replay = self.solver.replay
+        self.most_reward = max(self.most_reward, float(replay.unpack(replay.rows[: len(replay)]).reward.max()))
         self.solver = None
-        self.found: list[tuple[float, Tensor]] = []  # worst value and model of each threshold so far
+        self.found: list[Found] = []  # of each threshold so far
+        self.returns: list[Tensor] = []  # (p, E) of the batches of points on held-out seeds
         self.table: list[tuple[list[float], float, list[float]]] = []  # point, return, fractions; on held-out seeds
         self.search = self.make_search()
 
@@ -162,14 +171,14 @@ class IWOCS:
         """Return a search over the box, the same for every threshold of an iteration."""
         config, seed = self.config, self.search_seeds[0] + self.iteration
         if config.search == "grid":
-            batch = max(1, SIDE_BY_SIDE // config.search_episodes)
+            batch = max(1, SIDE_BY_SIDE // len(self.held_out_seeds if self.held_out else self.search_seeds))
             return grid_search(self.low, self.high, config.grid_n, closed=config.grid_closed, batch=batch)
         make = cma_search if config.search == "cma" else random_search
         return make(self.low, self.high, seed=seed, population=config.population, generations=config.generations)
 
     def chosen(self) -> int:
         """Return the number of the best threshold."""
-        values = [worst for worst, _ in self.found]
+        values = [one.value for one in self.found]
         return self.candidates.index(best_threshold(values, self.candidates))
 
     def under_test(self) -> Composite:
@@ -185,50 +194,65 @@ class IWOCS:
         composite, points = self.under_test(), self.search.ask()
         seeds = self.held_out_seeds if self.held_out else self.search_seeds
         returns = self.play(composite, points, seeds)
-        self.search.tell(returns)
+        self.search.tell(returns.mean(1))
         if self.held_out:
             fractions = composite.fractions_by_job.view(len(points), len(seeds), -1).mean(1).cpu()
-            self.table += zip(points.tolist(), returns.tolist(), fractions.tolist(), strict=True)
+            self.table += zip(points.tolist(), returns.mean(1).tolist(), fractions.tolist(), strict=True)
+            self.returns.append(returns)
         if self.search.done and self.held_out:
             return self.decide()
         if self.search.done:
-            assert self.search.best is not None
-            self.found.append((self.search.least, self.search.best))
+            self.found.append(self.search.found)
             self.search = self.make_search()
         return Progress(0, 0, {})
 
     def play(self, composite: Composite, points: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Return the mean returns (P,) at points (P, d), and count the steps."""
+        """Return the returns (P, E) at points (P, d) from E reset seeds, and count the steps."""
         played = self.perturbed_envs.play(composite, points.numpy(), seeds)
         self.search_steps += int(played.lengths.sum())
-        return torch.from_numpy(played.returns.mean(1))
+        return torch.from_numpy(played.returns)
 
     def decide(self) -> Progress:
         """Freeze ρ_i, keep the best so far, log, and go to the next model or end."""
         assert self.search is not None
-        i, k, least = self.iteration, self.chosen(), self.search.least
+        i, k, held_out = self.iteration, self.chosen(), self.search.found
         if i:
             self.policy.rho[i - 1] = self.candidates[k] * self.scale
-        if least > self.best:
-            self.best = least
-            self.policy.used.fill_(i)
-        worst = self.found[k][1]
+        comparison, perfect = self.deploy(), reaches(self.found[k].value, self.highest)
+        worst = held_out.point if perfect else self.found[k].point  # a tie at the highest return says nothing
         again = repeated(worst, self.models, self.high - self.low, self.config.repeat_tolerance)
-        status = self.ending(again)
-        self.path.append(self.entry(worst, status))
+        status = self.ending(again, solved=perfect and reaches(held_out.value, self.highest))
+        self.path.append(self.entry(worst, status, comparison))
         self.search = None
         if status is None:
             self.models.append(worst if self.config.next_model == "worst" else self.any_model())
             self.begin_training()
         fractions = torch.tensor([row[2] for row in self.table]).mean(0)
-        metrics = {"worst": torch.tensor(self.found[k][0]), "held_out_worst": torch.tensor(least)}
+        metrics = {"worst": torch.tensor(self.found[k].value), "held_out_worst": torch.tensor(held_out.value)}
         metrics |= {"default_fraction": fractions[-1], "search_steps": torch.tensor(float(self.search_steps))}
         return Progress(self.withheld, 0, metrics, done=status is not None, notes=(self.summary(),))
 
-    def ending(self, again: Sequence[int]) -> str | None:
-        """Return why this iteration is the last: the worst model was trained in before, just now or earlier."""
-        if again and self.config.next_model == "worst":
-            return "stagnated" if self.iteration - 1 in again else "repeat"
+    def deploy(self) -> dict[str, Any] | None:
+        """Deploy this iteration's policy if it is better than that before it; return how the two compare."""
+        returns, before = torch.cat(self.returns), int(self.policy.used)
+        if self.incumbent is None:
+            self.incumbent = returns
+            return None
+        found = compare(returns, self.incumbent, make_generator(self.setting.seed, f"comparison {self.iteration}"))
+        if found.better:
+            self.incumbent = returns
+            self.policy.used.fill_(self.iteration)
+        return {"with": before, **found._asdict(), "better": found.better, "episodes": len(self.held_out_seeds)}
+
+    @property
+    def highest(self) -> float:
+        """What no episode can exceed, if no step gives more reward than the most that was ever seen."""
+        return highest_return(self.most_reward, self.env.episode_limit)
+
+    def ending(self, again: Sequence[int], *, solved: bool) -> str | None:
+        """Return why this iteration is the last: nothing better is possible, or the worst model was trained in."""
+        if self.config.next_model == "worst" and (solved or again):
+            return "solved" if solved else "stagnated" if self.iteration - 1 in again else "repeat"
         return "budget" if self.iteration == self.config.iterations else None
 
     def any_model(self) -> Tensor:
@@ -239,7 +263,7 @@ class IWOCS:
 
     # --- the log --------------------------------------------------------------------------------------------------
 
-    def entry(self, worst: Tensor, status: str | None) -> dict[str, Any]:
+    def entry(self, worst: Tensor, status: str | None, comparison: dict[str, Any] | None) -> dict[str, Any]:
         """Return the path's entry of this iteration."""
         i, k = self.iteration, self.chosen()
         assert self.search is not None
@@ -249,12 +273,16 @@ class IWOCS:
             "model": self.models[-1].tolist() if i else None,
             "rho": self.candidates[k] if i else None,
             "error_scale": self.scale if i else None,
-            "worst": self.found[k][0],
+            "worst": self.found[k].value,
+            "equally_bad": self.found[k].ties,
             "worst_model": worst.tolist(),
-            "by_threshold": [[rho, value] for rho, (value, _) in zip(self.candidates, self.found, strict=True)]
-            if i
-            else [],
+            "by_threshold": [
+                [rho, one.value] for rho, one in (zip(self.candidates, self.found, strict=True) if i else ())
+            ],
             "held_out_worst": self.search.least,
+            "held_out_equally_bad": self.search.found.ties,
+            "highest_possible": self.highest if math.isfinite(self.highest) else None,
+            "compared": comparison,
             "best_so_far": int(self.policy.used),
             "in_its_own_model": self.own_scores() if i else None,
             "fractions": np.mean([row[2] for row in self.table], 0).tolist(),
@@ -270,7 +298,7 @@ class IWOCS:
         alone = self.policy.specialists([0.0] * self.iteration)[-1]
         candidates = {"specialist": Composite([], alone.act), "default": self.policy.composite([])}
         model = self.models[-1][None]
-        return {name: float(self.play(policy, model, seeds)) for name, policy in candidates.items()}
+        return {name: float(self.play(policy, model, seeds).mean()) for name, policy in candidates.items()}
 
     def summary(self) -> str:
         """Return the newest entry of the path in a line."""
@@ -279,9 +307,12 @@ class IWOCS:
             f"{name} {x:.3g}" for name, x in zip(self.perturbed_envs.names, last["worst_model"], strict=True)
         )
         who = f"model {last['iteration']}, rho {last['rho']:g}" if last["iteration"] else "default policy"
-        line = f"iwocs, {who}: worst {last['worst']:.1f} at {where}; on held-out seeds {last['held_out_worst']:.1f}"
+        line = f"iwocs, {who}: worst {last['worst']:.1f}{_more(last['equally_bad'])}"
+        line += f"; on held-out seeds {last['held_out_worst']:.1f}{_more(last['held_out_equally_bad'])}; next {where}"
         line += f"; default acts in {100 * last['fractions'][-1]:.0f}% of the steps"
-        return line + (f"; end: {last['status']}, best is {last['best_so_far']}" if last["status"] else "")
+        if last["compared"]:
+            line += ", over policy {with} by {difference:.1f} [{low:.1f}, {high:.1f}]".format(**last["compared"])
+        return f"{line}; best is {last['best_so_far']}" + (f"; end: {last['status']}" if last["status"] else "")
 
     # --- acting and saving ----------------------------------------------------------------------------------------
 
@@ -295,30 +326,38 @@ class IWOCS:
             return self.stateful(explore=explore)(obs)
 
     def state_dict(self) -> dict[str, Any]:
-        state = pack(self, PACKED)
+        state = pack(self, PACKED) | {"incumbent": self.incumbent}
         state |= {"models": [model.clone() for model in self.models], "path": copy.deepcopy(self.path)}
         if self.solver is not None:
             return state | {"solver": self.solver.state_dict()}
         if self.search is not None:
             state |= {"search": self.search.state_dict(), "withheld": self.withheld}
-            state |= {"found": list(self.found), "table": copy.deepcopy(self.table)}
+            state |= {"found": [tuple(one) for one in self.found], "table": copy.deepcopy(self.table)}
+            state |= {"returns": list(self.returns)}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.models, self.path = [model.cpu() for model in state["models"]], copy.deepcopy(state["path"])
+        self.incumbent = None if state["incumbent"] is None else state["incumbent"].cpu()
         self.solver = self.search = None
         if "solver" in state:
             self.begin_training()
             cast(Any, self.solver).load_state_dict(state["solver"])
         unpack(self, PACKED, state)
         if "search" in state:
-            self.withheld, self.found = state["withheld"], [(value, model.cpu()) for value, model in state["found"]]
+            self.withheld = state["withheld"]
+            self.found = [Found(value, model.cpu(), ties) for value, model, ties in state["found"]]
             self.table = [tuple(row) for row in state["table"]]
+            self.returns = [returns.cpu() for returns in state["returns"]]
             self.search = self.make_search()
             self.search.load_state_dict(state["search"])
 
 
-PACKED = ("policy", "generator", "acting_generator", "best", "trained_steps", "search_steps", "scale")
+def _more(ties: int) -> str:
+    return f" in {ties} models" if ties > 1 else ""
+
+
+PACKED = ("policy", "generator", "acting_generator", "most_reward", "trained_steps", "search_steps", "scale")
 
 IWOCS_SPEC = AgentSpec(
     IWOCSConfig(),
@@ -326,6 +365,8 @@ IWOCS_SPEC = AgentSpec(
     IWOCSPolicy,
     "IWOCS: specialists for iteratively found worst models, and a gate that selects who acts (arXiv 2410.06212)",
     needs_uncertainty_set=True,
+    steps=4_000_000,  # all phases of the defaults
+    plan=plan,
     shown=("worst", "default_fraction"),
     goal="worst case",
     artefacts={"path.json": lambda agent: agent.path},
@@ -342,6 +383,7 @@ IWOCS_SPEC = AgentSpec(
         "default_steps": 24,
         "model_steps": 18,
         "thresholds": (0.1, 1.0),
+        "held_out_episodes": 2,
         "grid_n": 2,
     },
     tiny_env={"id": "surefoot/Pendulum-v0", "max_episode_steps": 15},

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,14 @@ from surefoot.agents.parts.random import make_generator
 POPULATION, GENERATIONS = 100, 6  # of the paper (§5.3)
 SIGMA = 0.5  # CMA-ES's first width; its first mean is the middle of the box
 Proposals = Generator[Tensor, Tensor, None]
+
+
+class Found(NamedTuple):
+    """What a search found."""
+
+    value: float  # the least
+    point: Tensor  # (d,) the first with it
+    ties: int  # different points with it
 
 
 class Search:
@@ -53,6 +61,14 @@ class Search:
     @property
     def done(self) -> bool:
         return self._pending is None
+
+    @property
+    def found(self) -> Found:
+        """The outcome so far; `ValueError` before the first values."""
+        if self.best is None:
+            raise ValueError("the search has no values yet")
+        equal = torch.cat([points[values == self.least] for points, values in self._evaluated])
+        return Found(self.least, self.best, len(equal.unique(dim=0)))
 
     @property
     def evaluations(self) -> int:

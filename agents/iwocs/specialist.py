@@ -6,15 +6,17 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from surefoot.agents.interface import Progress, Setting, Spaces
+from surefoot.agents.interface import Budget, Plan, Progress, Setting, Spaces
 from surefoot.agents.iwocs.composite import THRESHOLDS, Act, Composite, Specialist, prediction_error, prediction_loss
 from surefoot.agents.iwocs.search import GENERATIONS, POPULATION
 from surefoot.agents.parts.acceleration import accelerate, adam, step_all, take_step
+from surefoot.agents.parts.budget import counted, flag, require_room, require_warm_up, vector_steps, whole_rollouts
 from surefoot.agents.parts.networks import MLP, TwinQ, soft_update
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, WIDTHS, check_ranges, optional
@@ -71,6 +73,8 @@ class IWOCSConfig(SACConfig):
     """Generations of CMA-ES."""
     search_episodes: int = 1
     """Episodes at each point of a search, with the same reset seeds at all points."""
+    held_out_episodes: int = 20
+    """Episodes at each point of the search on held-out seeds, which decides whether a composite is deployed."""
     repeat_tolerance: float = 0.02
     """Two models count as the same if no parameter differs by more than this fraction of its range."""
     next_model: Literal["worst", "random"] = "worst"
@@ -82,10 +86,40 @@ class IWOCSConfig(SACConfig):
         counts = ("default_steps", "model_steps", "generations", "search_episodes")
         rules = dict.fromkeys(counts, AT_LEAST_1) | dict.fromkeys(["iterations", "repeat_tolerance"], AT_LEAST_0)
         rules |= dict.fromkeys(["grid_n", "population"], (lambda x: x >= 2, "at least 2"))
+        rules["held_out_episodes"] = (lambda x: x >= 2, "at least 2, for an interval")
         rules["thresholds"] = (lambda x: len(x) > 0 and min(x) >= 0 and sorted(x) == list(x), "numbers from 0 on, up")
         rules["error_quantile"] = optional((lambda x: 0 < x < 1, "in (0, 1), or None"))
         rules["entropy_free_hidden"] = WIDTHS
         check_ranges(self, rules)
+
+
+def plan(config: IWOCSConfig, budget: Budget) -> Plan:
+    """Return the phases: the default policy, then a model after the other; each has its own warm-up and replay."""
+    require_room(config, vector_steps(config.rollout_steps, budget.num_envs))
+    for name in ("default_steps", "model_steps") if config.iterations else ("default_steps",):
+        require_warm_up(config, getattr(config, name), f"--agent.{flag(name)}")
+    each = config.default_steps, *[config.model_steps] * config.iterations
+    lengths, updates = zip(*(whole_rollouts(config, budget._replace(steps=length)) for length in each), strict=True)
+    least, total = sum(lengths[:2]), sum(lengths)
+    if budget.steps < least:
+        models = f" and --agent.model-steps {config.model_steps} of one model" if config.iterations else ""
+        raise ValueError(
+            f"--steps {budget.steps} is less than --agent.default-steps {config.default_steps} of the default "
+            f"policy{models}; pass --steps {least}, or {total} for {counted(config.iterations, 'model')}, or lower them"
+        )
+    return _phases(budget.steps, lengths, updates)
+
+
+def _phases(steps: int, lengths: Sequence[int], updates: Sequence[int]) -> Plan:
+    """Return what of the phases fits into the steps; the last may be cut."""
+    ends = list(accumulate(lengths))
+    whole = sum(end <= steps for end in ends)
+    phases = [f"default policy, {lengths[0]:,} steps"]
+    if whole > 1:
+        phases.append(f"up to {counted(whole - 1, 'model')} of {lengths[1]:,} steps")
+    if left := (steps - ends[whole - 1] if whole < len(ends) else 0):
+        phases.append(f"{left:,} of {lengths[1]:,} steps in model {whole}, which stays unfinished")
+    return Plan(min(steps, ends[-1]), None if left else sum(updates[:whole]), tuple(phases))
 
 
 # --- learning in one model --------------------------------------------------------------------------------------------

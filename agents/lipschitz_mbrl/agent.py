@@ -41,7 +41,7 @@ from surefoot.agents.interface import AgentSpec, Batch, Progress, Setting, Style
 from surefoot.agents.lipschitz_mbrl.dynamics_training import DynamicsModel
 from surefoot.agents.lipschitz_mbrl.imagination import Imagination
 from surefoot.agents.lipschitz_mbrl.lipschitz import ball_slope, local_slopes, log_upper_bound, value_aware_error
-from surefoot.agents.lipschitz_mbrl.settings import LipschitzMBRLConfig
+from surefoot.agents.lipschitz_mbrl.settings import LipschitzMBRLConfig, plan
 from surefoot.agents.lipschitz_mbrl.smoothing import Ball, draw_in_ball, find_perturbation, robust_loss
 from surefoot.agents.lipschitz_mbrl.spectral_norm import bound_layers, power_iterate
 from surefoot.agents.lipschitz_mbrl.stopwatch import Stopwatch
@@ -328,6 +328,8 @@ MBPO_SPEC = AgentSpec(
     make_policy,
     "MBPO with an ensemble, or one model and smooth critics (arXiv 2302.01244): --variant pe, de, sp, sd, rr or sn",
     model_based=True,
+    takes_data=True,
+    plan=plan,
     shown=(
         "value_aware_error",
         "lip_upper",

@@ -90,12 +90,12 @@ def check_model(config: DynamicsConfig) -> None:
     """Raise `ValueError` for fields that do not fit each other (`MODEL_RANGES` has the ranges of each alone)."""
     if config.elites > config.ensemble_size:
         raise ValueError(
-            f"agent.elites must be at most agent.ensemble_size {config.ensemble_size}, not {config.elites}"
+            f"--agent.elites must be at most --agent.ensemble-size {config.ensemble_size}, not {config.elites}"
         )
     layers = len(config.model_hidden) + 1
     if len(config.model_decay) != layers:
         raise ValueError(
-            f"agent.model_decay must hold one number per layer, {layers} for agent.model_hidden, "
+            f"--agent.model-decay must hold one number per layer, {layers} for --agent.model-hidden, "
             f"not {len(config.model_decay)}"
         )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
+from surefoot.agents.interface import Budget, Plan
 from surefoot.agents.lipschitz_mbrl.dynamics import MODEL_RANGES, DynamicsConfig, ModelOutput, check_model
 from surefoot.agents.lipschitz_mbrl.imagination import IMAGINATION_RANGES, ImaginationConfig
 from surefoot.agents.lipschitz_mbrl.smoothing import Attack, Norm
 from surefoot.agents.lipschitz_mbrl.spectral_norm import Bounding, Layers
+from surefoot.agents.parts.budget import counted, require_room, require_warm_up, rounded_up
 from surefoot.agents.parts.ranges import AT_LEAST_1, UNIT_INTERVAL, check_ranges
 from surefoot.agents.sac import (
     ActorCriticConfig,
@@ -118,10 +120,10 @@ class LipschitzMBRLConfig(ImaginationConfig, DynamicsConfig, ActorCriticConfig):
         if self.real_ratio > 0 and self.real_rows == 0:
             needs = f"{self.batch_size} x {self.real_ratio} is less than one row"
             raise ValueError(
-                f"agent.real_ratio leaves no real transition in a batch ({needs}); raise it, or set it to 0"
+                f"--agent.real-ratio leaves no real transition in a batch ({needs}); raise it, or set it to 0"
             )
         if self.centre == "next_obs" and self.reference == "stored":
-            raise ValueError("agent.centre next_obs has no stored action there: it needs agent.reference policy")
+            raise ValueError("--agent.centre next_obs has no stored action there: it needs --agent.reference policy")
 
     @property
     def real_rows(self) -> int:
@@ -140,3 +142,14 @@ class LipschitzMBRLConfig(ImaginationConfig, DynamicsConfig, ActorCriticConfig):
         if VARIANTS[self.variant].gaussian:
             values["model_output"] = "gaussian"
         return DynamicsConfig(**values)
+
+
+def plan(config: LipschitzMBRLConfig, budget: Budget) -> Plan:
+    """Return what will run: random steps, then a model at every interval and updates for every step."""
+    require_warm_up(config, budget.steps)
+    require_room(config, budget.num_envs)
+    steps, idle = (rounded_up(length, budget.num_envs) for length in (budget.steps, config.random_steps))
+    updates = (steps - idle) * config.updates_per_step
+    models = -(-(steps - idle) // max(config.model_interval, budget.num_envs))
+    start = f"{steps:,} environment steps, the first {idle:,} random"
+    return Plan(steps, updates, (start, f"then {counted(models, 'model')} and {counted(updates, 'update')}"))

@@ -46,7 +46,7 @@ from surefoot.agents.nora.data import Coverage, coverage_of, recorded_episodes
 from surefoot.agents.nora.linear_critic import LinearCritic
 from surefoot.agents.nora.policy import TablePolicy, make_policy, state_codes
 from surefoot.agents.nora.tabular_critic import Episode, Optimism, Range, TabularCritic, hoeffding_log
-from surefoot.agents.nora.task import checked_features, range_of, require_exact, require_within
+from surefoot.agents.nora.task import checked_features, derive, plan, range_of, require_exact, require_within
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, UNIT_INTERVAL, check_ranges, optional
 from surefoot.agents.parts.regret import Regret
@@ -95,7 +95,7 @@ class NORAConfig:
     critic: Literal["tabular", "linear"] = "tabular"
     """`tabular` counts, or `linear` ridge regression on the task's features."""
     episodes: int | None = None
-    """Number of episodes T that the bonus is computed for; usually the run's `steps` divided by H."""
+    """Number of episodes T that the bonus is computed for; None: the run's, its `steps` divided by H."""
 
     bonus: float = 1.0
     """Scale of the bonus: c_b of the count bonus (1: provably optimistic; in practice 0.01 to 0.1), β_b of the
@@ -148,6 +148,12 @@ class NORAConfig:
         changes = {name: getattr(self, name) for name in ("critic_target", "optimism", "switch", "reset")}
         return VARIANTS[self.variant]._replace(**{name: value for name, value in changes.items() if value is not None})
 
+    @property
+    def needs_episodes(self) -> bool:
+        """Whether a constant is computed for T episodes."""
+        counts = self.critic == "tabular" and self.rules().optimism == "bonus"
+        return counts or self.variant == "oppo"
+
 
 # --- the mathematics -------------------------------------------------------------------------------------------------
 
@@ -197,7 +203,7 @@ class NORA(Stateful):
     def make_critic(self) -> TabularCritic | LinearCritic:
         config, rare = self.config, self.rules.switch == "rare"
         if config.pooled and (config.critic != "linear" or len(self.mdp.reward) > 1):
-            raise ValueError("agent.pooled is for the linear critic, in tasks whose steps are alike; leave it out here")
+            raise ValueError("--agent.pooled is for the linear critic, in tasks whose steps are alike; leave it out")
         if config.critic == "tabular":
             ratio = config.switch_ratio if rare else None
             return TabularCritic(self.shape, self.bounds, self.count_optimism(), ratio, self.device)
@@ -243,7 +249,7 @@ class NORA(Stateful):
     def require_episodes(self) -> int:
         """Return T; `ValueError` where it is missing."""
         if self.config.episodes is None:
-            raise ValueError("agent.episodes is missing: the constants are made for T episodes, usually steps / H")
+            raise ValueError("--agent.episodes is missing: the constants are made for T episodes, usually steps / H")
         return self.config.episodes
 
     def take_data(self, recorded: Episode) -> None:
@@ -366,7 +372,10 @@ NORA_SPEC = AgentSpec(
     actions=("Discrete",),
     shown=("switches", "covered", "concentrability"),
     regret="episode",
-    lengths=("episodes",),
+    takes_data=True,
+    task_fields=("episodes",),
+    derive=derive,
+    plan=plan,
     page="nora",
     style=Style("#CC79A7", "--"),
     tiny={"episodes": 20},

@@ -27,15 +27,27 @@ Choices:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from surefoot.agents.interface import AgentSpec, Batch, Episodes, OfflineData, Progress, Setting, Spaces, Style
+from surefoot.agents.interface import (
+    AgentSpec,
+    Batch,
+    Budget,
+    Episodes,
+    OfflineData,
+    Plan,
+    Progress,
+    Setting,
+    Spaces,
+    Style,
+)
 from surefoot.agents.nora.deep_critic import CriticConfig, DeepCritic, StepRows, add_outer, log_det
+from surefoot.agents.parts.budget import require_room
 from surefoot.agents.parts.heads import CategoricalHead
 from surefoot.agents.parts.interaction import Interaction
 from surefoot.agents.parts.on_policy import require_time_aware
@@ -80,6 +92,24 @@ class DeepNORAConfig(CriticConfig):
         check_ranges(self, rules)
 
 
+def derive(config: DeepNORAConfig, budget: Budget) -> DeepNORAConfig:
+    """Return the config with H the task's time limit, where it is not given."""
+    return replace(config, horizon=budget.episode_length()) if config.horizon is None else config
+
+
+def plan(config: DeepNORAConfig, budget: Budget) -> Plan:
+    """Return what will run: rounds of an episode in every environment; the data decide when the critic is fitted."""
+    episode = (config.horizon or 1) * budget.num_envs
+    if not budget.has_data and budget.steps <= episode:
+        raise ValueError(
+            f"--steps {budget.steps} would end before the first update: the critic is fitted after the first episodes, "
+            f"which take up to {episode} steps; raise --steps"
+        )
+    require_room(config, config.horizon or 1)
+    rounds = f"{budget.steps:,} environment steps in episodes of up to {config.horizon}"
+    return Plan(budget.steps, None, (rounds, f"{config.critic_steps} updates at every refresh of the critic"))
+
+
 # --- the mathematics -------------------------------------------------------------------------------------------------
 
 
@@ -102,7 +132,7 @@ def sums_range(env: Any, horizon: int, reward_range: tuple[float, float] | None)
         )
     low, high = (bound.float() for bound in env.value_range)
     if len(low) != horizon:
-        raise ValueError(f"agent.horizon is {horizon}, but the task's episodes take {len(low)} steps; make them agree")
+        raise ValueError(f"--agent.horizon is {horizon}, but the task's episodes take {len(low)} steps; set it to that")
     return low, high
 
 
@@ -117,7 +147,7 @@ class DeepPolicy(nn.Module):
     def __init__(self, config: DeepNORAConfig, spaces: Spaces, generator: torch.Generator) -> None:
         super().__init__()
         if not isinstance(spaces.action, gym.spaces.Discrete):
-            raise ValueError(f"nora-deep needs Discrete actions, not {spaces.action}; choose another env.id")
+            raise ValueError(f"nora-deep needs Discrete actions, not {spaces.action}; choose another --env.id")
         require_time_aware(spaces)
         assert spaces.observation.shape is not None
         self.head, self.eta = CategoricalHead(int(spaces.action.n), int(spaces.action.start)), config.policy_step_size
@@ -198,7 +228,7 @@ class DeepNORA(Stateful):
                 "the last coordinate of the data's observations is not the step; record it with --env.time-aware"
             )
         if len(data) > self.replay.capacity:
-            raise ValueError(f"{len(data)} recorded transitions; raise agent.replay_capacity above {len(data)}")
+            raise ValueError(f"{len(data)} recorded transitions; raise --agent.replay-capacity above {len(data)}")
         number = data.action - self.head.start
         if data.action.shape[1] != 1 or bool((number < 0).any() | (number >= self.head.dim).any()):
             raise ValueError(
@@ -294,7 +324,7 @@ class DeepNORA(Stateful):
             length = int(episodes.length[wrong][0])
             observed = f"are cut after {length} steps" if bool(cut[wrong][0]) else f"continue after {length} steps"
             raise ValueError(
-                f"agent.horizon is {horizon}, but episodes of this task {observed}; set agent.horizon and "
+                f"--agent.horizon is {horizon}, but episodes of this task {observed}; set --agent.horizon and "
                 "--env.max-episode-steps to the same number"
             )
 
@@ -306,7 +336,7 @@ class DeepNORA(Stateful):
         if bool(outside.any()):
             raise ValueError(
                 f"an episode returned {float(total[outside][0]):g}, outside of the clip range [{low:g}, {high:g}]; "
-                "correct agent.reward_range, or the task's own range"
+                "correct --agent.reward-range, or the task's own range"
             )
 
     def metrics(self) -> dict[str, Tensor]:
@@ -328,8 +358,8 @@ def recorded_steps(data: OfflineData, horizon: int) -> Tensor:
     if len(wrong):
         first = int(wrong[0])
         raise ValueError(
-            f"the data's episode {first} takes {int(lengths[first])} steps, but agent.horizon is {horizon}; choose "
-            "data recorded in a task of this horizon, whole episodes only (data.fraction 1)"
+            f"the data's episode {first} takes {int(lengths[first])} steps, but --agent.horizon is {horizon}; choose "
+            "data recorded in a task of this horizon, whole episodes only (--data.fraction 1)"
         )
     return torch.arange(len(data), device=ends.device) - starts.repeat_interleave(lengths)
 
@@ -340,7 +370,10 @@ NORA_DEEP_SPEC = AgentSpec(
     make_policy,
     "NORA and NOAH* with a neural critic, discrete actions, optional offline data (after arXiv 2505.03710)",
     actions=("Discrete",),
+    takes_data=True,
     shown=("refreshes",),
+    derive=derive,
+    plan=plan,
     page="nora_deep",
     style=Style("#0072B2", ":"),
     tiny={

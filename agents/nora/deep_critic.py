@@ -34,7 +34,7 @@ class CriticConfig:
     """Defaults: docs/derivations/nora.md §8; their calibration is on DeepSea and combination locks."""
 
     horizon: int | None = None
-    """Horizon H, the time limit of the task; required."""
+    """Horizon H; None: the time limit of the task."""
     hidden: tuple[int, ...] = (64, 64)
     """Hidden layer widths of the critic."""
     bonus_weight: float = 0.1
@@ -131,7 +131,7 @@ class DeepCritic(nn.Module):
         super().__init__()
         if config.horizon is None:
             raise ValueError(
-                "agent.horizon is missing: NORA plans over H steps; set it to the task's time limit "
+                "--agent.horizon is missing: NORA plans over H steps; set it to the task's time limit "
                 "(--env.max-episode-steps gives one to a task without)"
             )
         self.config, self.horizon, self.actions = config, config.horizon, actions

@@ -71,6 +71,6 @@ def state_codes(env: Any, space: gym.Space[Any], states: int, device: torch.devi
     if width > LARGEST_CODE or hasattr(env, "noise") or hasattr(env, "cells"):
         raise ValueError(
             f"observations have {width} coordinates for {states} states; nora's exact critics need states shown "
-            "one-hot or as bits (no env.kwargs.cells, no env.kwargs.noise)"
+            "one-hot or as bits (no --env.kwargs cells, no --env.kwargs noise)"
         )
     return bits_to_code(env.observe((torch.arange(states, device=device),)))

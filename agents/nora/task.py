@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from surefoot.agents.interface import Budget, Plan
 from surefoot.agents.nora.linear_critic import Features
 from surefoot.agents.nora.tabular_critic import Range
+from surefoot.agents.parts.budget import counted
 from surefoot.agents.parts.tabular import TabularMDP
 
 SLACK = 1e-6  # float32 rewards may exceed the range by this much
@@ -42,7 +45,7 @@ def require_exact(env: Any) -> Task:
             "LinearMDP-v0, Tetris-v0; this task is not one"
         )
     if env.horizon is None:
-        raise ValueError("this task has no horizon, and nora learns from episodes of H steps; set env.kwargs.horizon")
+        raise ValueError("this task has no horizon, and nora learns from episodes of H steps; set --env.kwargs horizon")
     if not env.time_aware:
         raise ValueError("a finite-horizon policy needs time-aware observations: pass --env.time-aware")
     task: Task = env
@@ -70,14 +73,14 @@ def require_within(reward: Tensor, bounds: Range, what: str) -> None:
         h, i = (int(index) for index in outside.nonzero()[0])
         raise ValueError(
             f"{what}: rewards from step {h + 1} on sum to {float(total[h, i]):g}, outside of the clip range "
-            f"[{float(bounds.low[h]):g}, {float(bounds.high[h]):g}]; correct agent.reward_range or the task"
+            f"[{float(bounds.low[h]):g}, {float(bounds.high[h]):g}]; correct --agent.reward-range or the task"
         )
 
 
 def checked_features(env: Any, states: int, actions: int) -> tuple[Callable[[Tensor], Features], tuple[int, int]]:
     """Return the features of state indices, and blocks and width of Λ; `ValueError` unless they fit the table."""
     if not hasattr(env, "features"):
-        raise ValueError("agent.critic linear needs a task with features, such as surefoot/LinearMDP-v0 or Tetris-v0")
+        raise ValueError("--agent.critic linear needs a task with features, such as surefoot/LinearMDP-v0 or Tetris-v0")
     if hasattr(env, "block_features"):
         blocks = int(env.blocks.max()) + 1
         features: Callable[[Tensor], Features] = lambda state: Features(*env.block_features(state))  # noqa: E731
@@ -101,3 +104,28 @@ def _one_block(values: Tensor) -> Features:
 
 def _device(env: Any) -> torch.device:
     return TabularMDP(*env.tabular()).start.device
+
+
+# --- how long a run is -----------------------------------------------------------------------------------------------
+
+
+def derive(config: Any, budget: Budget) -> Any:
+    """Return the config with T the episodes of the run, where it is needed and not given."""
+    if config.episodes is not None or not config.needs_episodes or (horizon := budget.episode_length()) is None:
+        return config
+    return replace(config, episodes=-(-budget.steps // horizon))
+
+
+def plan(config: Any, budget: Budget) -> Plan:
+    """Return what will run: whole episodes, none after the T that the constants are computed for."""
+    horizon = budget.episode_length()
+    if horizon is None:
+        return Plan(budget.steps, None, ())  # a task that `require_exact` refuses
+    episodes = -(-budget.steps // horizon)
+    if config.needs_episodes and (config.episodes or 0) < episodes:
+        raise ValueError(
+            f"--agent.episodes is {config.episodes}, but the run has {episodes} episodes (--steps {budget.steps} of "
+            f"{horizon} each), and the bonus is computed for the former; start a run with --agent.episodes {episodes}, "
+            "or None: as many as the run has"
+        )
+    return Plan(episodes * horizon, episodes, (f"{counted(episodes, 'episode')} of {horizon} steps",))

@@ -60,12 +60,12 @@ def require_horizon(env: VectorEnv, horizon: int, seed: int) -> None:
         ended = terminated | truncated
         if bool(ended.any()) and step < horizon:
             raise ValueError(
-                f"agent.horizon is {horizon}, but an episode of this task ended after {step} steps; the finite-horizon "
-                "form needs episodes of one length: set agent.horizon to it, or to None for the discounted form"
+                f"--agent.horizon is {horizon}, but an episode of this task ended after {step} steps; the "
+                "finite-horizon form needs episodes of one length: set it to that, or to None for the discounted form"
             )
     if not bool(ended.all()):
         raise ValueError(
-            f"agent.horizon is {horizon}, but episodes of this task continue after {horizon} steps; set agent.horizon "
+            f"--agent.horizon is {horizon}, but episodes of this task continue after {horizon} steps; set it "
             f"to their length, cut them with --env.max-episode-steps {horizon}, or set it to None (discounted form)"
         )
 
@@ -79,7 +79,7 @@ def episode_grid(data: OfflineData, horizon: int) -> int:
         first = int(wrong[0])
         raise ValueError(
             f"the data's episode {first} takes {int(lengths[first])} steps, but the horizon is {horizon}; choose "
-            "data recorded in a task of this horizon, whole episodes only (data.fraction 1)"
+            "data recorded in a task of this horizon, whole episodes only (--data.fraction 1)"
         )
     if bool((data.obs[:, -1].view(-1, horizon) != torch.arange(horizon, device=data.obs.device)).any()):
         raise ValueError(

@@ -110,4 +110,4 @@ def head_for(space: gym.Space[Any] | Any) -> Head:
         return CategoricalHead(int(space.n), int(space.start))
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
         return GaussianHead(space.shape[0], bool(space.is_bounded()))
-    raise ValueError(f"this agent needs Box or Discrete actions, not {space}; choose another env.id")
+    raise ValueError(f"this agent needs Box or Discrete actions, not {space}; choose another --env.id")

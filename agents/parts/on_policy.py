@@ -15,7 +15,7 @@ Derivation: docs/derivations/hnpg.md.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import gymnasium as gym
 import torch
@@ -69,6 +69,8 @@ class OnPolicyConfig(SuccessConfig, TrustRegionConfig):
         check_ranges(self, ON_POLICY_RANGES)
 
 
+# Of these fields the task and the budget are made, not the method; baseline runs take what a run changes of them.
+TASK_FIELDS = ("horizon", *(field.name for field in fields(SuccessConfig)))
 ON_POLICY_RANGES: dict[str, Rule] = {
     **dict.fromkeys(
         ["batch_steps", "critic_steps", "value_samples", "cg_iterations", "line_search_steps", "solved_window"],
@@ -116,7 +118,9 @@ def make_stack(config: OnPolicyConfig, spaces: Spaces, stack_size: int, generato
 def obs_width(config: OnPolicyConfig, spaces: Spaces) -> int:
     """Return what the networks see: the observation, less the step."""
     if not isinstance(spaces.observation, gym.spaces.Box):
-        raise ValueError(f"this agent needs vector (Box) observations, not {spaces.observation}; choose another env.id")
+        raise ValueError(
+            f"this agent needs vector (Box) observations, not {spaces.observation}; choose another --env.id"
+        )
     return spaces.observation.shape[0] - (config.horizon is not None)
 
 
@@ -238,7 +242,7 @@ def require_time_aware(spaces: Spaces) -> None:
     """Raise unless the last coordinate of an observation can be the step (a number from 0 up, without bound)."""
     box = spaces.observation
     if not (isinstance(box, gym.spaces.Box) and box.low[-1] == 0 and box.high[-1] == float("inf")):
-        raise ValueError("agent.horizon needs time-aware observations: add --env.time-aware")
+        raise ValueError("--agent.horizon needs time-aware observations: add --env.time-aware")
 
 
 def mean_sigma(policy: PolicyStack) -> dict[str, Tensor]:

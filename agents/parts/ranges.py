@@ -42,4 +42,4 @@ def check_ranges(config: Any, more: Mapping[str, Rule] | None = None) -> None:
     """Raise `ValueError` for a hyper-parameter out of its range; `more` adds an agent's own rules."""
     for name, (holds, requirement) in {**SHARED, **(more or {})}.items():
         if hasattr(config, name) and not holds(getattr(config, name)):
-            raise ValueError(f"agent.{name} must be {requirement}, not {getattr(config, name)}")
+            raise ValueError(f"--agent.{name.replace('_', '-')} must be {requirement}, not {getattr(config, name)}")

@@ -88,9 +88,9 @@ class Lock(TensorEnv):
         **kwargs: Any,
     ):
         if horizon < 1:
-            raise ValueError(f"env.kwargs.horizon must be at least 1, got {horizon}")
+            raise ValueError(f"--env.kwargs horizon must be at least 1, got {horizon}")
         if reward_mode not in ("terminal", "transition"):
-            raise ValueError(f"env.kwargs.reward_mode must be terminal or transition, got {reward_mode!r}")
+            raise ValueError(f"--env.kwargs reward_mode must be terminal or transition, got {reward_mode!r}")
         observations = gym.spaces.Box(-np.inf, np.inf, (width,), np.float32)
         actions = gym.spaces.Box(-np.inf, np.inf, (ACTIONS,), np.float32)
         super().__init__(observations, actions, num_envs, **kwargs)
@@ -200,7 +200,7 @@ def load_embeddings(source: str, horizon: int, split: str) -> Tensor:
     CIFAR-100, 100 x 500 and 100 x 100 x 512), or "stand-in": random class means with noise, which are no images.
     """
     if split not in ("train", "test"):
-        raise ValueError(f"env.kwargs.split must be train or test, got {split!r}")
+        raise ValueError(f"--env.kwargs split must be train or test, got {split!r}")
     if not source:
         raise ValueError(
             "the image lock needs embeddings: --env.kwargs embeddings FILE.npz (arrays train and test of shape "

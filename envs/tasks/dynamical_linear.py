@@ -113,7 +113,7 @@ class DynamicalLinear(TensorEnv):
     def repeat(self, action: Tensor, rounds: int) -> RepeatedRounds:
         """Play `action` for `rounds` rounds at once: the same distribution as that many steps, from other noise."""
         if self._limit < torch.iinfo(torch.int64).max:
-            raise ValueError("a repeated action cannot cross an episode's end; set no max_episode_steps")
+            raise ValueError("a repeated action cannot cross an episode's end; set no --env.max-episode-steps")
         x, last, earlier, _, steady = self._apply(rounds, self._state[0].T, action)
         self._state = (x.T,)
         self._elapsed_steps += rounds

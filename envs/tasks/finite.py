@@ -136,7 +136,7 @@ def sum_range(horizon: int, low: float, high: float, device: torch.device) -> tu
 def require(name: str, value: float, holds: bool, requirement: str) -> None:
     """Raise `ValueError` for a keyword argument of a task that is out of its range."""
     if not holds:
-        raise ValueError(f"env.kwargs.{name} must be {requirement}, got {value}")
+        raise ValueError(f"--env.kwargs {name} must be {requirement}, got {value}")
 
 
 def _cumulative(probability: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class LinearMDP(FiniteEnv):
         require("states, actions, dim, horizon", min(sizes), min(sizes) >= 1, "at least 1")
         if task_seed is None and sizes != (10, 3, 4, 5):
             raise ValueError(
-                "env.kwargs.task_seed is missing: only the linear MDPs drawn from a seed come in other sizes"
+                "--env.kwargs task_seed is missing: only the linear MDPs drawn from a seed come in other sizes"
             )
         parts = explicit_parts() if task_seed is None else random_parts(*sizes, task_seed)
         self.phi, self.mu, self.theta = (part.to(kwargs.get("device", "cpu")) for part in parts)

@@ -121,4 +121,4 @@ class Arms(FiniteEnv):
 
 def _check_chance(name: str, value: float) -> None:
     if not 0.0 <= value <= 1.0:
-        raise ValueError(f"env.kwargs.{name} must be in [0, 1], got {value}")
+        raise ValueError(f"--env.kwargs {name} must be in [0, 1], got {value}")

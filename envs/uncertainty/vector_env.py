@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ from torch import Tensor
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.make import make_vec, native_task
 from surefoot.envs.parameters import UncertaintySet, check_task, full_vector
+from surefoot.envs.physics import Physics
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS, JobOutcomes, play
 from surefoot.envs.uncertainty.probe import nominal_params
 
@@ -150,6 +152,11 @@ class BatchedPerturbedEnvs:
         self.config, self.uncertainty, self.device, self.num_envs = config, uncertainty, device, num_envs
         self.names, self.low, self.high = uncertainty.param_names, uncertainty.low, uncertainty.high
         self.nominal = nominal_params(config, uncertainty)
+
+    def in_dynamics(self, physics: Physics) -> BatchedPerturbedEnvs:
+        """Return the same in other dynamics around the parameters of the set."""
+        config = replace(self.config, physics=physics)
+        return BatchedPerturbedEnvs(config, self.uncertainty, device=self.device, num_envs=self.num_envs)
 
     def play(self, act: Any, points: np.ndarray, seeds: Sequence[int]) -> JobOutcomes:
         """Return what `act` gets at each of the points (P, d) from each of E reset seeds; every column is (P, E)."""

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from surefoot.agents.interface import Style
 from surefoot.evaluation.figures.caption import Caption, band_of_runs, caption_of_runs, configs_of
 from surefoot.evaluation.figures.style import (
     agent_of,
@@ -21,11 +22,13 @@ from surefoot.evaluation.figures.style import (
     style_of,
     write_figure,
 )
-from surefoot.evaluation.figures.words import RETURN, counts_updates, metric_label, step_label
+from surefoot.evaluation.figures.words import MEAN_RETURN, RETURN, counts_updates, metric_label, step_label
 from surefoot.evaluation.regret import last_decade_slope, load_regret
 from surefoot.evaluation.statistics import iqm, stratified_bootstrap
 
 EVALUATION_LABELS = {
+    "worst_case": f"worst case over worlds, {MEAN_RETURN}",
+    "objective": "objective of the discounted return (sum of rewards)",
     "episode_return": f"evaluation {RETURN}",
     "score": "D4RL-normalised score (0 random, 100 expert)",
     "length": "evaluation episode length (steps)",
@@ -41,24 +44,55 @@ class Curve(NamedTuple):
 
 
 def learning_curves(
-    runs: Runs, out: Path, *, metric: str = "episode_return", references: Mapping[str, float] | None = None
+    runs: Runs, out: Path, *, metric: str | None = None, references: Mapping[str, float] | None = None
 ) -> Path:
     """Draw one line per label from the `evaluations.csv` of its run folder(s), write the figure to `out`, return `out`.
 
     Several runs under one label are its seeds: the line is their interquartile mean and the band the 95% bootstrap
-    interval over runs. A single run has a line and no band. `references` are named horizontal lines.
+    interval over runs. A single run has a line and no band. Without a `metric` the return is drawn, and next to it what
+    runs are for if that is another: a panel for the worst case, one for the objective, of the runs that measured it.
+    `references` are named horizontal lines of the return, or of the metric.
     """
-    if metric not in EVALUATION_LABELS:
+    if metric is not None and metric not in EVALUATION_LABELS:
         raise ValueError(f"unknown evaluation metric {metric!r}; choose one of {', '.join(EVALUATION_LABELS)}")
-    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
-    axes = figure.add_subplot()
     folders = _folders(runs)
-    _draw_curves(axes, folders, "evaluations.csv", metric)
+    panels = {metric: folders} if metric else _panels(folders)
+    figure = Figure(figsize=(7.0 if len(panels) == 1 else 5.0 * len(panels), 4.6), layout="constrained")
+    styles = dict(zip(folders, distinct_styles([style_of(paths[0]) for paths in folders.values()]), strict=True))
+    for i, (column, drawn) in enumerate(panels.items()):
+        axes = figure.add_subplot(1, len(panels), i + 1)
+        _draw_curves(axes, drawn, "evaluations.csv", column, styles)
+        axes.set_ylabel(EVALUATION_LABELS[column])
     for i, (name, value) in enumerate((references or {}).items()):
         axes.axhline(value, color="0.45", linewidth=1.0, linestyle=(0, (1 + 2 * i, 2)), label=name, zorder=1)
-    axes.set_ylabel(EVALUATION_LABELS[metric])
-    legend_below(figure, axes)
-    return write_figure(figure, out, _caption(folders, f"point: mean over {_episodes(folders)} evaluation episodes"))
+    legend_below(figure, axes)  # of the last panel, the only one with every run
+    return write_figure(figure, out, _caption(folders, _point(folders, panels)))
+
+
+def _panels(folders: Mapping[str, list[Path]]) -> dict[str, Mapping[str, list[Path]]]:
+    """Return {column of evaluations.csv: the runs that have it}: what runs are for, then the return, which all have."""
+    columns = {label: set.intersection(*map(_columns, paths)) for label, paths in folders.items()}
+    panels: dict[str, Mapping[str, list[Path]]] = {}
+    for name in ("worst_case", "objective"):
+        if drawn := {label: paths for label, paths in folders.items() if name in columns[label]}:
+            panels[name] = drawn
+    return panels | {"episode_return": folders}
+
+
+def _columns(run: Path) -> set[str]:
+    path = run / "evaluations.csv"
+    if not path.is_file():
+        return set()  # named when it is read
+    with path.open(newline="") as file:
+        return set(next(csv.reader(file), ()))
+
+
+def _point(folders: Mapping[str, list[Path]], columns: Iterable[str]) -> str:
+    """Return what a point of learning curves is."""
+    worlds = {config["eval"].get("worlds") for paths in folders.values() for config in configs_of(paths)}
+    many = " or ".join(map(str, sorted(worlds - {None})))
+    lowest = f", for the worst case the lowest such mean of {many} worlds" if "worst_case" in columns and many else ""
+    return f"point: mean over {_episodes(folders)} evaluation episodes{lowest}"
 
 
 def metric_panels(runs: Runs, out: Path, metrics: Sequence[str]) -> Path:
@@ -69,9 +103,10 @@ def metric_panels(runs: Runs, out: Path, metrics: Sequence[str]) -> Path:
     figure = Figure(figsize=size, layout="constrained")
     folders = _folders(runs)
     logging = [agent_of(paths[0]) for paths in folders.values()]
+    styles = dict(zip(folders, distinct_styles([style_of(paths[0]) for paths in folders.values()]), strict=True))
     for i, metric in enumerate(metrics):
         axes = figure.add_subplot(rows, columns, i + 1)
-        _draw_curves(axes, folders, "metrics.csv", metric)
+        _draw_curves(axes, folders, "metrics.csv", metric, styles)
         axes.set_ylabel(metric_label(metric, logging), fontsize=8)
     legend_below(figure, figure.axes[0])
     return write_figure(figure, out, _caption(folders, "point: mean over the steps since the point before"))
@@ -141,18 +176,20 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return middle, np.array(intervals).T
 
 
-def _draw_curves(axes: Axes, folders: Mapping[str, list[Path]], filename: str, column: str) -> None:
-    styles = distinct_styles([style_of(paths[0]) for paths in folders.values()])
+def _draw_curves(
+    axes: Axes, folders: Mapping[str, list[Path]], filename: str, column: str, styles: Mapping[str, Style]
+) -> None:
     agents_of = {label: agent_of(paths[0]) for label, paths in folders.items()}
     mixed = len({counts_updates(agent) for agent in agents_of.values()}) > 1
-    for i, ((label, paths), (color, dash)) in enumerate(zip(folders.items(), styles, strict=True)):
+    for label, paths in folders.items():
+        color, dash = styles[label]
         curve = read_curve(paths, filename, column)
         # Runs that stopped early would bend the line where they leave it: show the steps that all of them reached.
         shared = ~np.isnan(curve.values).any(axis=0)
         middle, band = spread(curve.values[:, shared])
         facts = [f"{len(paths)} runs"] * (len(paths) > 1) + ["updates"] * (mixed and counts_updates(agents_of[label]))
         name = f"{label} ({', '.join(facts)})" if facts else label
-        marker = "os^Dv"[i % 5]
+        marker = "os^Dv"[list(styles).index(label) % 5]
         axes.plot(
             curve.steps[shared], middle, dash, color=color, marker=marker, markersize=3, linewidth=1.6, label=name
         )

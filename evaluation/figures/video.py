@@ -10,16 +10,19 @@ from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec as find_module
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import torch
 from gymnasium.wrappers import RecordVideo
+from tqdm import tqdm
 
 from surefoot.envs import EnvConfig, find_spec, make_single
 from surefoot.evaluation.episodes import Act, observe, reset_policy
 
 # The recorder keeps every frame of the episode in memory: 230 MB for 1000 of these, 690 MB at the tasks' own 480 x 480.
 FRAME: dict[str, bool | int | float | str] = {"width": 320, "height": 240}
+STEPS = 1_000  # that a film has at most
 # Renders one image. In a process of its own: a broken driver may abort instead of raising.
 PROBE = """
 import mujoco
@@ -34,9 +37,13 @@ def record_episode(
     out: Path,
     *,
     seed: int,
+    steps: int = STEPS,
     device: torch.device | str = "cpu",
-) -> Path:
+) -> bool:
     """Write the episode of `act` from reset seed `seed` to `out`, one frame at the start and one per step.
+
+    Returns whether the episode had ended when the film did, after at most `steps` steps. Stopped on the way it leaves
+    nothing, also no film that ends there.
 
     `ImportError` names the extra where moviepy is missing; `OSError` names what to install where nothing can draw.
     """
@@ -48,25 +55,31 @@ def record_episode(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
         frames = str(Path(folder) / "new")  # the recorder warns of a folder that exists
-        env: gym.Env = RecordVideo(make_single(config, "rgb_array"), frames, episode_trigger=lambda _: True)
+        env: Any = RecordVideo(make_single(config, "rgb_array"), frames, episode_trigger=lambda _: True)
         try:
-            _play(act, env, seed, device)
+            ended = _play(act, env, seed, steps, device)
+        except BaseException:
+            env.recorded_frames = []  # closing would write them
+            raise
         finally:
             env.close()  # writes the file
         os.replace(next(Path(frames).glob("*.mp4")), out)
-    return out
+    return ended
 
 
 @torch.inference_mode()
-def _play(act: Act, env: gym.Env, seed: int, device: torch.device | str) -> None:
+def _play(act: Act, env: gym.Env, seed: int, steps: int, device: torch.device | str) -> bool:
+    """Play an episode, at most so many steps of it; return whether it ended."""
     obs, _ = env.reset(seed=seed)
     reset_policy(act)
-    ended = False
-    while not ended:
+    for _ in tqdm(range(steps), unit="frame", desc="video", disable=None, leave=False):
         action = act(torch.as_tensor(obs, device=device)[None])[0]
         obs, reward, terminated, truncated, _ = env.step(action.cpu().numpy())
         ended = terminated or truncated
         observe(act, *(torch.tensor([value], device=device) for value in (float(reward), ended)))
+        if ended:
+            return True
+    return False
 
 
 def choose_gl() -> None:

@@ -63,7 +63,7 @@ def test_missing_timeouts_are_counted_from_the_last_terminal(rows, save):
 
 def test_missing_timeouts_need_the_time_limit(rows, save):
     del rows["timeouts"]
-    with pytest.raises(ValueError, match="no 'timeouts'; pass max_episode_steps="):
+    with pytest.raises(ValueError, match=r"no 'timeouts'; pass --data\.max-episode-steps"):
         read_d4rl(save(rows))
 
 

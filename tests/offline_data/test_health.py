@@ -138,3 +138,40 @@ def test_minari_sets_are_checked_alike(rows, save, data, tmp_path, monkeypatch):
     assert {k: v for k, v in ours.facts.items() if k not in skipped} == {
         k: v for k, v in theirs.facts.items() if k not in skipped
     }
+
+
+@pytest.mark.parametrize("shape", [(10,), (10, 1)])
+@pytest.mark.parametrize("kind", [np.int64, np.float32])
+def test_discrete_actions_are_no_problem(rows, save, shape, kind):
+    rows["actions"] = np.resize([0, 1, 2, 3], 10).astype(kind).reshape(shape)
+    report = check_health(save(rows), action_space=gym.spaces.Discrete(4))
+    assert report.problems == []
+    assert report.facts["action_counts"] == {"0": 3, "1": 3, "2": 2, "3": 2}
+    assert report.facts["actions_fit_environment"]
+    assert check_health(save(rows)).problems == []  # also where no task is named
+    few = check_health(save(rows), action_space=gym.spaces.Discrete(3))
+    assert few.problems == ["actions: 2 rows are not among the environment's numbers 0 to 2"]
+    rows["actions"] = rows["actions"] + 0.5
+    (line,) = check_health(save(rows), action_space=gym.spaces.Discrete(5)).problems[-1:]
+    assert "not whole numbers, but the space is Discrete" in line
+
+
+def test_a_minari_set_of_dictionaries_is_named_for_what_it_is(tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari", reason="extra minari not installed")
+    from minari.data_collector import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
+    box = gym.spaces.Box(-1, 1, (1,), np.float32)
+    steps = np.zeros((5, 1), np.float32)
+    episode = EpisodeBuffer(
+        observations={"place": steps, "goal": steps},
+        actions=steps[:4],
+        rewards=np.zeros(4),
+        terminations=np.arange(4) == 3,
+        truncations=np.zeros(4, bool),
+    )
+    spaces = {"observation_space": gym.spaces.Dict(place=box, goal=box), "action_space": box}
+    with pytest.warns(UserWarning, match="is set to None"):  # metadata that are not given
+        minari.create_dataset_from_buffers("toy/dictionaries-v0", [episode], **spaces)
+    with pytest.raises(ValueError, match=r"observations are Dict\(.*only flat Box spaces"):
+        check_health("minari:toy/dictionaries-v0")

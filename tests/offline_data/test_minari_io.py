@@ -219,3 +219,21 @@ def test_without_minari_the_extra_is_named(data, monkeypatch):
     for use in (lambda: load("minari:toy/line/ours-v0"), lambda: write_minari("toy/line/ours-v0", data)):
         with pytest.raises(ImportError, match=r'pip install "surefoot\[minari\]"'):
             use()
+
+
+def test_a_relative_store_works(data, tmp_path, monkeypatch, same):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "near/by")
+    write_minari("my/data-v0", data)
+    assert local_ids() == ["my/data-v0"]
+    same(load("minari:my/data-v0"), data)
+    assert [path.name for path in (tmp_path / "near" / "by").iterdir()] == ["my"]
+
+
+def test_a_successor_that_differs_in_one_coordinate_cannot_be_written(data):
+    """Minari stores every observation once: rows whose next_obs is not the next row's obs would be changed."""
+    next_obs = data.next_obs.clone()
+    next_obs[4, 1] += 0.5  # inside the second episode; its other coordinate is as it was
+    next_obs[2, 1] += 0.5  # the end of the first: it has no row after it
+    with pytest.raises(ValueError, match=r"in 1 rows inside an episode next_obs .* \(first in row 4\)"):
+        write_minari("toy/broken/one-v0", replace(data, next_obs=next_obs))

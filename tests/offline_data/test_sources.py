@@ -44,7 +44,7 @@ def test_other_dimensions_name_both_shapes(rows, save):
 
 
 def test_without_a_source_an_example_is_given():
-    with pytest.raises(ValueError, match=r"no data given; set data\.source"):
+    with pytest.raises(ValueError, match=r"no data given; set --data\.source"):
         load_for(DataConfig(), OBSERVATIONS, ACTIONS, seed=0)
 
 
@@ -73,3 +73,25 @@ def test_values_that_are_not_finite_are_refused(rows, save):
     rows["rewards"][3] = np.nan
     with pytest.raises(ValueError, match="reward holds 1 NaN or infinite values, the first in row 3"):
         prepare(save(rows))
+
+
+def time_aware(width, count=2):
+    low, high = np.full(width + 1, -np.inf, np.float32), np.full(width + 1, np.inf, np.float32)
+    low[-1] = 0
+    return gym.spaces.Box(low, high), gym.spaces.Box(-1, 1, (1,), np.float32)
+
+
+def test_steps_are_counted_where_only_the_task_shows_them(rows, save, data):
+    loaded = load_for(DataConfig(source=str(save(rows))), *time_aware(2), seed=0)
+    np.testing.assert_array_equal(loaded.obs[:, -1], [0, 1, 2, 0, 1, 2, 3, 0, 1, 2])
+    np.testing.assert_array_equal(loaded.next_obs[:, -1], loaded.obs[:, -1] + 1)
+    np.testing.assert_array_equal(loaded.obs[:, :2], data.obs)
+
+
+def test_steps_are_not_counted_over_missing_rows_or_for_another_space(rows, save):
+    holes = {name: np.delete(values, 4, axis=0) for name, values in rows.items()}
+    with pytest.raises(ValueError, match=r"cannot be counted for --env.time-aware: rows are missing after row 3"):
+        load_for(DataConfig(source=str(save(holes))), *time_aware(2), seed=0)
+    wide = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    with pytest.raises(ValueError, match="choose data recorded in this task"):
+        load_for(DataConfig(source=str(save(rows))), wide, time_aware(2)[1], seed=0)

@@ -37,7 +37,7 @@ class FakeConfig:
 
     def __post_init__(self) -> None:
         if self.scale <= 0:
-            raise ValueError(f"agent.scale must be positive, not {self.scale}")
+            raise ValueError(f"--agent.scale must be positive, not {self.scale}")
 
 
 class LinearPolicy(nn.Module):

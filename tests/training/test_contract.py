@@ -47,10 +47,11 @@ def config_of(data_file):
     return make
 
 
-def build(name, config):
+def build(name, config, data=None):
     spec, spaces = agents.get(name), Spaces(*spaces_of(config.env))
     env, perturbed_envs = training_env(name, spec, config, torch.device("cpu"))
-    data = load_for(config.data, *spaces, seed=config.seed) if spec.needs_data else None
+    if data is None and spec.needs_data:
+        data = load_for(config.data, *spaces, seed=config.seed)
     setting = Setting(
         spaces, config.seed, torch.device("cpu"), env, data, termination=never, perturbed_envs=perturbed_envs
     )
@@ -63,6 +64,30 @@ def advance(agent, steps):
     while updates < steps:
         updates += agent.step().updates
     return agent
+
+
+class Read(Exception):
+    """Recorded data were looked at."""
+
+
+class Sealed:
+    """Recorded data that tell when they are looked at."""
+
+    def __getattr__(self, name):
+        raise Read
+
+    def __len__(self):
+        raise Read
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_an_agent_reads_data_if_it_says_so(name, config_of):
+    config = config_of(name)
+    if agents.get(name).reads_data:
+        with pytest.raises(Read):
+            build(name, config, Sealed())
+    else:
+        build(name, config, Sealed())
 
 
 @pytest.mark.parametrize("name", BANDITS)

@@ -25,6 +25,7 @@ TINY = {
         "model_steps": 15,
         "thresholds": [0.1, 1.0],
         "grid_n": 2,
+        "held_out_episodes": 2,
         "repeat_tolerance": 0.0,
         "search": "random",
         "population": 3,
@@ -90,7 +91,7 @@ def test_its_policy_is_evaluated_as_any_other_with_its_memory(run, capsys):
     ("options", "message"),
     [
         (["--env.id", "Hopper-v5"], "iwocs trains in an uncertainty set: pass --uncertainty, or a preset"),
-        (["--preset", "demo", "--uncertainty", "None"], "eval.grid 5 needs uncertainty"),
+        (["--preset", "demo", "--uncertainty", "None"], "--eval.grid 5 needs --uncertainty"),
         (["--preset", "demo", "--uncertainty", "hopper-2"], "hopper-2 is for Hopper-v5, not for InvertedPendulum-v5"),
     ],
 )

@@ -19,7 +19,7 @@ TINY = ["--env.id", "InvertedPendulum-v5", "--steps", "20", "--agent.hidden", "4
 
 def tiny(uncertainty):
     agent = dataclasses.replace(
-        agents.get("sac").default, hidden=(8,), batch_size=8, learning_starts=10, random_steps=60, replay_capacity=200
+        agents.get("sac").default, hidden=(8,), batch_size=8, learning_starts=10, random_steps=40, replay_capacity=200
     )
     env = EnvConfig("InvertedPendulum-v5", num_envs=2)
     settings = {"eval": EvalConfig(every=60, episodes=2), "log_every": 20, "checkpoint_every": 30}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +27,7 @@ from surefoot.evaluation.episodes import NUM_ENVS, evaluate
 from surefoot.evaluation.figures import maps
 from surefoot.evaluation.figures.caption import caption_of_policy
 from surefoot.evaluation.figures.distributions import draw_objectives
+from surefoot.evaluation.figures.video import STEPS as VIDEO_STEPS
 from surefoot.evaluation.figures.video import record_episode
 from surefoot.evaluation.policies import AnyPolicy, load_any, require_fit
 from surefoot.evaluation.statistics import Interval, iqm, stratified_bootstrap
@@ -34,6 +36,7 @@ from surefoot.training.cli.options import REGISTRY, laid_over
 from surefoot.training.comparison import grid_table, objectives_table
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.console import print_table
+from surefoot.training.runs.folder import best_in_words
 from surefoot.training.runs.provenance import git_commit
 
 EPISODES = 20
@@ -70,6 +73,8 @@ class Request:
     """Load Stable-Baselines3 archives; loading them runs code stored in them."""
     video: bool = False
     """Also record the first episode of every run as an MP4."""
+    video_steps: int = VIDEO_STEPS
+    """Steps of that episode that are recorded at most; every 1,000 take some 200 MB of memory."""
     json: Path | None = None
     """Also write all results and the aggregate to this file."""
     device: str = "cpu"
@@ -85,6 +90,9 @@ def main(arguments: list[str]) -> int:
         load_any(p, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle, device=device)
         for p in request.runs
     ]
+    for run in request.runs if request.checkpoint == "best" else ():
+        if run.is_dir():
+            print(f"{run}: best.pt was chosen by {best_in_words(run)}")
     tasks = [_task(arguments, path, policy) for path, policy in zip(request.runs, chosen, strict=True)]
     if request.objective:
         return _for_objectives(request, chosen, tasks, device)
@@ -95,14 +103,24 @@ def main(arguments: list[str]) -> int:
         records.append(measure(policy, task, request, device))
         write_record(path, records[-1])
         if request.video:
-            out = _output_path(path, "videos", records[-1], ".mp4")
-            record_episode(policy.act, task, out, seed=request.seeds[0], device=device)
-            print(f"video: {out}")
+            _film(path, policy, task, request, records[-1])
     groups = aggregate(records) if len(records) > 1 else []
     show(records, groups)
     if request.json is not None:
         _write_json(request.json, {**_provenance(), "results": records, "aggregate": groups})
     return 0
+
+
+def _film(path: Path, policy: AnyPolicy, task: EnvConfig, request: Request, record: Record) -> None:
+    """Record the first episode of a run, and say where the film is."""
+    out = _output_path(path, "videos", record, ".mp4")
+    steps, device = request.video_steps, pick_device(request.device)
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that it tidies up
+    try:
+        ended = record_episode(policy.act, task, out, seed=request.seeds[0], steps=steps, device=device)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    print(f"video: {out}" + ("" if ended else f", the first {steps:,} steps; --video-steps films more"))
 
 
 def parse(arguments: Sequence[str], env: EnvConfig | None = None) -> Request:
@@ -119,6 +137,8 @@ def check(request: Request) -> None:
     if len({path.resolve() for path in request.runs}) < len(request.runs):
         raise ValueError("the same run is given twice; an interval over runs needs different ones")
     starts, episodes = sorted(request.seeds), episodes_of(request)
+    if request.video_steps < 1:
+        raise ValueError(f"--video-steps is {request.video_steps}; it must be at least 1")
     if request.grid is not None and request.video:
         raise ValueError("--video records one environment; leave it out with --grid")
     if request.grid is not None and request.objective:

@@ -19,9 +19,10 @@ class Request:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders; runs that differ only in their seed share a curve with an interval."""
-    metric: tuple[str, ...] = ("episode_return",)
-    """`episode_return`, `score` or `length` of the evaluations, or columns of metrics.csv, one panel each. Bandit runs
-    have no evaluations: their cumulative regret is drawn."""
+    metric: tuple[str, ...] = ()
+    """`worst_case`, `objective`, `episode_return`, `score` or `length` of the evaluations, or columns of metrics.csv,
+    one panel each. Default: the return and, next to it, the worst case or the objective of runs that are for it; of
+    bandit runs, which have no evaluations, the cumulative regret."""
     out: Path = Path("learning_curves.png")
     """File to write; its suffix selects the format (png, pdf, svg)."""
 
@@ -29,11 +30,11 @@ class Request:
 def main(arguments: list[str]) -> int:
     """Draw, and return the exit code."""
     request = parse(arguments)
-    if not request.runs or not request.metric:
-        raise ValueError("name at least one run folder and one metric to plot")
+    if not request.runs:
+        raise ValueError("name at least one run folder to plot")
     runs = group(request.runs)
     logged = [name for name in request.metric if name not in EVALUATION_LABELS]
-    if request.metric == ("episode_return",) and all((run / "regret.npz").is_file() for run in request.runs):
+    if request.metric in ((), ("episode_return",)) and all((run / "regret.npz").is_file() for run in request.runs):
         units = {agents.get(read_config(run)[0]).regret for run in request.runs}
         if len(units) > 1:
             raise ValueError("regret per round and regret per episode do not share a figure; plot these runs apart")
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
     elif len(request.metric) > 1:
         raise ValueError(f"one evaluation metric per figure, not {', '.join(request.metric)}")
     else:
-        learning_curves(runs, request.out, metric=request.metric[0])
+        learning_curves(runs, request.out, metric=request.metric[0] if request.metric else None)
     print(f"figure: {request.out}")
     return 0
 
@@ -61,7 +62,7 @@ def group(folders: Sequence[Path]) -> dict[str, list[Path]]:
     names: dict[str, str] = {}
     for folder in folders:
         agent_name, config = read_config(folder)
-        method = repr((agent_name, config.agent, config.env, config.data, config.eval))
+        method = repr((agent_name, config.agent, config.env, config.uncertainty, config.data, config.eval))
         methods.setdefault(method, []).append(folder)
         names[method] = f"{method_name(agent_name, config)}, {config.env.id}"
     if len({name.split(", ")[1] for name in names.values()}) == 1:  # the task goes without saying

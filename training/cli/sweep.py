@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
+from surefoot.configs.casting import option
 from surefoot.training.cli.errors import one_line_errors
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
 from surefoot.training.runs.console import quoted
@@ -122,7 +123,8 @@ def _starting_point(options: Sequence[str]) -> Sweep:
 def _require_same_sweep(before: Sweep, now: Sweep, folder: Path) -> None:
     changed = [name for name in vars(before) if getattr(before, name) != getattr(now, name) and name not in CHANGEABLE]
     if changed:
-        raise ValueError(f"{folder}: {', '.join(changed)} may not change on resume, only {', '.join(CHANGEABLE)}")
+        may = ", ".join(map(option, CHANGEABLE))
+        raise ValueError(f"{folder}: {', '.join(map(option, changed))} may not change on resume, only {may}")
 
 
 def prepare(launch: Launch) -> Path:

@@ -18,14 +18,12 @@ from surefoot.training.cli.errors import one_line_errors, program
 from surefoot.training.cli.options import REGISTRY, laid_over, long_names
 from surefoot.training.config.presets import default_config, from_plain, load_preset
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.baselines import require_baselines
 from surefoot.training.loop.finite import DivergedError
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
 from surefoot.training.loop.loop import ActiveRun
-from surefoot.training.loop.setup import resume, start
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs.console import quoted
-from surefoot.training.session import execute
+from surefoot.training.session import begin, execute, take_up
 
 C = TypeVar("C")
 
@@ -58,13 +56,12 @@ def main(arguments: list[str]) -> int:
 def prepare(agent_name: str, launch: Launch[Any]) -> ActiveRun | None:
     """Return the run of a launch, new or resumed; None where it is finished already."""
     if launch.resume is None:
-        require_baselines(launch.run, regret=agents.get(agent_name).regret)
         name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
-        return start(agent_name, launch.run, launch.out / name, launch.preset)
+        return begin(agent_name, launch.run, launch.out / name, launch.preset)
     if run_folder.is_finished(launch.resume, launch.run):
         print(f"{launch.resume} is finished; --steps more than {launch.run.steps} resumes it")
         return None
-    return resume(launch.resume, agent_name, launch.run)
+    return take_up(launch.resume, agent_name, launch.run)
 
 
 def _train(run: ActiveRun, stop: StopRequest) -> int:
@@ -92,7 +89,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Launch[Any]]:
     for name in ("preset", "config", "resume"):
         base.add_argument(f"--{name}")
     chosen, _ = base.parse_known_args(options)
-    agent_name, config = _starting_point(named, chosen.preset, chosen.config, chosen.resume)
+    agent_name, config, preset = _starting_point(named, chosen.preset, chosen.config, chosen.resume)
     spec = agents.get(agent_name)
     presets = ", ".join(preset_names(agent_name)) or "none"
     form: Any = Launch[type(config.agent)]  # type: ignore[misc]  # only known now, which is what tyro is for
@@ -100,7 +97,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Launch[Any]]:
         form,
         args=options,
         registry=REGISTRY,
-        default=Launch(config),
+        default=Launch(config, preset),
         prog=f"{program()} {agent_name}",
         description=f"{spec.summary}. Presets: {presets}.",
     )
@@ -109,7 +106,8 @@ def parse(arguments: Sequence[str]) -> tuple[str, Launch[Any]]:
 
 def _starting_point(
     named: str | None, preset: str | None, config: str | None, resumed: str | None
-) -> tuple[str, RunConfig[Any]]:
+) -> tuple[str, RunConfig[Any], str | None]:
+    """Return the agent, the settings that options lie over, and the preset that these come from, if any."""
     if config and (preset or resumed):
         raise ValueError("--config does not go with --preset or --resume: each is a source of the settings")
     if resumed:
@@ -118,11 +116,12 @@ def _starting_point(
         if preset and preset != started_from:
             raise ValueError(f"{resumed}: started from preset {started_from}, not {preset}; leave --preset out")
     elif config:
-        agent_name, settings = from_plain(read_yaml(Path(config)), config)
+        content = read_yaml(Path(config))
+        (agent_name, settings), started_from = from_plain(content, config), content.get("preset")
     elif named is None:
         raise ValueError(f"name an agent to train: {', '.join(agents.REGISTRY)}")
     else:
-        return named, load_preset(named, preset) if preset else default_config(named)
+        return named, load_preset(named, preset) if preset else default_config(named), preset
     if named not in (None, agent_name):
         raise ValueError(f"{resumed or config} is of {agent_name}, not of {named}")
-    return agent_name, settings
+    return agent_name, settings, started_from

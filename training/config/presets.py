@@ -16,7 +16,8 @@ from surefoot.training.config.run import RunConfig
 
 def default_config(agent_name: str) -> RunConfig[Any]:
     """Return the configuration of an agent before any preset; `ValueError` names the known agents."""
-    return RunConfig(agent=agents.get(agent_name).default)
+    spec = agents.get(agent_name)
+    return RunConfig(agent=spec.default, steps=spec.steps)
 
 
 def load_preset(agent_name: str, preset: str) -> RunConfig[Any]:
@@ -50,6 +51,7 @@ def from_plain(content: Mapping[str, Any], where: str) -> tuple[str, RunConfig[A
     """Return agent name and configuration of what `to_plain` made; fields that are absent keep their defaults."""
     fields = dict(content)
     agent_name, written = fields.pop("agent_name", None), fields.pop("format", FORMAT)
+    fields.pop("preset", None)  # only says where the settings come from
     if not isinstance(agent_name, str):
         raise ValueError(f"{where}: no agent_name; expected the config.yaml of a run folder")
     if written != FORMAT:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+from surefoot.configs.casting import option
 from surefoot.envs import EnvConfig, Physics
 from surefoot.offline_data import DataConfig
 
@@ -34,14 +35,20 @@ class EvalConfig:
     are evaluated at every grid point, `episodes` each, with a table and a figure. None: no grid evaluation."""
     grid_closed: bool = False
     """Include both ends of each range in that grid; the published one is half-open."""
+    worlds: int = 16
+    """Points of `uncertainty` in which every evaluation measures the worst case, `episodes` each, so that it takes this
+    many times longer: the largest grid that fits, with both ends of each range, and then random points, the same in all
+    evaluations. The policy with the best worst case is kept as best.pt."""
 
     def __post_init__(self) -> None:
         _require_positive("eval.every", self.every)
         _require_positive("eval.objective_episodes", self.objective_episodes)
         _require_positive("eval.episodes", self.episodes)
         _require_not_negative("eval.seed", self.seed)
+        if self.worlds < 2:
+            raise ValueError(f"--eval.worlds is {self.worlds}; a worst case needs at least 2")
         if self.grid is not None and self.grid < 2:
-            raise ValueError(f"eval.grid is {self.grid}; a grid needs at least 2 values per parameter")
+            raise ValueError(f"--eval.grid is {self.grid}; a grid needs at least 2 values per parameter")
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class RunConfig(Generic[C]):
     uncertainty: str | None = None
     """Uncertainty set whose parameters vary in training: hopper-2, ..., or a YAML file; see docs/methods/iwocs.md. They
     are drawn uniformly for each episode (domain randomisation), unless the agent chooses them itself. Evaluations
-    during training are at the nominal values."""
+    during training are at the nominal values, and for the worst case at `eval.worlds` points of the set."""
     data: DataConfig = field(default_factory=DataConfig)
     """Recorded transitions, for agents that learn from data."""
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -99,19 +106,21 @@ class RunConfig(Generic[C]):
         if self.threads is not None:
             _require_positive("threads", self.threads)
         if not (self.device in ("auto", "cpu", "cuda") or self.device.removeprefix("cuda:").isdecimal()):
-            raise ValueError(f"device is {self.device!r}; choose auto, cpu, cuda or cuda:N")
+            raise ValueError(f"--device is {self.device!r}; choose auto, cpu, cuda or cuda:N")
         if self.eval.grid is not None and self.uncertainty is None:
-            raise ValueError(f"eval.grid {self.eval.grid} needs uncertainty, the set whose parameters are on the grid")
+            raise ValueError(f"--eval.grid {self.eval.grid} needs --uncertainty, whose parameters are on the grid")
         for entry in self.baselines:
-            if len([part for part in entry.split("/") if part]) != 2:
-                raise ValueError(f"baselines: {entry!r} is not AGENT/PRESET, such as sac/demo-sim")
+            if [bool(part) for part in entry.split("/")] != [True, True]:
+                raise ValueError(f"--baselines: {entry!r} is not AGENT/PRESET, such as sac/demo-sim")
+            if self.baselines.count(entry) > 1:
+                raise ValueError(f"--baselines: {entry} is named twice")
 
 
 def _require_positive(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value}; it must be positive")
+        raise ValueError(f"{option(name)} is {value}; it must be positive")
 
 
 def _require_not_negative(name: str, value: int) -> None:
     if value < 0:
-        raise ValueError(f"{name} is {value}; it must not be negative")
+        raise ValueError(f"{option(name)} is {value}; it must not be negative")

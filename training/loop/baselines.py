@@ -8,15 +8,22 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from surefoot import agents
+from tqdm import tqdm
+
+from surefoot.configs.casting import read_yaml
 from surefoot.evaluation.policy_files import checkpoint_steps
-from surefoot.training.config.presets import load_preset
+from surefoot.training.config.baselines import Planned, plan_baseline
+from surefoot.training.config.presets import from_plain, load_preset
 from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.budget import settle
+from surefoot.training.loop.setup import changeable, what_may_not_change
+from surefoot.training.runs.folder import read_config, read_meta, write_config
 
 LAST_LINES = 15  # of a failed baseline run's log, enough for the error and where it came from
 
@@ -26,17 +33,82 @@ def baseline_folder(run: Path, entry: str) -> Path:
     return run / "baselines" / entry.replace("/", "-")
 
 
-def require_baselines(config: RunConfig[Any], *, regret: str | None = None) -> None:
-    """Raise before anything starts if an entry of `baselines` names no agent or preset, or is measured differently.
+def config_file(run: Path, entry: str) -> Path:
+    """Return where the configuration of a baseline run is, from before it starts."""
+    folder = baseline_folder(run, entry)
+    return folder.parent / f"{folder.name}.yaml"
 
-    `regret` is what the run's regret is counted in, as `AgentSpec.regret`.
+
+def plan_baselines(agent_name: str, config: RunConfig[Any], preset: str | None) -> dict[str, Planned]:
+    """Return {AGENT/PRESET: its run} of a new run that started from a preset, or from none.
+
+    Raises `ValueError` or `FileNotFoundError` where an entry of `baselines` names no agent or preset, or cannot be
+    compared with the run; nothing has been written by then.
     """
+    return dict(_planned(config.baselines, agent_name, config, preset))
+
+
+def _planned(
+    entries: Sequence[str], agent_name: str, config: RunConfig[Any], preset: str | None
+) -> Iterator[tuple[str, Planned]]:
+    for entry in entries:
+        theirs = load_preset(*entry.split("/"))
+        planned = plan_baseline(entry, theirs, agent_name, config, _start_of(agent_name, preset))
+        yield entry, planned._replace(config=settle(planned.agent_name, planned.config)[0])
+
+
+def _start_of(agent_name: str, preset: str | None) -> RunConfig[Any] | None:
+    try:
+        return load_preset(agent_name, preset) if preset else None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}; baseline runs take what a run changes of its preset: put it back, or pass --baselines alone to "
+            "train without them"
+        ) from error
+
+
+def plan_resumed_baselines(run: Path, agent_name: str, config: RunConfig[Any]) -> dict[str, Planned]:
+    """Return {AGENT/PRESET: its run} of a run that is resumed under `config`: they get what that changes, too.
+
+    Raises `ValueError` where a baseline run was trained under other settings than it would have now, or is beyond its
+    budget.
+    """
+    before, preset = read_config(run)[1], read_meta(run).get("preset")
+    planned = {}
     for entry in config.baselines:
-        agent_name, preset = entry.split("/")
-        load_preset(agent_name, preset)
-        if (theirs := agents.get(agent_name).regret) != regret:
-            kinds = " and ".join(f"regret per {unit}" if unit else "return" for unit in (regret, theirs))
-            raise ValueError(f"baselines: {entry}: cannot be compared: they are measured by {kinds}")
+        if config_file(run, entry).is_file():
+            planned[entry] = plan_baseline(entry, read_baseline(run, entry)[1], agent_name, config, before)
+        else:
+            planned |= _planned([entry], agent_name, config, preset)
+        _require_resumable(baseline_folder(run, entry), planned[entry])
+    return planned
+
+
+def _require_resumable(folder: Path, planned: Planned) -> None:
+    steps = checkpoint_steps(folder)
+    if not steps:
+        return
+    before = read_config(folder)[1]
+    if changes := what_may_not_change(planned.agent_name, before, planned.config):
+        raise ValueError(f"{folder}: trained under other settings: {changes}; move it away to train it anew")
+    if planned.config.steps != before.steps and steps[-1] > planned.config.steps:
+        raise ValueError(f"{folder}: already at step {steps[-1]}; --steps {planned.config.steps} is less")
+
+
+def save_baselines(run: Path, planned: Mapping[str, Planned]) -> None:
+    """Write the configurations of a run's baseline runs into its folder, and say what they do not take over."""
+    for entry, (agent_name, config, notes) in planned.items():
+        path = config_file(run, entry)
+        path.parent.mkdir(exist_ok=True)
+        write_config(path, agent_name, config, entry.partition("/")[2])
+        for note in notes:
+            tqdm.write(f"note: {note}")
+
+
+def read_baseline(run: Path, entry: str) -> tuple[str, RunConfig[Any]]:
+    """Return agent and configuration of a baseline run of a run."""
+    path = config_file(run, entry)
+    return from_plain(read_yaml(path), str(path))
 
 
 class BaselineRuns:
@@ -73,7 +145,7 @@ class BaselineRuns:
     def _train(self, entry: str) -> None:
         folder = baseline_folder(self.run, entry)
         folder.parent.mkdir(exist_ok=True)
-        log = folder.with_suffix(".log")
+        log = folder.parent / f"{folder.name}.log"
         with log.open("ab") as output:
             with self.lock:
                 if self.stopping:
@@ -93,15 +165,16 @@ class BaselineRuns:
             raise ChildProcessError(f"the baseline run {entry} failed with exit code {code}; the end of {log}:\n{end}")
 
     def _command(self, entry: str, folder: Path) -> list[str]:
-        agent_name, preset = entry.split("/")
+        agent_name, config = read_baseline(self.run, entry)
         call = [sys.executable, "-m", "surefoot.training.cli.main", "train", agent_name]
-        call += ["--resume-episodes", self.config.resume_episodes]
         if checkpoint_steps(folder):
-            return [*call, "--resume", str(folder)]
+            names = [name for name in changeable(agent_name) if name not in ("threads", "logger", "baselines")]
+            options = [f"--{name.replace('_', '-')}={attrgetter(name)(config)}" for name in names]
+            return [*call, "--resume", str(folder), *options, "--logger", *config.logger]
         if folder.exists():  # killed before its first checkpoint
             shutil.rmtree(folder)
         place = ["--out", str(folder.parent), "--name", folder.name]
-        return [*call, "--preset", preset, *place, "--seed", str(self.config.seed), "--threads", "1"]
+        return [*call, "--config", str(config_file(self.run, entry)), *place]
 
 
 def _ended(future: Future[None], patience: float = 0.2) -> bool:

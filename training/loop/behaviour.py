@@ -33,7 +33,7 @@ def behaviour_data(config: DataConfig, env: EnvConfig, *, seed: int) -> Transiti
     """
     count, _, chance = str(config.source).removeprefix(BEHAVIOUR).partition(":")
     if not count.isdecimal() or int(count) < 1:
-        raise ValueError(f"data.source is {config.source!r}; expected {BEHAVIOUR}EPISODES, such as {BEHAVIOUR}20000")
+        raise ValueError(f"--data.source is {config.source!r}; expected {BEHAVIOUR}EPISODES, such as {BEHAVIOUR}20000")
     data = record_behaviour(env, int(count), seed=seed, epsilon=_epsilon(chance, config) if chance else None)
     return data.subsample(config.fraction, torch.Generator().manual_seed(seed))
 
@@ -42,7 +42,7 @@ def _epsilon(text: str, config: DataConfig) -> float:
     with suppress(ValueError):
         if 0 <= float(text) <= 1:
             return float(text)
-    raise ValueError(f"data.source is {config.source!r}; ε, the probability of a uniform action, must be in [0, 1]")
+    raise ValueError(f"--data.source is {config.source!r}; ε, the probability of a uniform action, must be in [0, 1]")
 
 
 def record_behaviour(

@@ -6,8 +6,9 @@ two rows is part of the checkpoint: N + M steps are the same run as N, a stop an
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,13 +25,14 @@ from surefoot.agents.interface import (
     VectorEnv,
 )
 from surefoot.agents.parts.interaction import crosses
-from surefoot.envs import TaskError
+from surefoot.envs import BatchedPerturbedEnvs, TaskError
 from surefoot.envs.check import global_generators_restored
 from surefoot.evaluation import policy_files, regret
-from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
 from surefoot.evaluation.storage import save as save_checkpoint
 from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.best import Best, improves, keep_best
+from surefoot.training.loop.evaluation import evaluate_policy
 from surefoot.training.loop.finite import require_finite
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.runs import folder as run_folder
@@ -56,7 +58,6 @@ class Counters:
     logged_seconds: float = 0.0
     evaluated_step: int = -1
     done: bool = False
-    best_return: float = -float("inf")
 
     def advance(self, progress: Progress, offline: bool) -> None:
         """Count one agent step; the budget is in environment steps, or in updates for an offline agent."""
@@ -82,11 +83,14 @@ class ActiveRun:
     meter: Meter
     metrics: CsvLog
     evaluations: CsvLog
+    perturbed_envs: BatchedPerturbedEnvs | None = None  # of its uncertainty set, in the dynamics of evaluations
+    best: Best | None = None
     loggers: dict[str, Logger] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
     saved_step: int = -1
     engine: str = "eager"  # what computes the updates
     replayable: bool = True  # whether its episodes can be replayed, as far as is known
+    plan: str = ""  # what will run, in a line
 
 
 def run_loop(run: ActiveRun, stop: StopRequest, elapsed: Callable[[], float], callback: Callback | None = None) -> None:
@@ -186,28 +190,16 @@ def _regret(run: ActiveRun) -> Row:
 
 def log_evaluation(run: ActiveRun) -> Row:
     """Measure the policy in `eval.physics`, append its episodes to evaluations.csv, keep the best policy."""
-    settings = run.config.eval
-    env = replace(run.config.env, physics=settings.physics)
-    result = evaluate(make_act(run.agent), env, episodes=settings.episodes, seed=settings.seed, device=run.device)
-    run.evaluations.write(_evaluation_rows(run, result))
+    found = evaluate_policy(run.agent_name, run.config, run.agent, run.perturbed_envs, run.device)
+    run.evaluations.write([{**_place(run), **row} for row in found.rows()])
     run.counters.evaluated_step = run.counters.step
-    mean = float(result.returns.mean())
-    if mean > run.counters.best_return:
-        run.counters.best_return = mean
-        _save_policy(run, run.folder / "checkpoints" / "best.pt")
-    score = {} if result.score is None else {"eval/score": float(result.score.mean())}
-    suffix = f", score {score['eval/score']:.1f}" if score else ""
-    tqdm.write(f"{run.agent_name} at {run.counters.step:,}: return {mean:.1f} ± {result.returns.std():.1f}{suffix}")
-    return {"eval/episode_return": mean, "eval/length": float(result.lengths.mean()), **score}
-
-
-def _evaluation_rows(run: ActiveRun, result: EvalResult) -> list[Row]:
-    scores = [None] * len(result.returns) if result.score is None else result.score.tolist()
-    columns = zip(result.returns.tolist(), result.lengths.tolist(), scores, strict=True)
-    return [
-        {**_place(run), "episode": i, "episode_return": episode_return, "length": length, "score": score}
-        for i, (episode_return, length, score) in enumerate(columns)
-    ]
+    if improves(found, run.best):
+        policy = copy.deepcopy(run.agent.policy.state_dict())
+        engine = policy_files.engine_of(run.agent.policy)
+        run.best = Best(found.measure.name, found.value, run.counters.step, policy, engine)
+        keep_best(run.folder, run.agent_name, run.config, run.spaces, run.own_action, run.best)
+    tqdm.write(f"{run.agent_name} at {run.counters.step:,}: {found.summary()}")
+    return found.row()
 
 
 def _place(run: ActiveRun) -> dict[str, int]:
@@ -217,7 +209,7 @@ def _place(run: ActiveRun) -> dict[str, int]:
 def _send(run: ActiveRun, row: Row) -> None:
     if row:
         for logger in run.loggers.values():
-            logger.log(row, run.counters.env_steps)
+            logger.log(row, run.counters.step)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -266,6 +258,7 @@ def _state(run: ActiveRun) -> dict[str, Any]:
         "counters": asdict(run.counters),
         "metrics": run.metrics.state_dict(),
         "evaluations": run.evaluations.state_dict(),
+        "best": None if run.best is None else run.best._asdict(),
         "loggers": {name: logger.state_dict() for name, logger in run.loggers.items()},
     }
 

@@ -20,6 +20,7 @@ from surefoot.agents.interface import (
     VectorEnv,
 )
 from surefoot.agents.parts.engine import Engine
+from surefoot.configs.casting import flattened, option
 from surefoot.envs import (
     BatchedPerturbedEnvs,
     TensorVectorEnv,
@@ -42,9 +43,12 @@ from surefoot.evaluation.storage import load as load_checkpoint
 from surefoot.evaluation.storage import remove_leftovers
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.offline_data import load_for
+from surefoot.training.config.measure import further_columns
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.behaviour import BEHAVIOUR, behaviour_data
+from surefoot.training.loop.best import keep_best, restored
+from surefoot.training.loop.budget import settle, what_will_run
 from surefoot.training.loop.engines import engine_in_use, new_engine, pick_device, same_engine
 from surefoot.training.loop.loop import ActiveRun, Counters
 from surefoot.training.runs import folder as run_folder
@@ -64,7 +68,9 @@ def start(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | N
     """Return a new run at its first step, its folder made last, when everything else has been found in order."""
     run_folder.require_free(folder)
     require_installed(config.logger)
+    config, plan = settle(agent_name, config)
     run = _build(agent_name, config, folder, new_engine(config), examine=True)
+    run.plan = what_will_run(agent_name, plan, config)
     run_folder.create(folder, agent_name, config, preset, run.engine)
     try:
         run.metrics.start()
@@ -80,6 +86,7 @@ def start_or_resume(
     folder: Path, agent_name: str, config: RunConfig[Any], preset: str | None = None
 ) -> ActiveRun | None:
     """Return the run in `folder` where it stands, a new one if it has no checkpoint yet; None if it is finished."""
+    config, _ = settle(agent_name, config)
     if (folder / "meta.json").is_file() and run_folder.is_finished(folder, config):
         return None
     if policy_files.checkpoint_steps(folder):
@@ -103,18 +110,21 @@ def resume(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
     _require_replayable(folder, config)
     if state["device"] != (device := pick_device(config.device).type):
         raise ValueError(f"{path}: made on {state['device']}, not {device}; resume it on a machine that has one")
+    config, plan = settle(agent_name, config)
     run = _build(agent_name, config, folder, same_engine(config, state.get("engine", "eager"), path))
     fresh = config.resume_episodes == "fresh" and _begin_fresh_episodes(run.env)
     run.agent.load_state_dict(state["agent"])
     run.meter.load_state_dict(state["meter"])
-    run.counters = Counters(**state["counters"])
+    run.best = restored(state, folder, agent_name, config)
+    if "best" in state:
+        keep_best(folder, agent_name, config, run.spaces, run.own_action, run.best)
+    run.counters = Counters(**{name: value for name, value in state["counters"].items() if name != "best_return"})
     run.saved_step = run.counters.step
+    run.plan = what_will_run(agent_name, plan, config, run.saved_step)
     run.metrics.load_state_dict(state["metrics"])
     run.evaluations.load_state_dict(state["evaluations"])
     remove_leftovers(folder / "checkpoints")
-    run.loggers = make_loggers(
-        config.logger, folder, to_plain(agent_name, config), run.counters.env_steps, state["loggers"]
-    )
+    run.loggers = make_loggers(config.logger, folder, to_plain(agent_name, config), run.counters.step, state["loggers"])
     run.replayable = run_folder.read_meta(folder).get("episodes_replayable", True)
     run_folder.mark_resumed(folder, agent_name, config, fresh_episodes=fresh)
     return run
@@ -143,7 +153,7 @@ def _build(
     spec, device = agents.get(agent_name), pick_device(config.device)
     if config.num_seeds > 1 and not spec.stacks_seeds:
         raise ValueError(
-            f"{agent_name} trains one seed per run, not num_seeds {config.num_seeds}; start one run for each"
+            f"{agent_name} trains one seed per run, not --num-seeds {config.num_seeds}; start one run for each"
         )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -170,10 +180,13 @@ def _build(
         if env is not None:
             env.close()
         raise
-    logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", EVALUATION_COLUMNS)
+    columns = (*EVALUATION_COLUMNS, *further_columns(agent_name, config))
+    logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", columns)
     task = spaces, own_action_space(config.env), device, env
+    measured_in = perturbed_envs and perturbed_envs.in_dynamics(config.eval.physics)
+    parts = agent, Meter(device), *logs
     about = {"engine": engine_in_use(agent_name, agent, engine), "replayable": replayable}
-    return ActiveRun(agent_name, config, folder, spec, *task, agent, Meter(device), *logs, **about)
+    return ActiveRun(agent_name, config, folder, spec, *task, *parts, **about, perturbed_envs=measured_in)
 
 
 def training_env(
@@ -233,19 +246,22 @@ def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig[
     if state["agent_name"] != agent_name:
         raise ValueError(f"{path}: a run of {state['agent_name']}, not of {agent_name}")
     _, before = from_plain(state["config"], str(path))
-    old, new = (_flat(to_plain(agent_name, settings)) for settings in (before, config))
-    # Where the agent never acts, the time limit is that of the evaluations alone.
-    changeable = (*CHANGEABLE, "env.max_episode_steps") if agents.get(agent_name).offline else CHANGEABLE
-    changed = [name for name in new if new[name] != old[name] and name not in changeable]
-    if changed:
-        changes = ", ".join(f"{name} was {old[name]!r}, not {new[name]!r}" for name in changed)
-        raise ValueError(f"{path}: {changes}; only {', '.join(changeable)} may change on resume")
+    if changes := what_may_not_change(agent_name, before, config):
+        raise ValueError(
+            f"{path}: {changes}; only {', '.join(map(option, changeable(agent_name)))} may change on resume"
+        )
     if config.steps < state["counters"]["step"]:
         raise ValueError(f"{path}: already at step {state['counters']['step']}; --steps {config.steps} is less")
 
 
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in plain.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
-    return flat
+def changeable(agent_name: str) -> tuple[str, ...]:
+    """Return what a run may change when it is resumed."""
+    # Where the agent never acts, the time limit is that of the evaluations alone.
+    return (*CHANGEABLE, "env.max_episode_steps") if agents.get(agent_name).offline else CHANGEABLE
+
+
+def what_may_not_change(agent_name: str, before: RunConfig[Any], after: RunConfig[Any]) -> str:
+    """Return in words which settings differ that a run may not change when it is resumed; nothing where none does."""
+    old, new = (flattened(to_plain(agent_name, settings)) for settings in (before, after))
+    names = [name for name in (old | new) if name not in changeable(agent_name) and old.get(name) != new.get(name)]
+    return ", ".join(f"{option(name)} was {old.get(name)!r}, not {new.get(name)!r}" for name in names)

@@ -15,9 +15,11 @@ import numpy as np
 
 from surefoot import agents
 from surefoot.agents.interface import Style
+from surefoot.configs.casting import flattened
 from surefoot.evaluation.describe import describe, describe_task
 from surefoot.evaluation.figures.style import agent_style, distinct_styles
 from surefoot.evaluation.regret import load_regret
+from surefoot.training.config.measure import OBJECTIVE_COLUMN, RETURN, WORST_CASE, Measure, measure_of
 from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.runs.folder import read_config, read_meta
@@ -49,13 +51,19 @@ class RunFacts:
     agent: str
     config: RunConfig[Any]
     meta: dict[str, Any]
-    returns: dict[int, float]  # step -> mean return of the evaluation
-    scores: dict[int, float]  # step -> mean D4RL-normalised score; empty where the task has none
+    measure: Measure  # what its best.pt was chosen by
+    curves: dict[str, dict[int, float]]  # column of evaluations.csv -> step -> mean over episodes, where it has values
     steps_per_second: float | None
     measured: tuple[dict[str, Any], ...]  # records of `surefoot evaluate`, one per environment
     grids: dict[str, dict[str, Any]]  # records of `surefoot evaluate --grid` by uncertainty set
     objectives: dict[str, dict[str, Any]]  # rows of `surefoot evaluate --objective` and of the run's own, by their name
     regret: tuple[np.ndarray, np.ndarray] | None  # where that is the measure: rounds or episodes (P,), regret (P, N)
+
+    @property
+    def best(self) -> int:
+        """The step of the best evaluation by what the run is for, of equal ones the last: that of best.pt."""
+        curve = self.curves[self.measure.column]
+        return max(curve, key=lambda step: (curve[step], step))
 
     @property
     def finished(self) -> bool:
@@ -139,16 +147,20 @@ def read_run(folder: Path) -> RunFacts:
     meta = read_meta(folder)
     by_regret = agents.get(agent_name).regret is not None
     regret = load_regret(folder) if by_regret and meta.get("status") == "finished" else None
-    returns, scores = read_evaluations(folder / "evaluations.csv")
-    if meta.get("status") == "finished" and not by_regret and not returns:
+    curves = read_evaluations(folder / "evaluations.csv")
+    if meta.get("status") == "finished" and not by_regret and not curves:
         raise ValueError("finished, but its evaluations.csv has no row")
+    returns = curves.get(RETURN.column, {})
     if wrong := [step for step, mean in returns.items() if not np.isfinite(mean)]:
         raise ValueError(f"the return of its evaluation at step {wrong[0]} is {returns[wrong[0]]}")
     measured = tuple(read_measurements(folder / "evaluations"))
     grids = {f"{r['set']} ({r['grid']}, n={r['n']})": r for r in read_records(folder / "evaluations") if "axes" in r}
     objectives = dict(read_objectives(folder, config))
-    speed = _speed(folder)
-    return RunFacts(folder, agent_name, config, meta, returns, scores, speed, measured, grids, objectives, regret)
+    measure = measure_of(agent_name, config)
+    if curves and measure.column not in curves:
+        measure = RETURN  # of a version whose evaluations measured nothing else
+    found = _speed(folder), measured, grids, objectives, regret
+    return RunFacts(folder, agent_name, config, meta, measure, curves, *found)
 
 
 def read_records(folder: Path) -> Iterator[dict[str, Any]]:
@@ -178,21 +190,21 @@ def read_objectives(folder: Path, config: RunConfig[Any]) -> Iterator[tuple[str,
             yield from ((f"{row['objective']} in {env}", row) for row in record["results"])
 
 
-def read_evaluations(path: Path) -> tuple[dict[int, float], dict[int, float]]:
-    """Return {step: mean} of the returns and of the scores; a run's episodes count by their mean."""
-    returns: dict[int, list[float]] = {}
-    scores: dict[int, list[float]] = {}
+def read_evaluations(path: Path) -> dict[str, dict[int, float]]:
+    """Return {column: {step: mean over the episodes}} of the columns that have values."""
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            step = int(float(row["step"]))
-            returns.setdefault(step, []).append(float(row["episode_return"]))
-            if row["score"]:
-                scores.setdefault(step, []).append(float(row["score"]))
-    return _means(returns), _means(scores)
+        rows = list(csv.DictReader(file))
+    curves: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        for column in ("episode_return", "score", WORST_CASE.column, OBJECTIVE_COLUMN):
+            if row.get(column):
+                curves.setdefault(column, {}).setdefault(int(float(row["step"])), []).append(float(row[column]))
+    return {column: {step: _mean(many) for step, many in sorted(by.items())} for column, by in curves.items()}
 
 
-def _means(values: dict[int, list[float]]) -> dict[int, float]:
-    return {step: float(np.mean(many)) for step, many in sorted(values.items())}
+def _mean(values: list[float]) -> float:
+    """Return the mean, or the very number where all are the same: a figure of the evaluation as a whole."""
+    return values[0] if len(set(values)) == 1 else float(np.mean(values))
 
 
 def _speed(folder: Path) -> float | None:
@@ -241,14 +253,6 @@ def _method_settings(run: RunFacts) -> dict[str, Any]:
     plain = to_plain(run.agent, run.config)
     kept = {"agent": plain["agent"], "data": plain["data"], "num_envs": plain["env"]["num_envs"]}
     return flattened(kept | {name: plain[name] for name in ("uncertainty", "steps", "num_seeds")})
-
-
-def flattened(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as one level of dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in plain.items():
-        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
-    return flat
 
 
 def _cells(runs: Sequence[RunFacts], methods: dict[str, Method]) -> Iterator[Cell]:

@@ -19,11 +19,11 @@ from surefoot import agents
 from surefoot.evaluation.figures.caption import Caption, band_of_runs, caption_of_runs
 from surefoot.evaluation.figures.curves import band_of_replicates, spread
 from surefoot.evaluation.figures.maps import mark_nominal
-from surefoot.evaluation.figures.words import MEAN_RETURN, RETURN, step_label
+from surefoot.evaluation.figures.words import MEAN_RETURN, step_label
 from surefoot.evaluation.statistics import performance_profile
 from surefoot.training.config.presets import to_plain
 from surefoot.training.report.data import Cell, Method
-from surefoot.training.report.numbers import Improvement, ParameterMap, episodes_by_env, slopes
+from surefoot.training.report.numbers import EvalFigure, Improvement, ParameterMap, episodes_by_env, slopes
 
 INK = "#010203"  # becomes the colour of the page's text, so that axes are seen in light and in dark
 SIZE = (4.9, 3.5)  # inches; at a phone's width the letters stay near the size of the text
@@ -108,12 +108,12 @@ def _legend(axes: Axes) -> None:
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
-def learning_curves(cells: Sequence[Cell], unit: str) -> str:
+def learning_curves(cells: Sequence[Cell], measured: EvalFigure) -> str:
     """Draw the interquartile mean over seeds against steps, with its 95% bootstrap band from two seeds on."""
 
     def draw(axes: Axes) -> None:
         for cell in cells:
-            curves = [run.scores if unit == "score" else run.returns for run in cell.runs]
+            curves = [run.curves[measured.column] for run in cell.runs]
             steps = sorted(set.intersection(*map(set, curves)))  # what all seeds have; else the line would bend
             middle, band = spread(np.array([[curve[step] for step in steps] for curve in curves]))
             color, dash, marker = style_of(cell.method)
@@ -122,12 +122,12 @@ def learning_curves(cells: Sequence[Cell], unit: str) -> str:
             if band is not None:
                 axes.fill_between(steps, *band, color=color, alpha=0.2, linewidth=0)
         axes.set_xlabel(step_label({cell.method.label: cell.method.agent for cell in cells}))
-        axes.set_ylabel(f"evaluation {RETURN}" if unit == "return" else "D4RL-normalised score (0 random, 100 expert)")
+        axes.set_ylabel(measured.axis)
         _thousands(axes)
         _legend(axes)
 
-    shows = f"point: mean over an evaluation's episodes; {band_of_runs(len(cell.runs) for cell in cells)}"
-    return drawing(f"Learning curves: {cells[0].task}, {unit}", draw, caption_of_cells(cells, shows))
+    shows = f"point: {measured.point}; {band_of_runs(len(cell.runs) for cell in cells)}"
+    return drawing(f"Learning curves: {cells[0].task}, {measured.name}", draw, caption_of_cells(cells, shows))
 
 
 def _thousands(axes: Axes) -> None:

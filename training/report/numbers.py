@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from surefoot import agents
+from surefoot.configs.casting import flattened
 from surefoot.envs import Physics
 from surefoot.evaluation.describe import describe
 from surefoot.evaluation.figures.words import parameter_label, physics_label
@@ -24,8 +26,10 @@ from surefoot.evaluation.statistics import (
     probability_of_improvement,
     stratified_bootstrap,
 )
+from surefoot.training.config.baselines import conditions, differing, shown
+from surefoot.training.config.measure import OBJECTIVE_COLUMN, RETURN, WORST_CASE
 from surefoot.training.config.presets import default_config, to_plain
-from surefoot.training.report.data import Cell, Findings, RunFacts, flattened
+from surefoot.training.report.data import Cell, Findings, RunFacts
 
 TAIL = 0.1  # level of the CVaR that is reported
 
@@ -48,6 +52,38 @@ class Statistic:
     begun: int
 
 
+class EvalFigure(NamedTuple):
+    """A figure of evaluations that a report compares runs by."""
+
+    name: str
+    column: str  # of evaluations.csv
+    unit: str
+    axis: str  # the text of an axis
+    point: str = "mean over an evaluation's episodes"
+
+
+COMMON = (
+    EvalFigure(
+        "worst case",
+        WORST_CASE.column,
+        "reward",
+        "worst case (sum of rewards)",
+        "lowest mean return of the worlds of an evaluation",
+    ),
+    EvalFigure("score", "score", "D4RL-normalised", "score (0 random, 100 expert)"),
+    EvalFigure("return", RETURN.column, "reward", "return (sum of rewards)"),
+)
+
+
+def measured_by(runs: Sequence[RunFacts]) -> list[EvalFigure]:
+    """Return the figures that all the runs have evaluations of: what they are for first, the return last."""
+    objectives = {run.measure.name for run in runs if run.measure.column == OBJECTIVE_COLUMN}
+    kind = OBJECTIVE_COLUMN, OBJECTIVE_UNIT
+    own = [EvalFigure(name, *kind, f"{name} (sum of rewards)", "over an evaluation's episodes") for name in objectives]
+    possible = [*(own if len(own) == 1 else ()), *COMMON]
+    return [figure for figure in possible if runs and all(run.curves.get(figure.column) for run in runs)]
+
+
 def numbers(findings: Findings) -> list[Statistic]:
     """Return every number of the report's tables: interquartile means over seeds, with 95% intervals from two on."""
     return [statistic for cell in findings.cells if cell.runs for statistic in _of_cell(cell)] + list(_pooled(findings))
@@ -55,10 +91,10 @@ def numbers(findings: Findings) -> list[Statistic]:
 
 def _pooled(findings: Findings) -> Iterator[Statistic]:
     """Yield each method's final score over all its tasks, which are the strata; returns of tasks are not comparable."""
-    unit, table = final_values(findings)
+    figure, table = final_values(findings)
     for method in findings.methods:
         tasks = table.get(method.label, {})
-        if unit == "score" and len(tasks) > 1:
+        if figure.name == "score" and len(tasks) > 1:
             strata = list(tasks.values())
             interval = stratified_bootstrap(strata, generator=np.random.default_rng(0))
             value = float(iqm(np.concatenate(strata)))
@@ -80,11 +116,11 @@ def _per_seed(cell: Cell) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield metric, unit and its (runs,) values; the replicates of a bandit's run are runs of their own."""
     if all(run.regret is not None for run in cell.runs):
         yield "final regret", "reward", np.concatenate([run.regret[1][-1] for run in cell.runs if run.regret])
-    for name, unit, pick in (("return", "reward", "returns"), ("score", "D4RL-normalised", "scores")):
-        curves: list[dict[int, float]] = [getattr(run, pick) for run in cell.runs]
-        if all(curves):
-            yield f"final {name}", unit, np.array([curve[max(curve)] for curve in curves])
-            yield f"best {name}", unit, np.array([max(curve.values()) for curve in curves])
+    for figure in measured_by(cell.runs):
+        curves = [run.curves[figure.column] for run in cell.runs]
+        yield f"final {figure.name}", figure.unit, np.array([curve[max(curve)] for curve in curves])
+        best = [curve[run.best] for run, curve in zip(cell.runs, curves, strict=True)]
+        yield f"best {figure.name}", figure.unit, np.array(best)
     for metric, values in tails(cell).items():
         yield metric, "reward", values
     for name in shared("objectives", cell):
@@ -113,18 +149,19 @@ def episodes_by_env(run: RunFacts) -> dict[str, np.ndarray]:
     return {describe(record["env"]): np.array(record["return"]["values"]) for record in run.measured}
 
 
-def final_values(findings: Findings) -> tuple[str, dict[str, dict[str, np.ndarray]]]:
-    """Return the unit, and {method: {task: (runs,) final values}} of all methods that are evaluated on episodes.
+def final_values(findings: Findings) -> tuple[EvalFigure, dict[str, dict[str, np.ndarray]]]:
+    """Return the figure, and {method: {task: (runs,) final values}} of all methods that are evaluated on episodes.
 
-    Scores are comparable across tasks and are used where every run has one.
+    It is the first of `measured_by` that every run has: what they are for, else the score, which is comparable across
+    tasks, else the return.
     """
-    cells = [cell for cell in findings.cells if cell.runs and all(run.returns for run in cell.runs)]
-    scored = bool(cells) and all(run.scores for cell in cells for run in cell.runs)
+    cells = [cell for cell in findings.cells if cell.runs and all(run.curves for run in cell.runs)]
+    figure = next(iter(measured_by([run for cell in cells for run in cell.runs])), COMMON[-1])
     table: dict[str, dict[str, np.ndarray]] = {}
     for cell in cells:
-        curves = [run.scores if scored else run.returns for run in cell.runs]
+        curves = [run.curves[figure.column] for run in cell.runs]
         table.setdefault(cell.method.label, {})[cell.task] = np.array([curve[max(curve)] for curve in curves])
-    return "score" if scored else "return", table
+    return figure, table
 
 
 def shared(kind: Literal["grids", "objectives"], cell: Cell) -> list[str]:
@@ -220,6 +257,18 @@ def slopes(cell: Cell) -> tuple[float, int]:
     curves = [run.regret for run in cell.runs if run.regret is not None]
     regret = np.concatenate([curve for _, curve in curves], axis=1)
     return last_decade_slope(curves[0][0], regret), regret.shape[1]
+
+
+def differences(findings: Findings, task: str, labels: Sequence[str]) -> dict[str, list[str]]:
+    """Return {setting: one value per method} of what differs between methods on a task besides the methods themselves.
+
+    Budgets say what they count: a number of updates is another budget than as many environment steps.
+    """
+    runs = {cell.method.label: cell.runs[0] for cell in findings.cells if cell.task == task and cell.runs}
+    settings = [conditions(runs[label].agent, runs[label].config) for label in labels]
+    for label, one in zip(labels, settings, strict=True):
+        one["steps"] = f"{shown(one['steps'])}{' updates' if agents.get(runs[label].agent).offline else ''}"
+    return {name: [shown(one.get(name)) for one in settings] for name in differing(settings) if name != "seed"}
 
 
 def changes(run: RunFacts) -> dict[str, tuple[Any, Any]]:

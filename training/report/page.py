@@ -14,12 +14,15 @@ from surefoot.training.report.data import Cell, Findings, RunFacts
 from surefoot.training.report.numbers import (
     OBJECTIVE_UNIT,
     TAIL,
+    EvalFigure,
     Statistic,
     changes,
+    differences,
     episodes_by_env,
     final_values,
     grid_map,
     improvements,
+    measured_by,
     physics_map,
     shared,
     slopes,
@@ -163,16 +166,13 @@ def _summary(findings: Findings) -> str:
 
 
 def _learning(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str]:
-    groups = {
-        task: [cell for cell in cells if all(run.returns for run in cell.runs)]
-        for task, cells in _grouped(findings.cells).items()
-    }
     drawings = []
-    for cells in groups.values():
-        for unit in ("return", "score") if cells else ():
-            drawn = [cell for cell in cells if unit == "return" or all(run.scores for run in cell.runs)]
-            if drawn:
-                drawings.append(figures.learning_curves(drawn, unit))
+    for cells in _grouped(findings.cells).values():
+        by_figure: dict[EvalFigure, list[Cell]] = {}
+        for cell in cells:
+            for measured in measured_by(cell.runs):
+                by_figure.setdefault(measured, []).append(cell)
+        drawings += [figures.learning_curves(drawn, measured) for measured, drawn in by_figure.items()]
     if drawings:
         parts = [gallery(drawings), *_scores(findings, numbers)]
         yield section("Learning", *parts)
@@ -180,41 +180,47 @@ def _learning(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str]
 
 def _scores(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str]:
     """Yield one table per task of the last and the best evaluation."""
-    metrics = ("final return", "best return", "final score", "best score")
     for task in dict.fromkeys(statistic.task for statistic in numbers):
-        mine = [statistic for statistic in numbers if statistic.task == task and statistic.metric in metrics]
-        present = [metric for metric in metrics if any(statistic.metric == metric for statistic in mine)]
+        mine = [statistic for statistic in numbers if statistic.task == task and _is_of_training(statistic)]
+        present = list(dict.fromkeys(statistic.metric for statistic in mine))
         if present:
             yield f"<h3>{escape(task)}</h3>" + _metric_table(findings, mine, present)
-    yield "<p class='soft'>“Best” takes each seed's best evaluation, chosen on the episodes it is measured by: it is "
-    yield "optimistic. “Final” is what a run ends with.</p>"
+    yield "<p class='soft'>“Best” takes of each seed the evaluation of its best.pt: the best by what the run is for, "
+    yield "its objective, its worst case over the uncertainty set, or the return. It is chosen on the episodes that it "
+    yield "is measured by, so it is optimistic. “Final” is what a run ends with.</p>"
+
+
+def _is_of_training(statistic: Statistic) -> bool:
+    """Whether a number is of a run's own evaluations."""
+    return statistic.metric.startswith(("final ", "best ")) and statistic.metric != "final regret"
 
 
 def _metric_table(findings: Findings, mine: Sequence[Statistic], metrics: Sequence[str]) -> str:
-    rows = []
-    for label in dict.fromkeys(statistic.method for statistic in mine):
+    labels = list(dict.fromkeys(statistic.method for statistic in mine))
+    rows, settings = [], differences(findings, mine[0].task, labels)
+    for label, *values in zip(labels, *settings.values(), strict=True):
         found = {statistic.metric: statistic for statistic in mine if statistic.method == label}
         first = next(iter(found.values()))
         seeds = f"{first.seeds} of {first.begun}" if first.seeds < first.begun else str(first.seeds)
         cells = [with_interval(found[metric]) if metric in found else "–" for metric in metrics]
-        rows.append([name_of(findings, label), seeds, *cells])
+        rows.append([name_of(findings, label), *map(escape, values), seeds, *cells])
     units = {statistic.metric: statistic.unit for statistic in mine}
-    return table(["method", "seeds", *(f"{metric} ({units[metric]})" for metric in metrics)], rows)
+    return table(["method", *settings, "seeds", *(f"{metric} ({units[metric]})" for metric in metrics)], rows)
 
 
 def _comparisons(findings: Findings) -> Iterator[str]:
-    unit, values = final_values(findings)
+    measured, values = final_values(findings)
     pairs = improvements(findings)
     if not pairs:
         return
     cells = [cell for cell in findings.cells if cell.method.label in values and cell.task in values[cell.method.label]]
     drawings = [figures.improvement_bars(pairs, findings.methods, cells)]
-    what = "final score (0 random, 100 expert)" if unit == "score" else "final return (sum of rewards)"
+    what = f"final {measured.axis}"
     pooled = {"all tasks": {m: np.concatenate(list(tasks.values())) for m, tasks in values.items()}}
     by_task = {task: {m: tasks[task] for m, tasks in values.items() if task in tasks} for task in findings.tasks}
-    for where, runs in (pooled if unit == "score" else by_task).items():
+    for where, runs in (pooled if measured.name == "score" else by_task).items():
         if len(runs) > 1:
-            mine = [cell for cell in cells if unit == "score" or cell.task == where]
+            mine = [cell for cell in cells if measured.name == "score" or cell.task == where]
             drawings.append(figures.profiles(runs, findings.methods, mine, what, where))
     rows = [
         [
@@ -250,7 +256,8 @@ def _perturbed(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str
         for env, drawn in by_env.items():
             drawings.append(figures.return_distributions(drawn, env))
     for statistic in numbers:
-        if statistic.unit == OBJECTIVE_UNIT or statistic.metric.startswith(("CVaR", "worst case", "average")):
+        elsewhere = statistic.metric.startswith(("CVaR", "worst case", "average"))
+        if elsewhere or (statistic.unit == OBJECTIVE_UNIT and not _is_of_training(statistic)):
             rows.append(
                 [
                     name_of(findings, statistic.method),

@@ -47,16 +47,16 @@ def create(folder: Path, agent_name: str, config: RunConfig[Any], preset: str | 
             (folder / name).mkdir(parents=True)
     except OSError as error:
         raise OSError(f"{folder}: cannot make the run folder ({error.strerror}); choose another --out") from error
-    write_config(folder, agent_name, config)
+    write_config(folder / "config.yaml", agent_name, config, preset)
     what = {"agent": agent_name, "preset": preset, "seed": config.seed, "engine": engine}
     write_meta(folder, {**what, "started": _now(), **provenance()})
 
 
-def write_config(folder: Path, agent_name: str, config: RunConfig[Any]) -> None:
-    """Write the resolved configuration, every field of it."""
-    plain = yaml.safe_dump(to_plain(agent_name, config), sort_keys=False)
-    text = f"# Resolved configuration; `--config` takes this file back.\n{plain}"
-    write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
+def write_config(path: Path, agent_name: str, config: RunConfig[Any], preset: str | None) -> None:
+    """Write the resolved configuration, every field of it, and the preset that it started from."""
+    content = {"preset": preset, **to_plain(agent_name, config)}
+    text = f"# Resolved configuration; `--config` takes this file back.\n{yaml.safe_dump(content, sort_keys=False)}"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_config(folder: Path) -> tuple[str, RunConfig[Any]]:
@@ -89,6 +89,15 @@ def mark(folder: Path, status: str, seconds: float) -> None:
     write_meta(folder, {"status": status, "updated": _now(), "minutes": round(seconds / 60, 3)})
 
 
+def best_in_words(folder: Path) -> str:
+    """Return what a run's best.pt was chosen by, and how good it was by that."""
+    best = read_meta(folder).get("best")
+    if not best:
+        return "the mean return of an evaluation (a run of an older version)"
+    over = f" over {best['worlds']} worlds" if "worlds" in best else ""
+    return f"its {best['measure']}{over}, {best['value']:.4g} at step {best['step']:,}"
+
+
 def is_finished(folder: Path, config: RunConfig[Any]) -> bool:
     """Whether the run was carried through and `config` is the same."""
     return read_meta(folder).get("status") == "finished" and config == read_config(folder)[1]
@@ -96,7 +105,7 @@ def is_finished(folder: Path, config: RunConfig[Any]) -> bool:
 
 def mark_resumed(folder: Path, agent_name: str, config: RunConfig[Any], *, fresh_episodes: bool = False) -> None:
     """Record that the run was taken up again: with which budget and episodes, by which command, on which machine."""
-    write_config(folder, agent_name, config)
+    write_config(folder / "config.yaml", agent_name, config, read_meta(folder).get("preset"))
     episodes = "fresh" if fresh_episodes else "replayed"
     entry = {"started": _now(), "episodes": episodes, **provenance()}
     write_meta(folder, {"resumed": [*read_meta(folder).get("resumed", []), entry]})

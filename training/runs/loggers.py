@@ -80,9 +80,9 @@ class CsvLog:
 
 
 class Logger(Protocol):
-    """A sink for scalars in addition to the CSV files."""
+    """A sink for scalars in addition to the CSV files; `step` is in the unit of the run's budget."""
 
-    def log(self, row: Row, env_steps: int) -> None: ...
+    def log(self, row: Row, step: int) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def close(self) -> None: ...
 
@@ -90,16 +90,16 @@ class Logger(Protocol):
 class TensorBoardLogger:
     """Event files in RUN/tensorboard."""
 
-    def __init__(self, folder: Path, env_steps: int) -> None:
+    def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # purge_step hides what a crashed run wrote after the checkpoint it is resumed from.
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=env_steps + 1 if env_steps else None)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def log(self, row: Row, env_steps: int) -> None:
+    def log(self, row: Row, step: int) -> None:
         for name, value in row.items():
             if value is not None:
-                self.writer.add_scalar(name, value, env_steps)
+                self.writer.add_scalar(name, value, step)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -109,7 +109,10 @@ class TensorBoardLogger:
 
 
 class WandbLogger:
-    """One Weights & Biases run; its id travels in the checkpoint so that a resumed run continues the same one."""
+    """One Weights & Biases run; its id travels in the checkpoint so that a resumed run continues the same one.
+
+    Rows carry the run's own step: off line a resumed part knows nothing of the part before and would count from 0.
+    """
 
     def __init__(self, folder: Path, config: dict[str, Any], run_id: str | None) -> None:
         import wandb
@@ -132,10 +135,10 @@ class WandbLogger:
                 f"Weights & Biases did not start ({reason}); log in or get on line, "
                 "or set WANDB_MODE=offline and upload later with `wandb sync`"
             ) from error
-        self.run.define_metric("*", step_metric="env_steps")
+        self.run.define_metric("*", step_metric="step")
 
-    def log(self, row: Row, env_steps: int) -> None:
-        self.run.log({name: value for name, value in row.items() if value is not None} | {"env_steps": env_steps})
+    def log(self, row: Row, step: int) -> None:
+        self.run.log({name: value for name, value in row.items() if value is not None} | {"step": step}, step=step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"id": self.run.id}
@@ -155,14 +158,14 @@ def make_loggers(
     names: Iterable[str],
     folder: Path,
     config: dict[str, Any],
-    env_steps: int = 0,
+    step: int = 0,
     states: Mapping[str, Any] | None = None,
 ) -> dict[str, Logger]:
-    """Return the configured loggers, by name; `env_steps` and `states` come from the checkpoint of a resumed run."""
+    """Return the configured loggers, by name; `step` and `states` come from the checkpoint of a resumed run."""
     loggers: dict[str, Logger] = {}
     for name in names:
         if name == "wandb":
             loggers[name] = WandbLogger(folder, config, (states or {}).get(name, {}).get("id"))
         else:
-            loggers[name] = TensorBoardLogger(folder, env_steps)
+            loggers[name] = TensorBoardLogger(folder, step)
     return loggers

@@ -121,13 +121,13 @@ class WorkerPool:
 def side_by_side(sweep: Sweep, cpus: int, gpus: int) -> int:
     """Return how many runs go side by side; `ValueError` where a single one needs more than there is."""
     if sweep.gpus_per_run > gpus:
-        raise ValueError(f"gpus_per_run is {sweep.gpus_per_run}, but PyTorch sees {gpus} CUDA devices")
+        raise ValueError(f"--gpus-per-run is {sweep.gpus_per_run}, but PyTorch sees {gpus} CUDA devices")
     number = int(cpus / sweep.cpus_per_run)
     if sweep.gpus_per_run > 0:  # a run sees a part of one device, or whole ones; never parts of two
         per_run = sweep.gpus_per_run
         number = min(number, gpus * int(1 / per_run) if per_run <= 1 else gpus // int(per_run))
     if number < 1:
-        raise ValueError(f"cpus_per_run is {sweep.cpus_per_run}, but this machine has {cpus}")
+        raise ValueError(f"--cpus-per-run is {sweep.cpus_per_run}, but this machine has {cpus}")
     return number
 
 

@@ -22,11 +22,13 @@ import tyro
 import yaml
 
 from surefoot import agents
-from surefoot.configs.casting import overlay, read_yaml
+from surefoot.configs.casting import nested, option, overlay, read_yaml
 from surefoot.envs import Physics
 from surefoot.evaluation.storage import write_atomically
+from surefoot.training.config.measure import measure_of
 from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
 from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.budget import settle
 from surefoot.training.runs.console import quoted
 from surefoot.training.runs.folder import read_meta
 from surefoot.training.runs.loggers import require_installed
@@ -42,11 +44,12 @@ OWN_OPTIONS = {"seed": "seeds", "threads": "cpus_per_run", "baselines": "agents"
 class SearchObjective:
     """What a search improves: a logged metric, or a measurement of its own at every evaluation."""
 
-    metric: str = "eval/episode_return"
-    """Metric to optimise: a column of metrics.csv (such as `regret`), `eval/episode_return`, `eval/score`, `worst_case`
-    or `cvar`."""
-    mode: Literal["max", "min"] = "max"
-    """Maximise or minimise the metric."""
+    metric: str | None = None
+    """Metric to optimise: a column of metrics.csv (such as `regret`), `eval/episode_return`, `eval/score`,
+    `eval/worst_case` (of a run in an uncertainty set), `eval/objective`, `worst_case` or `cvar`. None: what the runs
+    are for, as for their best.pt, and `regret` of bandits."""
+    mode: Literal["max", "min"] | None = None
+    """Maximise or minimise the metric. None: minimise `regret`, maximise any other."""
     physics: Annotated[tuple[dict[str, float], ...], tyro.conf.Suppress] = ()
     """Dynamics of `worst_case` and `cvar`, such as {gravity: 1.5}, each merged over the run's `eval.physics`."""
     episodes: int = 10
@@ -56,9 +59,9 @@ class SearchObjective:
 
     def __post_init__(self) -> None:
         if not 0 < self.level <= 1:
-            raise ValueError(f"objective.level is {self.level}; it must be in (0, 1]")
+            raise ValueError(f"--objective.level is {self.level}; it must be in (0, 1]")
         if self.episodes < 1:
-            raise ValueError(f"objective.episodes is {self.episodes}; it must be at least 1")
+            raise ValueError(f"--objective.episodes is {self.episodes}; it must be at least 1")
         if self.metric in ROBUST_METRICS and not self.physics:
             raise ValueError(f"objective.metric {self.metric} needs dynamics to measure under: name objective.physics")
         for changes in self.physics:
@@ -104,15 +107,22 @@ class Sweep:
     def __post_init__(self) -> None:
         for name in ("trials", "asha_reduction"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"{option(name)} is {getattr(self, name)}; it must be at least 1")
         if not (math.isfinite(self.cpus_per_run) and self.cpus_per_run > 0):
-            raise ValueError(f"cpus_per_run is {self.cpus_per_run}; it must be positive")
+            raise ValueError(f"--cpus-per-run is {self.cpus_per_run}; it must be positive")
         if not 0 <= self.gpus_per_run < math.inf:
-            raise ValueError(f"gpus_per_run is {self.gpus_per_run}; it must not be negative")
+            raise ValueError(f"--gpus-per-run is {self.gpus_per_run}; it must not be negative")
         if self.max_restarts < 0:
-            raise ValueError(f"max_restarts is {self.max_restarts}; it must not be negative")
+            raise ValueError(f"--max-restarts is {self.max_restarts}; it must not be negative")
         if self.asha_grace is not None and self.asha_grace < 1:
-            raise ValueError(f"asha_grace is {self.asha_grace}; it must be at least 1")
+            raise ValueError(f"--asha-grace is {self.asha_grace}; it must be at least 1")
+
+
+def resolved(objective: SearchObjective, agent_name: str, config: RunConfig[Any]) -> SearchObjective:
+    """Return the objective of a search over an agent's settings with its metric and mode named."""
+    column = measure_of(agent_name, config).column
+    metric = objective.metric or (column if agents.get(agent_name).regret else f"eval/{column}")
+    return replace(objective, metric=metric, mode=objective.mode or ("min" if metric == "regret" else "max"))
 
 
 # May change when a sweep is resumed: how it is executed, but no number of its runs.
@@ -185,7 +195,7 @@ def parse_seeds(words: Sequence[str]) -> list[int]:
     for word in _split(words):
         match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", word)
         if match is None:
-            raise ValueError(f"seeds: {word!r} is neither a number from 0 on nor a span such as 0..9")
+            raise ValueError(f"--seeds: {word!r} is neither a number from 0 on nor a span such as 0..9")
         seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
     return seeds
 
@@ -262,16 +272,10 @@ def _planned_run(agent_name: str, preset: str | None, settings: dict[str, Any], 
 
 def with_settings(config: RunConfig[Any], settings: Mapping[str, Any], where: str) -> RunConfig[Any]:
     """Return a configuration with dotted fields replaced, each cast to its type and checked."""
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        *path, last = key.split(".")
-        if path == [] and last in OWN_OPTIONS:
-            raise ValueError(f"{where}: {last} is the sweep's own; use {OWN_OPTIONS[last]}")
-        place = nested
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return overlay(config, nested, where)
+    for key in settings:
+        if key in OWN_OPTIONS:
+            raise ValueError(f"{where}: {key} is the sweep's own; use {OWN_OPTIONS[key]}")
+    return overlay(config, nested(settings), where)
 
 
 def _name(agent_name: str, preset: str | None, config: RunConfig[Any], settings: Mapping[str, Any]) -> str:
@@ -293,8 +297,9 @@ def preset_label(preset: str) -> str:
 
 def _require_possible(run: PlannedRun) -> None:
     require_installed(run.config.logger)
+    settle(run.agent_name, run.config)
     if agents.get(run.agent_name).needs_data and run.config.data.source is None:
-        raise ValueError(f"{run.agent_name} learns from recorded data: set data.source, or name a preset that does")
+        raise ValueError(f"{run.agent_name} learns from recorded data: set --data.source, or name a preset that does")
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------

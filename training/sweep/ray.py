@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 
 from surefoot.configs.casting import overlay
-from surefoot.evaluation.episodes import evaluate
+from surefoot.evaluation.episodes import evaluate, make_act
 from surefoot.evaluation.statistics import cvar
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
@@ -129,7 +129,7 @@ def _tuner(folder: Path, sweep: Sweep, study: Sequence[Entry], configs: Mapping[
     return tune.Tuner(
         trainable,
         param_space=_space(sweep, study, configs),
-        tune_config=_search_settings(sweep, configs) if sweep.search else tune.TuneConfig(reuse_actors=True),
+        tune_config=_search_settings(sweep, study[0], configs) if sweep.search else tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(
             name=name,
             storage_path=storage,
@@ -165,9 +165,9 @@ def domain_of(config: RunConfig[Any], field: str, what: Any) -> Any:
     return (tune.loguniform if kind == "log_range" else tune.uniform)(low, high)
 
 
-def _search_settings(sweep: Sweep, configs: Mapping[str, RunConfig[Any]]) -> tune.TuneConfig:
-    (config,) = configs.values()
-    metric, mode = sweep.objective.metric, sweep.objective.mode
+def _search_settings(sweep: Sweep, entry: Entry, configs: Mapping[str, RunConfig[Any]]) -> tune.TuneConfig:
+    config = configs[entry.name]
+    objective = plan.resolved(sweep.objective, entry.agent_name, config)
     scheduler = None
     if sweep.asha_grace is not None:
         scheduler = ASHAScheduler(
@@ -178,8 +178,8 @@ def _search_settings(sweep: Sweep, configs: Mapping[str, RunConfig[Any]]) -> tun
         )
     search = OptunaSearch(seed=config.seed)
     return tune.TuneConfig(
-        metric=metric,
-        mode=mode,
+        metric=objective.metric,
+        mode=objective.mode,
         num_samples=sweep.trials,
         search_alg=search,
         scheduler=scheduler,
@@ -189,7 +189,8 @@ def _search_settings(sweep: Sweep, configs: Mapping[str, RunConfig[Any]]) -> tun
 
 def write_best(folder: Path, sweep: Sweep, entry: Entry, config: RunConfig[Any], results: Sequence[Any]) -> None:
     """Write the settings of the best trial as a preset, to be tried over many seeds."""
-    metric, sign = sweep.objective.metric, 1 if sweep.objective.mode == "max" else -1
+    objective = plan.resolved(sweep.objective, entry.agent_name, config)
+    metric, sign = str(objective.metric), 1 if objective.mode == "max" else -1
     measured = [result for result in results if metric in (result.metrics or {})]
     if not measured:
         raise ValueError(f"no trial of {entry.name} has reported {metric}; see the columns of a run's metrics.csv")
@@ -234,16 +235,17 @@ class Reporter:
 
     def __init__(self, run: ActiveRun, objective: SearchObjective | None) -> None:
         self.run, self.objective = run, objective
+        self.metric = objective and plan.resolved(objective, run.agent_name, run.config).metric
         self.latest: dict[str, float] = {}
         self.handed_over = run.saved_step
 
     def log(self, row: Row, env_steps: int) -> None:
         """Take in a row; report it where it has the objective."""
         self.latest |= {name: value for name, value in row.items() if value is not None}
-        if self.objective is not None and self.objective.metric in ROBUST_METRICS and "eval/episode_return" in row:
-            self.latest[self.objective.metric] = measure(self.run, self.objective)
+        if self.objective is not None and self.metric in ROBUST_METRICS and "eval/episode_return" in row:
+            self.latest[str(self.metric)] = measure(self.run, self.objective)
             self.send()
-        elif self.objective is None or self.objective.metric in row:
+        elif self.metric is None or self.metric in row:
             self.send()
 
     def send(self) -> None:
@@ -269,7 +271,7 @@ def measure(run: ActiveRun, objective: SearchObjective) -> float:
     returns = []
     for changes in objective.physics:
         env = replace(run.config.env, physics=overlay(settings.physics, changes, "objective.physics"))
-        found = evaluate(run.agent.act, env, episodes=objective.episodes, seed=settings.seed, device=run.device)
+        found = evaluate(make_act(run.agent), env, episodes=objective.episodes, seed=settings.seed, device=run.device)
         returns.append(found.returns)
     if objective.metric == "worst_case":
         return float(min(values.mean() for values in returns))

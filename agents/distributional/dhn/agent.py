@@ -11,7 +11,7 @@ recipe of docs/derivations/distributional.md §7; the exact solvers are in `agen
 | (7.2) features φ(c) | – | `equations.stock_features` |
 | (7.3) Z(s, c, ·), quantiles of G | – | `network.QuantileNetwork`, `network.ImageTorso` |
 | (7.4) score E f(c + Z) and its tie-break | – | `equations.scores`, `policy.QuantilePolicy.choose` |
-| (7.5) what falls linearly | – | `agent.fading` |
+| (7.5) what falls linearly | – | `equations.fading` |
 | §7.3 starts and stocks of episodes | – | `agent.StockEnvs`, `policy.StockPolicy` |
 | (7.6) relabelling along the trajectory, or free | – | `equations.relabelled` |
 | (7.7), (7.8) target, with the stock c' of the successor | – | `agent.DHN.target_quantiles` |
@@ -43,6 +43,8 @@ from surefoot.agents.distributional.dhn.equations import (
     DHNConfig,
     Stocked,
     clamped,
+    fading,
+    plan,
     quantile_huber_loss,
     relabelled,
     scores,
@@ -175,7 +177,7 @@ class DHN(Stateful):
         limit = getattr(setting.env, "episode_limit", None)
         sound = soundness(self.policy.objective, self.config.gamma, limit)
         if sound.scaled:
-            raise ValueError(f"{sound.line}; this agent does not carry it: set agent.gamma 1, or solve it exactly")
+            raise ValueError(f"{sound.line}; this agent does not carry it: set --agent.gamma 1, or solve it exactly")
 
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
         """Return the first actions (N,) of episodes that start in obs (N, obs); `stateful` continues with them."""
@@ -251,11 +253,6 @@ class DHN(Stateful):
         return batch.reward[:, None] + discount[:, None] * chosen(quantiles, action)
 
 
-def fading(step: int, start: float, end: float, over: int) -> float:
-    """Return what is left of `start` at a step on the straight way to `end`, which is reached after `over` steps."""
-    return start + (end - start) * min(1.0, step / over) if over else end
-
-
 def adds_up_rewards(config: DHNConfig) -> bool:
     """Return whether a stock adds up the task's rewards, which then must be the true ones."""
     return config.stock
@@ -269,6 +266,7 @@ DHN_SPEC = AgentSpec(
     actions=("Discrete",),
     goal="objective",
     needs_true_rewards=adds_up_rewards,
+    plan=plan,
     page="dhn",
     style=Style("#CC79A7", ":"),
     tiny={
@@ -288,6 +286,7 @@ QR_DQN_SPEC = AgentSpec(
     "QR-DQN (arXiv 1710.10044): DηN for the mean, without a stock",
     actions=("Discrete",),
     needs_true_rewards=adds_up_rewards,
+    plan=plan,
     page="dhn",
     style=Style("#7F7F7F", "-."),
     tiny=DHN_SPEC.tiny,

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from surefoot.agents.distributional.objectives import Objective, parse
+from surefoot.agents.interface import Budget, Plan
+from surefoot.agents.parts.budget import counted, require_room, require_updates, require_warm_up, rounded_up
 from surefoot.agents.parts.ranges import (
     AT_LEAST_0,
     AT_LEAST_1,
@@ -105,14 +107,37 @@ class DHNConfig:
     def _check_together(self) -> None:
         objective = parse(self.objective)
         if self.stock and self.clip_reward is not None:
-            raise ValueError("agent.clip_reward does not go with agent.stock: the stock is in the real rewards' scale")
+            raise ValueError("--agent.clip-reward does not go with --agent.stock, which adds up the real rewards")
         if self.stock and self.relabel_probability > 0 and self.n_step > 1:
             raise ValueError(
-                f"agent.n_step {self.n_step} with relabelling: the recorded actions belong to another stock; set "
-                "agent.n_step 1 or agent.relabel_probability 0"
+                f"--agent.n-step {self.n_step} with relabelling: the recorded actions belong to another stock; set "
+                "--agent.n-step 1 or --agent.relabel-probability 0"
             )
         if not self.stock and objective.name != "mean":
-            raise ValueError(f"agent.objective {self.objective} needs agent.stock; without it there is only the mean")
+            raise ValueError(f"--agent.objective {self.objective} needs --agent.stock; else there is only the mean")
+
+
+def plan(config: DHNConfig, budget: Budget) -> Plan:
+    """Return what will run: steps until learning starts, then updates for every one."""
+    require_warm_up(config, budget.steps)
+    require_room(config, budget.num_envs)
+    steps = rounded_up(budget.steps, budget.num_envs)
+    idle = config.learning_starts // budget.num_envs * budget.num_envs
+    if config.learning_starts < (least := (config.n_step - 1) * budget.num_envs):
+        raise ValueError(
+            f"--agent.learning-starts is {config.learning_starts}, but with --agent.n-step {config.n_step} nothing is "
+            f"there to learn from before step {least}; raise it to {least}"
+        )
+    updates = int((steps - idle) * config.updates_per_step + 1e-9)
+    require_updates(updates, budget.steps, f"--agent.updates-per-step is {config.updates_per_step}")
+    epsilon = fading(steps, config.epsilon, config.final_epsilon, config.exploration_steps)
+    acting = f"{steps:,} environment steps, learning from step {idle:,} on, exploration falls to {epsilon:.2g}"
+    return Plan(steps, updates, (acting, counted(updates, "update")))
+
+
+def fading(step: int, start: float, end: float, over: int) -> float:
+    """Return what is left of `start` at a step on the straight way to `end`, which is reached after `over` steps."""
+    return start + (end - start) * min(1.0, step / over) if over else end
 
 
 def clamped(stock: Tensor, stock_range: tuple[float, float]) -> Tensor:

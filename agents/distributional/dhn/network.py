@@ -57,7 +57,7 @@ class ImageTorso(nn.Module):
         assert config.image_shape is not None
         self.shape = config.image_shape
         if math.prod(self.shape) != obs_dim:
-            raise ValueError(f"agent.image_shape {self.shape} does not match the {obs_dim} numbers of an observation")
+            raise ValueError(f"--agent.image-shape {self.shape} does not match the {obs_dim} numbers of an observation")
         layers = [(self.shape[0], 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)]  # channels in, out, kernel, stride
         self.convolutions = nn.ModuleList(_convolution(*layer, generator) for layer in layers)
         with torch.no_grad():

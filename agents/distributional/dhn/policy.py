@@ -162,7 +162,7 @@ def chosen(quantiles: Tensor, action: Tensor) -> Tensor:
 def dims(spaces: Spaces) -> tuple[int, int, int]:
     """Return the width of an observation, the number of actions and the first one's; `ValueError` for other spaces."""
     if not isinstance(spaces.action, gym.spaces.Discrete):
-        raise ValueError(f"this agent needs Discrete actions, not {spaces.action}; choose another env.id")
+        raise ValueError(f"this agent needs Discrete actions, not {spaces.action}; choose another --env.id")
     if not isinstance(spaces.observation, gym.spaces.Box) or len(spaces.observation.shape) != 1:
         raise ValueError(f"this agent needs one-dimensional Box observations, not {spaces.observation}")
     return spaces.observation.shape[0], int(spaces.action.n), int(spaces.action.start)

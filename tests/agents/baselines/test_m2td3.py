@@ -243,12 +243,12 @@ def test_it_finds_the_policy_whose_worst_case_is_best(soft):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"adversaries": 1}, "agent.adversaries must be at least 2, not 1"),
-        ({"restart_probability": 1.0}, "agent.restart_probability must be in"),
-        ({"restart_distance": -1.0}, "agent.restart_distance must be at least 0"),
-        ({"parameter_noise": 0.0}, "agent.parameter_noise must be at least 0.1"),
-        ({"parameter_noise_updates": 0}, "agent.parameter_noise_updates must be positive"),
-        ({"adversary_lr": 0.0}, "agent.adversary_lr must be positive"),
+        ({"adversaries": 1}, "--agent.adversaries must be at least 2, not 1"),
+        ({"restart_probability": 1.0}, "--agent.restart-probability must be in"),
+        ({"restart_distance": -1.0}, "--agent.restart-distance must be at least 0"),
+        ({"parameter_noise": 0.0}, "--agent.parameter-noise must be at least 0.1"),
+        ({"parameter_noise_updates": 0}, "--agent.parameter-noise-updates must be positive"),
+        ({"adversary_lr": 0.0}, "--agent.adversary-lr must be positive"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes, message):

@@ -127,10 +127,10 @@ def test_both_players_find_the_saddle_point():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy_delay": 0}, "agent.policy_delay must be at least 1, not 0"),
-        ({"target_noise": -0.1}, "agent.target_noise must be at least 0"),
-        ({"exploration_noise": -1.0}, "agent.exploration_noise must be at least 0"),
-        ({"gamma": 1.5}, "agent.gamma must be in"),
+        ({"policy_delay": 0}, "--agent.policy-delay must be at least 1, not 0"),
+        ({"target_noise": -0.1}, "--agent.target-noise must be at least 0"),
+        ({"exploration_noise": -1.0}, "--agent.exploration-noise must be at least 0"),
+        ({"gamma": 1.5}, "--agent.gamma must be in"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes, message):

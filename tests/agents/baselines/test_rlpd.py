@@ -258,13 +258,16 @@ def test_targets_start_as_the_critics_and_optimisers_as_configured():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 7}, "agent.batch_size must be even"),
-        ({"batch_size": 0}, "agent.batch_size must be even"),
-        ({"target_subset": 3, "ensemble_size": 2}, "agent.target_subset must be at most agent.ensemble_size 2, not 3"),
-        ({"target_subset": 0}, "agent.target_subset must be at least 1"),
-        ({"critic_updates": 0}, "agent.critic_updates must be at least 1"),
-        ({"target_update_interval": 0}, "agent.target_update_interval must be at least 1"),
-        ({"alpha_adam_beta1": 1.0}, "agent.alpha_adam_beta1 must be in"),
+        ({"batch_size": 7}, "--agent.batch-size must be even"),
+        ({"batch_size": 0}, "--agent.batch-size must be even"),
+        (
+            {"target_subset": 3, "ensemble_size": 2},
+            "subset must be at most --agent.ensemble-size 2, not 3",
+        ),
+        ({"target_subset": 0}, "--agent.target-subset must be at least 1"),
+        ({"critic_updates": 0}, "--agent.critic-updates must be at least 1"),
+        ({"target_update_interval": 0}, "--agent.target-update-interval must be at least 1"),
+        ({"alpha_adam_beta1": 1.0}, "--agent.alpha-adam-beta1 must be in"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):

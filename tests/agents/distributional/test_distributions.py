@@ -47,6 +47,21 @@ def test_quantiles_and_tails_by_hand():
     assert_close(variance(VALUES, WEIGHTS).item(), 4 + 1 + 0.5 - 1.0)
 
 
+def test_of_many_distributions_each_is_on_its_own():
+    values, weights = random_distributions(count=9)  # as many as they have atoms: no axis can be taken for another
+    levels = torch.tensor([0.1, 0.5, 1.0]).double()
+    for figure in (
+        mean,
+        variance,
+        lambda x, w: lower_cvar(x, w, 0.3),
+        lambda x, w: upper_cvar(x, w, 0.3),
+        lambda x, w: quantile(x, w, levels),
+        lambda x, w: project_quantiles(x, w, 9),
+        lambda x, w: project_categorical(x, w, torch.linspace(-4, 6, 9).double()),
+    ):
+        assert_close(figure(values, weights), torch.stack([figure(x, w) for x, w in zip(values, weights, strict=True)]))
+
+
 def test_a_level_that_rounding_alone_keeps_from_being_reached_is_reached():
     alike = torch.full((28,), 1 / 28, dtype=torch.float64)
     assert alike.cumsum(0)[6] < 0.25

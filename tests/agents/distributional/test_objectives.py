@@ -43,6 +43,13 @@ def test_the_utility_is_the_same_function_of_tensors_and_of_fractions(text):
 
 
 @pytest.mark.parametrize("text", ALL)
+def test_a_utility_is_called_flat_where_it_is_constant_somewhere(text):
+    objective = parse(text)
+    steps = [objective.rational(Fraction(k + 1, 8)) == objective.rational(Fraction(k, 8)) for k in range(-40, 40)]
+    assert objective.flat == any(steps)
+
+
+@pytest.mark.parametrize("text", ALL)
 def test_homogeneity_is_what_is_claimed(text):
     objective = parse(text)
     points = [Fraction(k, 8) for k in range(-40, 41) if k]

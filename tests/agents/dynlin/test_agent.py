@@ -333,12 +333,12 @@ def test_given_bounds_take_the_place_of_derived_ones():
 def test_lambda_and_delta_need_the_horizon_only_where_they_are_left_out():
     assert make("dynlin-ucb", ridge=2.0, failure_probability=0.1).learner.lam == 2.0
     for changes in ({}, {"ridge": 2.0}, {"failure_probability": 0.1}):
-        with pytest.raises(ValueError, match=r"horizon is missing: failure_probability = 1/T and ridge = ln T need it"):
+        with pytest.raises(ValueError, match=r"horizon is missing: δ = 1/T and λ = ln T need it"):
             make("dynlin-ucb", **changes)
 
 
 def test_a_spectral_radius_bound_below_the_truth_is_warned_of():
-    with pytest.warns(UserWarning, match=r"agent\.spectral_radius_bound 0\.3 is below the spectral radius 0\.5"):
+    with pytest.warns(UserWarning, match=r"--agent\.spectral-radius-bound 0\.3 is below the spectral radius 0\.5"):
         make("dynlin-ucb", horizon=100, spectral_radius_bound=0.3)
 
 

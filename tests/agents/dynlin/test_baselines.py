@@ -191,6 +191,22 @@ def test_ar2_follows_a_scalar_loop():
         played[actions[t - 1]] = t
 
 
+def test_an_arm_of_ar2_is_triggered_exactly_where_its_reward_may_have_drifted_above_the_best():
+    """value − estimate ≤ 24·c₀·σ·√((α² − α^{2(t − τ + 1)})/(1 − α²)): on either side of it."""
+    learner, K = make("ar2", horizon=10, num_envs=1, env=SYNTHETIC).learner, 6
+    alpha, sigma = bounds_of("synthetic").rho, 0.01
+    c0 = math.sqrt(4 * math.log(1 / (alpha * sigma)) + 4 * math.log(learner.epoch) + 2 * math.log(4 * K))
+    assert learner.threshold == pytest.approx(24 * c0 * sigma)
+    steps = torch.tensor([2.0, 3.0, 1.0, 4.0, 2.0, 1.0]).double()  # t − τ: since each arm was played
+    learner.drift = (alpha ** (2 * (steps + 1)))[:, None]
+    limit = 24 * c0 * sigma * ((alpha**2 - alpha ** (2 * (steps + 1))) / (1 - alpha**2)).sqrt()
+    learner.estimates = (1.0 - limit * torch.tensor([0.999, 1.001, 0.0, 0.999, 1.001, 0.999]).double())[:, None]
+    learner.recent, learner.t = torch.tensor([[5], [2]]), 9
+    arm, rounds = learner.choose(9)
+    assert (arm.tolist(), rounds) == ([2], 1)  # an odd round: the better of the last two, which itself is never due
+    assert learner.triggered[:, 0].tolist() == [9.0, math.inf, math.inf, 9.0, math.inf, 9.0]
+
+
 def test_ar2_needs_memory_and_noise():
     with pytest.raises(ValueError, match="AR2 divides by the spectral radius"):
         make("ar2", horizon=100, env={"system": "s1", "noise": 0.0})

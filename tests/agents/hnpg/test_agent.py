@@ -406,17 +406,17 @@ def test_hnpg_opens_a_short_lock_much_sooner_than_trpo():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"on_policy_weight": -1.0}, "agent.on_policy_weight must be at least 0"),
-        ({"on_policy_weight": math.nan}, "agent.on_policy_weight must be at least 0"),
-        ({"critic_on_policy_weight": -0.5}, "agent.critic_on_policy_weight must be at least 0"),
-        ({"kl_limit": 0.0}, "agent.kl_limit must be positive, not 0.0"),
-        ({"kl_limit": math.inf}, "agent.kl_limit must be positive"),
-        ({"kl_slack": 0.5}, "agent.kl_slack must be at least 1, or None"),
-        ({"horizon": 0}, "agent.horizon must be at least 1, not 0"),
-        ({"damping": -0.1}, "agent.damping must be at least 0"),
-        ({"gae_lambda": 1.1}, r"agent.gae_lambda must be in \[0, 1\]"),
-        ({"policy_hidden": ()}, "agent.policy_hidden must be one or more widths"),
-        ({"rounds": 0}, "agent.rounds must be at least 1"),
+        ({"on_policy_weight": -1.0}, "--agent.on-policy-weight must be at least 0"),
+        ({"on_policy_weight": math.nan}, "--agent.on-policy-weight must be at least 0"),
+        ({"critic_on_policy_weight": -0.5}, "--agent.critic-on-policy-weight must be at least 0"),
+        ({"kl_limit": 0.0}, "--agent.kl-limit must be positive, not 0.0"),
+        ({"kl_limit": math.inf}, "--agent.kl-limit must be positive"),
+        ({"kl_slack": 0.5}, "--agent.kl-slack must be at least 1, or None"),
+        ({"horizon": 0}, "--agent.horizon must be at least 1, not 0"),
+        ({"damping": -0.1}, "--agent.damping must be at least 0"),
+        ({"gae_lambda": 1.1}, r"--agent.gae-lambda must be in \[0, 1\]"),
+        ({"policy_hidden": ()}, "--agent.policy-hidden must be one or more widths"),
+        ({"rounds": 0}, "--agent.rounds must be at least 1"),
     ],
 )
 def test_settings_out_of_range_are_named(change, message):

@@ -23,9 +23,13 @@ class UncertainDrift(DriftEnv):
 
     low, high = torch.zeros(2).double(), torch.ones(2).double()
 
-    def __init__(self):
+    def __init__(self, limit=None):
         super().__init__(2)
-        self.calls = []
+        self.calls, self.episode_limit = [], limit
+
+    def step(self, actions):
+        obs, _, *rest = super().step(actions)
+        return obs, torch.ones(2), *rest
 
     def set_params(self, values, *, now=False):
         self.calls.append(tuple(values.tolist()))
@@ -52,7 +56,8 @@ class Scripted:
             act.track(torch.arange(len(points) * len(seeds)), len(points) * len(seeds))
             act(torch.full((len(points) * len(seeds), 3), 0.1 * t))
             act.observe(torch.zeros(1), torch.zeros(len(points) * len(seeds)))
-        returns = np.array([[self.value(self.searches - 1, tuple(p))] * len(seeds) for p in points.tolist()])
+        values = [np.resize(self.value(self.searches - 1, tuple(p)), len(seeds)) for p in points.tolist()]
+        returns = np.array(values, dtype=np.float64)
         return SimpleNamespace(returns=returns, lengths=np.full(returns.shape, 10))
 
 
@@ -64,11 +69,12 @@ CONFIG = dataclasses.replace(
     thresholds=(0.1, 0.5, 1.0),
     grid_n=2,
     grid_closed=True,
+    held_out_episodes=3,
 )
 
 
-def scripted(value, **changes):
-    perturbed_envs, env = Scripted(value), UncertainDrift()
+def scripted(value, *, limit=None, **changes):
+    perturbed_envs, env = Scripted(value), UncertainDrift(limit)
     setting = dataclasses.replace(make_setting(), env=env, perturbed_envs=perturbed_envs)
     return IWOCS(dataclasses.replace(CONFIG, **changes), setting), perturbed_envs, env
 
@@ -100,8 +106,10 @@ def test_it_trains_in_the_default_then_in_each_worst_model_and_counts_both_kinds
     assert [entry["training_steps"] for entry in agent.path] == [20, 32, 44, 56]
     assert sum(p.env_steps for p in progress) == 56
     assert sum(p.updates for p in progress) == (20 - 4) + 3 * (12 - 4)
-    grid, own = 4 * 10, 2 * OWN_EPISODES * 10
-    assert [entry["search_steps"] for entry in agent.path] == [2 * grid + i * (4 * grid + own) for i in range(4)]
+    grid, held_out, own = 4 * 10, 3 * 4 * 10, 2 * OWN_EPISODES * 10
+    assert [entry["search_steps"] for entry in agent.path] == [
+        grid + held_out + i * (3 * grid + held_out + own) for i in range(4)
+    ]
     assert [len(p.notes) for p in progress if p.notes] == [1] * 4
     assert agent.status == "budget"
     assert agent.step() == (0, 0, {}, (), True, ())
@@ -153,6 +161,55 @@ def test_rho_is_the_best_of_the_search_and_frozen():
     tried = [[one.rho for one in act.specialists] for act in perturbed_envs.played]
     first, second = [[0.1], [0.5], [1.0], [0.5]], [[0.5, 0.1], [0.5, 0.5], [0.5, 1.0], [0.5, 1.0]]
     assert tried == [[], [], *first, [], [], *second, [], []]  # two a model are its own scores
+
+
+def test_where_no_model_can_give_more_no_further_model_is_trained_in():
+    """Every step gave a reward of 1 and episodes have at most 7: no return exceeds 7."""
+    agent, _, env = scripted(lambda call, point: 7.0 if call >= 2 else 7.0 - (point == CORNERS[1]), limit=7)
+    finish(agent)
+    assert (agent.status, len(agent.path), env.calls) == ("solved", 2, [CORNERS[1]])
+    assert [entry["highest_possible"] for entry in agent.path] == [7.0, 7.0]
+    assert [entry["equally_bad"] for entry in agent.path] == [1, 4]
+    assert "worst 7.0 in 4 models; on held-out seeds 7.0 in 4 models" in agent.summary()
+    default, _, env = scripted(lambda call, point: 7.0, limit=7)
+    finish(default)
+    assert (default.status, len(default.path), env.calls) == ("solved", 1, [])
+
+
+def test_a_tie_below_the_highest_return_is_a_worst_model_like_any_other():
+    agent, _, env = scripted(lambda call, point: 6.9, limit=7, iterations=1)
+    finish(agent)
+    assert (agent.status, env.calls) == ("stagnated", [CORNERS[0]])
+    assert [entry["equally_bad"] for entry in agent.path] == [4, 4]
+    unlimited, _, env = scripted(lambda call, point: 7.0, iterations=1)
+    finish(unlimited)
+    assert (unlimited.status, env.calls, unlimited.path[0]["highest_possible"]) == ("stagnated", [CORNERS[0]], None)
+
+
+def test_where_only_the_search_saw_no_loss_the_next_model_is_that_of_the_held_out_seeds():
+    """Its one episode a point was perfect everywhere; of three on held-out seeds one was not, at the third corner."""
+    held_out = lambda point: [7.0, 7.0, 1.0] if point == CORNERS[2] else 7.0  # noqa: E731
+    agent, _, env = scripted(lambda call, point: held_out(point) if call == 1 else 7.0, limit=7)
+    finish(agent)
+    assert env.calls == [CORNERS[2]]
+    assert agent.path[0]["worst_model"] == list(CORNERS[2])
+    assert (agent.path[0]["worst"], agent.path[0]["held_out_worst"]) == (7.0, 5.0)
+    assert agent.status == "solved"
+
+
+def test_a_later_policy_is_deployed_only_where_the_same_episodes_tell_them_apart():
+    """Better on two seeds of three and far worse on one: a higher worst value by chance, maybe."""
+    for returns, better in (([9.0, 9.0, 1.0], False), ([9.0, 6.0, 5.0], True), ([5.0, 5.0, 5.0], False)):
+        agent, _, _ = scripted(
+            lambda call, point, returns=returns: returns if call == 5 else 5.0 if call == 1 else 4.0, iterations=1
+        )
+        finish(agent)
+        found = agent.path[1]["compared"]
+        assert (found["with"], found["better"], found["episodes"]) == (0, better, 3)
+        assert found["difference"] == pytest.approx(np.mean(returns) - 5)
+        assert found["low"] <= found["difference"] <= found["high"]
+        assert (agent.path[1]["best_so_far"], int(agent.policy.used)) == (int(better), int(better))
+    assert agent.path[0]["compared"] is None
 
 
 def test_the_best_worst_value_on_held_out_seeds_is_kept_not_the_last():
@@ -353,13 +410,14 @@ def test_the_critic_that_decides_who_acts(gate_critic):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"thresholds": ()}, "agent.thresholds must be numbers from 0 on, up"),
-        ({"thresholds": (0.5, 0.1)}, "agent.thresholds must be numbers from 0 on, up"),
-        ({"error_quantile": 1.0}, r"agent.error_quantile must be in \(0, 1\), or None, not 1.0"),
-        ({"grid_n": 1}, "agent.grid_n must be at least 2"),
-        ({"iterations": -1}, "agent.iterations must be at least 0"),
-        ({"model_steps": 0}, "agent.model_steps must be at least 1"),
-        ({"entropy_free_hidden": ()}, "agent.entropy_free_hidden must be one or more widths"),
+        ({"thresholds": ()}, "--agent.thresholds must be numbers from 0 on, up"),
+        ({"thresholds": (0.5, 0.1)}, "--agent.thresholds must be numbers from 0 on, up"),
+        ({"error_quantile": 1.0}, r"--agent.error-quantile must be in \(0, 1\), or None, not 1.0"),
+        ({"grid_n": 1}, "--agent.grid-n must be at least 2"),
+        ({"iterations": -1}, "--agent.iterations must be at least 0"),
+        ({"model_steps": 0}, "--agent.model-steps must be at least 1"),
+        ({"entropy_free_hidden": ()}, "--agent.entropy-free-hidden must be one or more widths"),
+        ({"held_out_episodes": 1}, "--agent.held-out-episodes must be at least 2, for an interval, not 1"),
     ],
 )
 def test_settings_out_of_range_are_one_line(changes, message):

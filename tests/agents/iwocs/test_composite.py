@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from surefoot.agents.interface import Batch
 from surefoot.agents.iwocs import THRESHOLDS, Composite, Specialist, best_threshold, choose, is_valid, prediction_loss
+from surefoot.agents.iwocs.composite import repeated
 from surefoot.agents.parts.tabular import from_dense, stationary_values
 from surefoot.agents.sac import soft_target
 from surefoot.envs import SETS, EnvConfig, play
@@ -79,6 +80,13 @@ def test_of_equal_thresholds_the_larger_is_taken():
     assert best_threshold([1.0, 3.0, 2.0, 3.0] + [0.0] * 6) == 0.4
 
 
+def test_a_model_is_a_repetition_where_no_parameter_differs_by_more_than_its_share_of_the_range():
+    span, model = torch.tensor([1.0, 100.0]), torch.tensor([0.5, 50.0])
+    before = [model + torch.tensor(step) for step in ([0.02, 0.0], [0.0, 2.0], [0.03, 0.0], [-0.01, -3.0])]
+    assert repeated(model, before, span, 0.0201) == [0, 1]
+    assert repeated(model, [], span, 0.1) == []
+
+
 def test_without_tolerance_the_composite_is_the_default_after_the_first_step():
     composite = Composite([specialist(1.0, step=0.5, rho=0.0)], default)
     obs = torch.zeros(3, 2)
@@ -114,6 +122,17 @@ def test_validity_looks_at_the_step_before_and_at_what_was_executed():
         composite(torch.zeros(1, 1))
         composite.observe(torch.zeros(1), torch.zeros(1))
     assert [float(action) for action in executed] == [1.0, -9.0]
+
+
+def test_steps_are_counted_for_each_episode_of_a_job_and_not_for_the_idle():
+    composite, still = Composite([specialist(1.0, step=1.0, rho=0.1)], default), torch.zeros(3)
+    composite.track(torch.tensor([1, 0, -1]), 3)
+    composite(torch.zeros(3, 1))
+    composite.observe(still, still)
+    composite.track(torch.tensor([1, 2, -1]), 3)
+    composite(torch.tensor([[1.0], [5.0], [1.0]]))  # foreseen, not foreseen
+    assert_close(composite.fractions_by_job, torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    assert_close(composite.fractions, torch.tensor([0.75, 0.25]))
 
 
 def test_a_reset_forgets():

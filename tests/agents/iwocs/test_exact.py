@@ -309,5 +309,5 @@ def test_bad_input_is_one_clear_line(walk):
     with pytest.raises(ValueError, match="rollouts search a finite set, with a generator"):
         iwocs(walk, 0.95, rollouts=10)
     for task, kwargs in ((WindyWalk, {"alpha": 1.5}), (Maintenance, {"wear": -0.1}), (Coupled, {"theta": 2.0})):
-        with pytest.raises(ValueError, match=rf"env.kwargs.{next(iter(kwargs))} must be in \[0, 1\]"):
+        with pytest.raises(ValueError, match=rf"--env.kwargs {next(iter(kwargs))} must be in \[0, 1\]"):
             task(**kwargs)

@@ -213,3 +213,22 @@ def test_budgets_out_of_range_are_refused():
             make([0.0], [1.0], seed=0, population=1)
         with pytest.raises(ValueError, match="population of 2 and a generation"):
             make([0.0], [1.0], seed=0, generations=0)
+
+
+def test_equally_bad_points_are_counted_once_each_and_only_those_of_the_least_value():
+    search = grid_search(*unit(2), n=3, closed=True, batch=2)
+    with pytest.raises(ValueError, match="the search has no values yet"):
+        _ = search.found
+    values = iter([4.0, 2.0, 2.0, 3.0, 1.0, 1.0, 5.0, 1.0, 1.0])
+    while not search.done:
+        points = search.ask()
+        search.tell(torch.tensor([next(values) for _ in points]))
+    assert search.found.ties == 4
+    assert (search.found.value, search.found.point.tolist()) == (1.0, [0.5, 0.5])
+    one = random_search(*unit(1), seed=0, population=2, generations=1)
+    one.tell(torch.zeros(2))
+    assert one.found.ties == 2
+    same = cma_search(*unit(2), seed=0, population=4, generations=2)
+    same._evaluated = [(torch.zeros(3, 2), torch.zeros(3))]  # CMA-ES may propose a corner of the box twice
+    same.best, same.least = torch.zeros(2), 0.0
+    assert same.found.ties == 1

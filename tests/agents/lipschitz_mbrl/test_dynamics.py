@@ -318,6 +318,7 @@ def test_the_scaler_standardises_what_varies_and_leaves_a_constant_alone():
     net = DynamicsNet(GAUSSIAN, 3, 2, torch.Generator().manual_seed(0))
     x = 4 * torch.randn(500, 5, generator=torch.Generator().manual_seed(1)) + 3
     x[:, 2] = 7.0
+    assert_close(net(x)[0], StackedMLP.forward(net, x)[..., :4])  # nothing is known yet
     net.fit_scaler(x)
     assert net.input_std.shape == (3, 1, 5)
     assert (net.input_std[:, 0, 2] == 1.0).all()
@@ -542,8 +543,8 @@ def test_graphed_training_is_eager_training():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"elites": 2}, "agent.elites must be at most agent.ensemble_size 1, not 2"),
-        ({"model_hidden": (8,)}, "one number per layer, 2 for agent.model_hidden, not 5"),
+        ({"elites": 2}, "--agent.elites must be at most --agent.ensemble-size 1, not 2"),
+        ({"model_hidden": (8,)}, "one number per layer, 2 for --agent.model-hidden, not 5"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_named(changes, message):
@@ -560,3 +561,6 @@ def test_every_setting_has_a_range_and_its_default_lies_in_it():
     wrong = {"holdout_ratio": 1.0, "model_improvement": -0.1, "model_output": "sampled", "model_hidden": ()}
     wrong |= {"ensemble_size": 0, "model_lr": 0.0, "model_patience": -1, "model_decay": (-1e-5,)}
     assert not any(MODEL_RANGES[name][0](value) for name, value in wrong.items())
+    other_ends = {"holdout_ratio": 0.0, "model_improvement": 1.0, "model_keep_factor": 0.0, "bound_weight": -1e-9}
+    assert not any(MODEL_RANGES[name][0](value) for name, value in other_ends.items())
+    assert MODEL_RANGES["model_improvement"][0](0.0)

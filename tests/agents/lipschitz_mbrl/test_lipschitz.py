@@ -335,6 +335,15 @@ def test_the_ball_slope_sees_a_kink_that_the_gradient_does_not():
     assert_close(ball_slope(value, states, Ball(0.2, "inf", torch.ones(1))), torch.tensor((0.2 + 1.0) / 0.2))
 
 
+def test_the_ball_slope_looks_both_ways_and_at_falls_and_passes_over_flat_places():
+    """V = x − 10·max(0, 0.3 − x) at 0.4: up by 0.2 in the direction of the gradient, down by 1.2 against it."""
+    value = lambda x: (x[..., 0] - 10 * (0.3 - x[..., 0]).relu()) * (x[..., 0] > -5)  # noqa: E731
+    ball = Ball(0.2, "inf", torch.ones(1))
+    assert_close(ball_slope(value, torch.tensor([[0.4]]), ball), torch.tensor(1.2 / 0.2))
+    assert_close(ball_slope(value, torch.tensor([[-9.0], [0.4]]), ball), torch.tensor(1.2 / 0.2))
+    assert ball_slope(value, torch.tensor([[-9.0]]), ball) == 0
+
+
 def test_the_value_aware_error_by_hand():
     assert_close(value_aware_error(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 1.0])), torch.tensor(2.5))
 

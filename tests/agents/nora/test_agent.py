@@ -329,12 +329,12 @@ def test_hybrid_nora_profits_from_poor_data_and_noah_star_only_from_good_data():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy_step_size": 0}, "agent.policy_step_size must be positive"),
-        ({"bonus": -1.0}, "agent.bonus must be at least 0"),
-        ({"switch_ratio": 1.0}, "agent.switch_ratio must be above 1"),
-        ({"failure_probability": 1.0}, r"agent.failure_probability must be in \(0, 1\)"),
-        ({"episodes": 0}, "agent.episodes must be at least 1"),
-        ({"reward_range": (1.0, 1.0)}, "agent.reward_range must be LOW below HIGH"),
+        ({"policy_step_size": 0}, "--agent.policy-step-size must be positive"),
+        ({"bonus": -1.0}, "--agent.bonus must be at least 0"),
+        ({"switch_ratio": 1.0}, "--agent.switch-ratio must be above 1"),
+        ({"failure_probability": 1.0}, r"--agent.failure-probability must be in \(0, 1\)"),
+        ({"episodes": 0}, "--agent.episodes must be at least 1"),
+        ({"reward_range": (1.0, 1.0)}, "--agent.reward-range must be LOW below HIGH"),
     ],
 )
 def test_settings_out_of_range_are_named(changes, message):
@@ -347,14 +347,14 @@ def test_settings_out_of_range_are_named(changes, message):
     [
         (lambda: make_vec(EnvConfig("surefoot/Pendulum-v0")), {}, "need tabular MDPs such as"),
         (lambda: make_vec(EnvConfig("surefoot/RiverSwim-v0")), {}, "pass --env.time-aware"),
-        (lambda: task("RiverSwim"), {"episodes": None}, "agent.episodes is missing"),
+        (lambda: task("RiverSwim"), {"episodes": None}, "--agent.episodes is missing"),
         (lambda: task("RiverSwim"), {"critic": "linear"}, "needs a task with features"),
         (lambda: task("RiverSwim"), {"variant": "noah"}, "noah learns from recorded data"),
         (lambda: task("Tetris"), {}, r"takes .* GB; pass --agent.critic linear"),
         (lambda: task("LinearMDP"), {"critic": "linear", "pooled": True}, "in tasks whose steps are alike"),
         (lambda: task("RiverSwim"), {"pooled": True}, "is for the linear critic"),
         (lambda: task("Tetris"), {"critic": "linear", "reset": False}, "too many for the table of exponents"),
-        (lambda: task("DeepSea", cells=True), {}, "no env.kwargs.cells"),
+        (lambda: task("DeepSea", cells=True), {}, "no --env.kwargs cells"),
         (lambda: Random(2, max_episode_steps=3), {}, "only episodes that all take the task's 4 steps"),
     ],
 )

@@ -329,8 +329,8 @@ def test_a_state_put_into_another_agent_goes_on_as_the_same():
     ("env", "changes", "message"),
     [
         (EnvConfig("Pendulum-v1", time_aware=True), {}, "nora-deep needs Discrete actions, not Box"),
-        (SEA, {"horizon": None}, "agent.horizon is missing"),
-        (SEA, {"horizon": 5}, "agent.horizon is 5, but the task's episodes take 4 steps"),
+        (SEA, {"horizon": None}, "--agent.horizon is missing"),
+        (SEA, {"horizon": 5}, "--agent.horizon is 5, but the task's episodes take 4 steps"),
         (dataclasses.replace(SEA, time_aware=False), {}, "add --env.time-aware"),
         (POLE, {"horizon": 15}, "declares no range of values; pass --agent.reward-range"),
     ],
@@ -352,7 +352,7 @@ def test_a_horizon_that_is_not_the_tasks_is_found_out_by_playing(limit, message)
 
 def test_a_return_outside_of_the_clip_range_is_an_error_with_the_numbers():
     agent = agent_of(POLE, horizon=15, reward_range=(0.0, 0.1))
-    with pytest.raises(ValueError, match=r"outside of the clip range \[0, 1.5\]; correct agent.reward_range"):
+    with pytest.raises(ValueError, match=r"outside of the clip range \[0, 1.5\]; correct --agent.reward-range"):
         agent.step()
 
 
@@ -363,7 +363,7 @@ def test_data_of_another_horizon_or_not_time_aware_are_refused():
     data = record_behaviour(LOCK, 2, seed=0)
     with pytest.raises(ValueError, match=r"is not the step; record it with --env\.time-aware"):
         agent_of(LOCK, dataclasses.replace(data, obs=data.obs.flip(0)))
-    with pytest.raises(ValueError, match=r"raise agent\.replay_capacity above 8"):
+    with pytest.raises(ValueError, match=r"raise --agent\.replay-capacity above 8"):
         agent_of(LOCK, data, replay_capacity=7)
     with pytest.raises(ValueError, match="not numbers of the task's 3"):
         agent_of(LOCK, dataclasses.replace(data, action=data.action + 1))
@@ -372,8 +372,8 @@ def test_data_of_another_horizon_or_not_time_aware_are_refused():
 
 def test_a_setting_out_of_its_range_is_named():
     for changes, message in [
-        ({"bonus_weight": -1.0}, "agent.bonus_weight"),
-        ({"switch_growth": 0.0}, "agent.switch_growth"),
+        ({"bonus_weight": -1.0}, "--agent.bonus-weight"),
+        ({"switch_growth": 0.0}, "--agent.switch-growth"),
         ({"horizon": 0}, "horizon"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -245,3 +245,18 @@ def test_rank_one_updates_and_the_determinant_lemma():
         grown = small + torch.outer(x, x)
         assert_close(inverse, grown.inverse(), rtol=0, atol=1e-10)
         assert_close(gain, torch.logdet(grown) - torch.logdet(small), rtol=0, atol=1e-10)
+
+
+def test_a_plan_is_due_at_first_when_a_count_has_doubled_and_every_time_without_a_ratio():
+    critics = [TabularCritic((2, 1, 1, 1), remaining(1), None, ratio, CPU) for ratio in (2.0, None)]
+    zero = torch.zeros(1, 2, dtype=torch.int64)
+    episode, due = Episode(zero, zero, zero.double(), zero), []
+    for _ in range(9):
+        due.append([critic.drifted().tolist() for critic in critics])
+        for critic in critics:
+            critic.plan(critic.drifted().nonzero().squeeze(-1), None)
+            critic.observe(episode)
+    rare, every = zip(*due, strict=True)
+    assert every == ([True, True],) * 9
+    # Of n = 0, 1, …, 8 visits: the first plan, and then at twice max(1, n at the last plan).
+    assert list(rare) == [[n in (0, 2, 4, 8)] * 2 for n in range(9)]

@@ -141,7 +141,7 @@ def test_epochs_and_rounds_agree_in_distribution():
 def test_an_epoch_does_not_cross_an_episodes_end():
     env = DynamicalLinear(2, system="s1", max_episode_steps=10)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="set no max_episode_steps"):
+    with pytest.raises(ValueError, match=r"set no --env\.max-episode-steps"):
         env.repeat(torch.zeros(2, dtype=torch.int64), 3)
 
 

@@ -106,7 +106,7 @@ def test_the_bandits_gap():
     assert env.gap == pytest.approx((8 / 400) ** 0.5)
     assert values(env, uniform(env)) == pytest.approx([0.5 + env.gap, 0.5 + env.gap / 8])
     assert GapBandit(gap=0.25).gap == 0.25
-    with pytest.raises(ValueError, match=r"env.kwargs.gap must be in \[0, 0.5\]"):
+    with pytest.raises(ValueError, match=r"--env.kwargs gap must be in \[0, 0.5\]"):
         GapBandit(actions=8, rounds=8)
 
 
@@ -337,12 +337,12 @@ def test_the_rotated_lock_shows_state_and_step_under_noise():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RiverSwim(states=1), "env.kwargs.states must be at least 2, got 1"),
-        (lambda: DeepSea(size=0), "env.kwargs.size must be at least 1, got 0"),
-        (lambda: DiabolicalLock(actions=1), "env.kwargs.actions must be at least 2, got 1"),
-        (lambda: DiabolicalLock(noise=-0.1), "env.kwargs.noise must be at least 0"),
-        (lambda: Forest(fire=1.5), r"env.kwargs.fire must be in \[0, 1\], got 1.5"),
-        (lambda: Tetris(width=7), "env.kwargs.width must be between 3 and 6, got 7"),
+        (lambda: RiverSwim(states=1), "--env.kwargs states must be at least 2, got 1"),
+        (lambda: DeepSea(size=0), "--env.kwargs size must be at least 1, got 0"),
+        (lambda: DiabolicalLock(actions=1), "--env.kwargs actions must be at least 2, got 1"),
+        (lambda: DiabolicalLock(noise=-0.1), "--env.kwargs noise must be at least 0"),
+        (lambda: Forest(fire=1.5), r"--env.kwargs fire must be in \[0, 1\], got 1.5"),
+        (lambda: Tetris(width=7), "--env.kwargs width must be between 3 and 6, got 7"),
     ],
 )
 def test_sizes_out_of_range_are_named(make, message):

@@ -65,6 +65,45 @@ def test_learning_curves_show_every_label_with_units(make_run, figure, tmp_path)
     assert [path.name for path in out.parent.iterdir()] == ["a.png"]
 
 
+def with_column(run, name, value):
+    """Add a figure of every evaluation as a whole to a run's evaluations.csv."""
+    with (run / "evaluations.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    with (run / "evaluations.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*table[0], name])
+        writer.writeheader()
+        writer.writerows(row | {name: value(int(row["step"]))} for row in table)
+    return run
+
+
+def test_what_runs_are_for_is_drawn_next_to_the_return_and_only_of_runs_that_measured_it(make_run, figure, tmp_path):
+    robust, plain = with_column(make_run("a"), "worst_case", lambda step: -step), make_run("b", seed=3)
+    mixed = [with_column(make_run("c", seed=1), "worst_case", lambda step: 0), make_run("old", seed=2)]
+    learning_curves({"robust": robust, "plain": plain, "mixed": mixed}, tmp_path / "a.png")
+    worst, returns = figure[0].axes
+    assert list(lines(worst)) == ["robust"]
+    np.testing.assert_array_equal(lines(worst)["robust"].get_ydata(), [-100, -200])
+    assert worst.get_ylabel() == "worst case over worlds, mean return (sum of rewards)"
+    assert list(lines(returns)) == ["robust", "plain", "mixed (2 runs)"]
+    assert [text.get_text() for text in figure[0].legends[0].get_texts()] == list(lines(returns))
+    learning_curves({"dhn": with_column(make_run("d"), "objective", lambda step: 0.5)}, tmp_path / "b.png")
+    assert [axes.get_ylabel() for axes in figure[1].axes] == [
+        "objective of the discounted return (sum of rewards)",
+        "evaluation return (sum of rewards)",
+    ]
+
+
+def test_the_command_draws_what_runs_are_for_and_one_metric_where_it_is_named(make_run, figure, tmp_path):
+    run = with_column(make_run("a"), "worst_case", lambda step: -step)
+    assert main([str(run), "--out", str(tmp_path / "a.png")]) == 0
+    assert main([str(run), "--metric", "worst_case", "--out", str(tmp_path / "b.png")]) == 0
+    assert main([str(run), "--metric", "episode_return", "--out", str(tmp_path / "c.png")]) == 0
+    assert [len(drawn.axes) for drawn in figure] == [2, 1, 1]
+    np.testing.assert_array_equal(figure[1].axes[0].get_lines()[0].get_ydata(), [-100, -200])
+    with pytest.raises(ValueError, match="no column 'worst_case'; it has step"):
+        main([str(make_run("old", seed=1)), "--metric", "worst_case", "--out", str(tmp_path / "d.png")])
+
+
 def test_steps_that_not_all_runs_reached_are_left_out(make_run, figure, tmp_path):
     runs = [make_run("a"), make_run("b")]
     rows = list(csv.reader((runs[1] / "evaluations.csv").open()))

@@ -1,7 +1,9 @@
 """Videos that really decode, and one clear line where none can be made."""
 
+import itertools
 import os
 
+import gymnasium as gym
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -22,7 +24,8 @@ def push(obs):
 
 @pytest.mark.skipif(not CAN_DRAW, reason="nothing here can draw: no screen, no EGL, no OSMesa (apt install libegl1)")
 def test_the_film_has_a_frame_a_step_and_moves(tmp_path):
-    out = record_episode(push, TINY, tmp_path / "videos" / "a.mp4", seed=1)
+    out = tmp_path / "videos" / "a.mp4"
+    assert record_episode(push, TINY, out, seed=1)
     frames = iio.imread(out)
     (length,) = evaluate(push, TINY, episodes=1, seed=1).lengths
     assert 5 < length < 100
@@ -30,6 +33,44 @@ def test_the_film_has_a_frame_a_step_and_moves(tmp_path):
     assert frames[0].std() > 10  # not one colour
     assert np.abs(frames[-1].astype(float) - frames[0]).max() > 50  # the cart has moved
     assert [path.name for path in out.parent.iterdir()] == ["a.mp4"]  # no leftovers
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Let every task draw black frames, without a screen."""
+    monkeypatch.setattr(video, "choose_gl", lambda: None)
+    task = gym.wrappers.TransformReward(gym.make("Pendulum-v1", render_mode="rgb_array"), lambda reward: reward)
+    monkeypatch.setattr(task.unwrapped, "render", lambda: np.zeros((48, 64, 3), np.uint8))
+    monkeypatch.setattr(video, "make_single", lambda config, mode: task)
+    return EnvConfig("Pendulum-v1")
+
+
+def still(obs):
+    return torch.zeros(len(obs), 1)
+
+
+def test_a_film_has_a_bound_and_says_whether_the_episode_ended(tmp_path, drawn):
+    pytest.importorskip("moviepy", reason="extra video not installed")
+    out = tmp_path / "a.mp4"
+    assert not record_episode(still, drawn, out, seed=1, steps=7)
+    assert len(iio.imread(out)) == 8
+    assert record_episode(still, drawn, out, seed=1, steps=200)  # its time limit
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, SystemExit])
+def test_a_film_that_is_stopped_leaves_nothing_and_the_old_one(tmp_path, drawn, how):
+    pytest.importorskip("moviepy", reason="extra video not installed")
+    out, count = tmp_path / "a.mp4", itertools.count()
+    out.write_bytes(b"the old one")
+
+    def stopped(obs):
+        if next(count) == 5:
+            raise how
+        return still(obs)
+
+    with pytest.raises(how):
+        record_episode(stopped, drawn, out, seed=1)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.mp4", b"the old one")]
 
 
 def test_a_machine_that_cannot_draw_is_told_what_to_install(tmp_path, monkeypatch):

@@ -137,5 +137,7 @@ def test_video_is_written_into_the_run(make_run, monkeypatch, capsys):
     ((task, out, rest),) = asked
     assert task.id == "Pendulum-v1"
     assert out.parent == run / "videos"
-    assert rest["seed"] == 4
-    assert "video: " in capsys.readouterr().out
+    assert (rest["seed"], rest["steps"]) == (4, 1000)
+    assert "the first 1,000 steps; --video-steps films more" in capsys.readouterr().out  # it returned no True
+    with pytest.raises(ValueError, match="--video-steps is 0; it must be at least 1"):
+        main([str(run), "--video", "--video-steps", "0"])

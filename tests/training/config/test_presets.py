@@ -109,7 +109,7 @@ def test_a_preset_file_lies_over_the_agents_defaults(tmp_path):
     [
         (b"agent: {beta: 1}", "unknown key 'agent.beta'; known: env_steps, fail_at"),
         (b"steps: -5", "steps is -5; it must be positive"),
-        (b"agent: {scale: 0}", "agent.scale must be positive"),
+        (b"agent: {scale: 0}", "--agent.scale must be positive"),
         (b"- a list", "expected a mapping"),
         (b"a: [1", "not a YAML file"),
         (b"\xff\xfe\x00a", "not a YAML file"),

@@ -6,68 +6,134 @@ import sys
 import time
 
 import pytest
+import yaml
 from fake_agent import HERE, FakeConfig
+from sameness import assert_same_run
 
+from surefoot.configs.casting import plain
 from surefoot.evaluation import policy_files
 from surefoot.training import session
+from surefoot.training.cli.main import main
+from surefoot.training.config.presets import load_preset
 from surefoot.training.loop import baselines
 from surefoot.training.loop.interrupt import StopRequest
-from surefoot.training.loop.setup import resume, start
+from surefoot.training.loop.loop import save
+from surefoot.training.loop.setup import resume
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.session import execute, train
 
 PRESET = """
 steps: {steps}
-agent: {{scale: {scale}}}
+agent: {{scale: {scale}, fail_at: {fail_at}}}
 env: {{id: surefoot/Pendulum-v0, max_episode_steps: 10}}
 eval: {{every: 25, episodes: 2}}
 """
 
 
 @pytest.fixture
-def baseline_commands(tmp_path, monkeypatch):
-    """Presets fake/good and fake/bad, and children that know the fake agent and these presets."""
-    for name, steps, scale in (("good", 30, 0.2), ("bad", 30, 0.3), ("long", 10**6, 0.2)):
-        (tmp_path / f"{name}.yaml").write_text(PRESET.format(steps=steps, scale=scale))
+def presets(tmp_path, monkeypatch):
+    """Write presets fake/good, fake/bad and fake/long, and let children know the fake agent; return their folder."""
+    for name, steps, scale, fail_at in (("good", 30, 0.2, -1), ("bad", 30, 0.3, 3), ("long", 10**6, 0.2, -1)):
+        (tmp_path / f"{name}.yaml").write_text(PRESET.format(steps=steps, scale=scale, fail_at=fail_at))
 
     def command(self, entry, folder):
-        arguments = whole(self, entry, folder)[3:]
-        preset = tmp_path / f"{entry.split('/')[1]}.yaml"
-        arguments = [str(preset) if word == entry.split("/")[1] else word for word in arguments]
-        return [sys.executable, str(HERE / "fake_agent.py"), *arguments, *extra.get(entry, [])]
+        return [sys.executable, str(HERE / "fake_agent.py"), *whole(self, entry, folder)[3:]]
 
-    extra = {"fake/bad": ["--agent.fail-at", "3"]}
+    def load(agent_name, preset):
+        return load_preset(agent_name, preset if preset.endswith(".yaml") else str(tmp_path / f"{preset}.yaml"))
+
     whole = baselines.BaselineRuns._command
     monkeypatch.setattr(baselines.BaselineRuns, "_command", command)
-    monkeypatch.setattr(session, "require_baselines", lambda config, regret: None)  # the presets are none of ours
+    monkeypatch.setattr(baselines, "load_preset", load)
+    return tmp_path
 
 
-def test_the_comparison_holds_every_method_in_both_dynamics(tmp_path, tiny, baseline_commands, capsys):
-    run = train("fake", dataclasses.replace(tiny, seed=3, baselines=("fake/good",)), out=tmp_path, name="run")
+@pytest.fixture
+def in_process(presets, monkeypatch):
+    """Train baseline runs in this process, by the arguments that their own would get: a process takes seconds."""
+
+    def run_all(self):
+        for entry in self.config.baselines:
+            folder = baselines.baseline_folder(self.run, entry)
+            assert main(self._command(entry, folder)[2:]) == 0
+
+    monkeypatch.setattr(baselines.BaselineRuns, "__enter__", lambda self: self)
+    monkeypatch.setattr(baselines.BaselineRuns, "__exit__", lambda self, *error: None)
+    monkeypatch.setattr(baselines.BaselineRuns, "wait", run_all)
+
+
+def test_the_comparison_holds_every_method_in_both_dynamics(presets, in_process, tiny, capsys):
+    """The run starts from a preset of 60 steps; its baseline, of 30 on purpose, gets the time limit and the seed."""
+    start = presets / "start.yaml"
+    start.write_text(yaml.safe_dump({"agent": {}} | {name: plain(tiny)[name] for name in ("env", "eval", "steps")}))
+    env = dataclasses.replace(tiny.env, max_episode_steps=12)
+    config = dataclasses.replace(tiny, env=env, seed=3, baselines=("fake/good",))
+    run = train("fake", config, out=presets, name="run", preset=str(start))
     table = json.loads((run / "comparison.json").read_text())
-    assert [(row["method"], row["step"], row["saw"]) for row in table] == [
-        ("fake", 60, "simulator"),
-        ("fake/good", 30, "simulator"),
+    assert [(row["method"], row["step"], row["budget"], row["unit"], row["saw"]) for row in table] == [
+        ("fake", 60, 60, "steps", "simulator"),
+        ("fake/good", 30, 30, "steps", "simulator"),
     ]
-    assert "fake/good" in capsys.readouterr().out
+    assert [row["settings"] for row in table] == [{"steps": 60}, {"steps": 30}]
+    out = capsys.readouterr().out
+    assert "fake/good" in out
+    assert "60 steps" in out
+    assert "30 steps" in out
     child = run / "baselines" / "fake-good"
     assert run_folder.read_meta(child)["status"] == "finished"
+    assert run_folder.read_meta(child)["preset"] == "good"
     _, config = run_folder.read_config(child)
     assert (config.agent, config.seed, config.threads) == (FakeConfig(scale=0.2), 3, 1)
+    assert (config.env.max_episode_steps, config.steps) == (12, 30)
     last = [row for row in (run / "evaluations.csv").read_text().splitlines() if row.startswith("60,")]
     mean = sum(float(row.split(",")[4]) for row in last) / len(last)
     assert table[0]["real_return"] == table[0]["simulator_return"] == pytest.approx(mean)
 
 
-def test_a_baseline_run_that_fails_is_reported_with_its_log(tmp_path, tiny, baseline_commands):
+def test_a_longer_budget_is_that_of_the_baselines_too(presets, in_process, tiny):
+    config = dataclasses.replace(tiny, baselines=("fake/good",))
+    run = train("fake", config, out=presets, name="run")
+    child = run / "baselines" / "fake-good"
+    assert policy_files.checkpoint_steps(child)[-1] == 60  # the run has no preset: all of the comparison is its own
+    session.resume_run(run, "fake", dataclasses.replace(config, steps=90))
+    assert policy_files.checkpoint_steps(child)[-1] == 90
+    assert [row["step"] for row in json.loads((run / "comparison.json").read_text())] == [90, 90]
+    whole = train("fake", dataclasses.replace(config, steps=90), out=presets, name="whole")
+    assert_same_run(child, whole / "baselines" / "fake-good", 90)
+
+
+def test_a_finished_baseline_run_is_taken_only_with_the_settings_of_the_comparison(presets, tiny, monkeypatch):
+    config = dataclasses.replace(tiny, baselines=("fake/good",))
+    run = session.begin("fake", config, presets / "run", None)
+    child = session.begin("fake", run.config, run.folder / "baselines" / "fake-good", None)
+    monkeypatch.setattr(child, "config", dataclasses.replace(config, baselines=(), seed=9))
+    run_folder.write_config(child.folder / "config.yaml", "fake", child.config, None)
+    for one in (run, child):
+        save(one)
+    with pytest.raises(ValueError, match=r"fake-good: trained under other settings: .*seed was 9, not 0.*; move it"):
+        session.resume_run(run.folder, "fake", dataclasses.replace(config, steps=90))
+    assert baselines.read_baseline(run.folder, "fake/good")[1].steps == 60  # nothing half-written
+    child.counters.step = 80
+    run_folder.write_config(
+        child.folder / "config.yaml", "fake", baselines.read_baseline(run.folder, "fake/good")[1], None
+    )
+    save(child)
+    with pytest.raises(ValueError, match=r"fake-good: already at step 80; --steps 70 is less"):
+        session.resume_run(run.folder, "fake", dataclasses.replace(config, steps=70))
+
+
+def test_a_baseline_run_that_fails_is_reported_with_its_log(tmp_path, tiny, presets):
     with pytest.raises(ChildProcessError, match=r"(?s)fake/bad failed with exit code 1.*fails as configured"):
         train("fake", dataclasses.replace(tiny, baselines=("fake/bad",)), out=tmp_path, name="run")
     assert policy_files.checkpoint_steps(tmp_path / "run") == [42, 60]
 
 
-def test_baseline_runs_are_stopped_with_the_run_and_resumed_with_it(tmp_path, tiny, baseline_commands):
+def test_baseline_runs_are_stopped_with_the_run_and_resumed_with_it(tmp_path, tiny, presets):
     config = dataclasses.replace(tiny, baselines=("fake/long",))
-    stop, run = StopRequest(), start("fake", config, tmp_path / "run")
+    (tmp_path / "start.yaml").write_text(
+        "steps: 60\ncheckpoint_every: 20\nenv: {id: surefoot/Pendulum-v0, max_episode_steps: 10}\n"
+    )
+    stop, run = StopRequest(), session.begin("fake", config, tmp_path / "run", str(tmp_path / "start.yaml"))
     child = tmp_path / "run" / "baselines" / "fake-long"
     evaluations, step = child / "evaluations.csv", run.agent.step
 
@@ -82,7 +148,8 @@ def test_baseline_runs_are_stopped_with_the_run_and_resumed_with_it(tmp_path, ti
     assert run_folder.read_meta(child)["status"] == "interrupted"
     (step_of_child,) = policy_files.checkpoint_steps(child)
     call = baselines.BaselineRuns(run.folder, config, lambda: True)._command("fake/long", child)
-    assert call[-2:] == ["--resume", str(child)]
+    assert call[call.index("--resume") + 1] == str(child)
+    assert "--steps=1000000" in call
     name, settings = run_folder.read_config(child)
     resumed = resume(child, name, dataclasses.replace(settings, steps=step_of_child + 3))
     execute(resumed, StopRequest())
@@ -91,4 +158,4 @@ def test_baseline_runs_are_stopped_with_the_run_and_resumed_with_it(tmp_path, ti
 
 def test_an_unknown_baseline_run_is_found_before_anything_starts(tiny):
     with pytest.raises(FileNotFoundError, match="no preset 'nope' for fake"):
-        baselines.require_baselines(dataclasses.replace(tiny, baselines=("fake/nope",)))
+        baselines.plan_baselines("fake", dataclasses.replace(tiny, baselines=("fake/nope",)), None)

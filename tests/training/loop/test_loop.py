@@ -12,7 +12,7 @@ from sameness import assert_same_run, rows
 from surefoot import agents
 from surefoot.evaluation import policy_files
 from surefoot.evaluation.storage import load
-from surefoot.training.loop import loop, setup
+from surefoot.training.loop import evaluation, setup
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume, start
 from surefoot.training.runs import folder as run_folder
@@ -120,9 +120,9 @@ def test_a_crash_keeps_its_traceback_and_the_run_can_go_on(tmp_path, tiny):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 5}, "seed was 0, not 5; only steps, threads"),
-        ({"agent": FakeConfig(scale=2.0)}, "agent.scale was 0.1, not 2.0"),
-        ({"log_every": 3}, "log_every was 14, not 3"),
+        ({"seed": 5}, "--seed was 0, not 5; only --steps, --threads"),
+        ({"agent": FakeConfig(scale=2.0)}, "--agent.scale was 0.1, not 2.0"),
+        ({"log_every": 3}, "--log-every was 14, not 3"),
         ({"steps": 30}, "already at step 60; --steps 30 is less"),
     ],
 )
@@ -171,8 +171,8 @@ def test_evaluation_is_in_the_real_dynamics_whatever_the_simulator(tmp_path, tin
     from surefoot.envs import Physics
 
     seen = []
-    evaluate = loop.evaluate
-    monkeypatch.setattr(loop, "evaluate", lambda act, env, **rest: seen.append(env) or evaluate(act, env, **rest))
+    evaluate = evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", lambda act, env, **rest: seen.append(env) or evaluate(act, env, **rest))
     simulator = dataclasses.replace(tiny.env, id="InvertedPendulum-v5", physics=Physics(gravity=2.0))
     train("fake", change(tiny, env=simulator), out=tmp_path, name="run")
     assert {env.physics for env in seen} == {Physics()}

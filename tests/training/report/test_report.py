@@ -21,7 +21,15 @@ from surefoot.training.config.presets import default_config, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.report.data import gather, name_methods, read_run
 from surefoot.training.report.figures import style_of
-from surefoot.training.report.numbers import changes, final_values, grid_map, improvements, numbers, physics_map
+from surefoot.training.report.numbers import (
+    changes,
+    differences,
+    final_values,
+    grid_map,
+    improvements,
+    numbers,
+    physics_map,
+)
 from surefoot.training.report.page import page
 from surefoot.training.runs import folder as run_folder
 
@@ -76,6 +84,42 @@ def test_the_final_and_the_best_evaluation_of_each_seed_make_the_numbers(two_age
     assert best.value == 10.0
     assert found(two_agents, "speed").value == 4.0
     assert found(two_agents, "time").value == 2.0
+
+
+def measured_too(folder, column, values, **changes):
+    """Give a run a further figure of each of its evaluations, and settings by which it is for that."""
+    agent, config = run_folder.read_config(folder)
+    run_folder.write_config(folder / "config.yaml", agent, replace(config, **changes), None)
+    with (folder / "evaluations.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    with (folder / "evaluations.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*table[0], column])
+        writer.writeheader()
+        writer.writerows(row | {column: values[int(row["step"])]} for row in table)
+
+
+def test_runs_are_compared_by_what_they_are_for_and_best_is_their_best_by_that(tmp_path):
+    curve = ((100, 9.0), (150, 5.0), (200, 7.0))
+    for seed, worst in enumerate(({100: 1.0, 150: 4.0, 200: 4.0}, {100: 1.1, 150: 6.3, 200: 2.0})):
+        measured_too(write_run(tmp_path / f"w{seed}", returns=curve, seed=seed), "worst_case", worst, uncertainty="s")
+    assert found(tmp_path, "best worst case").interval == (4.0, 6.3)  # the very numbers, not their rounded means
+    assert found(tmp_path, "best return").value == 6.0  # of equal worst cases the later, at 200, and that at 150
+    assert found(tmp_path, "final worst case").value == 3.0
+    findings = gather([tmp_path])
+    assert final_values(findings)[0].name == "worst case"
+    assert "sac" in page(findings, numbers(findings))
+    assert "Learning curves: Pendulum-v1, worst case" in page(findings, numbers(findings))
+    write_run(tmp_path / "old", returns=curve, seed=2, env=EnvConfig("Hopper-v5"))  # of a run without a set
+    assert final_values(gather([tmp_path]))[0].name == "return"
+
+
+def test_a_run_of_an_older_version_is_measured_by_the_return_and_named_so(tmp_path):
+    run = write_run(tmp_path / "old", returns=((100, 9.0), (200, 3.0)))
+    agent, config = run_folder.read_config(run)
+    run_folder.write_config(run / "config.yaml", agent, replace(config, uncertainty="hopper-2"), None)
+    facts = read_run(run)
+    assert (facts.measure.name, facts.best) == ("return", 100)
+    assert found(tmp_path, "best return").value == 9.0
 
 
 def test_one_seed_has_a_number_and_no_interval(tmp_path):
@@ -162,7 +206,7 @@ def test_training_in_an_uncertainty_set_is_another_method(tmp_path):
     for i, uncertainty in enumerate((None, "pendulum-2")):
         folder = write_run(tmp_path / str(i), seed=i)
         config = replace(run_folder.read_config(folder)[1], uncertainty=uncertainty)
-        run_folder.write_config(folder, "sac", config)
+        run_folder.write_config(folder / "config.yaml", "sac", config, None)
     methods = gather([tmp_path]).methods
     assert [method.label for method in methods] == ["sac, uncertainty None", "sac, uncertainty pendulum-2"]
 
@@ -173,7 +217,7 @@ def test_methods_are_told_apart_by_what_differs_and_by_their_colours(tmp_path):
         folder = write_run(tmp_path / str(i), seed=i)
         config = default_config("sac")
         config = replace(config, agent=replace(config.agent, gamma=gamma), env=PENDULUM, seed=i, steps=200)
-        run_folder.write_config(folder, "sac", config)
+        run_folder.write_config(folder / "config.yaml", "sac", config, None)
         runs.append(read_run(folder))
     methods = list(name_methods(runs).values())
     assert [method.label for method in methods] == ["sac, gamma 0.9", "sac, gamma 0.99"]
@@ -181,6 +225,22 @@ def test_methods_are_told_apart_by_what_differs_and_by_their_colours(tmp_path):
     assert one[0] == agent_style("sac").color  # the first keeps its agent's
     assert one[0] != other[0]
     assert one[2] != other[2]
+
+
+def test_what_differs_between_methods_is_a_column_of_their_table(tmp_path):
+    """Budget, its unit and the data of a run and its baselines stand beside their numbers."""
+    for name, agent, steps in (("one", "sac", 300), ("two", "bc", 300), ("three", "mbpo", 15_000)):
+        folder = write_run(tmp_path / name, agent)
+        _, config = run_folder.read_config(folder)
+        source = "my.hdf5" if agent == "bc" else None
+        config = replace(config, steps=steps, data=replace(config.data, source=source))
+        run_folder.write_config(folder / "config.yaml", agent, config, None)
+    findings = gather([tmp_path])
+    columns = differences(findings, findings.tasks[0], ["sac", "bc", "mbpo"])
+    assert columns == {"data.source": ["none", "my.hdf5", "none"], "steps": ["300", "300 updates", "15,000"]}
+    text = page(findings, numbers(findings))
+    for shown in ("<th>data.source</th><th>steps</th>", "<td>my.hdf5</td><td>300 updates</td>"):
+        assert shown in text
 
 
 def test_training_dynamics_are_tasks_of_their_own(tmp_path):
@@ -212,12 +272,12 @@ def test_scores_are_used_across_tasks_only_where_every_run_has_one(tmp_path):
         write_run(tmp_path / f"a{seed}", seed=seed, scores=True)
         write_run(tmp_path / f"b{seed}", seed=seed, env=other, returns=((200, 5.0 + seed),), scores=True)
     findings = gather([tmp_path])
-    assert final_values(findings)[0] == "score"
+    assert final_values(findings)[0].name == "score"
     (pooled,) = [f for f in numbers(findings) if f.task == "all its 2 tasks"]
     assert (pooled.value, pooled.seeds, pooled.begun) == (40.0, 4, 4)  # IQM of 30, 30, 50, 60
     write_run(tmp_path / "c", "sb3-sac")
     findings = gather([tmp_path])
-    assert final_values(findings)[0] == "return"
+    assert final_values(findings)[0].name == "return"
     assert not [f for f in numbers(findings) if f.task.startswith("all its")]  # returns of tasks are not comparable
 
 

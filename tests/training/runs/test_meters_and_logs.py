@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import json
 import os
+import struct
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ import torch
 from surefoot.agents.interface import Episodes, Progress
 from surefoot.training.runs.loggers import CsvLog, make_loggers, require_installed
 from surefoot.training.runs.meters import Meter
+
+BLOCK = 2**15  # bytes, of LevelDB's log format
 
 
 def progress(episodes=(), **metrics):
@@ -106,7 +110,35 @@ def test_wandb_works_offline_and_a_resumed_run_keeps_its_id(tmp_path, tiny, wand
     assert load(checkpoint_path(folder, "step", 90))["loggers"]["wandb"]["id"] == first
     runs = sorted(path.name for path in (folder / "wandb").glob("offline-run-*"))
     assert all(name.endswith(first) for name in runs)
-    assert runs
+    parts = [wandb_rows(path) for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb"))]
+    steps = [[row["_step"] for row in rows] for rows in parts]
+    assert [rows[-1] for rows in steps] == [60, 90]
+    assert steps[1][0] > 60  # not from 0 again, under the same id
+    for rows in parts:
+        assert [row["_step"] for row in rows] == sorted({row["_step"] for row in rows})  # one row a step
+        assert all(row["step"] == row["_step"] for row in rows)
+    assert {"walk", "eval/episode_return"} <= set(parts[0][-1])  # at 60: an interval's row, then the last evaluation
+
+
+def wandb_rows(path):
+    """Return the rows of history in a file that W&B wrote off line."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, records, place = path.read_bytes(), [b""], 7  # after the file's header; LevelDB's log format
+    while place + 7 <= len(content):
+        size, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        if BLOCK - place % BLOCK < 7:  # no room for a header
+            place += BLOCK - place % BLOCK
+            continue
+        records[-1] += content[place + 7 : place + 7 + size]
+        records += [b""] * (kind in (1, 4))  # whole, or the last part
+        place += 7 + size
+    rows = []
+    for record in (wandb_internal_pb2.Record.FromString(data) for data in records[:-1]):
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return rows
 
 
 def test_wandb_without_a_network_says_what_to_do(tmp_path, command):

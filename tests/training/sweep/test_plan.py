@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from waiting import wait_until
 from surefoot.evaluation import policy_files
 from surefoot.training.cli.main import main
 from surefoot.training.cli.sweep import StatusLine, parse
+from surefoot.training.config.presets import default_config
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.sweep import local as sweep_local
 from surefoot.training.sweep.plan import (
@@ -29,6 +31,7 @@ from surefoot.training.sweep.plan import (
     read_failures,
     read_plan,
     read_sweep,
+    resolved,
     wandb_settings,
 )
 from surefoot.training.sweep.progress import SweepProgress, fraction_done
@@ -92,7 +95,7 @@ def test_a_file_and_its_command_line_are_the_same_sweep(tmp_path):
         ({"presets": ("nope",)}, "no preset 'nope' for fake"),
         ({"set": {"agent.scael": [1]}}, "unknown key 'agent.scael'; did you mean 'scale'"),
         ({"set": {"agent.scale": ["much"]}}, "agent.scale is 'much'; expected float"),
-        ({"set": {"agent.scale": [0.0]}}, "agent.scale must be positive"),
+        ({"set": {"agent.scale": [0.0]}}, "--agent.scale must be positive"),
         ({"set": {"steps.more": [1]}}, "steps is {'more': 1}; expected int"),
         ({"set": {"seed": [1, 2]}}, "seed is the sweep's own; use seeds"),
         ({"set": {"steps": []}}, "an empty grid: no steps given"),
@@ -155,9 +158,9 @@ def test_runs_side_by_side_are_bounded_by_cpus_and_gpus(cpus_per_run, gpus_per_r
 
 
 def test_a_run_that_asks_for_more_than_there_is_is_refused():
-    with pytest.raises(ValueError, match="cpus_per_run is 9"):
+    with pytest.raises(ValueError, match="--cpus-per-run is 9"):
         sweep_local.side_by_side(Sweep(cpus_per_run=9), cpus=8, gpus=0)
-    with pytest.raises(ValueError, match=r"gpus_per_run is 0\.5, but PyTorch sees 0"):
+    with pytest.raises(ValueError, match=r"--gpus-per-run is 0\.5, but PyTorch sees 0"):
         sweep_local.side_by_side(Sweep(gpus_per_run=0.5), cpus=8, gpus=0)
 
 
@@ -352,3 +355,21 @@ def test_the_sweep_file_in_the_folder_asks_for_the_same_again(tmp_path, monkeypa
     again = read_sweep(tmp_path / "many" / "sweep.yaml")
     assert [run.name for run in expand(again)] == [entry.name for entry in read_plan(tmp_path / "many")]
     assert yaml.safe_load((tmp_path / "many" / "sweep.yaml").read_text())["engine"] == "local"
+
+
+@pytest.mark.parametrize(
+    ("agent", "changes", "asked", "metric", "mode"),
+    [
+        ("sac", {}, {}, "eval/episode_return", "max"),
+        ("sac", {"uncertainty": "hopper-2"}, {}, "eval/worst_case", "max"),
+        ("dhn", {}, {}, "eval/objective", "max"),
+        ("dynlin-ucb", {}, {}, "regret", "min"),
+        ("dynlin-ucb", {}, {"metric": "regret"}, "regret", "min"),
+        ("sac", {"uncertainty": "hopper-2"}, {"metric": "eval/episode_return"}, "eval/episode_return", "max"),
+        ("sac", {}, {"metric": "critic_loss", "mode": "min"}, "critic_loss", "min"),
+    ],
+)
+def test_a_search_is_for_what_its_runs_are_for_unless_told(agent, changes, asked, metric, mode):
+    config = replace(default_config(agent), **changes)
+    found = resolved(SearchObjective(**asked), agent, config)
+    assert (found.metric, found.mode) == (metric, mode)

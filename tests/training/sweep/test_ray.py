@@ -51,7 +51,7 @@ def test_a_search_draws_from_ranges_and_choices(what, found):
         ({"range": [1, 2, 3]}, "expected two numbers"),
         ({"log_range": [0, 1]}, "expected a < b, above 0"),
         ({"choices": []}, "needs a list"),
-        ({"range": [-1, 1]}, "agent.scale must be positive"),
+        ({"range": [-1, 1]}, "--agent.scale must be positive"),
         ({"choices": [0.1, "much"]}, "agent.scale is 'much'; expected float"),
     ],
 )

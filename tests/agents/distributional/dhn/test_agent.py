@@ -419,19 +419,19 @@ def test_the_probability_and_range_of_relabelled_stocks(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gamma": 0.0}, r"agent.gamma must be in \(0, 1\], not 0.0"),
-        ({"gamma": 1.5}, r"agent.gamma must be in \(0, 1\]"),
+        ({"gamma": 0.0}, r"--agent.gamma must be in \(0, 1\], not 0.0"),
+        ({"gamma": 1.5}, r"--agent.gamma must be in \(0, 1\]"),
         ({"objective": "cvar(0)"}, r"tau must lie in \(0, 1\]"),
         ({"objective": "cvar(1.5)"}, r"tau must lie in \(0, 1\]"),
         ({"objective": "risk"}, "unknown objective 'risk'"),
-        ({"clip_reward": 1.0}, "agent.clip_reward does not go with agent.stock"),
-        ({"n_step": 3}, "agent.n_step 3 with relabelling"),
-        ({"stock": False}, r"agent.objective cvar\(0.25\) needs agent.stock"),
-        ({"stock_range": (1.0, 1.0)}, "agent.stock_range must be finite, its low end first"),
-        ({"stock_range": (-float("inf"), 1.0)}, "agent.stock_range must be finite"),
-        ({"quantiles": 0}, "agent.quantiles must be at least 1"),
-        ({"huber_threshold": -1.0}, "agent.huber_threshold must be at least 0"),
-        ({"relabel_probability": 1.1}, r"agent.relabel_probability must be in \[0, 1\]"),
+        ({"clip_reward": 1.0}, "--agent.clip-reward does not go with --agent.stock"),
+        ({"n_step": 3}, "--agent.n-step 3 with relabelling"),
+        ({"stock": False}, r"--agent.objective cvar\(0.25\) needs --agent.stock"),
+        ({"stock_range": (1.0, 1.0)}, "--agent.stock-range must be finite, its low end first"),
+        ({"stock_range": (-float("inf"), 1.0)}, "--agent.stock-range must be finite"),
+        ({"quantiles": 0}, "--agent.quantiles must be at least 1"),
+        ({"huber_threshold": -1.0}, "--agent.huber-threshold must be at least 0"),
+        ({"relabel_probability": 1.1}, r"--agent.relabel-probability must be in \[0, 1\]"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(changes, message):
@@ -448,7 +448,7 @@ def test_gamma_1_needs_episodes_that_end():
 
 
 def test_a_utility_that_stock_alone_gets_wrong_is_refused():
-    with pytest.raises(ValueError, match=r"not homogeneous.*does not carry it: set agent.gamma 1"):
+    with pytest.raises(ValueError, match=r"not homogeneous.*does not carry it: set --agent.gamma 1"):
         make_agent(replace(SMALL, objective="entropic(1)"))
     make_agent(replace(SMALL, objective="entropic(1)", gamma=1.0))
 

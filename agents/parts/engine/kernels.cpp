@@ -1,34 +1,23 @@
 // Stacked multi-layer perceptrons, forward and backward, and Adam with a moving target; float32.
 //
-// One file, compiled once for each instruction set (-DWIDTH=16 with AVX-512, 8 with AVX2, 4 otherwise); the loader picks
-// at run time. Every entry of a product is one chain of fused multiply-adds in the order of k, whatever the number of
-// rows, threads or members: a row's result does not depend on what it is computed together with.
+// One file, compiled once for each instruction set (-DWIDTH=16 for AVX-512, 8 for AVX2); the loader picks one. Every
+// entry of a product is one chain of fused multiply-adds in the order of k, whatever the number of rows, threads or
+// members: a row's result does not depend on what it is computed together with.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-#ifndef WIDTH
-#define WIDTH 4
-#endif
-#ifndef KEY
-#define KEY ""
-#endif
 
 namespace {
 
 using Index = int64_t;
-template <int W> struct VectorOf { typedef float type __attribute__((vector_size(4 * W), aligned(4))); };
-using Vec = VectorOf<WIDTH>::type;
+typedef float Vec __attribute__((vector_size(4 * WIDTH), aligned(4)));
+typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
 
 // A block of the product is ROWS x (VECTORS * WIDTH): as many accumulators as the registers hold beside the operands.
-constexpr int ROWS = WIDTH == 16 ? 8 : 6;
-constexpr int VECTORS = 2;
-constexpr int COLUMNS = VECTORS * WIDTH;
-constexpr Index DEPTH = 256, HEIGHT = 256;  // of what is multiplied at a time
+constexpr int ROWS = WIDTH == 16 ? 8 : 6, VECTORS = 2, COLUMNS = VECTORS * WIDTH;
+constexpr Index DEPTH = 256, HEIGHT = 256;  // of what is multiplied at a time, so that it stays in the caches
 
 enum Activation { NONE = 0, RELU = 1, TANH = 2, SWISH = 3 };
 
@@ -62,7 +51,6 @@ inline Index room(Index floats) { return (floats + 15) / 16 * 16; }
 
 // exp, to 2 units in the last place (Cephes' polynomial); ends at the range of float32.
 inline Vec exponential(Vec x) {
-  typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
   const Vec high = broadcast(88.3762626647949f), low = broadcast(-87.3365478515625f);
   Vec y = x > high ? high : x;
   y = y < low ? low : y;
@@ -115,10 +103,7 @@ inline Vec gated(Vec x, Vec at, int gate) {
   switch (gate) {
     case RELU: return at <= 0.0f ? Vec{} : x;
     case TANH: return x * (1.0f - at * at);
-    case SWISH: {
-      Vec s = sigmoid(at);
-      return x * (s * (1.0f + at * (1.0f - s)));
-    }
+    case SWISH: return x * (sigmoid(at) * (1.0f + at * (1.0f - sigmoid(at))));
     default: return x;
   }
 }
@@ -183,8 +168,7 @@ void block_of(int rows, Index K, const float* A, Index row, Index column, const 
   if constexpr (M > 1) block_of<M - 1>(rows, K, A, row, column, B, C, stride, column0, columns, finish);
 }
 
-// Columns [from, to) of C (M x N) = A (M x K; strides) B, B packed: panel p holds columns p*COLUMNS.. as K rows. Blocks of
-// A and all of B stay in the second-level cache, a panel's part in the first.
+// Columns [from, to) of C (M x N) = A (M x K; strides) B; panel p of the packed B holds columns p*COLUMNS.. as K rows.
 void product(Index M, Index N, Index K, const float* A, Index row, Index column, const float* B, float* C, Index stride,
              const Finish& wanted, Index from, Index to) {
   for (Index k = 0; k < K || k == 0; k += DEPTH) {
@@ -225,7 +209,6 @@ void pack(Index K, Index N, const float* B, Index stride, float* out, Index from
 // The transpose of WIDTH x WIDTH numbers in registers: at each distance the halves of pairs of rows change places.
 #if defined(__GNUC__) && !defined(__clang__)
 inline void transpose_square(const float* from, Index stride, float* to) {
-  typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
   Vec row[WIDTH];
   for (int i = 0; i < WIDTH; i++) row[i] = load(from + i * stride);
 #pragma GCC unroll 4
@@ -272,12 +255,7 @@ template <class Task> void over_panels(Index N, int threads, Task task) {
   for (int t = 0; t < threads; t++) task(panels * t / threads * COLUMNS, panels * (t + 1) / threads * COLUMNS);
 }
 
-float dot(Index K, const float* a, const float* b, Index stride) {
-  if (stride != 1) {
-    float sum = 0;
-    for (Index k = 0; k < K; k++) sum += a[k] * b[k * stride];
-    return sum;
-  }
+float dot(Index K, const float* a, const float* b) {
   Vec s{};
   Index k = 0;
   for (; k + WIDTH <= K; k += WIDTH) s += load(a + k) * load(b + k);
@@ -288,8 +266,7 @@ float dot(Index K, const float* a, const float* b, Index stride) {
 }
 
 void add_columns(Index rows, Index columns, const float* d, float* out) {
-  for (Index i = 0; i < rows; i++)
-    for (Index j = 0; j < columns; j++) out[j] += d[i * columns + j];
+  for (Index i = 0; i < rows; i++) for (Index j = 0; j < columns; j++) out[j] += d[i * columns + j];
 }
 
 void adam_piece(Index n, float* __restrict__ p, float* __restrict__ mean, float* __restrict__ square,
@@ -373,8 +350,8 @@ const char* kernel_key() { return KEY; }
 
 // out (members, rows, last) of x; `member_stride` is 0 where all members see the same x. `hidden[l]` (members, rows,
 // widths[l + 1]) keeps the activations of layer l, `before[l]` what SWISH was given; null: nothing is kept.
-void stack_forward(const Stack* s, Index rows, const float* x, Index member_stride, Index x_stride, float* const* hidden,
-                   float* const* before, float* out, int threads) {
+void stack_forward(const Stack* s, Index rows, const float* x, Index member_stride, Index x_stride,
+                   float* const* hidden, float* const* before, float* out, int threads) {
   constexpr Index CHUNK = HEIGHT;  // rows that go through all layers together
   const Index E = s->members, L = s->layers;
   Index widest = 0, weights = 0;
@@ -394,7 +371,7 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
       panels[l] = scratch.take(padded(width) * in), bias[l] = scratch.take(padded(width));
       memset(bias[l], 0, padded(width) * sizeof(float));
       memcpy(bias[l], s->biases[l] + e * width, width * sizeof(float));
-      if (width > 1) pack(in, width, s->weights[l] + e * in * width, width, panels[l], 0, padded(width));
+      if (width > 1 || l + 1 < L) pack(in, width, s->weights[l] + e * in * width, width, panels[l], 0, padded(width));
     }
     float* spare[2] = {scratch.take(CHUNK * widest), scratch.take(CHUNK * widest)};
     for (Index r = begin; r < end; r += CHUNK) {
@@ -404,16 +381,15 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
       for (Index l = 0; l < L; l++) {
         const Index in = s->widths[l], width = s->widths[l + 1];
         const bool last = l + 1 == L;
-        float* output = last ? out + (e * rows + r) * width : hidden ? hidden[l] + (e * rows + r) * width : spare[l % 2];
+        const Index place = (e * rows + r) * width;
+        float* output = last ? out + place : hidden ? hidden[l] + place : spare[l % 2];
         if (width == 1 && last) {
-          const float* w = s->weights[l] + e * in;
-          for (Index i = 0; i < n; i++) output[i] = dot(in, input + i * stride, w, 1) + bias[l][0];
+          for (Index i = 0; i < n; i++) output[i] = dot(in, input + i * stride, s->weights[l] + e * in) + bias[l][0];
         } else {
           Finish finish;
           finish.bias = bias[l];
           if (!last) finish.activation = static_cast<int>(s->activation);
           if (!last && before) finish.before = before[l] + (e * rows + r) * width;
-          if (width == 1) pack(in, 1, s->weights[l] + e * in, 1, panels[l], 0, COLUMNS);
           product(n, width, in, input, stride, 1, panels[l], output, width, finish, 0, padded(width));
         }
         input = output, stride = width;
@@ -427,8 +403,8 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
 // wanted. Rows whose gradient is zero are left out of the products.
 void stack_backward(const Stack* s, Index rows, const float* x, Index member_stride, Index x_stride,
                     const float* const* hidden, const float* const* before, const float* grad_out,
-                    float* const* grad_weights, float* const* grad_biases, float* grad_x, Index first, Index last_column,
-                    int threads) {
+                    float* const* grad_weights, float* const* grad_biases, float* grad_x, Index first,
+                    Index last_column, int threads) {
   const Index E = s->members, L = s->layers, out = s->widths[L], columns = last_column - first;
   const int team = E % threads ? 1 : threads, inner = E % threads ? threads : 1;  // over members, or in each of them
   Index widest = std::max(out, columns), copies = 0, largest = 0;
@@ -461,24 +437,16 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
     float* next = scratch.take(rows * widest);
     if (compressed) {
       n = live;
-      float* rows_of_grad = scratch.take(rows * out);
-      for (Index i = 0; i < n; i++) memcpy(rows_of_grad + i * out, grad + kept[i] * out, out * sizeof(float));
-      grad = rows_of_grad;
+      const auto gathered = [&](const float* from, Index stride, Index width) {
+        float* copy = scratch.take(n * width);
+        for (Index i = 0; i < n; i++) memcpy(copy + i * width, from + kept[i] * stride, width * sizeof(float));
+        return copy;
+      };
+      grad = gathered(grad, out, out);
       for (Index l = grad_weights ? 0 : 1; l < L; l++) {
         const Index width = s->widths[l];
-        float* copy = scratch.take(n * width);
-        for (Index i = 0; i < n; i++) memcpy(copy + i * width, inputs[l] + kept[i] * strides[l], width * sizeof(float));
-        const bool apart = l && before;
-        if (l) {
-          const float* source = gates[l];
-          gates[l] = copy;
-          if (apart) {
-            float* other = scratch.take(n * width);
-            for (Index i = 0; i < n; i++) memcpy(other + i * width, source + kept[i] * width, width * sizeof(float));
-            gates[l] = other;
-          }
-        }
-        inputs[l] = copy, strides[l] = width;
+        inputs[l] = gathered(inputs[l], strides[l], width), strides[l] = width;
+        if (l) gates[l] = before ? gathered(gates[l], width, width) : inputs[l];
       }
     }
     float* panels = scratch.take(largest);
@@ -490,8 +458,7 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
         add_columns(n, width, grad, grad_biases[l] + e * width);
         float* G = grad_weights[l] + e * in * width;
         if (width == 1) {
-          for (Index i = 0; i < n; i++)
-            for (Index k = 0; k < in; k++) G[k] += grad[i] * inputs[l][i * strides[l] + k];
+          for (Index i = 0; i < n; i++) for (Index k = 0; k < in; k++) G[k] += grad[i] * inputs[l][i * strides[l] + k];
         } else {
           Finish finish;
           finish.add = true;
@@ -512,10 +479,7 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
           Index k = 0;
           for (; k + WIDTH <= in; k += WIDTH)
             store(target + i * in + k, gated(g * load(W + k), load(finish.at + i * in + k), finish.gate));
-          for (; k < in; k++) {
-            Vec at = broadcast(finish.at[i * in + k]);
-            target[i * in + k] = gated(g * W[k], at, finish.gate)[0];
-          }
+          for (; k < in; k++) target[i * in + k] = gated(g * W[k], broadcast(finish.at[i * in + k]), finish.gate)[0];
         }
       } else {
         over_panels(wanted, inner, [&](Index from, Index to) {
@@ -547,9 +511,6 @@ void adam_step(Index n, float* p, float* mean, float* square, float* gradient, f
     if (target) move_piece(length, target + begin, p + begin, tau);
   }
 }
-
-// target += tau * (p - target).
-void move_target(Index n, float* target, const float* p, float tau) { move_piece(n, target, p, tau); }
 
 // action (rows, actions) = tanh(u) and log_prob (rows) of a tanh-Gaussian with outputs (rows, 2 actions): the means, and
 // what affine[0] * . + affine[1], clipped to [low, high], makes log standard deviations of; u = mean + std * noise.

@@ -25,7 +25,6 @@ SIGNATURES = {
     "stack_forward": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, *[POINTER] * 3, ctypes.c_int],
     "stack_backward": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, *[POINTER] * 6, INTEGER, INTEGER, ctypes.c_int],
     "adam_step": [INTEGER, *[POINTER] * 4, FLOAT, DOUBLE, DOUBLE, FLOAT, FLOAT, DOUBLE, POINTER, FLOAT, ctypes.c_int],
-    "move_target": [INTEGER, POINTER, POINTER, FLOAT],
     "tanh_gaussian": [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, POINTER, POINTER],
     "tanh_gaussian_backward": [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, *[POINTER] * 4],
     "soft_target": [INTEGER, *[POINTER] * 4, INTEGER, POINTER, INTEGER, FLOAT, POINTER],

@@ -259,5 +259,5 @@ def test_hyper_parameters_out_of_range(change, message):
 def test_discrete_actions_are_refused_with_a_way_out():
     setting = make_setting()
     discrete = Spaces(setting.spaces.observation, gym.spaces.Discrete(3))
-    with pytest.raises(ValueError, match=r"continuous .* choose another env\.id"):
+    with pytest.raises(ValueError, match=r"continuous .* choose another --env\.id"):
         SAC(SACConfig(), type(setting)(discrete, 0, setting.device, env=DriftEnv()))

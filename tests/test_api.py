@@ -102,7 +102,7 @@ def test_settings_lie_over_the_preset_by_the_names_of_the_command_line(tmp_path)
     config = one.config
     assert (config.env.physics.gravity, config.env.max_episode_steps, config.seed) == (3.0, 10, 4)
     assert (one.agent_name, config.agent.hidden) == ("sac", (8,))
-    named = surefoot.train("sac", out=tmp_path, name="b", **{**TINY, "env": "MountainCarContinuous-v0", "steps": 4})
+    named = surefoot.train("sac", out=tmp_path, name="b", **{**TINY, "env": "MountainCarContinuous-v0", "steps": 20})
     assert named.config.env == EnvConfig("MountainCarContinuous-v0")
 
 

@@ -243,12 +243,12 @@ def test_first_steps_are_uniform_then_the_policys():
     [
         ({"gamma": 1.5}, r"agent\.gamma must be in \[0, 1\], not 1\.5"),
         ({"tau": 0.0}, r"agent\.tau must be in \(0, 1\]"),
-        ({"critic_lr": -1e-3}, r"agent\.critic_lr must be positive"),
-        ({"batch_size": 0}, r"agent\.batch_size must be at least 1"),
+        ({"critic_lr": -1e-3}, r"--agent\.critic-lr must be positive"),
+        ({"batch_size": 0}, r"--agent\.batch-size must be at least 1"),
         ({"hidden": ()}, r"agent\.hidden must be one or more widths"),
         ({"hidden": (8, 0)}, r"agent\.hidden must be one or more widths of at least 1, not \(8, 0\)"),
-        ({"random_steps": -1}, r"agent\.random_steps must be at least 0"),
-        ({"log_std_min": 2.0}, r"agent\.log_std_min must be below 2, not 2\.0"),
+        ({"random_steps": -1}, r"--agent\.random-steps must be at least 0"),
+        ({"log_std_min": 2.0}, r"--agent\.log-std-min must be below 2, not 2\.0"),
     ],
 )
 def test_hyper_parameters_out_of_range(change, message):
@@ -259,5 +259,5 @@ def test_hyper_parameters_out_of_range(change, message):
 def test_discrete_actions_are_refused_with_a_way_out():
     setting = make_setting()
     discrete = Spaces(setting.spaces.observation, gym.spaces.Discrete(3))
-    with pytest.raises(ValueError, match=r"continuous .* choose another env\.id"):
+    with pytest.raises(ValueError, match=r"continuous .* choose another --env\.id"):
         SAC(SACConfig(), type(setting)(discrete, 0, setting.device, env=DriftEnv()))

@@ -139,7 +139,8 @@ def test_wrong_requests_are_one_line(run, arguments, message, capsys):
 )
 def test_objectives_that_a_run_cannot_end_with_are_refused_before_it_begins(tmp_path, agent, objective, message):
     task = FORK if agent == "dhn" else EnvConfig("Pendulum-v1")
-    settings = SMALL if agent == "dhn" else agents.get("sac").default
+    early = {"learning_starts": 10, "random_steps": 10}
+    settings = SMALL if agent == "dhn" else replace(agents.get("sac").default, **early)
     config = RunConfig(settings, task, eval=EvalConfig(objectives=(objective,)), steps=24)
     with pytest.raises(ValueError, match=message):
         train(agent, config, out=tmp_path, name="run")

@@ -15,6 +15,7 @@ from surefoot.training.loop.setup import resume
 from surefoot.training.session import execute, train
 
 TINY = ["--env.id", "InvertedPendulum-v5", "--steps", "20", "--agent.hidden", "4", "--eval.episodes", "1"]
+EARLY = ["--agent.learning-starts", "10", "--agent.random-steps", "10"]
 
 
 def tiny(uncertainty):
@@ -59,7 +60,7 @@ def test_a_set_that_does_not_fit_is_one_line_before_anything_starts(content, mes
         own = tmp_path / "own.yaml"
         own.write_text(f"env: InvertedPendulum-v5\nparameters: {{{name}: {box}}}\n")
         content = str(own)
-    assert main(["train", "sac", *TINY, "--uncertainty", content, "--out", str(tmp_path / "runs")]) == 2
+    assert main(["train", "sac", *TINY, *EARLY, "--uncertainty", content, "--out", str(tmp_path / "runs")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -72,7 +73,7 @@ def test_a_parameter_without_effect_is_reported_and_an_agent_that_never_acts_ref
         "env: InvertedPendulum-v5\nparameters:\n  geom_friction.rail: {low: 0.1, high: 2.0}\n"
         "  body_mass.pole: {low: 1, high: 30}\n"
     )
-    assert main(["train", "sac", *TINY, "--uncertainty", str(own), "--out", str(tmp_path)]) == 0
+    assert main(["train", "sac", *TINY, *EARLY, "--uncertainty", str(own), "--out", str(tmp_path)]) == 0
     assert f"note: geom_friction.rail has no effect: every value of {own} gives" in capsys.readouterr().out
     offline = ["train", "bc", "--env.id", "HalfCheetah-v5", "--data.source", "sample:halfcheetah-demo"]
     assert main([*offline, "--uncertainty", "halfcheetah-2", "--out", str(tmp_path / "b")]) == 2

@@ -345,16 +345,16 @@ def test_a_spectral_radius_bound_below_the_truth_is_warned_of():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"spectral_radius_bound": 1.0}, r"agent\.spectral_radius_bound must be in \[0, 1\), not 1.0"),
-        ({"spectral_radius_bound": -0.1}, r"agent\.spectral_radius_bound must be in \[0, 1\)"),
-        ({"failure_probability": 0.0}, r"agent\.failure_probability must be in \(0, 1\)"),
-        ({"failure_probability": 1.5}, r"agent\.failure_probability must be in \(0, 1\)"),
+        ({"spectral_radius_bound": 1.0}, r"--agent\.spectral-radius-bound must be in \[0, 1\), not 1.0"),
+        ({"spectral_radius_bound": -0.1}, r"--agent\.spectral-radius-bound must be in \[0, 1\)"),
+        ({"failure_probability": 0.0}, r"--agent\.failure-probability must be in \(0, 1\)"),
+        ({"failure_probability": 1.5}, r"--agent\.failure-probability must be in \(0, 1\)"),
         ({"ridge": 0.0}, r"agent\.ridge must be positive"),
-        ({"non_normality_bound": 0.5}, r"agent\.non_normality_bound must be at least 1"),
-        ({"noise_std": -1.0}, r"agent\.noise_std must be at least 0"),
+        ({"non_normality_bound": 0.5}, r"--agent\.non-normality-bound must be at least 1"),
+        ({"noise_std": -1.0}, r"--agent\.noise-std must be at least 0"),
         ({"horizon": 0}, r"agent\.horizon must be at least 1"),
         ({"horizon": 1}, "ln T and 1/T need at least 2"),
-        ({"rounds_per_step": 0}, r"agent\.rounds_per_step must be at least 1"),
+        ({"rounds_per_step": 0}, r"--agent\.rounds-per-step must be at least 1"),
     ],
 )
 def test_settings_out_of_range_are_named(changes, message):

@@ -99,7 +99,7 @@ def test_the_time_limit_may_change_where_only_evaluations_need_it(tmp_path, data
     execute(run, StopRequest())
     assert (folder / "evaluations.csv").read_text().splitlines()[-1].split(",")[5] == "7"
     other = train("sac", run_of("sac", "Pendulum-v1"), out=tmp_path, name="acts")
-    with pytest.raises(ValueError, match=r"env\.max_episode_steps was None, not 7"):
+    with pytest.raises(ValueError, match=r"--env\.max-episode-steps was None, not 7"):
         resume(
             other, "sac", run_of("sac", "Pendulum-v1", env=EnvConfig("Pendulum-v1", num_envs=2, max_episode_steps=7))
         )

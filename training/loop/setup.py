@@ -172,8 +172,9 @@ def _build(
         raise
     logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", EVALUATION_COLUMNS)
     task = spaces, own_action_space(config.env), device, env
-    about = {"engine": engine_in_use(agent_name, agent, engine), "replayable": replayable}
-    return ActiveRun(agent_name, config, folder, spec, *task, agent, Meter(device), *logs, **about)
+    engine = engine_in_use(agent_name, agent, engine)
+    of_run = agent_name, config, folder, spec, *task, agent, Meter(device), *logs
+    return ActiveRun(*of_run, engine=engine, replayable=replayable)
 
 
 def training_env(

@@ -244,6 +244,7 @@ class TanhGaussianPolicy(nn.Module):
 
     def backpropagate(self, tape: stack.SampleTape, by_action: Tensor, by_log_prob: Tensor) -> None:
         """Add the gradient of all parameters, given those by action (B, act) and log-probability (B,)."""
+        assert tape.of_net is not None, "kept by `record`"
         by_outputs, by_affine = stack.sample_backward(tape, by_action, by_log_prob)
         self.net.backpropagate(tape.of_net, by_outputs.unsqueeze(0))
         if self.log_std_affine.requires_grad:
@@ -274,7 +275,8 @@ class TanhGaussianPolicy(nn.Module):
 @torch.no_grad()
 def soft_update(target: Iterable[nn.Parameter], online: Iterable[nn.Parameter], tau: float) -> None:
     """Q̄ ← (1 − τ)Q̄ + τQ, all tensors in one fused call."""
-    targets, sources = list(target), list(online)
+    targets: list[Tensor] = list(target)
+    sources: list[Tensor] = list(online)
     flat = flat_pair(targets, sources)
     if flat is None:
         torch._foreach_lerp_(targets, sources, tau)

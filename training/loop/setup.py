@@ -184,9 +184,9 @@ def _build(
     logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", columns)
     task = spaces, own_action_space(config.env), device, env
     measured_in = perturbed_envs and perturbed_envs.in_dynamics(config.eval.physics)
-    parts = agent, Meter(device), *logs
-    about = {"engine": engine_in_use(agent_name, agent, engine), "replayable": replayable}
-    return ActiveRun(agent_name, config, folder, spec, *task, *parts, **about, perturbed_envs=measured_in)
+    engine = engine_in_use(agent_name, agent, engine)
+    of_run = agent_name, config, folder, spec, *task, agent, Meter(device), *logs
+    return ActiveRun(*of_run, engine=engine, replayable=replayable, perturbed_envs=measured_in)
 
 
 def training_env(

@@ -44,11 +44,12 @@ def actor_objective(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return the derivatives by q (2, B, 1) and log π (B,) of `sac.policy_loss`, and what to log of it.
 
-    That of `sac.temperature_loss` is added to the gradient of log α.
+    That of `sac.temperature_loss` is added to the gradient of log α, unless it is fixed.
     """
     by_q, by_log_prob, metrics = torch.empty_like(q), torch.empty_like(log_prob), torch.empty(3)
-    assert log_alpha.grad is not None, "an optimiser of the engine has it"
-    tensors = (by_q, by_log_prob, log_alpha.grad, metrics)
+    by_log_alpha = log_alpha.grad if log_alpha.requires_grad else torch.zeros(())
+    assert by_log_alpha is not None, "an optimiser of the engine has it"
+    tensors = (by_q, by_log_prob, by_log_alpha, metrics)
     native.library().actor_objective(
         log_prob.shape[0],
         q.data_ptr(),

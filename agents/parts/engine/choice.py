@@ -46,7 +46,8 @@ def choose(wanted: str, device: torch.device, *, traced: bool = False) -> tuple[
 
 def coverage(agent: Any) -> tuple[list[str], list[str]]:
     """Return the names of an agent's networks that kernels compute, and of trained ones that are left to autograd."""
-    computed, left = [], []
+    computed: list[str] = []
+    left: list[str] = []
     for name, network in _networks(agent, ""):
         if network.computed_by:
             computed.append(name)
@@ -67,7 +68,7 @@ def _networks(owner: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def engine_of(module: Any) -> str:
     """Return the engine that computes the networks of a module."""
-    parts = module.modules() if isinstance(module, nn.Module) else ()
+    parts: Iterable[Any] = module.modules() if isinstance(module, nn.Module) else ()
     computed = [part.computed_by[0].engine for part in parts if getattr(part, "computed_by", None)]
     return computed[0] if computed else "eager"
 
@@ -103,6 +104,7 @@ def attach(engine: str, owners: Iterable[Any]) -> None:
 
 def _attach(engine: str, module: nn.Module) -> None:
     kernels = kernels_of(engine)
-    for part in module.modules():
+    parts: Iterable[Any] = module.modules()
+    for part in parts:
         if hasattr(part, "compute_by"):
             part.compute_by(kernels)

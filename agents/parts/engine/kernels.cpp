@@ -332,7 +332,6 @@ struct Samples {
 };
 constexpr Index SAMPLES = 2048;  // numbers that go through together
 inline Index rows_together(Index actions) { return std::max<Index>(1, SAMPLES / actions); }
-
 }  // namespace
 
 extern "C" {

@@ -263,14 +263,14 @@ class SampleNode(torch.autograd.Function):
     """`sample` in autograd's graph."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, outputs: Tensor, affine: Tensor, noise: Tensor, bounds: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
         ctx.tape = SampleTape(outputs.contiguous(), affine.contiguous(), noise.contiguous(), bounds)
         return sample(ctx.tape)
 
     @staticmethod
-    def backward(ctx: Any, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, Tensor, None, None]:
         require_first_derivative()
         return *sample_backward(ctx.tape, by_action, by_log_prob), None, None
 
@@ -278,7 +278,7 @@ class SampleNode(torch.autograd.Function):
 def run_sample(outputs: Tensor, affine: Tensor, noise: Tensor, bounds: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Return action and log-probability; differentiable where gradients are wanted."""
     if torch.is_grad_enabled():
-        pair: tuple[Tensor, Tensor] = SampleNode.apply(outputs, affine, noise, bounds)
+        pair: tuple[Tensor, Tensor] = SampleNode.apply(outputs, affine, noise, bounds)  # type: ignore[no-untyped-call]
         return pair
     return sample(SampleTape(outputs.contiguous(), affine, noise.contiguous(), bounds))
 
@@ -293,17 +293,17 @@ class StackNode(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor | None, kernels: Kernels, net: Parameters) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, anchor: Tensor | None, kernels: Kernels, net: Parameters) -> Tensor:
         out, ctx.tape = kernels.forward(net, x, keep=True)
         ctx.kernels, ctx.net = kernels, net
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
         require_first_derivative()
         inputs, anchor, *_ = ctx.needs_input_grad
         # In `autograd.grad` by something else the weights' gradients must stay as they are.
-        learns = anchor and torch._C._will_engine_execute_node(ctx.next_functions[1][0])  # type: ignore[attr-defined]
+        learns = anchor and torch._C._will_engine_execute_node(ctx.next_functions[1][0])
         columns = (0, ctx.tape.x.shape[-1] if inputs else 0)
         grad_x = ctx.kernels.backward(ctx.net, ctx.tape, grad, weights=learns, columns=columns)
         if not inputs:
@@ -315,7 +315,7 @@ def run(kernels: Kernels, net: Parameters, x: Tensor, *, frozen: bool) -> Tensor
     """Return the outputs (E, B, out) of a stack; `frozen`: no gradient into its weights."""
     learns = not frozen and net.weights[0].requires_grad
     if torch.is_grad_enabled() and (learns or x.requires_grad):
-        out: Tensor = StackNode.apply(x, net.weights[0] if learns else None, kernels, net)
+        out: Tensor = StackNode.apply(x, net.weights[0] if learns else None, kernels, net)  # type: ignore[no-untyped-call]
         return out
     with torch.no_grad():  # PyTorch's operations would record the weights of a frozen network
         return kernels.forward(net, x, keep=False)[0]

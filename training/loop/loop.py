@@ -24,6 +24,7 @@ from surefoot.agents.interface import (
     Spaces,
     VectorEnv,
 )
+from surefoot.agents.parts.engine import engine_of
 from surefoot.agents.parts.interaction import crosses
 from surefoot.envs import BatchedPerturbedEnvs, TaskError
 from surefoot.envs.check import global_generators_restored
@@ -195,7 +196,7 @@ def log_evaluation(run: ActiveRun) -> Row:
     run.counters.evaluated_step = run.counters.step
     if improves(found, run.best):
         policy = copy.deepcopy(run.agent.policy.state_dict())
-        engine = policy_files.engine_of(run.agent.policy)
+        engine = engine_of(run.agent.policy)
         run.best = Best(found.measure.name, found.value, run.counters.step, policy, engine)
         keep_best(run.folder, run.agent_name, run.config, run.spaces, run.own_action, run.best)
     tqdm.write(f"{run.agent_name} at {run.counters.step:,}: {found.summary()}")

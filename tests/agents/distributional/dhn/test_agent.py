@@ -23,6 +23,7 @@ from surefoot.agents.distributional.dhn.equations import (
     scores,
     stock_features,
 )
+from surefoot.agents.distributional.dhn.network import ImageTorso, QuantileNetwork
 from surefoot.agents.distributional.dhn.policy import QuantilePolicy, chosen
 from surefoot.agents.distributional.objectives import parse
 from surefoot.agents.interface import Setting, Spaces
@@ -558,3 +559,31 @@ def test_episode_limits_are_known_to_the_agent():
     assert make_vec(EnvConfig("CartPole-v1", max_episode_steps=20)).episode_limit == 20
     assert make_vec(EnvConfig("surefoot/Pendulum-v0")).episode_limit == 200
     assert make_vec(EnvConfig("surefoot/DynamicalLinear-v0", kwargs={"system": "real-data"})).episode_limit is None
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+def test_the_stock_enters_in_units_of_the_farther_end_of_its_range():
+    net = QuantileNetwork(OBS, 2, SMALL, torch.Generator().manual_seed(0))  # stocks from −5 to 1
+    obs, stock = torch.randn(6, OBS, generator=torch.Generator().manual_seed(1)), torch.linspace(-5, 1, 6)
+    hidden = (net.torso(obs) + net.of_stock(stock_features(stock, 5.0))).relu()
+    assert_close(net(obs, stock), net.head(hidden).view(6, 2, SMALL.quantiles))
+    assert not torch.equal(net(obs, stock), net(obs, stock.flip(0)))
+
+
+def test_the_torso_for_images_is_dqns_and_starts_as_pytorch_starts_layers():
+    config = replace(SMALL, image_shape=(2, 84, 84), hidden=(16, 8))
+    torso = ImageTorso(config, 2 * 84 * 84, torch.Generator().manual_seed(0))
+    layers = [(c.in_channels, c.out_channels, *c.kernel_size, *c.stride) for c in torso.convolutions]
+    assert layers == [(2, 32, 8, 8, 4, 4), (32, 64, 4, 4, 2, 2), (64, 64, 3, 3, 1, 1)]
+    for layer in torso.convolutions:
+        bound = (layer.in_channels * layer.kernel_size[0] ** 2) ** -0.5
+        for parameter in layer.parameters():
+            assert 0.8 * bound < parameter.abs().max() <= bound
+    image = torch.full((1, 2 * 84 * 84), 255.0)
+    x = torch.ones(1, 2, 84, 84)
+    for layer in torso.convolutions:
+        x = layer(x).relu()
+    assert torso.seen(image).shape == (1, 64 * 7 * 7)
+    assert_close(torso(image), torso.last(x.flatten(1)))

@@ -18,6 +18,7 @@ from surefoot.agents.distributional.dhn.equations import (
     DHNConfig,
     Stocked,
     clamped,
+    plan,
     quantile_huber_loss,
     relabelled,
     scores,
@@ -26,7 +27,7 @@ from surefoot.agents.distributional.dhn.equations import (
 from surefoot.agents.distributional.dhn.network import ImageTorso, QuantileNetwork
 from surefoot.agents.distributional.dhn.policy import QuantilePolicy, chosen
 from surefoot.agents.distributional.objectives import parse
-from surefoot.agents.interface import Setting, Spaces
+from surefoot.agents.interface import Budget, Setting, Spaces
 from surefoot.envs import EnvConfig, make_vec, spaces_of
 
 OBS = 3
@@ -587,3 +588,13 @@ def test_the_torso_for_images_is_dqns_and_starts_as_pytorch_starts_layers():
         x = layer(x).relu()
     assert torso.seen(image).shape == (1, 64 * 7 * 7)
     assert_close(torso(image), torso.last(x.flatten(1)))
+
+
+def test_what_will_run_is_counted_in_whole_iterations_and_whole_updates():
+    config = replace(SMALL, learning_starts=10, replay_capacity=200)
+    for rate, updates in ((0.5, 22), (0.4999886, 21), (0.25, 11)):  # 52 steps, learning from step 8 on
+        assert plan(replace(config, updates_per_step=rate), Budget(50, 4))[:2] == (52, updates)
+    hundred = replace(config, learning_starts=8, updates_per_step=0.29)
+    assert plan(hundred, Budget(108, 4)).updates == 29  # 100·0.29 is 28.999999999999996 in floats
+    with pytest.raises(ValueError, match=r"--agent\.replay-capacity is 200, less than a rollout of 201 steps"):
+        plan(config, Budget(900, 201))

@@ -15,6 +15,7 @@ from pathlib import Path
 from surefoot import agents
 from surefoot.configs import preset_names
 from surefoot.training.cli.errors import one_line_errors, program
+from surefoot.training.cli.imports import quick_imports
 
 COMMANDS = {
     "train": "train an agent, or resume a run",
@@ -64,7 +65,8 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "train" and rest in ([], ["-h"], ["--help"]):
         print(agents_overview())
         return 0 if rest else 2
-    run_command: Callable[[list[str]], int] = import_module(f"surefoot.training.cli.{command}").main
+    with quick_imports():
+        run_command: Callable[[list[str]], int] = import_module(f"surefoot.training.cli.{command}").main
     if command in (
         "train",
         "sweep",

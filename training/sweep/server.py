@@ -142,11 +142,11 @@ def serve(channel: socket.socket) -> list[str] | None:
     pids = set[int]()
     with _children_wake() as alarm:
         while True:
-            ready, _, _ = select.select([channel, alarm], [], [])
+            ready, _, _ = select.select([channel.fileno(), alarm], [], [])
             if alarm in ready:
                 os.read(alarm, LARGEST)
                 _report_ended(channel, pids)
-            if channel not in ready:
+            if channel.fileno() not in ready:
                 continue
             if not (packet := channel.recv(LARGEST)):
                 return None

@@ -49,10 +49,8 @@ def test_a_run_ends_with_its_own_code_and_its_output_is_in_its_log(run, tmp_path
 
 
 def test_a_run_has_a_session_threads_and_signals_of_its_own_and_keeps_nothing_of_another(run, tmp_path):
-    run(
-        "global left; left = 1; os.environ['LEFT'] = '1'; print(random.random(), np.random.random(), torch.rand(()).item())",
-        "one",
-    ).wait()
+    left = "global left; left = 1; os.environ['LEFT'] = '1'"
+    run(f"{left}\nprint(random.random(), np.random.random(), torch.rand(()).item())", "one").wait()
     code = """
     import signal
     print(random.random(), np.random.random(), torch.rand(()).item())

@@ -98,7 +98,8 @@ def load(names: list[str]) -> None:
 def test(job: dict[str, Any]) -> int:
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    return int(pytest.main([*ARGUMENTS, "-x", *job["paths"]], plugins=[Chosen(job["tests"])]))
+    limit = f"--timeout={job['limit']:.0f}"  # of each test
+    return int(pytest.main([*ARGUMENTS, "-x", limit, *job["paths"]], plugins=[Chosen(job["tests"])]))
 
 
 def in_fork(job: dict[str, Any]) -> int | None:

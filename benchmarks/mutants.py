@@ -210,8 +210,9 @@ class Tester:
         path = self.tree / file
         path.write_text(mutant.source, encoding="utf-8")
         try:
-            seconds = 30 + 8 * sum(measured["seconds"][test] for test in tests)
-            code = self.ask(tests=tests, paths=sorted({test.split("::")[0] for test in tests}), seconds=seconds)
+            took = [measured["seconds"][test] for test in tests]
+            paths = sorted({test.split("::")[0] for test in tests})
+            code = self.ask(tests=tests, paths=paths, limit=10 + 8 * max(took), seconds=60 + 8 * sum(took))
         finally:
             path.write_text(source, encoding="utf-8")
         return "timed out" if code is None else "killed" if code else "survived"

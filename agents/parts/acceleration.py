@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,28 @@ Owner = nn.Module | torch.optim.Optimizer | Tensor  # what a phase changes in pl
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+_kept_from_tracing: list[list[Callable[..., Any]]] = []
+
+
 def uncompiled(function: Function) -> Function:
-    """Keep torch.compile from tracing a function: `torch.compiler.disable`, which hides the function's type."""
-    disabled: Function = torch.compiler.disable(function)
-    return disabled
+    """Keep torch.compile from tracing a function, from the first phase on that `accelerate` compiles.
+
+    Not sooner: `torch.compiler.disable` imports the compiler, a second and more that a run without it need not wait.
+    """
+    called: list[Callable[..., Any]] = [function]
+    _kept_from_tracing.append(called)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return called[0](*args, **kwargs)
+
+    return cast(Function, call)
+
+
+def _disable_tracing() -> None:
+    while _kept_from_tracing:
+        called = _kept_from_tracing.pop()
+        called[0] = torch.compiler.disable(called[0])
 
 
 def adam(
@@ -92,6 +111,7 @@ def accelerate(phase: Phase, setting: Setting, owners: Sequence[Owner], by_hand:
         attach(setting.engine, owners)
         return by_hand if by_hand and setting.engine == "native" else phase
     if setting.compile:
+        _disable_tracing()
         phase = torch.compile(phase)
     if not setting.cudagraph:
         return phase

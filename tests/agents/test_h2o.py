@@ -374,7 +374,7 @@ def test_defaults_are_the_authors():
     "change", [{"regulariser_weight": -1.0}, {"temperature": 0.0}, {"gap_samples": 0}, {"gap_floor": 0.0}]
 )
 def test_hyper_parameters_out_of_range(change):
-    with pytest.raises(ValueError, match=rf"agent\.{next(iter(change))} must be"):
+    with pytest.raises(ValueError, match=rf"--agent\.{next(iter(change)).replace('_', '-')} must be"):
         H2OConfig(**change)
 
 

@@ -219,7 +219,7 @@ def test_an_unknown_constructor_argument_is_named(env_id):
     ("field", "value"), [("num_envs", 0), ("num_envs", -1), ("max_episode_steps", 0), ("vectorization", "threads")]
 )
 def test_config_out_of_range_names_the_field(field, value):
-    with pytest.raises(ValueError, match=f"env.{field}"):
+    with pytest.raises(ValueError, match=f"--env.{field.replace('_', '-')}"):
         EnvConfig(**{field: value})
 
 

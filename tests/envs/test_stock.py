@@ -209,9 +209,9 @@ def test_normalisation_of_a_whole_vector_task_is_refused():
     [
         ((0.0, RANGE), r"gamma must lie in \(0, 1\], not 0.0"),
         ((1.1, RANGE), r"gamma must lie in \(0, 1\]"),
-        ((0.9, (1.0, 0.0)), "stock_range must be two finite numbers in order"),
-        ((0.9, (0.0, np.inf)), "stock_range must be two finite numbers in order"),
-        ((0.9, RANGE, 4.0), "clip must reach over stock_range"),
+        ((0.9, (1.0, 0.0)), "the range of the stock must be two finite numbers in order"),
+        ((0.9, (0.0, np.inf)), "the range of the stock must be two finite numbers in order"),
+        ((0.9, RANGE, 4.0), "clip must reach over the range of the stock"),
     ],
 )
 def test_bad_arguments(arguments, words):

@@ -11,6 +11,7 @@ from surefoot.envs import EnvConfig
 from surefoot.evaluation.figures import curves as plots
 from surefoot.evaluation.figures.curves import diagnostics
 from surefoot.evaluation.policy_files import checkpoint_path
+from surefoot.evaluation.figures.curves import diagnostics
 from surefoot.evaluation.storage import load
 from surefoot.offline_data import DataConfig
 from surefoot.training.cli.main import main
@@ -68,10 +69,10 @@ def test_every_variant_leaves_the_figure_of_its_measurements(variant, tmp_path):
     assert all(float(last[f"seconds/{phase}"]) >= 0 for phase in ("model", "rollouts", "updates"))
 
 
-def test_a_run_that_has_measured_nothing_yet_has_no_figure(tmp_path):
-    config = load_preset("mbpo", preset(tmp_path, steps=8))
-    run = train("mbpo", config, out=tmp_path, name="short")
-    assert not (run / "plots" / "diagnostics.png").exists()
+def test_what_a_run_has_not_measured_yet_has_no_figure(tmp_path):
+    run = train("mbpo", load_preset("mbpo", preset(tmp_path, steps=12)), out=tmp_path, name="short")
+    assert diagnostics({"mbpo": run}, tmp_path / "none.png", ["value_aware_error"]) is None
+    assert not (tmp_path / "none.png").exists()
     assert (run / "plots" / "learning_curve.png").exists()
 
 

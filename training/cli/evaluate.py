@@ -24,9 +24,7 @@ from surefoot.evaluation import objectives
 from surefoot.evaluation import uncertainty_grid as grid
 from surefoot.evaluation.describe import Record, describe
 from surefoot.evaluation.episodes import NUM_ENVS, evaluate
-from surefoot.evaluation.figures import maps
 from surefoot.evaluation.figures.caption import caption_of_policy
-from surefoot.evaluation.figures.distributions import draw_objectives
 from surefoot.evaluation.figures.video import STEPS as VIDEO_STEPS
 from surefoot.evaluation.figures.video import record_episode
 from surefoot.evaluation.policies import AnyPolicy, load_any, require_fit
@@ -236,6 +234,8 @@ def _for_objectives(
     request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[EnvConfig], device: torch.device
 ) -> int:
     """Measure every objective on every run; print a table each, write numbers and figures."""
+    from surefoot.evaluation.figures.distributions import draw_objectives  # matplotlib takes half a second
+
     records = []
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
@@ -257,6 +257,8 @@ def _for_objectives(
 
 def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[EnvConfig], device: torch.device) -> int:
     """Measure every run at every point of the set; print a table, write JSON, CSV and a figure a run."""
+    from surefoot.evaluation.figures import maps  # matplotlib takes half a second
+
     assert request.grid is not None
     uncertainty, episodes = grid.load_set(request.grid), episodes_of(request)
     shared: Record = {

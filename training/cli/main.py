@@ -15,6 +15,7 @@ from pathlib import Path
 from surefoot import agents
 from surefoot.configs import preset_names
 from surefoot.training.cli.errors import one_line_errors, program
+from surefoot.training.cli.imports import quick_imports
 
 COMMANDS = {
     "train": "train an agent, or resume a run",
@@ -58,17 +59,17 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "--version":
         print(f"surefoot {metadata.version('surefoot')}")
         return 0
-    if command not in COMMANDS:
+    if command not in COMMANDS and command != "sweep-server":  # which is no command for people
         print(f"surefoot: error: unknown command {command!r}\n\n{OVERVIEW}", file=sys.stderr)
         return 2
     if command == "train" and rest in ([], ["-h"], ["--help"]):
         print(agents_overview())
         return 0 if rest else 2
-    run_command: Callable[[list[str]], int] = import_module(f"surefoot.training.cli.{command}").main
-    if command in (
-        "train",
-        "sweep",
-    ):  # they separate set-up, where an error is the user's, from training, where it is ours
+    with quick_imports():
+        module = import_module(f"surefoot.training.cli.{command.replace('-', '_')}")
+    run_command: Callable[[list[str]], int] = module.main
+    if command in ("train", "sweep", "sweep-server"):
+        # They separate set-up, where an error is the user's, from training, where it is ours.
         return run_command(rest)
     with one_line_errors(2):
         return run_command(rest)

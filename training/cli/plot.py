@@ -9,8 +9,7 @@ from pathlib import Path
 import tyro
 
 from surefoot import agents
-from surefoot.evaluation.figures.curves import EVALUATION_LABELS, learning_curves, metric_panels, regret_curves
-from surefoot.training.runs.folder import method_name, read_config
+from surefoot.training.cli.imports import quick_imports
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,9 @@ def main(arguments: list[str]) -> int:
     request = parse(arguments)
     if not request.runs:
         raise ValueError("name at least one run folder to plot")
+    with quick_imports():  # not sooner: `--help` needs neither PyTorch nor matplotlib
+        from surefoot.evaluation.figures.curves import EVALUATION_LABELS, learning_curves, metric_panels, regret_curves
+        from surefoot.training.runs.folder import read_config
     runs = group(request.runs)
     logged = [name for name in request.metric if name not in EVALUATION_LABELS]
     if request.metric in ((), ("episode_return",)) and all((run / "regret.npz").is_file() for run in request.runs):
@@ -58,6 +60,8 @@ def parse(arguments: Sequence[str]) -> Request:
 
 def group(folders: Sequence[Path]) -> dict[str, list[Path]]:
     """Return label -> runs. Runs are seeds of one method where all that decides their numbers is equal but the seed."""
+    from surefoot.training.runs.folder import method_name, read_config
+
     methods: dict[str, list[Path]] = {}
     names: dict[str, str] = {}
     for folder in folders:

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from surefoot.evaluation.storage import write_atomically
-from surefoot.training.report.data import gather
-from surefoot.training.report.numbers import numbers, write_csv
-from surefoot.training.report.page import page
+from surefoot.training.cli.imports import quick_imports
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,11 @@ def main(arguments: list[str]) -> int:
     request = tyro.cli(Request, args=arguments, default=Request(folders=()), prog="surefoot report")
     if not request.folders:
         raise ValueError("name at least one run folder, sweep or folder that holds some")
+    with quick_imports():  # not sooner: `--help` needs neither PyTorch nor matplotlib
+        from surefoot.evaluation.storage import write_atomically
+        from surefoot.training.report.data import gather
+        from surefoot.training.report.numbers import numbers, write_csv
+        from surefoot.training.report.page import page
     findings = gather(request.folders)
     out = request.out or request.folders[0] / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from surefoot.training.loop.setup import start_or_resume
 from surefoot.training.sweep import plan
 from surefoot.training.sweep.plan import Entry, Sweep
 from surefoot.training.sweep.progress import SweepProgress, fraction_done
+from surefoot.training.sweep.server import ForkedRun, Request, WarmServer, log_of
 
 LAST_LINES = 15  # of a failed run's log, enough for the error and where it came from
 WRONG_INPUT = 2  # exit code; another try would end the same way
@@ -63,7 +63,8 @@ class WorkerPool:
         self.done = {entry.name for entry in self.entries if plan.is_done(folder, entry.name)}
         self.waiting = [entry for entry in self.entries if entry.name not in self.done]
         self.tries = {entry.name: 0 for entry in self.waiting}
-        self.children: dict[int, tuple[Entry, int, subprocess.Popen[bytes]]] = {}  # by slot: run, its steps, process
+        self.children: dict[int, tuple[Entry, int, ForkedRun]] = {}  # by slot: run, its steps, process
+        self.server: WarmServer | None = None  # started with the first run
         self.failures: dict[str, dict[str, Any]] = {}  # those of an earlier session have another chance now
         plan.write_json(folder / "failures.json", self.failures)
 
@@ -78,7 +79,13 @@ class WorkerPool:
             self.tries[entry.name] += 1
             steps = plan.read_planned_config(self.folder, entry.name).steps
             environment = plan.wandb_settings(self.folder, entry) | devices_of(slot, self.sweep.gpus_per_run)
-            self.children[slot] = entry, steps, _start(self.folder, entry.name, environment, self.lock)
+            self.children[slot] = entry, steps, _start(self.warm_server(), self.folder, entry.name, environment)
+
+    def warm_server(self) -> WarmServer:
+        """Return the process that runs are forked from; a new one where it was killed."""
+        if self.server is None or not self.server.alive:
+            self.server = WarmServer(server_command(self.folder), pass_fds=(self.lock,))
+        return self.server
 
     def collect(self) -> None:
         """Sort the processes that have ended: finished, to be restarted, or failed for good."""
@@ -114,6 +121,9 @@ class WorkerPool:
             for process in processes:
                 process.kill()
             raise
+        finally:
+            if self.server is not None:
+                self.server.close()
         self.collect()
         self.children.clear()
 
@@ -143,7 +153,7 @@ def devices_of(slot: int, gpus_per_run: float) -> dict[str, str]:
 
 def end_of_log(folder: Path, name: str) -> str:
     """Return the last lines that a run of the sweep printed."""
-    text = (folder / "logs" / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+    text = log_of(folder, name).read_text(encoding="utf-8", errors="replace")
     return "\n".join(text.splitlines()[-LAST_LINES:])
 
 
@@ -166,23 +176,14 @@ def one_driver(folder: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def command_of(folder: Path, name: str) -> list[str]:
-    """Return the command that carries out one run of a sweep."""
-    return [sys.executable, "-m", "surefoot.training.cli.main", "sweep", "--resume", str(folder), "--only", name]
+def server_command(folder: Path) -> list[str]:
+    """Return the command of the process that the runs of a sweep are forked from, but for its channel."""
+    return [sys.executable, "-m", "surefoot.training.cli.main", "sweep-server", str(folder)]
 
 
-def _start(folder: Path, name: str, environment: dict[str, str], lock: int) -> subprocess.Popen[bytes]:
-    with (folder / "logs" / f"{name}.log").open("ab") as log:
-        # A session of its own: Ctrl-C in the terminal reaches it through the driver only, once.
-        return subprocess.Popen(
-            command_of(folder, name),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "SUREFOOT_DRIVER": str(os.getpid())} | environment,
-            pass_fds=(lock,),
-            start_new_session=True,
-        )
+def _start(server: WarmServer, folder: Path, name: str, environment: dict[str, str]) -> ForkedRun:
+    arguments = ["sweep", "--resume", str(folder), "--only", name]
+    return server.start(Request(arguments, environment, str(log_of(folder, name))))
 
 
 # --- one run, in its own process --------------------------------------------------------------------------------------

@@ -37,6 +37,23 @@ def test_darc_corrects_simulated_rewards_and_leaves_real_ones():
     assert correction.abs().min() > 0
     assert_close(metrics["td_loss"], expected.detach())
     assert_close(metrics["reward_correction"], correction.mean())
+    assert_descended(agent.nets, twin.nets, expected + twin.nets.actor_loss(both.obs, noise.policy)[0])
+
+
+def assert_descended(nets, twin, loss):
+    """Assert that the gradients left by an update of `nets` are those of a loss written out for its twin."""
+    for mine, other in ((nets.policy, twin.policy), (nets.critic, twin.critic)):
+        pairs = [(a, b) for a, b in zip(mine.parameters(), other.parameters(), strict=True) if b.requires_grad]
+        expected = torch.autograd.grad(loss, [b for _, b in pairs], retain_graph=True)
+        assert_close([a.grad for a, _ in pairs], list(expected))
+
+
+def test_darc_draws_noise_for_every_row_and_counts_one_update():
+    agent = DARC(small(DARC_PLUS_SPEC.default), make_setting())
+    while not (progress := agent.step()).updates:
+        pass
+    assert progress.updates == 1
+    assert_close(agent.nets.alpha.log(), torch.tensor(0.0), rtol=0, atol=1e-3)  # one step of Adam
 
 
 def test_darc_and_darc_plus_differ_in_the_rows_they_learn_values_from():
@@ -76,6 +93,25 @@ def test_cql_values_of_sampled_actions_are_taken_in_their_own_state():
     assert_close(values[:, 3 + sample, row], following, rtol=1e-4, atol=1e-5)
 
 
+def test_an_update_of_cql_descends_td_and_weighted_gaps_of_both_critics_and_the_actors_loss():
+    agent, twin = (CQL(small(CQLConfig(), sampled_actions=3, min_q_weight=0.7), make_setting()) for _ in range(2))
+    batch, noise = make_batch(8), agent.draw_noise()
+    agent.update(batch, noise)
+    nets = twin.nets
+    q, y = nets.critic(batch.obs, batch.action), nets.td_target(batch, noise.target)
+    gaps = [
+        torch.logsumexp(sampled, 0) - data for sampled, data in zip(twin.sampled_values(batch, noise), q, strict=True)
+    ]
+    loss = (q - y).square().mean(1).sum() + 0.7 * sum(gap.mean() for gap in gaps)
+    assert_descended(agent.nets, nets, loss + nets.actor_loss(batch.obs, noise.policy)[0])
+    assert agent.step()[:2] == (0, 1)
+
+
+def test_cql_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match=r"--agent\.sampled-actions must be at least 1"):
+        CQLConfig(sampled_actions=0)
+
+
 def test_cql_lowers_sampled_actions_against_the_data():
     setting = make_setting()
     setting.data.action = torch.full((64, ACT), 0.9)  # data in one corner of the action space
@@ -98,6 +134,6 @@ def test_cloning_recovers_a_linear_policy():
     setting.data.action = (0.5 * setting.data.obs[:, :ACT]).tanh()
     agent = BC(small(BCConfig(), hidden=(64,), policy_lr=1e-2, batch_size=64), setting)
     for _ in range(600):
-        agent.step()
+        assert agent.step()[:2] == (0, 1)
     error = (agent.act(setting.data.obs) - setting.data.action).abs().mean()
     assert error < 0.05

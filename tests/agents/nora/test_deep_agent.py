@@ -358,7 +358,7 @@ def test_a_return_outside_of_the_clip_range_is_an_error_with_the_numbers():
 
 def test_data_of_another_horizon_or_not_time_aware_are_refused():
     other = dataclasses.replace(LOCK, kwargs=LOCK.kwargs | {"horizon": 3})
-    with pytest.raises(ValueError, match=r"the data's episode 0 takes 3 steps, but agent\.horizon is 4"):
+    with pytest.raises(ValueError, match=r"the data's episode 0 takes 3 steps, but --agent\.horizon is 4"):
         agent_of(LOCK, record_behaviour(other, 2, seed=0))
     data = record_behaviour(LOCK, 2, seed=0)
     with pytest.raises(ValueError, match=r"is not the step; record it with --env\.time-aware"):

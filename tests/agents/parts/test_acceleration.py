@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from surefoot import agents
 from surefoot.agents.interface import Batch, Setting
-from surefoot.agents.parts.acceleration import accelerate, adam, clone, each_tensor, leaves, tensors_of
+from surefoot.agents.parts import acceleration
+from surefoot.agents.parts.acceleration import accelerate, adam, clone, each_tensor, leaves, tensors_of, uncompiled
 from surefoot.envs.termination import never
 
 PHASED = ("sac", "h2o", "darc", "cql", "bc", "mbpo")
@@ -31,6 +32,23 @@ def parameters_after(name: str, setting: Setting, updates: int = 10) -> list[tor
 def parameters_of(agent) -> list[torch.Tensor]:
     policy = [p.detach().cpu() for p in agent.policy.parameters()]
     return policy + [p.detach().cpu() for p in agent.nets.critic.parameters()] if hasattr(agent, "nets") else policy
+
+
+def test_functions_are_kept_from_tracing_once_something_is_compiled_and_not_sooner(monkeypatch):
+    disabled: list[object] = []
+    monkeypatch.setattr(torch.compiler, "disable", lambda function: disabled.append(function) or (lambda x: -x))
+    monkeypatch.setattr(torch, "compile", lambda phase: phase)
+    monkeypatch.setattr(acceleration, "_kept_from_tracing", [])
+
+    @uncompiled
+    def double(x):
+        """Doubles."""
+        return 2 * x
+
+    assert (double(3), disabled, double.__doc__) == (6, [], "Doubles.")
+    for _ in range(2):
+        accelerate(lambda: {}, dataclasses.replace(make_setting(), compile=True), [])
+        assert (double(3), len(disabled)) == (-3, 1)
 
 
 def test_unwrapped_phase_is_the_function_itself():

@@ -199,9 +199,9 @@ def test_a_run_under_way_counts_by_its_last_whole_row(tmp_path):
 @pytest.fixture
 def knows_fake(monkeypatch):
     """Let the processes of a sweep know the fake agent."""
-    whole = sweep_local.command_of
+    whole = sweep_local.server_command
     script = [sys.executable, str(HERE / "fake_agent.py")]
-    monkeypatch.setattr(sweep_local, "command_of", lambda *which: [*script, *whole(*which)[3:]])
+    monkeypatch.setattr(sweep_local, "server_command", lambda folder: [*script, *whole(folder)[3:]])
 
 
 def sweep_of(tmp_path, *options, **settings):
@@ -231,8 +231,8 @@ def test_every_run_is_an_ordinary_run_folder_and_a_failing_one_does_not_stop_the
 
 
 def test_wrong_input_is_not_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_local, "command_of", lambda *which: [sys.executable, "-c", "raise SystemExit(2)"])
-    assert main(sweep_of(tmp_path)) == 1
+    settings = {"env.id": ["surefoot/Pendulum-v0"], "data.source": ["sample:nothing"], "steps": [60]}
+    assert main(["sweep", "--agents", "bc", "--set", *words(settings), "--out", str(tmp_path), "--name", "many"]) == 1
     (failure,) = read_failures(tmp_path / "many").values()
     assert failure["tries"] == 1
 
@@ -242,8 +242,8 @@ def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path, knows_fake, monkeypa
     victims = []
     start = sweep_local._start
 
-    def start_and_kill_the_first(folder, name, *rest):
-        process = start(folder, name, *rest)
+    def start_and_kill_the_first(server, folder, name, *rest):
+        process = start(server, folder, name, *rest)
         if not victims:
             victims.append(name)
             wait_until(lambda: len(policy_files.checkpoint_steps(folder / "runs" / name)) > 1)
@@ -270,8 +270,8 @@ def driver(tmp_path, *arguments):
             "from surefoot.training.cli import main as cli",
             "from surefoot.training.sweep import local as sweep_local",
             "agents.REGISTRY['fake'] = 'fake_agent:FAKE_SPEC'",
-            "whole = sweep_local.command_of",
-            "sweep_local.command_of = lambda *which: [sys.executable, fake_agent.__file__, *whole(*which)[3:]]",
+            "whole = sweep_local.server_command",
+            "sweep_local.server_command = lambda folder: [sys.executable, fake_agent.__file__, *whole(folder)[3:]]",
             "sys.exit(cli.main())",
         )
     )

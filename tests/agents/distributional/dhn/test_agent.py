@@ -18,14 +18,16 @@ from surefoot.agents.distributional.dhn.equations import (
     DHNConfig,
     Stocked,
     clamped,
+    plan,
     quantile_huber_loss,
     relabelled,
     scores,
     stock_features,
 )
+from surefoot.agents.distributional.dhn.network import ImageTorso, QuantileNetwork
 from surefoot.agents.distributional.dhn.policy import QuantilePolicy, chosen
 from surefoot.agents.distributional.objectives import parse
-from surefoot.agents.interface import Setting, Spaces
+from surefoot.agents.interface import Budget, Setting, Spaces
 from surefoot.envs import EnvConfig, make_vec, spaces_of
 
 OBS = 3
@@ -558,3 +560,41 @@ def test_episode_limits_are_known_to_the_agent():
     assert make_vec(EnvConfig("CartPole-v1", max_episode_steps=20)).episode_limit == 20
     assert make_vec(EnvConfig("surefoot/Pendulum-v0")).episode_limit == 200
     assert make_vec(EnvConfig("surefoot/DynamicalLinear-v0", kwargs={"system": "real-data"})).episode_limit is None
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+def test_the_stock_enters_in_units_of_the_farther_end_of_its_range():
+    net = QuantileNetwork(OBS, 2, SMALL, torch.Generator().manual_seed(0))  # stocks from −5 to 1
+    obs, stock = torch.randn(6, OBS, generator=torch.Generator().manual_seed(1)), torch.linspace(-5, 1, 6)
+    hidden = (net.torso(obs) + net.of_stock(stock_features(stock, 5.0))).relu()
+    assert_close(net(obs, stock), net.head(hidden).view(6, 2, SMALL.quantiles))
+    assert not torch.equal(net(obs, stock), net(obs, stock.flip(0)))
+
+
+def test_the_torso_for_images_is_dqns_and_starts_as_pytorch_starts_layers():
+    config = replace(SMALL, image_shape=(2, 84, 84), hidden=(16, 8))
+    torso = ImageTorso(config, 2 * 84 * 84, torch.Generator().manual_seed(0))
+    layers = [(c.in_channels, c.out_channels, *c.kernel_size, *c.stride) for c in torso.convolutions]
+    assert layers == [(2, 32, 8, 8, 4, 4), (32, 64, 4, 4, 2, 2), (64, 64, 3, 3, 1, 1)]
+    for layer in torso.convolutions:
+        bound = (layer.in_channels * layer.kernel_size[0] ** 2) ** -0.5
+        for parameter in layer.parameters():
+            assert 0.8 * bound < parameter.abs().max() <= bound
+    image = torch.full((1, 2 * 84 * 84), 255.0)
+    x = torch.ones(1, 2, 84, 84)
+    for layer in torso.convolutions:
+        x = layer(x).relu()
+    assert torso.seen(image).shape == (1, 64 * 7 * 7)
+    assert_close(torso(image), torso.last(x.flatten(1)))
+
+
+def test_what_will_run_is_counted_in_whole_iterations_and_whole_updates():
+    config = replace(SMALL, learning_starts=10, replay_capacity=200)
+    for rate, updates in ((0.5, 22), (0.4999886, 21), (0.25, 11)):  # 52 steps, learning from step 8 on
+        assert plan(replace(config, updates_per_step=rate), Budget(50, 4))[:2] == (52, updates)
+    hundred = replace(config, learning_starts=8, updates_per_step=0.29)
+    assert plan(hundred, Budget(108, 4)).updates == 29  # 100·0.29 is 28.999999999999996 in floats
+    with pytest.raises(ValueError, match=r"--agent\.replay-capacity is 200, less than a rollout of 201 steps"):
+        plan(config, Budget(900, 201))

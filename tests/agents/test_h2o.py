@@ -162,7 +162,8 @@ def test_critic_and_actor_losses_leave_the_classifiers_alone():
     agent = make_agent()
     real, sim, noise = agent.real.sample(4), make_batch(6), agent.draw_noise()
     both = Batch(*(torch.cat(pair) for pair in zip(real, sim, strict=True)))
-    critic_loss, _ = agent.critic_loss(both, sim, noise)
+    y = agent.nets.td_target(both, noise.target)
+    critic_loss, _ = agent.critic_loss(agent.nets.critic(both.obs, both.action), y, sim, noise)
     actor_loss, _ = agent.nets.actor_loss(both.obs, noise.policy)
     parameters = list(agent.classifiers.parameters())
     for loss in (critic_loss, actor_loss):

@@ -11,7 +11,6 @@ from surefoot.envs import EnvConfig
 from surefoot.evaluation.figures import curves as plots
 from surefoot.evaluation.figures.curves import diagnostics
 from surefoot.evaluation.policy_files import checkpoint_path
-from surefoot.evaluation.figures.curves import diagnostics
 from surefoot.evaluation.storage import load
 from surefoot.offline_data import DataConfig
 from surefoot.training.cli.main import main

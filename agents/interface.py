@@ -267,6 +267,7 @@ class AgentSpec:
     needs_uncertainty_set: bool = False  # trains in an uncertainty set
     stacks_seeds: bool = False  # can train several seeds at once
     shown: tuple[str, ...] = ()  # metrics that the progress line shows in addition to the episode return
+    unbounded: tuple[str, ...] = ()  # metrics of which infinity is a value, not a sign that training has diverged
     drawn: Mapping[str, str] = field(default_factory=dict)  # metrics of plots/diagnostics.png -> axis label, with unit
     regret: Literal["round", "episode"] | None = None  # a `BanditAgent`: measured by its regret, never evaluated
     goal: Literal["return", "worst case", "objective"] = "return"  # what it maximises

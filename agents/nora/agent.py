@@ -371,6 +371,7 @@ NORA_SPEC = AgentSpec(
     "optimistic actor-critic with rare switching, and its variants (arXiv 2505.03710)",
     actions=("Discrete",),
     shown=("switches", "covered", "concentrability"),
+    unbounded=("concentrability",),
     regret="episode",
     takes_data=True,
     task_fields=("episodes",),

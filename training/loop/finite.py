@@ -15,12 +15,12 @@ class DivergedError(ValueError):
     """A loss, another metric or a parameter is no longer a finite number."""
 
 
-def require_finite(meter: Meter, state: dict[str, Any], when: str) -> None:
+def require_finite(meter: Meter, unbounded: tuple[str, ...], state: dict[str, Any], when: str) -> None:
     """Raise `DivergedError` where a running mean is not finite, or a tensor of a `state_dict` holds NaN.
 
-    Infinity in a state is allowed: it stands for "none yet", or "no bound".
+    Infinity is a value of `unbounded` metrics, and allowed in a state: it stands for "none yet", or "no bound".
     """
-    wrong = [*meter.not_finite(), *_with_nan(state)]
+    wrong = [*meter.not_finite(unbounded), *_with_nan(state)]
     if wrong:
         further = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise DivergedError(f"{wrong[0]}{further} not finite {when}: training has diverged")

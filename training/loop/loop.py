@@ -110,7 +110,7 @@ def run_loop(run: ActiveRun, stop: StopRequest, elapsed: Callable[[], float], ca
             due = {name: crosses(before, counters.step, every) for name, every in _intervals(config).items()}
             row: dict[str, Any] = {}
             if due["log"] or due["evaluation"]:
-                require_finite(run.meter, run.agent.policy.state_dict(), _when(run))
+                require_finite(run.meter, run.spec.unbounded, run.agent.policy.state_dict(), _when(run))
             if due["log"]:
                 row |= log_metrics(run, bar)
             if due["evaluation"] and not run.spec.regret:
@@ -131,7 +131,7 @@ def _step(run: ActiveRun) -> Progress:
     except TaskError:
         raise
     except (ArithmeticError, RuntimeError, ValueError):
-        require_finite(run.meter, run.agent.state_dict(), _when(run))
+        require_finite(run.meter, run.spec.unbounded, run.agent.state_dict(), _when(run))
         raise
 
 
@@ -219,7 +219,7 @@ def _send(run: ActiveRun, row: Row) -> None:
 def save(run: ActiveRun) -> None:
     """Write the checkpoint of this step, then drop the oldest. The policy goes first: no checkpoint is without one."""
     step, state = run.counters.step, _state(run)
-    require_finite(run.meter, state["agent"], _when(run))
+    require_finite(run.meter, run.spec.unbounded, state["agent"], _when(run))
     _save_policy(run, policy_files.checkpoint_path(run.folder, "policy", step))
     if run.spec.regret:
         regret.save_regret(run.folder, *cast(BanditAgent, run.agent).regret.trace())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -44,10 +46,11 @@ class Meter:
         self._clear()
         return row
 
-    def not_finite(self) -> list[str]:
-        """Return the names of what is not finite so far; nothing is cleared."""
-        values = torch.stack([*self.sums.values(), self.episodes[1]]).isfinite().tolist()
-        return [name for name, sound in zip([*self.sums, "episode_return"], values, strict=True) if not sound]
+    def not_finite(self, unbounded: Container[str] = ()) -> list[str]:
+        """Return the names of what is not finite so far, NaN where ∞ is a value; nothing is cleared."""
+        values = torch.stack([*self.sums.values(), self.episodes[1]]).tolist()
+        found = zip([*self.sums, "episode_return"], values, strict=True)
+        return [name for name, value in found if math.isnan(value) or (math.isinf(value) and name not in unbounded)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": self.sums, "counts": self.counts, "episodes": self.episodes}

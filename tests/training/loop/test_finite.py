@@ -8,13 +8,15 @@ import pytest
 import torch
 from fake_agent import FakeConfig
 
+from surefoot.agents.interface import Progress
 from surefoot.envs import EnvConfig, TaskError
 from surefoot.evaluation import policy_files
 from surefoot.evaluation.episodes import evaluate
 from surefoot.evaluation.storage import load
 from surefoot.training.cli import main as cli
-from surefoot.training.loop.finite import DivergedError
+from surefoot.training.loop.finite import DivergedError, require_finite
 from surefoot.training.runs import folder as run_folder
+from surefoot.training.runs.meters import Meter
 from surefoot.training.session import train
 
 
@@ -91,3 +93,15 @@ def test_what_is_wrong_with_a_task_is_said_before_anything_is_made(options, mess
     assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_infinity_is_a_value_of_metrics_that_say_so_and_nan_never():
+    def meter_of(value: float) -> Meter:
+        meter = Meter(torch.device("cpu"))
+        meter.add(Progress(1, 1, {"concentrability": torch.tensor(value)}))
+        return meter
+
+    require_finite(meter_of(float("inf")), ("concentrability",), {}, "by step 1")
+    for value, unbounded in ((float("inf"), ()), (float("nan"), ("concentrability",))):
+        with pytest.raises(DivergedError, match="concentrability not finite by step 1"):
+            require_finite(meter_of(value), unbounded, {}, "by step 1")

@@ -117,21 +117,42 @@ def demo(result: Result) -> str:
 
 
 def throughput(result: Result) -> str:
-    """Return speeds of SAC and of the replay, ours and Stable-Baselines3's."""
+    """Return speeds of SAC, ours and its peers', and of the replay."""
     training, replay = result["training"], result["replay"]
-    steps, step, sample = training["steps_per_second"], training["milliseconds_per_step"], replay["microseconds"]
-    low, high = training["ratio_range"]
-    rows = [
-        ("environment steps per second", steps["ours"], steps["sb3"], f"{training['ratio']} ({low} to {high})"),
-        ("milliseconds per step", step["ours"], step["sb3"], ""),
-        ("of these, matrix products of one update", step["floor"], step["floor"], ""),
-        ("µs to sample 256 of 1e6 rows", sample["ours"], sample["sb3"], str(replay["ratio"])),
-        ("MB of a replay of 1e6 rows", replay["megabytes"], "", ""),
-    ]
-    parts = training["milliseconds_of_ours"]
-    rows[3:3] = [(f"of these, {name.replace('_', ' ')}", value, "", "") for name, value in parts.items()]
+    peers, sample = training["versions_of_peers"], replay["microseconds"]
+    names = {
+        "ours": "Surefoot, native engine",
+        "eager": "Surefoot, `--engine eager`",
+        "sb3": f"Stable-Baselines3 {peers.get('sb3', '')}",
+        "sbx": f"SBX {peers.get('sbx', '')} (JAX)",
+        "floor": "the matrix products of one update alone, by PyTorch",
+    }
+    rows: list[tuple[Any, ...]] = []
+    for name, label in names.items():
+        if name not in training["milliseconds_per_step"]:
+            continue
+        ratio = training["ratio_to_ours"].get(name)
+        spread = f"{ratio['median']} ({ratio['low']} to {ratio['high']})" if ratio else "1"
+        rows.append(
+            (label, training["steps_per_second"].get(name, ""), training["milliseconds_per_step"][name], spread)
+        )
     threads = f"SAC on HalfCheetah-v5, {training['threads']} thread{'s' * (training['threads'] > 1)}"
-    return markdown((threads, "Surefoot", "Stable-Baselines3", "ratio"), rows)
+    parts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in training["milliseconds_of_ours"].items())
+    table = markdown((threads, "steps per second", "ms per step", "time ÷ ours, of each round"), rows)
+    notes = (
+        f"Medians of {training['rounds']} rounds. Of our step, ms: {parts}. A sample of 256 from a replay of a million"
+    )
+    rows_of = f"rows ({replay['megabytes']} MB) takes {sample['ours']} µs, Stable-Baselines3's {sample['sb3']}."
+    return f"{table}\n\n{notes} {rows_of}"
+
+
+def engine_speed(result: Result) -> str:
+    """Return the time per update of every agent, under the eager definition and the native engine."""
+    rows = [
+        (name, of["eager"], of["native"], f"{of['ratio']} ({of['low']} to {of['high']})")
+        for name, of in result["agents"].items()
+    ]
+    return markdown(("CPU ms per update, one thread", "eager", "native", "eager ÷ native, of each round"), rows)
 
 
 def grid_speed(result: Result) -> str:
@@ -846,6 +867,8 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "sweep_overhead": sweep_overhead,
     "robust_baselines": robust_baselines,
     "throughput": throughput,
+    "throughput_2_threads": throughput,
+    "engine_speed": engine_speed,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,
     "dynlin_ucb_ball": dynlin_ucb_ball,

@@ -1,14 +1,16 @@
-"""Environment steps per second of SAC: ours against Stable-Baselines3's, in turn, in one call, on HalfCheetah-v5.
+"""Environment steps per second of SAC on HalfCheetah-v5: ours, Stable-Baselines3's and SBX's, in turn, in one call.
 
-Same networks (256-256), batch 256, one update per step, same threads; each in a process of its own, as a user gets it.
+Same networks (256-256), batch 256, one update per step, same CPUs; each in a process of its own, as a user gets it.
 Also, in the same call: replay sampling at a million rows, and the floor under any update of these shapes, the time of
-its matrix products alone.
+its matrix products alone. SBX (JAX) runs in an environment of its own, build/sbx, which the script makes.
 
-    python benchmarks/throughput.py [--threads 2] [--rounds 5] [--steps 300]
+    python benchmarks/throughput.py [--threads 1] [--rounds 7] [--steps 200] [--no-sbx]
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +40,14 @@ WARM_UP = 600
 class Options:
     """What to time."""
 
-    threads: int = 2
-    rounds: int = 5
+    threads: int = 1
+    """Threads of each, which run on as many CPUs."""
+    rounds: int = 7
     """Timed segments of each, in turn."""
-    steps: int = 300
+    steps: int = 200
     """Environment steps a segment."""
+    sbx: bool = True
+    """Time SBX as well."""
     worker: str | None = None
     """Used by the script itself."""
 
@@ -49,23 +55,25 @@ class Options:
 # --- the workers: one generator each, which takes the number of steps and yields the seconds they took ----------------
 
 
-def make_agent() -> Any:
+def make_agent(engine: str = "auto") -> Any:
     """Return our SAC on HalfCheetah-v5, as the command line makes it."""
     from surefoot import agents
     from surefoot.agents.interface import Setting, Spaces
+    from surefoot.agents.parts.engine import choose
     from surefoot.envs import EnvConfig, make_vec, spaces_of
 
     config = EnvConfig(id="HalfCheetah-v5")
     spec = agents.get("sac")
-    setting = Setting(Spaces(*spaces_of(config)), 0, torch.device("cpu"), make_vec(config))
+    chosen, _ = choose(engine, torch.device("cpu"))
+    setting = Setting(Spaces(*spaces_of(config)), 0, torch.device("cpu"), make_vec(config), engine=chosen)
     return spec.make_agent(type(spec.default)(random_steps=100, learning_starts=100), setting)
 
 
-def ours() -> Iterator[float]:
+def ours(engine: str = "auto") -> Iterator[float]:
     """Our loop's own body: step and meter."""
     from surefoot.training.runs.meters import Meter
 
-    agent, meter = make_agent(), Meter(torch.device("cpu"))
+    agent, meter = make_agent(engine), Meter(torch.device("cpu"))
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -103,16 +111,19 @@ def timed(run: Callable[[int], Any]) -> Iterator[float]:
         seconds = time.perf_counter() - began
 
 
-WORKERS = {"ours": ours, "sb3": stable_baselines3, "floor": floor}
+WORKERS = {"ours": ours, "eager": partial(ours, "eager"), "sb3": stable_baselines3, "floor": floor}
+SBX = Path(__file__).resolve().parents[1] / "build" / "sbx"
+SBX_PACKAGES = ("sbx-rl==0.28.0", "gymnasium[mujoco]")
 
 
 def serve(name: str, threads: int) -> None:
     """Run in a child: read a number of steps per line, answer the seconds they took."""
+    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
     torch.set_num_threads(threads)
-    with quick_process() if name == "ours" else nullcontext():
+    with quick_process() if name in ("ours", "eager") else nullcontext():
         worker = WORKERS[name]()
         next(worker)
-        print("ready", flush=True)
+        print(f"ready {importlib.metadata.version('stable-baselines3') if name == 'sb3' else ''}", flush=True)
         for line in sys.stdin:
             print(worker.send(int(line)), flush=True)
 
@@ -125,8 +136,10 @@ class Child:
 
     def __init__(self, name: str, threads: int) -> None:
         command = [sys.executable, str(Path(__file__)), "--worker", name, "--threads", str(threads)]
+        if name == "sbx":
+            command = [sbx_python(), str(Path(__file__).with_name("throughput_sbx.py")), str(threads)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.read() == "ready"
+        self.version = self.read().removeprefix("ready").strip()
 
     def read(self) -> str:
         assert self.process.stdout is not None
@@ -143,23 +156,43 @@ class Child:
         self.process.wait()
 
 
+def sbx_python() -> str:
+    """Return the Python of the environment that has SBX, made if it is not there."""
+    python = SBX / "bin" / "python"
+    if not (SBX / "ready").is_file():
+        subprocess.run([sys.executable, "-m", "venv", str(SBX)], check=True)
+        torch_too = f"torch=={torch.__version__.split('+')[0]}"
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", torch_too, *SBX_PACKAGES], check=True)
+        (SBX / "ready").touch()
+    return str(python)
+
+
 def time_training(options: Options) -> dict[str, Any]:
-    children = {name: Child(name, options.threads) for name in WORKERS}
+    names = [*WORKERS, *(["sbx"] if options.sbx else [])]
+    children = {name: Child(name, options.threads) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in WORKERS}
     for _ in range(options.rounds):
         for name, child in children.items():
             seconds[name].append(child.seconds(options.steps))
     for child in children.values():
         child.close()
-    ratios = [theirs / mine for theirs, mine in zip(seconds["sb3"], seconds["ours"], strict=True)]
     per_step = {name: statistics.median(values) / options.steps for name, values in seconds.items()}
     return {
         "threads": options.threads,
-        "steps_per_second": {name: round(1 / per_step[name], 1) for name in ("ours", "sb3")},
-        "ratio": round(statistics.median(ratios), 2),
-        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "rounds": options.rounds,
+        "versions_of_peers": {name: child.version for name, child in children.items() if child.version},
+        "steps_per_second": {name: round(1 / per_step[name], 1) for name in names if name != "floor"},
+        "ratio_to_ours": {
+            name: spread(seconds[name], seconds["ours"]) for name in names if name not in ("ours", "floor")
+        },
         "milliseconds_per_step": {name: round(1000 * value, 2) for name, value in per_step.items()},
     }
+
+
+def spread(theirs: list[float], ours: list[float]) -> dict[str, float]:
+    """Return the median of their time over ours, round by round, the least and the greatest."""
+    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+    return {"median": round(statistics.median(ratios), 2), "low": round(min(ratios), 2), "high": round(max(ratios), 2)}
 
 
 def time_parts(steps: int = 300) -> dict[str, float]:
@@ -167,13 +200,12 @@ def time_parts(steps: int = 300) -> dict[str, float]:
     agent = make_agent()
     for _ in range(WARM_UP):
         agent.step()
-    seconds = dict.fromkeys(("act_and_environment", "sample", "update", "backward_and_optimisers"), 0.0)
-    calls = ((agent.collector, "advance"), (agent.replay, "sample"), (agent, "update"), (agent.nets, "descend"))
+    seconds = dict.fromkeys(("act_and_environment", "sample", "update"), 0.0)
+    calls = ((agent.collector, "advance"), (agent.replay, "sample"), (agent, "update"))
     for name, (owner, method) in zip(seconds, calls, strict=True):
         setattr(owner, method, with_timer(getattr(owner, method), seconds, name))
     for _ in range(steps):
         agent.step()
-    seconds["forward"] = seconds.pop("update") - seconds["backward_and_optimisers"]
     return {name: round(1000 * value / steps, 2) for name, value in seconds.items()}
 
 
@@ -227,7 +259,8 @@ def main(options: Options) -> None:
     with quick_process():
         figures["training"]["milliseconds_of_ours"] = time_parts()
         figures["replay"] = time_replay()
-    record("throughput", figures, began=began, seeds=[0])
+    name = "throughput" if options.threads == 1 else f"throughput_{options.threads}_threads"
+    record(name, figures, began=began, seeds=[0])
 
 
 if __name__ == "__main__":

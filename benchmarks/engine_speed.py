@@ -1,0 +1,159 @@
+"""Time per update of every agent with gradients: the native engine against eager, in turn, in one process.
+
+Published sizes of networks and batches, one update per environment step; the step in the environment is part of it. CPU
+seconds on one thread, so that other work on the machine counts as little as it can.
+
+    python benchmarks/engine_speed.py [--agents sac h2o] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
+
+import gymnasium as gym
+import torch
+import tyro
+from record import record
+
+from surefoot import agents
+from surefoot.agents.interface import Batch, Setting, Spaces, VectorEnv
+from surefoot.agents.lipschitz_mbrl.dynamics import DynamicsConfig
+from surefoot.agents.lipschitz_mbrl.dynamics_training import DynamicsModel
+from surefoot.envs import EnvConfig, UncertainVectorEnv, make_vec, spaces_of
+from surefoot.envs.termination import never
+from surefoot.evaluation.uncertainty_grid import load_set
+from surefoot.training.loop.process import quick_process
+
+Engine = Literal["eager", "native"]
+ENGINES: tuple[Engine, ...] = ("eager", "native")
+DATA_ROWS = 20_000
+
+
+class Case(NamedTuple):
+    """An agent, what is changed of its defaults, how many updates are timed at once, and where it acts."""
+
+    agent: str
+    changes: dict[str, Any]
+    updates: int = 40
+    env: str = "HalfCheetah-v5"
+    uncertainty: str | None = None
+
+
+CASES = {
+    "sac": Case("sac", {}),
+    "h2o": Case("h2o", {}, 20),
+    "sac-mix": Case("sac-mix", {}, 20),
+    "darc": Case("darc", {}, 20),
+    "cql": Case("cql", {}, 4),
+    "bc": Case("bc", {}, 80),
+    "td3-bc": Case("td3-bc", {}),
+    "rlpd": Case("rlpd", {}, 1),
+    "m2td3": Case("m2td3", {}, uncertainty="halfcheetah-2"),
+    "rarl": Case("rarl", {}, uncertainty="halfcheetah-2"),
+    "qr-dqn, 200 quantiles": Case("qr-dqn", {"quantiles": 200, "updates_per_step": 1.0}, env="CartPole-v1"),
+    "dhn, 200 quantiles": Case("dhn", {"quantiles": 200, "updates_per_step": 1.0}, env="CartPole-v1"),
+}
+MODEL = "mbpo, model training of 7 members (3 epochs of 5,000 rows)"
+
+
+@dataclass
+class Options:
+    """What to time."""
+
+    agents: tuple[str, ...] = (*CASES, MODEL)
+    rounds: int = 5
+
+
+class Data(SimpleNamespace):
+    """Made-up transitions: a product takes as long with any numbers."""
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+
+def made_up(spaces: Spaces, rows: int = DATA_ROWS) -> Data:
+    generator = torch.Generator().manual_seed(0)
+    assert isinstance(spaces.action, gym.spaces.Box)
+    assert spaces.observation.shape
+    obs, next_obs = torch.randn(2, rows, spaces.observation.shape[0], generator=generator)
+    action = torch.rand(rows, spaces.action.shape[0], generator=generator) * 2 - 1
+    reward, ends = torch.randn(rows, generator=generator), torch.zeros(rows, dtype=torch.bool)
+    return Data(
+        obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=torch.zeros(rows), episode_end=ends
+    )
+
+
+def make(case: Case, engine: Engine) -> Any:
+    """Return the agent of a case, with few steps before its first update."""
+    spec, config = agents.get(case.agent), EnvConfig(id=case.env)
+    spaces = Spaces(*spaces_of(config))
+    env: VectorEnv = make_vec(config)
+    if case.uncertainty:
+        env = UncertainVectorEnv(config, load_set(case.uncertainty))
+    data = made_up(spaces) if spec.needs_data else None
+    setting = Setting(spaces, 0, torch.device("cpu"), env, data, engine=engine, termination=never)
+    early = {"random_steps": 100, "learning_starts": 300, "rollout_steps": 1}
+    known = {field.name for field in fields(spec.default)}
+    changes = {name: value for name, value in early.items() if name in known} | case.changes
+    return spec.make_agent(replace(spec.default, **changes), setting)
+
+
+def stepper(case: Case, engine: Engine) -> Callable[[], float]:
+    """Return what takes some updates and returns the CPU seconds of each."""
+    agent = make(case, engine)
+
+    def run(updates: int = case.updates) -> float:
+        began, done = time.process_time(), 0
+        while done < updates:
+            done += agent.step().updates
+        return (time.process_time() - began) / done
+
+    run(max(1, case.updates // 2))
+    return run
+
+
+def model_trainer(engine: Engine) -> Callable[[], float]:
+    """Return what trains MBPO's ensemble of published size on made-up rows, and returns the CPU seconds."""
+    spaces = Spaces(*spaces_of(EnvConfig(id="HalfCheetah-v5")))
+    data = made_up(spaces, 5_000)
+    rows = Batch(data.obs, data.action, data.reward, data.next_obs, data.terminated)
+    config = DynamicsConfig(ensemble_size=7, elites=5, model_epochs=3, model_output="gaussian")
+
+    def run() -> float:
+        setting = Setting(spaces, 0, torch.device("cpu"), engine=engine)
+        model = DynamicsModel(config, setting, data.obs.shape[1], data.action.shape[1])
+        began = time.process_time()
+        model.train(rows)
+        return time.process_time() - began
+
+    return run
+
+
+def compare(name: str, rounds: int) -> dict[str, Any]:
+    """Return milliseconds under each engine, and the ratio of each round."""
+    runs = {e: model_trainer(e) if name == MODEL else stepper(CASES[name], e) for e in ENGINES}
+    seconds: dict[Engine, list[float]] = {engine: [] for engine in ENGINES}
+    for _ in range(rounds):
+        for engine, run in runs.items():
+            seconds[engine].append(run())
+    ratios = sorted(a / b for a, b in zip(seconds["eager"], seconds["native"], strict=True))
+    milliseconds = {engine: round(1000 * statistics.median(values), 2) for engine, values in seconds.items()}
+    spread = {"ratio": statistics.median(ratios), "low": ratios[0], "high": ratios[-1]}
+    return milliseconds | {key: round(value, 2) for key, value in spread.items()}
+
+
+def main(options: Options) -> None:
+    began = time.perf_counter()
+    torch.set_num_threads(1)
+    with quick_process():
+        figures = {name: compare(name, options.rounds) for name in options.agents}
+    record("engine_speed", {"rounds": options.rounds, "agents": figures}, began=began, seeds=[0])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

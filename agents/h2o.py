@@ -171,9 +171,10 @@ def value_regulariser(
 
 def state_std(data: OfflineData, kind: str, padding: float = 10.0) -> Tensor:
     """Return σ_D (obs,) + 1e-3 of the real states; "padded": over them and `padding` times as many rows of zeros."""
+    obs = data.obs.contiguous()  # sums of columns of a wider array round otherwise
     if kind == "data":
-        return data.obs.std(0, correction=0) + 1e-3
-    second, mean = data.obs.square().mean(0) / (1 + padding), data.obs.mean(0) / (1 + padding)
+        return obs.std(0, correction=0) + 1e-3
+    second, mean = obs.square().mean(0) / (1 + padding), obs.mean(0) / (1 + padding)
     return (second - mean.square()).clamp(min=0).sqrt() + 1e-3
 
 

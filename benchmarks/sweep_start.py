@@ -27,6 +27,8 @@ TASK = {
     "eval.episodes": "1",
     "steps": "20",
     "agent.hidden": "[8]",
+    "agent.learning_starts": "10",
+    "agent.random_steps": "10",
 }
 
 

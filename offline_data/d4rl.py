@@ -15,40 +15,47 @@ import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import h5py
 import numpy as np
+import torch
 
 from surefoot.offline_data.files import atomic_file, refuse_existing
+from surefoot.offline_data.stored_rows import StoredRows
 from surefoot.offline_data.transitions import Transitions, squeeze_column
 
 View = Literal["exact", "qlearning"]
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("next_observations", "timeouts")
+FLAGS = ("terminals", "timeouts")
 
 
 def read_d4rl(path: str | Path, *, view: View = "exact", max_episode_steps: int | None = None) -> Transitions:
     """Return the transitions of a D4RL file; `max_episode_steps` is used only where the file has no `timeouts`."""
-    return from_d4rl_arrays(read_arrays(path), view=view, max_episode_steps=max_episode_steps, source=str(path))
+    with open_hdf5(path) as file:
+        names = [name for name in REQUIRED + OPTIONAL if name in file]
+        arrays = {name: (_read if name in FLAGS else _numbers)(file, name, path) for name in names}
+        return from_d4rl_arrays(arrays, view=view, max_episode_steps=max_episode_steps, source=str(path))
 
 
 def from_d4rl_arrays(
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Any],
     *,
     view: View = "exact",
     max_episode_steps: int | None = None,
     source: str = "arrays",
 ) -> Transitions:
-    """Return the transitions of arrays under D4RL's names, (N, ·) each; see the module docstring for the views."""
+    """Return the transitions of arrays under D4RL's names, (N, ·) each; see the module docstring for the views.
+
+    All but the flags may be HDF5 data sets, which are read a part at a time.
+    """
     _check_keys(arrays, source)
     terminals, timeouts = _flag(arrays, "terminals", source), _timeouts(arrays, max_episode_steps, source)
     ends = terminals | timeouts
-    keep: slice | np.ndarray
-    if view == "exact" and "next_observations" in arrays:
-        keep, next_obs = slice(None), arrays["next_observations"]
-        _check_successors(arrays["observations"], next_obs, ends, source)
-    else:
+    keep: np.ndarray | None = None
+    stored = view == "exact" and "next_observations" in arrays
+    if not stored:
         if view == "exact" and terminals.any():
             warnings.warn(
                 f"{source}: no 'next_observations', so {terminals.sum()} terminal rows have no successor and are left "
@@ -57,17 +64,20 @@ def from_d4rl_arrays(
             )
         keep = ~ends if view == "exact" else ~timeouts
         keep[-1] = False
-        next_obs = np.roll(arrays["observations"], -1, axis=0)
-    return Transitions.from_arrays(
-        obs=arrays["observations"][keep],
-        action=arrays["actions"][keep],
-        reward=arrays["rewards"][keep],
-        next_obs=next_obs[keep],
-        terminated=terminals[keep],
-        truncated=timeouts[keep],
-        episode_end=_last_kept(ends, keep),
+    next_obs = arrays["next_observations" if stored else "observations"]
+    data = Transitions.from_arrays(
+        obs=StoredRows(arrays["observations"], keep),
+        action=StoredRows(arrays["actions"], keep),
+        reward=StoredRows(arrays["rewards"], keep),
+        next_obs=StoredRows(next_obs, keep, shift=0 if stored else 1),
+        terminated=terminals if keep is None else terminals[keep],
+        truncated=timeouts if keep is None else timeouts[keep],
+        episode_end=_last_kept(ends, slice(None) if keep is None else keep),
         source=source,
     )
+    if stored:
+        _check_successors(data, ends, source)
+    return data
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -133,11 +143,16 @@ def open_hdf5(path: str | Path) -> h5py.File:
         raise ValueError(f"{path}: truncated or damaged HDF5 ({error}); download it again") from error
 
 
-def _read(file: h5py.File, name: str, path: str | Path) -> np.ndarray:
+def _numbers(file: h5py.File, name: str, path: str | Path) -> h5py.Dataset:
     item = file[name]
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "biuf":
         kind = f"dtype {item.dtype}" if isinstance(item, h5py.Dataset) else "a group"
         raise ValueError(f"{path}: '{name}' must be a plain array of numbers, found {kind}")
+    return item
+
+
+def _read(file: h5py.File, name: str, path: str | Path) -> np.ndarray:
+    item = _numbers(file, name, path)
     try:
         values: np.ndarray = item[()]
         return values
@@ -147,27 +162,29 @@ def _read(file: h5py.File, name: str, path: str | Path) -> np.ndarray:
         ) from error
 
 
-def _check_keys(arrays: Mapping[str, np.ndarray], source: str) -> None:
+def _check_keys(arrays: Mapping[str, Any], source: str) -> None:
     missing = [name for name in REQUIRED if name not in arrays]
     if missing:
         raise ValueError(f"{source}: missing {', '.join(missing)}; found {', '.join(sorted(arrays)) or 'none of them'}")
-    lengths = {name: len(np.atleast_1d(values)) for name, values in arrays.items()}
+    lengths = {name: values.shape[0] if values.shape else 1 for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{source}: arrays differ in length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
     if lengths["observations"] == 0:
         raise ValueError(f"{source}: no transitions in it")
 
 
-def _flag(arrays: Mapping[str, np.ndarray], name: str, source: str) -> np.ndarray:
+def _flag(arrays: Mapping[str, Any], name: str, source: str) -> np.ndarray:
     """Return (N,) bool from booleans or from the 0.0 and 1.0 of older files."""
-    values = squeeze_column(arrays[name])
+    values = squeeze_column(np.asarray(arrays[name]))
+    if values.dtype == bool and values.ndim == 1:
+        return values
     wrong = np.flatnonzero((values != 0) & (values != 1)) if values.ndim == 1 else np.zeros(1, int)
     if wrong.size:
         raise ValueError(f"{source}: '{name}' must be (N,) of 0 and 1, row {wrong[0]} holds {values[wrong[0]]}")
     return values.astype(bool)
 
 
-def _timeouts(arrays: Mapping[str, np.ndarray], max_episode_steps: int | None, source: str) -> np.ndarray:
+def _timeouts(arrays: Mapping[str, Any], max_episode_steps: int | None, source: str) -> np.ndarray:
     """Return (N,) bool: stored, or counted as D4RL does."""
     if "timeouts" in arrays:
         return _flag(arrays, "timeouts", source)
@@ -187,12 +204,12 @@ def infer_timeouts(terminals: np.ndarray, max_episode_steps: int) -> np.ndarray:
     return timeouts
 
 
-def _check_successors(obs: np.ndarray, next_obs: np.ndarray, ends: np.ndarray, source: str) -> None:
+def _check_successors(data: Transitions, ends: np.ndarray, source: str) -> None:
     """Refuse successors that were made by shifting the observations, which cross every episode end."""
-    last = np.flatnonzero(ends[:-1])
-    if last.size and obs.shape == next_obs.shape and (next_obs[last] == obs[last + 1]).all():
+    last = torch.from_numpy(np.flatnonzero(ends[:-1]))
+    if len(last) and torch.equal(data.next_obs[last], data.obs[last + 1]):
         raise ValueError(
-            f"{source}: 'next_observations' holds the next episode's first observation at all {last.size} episode ends;"
+            f"{source}: 'next_observations' holds the next episode's first observation at all {len(last)} episode ends;"
             " take that array out of the file, or use view 'qlearning', which does not read it"
         )
 

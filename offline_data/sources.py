@@ -139,6 +139,9 @@ def _check_discrete(data: Transitions, space: gym.spaces.Discrete) -> None:
 
 def _bounded_actions(data: Transitions, *, clip: bool) -> Transitions:
     """Return the data with actions in [-1, 1] (H2O clips at loading); refuse what rounding does not explain."""
+    lowest, highest = data.action.aminmax()
+    if lowest >= -1 and highest <= 1:
+        return data
     excess = data.action.abs().amax(1) - 1
     outside, worst = int((excess > ROUNDING).sum()), int(excess.argmax())
     if outside and not clip:
@@ -148,4 +151,5 @@ def _bounded_actions(data: Transitions, *, clip: bool) -> Transitions:
             f"(row {worst}: {[round(value, 3) for value in row]}); "
             "rescale them if they are in the task's own units, or set --data.clip-actions"
         )
-    return replace(data, action=data.action.clamp(-1, 1))
+    data.action.clamp_(-1, 1)  # in place: it was read for this
+    return data

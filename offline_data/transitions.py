@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.offline_data.stored_rows import StoredRows, fill
+
 
 @dataclass(frozen=True, eq=False)
 class Transitions:
@@ -39,28 +41,29 @@ class Transitions:
         episode_end: Any = None,
         source: str = "arrays",
     ) -> Transitions:
-        """Return checked transitions on the CPU from arrays or CPU tensors (memory is shared where no cast is needed).
+        """Return checked transitions on the CPU from arrays, CPU tensors or `StoredRows`, copied into new memory.
 
-        Columns (N, 1) are squeezed. Left out, `truncated` is nowhere true and `episode_end` is where either flag is.
-        A row with both flags counts as terminated. The last row always ends an episode. Raises `ValueError` when
-        shapes disagree, a value is NaN or infinite, a flag is not 0 or 1, or nothing is there.
+        The numbers are columns of one array, a row a transition, which a replay takes as it is. Columns (N, 1) are
+        squeezed. Left out, `truncated` is nowhere true and `episode_end` is where either flag is. A row with both
+        flags counts as terminated. The last row always ends an episode. Raises `ValueError` when shapes disagree, a
+        value is NaN or infinite, a flag is not 0 or 1, or nothing is there.
         """
-        rows = {
+        numbers = {
             "obs": _matrix("obs", obs, source),
             "action": _matrix("action", action, source),
             "reward": _column("reward", reward, source),
             "next_obs": _matrix("next_obs", next_obs, source),
-            "terminated": _flags("terminated", terminated, source),
         }
-        n = len(rows["obs"])
-        rows["truncated"] = np.zeros(n, bool) if truncated is None else _flags("truncated", truncated, source)
-        rows["episode_end"] = np.zeros(n, bool) if episode_end is None else _flags("episode_end", episode_end, source)
-        _check_lengths(rows, source)
-        rows["truncated"] = rows["truncated"] & ~rows["terminated"]
-        rows["episode_end"] = rows["episode_end"] | rows["terminated"] | rows["truncated"]
-        rows["episode_end"][-1] = True
-        rows["terminated"] = rows["terminated"].astype(np.float32)
-        return cls(**{name: torch.from_numpy(values) for name, values in rows.items()}, source=source)
+        n = len(numbers["obs"])
+        flags = {"terminated": _flags("terminated", terminated, source)}
+        flags["truncated"] = np.zeros(n, bool) if truncated is None else _flags("truncated", truncated, source)
+        flags["episode_end"] = np.zeros(n, bool) if episode_end is None else _flags("episode_end", episode_end, source)
+        _check_lengths(numbers, flags, source)
+        flags["truncated"] = flags["truncated"] & ~flags["terminated"]
+        flags["episode_end"] = flags["episode_end"] | flags["terminated"] | flags["truncated"]
+        flags["episode_end"][-1] = True
+        fields = _as_columns(numbers, flags.pop("terminated"), source)
+        return cls(**fields, **{name: torch.from_numpy(values) for name, values in flags.items()}, source=source)
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -112,58 +115,67 @@ class Transitions:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
-def _column(name: str, values: Any, source: str) -> np.ndarray:
-    """Return a finite (N,) float32 array."""
-    array = squeeze_column(_numeric(name, values, source))
-    if array.ndim != 1:
-        raise ValueError(f"{source}: {name} must have shape (N,) or (N, 1), got {array.shape}")
-    return _finite(name, array, source)
+def _as_columns(numbers: dict[str, StoredRows], terminated: np.ndarray, source: str) -> dict[str, Tensor]:
+    """Return all float32 fields by name, as columns of one array."""
+    widths = [rows.values.shape[1] if rows.values.ndim == 2 else 1 for rows in numbers.values()]
+    table = torch.empty(len(terminated), sum(widths) + 1)  # not NumPy's: its huge pages can take seconds to find
+    packed = table.numpy()
+    places = np.split(packed, np.cumsum(widths), axis=1)
+    fill(dict(zip(numbers, places[:-1], strict=True)), numbers, source)
+    packed[:, -1] = terminated
+    columns = table.split([*widths, 1], 1)
+    fields = dict(zip((*numbers, "terminated"), columns, strict=True))
+    return fields | {name: fields[name].squeeze(1) for name in ("reward", "terminated")}
 
 
-def _matrix(name: str, values: Any, source: str) -> np.ndarray:
-    """Return a finite (N, D) float32 array; discrete actions (N,) become (N, 1)."""
-    array = _numeric(name, values, source)
-    if name == "action" and array.ndim == 1 and array.dtype.kind in "iu":
-        array = array[:, None]
-    if array.ndim != 2:
-        raise ValueError(f"{source}: {name} must have shape (N, D), got {array.shape}")
-    return _finite(name, array, source)
+def _column(name: str, values: Any, source: str) -> StoredRows:
+    """Return what is (N,), or (N, 1)."""
+    rows = _numeric(name, values, source)
+    shape = rows.values.shape
+    if len(shape) != 1 and shape[1:] != (1,):
+        raise ValueError(f"{source}: {name} must have shape (N,) or (N, 1), got {shape}")
+    return rows
+
+
+def _matrix(name: str, values: Any, source: str) -> StoredRows:
+    """Return what is (N, D), or discrete actions (N,)."""
+    rows = _numeric(name, values, source)
+    discrete = name == "action" and rows.values.ndim == 1 and rows.values.dtype.kind in "iu"
+    if rows.values.ndim != 2 and not discrete:
+        raise ValueError(f"{source}: {name} must have shape (N, D), got {rows.values.shape}")
+    return rows
 
 
 def _flags(name: str, values: Any, source: str) -> np.ndarray:
     """Return an (N,) bool array from booleans or from numbers that are exactly 0 or 1."""
-    array = _column(name, values, source)
-    wrong = np.flatnonzero((array != 0) & (array != 1))
+    array = squeeze_column(_column(name, values, source).values)
+    if array.dtype == bool:
+        return array
+    column = np.empty((len(array), 1), np.float32)
+    fill({name: column}, {name: StoredRows(array)}, source)
+    wrong = np.flatnonzero((column != 0) & (column != 1))
     if wrong.size:
         raise ValueError(f"{source}: {name} must be 0 or 1, but row {wrong[0]} holds {array[wrong[0]]:g}")
     return array.astype(bool)
 
 
-def _numeric(name: str, values: Any, source: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{source}: {name} must hold numbers, got dtype {array.dtype}")
-    return array
+def _numeric(name: str, values: Any, source: str) -> StoredRows:
+    rows = values if isinstance(values, StoredRows) else StoredRows(np.asarray(values))
+    if rows.values.dtype.kind not in "biuf":
+        raise ValueError(f"{source}: {name} must hold numbers, got dtype {rows.values.dtype}")
+    return rows
 
 
-def _finite(name: str, array: np.ndarray, source: str) -> np.ndarray:
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is reported below
-        array = np.require(array, np.float32, ["C", "W"])
-    bad = ~np.isfinite(array)
-    if bad.any():
-        row = int(np.argwhere(bad)[0][0])
-        raise ValueError(f"{source}: {name} holds {int(bad.sum())} NaN or infinite values, the first in row {row}")
-    return array
-
-
-def _check_lengths(rows: dict[str, np.ndarray], source: str) -> None:
-    lengths = {name: len(values) for name, values in rows.items()}
+def _check_lengths(numbers: dict[str, StoredRows], flags: dict[str, np.ndarray], source: str) -> None:
+    lengths = {name: len(values) for name, values in (numbers | flags).items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{source}: arrays differ in length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
     if lengths["obs"] == 0:
         raise ValueError(f"{source}: no transitions in it")
-    if rows["obs"].shape != rows["next_obs"].shape:
-        raise ValueError(f"{source}: obs {rows['obs'].shape} and next_obs {rows['next_obs'].shape} differ in shape")
+    obs, next_obs = (numbers[name].values.shape[1:] for name in ("obs", "next_obs"))
+    if obs != next_obs:
+        n = lengths["obs"]
+        raise ValueError(f"{source}: obs {(n, *obs)} and next_obs {(n, *next_obs)} differ in shape")
 
 
 def squeeze_column(array: np.ndarray) -> np.ndarray:

@@ -500,8 +500,8 @@ BROKEN = {
     "a synopsis with an option too many": ("text", "surefoot plot RUN [RUN ...] [--metrik NAME]", "--metrik"),
     "a module that is not on the path": (
         "bash",
-        "surefoot train sac --env.id own_module:Own-v0",
-        "cannot import 'own_module'",
+        "surefoot train sac --env.id missing_module:Own-v0",
+        "cannot import 'missing_module'",
     ),
 }
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import socket
+import sys
+import threading
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from surefoot import agents
 from surefoot.training.cli import sweep
@@ -21,7 +26,21 @@ def main(arguments: list[str]) -> int:
     folder, descriptor = arguments
     preload(Path(folder))
     request = serve(socket.socket(fileno=int(descriptor)))
-    return 0 if request is None else sweep.main(request[1:])
+    return 0 if request is None else end_quickly(sweep.main(request[1:]))
+
+
+def end_quickly(code: int) -> NoReturn:
+    """End this process as Python does, but for taking every module apart: that writes to all it shares with the server.
+
+    An error or an interrupt does not come here, and ends the process in the ordinary way.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def preload(folder: Path) -> None:

@@ -85,7 +85,9 @@ class RunConfig(Generic[C]):
     checkpoint_every: int = 50_000
     """Steps between checkpoints; there is always one at the end and one when the run is interrupted."""
     keep_checkpoints: int = 2
-    """Number of newest checkpoints to keep; the best policy is always kept."""
+    """Number of newest checkpoints to keep while training; the best policy is always kept."""
+    keep_finished: int = 1
+    """Number of full checkpoints to keep of a finished run; of the policies stay as many as while training."""
     engine: Literal["auto", "native", "torch", "eager"] = "auto"
     """What computes the updates: `native` (C++ kernels, float32 on a CPU), `torch` (the same plan in PyTorch), `eager`
     (autograd, the definition). All give the same numbers up to rounding. `auto`: the fastest there is."""
@@ -100,7 +102,7 @@ class RunConfig(Generic[C]):
     """Baseline runs, as AGENT/PRESET: trained in parallel, each in a folder of its own, and compared at the end."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "num_seeds"):
+        for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "keep_finished", "num_seeds"):
             _require_positive(name, getattr(self, name))
         _require_not_negative("seed", self.seed)
         if self.threads is not None:

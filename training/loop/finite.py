@@ -38,8 +38,9 @@ def _with_nan(state: dict[str, Any]) -> list[str]:
 
 
 def _of_one_device(names: list[str], tensors: dict[str, Tensor]) -> list[str]:
-    bad = torch.stack([tensors[name].isnan().any() for name in names]).tolist()
-    return [name for name, wrong in zip(names, bad, strict=True) if wrong]
+    # A sum without NaN has none in it, and takes a fifth of the time and no memory; one with NaN may be of ±infinity.
+    doubtful = torch.stack([tensors[name].sum().isnan() for name in names]).tolist()
+    return [name for name, maybe in zip(names, doubtful, strict=True) if maybe and bool(tensors[name].isnan().any())]
 
 
 def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -141,7 +141,7 @@ def _when(run: ActiveRun) -> str:
 
 
 def finish(run: ActiveRun) -> None:
-    """Write the rows of the last, incomplete intervals.
+    """Write the rows of the last, incomplete intervals, and keep what a finished run keeps of its checkpoints.
 
     They come after the last checkpoint on purpose: a run whose budget is extended drops them and is the same run as
     one that had the longer budget from the start.
@@ -152,6 +152,7 @@ def finish(run: ActiveRun) -> None:
     if run.counters.evaluated_step != run.counters.step and not run.spec.regret:
         row |= log_evaluation(run)
     _send(run, row)
+    _drop_old(run, "step", run.config.keep_finished)
 
 
 def _intervals(config: RunConfig[Any]) -> dict[str, int]:
@@ -230,8 +231,12 @@ def save(run: ActiveRun) -> None:
         note_not_replayable(run)
     run.saved_step = step
     for kind in ("step", "policy"):
-        for old in policy_files.checkpoint_steps(run.folder, kind)[: -run.config.keep_checkpoints]:
-            policy_files.checkpoint_path(run.folder, kind, old).unlink()
+        _drop_old(run, kind, run.config.keep_checkpoints)
+
+
+def _drop_old(run: ActiveRun, kind: str, keep: int) -> None:
+    for old in policy_files.checkpoint_steps(run.folder, kind)[:-keep]:
+        policy_files.checkpoint_path(run.folder, kind, old).unlink()
 
 
 def note_not_replayable(run: ActiveRun) -> None:

@@ -61,7 +61,16 @@ from surefoot.training.runs.loggers import (
 )
 from surefoot.training.runs.meters import Meter
 
-CHANGEABLE = ("steps", "threads", "logger", "checkpoint_every", "keep_checkpoints", "baselines", "resume_episodes")
+CHANGEABLE = (
+    "steps",
+    "threads",
+    "logger",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_finished",
+    "baselines",
+    "resume_episodes",
+)
 
 
 def start(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | None = None) -> ActiveRun:

@@ -154,6 +154,44 @@ def test_resuming_with_other_data_is_refused():
         other.load_state_dict(first.state_dict())
 
 
+def packed(rows):
+    """Return a batch whose fields are the columns of one tensor."""
+    obs, action, reward, next_obs, terminated = rows.split([3, 2, 1, 3, 1], 1)
+    return Batch(obs, action, reward[:, 0], next_obs, terminated[:, 0])
+
+
+def test_adjacent_columns_are_taken_as_they_are_and_others_are_copied():
+    rows = torch.rand(7, 10)
+    fields = packed(rows)
+    fixed = FixedReplay(fields, torch.Generator())
+    assert fixed.rows.data_ptr() == rows.data_ptr()
+    assert_close(Batch(*fixed.everything()), fields, rtol=0, atol=0)
+    others = [
+        Batch(*(field.clone() for field in fields)),
+        fields._replace(action=fields.action.clone()),
+        fields._replace(obs=fields.next_obs, next_obs=fields.obs),
+        fields._replace(reward=fields.terminated),
+        packed(torch.rand(7, 12)[:, 1:11]),
+    ]
+    for batch in others:
+        copy = FixedReplay(batch, torch.Generator())
+        assert copy.rows.is_contiguous()
+        assert all(copy.rows.data_ptr() != field.data_ptr() for field in batch)
+        assert_close(Batch(*copy.everything()), batch, rtol=0, atol=0)
+
+
+def test_the_fingerprint_is_computed_once_and_one_of_an_earlier_version_is_known_too():
+    fixed = FixedReplay(packed(1e4 * torch.randn(9001, 10)), torch.Generator())
+    state = fixed.state_dict()
+    whole = torch.tensor([9001, fixed.rows.double().sum()], dtype=torch.float64)  # in another order
+    assert float(state["fingerprint"][1]) == pytest.approx(float(whole[1]), rel=1e-9)
+    fixed.load_state_dict(state | {"fingerprint": whole})
+    with pytest.raises(ValueError, match="or other values"):
+        fixed.load_state_dict(state | {"fingerprint": whole + torch.tensor([0, 1e-3])})
+    fixed.rows = torch.empty(0)  # which another computation would see
+    assert torch.equal(fixed.state_dict()["fingerprint"], state["fingerprint"])
+
+
 def test_bad_capacity_and_empty_sample_say_what_to_do():
     with pytest.raises(ValueError, match="at least 1, not 0"):
         make_replay(0)

@@ -176,7 +176,8 @@ def test_resume_takes_agent_and_settings_from_the_run(tmp_path, capsys):
     assert train("--resume", run) == 0
     assert f"{run} is finished; --steps more than 9 resumes it" in capsys.readouterr().out
     assert train("fake", "--resume", run, "--steps", 12) == 0
-    assert policy_files.checkpoint_steps(run) == [9, 12]
+    assert policy_files.checkpoint_steps(run) == [12]  # of a finished run one full checkpoint stays
+    assert policy_files.checkpoint_steps(run, "policy") == [9, 12]
     for wrong, message in [
         (("sac",), f"{run} is of fake, not of sac"),
         (("fake", "--env.id", "Pendulum-v1"), "env.id was 'surefoot/Pendulum-v0', not 'Pendulum-v1'"),

@@ -37,6 +37,7 @@ OTHER = {
     "eval.grid": 7,
     "device": "cuda:1",
     "resume_episodes": "fresh",
+    "engine": "eager",
     "logger": ("tensorboard",),
 }
 WITHOUT_DATA = ("sac/demo-sim", "trpo/demo", "trpo/lock-h5", "trpo/lock-h10", "trpo/lock-h15")

@@ -139,6 +139,7 @@ def test_unknown_presets_and_agents_list_the_known_ones(tmp_path):
         ({"log_every": -1}, "--log-every is -1"),
         ({"checkpoint_every": 0}, "--checkpoint-every is 0"),
         ({"keep_checkpoints": 0}, "--keep-checkpoints is 0"),
+        ({"keep_finished": 0}, "--keep-finished is 0"),
         ({"threads": 0}, "threads is 0"),
         ({"seed": -1}, "seed is -1; it must not be negative"),
         ({"device": "gpu"}, "device is 'gpu'; choose auto, cpu, cuda or cuda:N"),

@@ -50,7 +50,8 @@ def test_rows_evaluations_and_checkpoints_come_when_their_interval_is_crossed(tm
     assert [(int(row["step"]), int(row["episode"])) for row in rows(folder / "evaluations.csv")] == [
         (27, 0), (27, 1), (51, 0), (51, 1), (60, 0), (60, 1),
     ]  # fmt: skip
-    assert policy_files.checkpoint_steps(folder) == policy_files.checkpoint_steps(folder, "policy") == [42, 60]
+    assert policy_files.checkpoint_steps(folder, "policy") == [42, 60]
+    assert policy_files.checkpoint_steps(folder) == [60]  # it is finished
     assert run_folder.read_meta(folder)["status"] == "finished"
     assert (folder / "plots" / "learning_curve.png").stat().st_size > 1000
 
@@ -94,7 +95,7 @@ def test_an_extended_budget_is_the_longer_run(tmp_path, tiny):
 
 
 def test_rows_written_after_the_last_checkpoint_are_dropped_on_resume(tmp_path, tiny):
-    config = change(tiny, steps=120, keep_checkpoints=9)
+    config = change(tiny, steps=120, keep_checkpoints=9, keep_finished=9)
     straight = train("fake", config, out=tmp_path, name="straight")
     crashed = tmp_path / "crashed"
     shutil.copytree(straight, crashed)

@@ -120,3 +120,17 @@ def test_a_log_that_cannot_be_written_fails_the_run_alone(server, tmp_path):
     request = Request(["pass"], {}, str(Path(tmp_path, "nowhere", "log")))
     assert server.start(request).wait() == 1
     assert server.alive
+
+
+def test_a_quick_end_still_flushes_joins_threads_and_carries_out_what_was_registered():
+    code = """
+    import atexit, threading, time
+    from surefoot.training.cli.sweep_server import end_quickly
+    atexit.register(print, "registered", flush=True)
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    print("main")
+    end_quickly(7)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (7, ["main", "thread", "registered"]), done.stderr

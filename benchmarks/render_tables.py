@@ -828,7 +828,7 @@ def mutants(result: Result) -> str:
     parts = [markdown(("file", "places", "mutants", "noticed", "need not be", "survive"), rows)]
     for title, wanted in (("Survivors that a test should notice", False), ("Survivors that need not be noticed", True)):
         lines = [
-            (f"`{file}` {each['where']}", code(each["before"]), code(each["after"]), reason(file, each) or "")
+            (f"`{file}` `{each['where']}`", code(each["before"]), code(each["after"]), reason(file, each) or "")
             for file, each in left
             if (reason(file, each) is not None) == wanted
         ]

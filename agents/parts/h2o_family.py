@@ -1,4 +1,4 @@
-"""Settings that H2O shares with the CQL, DARC and behaviour cloning of the code it comes from: docs/derivations/h2o.md §6.1."""
+"""Settings that H2O shares with the CQL, DARC and cloning of the code it comes from: docs/derivations/h2o.md §6.1."""
 
 from __future__ import annotations
 

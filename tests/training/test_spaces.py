@@ -83,7 +83,7 @@ def config_of(name, recording, observation, action, flags) -> RunConfig:
         env=env,
         data=data,
         eval=EvalConfig(every=30, episodes=2),
-        steps=40,
+        steps=90 if name == "iwocs" else 40,  # its phases, and less than one of them, is another matter
         device="cpu",
     )
 

@@ -170,7 +170,7 @@ def sbx_python() -> str:
 def time_training(options: Options) -> dict[str, Any]:
     names = [*WORKERS, *(["sbx"] if options.sbx else [])]
     children = {name: Child(name, options.threads) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in WORKERS}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.rounds):
         for name, child in children.items():
             seconds[name].append(child.seconds(options.steps))

@@ -24,7 +24,7 @@ from surefoot import agents
 from surefoot.agents.interface import Batch, Setting, Spaces, VectorEnv
 from surefoot.agents.lipschitz_mbrl.dynamics import DynamicsConfig
 from surefoot.agents.lipschitz_mbrl.dynamics_training import DynamicsModel
-from surefoot.envs import EnvConfig, UncertainVectorEnv, make_vec, spaces_of
+from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertainVectorEnv, make_vec, spaces_of
 from surefoot.envs.termination import never
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.training.loop.process import quick_process
@@ -93,10 +93,14 @@ def make(case: Case, engine: Engine) -> Any:
     spec, config = agents.get(case.agent), EnvConfig(id=case.env)
     spaces = Spaces(*spaces_of(config))
     env: VectorEnv = make_vec(config)
+    worlds = None
     if case.uncertainty:
-        env = UncertainVectorEnv(config, load_set(case.uncertainty))
+        uncertainty = load_set(case.uncertainty)
+        env, worlds = UncertainVectorEnv(config, uncertainty), BatchedPerturbedEnvs(config, uncertainty)
     data = made_up(spaces) if spec.needs_data else None
-    setting = Setting(spaces, 0, torch.device("cpu"), env, data, engine=engine, termination=never)
+    setting = Setting(
+        spaces, 0, torch.device("cpu"), env, data, engine=engine, termination=never, perturbed_envs=worlds
+    )
     early = {"random_steps": 100, "learning_starts": 300, "rollout_steps": 1}
     known = {field.name for field in fields(spec.default)}
     changes = {name: value for name, value in early.items() if name in known} | case.changes

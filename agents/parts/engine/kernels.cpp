@@ -24,6 +24,7 @@ enum Activation { NONE = 0, RELU = 1, TANH = 2, SWISH = 3 };
 inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void store(float* p, Vec x) { *reinterpret_cast<Vec*>(p) = x; }
 inline Vec broadcast(float x) { return x - Vec{}; }
+inline Index room(Index floats) { return (floats + 15) / 16 * 16; }
 inline Index padded(Index n) { return (n + COLUMNS - 1) / COLUMNS * COLUMNS; }
 
 // Scratch memory of a thread: grows, is never given back, and is handed out like a stack.
@@ -40,14 +41,12 @@ struct Scratch {
   }
   float* take(Index floats) {
     float* block = memory + used;
-    used += (floats + 15) / 16 * 16;
+    used += room(floats);
     if (used > capacity) abort();  // never: a wrong sum in `reserve` must not become a wrong number
     return block;
   }
 };
 thread_local Scratch scratch;
-
-inline Index room(Index floats) { return (floats + 15) / 16 * 16; }
 
 // exp, to 2 units in the last place (Cephes' polynomial); ends at the range of float32.
 inline Vec exponential(Vec x) {
@@ -247,12 +246,18 @@ void pack_transposed(Index K, Index N, const float* B, Index stride, float* out,
     }
 }
 
-// Run task(from, to) over the panels of N columns, shared out among threads.
-template <class Task> void over_panels(Index N, int threads, Task task) {
-  const Index panels = padded(N) / COLUMNS;
-  if (threads < 2 || panels < 2) return task(Index(0), padded(N));
+// Run task(i) for i < n on threads. A region within a region, even of one thread, would start its threads anew each time.
+template <class Task> void share(Index n, int threads, Task task) {
+  if (threads < 2) for (Index i = 0; i < n; i++) task(i);
+  if (threads < 2) return;
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (int t = 0; t < threads; t++) task(panels * t / threads * COLUMNS, panels * (t + 1) / threads * COLUMNS);
+  for (Index i = 0; i < n; i++) task(i);
+}
+
+// Run task(from, to) over the panels of N columns, shared out among threads.
+template <class Task> void over_panels(Index N, Index threads, Task task) {
+  const Index panels = padded(N) / COLUMNS, parts = std::min(threads, panels);
+  share(parts, parts, [&](Index t) { task(panels * t / parts * COLUMNS, panels * (t + 1) / parts * COLUMNS); });
 }
 
 float dot(Index K, const float* a, const float* b) {
@@ -330,8 +335,7 @@ struct Samples {
     }
   }
 };
-constexpr Index SAMPLES = 2048;  // numbers that go through together
-inline Index rows_together(Index actions) { return std::max<Index>(1, SAMPLES / actions); }
+inline Index rows_together(Index actions) { return std::max<Index>(1, 2048 / actions); }
 }  // namespace
 
 extern "C" {
@@ -359,10 +363,9 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
     widest = std::max(widest, width), weights += room(padded(width) * s->widths[l]) + room(padded(width));
   }
   const Index parts = threads > 1 && E % threads ? threads : 1;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (Index task = 0; task < E * parts; task++) {
+  share(E * parts, threads, [&](Index task) {
     const Index e = task / parts, begin = rows * (task % parts) / parts, end = rows * (task % parts + 1) / parts;
-    if (begin == end) continue;
+    if (begin == end) return;
     scratch.reserve(weights + room(padded(widest)) + 2 * room(CHUNK * widest));
     float *panels[64], *bias[64];
     for (Index l = 0; l < L; l++) {
@@ -394,7 +397,7 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
         input = output, stride = width;
       }
     }
-  }
+  });
 }
 
 // Backward of `stack_forward` from `grad_out` (members, rows, last). Adds to `grad_weights` and `grad_biases` (null: not
@@ -413,8 +416,7 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
     largest = std::max(largest, std::max(padded(in) * width, padded(width) * rows));
     copies += room(rows * in) * (before && l ? 2 : 1);
   }
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-  for (Index e = 0; e < E; e++) {
+  share(E, team, [&](Index e) {
     scratch.reserve(copies + 3 * room(rows * widest) + room(largest) + room(padded(columns) * rows) + room(rows) + 64);
     const float* grad = grad_out + e * rows * out;
     const float *inputs[64], *gates[64];
@@ -491,7 +493,7 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
           memcpy(grad_x + (e * rows + kept[i]) * columns, target + i * columns, columns * sizeof(float));
       grad = target, next = delta, delta = target;
     }
-  }
+  });
 }
 
 // One step of Adam, in place, after which the gradient is zero; then `target` (null: none) moves by `tau` towards the
@@ -502,13 +504,12 @@ void adam_step(Index n, float* p, float* mean, float* square, float* gradient, f
   const float root = 1 / static_cast<float>(std::sqrt(1 - std::pow(beta2, steps)));
   constexpr Index PIECE = 4096;  // of the tensors, in the first-level cache
   const Index pieces = (n + PIECE - 1) / PIECE;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && pieces > 4)
-  for (Index piece = 0; piece < pieces; piece++) {
+  share(pieces, pieces > 4 ? threads : 1, [&](Index piece) {
     const Index begin = piece * PIECE, length = std::min(PIECE, n - begin);
     adam_piece(length, p + begin, mean + begin, square + begin, gradient + begin, rate, float(1 - beta1), float(beta2),
                float(1 - beta2), epsilon, decay, root);
     if (target) move_piece(length, target + begin, p + begin, tau);
-  }
+  });
 }
 
 // action (rows, actions) = tanh(u) and log_prob (rows) of a tanh-Gaussian with outputs (rows, 2 actions): the means, and
@@ -596,5 +597,4 @@ void actor_objective(Index rows, const float* q, const float* log_prob, const fl
   metrics[2] = static_cast<float>(-sum / rows);
   *by_log_alpha += metrics[2] - target_entropy;
 }
-
 }  // extern "C"

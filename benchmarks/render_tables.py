@@ -132,7 +132,7 @@ def throughput(result: Result) -> str:
         if name not in training["milliseconds_per_step"]:
             continue
         ratio = training["ratio_to_ours"].get(name)
-        spread = f"{ratio['median']} ({ratio['low']} to {ratio['high']})" if ratio else "1"
+        spread = f"{ratio['median']} ({ratio['low']} to {ratio['high']})" if ratio else "1" * (name == "ours")
         rows.append(
             (label, training["steps_per_second"].get(name, ""), training["milliseconds_per_step"][name], spread)
         )

@@ -49,11 +49,11 @@ def test_a_run_that_diverges_stops_before_anything_of_it_is_written(tmp_path, ti
 def test_infinities_that_cancel_are_no_nan_and_one_nan_among_many_is_found():
     meter = Meter(torch.device("cpu"))
     state = {"bounds": torch.tensor([torch.inf, -torch.inf]), "large": torch.full((9,), 3e38), "empty": torch.empty(0)}
-    require_finite(meter, state, "now")
+    require_finite(meter, (), state, "now")
     state["nested"] = [{"rows": torch.zeros(1000, 7)}]
     state["nested"][0]["rows"][613, 2] = torch.nan
     with pytest.raises(DivergedError, match=r"^nested\.0\.rows not finite now"):
-        require_finite(meter, state, "now")
+        require_finite(meter, (), state, "now")
 
 
 def test_an_error_of_an_agent_that_is_finite_stays_what_it_is(tmp_path, tiny):

@@ -229,12 +229,10 @@ class ActorCritic(Stateful):
         log_alpha = self.log_alpha if self.config.entropy_in_target else None
         return actor_critic.soft_target(batch, q, log_prob, self.config.gamma, log_alpha)
 
-    def backpropagate_critic(
-        self, obs: Tensor, action: Tensor, y: Tensor, weight: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Do what `twin_q_loss` with row weights (B,) and its backward pass do; return what to log."""
+    def backpropagate_critic(self, obs: Tensor, action: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Do what `twin_q_loss` and its backward pass do; return what to log."""
         q, tape = self.critic.record(torch.cat([obs, action], -1))
-        by_q, loss, mean = actor_critic.squared_error(q, y, weight)
+        by_q, loss, mean = actor_critic.squared_error(q, y)
         self.critic.backpropagate(tape, by_q)
         return {"critic_loss": loss, "q": mean}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.interface import Setting
-from surefoot.agents.parts.engine.adam import FlatAdam, flat_adam
+from surefoot.agents.parts.engine.adam import FlatAdam
 from surefoot.agents.parts.engine.choice import attach
 
 Phase = Callable[..., dict[str, Tensor]]  # (nested) tuples of tensors in, named tensors out
@@ -61,7 +61,7 @@ def adam(
             groups.setdefault(decayed.get(id(parameter), 0.0), []).append(parameter)
     learned = [{"params": params, "weight_decay": c} for c, params in groups.items()]
     if setting.engine != "eager":
-        return flat_adam(learned, lr, eps, setting.engine)
+        return FlatAdam(learned, lr, eps, is_native=setting.engine == "native")
     optimiser = torch.optim.Adam(learned, lr=lr, eps=eps, fused=True, capturable=setting.cudagraph)
     if setting.cudagraph:
         for parameter in itertools.chain.from_iterable(groups.values()):

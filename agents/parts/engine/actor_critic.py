@@ -31,11 +31,10 @@ def soft_target(batch: Batch, q: Tensor, log_prob: Tensor, gamma: float, log_alp
     return y
 
 
-def squared_error(q: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the derivative by q (2, B, 1) of `sac.twin_q_loss` with row weights (B,), the loss, and the mean of q."""
+def squared_error(q: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the derivative by q (2, B, 1) of `sac.twin_q_loss`, the loss, and the mean of q."""
     by_q, metrics = torch.empty_like(q), torch.empty(2)
-    pointer = None if weight is None else weight.data_ptr()
-    native.library().squared_error(y.shape[0], q.data_ptr(), y.data_ptr(), pointer, by_q.data_ptr(), metrics.data_ptr())
+    native.library().squared_error(y.shape[0], q.data_ptr(), y.data_ptr(), by_q.data_ptr(), metrics.data_ptr())
     return by_q, metrics[0], metrics[1]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -109,7 +108,3 @@ def torch_step(flat: Moments, group: dict[str, Any], steps: int) -> None:
     scale = (flat.square.sqrt() / root).add_(group["eps"])
     flat.values.addcdiv_(flat.mean, scale, value=-group["lr"] / (1 - beta1**steps))
     flat.gradient.zero_()
-
-
-def flat_adam(groups: Iterable[dict[str, Any]], lr: float, eps: float, engine: str) -> FlatAdam:
-    return FlatAdam(list(groups), lr, eps, is_native=engine == "native")

@@ -25,10 +25,8 @@ def choose(wanted: str, device: torch.device, *, traced: bool = False) -> tuple[
     if wanted == "auto":
         if traced or device.type != "cpu":
             return "eager", None
-        try:
-            native.library()
-        except native.Unavailable as error:
-            return "torch", f"note: {error}; updates run in PyTorch, at about half the speed"
+        if reason := native_is_missing():
+            return "torch", f"note: {reason}; updates run in PyTorch, at about half the speed"
         return "native", None
     if traced and wanted != "eager":
         raise ValueError(
@@ -37,10 +35,8 @@ def choose(wanted: str, device: torch.device, *, traced: bool = False) -> tuple[
     if wanted == "native":
         if device.type != "cpu":
             raise ValueError(f"--engine native runs on a CPU, not on {device}; pass --device cpu or --engine torch")
-        try:
-            native.library()
-        except native.Unavailable as error:
-            raise ValueError(f"{error}, or pass --engine torch") from error
+        if reason := native_is_missing():
+            raise ValueError(f"{reason}, or pass --engine torch") from reason
     return wanted, None  # type: ignore[return-value]
 
 
@@ -77,17 +73,18 @@ def compute_by(engine: str, module: Any) -> None:
     """Let a deployed policy be computed as it was in its run, where that can be: elsewhere its last digits differ."""
     if engine == "eager" or not isinstance(module, nn.Module):
         return
-    if engine == "native" and (next(module.parameters()).device.type != "cpu" or not is_native_available()):
+    if engine == "native" and (next(module.parameters()).device.type != "cpu" or native_is_missing()):
         return
     _attach(engine, module)
 
 
-def is_native_available() -> bool:
+def native_is_missing() -> native.Unavailable | None:
+    """Return why there are no native kernels here, or None."""
     try:
         native.library()
-    except native.Unavailable:
-        return False
-    return True
+    except native.Unavailable as reason:
+        return reason
+    return None
 
 
 def attach(engine: str, owners: Iterable[Any]) -> None:

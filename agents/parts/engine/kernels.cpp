@@ -569,13 +569,13 @@ void soft_target(Index rows, const float* q, const float* log_prob, const float*
   }
 }
 
-// Of the loss sum_j mean_i w_i (q_j - y)^2: its derivative by q (2, rows), and {loss, mean q}. Null weights are 1.
-void squared_error(Index rows, const float* q, const float* y, const float* weight, float* by_q, float* metrics) {
+// Of the loss sum_j mean_i (q_j - y)^2: its derivative by q (2, rows), and {loss, mean q}.
+void squared_error(Index rows, const float* q, const float* y, float* by_q, float* metrics) {
   double loss = 0, mean = 0;
   for (Index k = 0; k < 2 * rows; k++) {
-    const float error = q[k] - y[k % rows], weighted = weight ? weight[k % rows] * error : error;
-    by_q[k] = 2 * weighted / rows;
-    loss += double(weighted) * error, mean += q[k];
+    const float error = q[k] - y[k % rows];
+    by_q[k] = 2 * error / rows;
+    loss += double(error) * error, mean += q[k];
   }
   metrics[0] = static_cast<float>(loss / rows), metrics[1] = static_cast<float>(mean / (2 * rows));
 }

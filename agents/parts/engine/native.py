@@ -28,7 +28,7 @@ SIGNATURES = {
     "tanh_gaussian": [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, POINTER, POINTER],
     "tanh_gaussian_backward": [INTEGER, INTEGER, *[POINTER] * 3, FLOAT, FLOAT, *[POINTER] * 4],
     "soft_target": [INTEGER, *[POINTER] * 4, INTEGER, POINTER, INTEGER, FLOAT, POINTER],
-    "squared_error": [INTEGER, *[POINTER] * 5],
+    "squared_error": [INTEGER, *[POINTER] * 4],
     "actor_objective": [INTEGER, *[POINTER] * 3, FLOAT, *[POINTER] * 4],
 }
 

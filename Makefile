@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-EXTRAS := minari,wandb,tensorboard,video,sb3,atari,dm-control,robotics,ray,docs,dev
+EXTRAS := minari,wandb,tensorboard,video,sb3,atari,dm-control,robotics,ray,onnx,hub,warp,benchmarks,docs,dev
 SOURCES := agents envs evaluation offline_data training configs
 
 .PHONY: train test test-slow test-gpu mutants lint format typecheck docs clean

@@ -28,6 +28,7 @@ BASELINES = {  # what they are compared with, and the SAC backbone
     "rarl": "surefoot.agents.baselines.rarl:RARL_SPEC",
     "m2td3": "surefoot.agents.baselines.m2td3:M2TD3_SPEC",
     "cql": "surefoot.agents.baselines.cql:CQL_SPEC",
+    "sac-offline": "surefoot.agents.baselines.cql:SAC_OFFLINE_SPEC",
     "darc": "surefoot.agents.baselines.darc:DARC_SPEC",
     "darc-plus": "surefoot.agents.baselines.darc:DARC_PLUS_SPEC",
     "bc": "surefoot.agents.baselines.bc:BC_SPEC",

@@ -7,7 +7,9 @@ arXiv 2006.04779; as the baseline of H2O (docs/derivations/h2o.md §9.1).
 |---|---|---|
 | (9.1), (9.3) CQL(H): log Σ_a exp Q − Q(data) | (4) | `conservative_gap` |
 | (9.2) log-sum-exp by importance sampling | appendix F | `importance_corrected` |
-| (9.3) actions from three sources | appendix F | `CQL.sampled_values` |
+| (9.3) actions from three sources | appendix F | `CQL.candidates` |
+
+`sac-offline` is the same without the conservative term: SAC on the data alone (control).
 
 Where this differs: no Lagrange form, no entropy in the target, as in H2O's comparison.
 """
@@ -48,7 +50,7 @@ class CQLConfig(H2OHeads, ActorCriticConfig):
     entropy_in_target: bool = False
     """Include the entropy term −α·log π(a'|s') in the TD targets."""
     min_q_weight: float = 2.0
-    """Weight of the conservative (CQL) term."""
+    """Weight of the conservative (CQL) term; 0 leaves it out."""
     sampled_actions: int = 10
     """Actions sampled from each of three sources: uniform, π(s), π(s')."""
     temperature: float = 1.0
@@ -57,6 +59,11 @@ class CQLConfig(H2OHeads, ActorCriticConfig):
     def __post_init__(self) -> None:
         rules = {"min_q_weight": AT_LEAST_0, "sampled_actions": AT_LEAST_1, "temperature": POSITIVE}
         check_ranges(self, rules)
+
+    @property
+    def rows_sampled(self) -> int:
+        """Actions from each source that an update samples for a row."""
+        return self.sampled_actions if self.min_q_weight > 0 else 0
 
 
 def importance_corrected(q: Tensor, log_density: Tensor) -> Tensor:
@@ -90,7 +97,7 @@ class CQL(Stateful):
         self.nets = ActorCritic(config, setting)
         self.real = make_real_replay(setting)
         self.noise_generator = make_generator(setting.seed, "update noise", setting.device)
-        self.update = accelerate(self.update_eager, setting, self.nets.owners())
+        self.update = accelerate(self.update_eager, setting, self.nets.owners(), by_hand=self.update_by_hand)
 
     @property
     def policy(self) -> TanhGaussianPolicy:
@@ -107,34 +114,57 @@ class CQL(Stateful):
 
     def draw_noise(self) -> CQLNoise:
         one = (self.config.batch_size, self.action_dim)
-        many = (self.config.sampled_actions, *one)
+        many = (self.config.rows_sampled, *one)
         policy, target, current, following = normal(self.noise_generator, one, one, many, many)
         return CQLNoise(policy, target, uniform(self.noise_generator, many), current, following)
 
-    def sampled_values(self, batch: Batch, noise: CQLNoise) -> Tensor:
-        """Return corrected Q (2, 3·A, B) of uniform actions and of the policy's at s and at s', all taken in s."""
-        samples, rows = noise.uniform.shape[:2]
+    def candidates(self, batch: Batch, noise: CQLNoise) -> tuple[Tensor, Tensor]:
+        """Return actions (3·A, B, act), uniform, of π(s') and of π(s), and their log densities (3·A, B)."""
         with torch.no_grad():
             current, log_current = self.nets.policy.sample(batch.obs, noise.current)
             following, log_following = self.nets.policy.sample(batch.next_obs, noise.following)
             log_uniform = torch.full_like(log_current, -self.action_dim * math.log(2.0))
             log_density = torch.cat([log_uniform, log_following, log_current])
-            actions = torch.cat([noise.uniform, following, current])  # (3A, B, act)
-        obs = batch.obs.expand(3 * samples, -1, -1).flatten(0, 1)
-        q = self.nets.critic(obs, actions.flatten(0, 1)).view(2, 3 * samples, rows)
-        return importance_corrected(q, log_density)
+            return torch.cat([noise.uniform, following, current]), log_density
+
+    def rows_of(self, batch: Batch, noise: CQLNoise) -> tuple[Tensor, Tensor, Tensor]:
+        """Return states and actions to take the critics of, the data's B first, and the others' log densities."""
+        if not self.config.rows_sampled:
+            return batch.obs, batch.action, batch.reward.new_zeros(0, len(batch.reward))
+        actions, log_density = self.candidates(batch, noise)
+        obs = batch.obs.expand(1 + len(actions), -1, -1).flatten(0, 1)
+        return obs, torch.cat([batch.action, actions.flatten(0, 1)]), log_density
+
+    def critic_loss(self, q: Tensor, y: Tensor, log_density: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the critics' loss of q (2, B + 3·A·B), the data's rows first, and y (B,), and what to log of it."""
+        config, q_data, q_sampled = self.config, q[:, : len(y)], q[:, len(y) :]
+        td_loss = twin_q_loss(q_data, y)
+        metrics = {"td_loss": td_loss.detach(), "q": q_data.detach().mean()}
+        if not config.rows_sampled:
+            return td_loss, metrics
+        corrected = importance_corrected(q_sampled.view(2, *log_density.shape), log_density)
+        gap = conservative_gap(corrected, q_data, config.temperature)
+        return td_loss + config.min_q_weight * gap.sum(), metrics | {"conservative_gap": gap.detach().mean()}
 
     def update_eager(self, batch: Batch, noise: CQLNoise) -> dict[str, Tensor]:
         """One gradient step on everything."""
-        nets, config = self.nets, self.config
+        nets = self.nets
         y = nets.td_target(batch, noise.target)
-        q = nets.critic(batch.obs, batch.action)
-        td_loss = twin_q_loss(q, y)
-        gap = conservative_gap(self.sampled_values(batch, noise), q, config.temperature)
-        actor_loss, metrics = nets.actor_loss(batch.obs, noise.policy)
-        nets.descend(td_loss + config.min_q_weight * gap.sum() + actor_loss)
-        mine = {"td_loss": td_loss.detach(), "conservative_gap": gap.detach().mean(), "q": q.detach().mean()}
-        return mine | metrics
+        obs, action, log_density = self.rows_of(batch, noise)
+        loss, metrics = self.critic_loss(nets.critic(obs, action), y, log_density)
+        actor_loss, actor_metrics = nets.actor_loss(batch.obs, noise.policy)
+        nets.descend(loss + actor_loss)
+        return metrics | actor_metrics
+
+    def update_by_hand(self, batch: Batch, noise: CQLNoise) -> dict[str, Tensor]:
+        """`update_eager`, autograd between the critics' values and their loss alone."""
+        nets = self.nets
+        y = nets.native_td_target(batch, noise.target)
+        obs, action, log_density = self.rows_of(batch, noise)
+        metrics = nets.backpropagate_through(obs, action, lambda q: self.critic_loss(q, y, log_density))
+        metrics |= nets.backpropagate_actor(batch.obs, noise.policy)
+        nets.step()
+        return metrics
 
 
 CQL_SPEC = AgentSpec(
@@ -148,4 +178,16 @@ CQL_SPEC = AgentSpec(
     page="h2o",
     style=Style("#009E73", "-"),
     tiny={"hidden": (8, 8), "batch_size": 8, "sampled_actions": 3},
+)
+SAC_OFFLINE_SPEC = AgentSpec(
+    CQLConfig(min_q_weight=0.0),
+    CQL,
+    make_policy,
+    "SAC on the data alone: CQL without its conservative term (control)",
+    offline=True,
+    needs_data=True,
+    plan=plan_updates,
+    page="h2o",
+    style=Style("#009E73", "--"),
+    tiny=CQL_SPEC.tiny,
 )

@@ -4,11 +4,17 @@ import math
 
 import pytest
 import torch
-from tiny import ACT, make_batch, make_setting, small
+from tiny import ACT, make_batch, make_data, make_setting, small
 from torch.testing import assert_close
 
-from surefoot.agents.baselines.bc import BC, BCConfig, cloning_loss
-from surefoot.agents.baselines.cql import CQL, CQLConfig, conservative_gap, importance_corrected
+from surefoot.agents.baselines.bc import BC, BCConfig, cloning_loss, split_episodes
+from surefoot.agents.baselines.cql import (
+    CQL,
+    SAC_OFFLINE_SPEC,
+    CQLConfig,
+    conservative_gap,
+    importance_corrected,
+)
 from surefoot.agents.baselines.darc import DARC, DARC_PLUS_SPEC, DARC_SPEC, DARCNoise, reward_correction
 from surefoot.agents.interface import Batch
 from surefoot.agents.parts.classifiers import classifier_step, transition_rows
@@ -80,10 +86,17 @@ def test_importance_correction_makes_the_sum_an_integral():
     assert corrected.exp().mean().item() == pytest.approx(4 / 3, rel=0.01)
 
 
+def sampled_values(agent, batch, noise):
+    """Return corrected Q (2, 3·A, B) of the sampled actions."""
+    obs, action, log_density = agent.rows_of(batch, noise)
+    q = agent.nets.critic(obs, action)[:, len(batch.reward) :]
+    return q.view(2, *log_density.shape) - log_density
+
+
 def test_cql_values_of_sampled_actions_are_taken_in_their_own_state():
     agent = CQL(small(CQLConfig(), sampled_actions=3), make_setting())
     batch, noise = make_batch(8), agent.draw_noise()
-    values = agent.sampled_values(batch, noise)
+    values = sampled_values(agent, batch, noise)
     assert values.shape == (2, 9, 8)
     row, sample = 5, 1
     uniform = agent.nets.critic(batch.obs[row : row + 1], noise.uniform[sample, row : row + 1])
@@ -93,18 +106,30 @@ def test_cql_values_of_sampled_actions_are_taken_in_their_own_state():
     assert_close(values[:, 3 + sample, row], following, rtol=1e-4, atol=1e-5)
 
 
-def test_an_update_of_cql_descends_td_and_weighted_gaps_of_both_critics_and_the_actors_loss():
-    agent, twin = (CQL(small(CQLConfig(), sampled_actions=3, min_q_weight=0.7), make_setting()) for _ in range(2))
+@pytest.mark.parametrize("weight", [0.7, 0.0])
+def test_an_update_of_cql_descends_td_and_weighted_gaps_of_both_critics_and_the_actors_loss(weight):
+    config = small(CQLConfig(), sampled_actions=3, min_q_weight=weight)
+    agent, twin = (CQL(config, make_setting()) for _ in range(2))
     batch, noise = make_batch(8), agent.draw_noise()
-    agent.update(batch, noise)
+    metrics = agent.update(batch, noise)
     nets = twin.nets
     q, y = nets.critic(batch.obs, batch.action), nets.td_target(batch, noise.target)
-    gaps = [
-        torch.logsumexp(sampled, 0) - data for sampled, data in zip(twin.sampled_values(batch, noise), q, strict=True)
-    ]
-    loss = (q - y).square().mean(1).sum() + 0.7 * sum(gap.mean() for gap in gaps)
+    loss = (q - y).square().mean(1).sum()
+    if weight:
+        gaps = [
+            torch.logsumexp(sampled, 0) - data
+            for sampled, data in zip(sampled_values(twin, batch, noise), q, strict=True)
+        ]
+        loss = loss + weight * sum(gap.mean() for gap in gaps)
     assert_descended(agent.nets, nets, loss + nets.actor_loss(batch.obs, noise.policy)[0])
+    assert ("conservative_gap" in metrics) == (weight > 0)  # nothing is sampled for a term that is left out
     assert agent.step()[:2] == (0, 1)
+
+
+def test_sac_offline_is_cql_without_its_term():
+    assert SAC_OFFLINE_SPEC.default == CQLConfig(min_q_weight=0.0)
+    assert SAC_OFFLINE_SPEC.default.rows_sampled == 0
+    assert CQLConfig().rows_sampled == 10
 
 
 def test_cql_settings_out_of_range_are_refused():
@@ -137,3 +162,50 @@ def test_cloning_recovers_a_linear_policy():
         assert agent.step()[:2] == (0, 1)
     error = (agent.act(setting.data.obs) - setting.data.action).abs().mean()
     assert error < 0.05
+
+
+def test_whole_episodes_are_held_out_and_nothing_is_in_both_parts():
+    data = make_data(rows=12)
+    data.episode_end = torch.tensor([0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 1]).bool()  # lengths 2, 3, 1, 4, 2
+    episode = {row.item(): i for i, rows in enumerate(data.reward.split([2, 3, 1, 4, 2])) for row in rows}
+    held_out = set()
+    for seed in range(8):
+        kept, held = split_episodes(data, 0.4, torch.Generator().manual_seed(seed))
+        parts = [{episode[row.item()] for row in part.reward} for part in (kept, held)]
+        assert not parts[0] & parts[1]
+        assert [len(part) for part in parts] == [3, 2]
+        assert len(kept.reward) + len(held.reward) == 12
+        held_out |= parts[1]
+    assert held_out == set(range(5))
+    few = split_episodes(data, 0.01, torch.Generator())
+    many = split_episodes(data, 0.99, torch.Generator())
+    assert [len({episode[row.item()] for row in part.reward}) for part in (few[1], many[0])] == [1, 1]
+    data.episode_end = torch.zeros(12).bool()
+    data.episode_end[-1] = True
+    with pytest.raises(ValueError, match=r"--agent\.holdout 0\.4 needs data of two episodes or more, not 1"):
+        split_episodes(data, 0.4, torch.Generator())
+
+
+def test_early_stopping_keeps_the_policy_with_the_highest_held_out_likelihood():
+    """Little data of noise, many updates: the likelihood of new episodes first rises and then falls."""
+    setting = make_setting()
+    setting.data.episode_end = torch.arange(64) % 8 == 7
+    agent = BC(small(BCConfig(), hidden=(64,), policy_lr=1e-2, holdout=0.5, holdout_every=10), setting)
+    held, losses = agent.held_out.batch, []
+    for update in range(1, 301):
+        shown = agent.step().metrics["held_out_loss"].item()
+        if update == 1 or update % 10 == 0:
+            losses.append(cloning_loss(agent.trained, held).item())
+        assert shown == pytest.approx(losses[-1], rel=1e-5)
+        assert cloning_loss(agent.policy, held).item() == pytest.approx(min(losses), rel=1e-5)
+    assert 0 < losses.index(min(losses)) < len(losses) - 1
+    assert agent.policy is not agent.trained
+    other = BC(agent.config, setting)
+    other.load_state_dict(agent.state_dict())
+    assert_close(other.act(held.obs), agent.act(held.obs), rtol=0, atol=0)
+    assert other.held_out.updates == 300
+
+
+def test_a_fraction_that_leaves_nothing_to_learn_from_is_refused():
+    with pytest.raises(ValueError, match=r"--agent\.holdout is 1\.0; a fraction of the episodes"):
+        BCConfig(holdout=1.0)

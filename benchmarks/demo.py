@@ -1,6 +1,8 @@
-"""What `make train` shows, over seeds: H2O's demo with its baselines, SAC in the simulator and behaviour cloning.
+"""What `make train` shows, over seeds: H2O's demo with its baseline runs.
 
-python benchmarks/demo.py [--seeds 0 1 2] [--out runs]
+    python benchmarks/demo.py [--seeds 0 1 2] [--out runs]
+
+What was stopped goes on where it stopped when the same command is given again.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import numpy as np
 import tyro
 from record import record
 
+from surefoot.training.runs.folder import read_meta
+
 ROOT = Path(__file__).resolve().parents[1]
 FIGURE = ROOT / "docs" / "images" / "demo_learning_curve.png"
 
@@ -29,27 +33,27 @@ class Options:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     out: Path = Path("runs")
-    """Folder for the run folders `demo-seed-N`, which must not exist yet."""
+    """Folder for the run folders `demo-seed-N`; those that are finished are taken as they are."""
 
 
 def run(seed: int, out: Path) -> dict[str, Any]:
     """Train the demo as `make train` does; return its comparison, minutes and memory."""
-    name = f"demo-seed-{seed}"
-    began = time.perf_counter()
-    command = [sys.executable, str(ROOT / "train.py"), "h2o", "--preset", "demo", "--seed", str(seed)]
-    subprocess.run([*command, "--out", str(out), "--name", name], check=True)
-    minutes = (time.perf_counter() - began) / 60
-    rows = json.loads((out / name / "comparison.json").read_text())
+    folder = out / f"demo-seed-{seed}"
+    if not (folder / "comparison.json").is_file():
+        new = ["h2o", "--preset", "demo", "--seed", str(seed), "--out", str(out), "--name", folder.name]
+        arguments = ["--resume", str(folder)] if folder.exists() else new
+        subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True)
+    meta, rows = read_meta(folder), json.loads((folder / "comparison.json").read_text())
     # The largest process so far; the demo runs three at once.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {"seed": seed, "minutes": round(minutes, 2), "largest_process_mb": round(peak), "comparison": rows}
+    return {"seed": seed, "minutes": meta["minutes"], "largest_process_mb": round(peak), "comparison": rows}
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return mean and spread over seeds of every method's returns."""
     summary = {}
     for rows in zip(*(r["comparison"] for r in runs), strict=True):
-        cell: dict[str, Any] = {"saw": rows[0]["saw"]}
+        cell: dict[str, Any] = {"saw": rows[0]["saw"], "steps": rows[0]["step"]}
         for place in ("simulator", "real"):
             values = [row[f"{place}_return"] for row in rows]
             cell[place] = round(float(np.mean(values)), 1)

@@ -96,9 +96,17 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def write_d4rl(
-    path: str | Path, transitions: Transitions, metadata: Mapping[str, object] | None = None, *, force: bool = False
+    path: str | Path,
+    transitions: Transitions,
+    metadata: Mapping[str, object] | None = None,
+    *,
+    force: bool = False,
+    successors: bool = True,
 ) -> None:
     """Write transitions as a D4RL file (gzip + shuffle), atomically; `metadata` values are stored as text.
+
+    Without `successors` the file has no `next_observations`: half the size, and read back without the last row of each
+    episode.
 
     An episode that the recording cut in the middle of the file is written as a time-out, the only way the layout has to
     end it. A cut at the very end of the file carries neither flag, as in D4RL's own files.
@@ -116,6 +124,8 @@ def write_d4rl(
         "terminals": data.terminated.numpy().astype(bool),
         "timeouts": timeouts,
     }
+    if not successors:
+        del arrays["next_observations"]
     image = io.BytesIO()  # HDF5's library crashes when the disk fills under it; Python's own write raises
     with h5py.File(image, "w") as file:
         for name, values in arrays.items():

@@ -1,0 +1,160 @@
+"""When to trust your simulator: the return in the real dynamics against the size of the gap, for H2O and its controls.
+
+    python benchmarks/simulator_gap.py [--jobs gravity=2/h2o/0 …] [--runs runs/simulator-gap]
+
+A job is GAP/METHOD/SEED: one run with the networks, rates, data and budget of `h2o --preset demo`, its last policy
+played for 20 episodes in the real dynamics and 20 in its simulator. GAP is a factor on a physics field of the
+simulator; methods that never see one have the gap `none`. What is recorded is not run again, a job that was stopped
+goes on from its last checkpoint: the same command again is the rest of the work. Jobs are in the order in which they
+say most.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from record import STARTED, record_job, results_of
+
+from surefoot.envs import Physics
+from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
+from surefoot.evaluation.policy_files import load_policy
+from surefoot.training.config.presets import load_preset
+from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.interrupt import stop_on_signals
+from surefoot.training.loop.setup import start_or_resume
+from surefoot.training.runs.folder import read_meta
+from surefoot.training.session import execute
+
+NAME = "simulator_gap"
+NO_SIMULATOR = "none"
+
+
+@dataclass(frozen=True)
+class Method:
+    """An agent with a preset of the demo's scale, and what is changed of its settings."""
+
+    agent: str
+    preset: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+IN_SIMULATOR = {
+    "h2o": Method("h2o", "demo"),
+    "sac-mix": Method("sac-mix", "demo"),
+    "sac-sim": Method("sac", "demo-sim"),
+    "h2o-without-w": Method("h2o", "demo", {"importance_weights": False}),
+    "h2o-without-regulariser": Method("h2o", "demo", {"regulariser_weight": 0.0}),
+    "darc": Method("darc", "h2o/demo"),
+}
+OFFLINE = {
+    "sac-offline": Method("sac-offline", "demo"),
+    "bc": Method("bc", "demo"),
+    "cql": Method("cql", "sac-offline/demo"),
+}
+METHODS = IN_SIMULATOR | OFFLINE
+GRAVITY = ("2", "0.25", "1", "4", "0.5")  # in the order of the jobs
+SEEDS = (0, 1, 2)
+EPISODES, FIRST_SEED = 20, 1000
+
+
+def main_cut() -> Iterator[str]:
+    """Yield the jobs of the main cut, gravity, a seed of all cells after the other."""
+    for seed in SEEDS:
+        for i, factor in enumerate(GRAVITY):
+            yield from (f"gravity={factor}/{method}/{seed}" for method in IN_SIMULATOR)
+            if i == 0:
+                yield from (f"{NO_SIMULATOR}/{method}/{seed}" for method in OFFLINE if method != "cql")
+    yield from (f"{NO_SIMULATOR}/cql/{seed}" for seed in SEEDS)  # as long as all the others of a cell
+
+
+@dataclass
+class Options:
+    """What to run."""
+
+    jobs: tuple[str, ...] = tuple(main_cut())
+    """GAP/METHOD/SEED."""
+    runs: Path = Path("runs/simulator-gap")
+    """Folder of the run folders."""
+    steps: int | None = None
+    """Simulator steps of a run, updates for methods without; None: those of the presets."""
+
+
+def physics_of(gap: str) -> Physics:
+    """Return the simulator's dynamics of a gap such as `gravity=2`."""
+    if gap == NO_SIMULATOR:
+        return Physics()
+    name, _, value = gap.partition("=")
+    return replace(Physics(), **{name: float(value)})
+
+
+def configuration(gap: str, method: Method, seed: int, steps: int | None) -> RunConfig[Any]:
+    """Return the run of a job: evaluated at its end alone."""
+    preset = load_preset(method.agent, method.preset)
+    steps = steps or preset.steps
+    return replace(
+        preset,
+        agent=replace(preset.agent, **method.changes),
+        env=replace(preset.env, physics=physics_of(gap)),
+        eval=replace(preset.eval, every=steps, episodes=EPISODES, seed=FIRST_SEED),
+        steps=steps,
+        seed=seed,
+        device="cpu",
+        baselines=(),
+    )
+
+
+def run(job: str, runs: Path, steps: int | None) -> dict[str, Any]:
+    """Train the policy of a job, from where it stopped if it did, and return what it comes to."""
+    gap, name, seed = job.split("/")
+    method = METHODS[name]
+    config = configuration(gap, method, int(seed), steps)
+    folder = runs / job.replace("/", "-")
+    with stop_on_signals() as stop:
+        active = start_or_resume(folder, method.agent, config, method.preset)
+        if active is not None:
+            execute(active, stop)
+    meta = read_meta(folder)
+    if meta["status"] != "finished":
+        raise SystemExit(f"{job}: stopped by a signal; the same command goes on with it")
+    return {"steps": config.steps, **measured(folder, config), "minutes": meta["minutes"], "commit": meta["commit"]}
+
+
+def measured(folder: Path, config: RunConfig[Any]) -> dict[str, float]:
+    """Return the last policy's returns, mean and standard deviation over episodes, in both dynamics."""
+    act = make_act(load_policy(folder).policy)
+    places = {"real": config.eval.physics, "simulator": config.env.physics}
+    found = {
+        place: evaluate(act, replace(config.env, physics=physics), episodes=EPISODES, seed=FIRST_SEED)
+        for place, physics in places.items()
+    }
+    return {name: value for place, result in found.items() for name, value in _moments(place, result).items()}
+
+
+def _moments(place: str, result: EvalResult) -> dict[str, float]:
+    return {
+        place: round(float(np.mean(result.returns)), 1),
+        f"{place}_std": round(float(np.std(result.returns)), 1),
+    }
+
+
+def main(options: Options) -> None:
+    began = time.perf_counter()
+    torch.set_num_threads(1)
+    options.runs.mkdir(parents=True, exist_ok=True)
+    for job in options.jobs:
+        if job in results_of(NAME):
+            continue
+        figures = run(job, options.runs, options.steps)
+        print(job, figures, STARTED["commit"], flush=True)
+        record_job(NAME, job, figures, began=began, seeds=list(SEEDS))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

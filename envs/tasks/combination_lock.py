@@ -29,12 +29,10 @@ from torch import Tensor
 from surefoot.envs.tensor_env import State, TensorEnv
 
 DEAD = 2
-ACTIONS = 10  # latent actions, and the width of an action vector
+ACTIONS = 10  # the authors': latent actions, and the width of an action vector
 TEMPERATURE = (
     0.1  # of the softmax that picks a latent action; without it a one-hot action would be right 23 % of the time
 )
-ANTI_REWARD, ANTI_CHANCE = 0.1, 0.5  # the bait for leaving the good latents
-
 RewardMode = Literal["terminal", "transition"]
 
 
@@ -71,8 +69,19 @@ class Lock(TensorEnv):
     action is drawn from softmax(action / 0.1). Return: 1 for H right actions, else 0.1 or 0 with equal chance:
     `terminal` (the authors' code) pays the 0.1 at the last step, `transition` (their paper) where the agent falls.
 
+    Args:
+        width: of an observation.
+        num_envs: how many locks side by side.
+        horizon: steps of an episode (H).
+        code_seed: of the code words.
+        reward_mode: when the anti-reward is paid.
+        actions: latent actions, and numbers of an action vector.
+        switch_chance: probability that a right action leads to the other good latent.
+        anti_reward: what is paid for a wrong action.
+        anti_chance: probability that it is paid.
+
     Raises:
-        ValueError: a horizon below 1, an unknown reward mode.
+        ValueError: a horizon below 1, fewer than two actions, no probability, an unknown reward mode.
     """
 
     success_return = 1.0
@@ -85,17 +94,19 @@ class Lock(TensorEnv):
         horizon: int,
         code_seed: int = 0,
         reward_mode: RewardMode = "terminal",
+        actions: int = ACTIONS,
+        switch_chance: float = 0.5,
+        anti_reward: float = 0.1,
+        anti_chance: float = 0.5,
         **kwargs: Any,
     ):
-        if horizon < 1:
-            raise ValueError(f"--env.kwargs horizon must be at least 1, got {horizon}")
-        if reward_mode not in ("terminal", "transition"):
-            raise ValueError(f"--env.kwargs reward_mode must be terminal or transition, got {reward_mode!r}")
+        _require_lock(horizon, reward_mode, actions, {"switch_chance": switch_chance, "anti_chance": anti_chance})
         observations = gym.spaces.Box(-np.inf, np.inf, (width,), np.float32)
-        actions = gym.spaces.Box(-np.inf, np.inf, (ACTIONS,), np.float32)
-        super().__init__(observations, actions, num_envs, **kwargs)
-        self.horizon, self.reward_mode = horizon, reward_mode
-        self.codes = draw_codes(horizon, code_seed).to(self.device)
+        vectors = gym.spaces.Box(-np.inf, np.inf, (actions,), np.float32)
+        super().__init__(observations, vectors, num_envs, **kwargs)
+        self.horizon, self.reward_mode, self.actions = horizon, reward_mode, actions
+        self.switch_chance, self.anti_reward, self.anti_chance = switch_chance, anti_reward, anti_chance
+        self.codes = draw_codes(horizon, code_seed, actions).to(self.device)
 
     @abstractmethod
     def draw_view(self, latent: Tensor, h: Tensor) -> Tensor:
@@ -111,17 +122,17 @@ class Lock(TensorEnv):
         last = h == self.horizon - 1
         good = latent != DEAD
         correct = good & (self._pick(action) == self.codes[latent, h])
-        switched = torch.where((self._uniform() < 0.5) & ~last, 1 - latent, latent)
+        switched = torch.where((self._uniform() < self.switch_chance) & ~last, 1 - latent, latent)
         following = torch.where(correct, switched, DEAD)
         falls = last & ~correct if self.reward_mode == "terminal" else good & ~correct
-        bait = ANTI_REWARD * (falls & (self._uniform() < ANTI_CHANCE))
+        bait = self.anti_reward * (falls & (self._uniform() < self.anti_chance))
         h = h + 1
         return (following, h, self.draw_view(following, h)), (correct & last) + bait, last
 
     def behaviour(self, epsilon: float, generator: torch.Generator) -> Tensor:
-        """Return (N, 10) actions of the recorded behaviour: one-hot and right, with chance ε uniform on [0, 1]^10."""
+        """Return actions (N, A) of the recorded behaviour: one-hot and right, with chance ε uniform on [0, 1]^A."""
         latent, h = self._state[:2]
-        right = torch.nn.functional.one_hot(self.codes[latent, h], ACTIONS).float()
+        right = torch.nn.functional.one_hot(self.codes[latent, h], self.actions).float()
         random = torch.rand(right.shape, generator=generator, device=self.device)
         explores = torch.rand(self.num_envs, 1, generator=generator, device=self.device) < epsilon
         return torch.where(explores, random, right)
@@ -139,6 +150,18 @@ class Lock(TensorEnv):
 
     def _uniform(self) -> Tensor:
         return torch.rand(self.num_envs, generator=self.generator, device=self.device)
+
+
+def _require_lock(horizon: int, reward_mode: str, actions: int, chances: dict[str, float]) -> None:
+    if horizon < 1:
+        raise ValueError(f"--env.kwargs horizon must be at least 1, got {horizon}")
+    if reward_mode not in ("terminal", "transition"):
+        raise ValueError(f"--env.kwargs reward_mode must be terminal or transition, got {reward_mode!r}")
+    if actions < 2:
+        raise ValueError(f"--env.kwargs actions must be at least 2, got {actions}")
+    for name, chance in chances.items():
+        if not 0 <= chance <= 1:
+            raise ValueError(f"--env.kwargs {name} must be in [0, 1], got {chance}")
 
 
 class CombinationLock(Lock):

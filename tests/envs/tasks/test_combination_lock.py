@@ -112,6 +112,25 @@ def test_the_behaviour_succeeds_as_often_as_the_closed_form_says(horizon, succes
     assert returns.mean().item() == pytest.approx(value, abs=0.011)
 
 
+def test_the_authors_constants_are_options():
+    def wrong(env):
+        return -100 * right(env)
+
+    env = CombinationLock(20_000, horizon=1, actions=3, anti_reward=0.3, anti_chance=0.2)
+    assert env.single_action_space.shape == (3,)
+    assert set(env.codes.unique().tolist()) <= {0, 1, 2}
+    returns, _ = rollout(env, wrong)
+    assert_close(returns.unique(), torch.tensor([0.0, 0.3]))
+    assert returns.mean().item() == pytest.approx(0.06, abs=3 * 0.3 * 0.4 / math.sqrt(20_000))
+    for chance in (0.0, 1.0):
+        env = CombinationLock(50, horizon=2, switch_chance=chance)
+        env.reset(seed=0)
+        before = env._state[0]
+        env.step(100 * right(env))
+        assert bool((env._state[0] != before).all()) == bool(chance)
+        assert bool((env._state[0] == before).all()) != bool(chance)
+
+
 def test_code_words_belong_to_the_code_seed_alone():
     one, other = CombinationLock(3, horizon=7), CombinationLock(9, horizon=7, reward_mode="transition")
     one.reset(seed=1), other.reset(seed=2)
@@ -189,6 +208,8 @@ def test_the_stand_in_is_as_hard_to_read_as_the_papers_features():
     [
         (ID, {"horizon": 0}, "horizon must be at least 1, got 0"),
         (ID, {"reward_mode": "early"}, "terminal or transition, got 'early'"),
+        (ID, {"actions": 1}, "actions must be at least 2, got 1"),
+        (ID, {"anti_chance": 1.5}, r"anti_chance must be in \[0, 1\], got 1.5"),
         (ID, {"hrizon": 3}, "hrizon"),
         ("surefoot/ImageLock-v0", {}, "needs embeddings: --env.kwargs embeddings FILE.npz"),
         ("surefoot/ImageLock-v0", {"embeddings": "stand-in", "split": "val"}, "split must be train or test"),

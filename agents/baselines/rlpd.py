@@ -16,6 +16,9 @@ Where this differs, and why:
 - HNPG's authors tuned RLPD for their lock and did not state ensemble size or LayerNorm; `configs/rlpd/lock-*.yaml` hold
   their numbers, and the published code's where they leave it open: for sparse rewards that is no entropy in the target.
   Actions are tanh-squashed to [−1, 1], which loses nothing there: the lock picks by softmax(10·a).
+- Layers start as PyTorch's, weights and biases U(±1/√fan_in), and LayerNorm's ε is PyTorch's 1e-5; the authors' code
+  (`ikostrikov/rlpd`, networks/mlp.py) has Xavier-uniform weights, zero biases and Flax's ε 1e-6.
+- The lock presets begin to learn after 1000 steps, none of them uniformly random: ours, HNPG's authors state neither.
 - The temperature is learned as log α (see `sac.py`).
 """
 

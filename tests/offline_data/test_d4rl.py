@@ -158,6 +158,18 @@ def test_writing_and_reading_loses_nothing(data, tmp_path, same):
     assert read_metadata(tmp_path / "data.hdf5") == {"seed": "3", "who": "ünï"}
 
 
+def test_a_file_without_successors_is_read_without_the_last_rows(rows, save, tmp_path):
+    rows["timeouts"] |= rows["terminals"]
+    rows["terminals"][:] = False  # a terminal row without its successor is a warning
+    data = read_d4rl(save(rows))
+    write_d4rl(tmp_path / "half.hdf5", data, successors=False)
+    assert "next_observations" not in read_arrays(tmp_path / "half.hdf5")
+    half = read_d4rl(tmp_path / "half.hdf5")
+    kept = data.rows((~data.episode_end).nonzero()[:, 0])
+    for name in ("obs", "action", "reward", "next_obs", "episode_end"):
+        assert bool((getattr(half, name) == getattr(kept, name)).all()), name
+
+
 def test_written_files_have_d4rls_layout(data, rows, tmp_path):
     write_d4rl(tmp_path / "data.hdf5", data, {"seed": 3})
     for name, values in read_arrays(tmp_path / "data.hdf5").items():

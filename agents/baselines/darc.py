@@ -12,7 +12,7 @@ Domain Classifiers", ICLR 2021, arXiv 2006.13916; as the baseline of H2O
 
 Where this differs, and why:
 - The real class of the classifiers is fed by offline data, as in H2O's comparison; the paper has a little on-line data.
-- The ring of simulated transitions holds 1e6 (`replay_capacity`), so that nothing is forgotten within the study's budget;
+- The ring of simulated transitions holds 1e6 (`replay_capacity`), so nothing is forgotten within the study's budget;
   the comparison's code (`t6-thu/H2Oplus`, darc_main.py) has 10·|D|, as H2O.
 - `darc-plus` adds real rows with their own reward to the critics' loss: ours, H2O names it without a recipe.
 """

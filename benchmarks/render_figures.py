@@ -11,15 +11,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from render_tables import GAP_METHODS
 
+from surefoot.agents.interface import Style
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, find_set
 from surefoot.evaluation.figures.caption import Caption, seeds_in_words, task_with_dynamics
 from surefoot.evaluation.figures.maps import Surface, parameter_maps
+from surefoot.evaluation.figures.style import legend_below, write_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
 GRID, SEED = 5, 0  # of benchmarks/iwocs.py
 WORLDS = {"iwocs": "iwocs", "nominal": "sac in the nominal model", "dr-sac": "dr-sac (domain randomisation)"}
+GRAVITY = (0.25, 0.5, 1.0, 2.0, 4.0)  # of benchmarks/simulator_gap.py
+MEAN_RETURN_IN_REALITY = "real return (sum of rewards), mean of 20 episodes"
+GAP_STYLES = {  # a method's own colour; H2O's ablations in its colour
+    "h2o": Style("#0072B2", "-"),
+    "h2o-without-w": Style("#0072B2", "--"),
+    "h2o-without-regulariser": Style("#0072B2", ":"),
+    "sac-mix": Style("#56B4E9", "-"),
+    "darc": Style("#CC79A7", "-"),
+    "sac-sim": Style("#E69F00", "-"),
+    "sac-offline": Style("#009E73", "--"),
+    "cql": Style("#009E73", "-"),
+    "bc": Style("#000000", "-"),
+}
 
 
 def draw_iwocs_worlds() -> Path:
@@ -38,9 +56,46 @@ def draw_iwocs_worlds() -> Path:
     return parameter_maps(IMAGES / "iwocs_worlds.png", axes, surfaces, caption=caption)
 
 
+def draw_simulator_gap() -> Path:
+    """Draw the real return of each method against the simulator's gravity, from `simulator_gap.json`."""
+    jobs: dict[str, Any] = json.loads((RESULTS / "simulator_gap.json").read_text(encoding="utf-8"))["jobs"]
+    cells: dict[str, dict[str, list[float]]] = {}
+    for job, figures in jobs.items():
+        gap, method, _ = job.split("/")
+        cells.setdefault(method, {}).setdefault(gap, []).append(figures["real"])
+    figure = Figure(figsize=(7.5, 5.0), layout="constrained")
+    axes = figure.add_subplot()
+    for method, style in GAP_STYLES.items():
+        if method in cells:
+            _draw_gap_line(axes, GAP_METHODS[method], style, cells[method])
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(GRAVITY, [f"{x:g}" for x in GRAVITY])
+    axes.set_xlabel("gravity of the simulator, as a multiple of the real one")
+    axes.set_ylabel(MEAN_RETURN_IN_REALITY)
+    legend_below(figure, axes)
+    seeds = seeds_in_words(sorted({int(job.split("/")[2]) for job in jobs}))
+    shows = "small dot: one seed, the mean of 20 episodes of its last policy; line: mean over the seeds that were run"
+    task = "HalfCheetah-v5, evaluated in unmodified dynamics; data: sample:halfcheetah-demo"
+    return write_figure(figure, IMAGES / "simulator_gap.png", Caption(task, seeds, f"{shows}; no band"))
+
+
+def _draw_gap_line(axes: Axes, label: str, style: Style, cells: dict[str, list[float]]) -> None:
+    """Draw a method's seeds and their mean; one that sees no simulator is a level line."""
+    color, dash = style
+    if "none" in cells:
+        axes.axhline(np.mean(cells["none"]), color=color, linestyle=dash, label=label, linewidth=1.2)
+        return
+    factors = sorted(float(gap.partition("=")[2]) for gap in cells)
+    values = [cells[f"gravity={factor:g}"] for factor in factors]
+    axes.plot(factors, [np.mean(seeds) for seeds in values], color=color, linestyle=dash, label=label)
+    for factor, seeds in zip(factors, values, strict=True):
+        axes.plot([factor] * len(seeds), seeds, linestyle="", marker="o", markersize=3.5, color=color)
+
+
 def _surface(table: np.ndarray, nominal: np.ndarray, nominal_value: float) -> Surface:
     return Surface(table.reshape(GRID, GRID), np.zeros((GRID, GRID), dtype=bool), nominal, nominal_value)
 
 
 if __name__ == "__main__":
     print(draw_iwocs_worlds())
+    print(draw_simulator_gap())

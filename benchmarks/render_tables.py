@@ -19,6 +19,8 @@ import tyro
 import yaml
 from record import RESULTS
 
+from surefoot.evaluation.statistics import stratified_bootstrap
+
 ROOT = RESULTS.parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 OPENING = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
@@ -99,21 +101,88 @@ def is_of(run: Result, simulator: str, method: str) -> bool:
 
 
 def demo(result: Result) -> str:
-    """Return the last policy's returns of every method, mean over seeds and each."""
+    """Return the last policy's returns of every method, mean over seeds with its interval and each."""
     rows = [
         (
             method,
             cell["saw"],
+            f"{cell['steps']:,}",
+            with_interval(cell["real_seeds"]),
+            " ".join(map(number, cell["real_seeds"])),
             number(cell["simulator"]),
             " ".join(map(number, cell["simulator_seeds"])),
-            number(cell["real"]),
-            " ".join(map(number, cell["real_seeds"])),
         )
         for method, cell in result["summary"].items()
     ]
-    header = ("method", "learned from", "in the simulator", "by seed", "real return", "by seed")
+    header = ("method", "learned from", "steps or updates", "real return", "by seed", "in the simulator", "by seed")
     minutes, memory = " ".join(map(str, result["minutes_a_run"])), result["largest_process_mb"]
     return markdown(header, rows) + f"\n\nMinutes per run: {minutes}; largest process: {memory} MB."
+
+
+def with_interval(seeds: Sequence[float], digits: int = 0) -> str:
+    """Return the mean over seeds and its 95% bootstrap interval, which one seed does not have."""
+    values = np.array(seeds)
+    interval = stratified_bootstrap([values], np.mean, generator=np.random.default_rng(0))
+    spread = "" if interval is None else f" [{number(interval.low, digits)}, {number(interval.high, digits)}]"
+    return number(float(values.mean()), digits) + spread
+
+
+def simulator_gap(result: Result) -> str:
+    """Return the real return of every method by the simulator's gravity: mean over the seeds that are there, and each.
+
+    Methods that see no simulator have one column.
+    """
+    cells: dict[tuple[str, str], list[float]] = {}
+    for job, figures in sorted(result["jobs"].items()):
+        gap, method, _ = job.split("/")
+        cells.setdefault((method, gap), []).append(figures["real"])
+    gaps = sorted({gap for _, gap in cells} - {"none"}, key=lambda gap: float(gap.partition("=")[2]))
+    methods = [name for name in GAP_METHODS if any(method == name for method, _ in cells)]
+    columns = ["none", *gaps]
+    rows = [(GAP_METHODS[method], *(gap_cell(cells.get((method, gap), [])) for gap in columns)) for method in methods]
+    header = ("method", "no simulator", *(f"gravity × {gap.partition('=')[2]}" for gap in gaps))
+    steps = sorted({figures["steps"] for figures in result["jobs"].values()})
+    commits = ", ".join(sorted({f"`{figures['commit'][:10]}`" for figures in result["jobs"].values()}))
+    minutes = sum(figures.get("minutes", 0.0) for figures in result["jobs"].values())
+    return (
+        f"{markdown(header, rows)}\n\nMean over seeds (each seed); a cell without a number was not run. "
+        f"Steps or updates: {', '.join(f'{n:,}' for n in steps)}; runs of commits {commits}; {minutes:.0f} minutes "
+        "besides the demo's runs."
+    )
+
+
+def sac_sb3(result: Result) -> str:
+    """Return last evaluation and area under the curve of SAC, ours and Stable-Baselines3's, on every task."""
+    cells: dict[tuple[str, str], list[Result]] = {}
+    for job, figures in sorted(result["jobs"].items()):
+        task, agent, _ = job.split("/")
+        cells.setdefault((task, agent), []).append(figures)
+    rows = []
+    for (task, agent), runs in cells.items():
+        final, area = ([run[name] for run in runs] for name in ("final", "area"))
+        minutes = " ".join(number(run["minutes"]) for run in runs)
+        each = (with_interval(final), " ".join(map(number, final)), with_interval(area), " ".join(map(number, area)))
+        rows.append((task, agent, f"{runs[0]['steps']:,}", *each, minutes))
+    header = ("task", "agent", "steps", "return at the end", "by seed", "mean of all evaluations", "by seed", "minutes")
+    return markdown(header, rows)
+
+
+GAP_METHODS = {
+    "h2o": "H2O",
+    "h2o-without-w": "H2O without w",
+    "h2o-without-regulariser": "H2O without the regulariser",
+    "sac-mix": "SAC-mix",
+    "darc": "DARC",
+    "sac-sim": "SAC in the simulator",
+    "sac-offline": "SAC on the data",
+    "cql": "CQL",
+    "bc": "behaviour cloning",
+}
+
+
+def gap_cell(seeds: list[float]) -> str:
+    each = " ".join(map(number, seeds))
+    return f"{number(float(np.mean(seeds)))} ({each})" if len(seeds) > 1 else each
 
 
 def throughput(result: Result) -> str:
@@ -864,6 +933,8 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "nora_short": nora_regret,
     "nora_speed": nora_speed,
     "nora_tetris": nora_tetris,
+    "sac_sb3": sac_sb3,
+    "simulator_gap": simulator_gap,
     "sweep_overhead": sweep_overhead,
     "robust_baselines": robust_baselines,
     "throughput": throughput,

@@ -6,11 +6,12 @@ A job is GAP/METHOD/SEED: one run with the networks, rates, data and budget of `
 played for 20 episodes in the real dynamics and 20 in its simulator. GAP is a factor on a physics field of the
 simulator; methods that never see one have the gap `none`. What is recorded is not run again, a job that was stopped
 goes on from its last checkpoint: the same command again is the rest of the work. Jobs are in the order in which they
-say most.
+say most. Runs that the demo has made (`demo.py`) are the same runs, and taken from its result.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from record import STARTED, record_job, results_of
+from record import RESULTS, record_job, results_of
 
 from surefoot.envs import Physics
 from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
@@ -59,6 +60,8 @@ OFFLINE = {
     "cql": Method("cql", "sac-offline/demo"),
 }
 METHODS = IN_SIMULATOR | OFFLINE
+DEMO_GAP = "gravity=2"
+DEMO = {"h2o": "h2o", "sac-mix": "sac-mix", "sac": "sac-sim", "sac-offline": "sac-offline", "bc": "bc"}  # its names
 GRAVITY = ("2", "0.25", "1", "4", "0.5")  # in the order of the jobs
 SEEDS = (0, 1, 2)
 EPISODES, FIRST_SEED = 20, 1000
@@ -84,6 +87,18 @@ class Options:
     """Folder of the run folders."""
     steps: int | None = None
     """Simulator steps of a run, updates for methods without; None: those of the presets."""
+
+
+def jobs_of_the_demo() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the jobs that the demo's runs are, and what they came to."""
+    path = RESULTS / "demo.json"
+    demo = json.loads(path.read_text()) if path.is_file() else {"summary": {}, "seeds": []}
+    for theirs, cell in demo["summary"].items():
+        name = DEMO[theirs]
+        gap = NO_SIMULATOR if name in OFFLINE else DEMO_GAP
+        for seed, real, simulator in zip(demo["seeds"], cell["real_seeds"], cell["simulator_seeds"], strict=True):
+            own = {} if name in OFFLINE else {"simulator": simulator}
+            yield f"{gap}/{name}/{seed}", {"steps": cell["steps"], "real": real, **own, "commit": demo["commit"]}
 
 
 def physics_of(gap: str) -> Physics:
@@ -148,11 +163,13 @@ def main(options: Options) -> None:
     began = time.perf_counter()
     torch.set_num_threads(1)
     options.runs.mkdir(parents=True, exist_ok=True)
+    for job, figures in jobs_of_the_demo() if options.steps is None else ():
+        if job not in results_of(NAME):
+            record_job(NAME, job, figures, began=began, seeds=list(SEEDS))
     for job in options.jobs:
         if job in results_of(NAME):
             continue
         figures = run(job, options.runs, options.steps)
-        print(job, figures, STARTED["commit"], flush=True)
         record_job(NAME, job, figures, began=began, seeds=list(SEEDS))
 
 

@@ -1,0 +1,111 @@
+"""SAC against Stable-Baselines3's SAC in the same run: same tasks, networks, rates, start and evaluations.
+
+    python benchmarks/sac_sb3.py [--jobs Hopper-v5/sac/0 …] [--runs runs/sac-sb3]
+
+A job is TASK/AGENT/SEED: 100,000 steps, both with the library's defaults (100 random steps at the start), evaluated
+every 5000 steps for 10 episodes. Recorded are the last evaluation and the mean of all (the area under the curve). What
+is recorded is not run again, and a job that was stopped goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from record import record_job, results_of
+
+from surefoot.training.config.presets import default_config
+from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.interrupt import stop_on_signals
+from surefoot.training.loop.setup import start_or_resume
+from surefoot.training.runs.folder import read_meta
+from surefoot.training.session import execute
+
+NAME = "sac_sb3"
+TASKS = ("Hopper-v5", "HalfCheetah-v5")
+AGENTS = {"sac": {"learning_starts": 100, "random_steps": 100}, "sb3-sac": {}}
+SEEDS = (0, 1, 2)
+STEPS, EVERY, EPISODES = 100_000, 5_000, 10
+
+
+@dataclass
+class Options:
+    """What to run."""
+
+    jobs: tuple[str, ...] = tuple(f"{task}/{agent}/{seed}" for seed in SEEDS for task in TASKS for agent in AGENTS)
+    """TASK/AGENT/SEED."""
+    runs: Path = Path("runs/sac-sb3")
+    """Folder of the run folders."""
+    steps: int = STEPS
+
+
+def configuration(task: str, agent: str, seed: int, steps: int) -> RunConfig[Any]:
+    """Return the run of a job."""
+    base = default_config(agent)
+    return replace(
+        base,
+        agent=replace(base.agent, **AGENTS[agent]),
+        env=replace(base.env, id=task),
+        eval=replace(base.eval, every=EVERY, episodes=EPISODES),
+        steps=steps,
+        seed=seed,
+        device="cpu",
+        threads=1,
+        checkpoint_every=10_000,
+        keep_checkpoints=1,
+    )
+
+
+def run(job: str, runs: Path, steps: int) -> dict[str, Any]:
+    """Train the policy of a job, from where it stopped if it did, and return its learning curve in short."""
+    task, agent, seed = job.split("/")
+    config = configuration(task, agent, int(seed), steps)
+    folder = runs / job.replace("/", "-")
+    with stop_on_signals() as stop:
+        active = start_or_resume(folder, agent, config)
+        if active is not None:
+            execute(active, stop)
+    meta = read_meta(folder)
+    if meta["status"] != "finished":
+        raise SystemExit(f"{job}: stopped by a signal; the same command goes on with it")
+    curve = evaluations(folder)
+    returns = [round(value, 1) for value in curve.values()]
+    return {
+        "steps": steps,
+        "final": returns[-1],
+        "area": round(float(np.mean(returns)), 1),
+        "curve": returns,
+        "minutes": meta["minutes"],
+        "commit": meta["commit"],
+    }
+
+
+def evaluations(folder: Path) -> dict[int, float]:
+    """Return {step: mean return of its evaluation}."""
+    found: dict[int, list[float]] = defaultdict(list)
+    with (folder / "evaluations.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            found[int(row["step"])].append(float(row["episode_return"]))
+    return {step: float(np.mean(returns)) for step, returns in sorted(found.items())}
+
+
+def main(options: Options) -> None:
+    began = time.perf_counter()
+    torch.set_num_threads(1)
+    options.runs.mkdir(parents=True, exist_ok=True)
+    for job in options.jobs:
+        if job in results_of(NAME):
+            continue
+        figures = run(job, options.runs, options.steps)
+        record_job(NAME, job, figures, began=began, seeds=list(SEEDS))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

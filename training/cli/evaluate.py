@@ -18,7 +18,7 @@ import torch
 import tyro
 from rich.table import Table
 
-from surefoot.envs import EnvConfig
+from surefoot.envs import EnvConfig, examine_task, require_time_limit
 from surefoot.envs.uncertainty import batched_episodes
 from surefoot.evaluation import objectives
 from surefoot.evaluation import uncertainty_grid as grid
@@ -92,6 +92,9 @@ def main(arguments: list[str]) -> int:
         if run.is_dir():
             print(f"{run}: best.pt was chosen by {best_in_words(run)}")
     tasks = [_task(arguments, path, policy) for path, policy in zip(request.runs, chosen, strict=True)]
+    for task in {repr(task): task for task in tasks}.values():
+        examine_task(task)
+        require_time_limit(task)
     if request.objective:
         return _for_objectives(request, chosen, tasks, device)
     if request.grid is not None:

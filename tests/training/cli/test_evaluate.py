@@ -1,16 +1,18 @@
 """The command's numbers: reproducible, in the requested dynamics, with runs as the unit of replication."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
 
-from surefoot.envs import EnvConfig, Physics
+from surefoot.envs import EnvConfig, Physics, TaskError
 from surefoot.evaluation.episodes import evaluate
 from surefoot.evaluation.policies import load_any
 from surefoot.training.cli import evaluate as commands_evaluate
 from surefoot.training.cli.evaluate import aggregate, main
+from surefoot.training.cli.main import main as surefoot
 
 PENDULUM = EnvConfig("Pendulum-v1")
 
@@ -117,6 +119,29 @@ def test_an_archive_needs_its_flag_and_its_task(tmp_path):
 def test_wrong_input_is_named(make_run, options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         main([str(make_run("a")), *options])
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["data", "collect"]])
+def test_a_task_that_breaks_the_protocol_is_one_line_before_anything_is_measured(
+    make_run, monkeypatch, tmp_path, capsys, command
+):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "envs")
+    run = make_run("a", env=EnvConfig("faulty_tasks:CarelessBox-v0"))
+    out = [str(tmp_path / "out.hdf5"), "--steps", "5"] if command[0] == "data" else ["--episodes", "1"]
+    for breach, message in (("four", "step returned a tuple of 4; it must"), ("no info", "reset returned an array of")):
+        assert surefoot([*command, str(run), *out, "--env.kwargs", "breach", breach]) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line]
+        assert [line.startswith(f"surefoot: error: faulty_tasks:CarelessBox-v0: {message}") for line in lines] == [True]
+    assert not (tmp_path / "out.hdf5").exists()
+    assert evaluations(run) == []
+
+
+def test_a_task_without_a_time_limit_is_refused_before_its_episodes_are_played(make_run, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "envs")
+    run = make_run("a", env=EnvConfig("faulty_tasks:EndlessBox-v0"))
+    with pytest.raises(TaskError, match="no time limit, so an episode of an evaluation might never end; add --env.max"):
+        main([str(run), "--episodes", "1"])
+    assert main([str(run), "--episodes", "1", "--env.max-episode-steps", "3"]) == 0
 
 
 def test_a_run_given_twice_would_count_twice(make_run):

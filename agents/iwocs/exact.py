@@ -19,9 +19,9 @@ docs/derivations/iwocs.md §1 to §3.
 
 Where this differs (§13): the static problems are solved by policy iteration in place of value iteration to 10⁻³, so
 they are exact. The *best* policy of the path is returned, not the last; by rollouts it is a later one only where it
-is better with 97.5% confidence, on rollouts that the search has not seen (4.17). A worst model that was solved before ends the
-loop with a status of its own. Monte-Carlo search never certifies. `hull` is an extension: π_i is then the robust
-optimum of the rectangular hull of the models so far, and the loop always ends certified.
+is better with 97.5% confidence, on rollouts that the search has not seen (4.17). A worst model that was solved before
+ends the loop with a status of its own. Monte-Carlo search never certifies. `hull` is an extension: π_i is then the
+robust optimum of the rectangular hull of the models so far, and the loop always ends certified.
 
 K models side by side are `CandidateModels`: S states, A actions, float64, one start state, discount γ < 1. In a
 rectangular set nature picks one of the K kernels at every state and action, so a model is a choice (S, A) of kernels;
@@ -86,7 +86,7 @@ class RobustSolution(NamedTuple):
 class Deployed(NamedTuple):
     """Which of some policies is deployed, and the comparisons that decided."""
 
-    index: int
+    chosen: int  # which
     value: float  # the least mean over the models
     model: int  # in which that is
     comparisons: tuple[Comparison, ...]
@@ -187,9 +187,7 @@ def deploy(
     """
     seed, chosen = int(torch.randint(2**62, (), generator=generator)), 0
     returns = [
-        rollout_returns(
-            candidates, policy, discount, episodes=episodes, generator=torch.Generator().manual_seed(seed)
-        )
+        rollout_returns(candidates, policy, discount, episodes=episodes, generator=torch.Generator().manual_seed(seed))
         for policy in policies
     ]
     comparisons = []
@@ -255,11 +253,7 @@ def iwocs(
     Raises:
         ValueError: rollouts of a rectangular set, or without a generator.
     """
-    search: Search = worst_mixture if rectangular else worst_of
-    if rollouts is not None:
-        if rectangular or generator is None:
-            raise ValueError("rollouts search a finite set, with a generator")
-        search = partial(worst_by_rollouts, episodes=rollouts, generator=generator)
+    search = _search_of(rectangular, rollouts, generator)
     models = [constant(candidates, first)]
     status: Status = "budget"
     qs: list[Tensor] = []
@@ -278,13 +272,21 @@ def iwocs(
             status = "stagnated" if rollouts is None else "repeat"
             break
         models.append(worst)
-    if rollouts is not None and generator is not None:
-        policies = [iteration.policy for iteration in path]
-        found = deploy(candidates, policies, discount, episodes=rollouts, generator=generator)
-        worst = constant(candidates, found.model)
-        return RobustSolution(policies[found.index], found.value, worst, status, tuple(path), found.comparisons)
-    best = max(path, key=lambda iteration: iteration.lower)
-    return RobustSolution(best.policy, best.lower, best.worst, status, tuple(path))
+    if rollouts is None or generator is None:
+        best = max(path, key=lambda iteration: iteration.lower)
+        return RobustSolution(best.policy, best.lower, best.worst, status, tuple(path))
+    policies = [iteration.policy for iteration in path]
+    found = deploy(candidates, policies, discount, episodes=rollouts, generator=generator)
+    worst = constant(candidates, found.model)
+    return RobustSolution(policies[found.chosen], found.value, worst, status, tuple(path), found.comparisons)
+
+
+def _search_of(rectangular: bool, rollouts: int | None, generator: torch.Generator | None) -> Search:
+    if rollouts is None:
+        return worst_mixture if rectangular else worst_of
+    if rectangular or generator is None:
+        raise ValueError("rollouts search a finite set, with a generator")
+    return partial(worst_by_rollouts, episodes=rollouts, generator=generator)
 
 
 def specialist_fractions(

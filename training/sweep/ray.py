@@ -268,7 +268,7 @@ class Reporter:
         tune.report(self.latest | {"step": counters.step}, checkpoint=folder)
 
     def give_up(self, error: Exception) -> None:
-        """Report that the run diverged, as bad as can be for a search, and hand over its folder: that of a failed run."""
+        """Report that the run diverged, as bad as can be for a search, and hand over the folder of the failed run."""
         worst = {str(self.metric): self.worst} if self.metric else {}
         row = self.latest | worst | {"step": self.run.counters.step, DIVERGED: str(error)}
         tune.report(row, checkpoint=tune.Checkpoint.from_directory(str(self.run.folder)))

@@ -102,12 +102,12 @@ def test_by_rollouts_a_later_policy_is_deployed_only_where_the_interval_says_tha
     for seed in range(60):
         generator = torch.Generator().manual_seed(seed)
         found = deploy(lottery(-0.05), [safe, gamble], 0.5, episodes=50, generator=generator)
-        deployed.append(found.index)
+        deployed.append(found.chosen)
         (comparison,) = found.comparisons
-        assert found.index == int(comparison.low >= 0 and comparison.difference > 0)
-    assert sum(deployed) <= 3  # its estimate alone is above 0 in a third of them; 2.5% of them would be allowed if equal
+        assert found.chosen == int(comparison.low >= 0 and comparison.difference > 0)
+    assert sum(deployed) <= 3  # its estimate alone is above 0 in a third of them; 2.5% are allowed of equal ones
     found = deploy(lottery(0.5), [gamble, safe, gamble], 0.5, episodes=50, generator=torch.Generator().manual_seed(0))
-    assert found.index == 0
+    assert found.chosen == 0
     assert found.value == pytest.approx(0.5, abs=0.3)
     better, same = found.comparisons
     assert better.high < 0

@@ -164,7 +164,9 @@ def test_a_trial_that_diverged_ends_as_the_worst_there_is_and_is_noted_without_a
     metrics, checkpoint = reported[-1]
     assert (metrics["noise"], metrics["step"]) == (worst, 42)
     entry = Entry("name", "fake", None, 0)
-    result = SimpleNamespace(metrics=metrics | {"done": True}, checkpoint=checkpoint, error=None, config={"run": "name"})
+    result = SimpleNamespace(
+        metrics=metrics | {"done": True}, checkpoint=checkpoint, error=None, config={"run": "name"}
+    )
     assert sweep_ray.gather(tmp_path, Sweep(), [entry], [result]) == 0
     (failure,) = read_failures(tmp_path).values()
     assert failure["tries"] == 1

@@ -11,15 +11,17 @@ docs/derivations/iwocs.md §1 to §3.
 | (2.5) and §2.1, how the loop ends | – | `exact.Status` |
 | (2.6), (2.7) one model | – | `parts.tabular.stationary_values`, `parts.tabular.stationary_optimum` |
 | (2.10), (2.11) search over a finite set, exact or by rollouts | – | `exact.worst_of`, `exact.rollout_returns` |
+| (4.17) which policy has the better worst case, by rollouts | – | `exact.deploy`, `choice.compare` |
 | (2.12), (2.13) search over a rectangular set | – | `exact.worst_mixture` |
 | (2.14), (2.15) whose Q* is the smallest | – | `exact.specialist_fractions` |
 | (2.16) the hull variant | – | `exact.iwocs` |
 | (1.4), (3.3) both values of the game, by enumeration | – | `exact.brute_force` |
 
 Where this differs (§13): the static problems are solved by policy iteration in place of value iteration to 10⁻³, so
-they are exact. The *best* policy of the path is returned, not the last. A worst model that was solved before ends the
-loop with a status of its own. Monte-Carlo search never certifies. `hull` is an extension: π_i is then the robust
-optimum of the rectangular hull of the models so far, and the loop always ends certified.
+they are exact. The *best* policy of the path is returned, not the last; by rollouts it is a later one only where it
+is better with 97.5% confidence, on rollouts that the search has not seen (4.17). A worst model that was solved before
+ends the loop with a status of its own. Monte-Carlo search never certifies. `hull` is an extension: π_i is then the
+robust optimum of the rectangular hull of the models so far, and the loop always ends certified.
 
 K models side by side are `CandidateModels`: S states, A actions, float64, one start state, discount γ < 1. In a
 rectangular set nature picks one of the K kernels at every state and action, so a model is a choice (S, A) of kernels;
@@ -36,6 +38,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from surefoot.agents.iwocs.choice import Comparison, compare
 from surefoot.agents.parts.tabular import (
     TabularMDP,
     check,
@@ -73,10 +76,20 @@ class RobustSolution(NamedTuple):
     """The best policy of the path, what it gets in its worst model, and how the loop ended."""
 
     policy: Tensor  # (S,)
-    value: float
+    value: float  # by rollouts an estimate, from others than those that the search saw
     worst: Tensor  # (S, A)
     status: Status
     path: tuple[Iteration, ...]
+    comparisons: tuple[Comparison, ...] = ()  # by rollouts: each later policy of the path with that deployed before it
+
+
+class Deployed(NamedTuple):
+    """Which of some policies is deployed, and the comparisons that decided."""
+
+    chosen: int  # which
+    value: float  # the least mean over the models
+    model: int  # in which that is
+    comparisons: tuple[Comparison, ...]
 
 
 def stack(models: Sequence[TabularMDP]) -> CandidateModels:
@@ -156,8 +169,33 @@ def worst_by_rollouts(
     candidates: CandidateModels, policy: Tensor, discount: float, *, episodes: int, generator: torch.Generator
 ) -> tuple[Tensor, float]:
     """Return as `worst_of`, by Monte-Carlo estimates."""
-    returns = rollout_returns(candidates, policy, discount, episodes=episodes, generator=generator)
-    return constant(candidates, int(returns.argmin())), float(returns.min())
+    means = rollout_returns(candidates, policy, discount, episodes=episodes, generator=generator).mean(1)
+    return constant(candidates, int(means.argmin())), float(means.min())
+
+
+def deploy(
+    candidates: CandidateModels,
+    policies: Sequence[Tensor],
+    discount: float,
+    *,
+    episodes: int,
+    generator: torch.Generator,
+) -> Deployed:
+    """Return which of the policies (S,), in their order, replaces the one before it: (4.17), as the deep agent does.
+
+    All meet the same `episodes` random numbers in every model, so that luck is as equal as it can be.
+    """
+    seed, chosen = int(torch.randint(2**62, (), generator=generator)), 0
+    returns = [
+        rollout_returns(candidates, policy, discount, episodes=episodes, generator=torch.Generator().manual_seed(seed))
+        for policy in policies
+    ]
+    comparisons = []
+    for i in range(1, len(policies)):
+        comparisons.append(compare(returns[i], returns[chosen], generator))
+        chosen = i if comparisons[-1].better else chosen
+    means = returns[chosen].mean(1)
+    return Deployed(chosen, float(means.min()), int(means.argmin()), tuple(comparisons))
 
 
 def rollout_returns(
@@ -169,7 +207,7 @@ def rollout_returns(
     steps: int = 10_000,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return the mean discounted return (K,) of a policy in every model, over `episodes` of at most `steps`.
+    """Return the discounted returns (K, E) of a policy in every model, of E = `episodes` of at most `steps`.
 
     Ends earlier when what could still come is below 10⁻⁹.
     """
@@ -187,7 +225,7 @@ def rollout_returns(
             break
         draw = torch.rand(models, episodes, 1, generator=generator, dtype=moves.dtype)
         state = (draw >= moves[model, state]).sum(-1).clamp(max=states - 1)
-    return total.mean(1)
+    return total
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -210,16 +248,12 @@ def iwocs(
     `rectangular`: nature mixes kernels freely. `hull`: the extension named in the header. `rollouts`: search a finite
     set by that many episodes per model. Statuses: `certified`, within ε of the best deterministic stationary policy;
     `stagnated`, the worst model was solved before and the gap is open; `repeat`, the same with rollouts, which prove
-    nothing; `budget`, no end within `iterations` (§2.1).
+    nothing; `budget`, no end within `iterations` (§2.1). By rollouts `deploy` chooses the policy, with an interval.
 
     Raises:
         ValueError: rollouts of a rectangular set, or without a generator.
     """
-    search: Search = worst_mixture if rectangular else worst_of
-    if rollouts is not None:
-        if rectangular or generator is None:
-            raise ValueError("rollouts search a finite set, with a generator")
-        search = partial(worst_by_rollouts, episodes=rollouts, generator=generator)
+    search = _search_of(rectangular, rollouts, generator)
     models = [constant(candidates, first)]
     status: Status = "budget"
     qs: list[Tensor] = []
@@ -238,8 +272,21 @@ def iwocs(
             status = "stagnated" if rollouts is None else "repeat"
             break
         models.append(worst)
-    best = max(path, key=lambda iteration: iteration.lower)
-    return RobustSolution(best.policy, best.lower, best.worst, status, tuple(path))
+    if rollouts is None or generator is None:
+        best = max(path, key=lambda iteration: iteration.lower)
+        return RobustSolution(best.policy, best.lower, best.worst, status, tuple(path))
+    policies = [iteration.policy for iteration in path]
+    found = deploy(candidates, policies, discount, episodes=rollouts, generator=generator)
+    worst = constant(candidates, found.model)
+    return RobustSolution(policies[found.chosen], found.value, worst, status, tuple(path), found.comparisons)
+
+
+def _search_of(rectangular: bool, rollouts: int | None, generator: torch.Generator | None) -> Search:
+    if rollouts is None:
+        return worst_mixture if rectangular else worst_of
+    if rectangular or generator is None:
+        raise ValueError("rollouts search a finite set, with a generator")
+    return partial(worst_by_rollouts, episodes=rollouts, generator=generator)
 
 
 def specialist_fractions(

@@ -129,6 +129,12 @@ class Unseeded(Careless):
         return np.random.default_rng().uniform(-1, 1, 2).astype(np.float32), {}
 
 
+class CarelessBox(Careless):
+    """The same with continuous actions."""
+
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+
 class Ends(Careless):
     """Ends by itself after three steps, in the way that its `breach` names."""
 
@@ -142,6 +148,8 @@ class Ends(Careless):
 
 if "Careless-v0" not in gym.registry:
     gym.register("Careless-v0", Careless, max_episode_steps=20)
+    gym.register("CarelessBox-v0", CarelessBox, max_episode_steps=20)
+    gym.register("EndlessBox-v0", CarelessBox)
     gym.register("NoSeed-v0", NoSeed, max_episode_steps=20)
     gym.register("Unseeded-v0", Unseeded, max_episode_steps=20)
     gym.register("Hardware-v0", Careless, max_episode_steps=20, nondeterministic=True)

@@ -16,7 +16,7 @@ import tyro
 from rich.table import Table
 
 from surefoot.agents.interface import Spaces
-from surefoot.envs import EnvConfig, make_vec, spaces_of
+from surefoot.envs import EnvConfig, examine_task, make_vec, spaces_of
 from surefoot.evaluation import policy_files
 from surefoot.evaluation.episodes import Act, make_act
 from surefoot.evaluation.policies import AnyPolicy, load_any
@@ -184,6 +184,7 @@ def _record(
     exploration = {name: recipe[name] for name in ("seed", "noise_std", "epsilon")}
     try:
         _check_task(chosen, Spaces(envs.single_observation_space, envs.single_action_space), env.id)
+        examine_task(env)
         with torch.no_grad():
             return record(act, envs, recipe["steps"], source=source, progress=True, **exploration)
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -18,7 +18,7 @@ import torch
 import tyro
 from rich.table import Table
 
-from surefoot.envs import EnvConfig
+from surefoot.envs import EnvConfig, examine_task, require_time_limit
 from surefoot.envs.uncertainty import batched_episodes
 from surefoot.evaluation import objectives
 from surefoot.evaluation import uncertainty_grid as grid
@@ -29,13 +29,15 @@ from surefoot.evaluation.figures.video import STEPS as VIDEO_STEPS
 from surefoot.evaluation.figures.video import record_episode
 from surefoot.evaluation.policies import AnyPolicy, load_any, require_fit
 from surefoot.evaluation.statistics import Interval, iqm, stratified_bootstrap
-from surefoot.evaluation.storage import write_atomically
+from surefoot.evaluation.storage import load, write_atomically
 from surefoot.training.cli.options import REGISTRY, laid_over
 from surefoot.training.comparison import grid_table, objectives_table
+from surefoot.training.config.presets import from_plain
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.console import print_table
-from surefoot.training.runs.folder import best_in_words
+from surefoot.training.runs.folder import best_in_words, read_config, read_meta
 from surefoot.training.runs.provenance import git_commit
+from surefoot.training.runs.setting import Settings, in_label, setting_of, what_differs
 
 EPISODES = 20
 ASKED = ("step", "env", "seeds", "episodes", "objectives", "set", "grid", "n")
@@ -92,17 +94,21 @@ def main(arguments: list[str]) -> int:
         if run.is_dir():
             print(f"{run}: best.pt was chosen by {best_in_words(run)}")
     tasks = [_task(arguments, path, policy) for path, policy in zip(request.runs, chosen, strict=True)]
+    for task in {repr(task): task for task in tasks}.values():
+        examine_task(task)
+        require_time_limit(task)
     if request.objective:
         return _for_objectives(request, chosen, tasks, device)
     if request.grid is not None:
         return _over_grid(request, chosen, tasks, device)
-    records = []
+    records, settings = [], []
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         records.append(measure(policy, task, request, device))
+        settings.append(_setting(path))
         write_record(path, records[-1])
         if request.video:
             _film(path, policy, task, request, records[-1])
-    groups = aggregate(records) if len(records) > 1 else []
+    groups = aggregate(records, settings) if len(records) > 1 else []
     show(records, groups)
     if request.json is not None:
         _write_json(request.json, {**_provenance(), "results": records, "aggregate": groups})
@@ -185,6 +191,7 @@ def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.
         "label": policy.label,
         "agent": policy.agent_name,
         "step": policy.step,
+        "checkpoint": request.checkpoint,
         "env": asdict(task),
         "seeds": list(request.seeds),
         "episodes": episodes,
@@ -205,24 +212,45 @@ def _summary(values: np.ndarray) -> Record:
     }
 
 
-def aggregate(records: Sequence[Record]) -> list[Record]:
+def _setting(path: Path) -> Settings:
+    """Return how the policy at a path was trained; nothing of an archive, which does not say."""
+    if path.is_dir():
+        return setting_of(*read_config(path), read_meta(path))
+    if path.suffix == ".zip":
+        return {}
+    content = load(path)
+    return setting_of(*from_plain(content["config"], str(path)), content)
+
+
+def aggregate(records: Sequence[Record], settings: Sequence[Settings]) -> list[Record]:
     """Return statistics over runs, each run counting by its mean, with 95% intervals; None where a task has one run.
 
-    Scores are comparable across tasks, so where every run has one, an agent's tasks are pooled as strata; returns are
-    not, so otherwise every task has a row of its own.
+    Runs of an agent that differ on a task in more than their seed (`settings`) are different methods. Scores are
+    comparable across tasks, so where every run has one, a method's tasks are pooled as strata; returns are not, so
+    otherwise every task has a row of its own.
     """
     unit = "score" if all(record["score"] for record in records) else "return"
+    tasks = [json.dumps(record["env"], sort_keys=True) for record in records]
     groups: dict[tuple[str, ...], dict[str, list[float]]] = {}
-    for record in records:
-        task = json.dumps(record["env"], sort_keys=True)
-        key = (record["agent"],) if unit == "score" else (record["agent"], task)
+    for record, task, method in zip(records, tasks, _methods(records, tasks, settings), strict=True):
+        key = (record["agent"], method) if unit == "score" else (record["agent"], method, task)
         groups.setdefault(key, {}).setdefault(task, []).append(record[unit]["mean"])
-    return [_aggregate_group(key[0], unit, list(strata.values())) for key, strata in groups.items()]
+    return [_aggregate_group(key[0], key[1], unit, list(strata.values())) for key, strata in groups.items()]
 
 
-def _aggregate_group(agent: str, unit: str, strata: list[list[float]]) -> Record:
+def _methods(records: Sequence[Record], tasks: Sequence[str], settings: Sequence[Settings]) -> Iterator[str]:
+    """Yield the name of each record's method: its agent, and the settings in which runs of it differ on some task."""
+    alike: dict[tuple[str, str], list[Settings]] = {}
+    for record, task, setting in zip(records, tasks, settings, strict=True):
+        alike.setdefault((record["agent"], task), []).append(setting)
+    for record, setting in zip(records, settings, strict=True):
+        names = [name for (agent, _), many in alike.items() if agent == record["agent"] for name in what_differs(many)]
+        yield ", ".join([record["agent"], *in_label(setting, names)])
+
+
+def _aggregate_group(agent: str, method: str, unit: str, strata: list[list[float]]) -> Record:
     pooled = np.concatenate(strata)
-    group: Record = {"agent": agent, "unit": unit, "tasks": len(strata), "runs": len(pooled)}
+    group: Record = {"agent": agent, "method": method, "unit": unit, "tasks": len(strata), "runs": len(pooled)}
     for name, statistic in STATISTICS.items():
         generator = np.random.default_rng(0)
         interval = stratified_bootstrap([np.array(runs) for runs in strata], statistic, generator=generator)
@@ -239,7 +267,7 @@ def _for_objectives(
     records = []
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
-        record |= {"seeds": list(request.seeds), "episodes": episodes_of(request)}
+        record |= {"checkpoint": request.checkpoint, "seeds": list(request.seeds), "episodes": episodes_of(request)}
         settings = {"episodes": record["episodes"], "seed": request.seeds[0], "device": device}
         measured = objectives.measure_objectives(policy.policy, task, request.objective, **settings)
         record["objectives"] = list(request.objective)
@@ -276,7 +304,8 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
     records = []
     for path, policy, task, result in zip(request.runs, chosen, tasks, results, strict=True):
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
-        record |= {"seeds": list(request.seeds), "episodes": episodes, "set": Path(request.grid).stem}
+        record |= {"checkpoint": request.checkpoint, "seeds": list(request.seeds), "episodes": episodes}
+        record |= {"set": Path(request.grid).stem}
         record |= {"grid": "closed" if request.closed else "half-open", "n": request.n}
         out = {suffix: _output_path(path, "evaluations", record, suffix) for suffix in (".json", ".csv", ".png")}
         records.append(record | grid.plain(result))
@@ -326,13 +355,13 @@ def _aggregate_table(groups: Sequence[Record]) -> Table:
     table = Table(
         title=f"Over runs: {groups[0]['unit']}", caption="95% stratified bootstrap interval over runs (seeds)"
     )
-    for name in ("agent", "tasks", "runs", "IQM", "interval", "mean", "median"):
-        table.add_column(name, justify="left" if name == "agent" else "right", no_wrap=True)
+    for name in ("method", "tasks", "runs", "IQM", "interval", "mean", "median"):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
     for group in groups:
         interval = group["iqm"]["interval"]
         shown = "none: a single run" if interval is None else "[{:.1f}, {:.1f}]".format(*Interval(*interval))
         values = {name: f"{group[name]['value']:.1f}" for name in STATISTICS}
-        counts = (group["agent"], str(group["tasks"]), str(group["runs"]))
+        counts = (group["method"], str(group["tasks"]), str(group["runs"]))
         table.add_row(*counts, values["iqm"], shown, values["mean"], values["median"])
     return table
 

@@ -60,13 +60,14 @@ def parse(arguments: Sequence[str]) -> Request:
 
 def group(folders: Sequence[Path]) -> dict[str, list[Path]]:
     """Return label -> runs. Runs are seeds of one method where all that decides their numbers is equal but the seed."""
-    from surefoot.training.runs.folder import method_name, read_config
+    from surefoot.training.runs.folder import method_name, read_config, read_meta
+    from surefoot.training.runs.setting import setting_of
 
     methods: dict[str, list[Path]] = {}
     names: dict[str, str] = {}
     for folder in folders:
         agent_name, config = read_config(folder)
-        method = repr((agent_name, config.agent, config.env, config.uncertainty, config.data, config.eval))
+        method = repr(setting_of(agent_name, config, read_meta(folder)))
         methods.setdefault(method, []).append(folder)
         names[method] = f"{method_name(agent_name, config)}, {config.env.id}"
     if len({name.split(", ")[1] for name in names.values()}) == 1:  # the task goes without saying

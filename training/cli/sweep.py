@@ -16,11 +16,13 @@ import yaml
 
 from surefoot.configs.casting import option
 from surefoot.training.cli.errors import one_line_errors
+from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
+from surefoot.training.loop.loop import ActiveRun
 from surefoot.training.runs.console import quoted
 from surefoot.training.session import execute
 from surefoot.training.sweep import plan
-from surefoot.training.sweep.local import execute_locally, prepare_one
+from surefoot.training.sweep.local import SAME_AGAIN, execute_locally, prepare_one
 from surefoot.training.sweep.plan import CHANGEABLE, Sweep
 from surefoot.training.sweep.progress import SweepProgress
 
@@ -82,12 +84,21 @@ def main(arguments: list[str]) -> int:
             folder = None if launch.only else prepare(launch)
         if folder is None:
             if run is not None:
-                execute(run, stop)
+                execute_one(run, stop)
             return stop.exit_code
         line = StatusLine()
         with one_line_errors(2), closing(line):
             engine(folder, launch.sweep, line, stop)
         return _close(folder, stop)
+
+
+def execute_one(run: ActiveRun, stop: StopRequest) -> None:
+    """Train one run of a sweep; where its numbers are the error, say so in a line and end with `SAME_AGAIN`."""
+    try:
+        execute(run, stop)
+    except NOT_FINITE:
+        with one_line_errors(SAME_AGAIN):
+            raise
 
 
 def parse(arguments: Sequence[str]) -> Launch:

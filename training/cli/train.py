@@ -13,12 +13,11 @@ import tyro
 from surefoot import agents
 from surefoot.configs import preset_names
 from surefoot.configs.casting import read_yaml
-from surefoot.envs import TaskError
 from surefoot.training.cli.errors import one_line_errors, program
 from surefoot.training.cli.options import REGISTRY, laid_over, long_names
 from surefoot.training.config.presets import default_config, from_plain, load_preset
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.finite import DivergedError
+from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
 from surefoot.training.loop.loop import ActiveRun
 from surefoot.training.runs import folder as run_folder
@@ -68,7 +67,7 @@ def _train(run: ActiveRun, stop: StopRequest) -> int:
     print(f"run folder: {run.folder}")
     try:
         execute(run, stop)
-    except (OSError, TaskError, DivergedError) as error:
+    except (OSError, *NOT_FINITE) as error:
         if isinstance(error, OSError) and error.errno is not None:  # unlike ours, which are whole sentences
             raise
         with one_line_errors(1):

@@ -12,6 +12,17 @@ from surefoot.offline_data import DataConfig
 
 C = TypeVar("C")
 
+# What decides no number of a run, only how it is watched, kept and carried out: it may change when a run is resumed.
+NO_NUMBER = (
+    "threads",
+    "logger",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_finished",
+    "baselines",
+    "resume_episodes",
+)
+
 
 @dataclass(frozen=True)
 class EvalConfig:

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surefoot.envs import TaskError
 from surefoot.training.runs.meters import Meter
 
 
 class DivergedError(ValueError):
     """A loss, another metric or a parameter is no longer a finite number."""
+
+
+NOT_FINITE = (DivergedError, TaskError)  # what the same seed would lead to again
 
 
 def require_finite(meter: Meter, unbounded: tuple[str, ...], state: dict[str, Any], when: str) -> None:

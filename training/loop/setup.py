@@ -45,7 +45,7 @@ from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.offline_data import load_for
 from surefoot.training.config.measure import further_columns
 from surefoot.training.config.presets import from_plain, to_plain
-from surefoot.training.config.run import RunConfig
+from surefoot.training.config.run import NO_NUMBER, RunConfig
 from surefoot.training.loop.behaviour import BEHAVIOUR, behaviour_data
 from surefoot.training.loop.best import keep_best, restored
 from surefoot.training.loop.budget import settle, what_will_run
@@ -61,16 +61,7 @@ from surefoot.training.runs.loggers import (
 )
 from surefoot.training.runs.meters import Meter
 
-CHANGEABLE = (
-    "steps",
-    "threads",
-    "logger",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_finished",
-    "baselines",
-    "resume_episodes",
-)
+CHANGEABLE = ("steps", *NO_NUMBER)
 
 
 def start(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | None = None) -> ActiveRun:

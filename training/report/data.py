@@ -15,16 +15,17 @@ import numpy as np
 
 from surefoot import agents
 from surefoot.agents.interface import Style
-from surefoot.configs.casting import flattened
-from surefoot.evaluation.describe import describe, describe_task
+from surefoot.evaluation import objectives
+from surefoot.evaluation.describe import describe, describe_task, in_words
 from surefoot.evaluation.figures.style import agent_style, distinct_styles
 from surefoot.evaluation.regret import load_regret
 from surefoot.training.config.measure import OBJECTIVE_COLUMN, RETURN, WORST_CASE, Measure, measure_of
-from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.runs.folder import read_config, read_meta
+from surefoot.training.runs.setting import Settings, in_label, setting_of, what_differs
 from surefoot.training.sweep import plan
 
+OF_THE_TASK = ("env.id", "env.physics.", "env.max_episode_steps", "env.kwargs", "eval.physics.")  # settings of it
 PASSED_BY = ("checkpoints", "plots", "videos", plan.RAY_FOLDER)  # what holds no runs, or copies of them
 
 
@@ -154,12 +155,12 @@ def read_run(folder: Path) -> RunFacts:
     if wrong := [step for step, mean in returns.items() if not np.isfinite(mean)]:
         raise ValueError(f"the return of its evaluation at step {wrong[0]} is {returns[wrong[0]]}")
     measured = tuple(read_measurements(folder / "evaluations"))
-    grids = {f"{r['set']} ({r['grid']}, n={r['n']})": r for r in read_records(folder / "evaluations") if "axes" in r}
-    objectives = dict(read_objectives(folder, config))
+    grids = {grid_name(record): record for record in read_records(folder / "evaluations") if "axes" in record}
+    found_objectives = dict(read_objectives(folder, config))
     measure = measure_of(agent_name, config)
     if curves and measure.column not in curves:
         measure = RETURN  # of a version whose evaluations measured nothing else
-    found = _speed(folder), measured, grids, objectives, regret
+    found = _speed(folder), measured, grids, found_objectives, regret
     return RunFacts(folder, agent_name, config, meta, measure, curves, *found)
 
 
@@ -182,12 +183,37 @@ def read_objectives(folder: Path, config: RunConfig[Any]) -> Iterator[tuple[str,
     """Yield `cvar(0.1) in ENVIRONMENT` and its row: those measured when the run ended, then those measured since."""
     if (folder / "objectives.json").is_file():
         rows = json.loads((folder / "objectives.json").read_text(encoding="utf-8"))
-        env = describe(asdict(dataclasses.replace(config.env, physics=config.eval.physics)))
-        yield from ((f"{row['objective']} in {env}", row) for row in rows if row["run"] == rows[0]["run"])
+        env = asdict(dataclasses.replace(config.env, physics=config.eval.physics))
+        for row in rows:
+            if row["run"] == rows[0]["run"]:
+                yield f"{row['objective']} in {where({**row, 'env': env, 'seeds': [objectives.SEED]})}", row
     for record in read_records(folder / "evaluations"):
         if "objectives" in record:
-            env = describe(record["env"])
-            yield from ((f"{row['objective']} in {env}", row) for row in record["results"])
+            yield from ((f"{row['objective']} in {where(record)}", row) for row in record["results"])
+
+
+def where(record: dict[str, Any]) -> str:
+    """Return where and how `surefoot evaluate` measured: only measurements that differ in nothing are pooled."""
+    return ", ".join([describe(record["env"]), *_how(record)])
+
+
+def grid_name(record: dict[str, Any]) -> str:
+    """Return the uncertainty set of a grid, and how it was measured."""
+    changes = describe(record["env"]).split(", ")[1:] if "env" in record else []
+    per_axis = f"n={record['n']}"
+    return f"{record['set']} ({', '.join([record['grid'], per_axis, *changes, *_how(record)])})"
+
+
+def _how(record: dict[str, Any]) -> Iterator[str]:
+    env = record.get("env", {})
+    for name in ("time_aware", "flatten", "action_bound"):
+        if env.get(name):
+            yield in_words(name) if env[name] is True else f"{in_words(name)} {env[name]}"
+    if "episodes" in record and "seeds" in record:
+        seeds = ", ".join(map(str, record["seeds"]))
+        yield f"{record['episodes']:,} episodes from seed {seeds}"
+    if record.get("checkpoint", "latest") != "latest":
+        yield f"checkpoint {record['checkpoint']}"
 
 
 def read_evaluations(path: Path) -> dict[str, dict[int, float]]:
@@ -221,9 +247,7 @@ def task_key(run: RunFacts) -> str:
 
 def method_key(run: RunFacts) -> str:
     """Return all that decides a run's numbers but its task and its seed."""
-    config = run.config
-    fields = (config.agent, config.data, config.uncertainty, config.steps, config.num_seeds, config.env.num_envs)
-    return repr((run.agent, *fields))
+    return repr(_method_settings(run))
 
 
 def name_methods(runs: Sequence[RunFacts]) -> dict[str, Method]:
@@ -245,14 +269,12 @@ def name_methods(runs: Sequence[RunFacts]) -> dict[str, Method]:
 def _label(run: RunFacts, others: Sequence[RunFacts]) -> str:
     flat = [_method_settings(other) for other in others]
     mine = _method_settings(run)
-    differing = [name for name in mine if any(other.get(name) != mine[name] for other in flat)]
-    return ", ".join([run.agent, *(f"{name.rpartition('.')[2]} {mine[name]}" for name in differing)])
+    return ", ".join([run.agent, *in_label(mine, what_differs(flat))])
 
 
-def _method_settings(run: RunFacts) -> dict[str, Any]:
-    plain = to_plain(run.agent, run.config)
-    kept = {"agent": plain["agent"], "data": plain["data"], "num_envs": plain["env"]["num_envs"]}
-    return flattened(kept | {name: plain[name] for name in ("uncertainty", "steps", "num_seeds")})
+def _method_settings(run: RunFacts) -> Settings:
+    whole = setting_of(run.agent, run.config, run.meta)
+    return {name: value for name, value in whole.items() if not name.startswith(OF_THE_TASK)}
 
 
 def _cells(runs: Sequence[RunFacts], methods: dict[str, Method]) -> Iterator[Cell]:

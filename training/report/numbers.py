@@ -15,7 +15,6 @@ import numpy as np
 from surefoot import agents
 from surefoot.configs.casting import flattened
 from surefoot.envs import Physics
-from surefoot.evaluation.describe import describe
 from surefoot.evaluation.figures.words import parameter_label, physics_label
 from surefoot.evaluation.regret import last_decade_slope
 from surefoot.evaluation.statistics import (
@@ -29,7 +28,7 @@ from surefoot.evaluation.statistics import (
 from surefoot.training.config.baselines import conditions, differing, shown
 from surefoot.training.config.measure import OBJECTIVE_COLUMN, RETURN, WORST_CASE
 from surefoot.training.config.presets import default_config, to_plain
-from surefoot.training.report.data import Cell, Findings, RunFacts
+from surefoot.training.report.data import Cell, Findings, RunFacts, where
 
 TAIL = 0.1  # level of the CVaR that is reported
 
@@ -146,7 +145,7 @@ def tails(cell: Cell) -> dict[str, np.ndarray]:
 
 def episodes_by_env(run: RunFacts) -> dict[str, np.ndarray]:
     """Return {environment: returns of its episodes, from `surefoot evaluate`}; the last measurement counts."""
-    return {describe(record["env"]): np.array(record["return"]["values"]) for record in run.measured}
+    return {where(record): np.array(record["return"]["values"]) for record in run.measured}
 
 
 def final_values(findings: Findings) -> tuple[EvalFigure, dict[str, dict[str, np.ndarray]]]:
@@ -207,9 +206,9 @@ def physics_map(cell: Cell) -> ParameterMap | None:
     """Return the mean over runs in single environments, measured by `surefoot evaluate`.
 
     None unless these environments differ in exactly two parameters. Runs count by their mean; a point not measured is
-    NaN.
+    NaN. Of measurements that differ in more than physics, such as the number of episodes, those count that are most.
     """
-    records = [record for run in cell.runs for record in run.measured]
+    records = _most_alike([record for run in cell.runs for record in run.measured])
     points = [record["env"]["physics"] for record in records]
     names = [name for name in (points[0] if points else ()) if len({point[name] for point in points}) > 1]
     if len(names) != 2:
@@ -226,6 +225,12 @@ def physics_map(cell: Cell) -> ParameterMap | None:
     nominal = Nominal(*place, means.get(place, np.nan)) if others_usual else None
     labels = physics_label(names[0]), physics_label(names[1])
     return ParameterMap((names[0], names[1]), table, rows, columns, labels, nominal)
+
+
+def _most_alike(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    usual = dataclasses.asdict(Physics())
+    kinds = [where({**record, "env": {**record["env"], "physics": usual}}) for record in records]
+    return [record for record, kind in zip(records, kinds, strict=True) if kind == max(kinds, key=kinds.count)]
 
 
 class Improvement(NamedTuple):

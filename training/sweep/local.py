@@ -25,7 +25,7 @@ from surefoot.training.sweep.progress import SweepProgress, fraction_done
 from surefoot.training.sweep.server import ForkedRun, Request, WarmServer, log_of
 
 LAST_LINES = 15  # of a failed run's log, enough for the error and where it came from
-WRONG_INPUT = 2  # exit code; another try would end the same way
+SAME_AGAIN = 2  # exit code, of wrong input and of a run that diverged: another try would end the same way
 LOOK_EVERY = 0.1  # seconds between two looks at the processes
 SHOW_EVERY = 1.0  # seconds between two counts of all their steps
 
@@ -33,8 +33,8 @@ SHOW_EVERY = 1.0  # seconds between two counts of all their steps
 def execute_locally(folder: Path, sweep: Sweep, show: Callable[[SweepProgress], None], stop: StopRequest) -> None:
     """Train every run of the sweep that is not finished, until all are or `stop` is requested.
 
-    A run that dies is resumed from its own checkpoint, `max_restarts` times; then it is noted in failures.json with the
-    end of its log, and the others continue.
+    A run that dies is resumed from its own checkpoint, `max_restarts` times, but for one that diverged: the same seed
+    would again. Then it is noted in failures.json with the end of its log, and the others continue.
     """
     with one_driver(folder) as lock:
         pool = WorkerPool(folder, sweep, lock)
@@ -96,7 +96,7 @@ class WorkerPool:
             self.free.append(slot)
             if plan.is_done(self.folder, entry.name):
                 self.done.add(entry.name)
-            elif code != WRONG_INPUT and self.tries[entry.name] <= self.sweep.max_restarts:
+            elif code != SAME_AGAIN and self.tries[entry.name] <= self.sweep.max_restarts:
                 self.waiting.insert(0, entry)
             else:
                 failure = {"tries": self.tries[entry.name], "end_of_log": end_of_log(self.folder, entry.name)}

@@ -102,7 +102,8 @@ class Sweep:
     gpus_per_run: float = 0.0
     """GPUs per run; with 0.25 four runs share one."""
     max_restarts: int = 2
-    """How often a run that crashes is restarted from its own checkpoint before it counts as failed."""
+    """How often a run that crashes is restarted from its own checkpoint before it counts as failed. One that diverges
+    is not restarted: the same seed would diverge again."""
 
     def __post_init__(self) -> None:
         for name in ("trials", "asha_reduction"):

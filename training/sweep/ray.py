@@ -6,6 +6,7 @@ what a search draws from, what it improves, and how run folders come back.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from surefoot.evaluation.episodes import evaluate, make_act
 from surefoot.evaluation.statistics import cvar
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.loop import ActiveRun
 from surefoot.training.loop.setup import start_or_resume
@@ -46,6 +48,7 @@ except ModuleNotFoundError as error:
     raise ImportError('engine ray needs Ray Tune and Optuna: pip install "surefoot[ray]"') from error
 
 SHOW_EVERY = 1.0  # seconds
+DIVERGED = "diverged"  # in what a trial reports last: why
 
 
 def execute_on_ray(folder: Path, sweep: Sweep, show: Callable[[SweepProgress], None], stop: StopRequest) -> None:
@@ -191,7 +194,7 @@ def write_best(folder: Path, sweep: Sweep, entry: Entry, config: RunConfig[Any],
     """Write the settings of the best trial as a preset, to be tried over many seeds."""
     objective = plan.resolved(sweep.objective, entry.agent_name, config)
     metric, sign = str(objective.metric), 1 if objective.mode == "max" else -1
-    measured = [result for result in results if metric in (result.metrics or {})]
+    measured = [result for result in results if metric in (result.metrics or {}) and DIVERGED not in result.metrics]
     if not measured:
         raise ValueError(f"no trial of {entry.name} has reported {metric}; see the columns of a run's metrics.csv")
     best = max(measured, key=lambda result: sign * result.metrics[metric])
@@ -226,7 +229,11 @@ def execute_trial(config: dict[str, Any], *, runs: Mapping[str, Any], objective:
     run = start_or_resume(folder, agent_name, run_config, preset)
     if run is not None:
         reporter = run.loggers["ray"] = Reporter(run, objective)
-        execute(run, StopRequest())
+        try:
+            execute(run, StopRequest())
+        except NOT_FINITE as error:  # not an error for Ray, which would try again
+            reporter.give_up(error)
+            return
         reporter.send()
 
 
@@ -235,7 +242,9 @@ class Reporter:
 
     def __init__(self, run: ActiveRun, objective: SearchObjective | None) -> None:
         self.run, self.objective = run, objective
-        self.metric = objective and plan.resolved(objective, run.agent_name, run.config).metric
+        wanted = objective and plan.resolved(objective, run.agent_name, run.config)
+        self.metric = wanted and wanted.metric
+        self.worst = math.inf if wanted and wanted.mode == "min" else -math.inf
         self.latest: dict[str, float] = {}
         self.handed_over = run.saved_step
 
@@ -257,6 +266,12 @@ class Reporter:
             folder = tune.Checkpoint.from_directory(str(self.run.folder))
             self.handed_over = self.run.saved_step
         tune.report(self.latest | {"step": counters.step}, checkpoint=folder)
+
+    def give_up(self, error: Exception) -> None:
+        """Report that the run diverged, as bad as can be for a search, and hand over the folder of the failed run."""
+        worst = {str(self.metric): self.worst} if self.metric else {}
+        row = self.latest | worst | {"step": self.run.counters.step, DIVERGED: str(error)}
+        tune.report(row, checkpoint=tune.Checkpoint.from_directory(str(self.run.folder)))
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -296,6 +311,8 @@ class Watch(tune.Callback):
         Watch.shown = time.monotonic()
         by_status = {status: [t for t in trials if t.status == status] for status in ("TERMINATED", "RUNNING", "ERROR")}
         done, running, failed = map(len, by_status.values())
+        diverged = sum(DIVERGED in (trial.last_result or {}) for trial in by_status["TERMINATED"])
+        done, failed = done - diverged, failed + diverged
         fractions = [
             min(1.0, (trial.last_result or {}).get("step", 0) / Watch.steps[trial.config["run"]])
             for trial in by_status["RUNNING"]
@@ -314,9 +331,10 @@ def gather(folder: Path, sweep: Sweep, study: Sequence[Entry], results: Sequence
         if result.checkpoint is not None:
             shutil.rmtree(place, ignore_errors=True)
             result.checkpoint.to_directory(str(place))
-        if result.error is not None:
-            end = "\n".join(str(result.error).splitlines()[-LAST_LINES:])
-            failures[name] = {"tries": sweep.max_restarts + 1, "end_of_log": end}
+        diverged = (result.metrics or {}).get(DIVERGED)
+        if diverged or result.error is not None:
+            end = "\n".join(str(diverged or result.error).splitlines()[-LAST_LINES:])
+            failures[name] = {"tries": 1 if diverged else sweep.max_restarts + 1, "end_of_log": end}
             if place.exists():
                 write_meta(place, {"status": "failed"})
         elif not plan.is_done(folder, name):

@@ -8,8 +8,10 @@ import torch
 from torch.testing import assert_close
 
 from surefoot.agents.iwocs.exact import (
+    CandidateModels,
     brute_force,
     constant,
+    deploy,
     iwocs,
     mixture,
     robust_optimum,
@@ -85,6 +87,41 @@ def test_windy_walk_by_rollouts(walk):
     assert worst_of(walk, solved.policy, 0.95)[1] == pytest.approx(-7.95215, abs=0.25)
 
 
+def lottery(mean):
+    """One model: action 0 gives 0, action 1 gives 1 or -1 with this mean, then all is over."""
+    moves = torch.zeros(1, 4, 2, 4, dtype=torch.float64)
+    moves[0, :, :, 3] = 1  # where all is over
+    moves[0, 0, 1] = torch.tensor([0, (1 + mean) / 2, (1 - mean) / 2, 0])
+    reward = torch.tensor([0.0, 2.0, -2.0, 0.0]).double()[:, None].expand(4, 2)  # discounted by 1/2
+    return CandidateModels(torch.eye(4).double()[0], moves, reward[None])
+
+
+def test_by_rollouts_a_later_policy_is_deployed_only_where_the_interval_says_that_it_is_better():
+    safe, gamble = torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.long)
+    deployed = []
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        found = deploy(lottery(-0.05), [safe, gamble], 0.5, episodes=50, generator=generator)
+        deployed.append(found.chosen)
+        (comparison,) = found.comparisons
+        assert found.chosen == int(comparison.low >= 0 and comparison.difference > 0)
+    assert sum(deployed) <= 3  # its estimate alone is above 0 in a third of them; 2.5% are allowed of equal ones
+    found = deploy(lottery(0.5), [gamble, safe, gamble], 0.5, episodes=50, generator=torch.Generator().manual_seed(0))
+    assert found.chosen == 0
+    assert found.value == pytest.approx(0.5, abs=0.3)
+    better, same = found.comparisons
+    assert better.high < 0
+    assert same == (0, 0, 0)  # the same policy meets the same luck
+
+
+def test_the_value_by_rollouts_is_not_the_one_that_was_searched_for(walk):
+    solved = iwocs(walk, 0.95, rollouts=40, iterations=3, generator=torch.Generator().manual_seed(1))
+    chosen = [step for step in solved.path if torch.equal(step.policy, solved.policy)]
+    assert len(solved.comparisons) == len(solved.path) - 1
+    assert solved.value not in [step.lower for step in chosen]
+    assert solved.value == pytest.approx(worst_of(walk, solved.policy, 0.95)[1], abs=0.6)
+
+
 def test_rollouts_have_the_mean_and_the_spread_that_the_walk_gives(walk):
     policies = [step.policy for step in iwocs(walk, 0.95).path]
     generator = torch.Generator().manual_seed(0)
@@ -92,7 +129,7 @@ def test_rollouts_have_the_mean_and_the_spread_that_the_walk_gives(walk):
         transition=walk.transition[24:].repeat(20, 1, 1, 1), reward=walk.reward[24:].repeat(20, 1, 1)
     )
     for policy, error, exact in zip(policies, (0.24, 0.05), (-10.29441, -7.95215), strict=True):
-        estimates = rollout_returns(windiest, policy, 0.95, generator=generator)  # 20 times 300 episodes
+        estimates = rollout_returns(windiest, policy, 0.95, generator=generator).mean(1)  # 20 times 300 episodes
         assert float(estimates.std()) == pytest.approx(error, rel=0.4)
         assert float(estimates.mean()) == pytest.approx(exact, abs=4 * error / 20**0.5)
 

@@ -1,16 +1,18 @@
 """The command's numbers: reproducible, in the requested dynamics, with runs as the unit of replication."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
 
-from surefoot.envs import EnvConfig, Physics
+from surefoot.envs import EnvConfig, Physics, TaskError
 from surefoot.evaluation.episodes import evaluate
 from surefoot.evaluation.policies import load_any
 from surefoot.training.cli import evaluate as commands_evaluate
 from surefoot.training.cli.evaluate import aggregate, main
+from surefoot.training.cli.main import main as surefoot
 
 PENDULUM = EnvConfig("Pendulum-v1")
 
@@ -74,12 +76,27 @@ def record(agent, env_id, value, score):
 
 def test_tasks_are_strata_for_scores_and_rows_for_returns():
     scored = [record("h2o", "A", 1.0, 10.0), record("h2o", "A", 2.0, 20.0), record("h2o", "B", 9.0, 60.0)]
-    (group,) = aggregate(scored)
+    settings = [{"data.source": "a"}, {"data.source": "a"}, {"data.source": "b"}]  # a task's own is no other method
+    (group,) = aggregate(scored, settings)
     assert (group["unit"], group["tasks"], group["runs"]) == ("score", 2, 3)
     assert group["mean"] == {"value": 30.0, "interval": None}  # task B has a single run
-    first, second = aggregate([record("h2o", "A", 1.0, 10.0), *[record("h2o", "B", v, None) for v in (3.0, 3.0)]])
+    mixed = [record("h2o", "A", 1.0, 10.0), *[record("h2o", "B", v, None) for v in (3.0, 3.0)]]
+    first, second = aggregate(mixed, [{}] * 3)
     assert (first["unit"], first["mean"]) == ("return", {"value": 1.0, "interval": None})
     assert second["mean"] == {"value": 3.0, "interval": [3.0, 3.0]}
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_no_seeds_of_one_method(make_run, capsys, tmp_path):
+    runs = [make_run("a", seed=0), make_run("b", seed=1), make_run("c", seed=2, gamma=0.5)]
+    lone = tmp_path / "alone.pt"  # of the method of the first two
+    lone.write_bytes((make_run("d", seed=3) / "checkpoints" / "policy-000000100.pt").read_bytes())
+    main([*map(str, runs), str(lone), "--episodes", "1", "--json", str(tmp_path / "out.json")])
+    groups = json.loads((tmp_path / "out.json").read_text())["aggregate"]
+    assert [(g["agent"], g["method"], g["runs"]) for g in groups] == [
+        ("sac", "sac, gamma 0.99", 3),
+        ("sac", "sac, gamma 0.5", 1),
+    ]
+    assert "sac, gamma 0.5" in capsys.readouterr().out
 
 
 def test_a_single_run_is_said_to_have_no_interval(make_run, capsys):
@@ -117,6 +134,29 @@ def test_an_archive_needs_its_flag_and_its_task(tmp_path):
 def test_wrong_input_is_named(make_run, options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         main([str(make_run("a")), *options])
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["data", "collect"]])
+def test_a_task_that_breaks_the_protocol_is_one_line_before_anything_is_measured(
+    make_run, monkeypatch, tmp_path, capsys, command
+):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "envs")
+    run = make_run("a", env=EnvConfig("faulty_tasks:CarelessBox-v0"))
+    out = [str(tmp_path / "out.hdf5"), "--steps", "5"] if command[0] == "data" else ["--episodes", "1"]
+    for breach, message in (("four", "step returned a tuple of 4; it must"), ("no info", "reset returned an array of")):
+        assert surefoot([*command, str(run), *out, "--env.kwargs", "breach", breach]) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line]
+        assert [line.startswith(f"surefoot: error: faulty_tasks:CarelessBox-v0: {message}") for line in lines] == [True]
+    assert not (tmp_path / "out.hdf5").exists()
+    assert evaluations(run) == []
+
+
+def test_a_task_without_a_time_limit_is_refused_before_its_episodes_are_played(make_run, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "envs")
+    run = make_run("a", env=EnvConfig("faulty_tasks:EndlessBox-v0"))
+    with pytest.raises(TaskError, match=r"no time limit, so an episode .* might never end; add --env\.max-"):
+        main([str(run), "--episodes", "1"])
+    assert main([str(run), "--episodes", "1", "--env.max-episode-steps", "3"]) == 0
 
 
 def test_a_run_given_twice_would_count_twice(make_run):

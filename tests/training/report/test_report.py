@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from surefoot.configs.casting import flattened, nested, overlay
 from surefoot.envs import EnvConfig, Physics
 from surefoot.evaluation.describe import describe
 from surefoot.evaluation.figures.style import agent_style
 from surefoot.training.cli.main import main
-from surefoot.training.config.presets import default_config, load_preset
+from surefoot.training.config.presets import default_config, load_preset, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.report.data import gather, name_methods, read_run
 from surefoot.training.report.figures import style_of
@@ -29,9 +30,11 @@ from surefoot.training.report.numbers import (
     improvements,
     numbers,
     physics_map,
+    tails,
 )
 from surefoot.training.report.page import page
 from surefoot.training.runs import folder as run_folder
+from surefoot.training.runs.setting import setting_of
 
 PENDULUM = EnvConfig("Pendulum-v1")
 
@@ -227,6 +230,46 @@ def test_methods_are_told_apart_by_what_differs_and_by_their_colours(tmp_path):
     assert one[2] != other[2]
 
 
+NOT_SHARED = {  # settings by which runs are no seeds of one setting, and how the label says it
+    "eval.episodes": (9, "eval.episodes 9"),
+    "eval.seed": (5, "eval.seed 5"),
+    "eval.every": (77, "eval.every 77"),
+    "eval.worlds": (3, "eval.worlds 3"),
+    "env.flatten": (True, "flatten True"),
+    "env.action_bound": (2.0, "action_bound 2.0"),
+    "env.time_aware": (True, "time_aware True"),
+    "env.num_envs": (3, "num_envs 3"),
+    "env.termination": ("m:f", "termination m:f"),
+    "data.fraction": (0.5, "fraction 0.5"),
+    "engine": ("torch", "engine torch"),
+    "device": ("cpu", "device cpu"),
+    "compile": (True, "compile True"),
+    "num_seeds": (2, "num_seeds 2"),
+}
+SHARED = {"log_every": 7, "checkpoint_every": 8, "threads": 2, "logger": ("tensorboard",), "keep_finished": 3}
+SHARED |= {"env.vectorization": "async", "seed": 9, "keep_checkpoints": 3, "resume_episodes": "fresh"}
+
+
+def test_everything_but_the_seed_and_what_decides_no_number_separates_runs(tmp_path):
+    first = read_run(write_run(tmp_path / "a"))
+    for name, value in ({name: value for name, (value, _) in NOT_SHARED.items()} | SHARED).items():
+        changed = replace(first, config=overlay(first.config, nested({name: value}), "test"))
+        if name == "engine":
+            changed = replace(changed, meta=first.meta | {"engine": value})
+        methods = [method.label for method in name_methods([first, changed]).values()]
+        if name in SHARED:
+            assert methods == ["sac"], name
+        else:
+            assert methods[1] == f"sac, {NOT_SHARED[name][1]}", name
+            assert methods[0] != methods[1]
+
+
+def test_no_setting_is_passed_over_but_the_named_ones(tmp_path):
+    run = read_run(write_run(tmp_path / "a"))
+    known = set(flattened(to_plain("sac", run.config)))
+    assert known - set(setting_of("sac", run.config, run.meta)) == {*SHARED, "baselines"}
+
+
 def test_what_differs_between_methods_is_a_column_of_their_table(tmp_path):
     """Budget, its unit and the data of a run and its baselines stand beside their numbers."""
     for name, agent, steps in (("one", "sac", 300), ("two", "bc", 300), ("three", "mbpo", 15_000)):
@@ -308,6 +351,27 @@ def test_measurements_under_other_dynamics_become_tails_and_a_heat_map(tmp_path)
         pytest.approx(11.0),
         2,
     )  # worst two of 20 from 10 and 11 on, then both seeds
+
+
+@pytest.mark.parametrize("change", [{"episodes": 5}, {"seeds": [3]}, {"checkpoint": "best"}, {"action_bound": 1.0}])
+def test_measurements_that_differ_in_how_they_were_made_are_not_pooled(tmp_path, change):
+    for seed, differing in enumerate(({}, change, {})):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        for gravity, friction in ((1.0, 1.0), (2.0, 1.0), (2.0, 0.5)):
+            measured(run, gravity, friction, np.full(20, 10.0 * gravity + seed))
+        for path in (run / "evaluations").iterdir():
+            record = {"episodes": 20, "seeds": [0], "checkpoint": "latest"} | json.loads(path.read_text())
+            for name, value in differing.items():
+                (record["env"] if name in record["env"] else record)[name] = value
+            path.write_text(json.dumps(record))
+    (cell,) = gather([tmp_path]).cells
+    assert tails(cell) == {}  # no environment in which all runs were measured in the same way
+    np.testing.assert_allclose(physics_map(cell)[1], [[np.nan, 11.0], [21.0, 21.0]])  # of those that are most
+    for path in (tmp_path / "1" / "evaluations").iterdir():
+        shutil.copy(tmp_path / "0" / "evaluations" / path.name, path)
+    (cell,) = gather([tmp_path]).cells
+    assert len(tails(cell)) == 3
+    assert all(name.endswith(", 20 episodes from seed 0") for name in tails(cell))
 
 
 def test_grids_become_worst_cases_averages_and_heat_maps(tmp_path):

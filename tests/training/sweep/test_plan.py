@@ -349,6 +349,18 @@ def test_one_run_can_be_carried_out_alone(tmp_path, knows_fake, monkeypatch):
     assert main(["sweep", "--resume", str(folder), "--only", "nope"]) == 2
 
 
+def test_a_run_that_diverged_ends_as_wrong_input_does_which_is_not_tried_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep_local.WorkerPool, "fill", lambda pool: pool.waiting.clear())
+    assert main(sweep_of(tmp_path, **{"agent.nan_in": ["metric"]})) == 0
+    folder = tmp_path / "many"
+    (entry,) = read_plan(folder)
+    assert main(["sweep", "--resume", str(folder), "--only", entry.name]) == sweep_local.SAME_AGAIN
+    assert run_folder.read_meta(folder / "runs" / entry.name)["status"] == "failed"
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("surefoot: error: ")]
+    assert len(errors) == 1
+    assert "noise not finite by step 42" in errors[0]
+
+
 def test_the_sweep_file_in_the_folder_asks_for_the_same_again(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep_local.WorkerPool, "fill", lambda pool: pool.waiting.clear())
     assert main(sweep_of(tmp_path, "--seeds", "0,1")) == 0

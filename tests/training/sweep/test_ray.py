@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
-from fake_agent import HERE
+from fake_agent import HERE, FakeConfig
 from sameness import assert_same_run
 from sweeps import TINY, words
 from waiting import wait_until
@@ -18,12 +19,22 @@ from waiting import wait_until
 from surefoot.envs import Physics
 from surefoot.evaluation.episodes import evaluate
 from surefoot.training.cli.main import main
+from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import EvalConfig
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import start
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.session import execute
-from surefoot.training.sweep.plan import SearchObjective, Sweep, expand, is_done, read_failures, read_plan, search_range
+from surefoot.training.sweep.plan import (
+    Entry,
+    SearchObjective,
+    Sweep,
+    expand,
+    is_done,
+    read_failures,
+    read_plan,
+    search_range,
+)
 
 SETUP_HOOK = "ray_worker.know_fake_and_die_once"
 
@@ -137,6 +148,32 @@ def test_a_run_reports_its_objective_and_hands_every_new_checkpoint_over_once(sw
     everything = sweep_ray.Reporter(run, None)
     everything.log({"loss": 1.0, "score": None}, 60)
     assert reported[-1][0] == {"loss": 1.0, "step": 60}
+
+
+@pytest.mark.parametrize(("mode", "worst"), [("max", -np.inf), ("min", np.inf)])
+def test_a_trial_that_diverged_ends_as_the_worst_there_is_and_is_noted_without_another_try(
+    sweep_ray, tiny, tmp_path, monkeypatch, mode, worst
+):
+    reported = []
+    monkeypatch.setattr(sweep_ray.tune, "report", lambda metrics, checkpoint: reported.append((metrics, checkpoint)))
+    monkeypatch.setattr(sweep_ray.tune, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(sweep_ray.tune, "get_context", lambda: SimpleNamespace(get_trial_dir=lambda: tmp_path))
+    config = replace(tiny, agent=FakeConfig(nan_in="metric"))
+    runs = {"name": (to_plain("fake", config), None, {})}
+    sweep_ray.execute_trial({"run": "name"}, runs=runs, objective=SearchObjective("noise", mode=mode))  # no error
+    metrics, checkpoint = reported[-1]
+    assert (metrics["noise"], metrics["step"]) == (worst, 42)
+    entry = Entry("name", "fake", None, 0)
+    result = SimpleNamespace(
+        metrics=metrics | {"done": True}, checkpoint=checkpoint, error=None, config={"run": "name"}
+    )
+    assert sweep_ray.gather(tmp_path, Sweep(), [entry], [result]) == 0
+    (failure,) = read_failures(tmp_path).values()
+    assert failure["tries"] == 1
+    assert "noise not finite by step 42" in failure["end_of_log"]
+    assert run_folder.read_meta(tmp_path / "runs" / "name")["status"] == "failed"
+    with pytest.raises(ValueError, match="no trial of name has reported noise"):
+        sweep_ray.write_best(tmp_path, Sweep(objective=SearchObjective("noise")), entry, config, [result])
 
 
 # --- for real ---------------------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def logged_by(name: str) -> set[str]:
 
 
 # Fields that hide metrics when they are off.
-SWITCHED_ON = {"lagrange": True, "success_return": 0.0}
+SWITCHED_ON = {"lagrange": True, "success_return": 0.0, "holdout": 0.2}
 
 
 def made_up(spaces: Spaces, rng: np.random.Generator) -> Transitions:

@@ -53,7 +53,8 @@ def _dtype(value: Any) -> np.dtype[Any]:
     if isinstance(value, Record) and value.name == "numpy.dtype" and value.args and value.args[0] in tuple(KINDS):
         order = value.state[1] if _has_length(value.state, 2) else "="
         if order in ("<", ">", "=", "|"):
-            return np.dtype(value.args[0]).newbyteorder(order)
+            dtype: np.dtype[Any] = np.dtype(str(value.args[0])).newbyteorder(order)
+            return dtype
     raise ValueError("an array of something else than numbers")
 
 

@@ -54,12 +54,12 @@ def build(archive: Archive) -> Network:
     trunk, head = builders.get(archive.algorithm, _actor_critic)(archive, weights)
     preprocess, inputs = _input(archive)
     network = nn.Sequential(*trunk, *head).eval()
-    _check_width(network, inputs)
+    made = _outputs(network, inputs)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
         if not bool(parameter.isfinite().all()):
             raise Unreadable("holds weights that are not finite")
-    finish = _finish(archive, network)
+    finish = _finish(archive, network, made)
     return lambda obs: finish(network(preprocess(obs)))
 
 
@@ -109,8 +109,9 @@ def _quantiles(archive: Archive, weights: Weights) -> Built:
 def _linear(archive: Archive, weights: Weights) -> Built:
     """ARS: a linear map, by its first versions without a number in its name, or a small network."""
     boxed = isinstance(archive.action, gym.spaces.Box)
+    layers: list[nn.Module] = []
     if "action_net.weight" in archive.weights:
-        layers, last, squash = [], _linear_layer(weights, "action_net"), False
+        last, squash = _linear_layer(weights, "action_net"), False
     else:
         *hidden, last = _chain(weights, "action_net")
         layers = _with_activations(hidden, archive, "ReLU", None)
@@ -227,24 +228,26 @@ def _input(archive: Archive) -> tuple[Network, tuple[int, ...]]:
     return lambda obs: obs.reshape(-1, *shape) / (255.0 if image else 1.0), shape
 
 
-def _check_width(network: nn.Sequential, inputs: tuple[int, ...]) -> None:
-    """Raise where layers do not follow one another, or the first does not see what the archive's space shows."""
+def _outputs(network: nn.Sequential, inputs: tuple[int, ...]) -> int:
+    """Return how many numbers the network gives for what the archive's observation space shows.
+
+    Raises:
+        Unreadable: its layers do not follow one another, or the first does not take that.
+    """
     try:
         with torch.inference_mode():
-            network(torch.zeros(1, *inputs))
+            return int(network(torch.zeros(1, *inputs)).shape[1])
     except RuntimeError as error:
-        first = next(iter(network.parameters())).shape
+        first = tuple(next(iter(network.parameters())).shape)
         raise Unreadable(
-            f"its first layer {tuple(first)} does not take observations {inputs}, or its layers do not "
-            "follow one another"
+            f"its first layer {first} does not take observations {inputs}, or its layers do not follow one another"
         ) from error
 
 
-def _finish(archive: Archive, network: nn.Sequential) -> Network:
+def _finish(archive: Archive, network: nn.Sequential, made: int) -> Network:
     """Return the last step: the best of the Discrete actions, or Box ones in [-1, 1]."""
-    space, outputs = archive.action, [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    space = archive.action
     wanted = int(space.n) if isinstance(space, gym.spaces.Discrete) else int(np.prod(space.shape or ()))
-    made = int(network[-2].unflattened_size[1]) if isinstance(network[-1], _Mean) else outputs[-1].out_features  # type: ignore[union-attr,arg-type,index]
     if made != wanted:
         raise Unreadable(f"its network has {made} outputs, its action space {wanted}")
     if isinstance(space, gym.spaces.Discrete):

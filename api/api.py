@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from surefoot.envs import EnvConfig, make_own, own_action_space, spaces_of
 from surefoot.evaluation.episodes import NUM_ENVS, EvalResult
 from surefoot.evaluation.episodes import evaluate as evaluate_act
 from surefoot.evaluation.loaded_policy import LoadedPolicy, act_of
-from surefoot.evaluation.policies import load_any, require_fit
+from surefoot.evaluation.policies import load_any
 from surefoot.offline_data import DataConfig, Transitions, load_for
 from surefoot.offline_data import load as load_recorded
 from surefoot.training import session
@@ -148,8 +149,8 @@ def evaluate(
     if opened is None:
         act = act_of(policy, own_action_space(task))
     else:
-        require_fit(opened.path, opened.spaces, task)
-        act = opened.act
+        opened = opened.fitted_to(task)
+        act, task = opened.act, opened.env or task
     return evaluate_act(act, task, episodes=episodes, seed=seed, device=device, num_envs=NUM_ENVS)
 
 
@@ -158,29 +159,41 @@ def load_policy(
     *,
     checkpoint: str | int = "latest",
     objective: str | None = None,
+    normalizer: str | Path | None = None,
     allow_pickle: bool = False,
     device: str = "cpu",
 ) -> LoadedPolicy:
     """Return a policy ready to act.
 
     Args:
-        path: a run folder, a policy file (.pt) of one, or a Stable-Baselines3 archive (.zip).
+        path: a run folder, a policy file (.pt) of one, or a Stable-Baselines3 archive (.zip), which is read without
+            running code and without that library.
         checkpoint: of a run folder: `latest`, `best` or a step.
         objective: what to act for, such as `cvar(0.1)`, for policies that take one (`dhn`); None: as trained.
-        allow_pickle: read a Stable-Baselines3 archive, which runs code stored in it.
+        normalizer: the `vecnormalize.pkl` of an archive where it does not lie beside it, or `none`.
+        allow_pickle: let Stable-Baselines3 itself open an archive that cannot be read otherwise, which runs code stored
+            in it.
         device: where it computes.
+
+    Warns of what a reader of its numbers must know, such as another version of its task (`LoadedPolicy.notes`).
 
     Raises:
         FileNotFoundError: nothing there, or no such checkpoint.
         ValueError: a file that is none of these, or refused; an objective that this policy was not trained for.
     """
-    opened = load_any(Path(path), checkpoint=checkpoint, allow_pickle=allow_pickle, device=device)
+    statistics = None if normalizer is None else Path(normalizer)
+    opened = load_any(
+        Path(path), checkpoint=checkpoint, normalizer=statistics, allow_pickle=allow_pickle, device=device
+    )
     if objective is not None:
         from surefoot.evaluation.objectives import served
 
         owner, (wanted,) = served(opened.policy, [objective])
         opened = opened._replace(act=owner.stateful(wanted))
-    return LoadedPolicy(opened, device)
+    loaded = LoadedPolicy(opened, device)
+    for note in loaded.notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
+    return loaded
 
 
 def load_data(source: str | Path, env: Task | None = None, *, seed: int = 0, **settings: Any) -> Transitions:

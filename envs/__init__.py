@@ -4,7 +4,7 @@ from surefoot.envs.check import examine_task, require_time_limit
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.finite import TaskError
 from surefoot.envs.make import find_spec, make_own, make_single, make_vec, own_action_space, spaces_of
-from surefoot.envs.parameters import Parameter, Uncertain, UncertaintySet, WithParameters
+from surefoot.envs.parameters import Parameter, Uncertain, UncertaintySet
 from surefoot.envs.physics import ActionNoise, Physics, apply_physics
 from surefoot.envs.resumable import Resumable
 from surefoot.envs.stock import StockObservation, StockVectorObservation
@@ -19,10 +19,12 @@ from surefoot.envs.tasks.robust import Arms, Coupled, Maintenance, WindyWalk
 from surefoot.envs.tasks.tetris import Tetris
 from surefoot.envs.tensor_env import SingleEnv, TensorEnv, register
 from surefoot.envs.uncertainty.batched_episodes import BatchedEpisodes, JobOutcomes, play
+from surefoot.envs.uncertainty.disturbances import disturbances, point, subset
 from surefoot.envs.uncertainty.probe import indistinct, nominal_params
 from surefoot.envs.uncertainty.published import SETS, find_set, set_from_mapping
 from surefoot.envs.uncertainty.vector_env import BatchedPerturbedEnvs, UncertainVectorEnv
 from surefoot.envs.vector import TensorVectorEnv
+from surefoot.envs.with_parameters import WithParameters
 
 __all__ = [
     "SETS",
@@ -68,6 +70,7 @@ __all__ = [
     "WindyWalk",
     "WithParameters",
     "apply_physics",
+    "disturbances",
     "examine_task",
     "find_set",
     "find_spec",
@@ -78,10 +81,12 @@ __all__ = [
     "nominal_params",
     "own_action_space",
     "play",
+    "point",
     "register",
     "require_time_limit",
     "set_from_mapping",
     "spaces_of",
+    "subset",
 ]
 
 register("surefoot/Pendulum-v0", Pendulum, max_episode_steps=200)

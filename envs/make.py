@@ -21,8 +21,9 @@ from gymnasium.wrappers import OrderEnforcing, RescaleAction, TimeLimit
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.packages import import_tasks, known_problem, package_hint
-from surefoot.envs.parameters import UncertaintySet, WithParameters
+from surefoot.envs.parameters import UncertaintySet
 from surefoot.envs.physics import UNMODIFIED, ActionNoise, with_physics
+from surefoot.envs.quantities import is_signal
 from surefoot.envs.resumable import Resumable
 from surefoot.envs.spaces import (
     describe,
@@ -34,6 +35,7 @@ from surefoot.envs.spaces import (
 )
 from surefoot.envs.tensor_env import TensorEnv, TimeAwareObservation
 from surefoot.envs.vector import AsyncEnvs, MakeEnv, SubEnvs, SyncEnvs, TensorVectorEnv
+from surefoot.envs.with_parameters import WithParameters
 
 
 def make_vec(
@@ -52,7 +54,8 @@ def make_vec(
         ImportError: a package the task needs is not installed.
     """
     spec = find_spec(config.id)
-    if native := _native(spec):
+    native = _native(spec)
+    if native and as_one_batch(config, uncertainty):
         limit = config.max_episode_steps or spec.max_episode_steps
         kwargs = {**spec.kwargs, **_constructor_kwargs(spec, config, render_mode)}
         with _one_line_errors(spec, kwargs):
@@ -179,6 +182,20 @@ def native_task(env_id: str) -> Callable[..., TensorEnv] | None:
         As `find_spec`.
     """
     return _native(find_spec(env_id))
+
+
+def as_one_batch(config: EnvConfig, uncertainty: UncertaintySet | None = None) -> bool:
+    """Whether a task's environments are one batched tensor task, and not stepped one after the other.
+
+    Delay, sensors and time are of single environments, so a set with those takes a tensor task one by one.
+
+    Raises:
+        As `find_spec`.
+    """
+    native = native_task(config.id)
+    own = getattr(native, "param_names", ())
+    names = uncertainty.param_names if uncertainty else ()
+    return native is not None and not any(is_signal(name) and name not in own for name in names)
 
 
 def _native(spec: EnvSpec) -> Callable[..., TensorEnv] | None:

@@ -51,10 +51,13 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
         super().__init__(env)
         self._begin: dict[str, Any] | None = None
         self._uncertain = env.has_wrapper_attr("next_params")  # `WithParameters` is inside
+        self._disturbed = self._uncertain and env.get_wrapper_attr("disturbance_state") is not None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         generator = generator_state(self.np_random) if seed is None else None
         self._begin = {"seed": seed, "generator": generator, "options": options}
+        if self._disturbed:
+            self._begin["disturbance"] = self.env.get_wrapper_attr("disturbance_state")
         self._actions: list[np.ndarray] = []
         self._obs, info = self.env.reset(seed=seed, options=options)
         self._params = [self.env.get_wrapper_attr("params").copy()] if self._uncertain else []
@@ -71,7 +74,8 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def episode_state(self) -> dict[str, Any] | None:
         """How the episode began, `actions` (T, …) since, and what to check a replay against: `obs`, `generator_now`.
 
-        With parameters, `params` (T + 1, d): at the reset and in each step. None before the first reset.
+        With parameters, `params` (T + 1, d): at the reset and in each step; with noise and the like `disturbance` and
+        `disturbance_now`, states of their generator. None before the first reset.
         """
         if self._begin is None:
             return None
@@ -81,6 +85,7 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
             **({"params": np.array(self._params)} if self._uncertain else {}),
             "obs": np.array(self._obs),
             "generator_now": generator_state(self.np_random),
+            **({"disturbance_now": self.env.get_wrapper_attr("disturbance_state")} if self._disturbed else {}),
         }
 
     @episode_state.setter
@@ -89,9 +94,13 @@ class Resumable(gym.Wrapper, gym.utils.RecordConstructorArgs):
             return
         if state.get("fresh"):  # no action is repeated: the task may be hardware
             set_generator_state(self.np_random, state["generator_now"])
+            if self._disturbed:
+                self.env.set_wrapper_attr("disturbance_state", state["disturbance_now"])
             return
         if state["generator"] is not None:
             set_generator_state(self.np_random, state["generator"])
+        if self._disturbed:
+            self.env.set_wrapper_attr("disturbance_state", state["disturbance"])
         params = state["params"] if self._uncertain else [None] * (len(state["actions"]) + 1)
         if self._uncertain:
             self.env.set_wrapper_attr("next_params", params[0])

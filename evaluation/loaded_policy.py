@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig
 from surefoot.evaluation.episodes import Act
-from surefoot.evaluation.policies import AnyPolicy
+from surefoot.evaluation.policies import AnyPolicy, fitted, for_task
 
 
 class LoadedPolicy:
@@ -36,16 +37,26 @@ class LoadedPolicy:
         agent_name: the agent that was trained, or `sb3-…` for an archive of Stable-Baselines3.
         spaces: of observations, and of actions in the task's own units.
         env: the task it was trained for, in the dynamics its run was evaluated in; None where that is not known.
+        trained_on: the id that its file names where `env` is a newer version of it, such as `Ant-v3`; else None.
         step: of the training.
         path: where it was read from.
+        source: the same in words, with the revision where it was downloaded.
+        sha256: of its file; None for a run folder.
+        wrappers: what stands between the task and the network of an archive, outermost last.
+        notes: what a reader of its numbers must know, a line each.
         stateful: whether it has a memory, and so needs `reset`.
         needs_rewards: whether it also needs `observe`.
     """
 
     def __init__(self, policy: AnyPolicy, device: torch.device | str = "cpu") -> None:
+        self._opened = policy
+        if policy.env_config is not None:
+            policy = fitted(policy, policy.env_config)
         self.agent_name, self.step, self.path = policy.agent_name, policy.step, Path(policy.label)
         self.spaces = Spaces(policy.spaces.observation, policy.own_action)
         self.env: EnvConfig | None = policy.env_config
+        self.trained_on, self.sha256, self.source = policy.trained_on, policy.sha256, policy.source
+        self.wrappers, self.notes = policy.wrappers, policy.notes
         self.device = torch.device(device)
         self.act: Act = policy.act  # (N, obs) -> (N, act), Box actions in [-1, 1]
         self.stateful = hasattr(policy.act, "reset")
@@ -58,6 +69,15 @@ class LoadedPolicy:
     def __repr__(self) -> str:
         task = f" on {self.env.id}" if self.env else ""
         return f"<LoadedPolicy of {self.agent_name}{task} at step {self.step}, {self.path}>"
+
+    def fitted_to(self, task: EnvConfig) -> LoadedPolicy:
+        """Return the policy ready for a task; `ValueError` where it sees or does something else."""
+        opened = self._opened
+        if opened.policy is None and (self.env is None or task.id != self.env.id):
+            opened = for_task(opened, task.id)
+            own = opened.env_config or task
+            task = replace(task, id=own.id, kwargs=own.kwargs | task.kwargs)
+        return LoadedPolicy(opened._replace(env_config=task), self.device)
 
     @overload
     def predict(self, obs: Tensor) -> Tensor: ...

@@ -19,10 +19,12 @@ from torch import Tensor
 
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.divergence import quiet_mujoco
-from surefoot.envs.make import make_single, make_vec, native_task
-from surefoot.envs.parameters import UncertaintySet, WithParameters, check_task, full_vector
+from surefoot.envs.make import as_one_batch, make_single, make_vec
+from surefoot.envs.parameters import UncertaintySet, check_task
+from surefoot.envs.task_parameters import full_vector
 from surefoot.envs.tensor_env import TensorEnv
 from surefoot.envs.uncertainty.robots import ROBOTS, Moved, MujocoRobots
+from surefoot.envs.with_parameters import WithParameters
 
 LONGEST_EPISODE = 100_000  # steps; a task without a time limit would otherwise never return
 NUM_ENVS = 128  # episodes side by side: beyond it a batch saves little, and one of the largest robot takes 1 MB
@@ -195,7 +197,7 @@ def play(
     """
     check_task(uncertainty, config.id)
     params = np.asarray(params, np.float64)
-    if native_task(config.id):
+    if as_one_batch(config, uncertainty):
         return _play_waves(act, config, uncertainty, params, seeds, min(num_envs, len(seeds)), device)
     env = BatchedEpisodes(config, uncertainty, params, seeds, num_envs=num_envs, threads=threads, device=device)
     played = _blank(len(seeds))

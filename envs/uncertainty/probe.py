@@ -15,8 +15,10 @@ import torch
 
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.divergence import quiet_mujoco
-from surefoot.envs.make import make_single, make_vec, native_task
-from surefoot.envs.parameters import UncertaintySet, WithParameters, check_task, full_vector, nominal_of
+from surefoot.envs.make import as_one_batch, make_single, make_vec
+from surefoot.envs.parameters import UncertaintySet, check_task
+from surefoot.envs.task_parameters import full_vector, nominal_of
+from surefoot.envs.with_parameters import WithParameters
 
 Span = tuple[float, float]
 
@@ -79,7 +81,7 @@ Path = Callable[[np.ndarray, list[Any], int], np.ndarray]  # parameters, actions
 def _open(config: EnvConfig, uncertainty: UncertaintySet) -> tuple[np.ndarray, gym.Space[Any], Path]:
     """Return a task's nominal values, its actions, and how it moves with given parameters."""
     check_task(uncertainty, config.id)
-    if not native_task(config.id):
+    if not as_one_batch(config, uncertainty):
         env = WithParameters(make_single(config), uncertainty)
         return env.nominal, env.action_space, lambda *job: _gym_path(env, *job)
     batch: Any = make_vec(config)

@@ -19,7 +19,9 @@ import numpy as np
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.divergence import DIVERGED
 from surefoot.envs.make import find_spec, make_single
-from surefoot.envs.parameters import ModelParameters, UncertaintySet, check_task
+from surefoot.envs.parameters import UncertaintySet
+from surefoot.envs.signals import Signals, put_back
+from surefoot.envs.task_parameters import TaskParameters
 
 
 class Moved(NamedTuple):
@@ -49,7 +51,7 @@ class Robot(NamedTuple):
 
 
 def half_cheetah(task: Any, before: Fields, after: Fields, action: np.ndarray) -> Outcome:
-    forward, cost = _forward_and_cost(task, before["qpos"], after["qpos"], action)
+    forward, cost = _forward_and_cost(task, before["dt"], before["qpos"], after["qpos"], action)
     obs = np.concatenate([_positions(task, after["qpos"], 1), after["qvel"]], 1)
     return obs, forward - cost, np.zeros(len(obs), bool)
 
@@ -70,7 +72,7 @@ def _upright(task: Any, before: Fields, after: Fields, action: np.ndarray, stead
     (low_z, high_z), (low_angle, high_angle) = task._healthy_z_range, task._healthy_angle_range
     z, angle = after["qpos"][:, 1], after["qpos"][:, 2]
     healthy = steady & (low_z < z) & (z < high_z) & (low_angle < angle) & (angle < high_angle)
-    forward, cost = _forward_and_cost(task, before["qpos"], after["qpos"], action)
+    forward, cost = _forward_and_cost(task, before["dt"], before["qpos"], after["qpos"], action)
     obs = np.concatenate([_positions(task, after["qpos"], 1), np.clip(after["qvel"], -10, 10)], 1)
     return obs, forward + healthy * task._healthy_reward - cost, ~healthy & task._terminate_when_unhealthy
 
@@ -83,7 +85,7 @@ def inverted_pendulum(task: Any, before: Fields, after: Fields, action: np.ndarr
 
 def ant(task: Any, before: Fields, after: Fields, action: np.ndarray) -> Outcome:
     torso = task.model.body(task._main_body).id
-    forward, cost = _forward_and_cost(task, before["xpos"][:, torso], after["xpos"][:, torso], action)
+    forward, cost = _forward_and_cost(task, before["dt"], before["xpos"][:, torso], after["xpos"][:, torso], action)
     low, high = task._healthy_z_range
     state = np.concatenate([after["qpos"], after["qvel"]], 1)
     healthy = np.isfinite(state).all(1) & (low <= state[:, 2]) & (state[:, 2] <= high)
@@ -116,10 +118,10 @@ def _positions(task: Any, qpos: np.ndarray, hidden: int) -> np.ndarray:
 
 
 def _forward_and_cost(
-    task: Any, before: np.ndarray, after: np.ndarray, action: np.ndarray
+    task: Any, dt: np.ndarray, before: np.ndarray, after: np.ndarray, action: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the reward of moving along x and the cost of the action, in the order of operations of Gymnasium."""
-    velocity = (after[:, 0] - before[:, 0]) / task.dt
+    velocity = (after[:, 0] - before[:, 0]) / dt
     return task._forward_reward_weight * velocity, task._ctrl_cost_weight * np.square(action).sum(1)
 
 
@@ -141,14 +143,18 @@ class MujocoRobots:
     """A model and its data for each, all copies of one unmodified environment, which also does the resets."""
 
     def __init__(self, config: EnvConfig, uncertainty: UncertaintySet, num_envs: int, threads: int | None = None):
-        check_task(uncertainty, config.id)
         env: Any = make_single(config)
         self.spaces = (env.observation_space, env.action_space)
         self.limit = config.max_episode_steps or find_spec(config.id).max_episode_steps or np.iinfo(np.int64).max
         self.task: Any = env.unwrapped
         self.robot = ROBOTS[config.id]
         self._scale = _action_scale(env)
-        self.parameters = ModelParameters(self.task.model, uncertainty)
+        self.parameters = TaskParameters(env, uncertainty)
+        layout = self.parameters.layout
+        self._signals = [Signals(layout) for _ in range(num_envs)] if layout else []
+        self._disturbed = np.zeros(num_envs, bool)  # whose episode has a signal that does something
+        self._own_frame_skip, self._timestep = self.task.frame_skip, self.task.model.opt.timestep
+        self._frame_skip = np.full(num_envs, self._own_frame_skip)  # physics steps of a control step
         self.models = [copy(self.task.model) for _ in range(num_envs)]
         self.data = [mujoco.MjData(model) for model in self.models]
         names = {*self.robot.before, *self.robot.after, "ctrl"}
@@ -159,24 +165,49 @@ class MujocoRobots:
         self._pool = ThreadPoolExecutor(self.threads)
 
     def begin(self, i: int, values: np.ndarray, seed: int) -> np.ndarray:
+        full = self.parameters.full(values)
+        if self._signals:
+            self._signals[i].seed(seed)
+            self._signals[i].begin(full, self.parameters.nominal)
+            self._disturbed[i], full = self._signals[i].active, self._signals[i].in_force
+            self._frame_skip[i] = self._signals[i].frame_skip(self._own_frame_skip)
         self.task.model, self.task.data = self.models[i], self.data[i]
-        self.parameters.write(self.task.model, values)
+        self.parameters.write(self.task, full)
         obs, _ = self.task.reset(seed=seed)
-        self.parameters.push(self.task.data, values)
+        self.parameters.push(self.task.data, full)
         self._elapsed_steps[i] = 0
-        start: np.ndarray = obs.astype(np.float32)
+        start: np.ndarray = (self._signals[i].sense(obs) if self._signals else obs).astype(np.float32)
         return start
 
     def advance(self, indices: np.ndarray, actions: np.ndarray) -> Moved:
+        disturbed = np.flatnonzero(self._disturbed[indices]) if self._signals else ()
+        if len(disturbed):
+            actions = self._commands(disturbed, indices, actions)
         actions = self._scale(actions)
-        before = self._read(self.robot.before, indices)
+        before = self._read(self.robot.before, indices) | {"dt": self._frame_skip[indices] * self._timestep}
         self._simulate(indices, actions)
         after = self._read(self.robot.after, indices)
         obs, reward, terminated = self.robot.outcome(self.task, before, after, actions)
         self._elapsed_steps[indices] += 1
         broken = np.array([self._warnings[i] for i in indices])[:, DIVERGED].any(1)
         broken |= ~(np.isfinite(obs).all(1) & np.isfinite(reward))
+        for k in disturbed:
+            if not broken[k]:
+                obs[k] = self._signals[indices[k]].sense(obs[k])
         return Moved(obs.astype(np.float32), reward, terminated, self._elapsed_steps[indices] >= self.limit, broken)
+
+    def _commands(self, disturbed: np.ndarray, indices: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Let the parameters of this step come into force; return the actions (n, act) to execute."""
+        actions = actions.copy()
+        for k in disturbed:
+            i, signals = indices[k], self._signals[indices[k]]
+            if signals.advance():
+                self.task.model, self.task.data = self.models[i], self.data[i]
+                self.parameters.write(self.task, signals.in_force)
+                self.parameters.push(self.data[i], signals.in_force)
+                self._frame_skip[i] = signals.frame_skip(self._own_frame_skip)
+            actions[k] = signals.command(actions[k])
+        return actions
 
     def _read(self, names: tuple[str, ...], indices: np.ndarray) -> Fields:
         return {name: np.array([self._views[name][i] for i in indices]) for name in names}
@@ -193,7 +224,10 @@ class MujocoRobots:
         for i, action in zip(indices.tolist(), actions, strict=True):
             model, data = self.models[i], self.data[i]
             self._views["ctrl"][i][:] = action
-            mujoco.mj_step(model, data, nstep=self.task.frame_skip)
+            skip = int(self._frame_skip[i])
+            pushed = self._signals[i].push(data, model.opt.timestep * skip) if self._disturbed[i] else []
+            mujoco.mj_step(model, data, nstep=skip)
+            put_back(data, pushed)
             if forces:
                 mujoco.mj_rnePostConstraint(model, data)
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from surefoot.envs.config import EnvConfig
-from surefoot.envs.make import make_vec, native_task
-from surefoot.envs.parameters import UncertaintySet, check_task, full_vector
+from surefoot.envs.make import as_one_batch, make_vec
+from surefoot.envs.parameters import UncertaintySet, check_task
 from surefoot.envs.physics import Physics
+from surefoot.envs.task_parameters import full_vector
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS, JobOutcomes, play
 from surefoot.envs.uncertainty.probe import nominal_params
 
@@ -38,7 +39,7 @@ class UncertainVectorEnv(gym.vector.VectorWrapper):
         self.device = env.device
         self.param_names = uncertainty.param_names
         self.low, self.high = (torch.from_numpy(x).to(self.device) for x in (uncertainty.low, uncertainty.high))
-        self._full = full_vector(env, uncertainty) if native_task(config.id) else None
+        self._full = full_vector(env, uncertainty) if as_one_batch(config, uncertainty) else None
         self.generator = torch.Generator(self.device)
         self.generator.seed()
         self.random = True

@@ -19,7 +19,7 @@ from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig, examine_task, make_vec, spaces_of
 from surefoot.evaluation import policy_files
 from surefoot.evaluation.episodes import Act, make_act
-from surefoot.evaluation.policies import AnyPolicy, load_any
+from surefoot.evaluation.policies import AnyPolicy, load_any, ready_for
 from surefoot.offline_data import Transitions, load, write_d4rl, write_minari
 from surefoot.offline_data import collect as record
 from surefoot.offline_data.d4rl import View, read_metadata
@@ -154,7 +154,7 @@ def collect(
         noise: standard deviation of the Gaussian noise on the actions, which are in [-1, 1].
         epsilon: probability of a uniformly random action; default: 0, or as documented for `behaviour`.
         device: where policy and task run.
-        allow_pickle: load a Stable-Baselines3 file although that format can run code.
+        allow_pickle: let Stable-Baselines3 itself open an archive that cannot be read otherwise, which runs its code.
         force: replace an existing file.
     """
     refuse_existing(out, force)
@@ -168,9 +168,9 @@ def collect(
             )
         return _collect_behaviour(out, env, steps, seed, epsilon, force)
     chosen = load_any(policy, checkpoint=checkpoint, allow_pickle=allow_pickle, device=device)
+    chosen, task = ready_for(chosen, laid_over(env, chosen.env_config or env))
     act = _stochastic(policy, checkpoint, device) if stochastic else chosen.act
     recipe = {"stochastic": stochastic, "noise_std": noise, "epsilon": epsilon or 0.0, "seed": seed, "steps": steps}
-    task = laid_over(env, chosen.env_config or env)
     data = _record(act, chosen, task, recipe, str(out), device)
     write_d4rl(out, data, {**_provenance(policy, chosen, task), **recipe}, force=force)
     print(f"{out}: {len(data)} transitions, {int(data.episode_end.sum())} episodes; `surefoot data info` describes it")

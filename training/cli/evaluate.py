@@ -7,16 +7,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
 import tyro
-from rich.table import Table
 
 from surefoot.envs import EnvConfig, examine_task, require_time_limit
 from surefoot.envs.uncertainty import batched_episodes
@@ -27,20 +24,19 @@ from surefoot.evaluation.episodes import NUM_ENVS, evaluate
 from surefoot.evaluation.figures.caption import caption_of_policy
 from surefoot.evaluation.figures.video import STEPS as VIDEO_STEPS
 from surefoot.evaluation.figures.video import record_episode
-from surefoot.evaluation.policies import AnyPolicy, load_any, require_fit
-from surefoot.evaluation.statistics import Interval, iqm, stratified_bootstrap
-from surefoot.evaluation.storage import load, write_atomically
+from surefoot.evaluation.policies import AnyPolicy, fitted, for_task, load_any
+from surefoot.evaluation.statistics import iqm, stratified_bootstrap
+from surefoot.evaluation.storage import load
 from surefoot.training.cli.options import REGISTRY, laid_over
+from surefoot.training.cli.results import output_path, provenance, show, write_json, write_record
 from surefoot.training.comparison import grid_table, objectives_table
 from surefoot.training.config.presets import from_plain
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.console import print_table
 from surefoot.training.runs.folder import best_in_words, read_config, read_meta
-from surefoot.training.runs.provenance import git_commit
 from surefoot.training.runs.setting import Settings, in_label, setting_of, what_differs
 
 EPISODES = 20
-ASKED = ("step", "env", "seeds", "episodes", "objectives", "set", "grid", "n")
 STATISTICS: dict[str, Callable[..., Any]] = {"iqm": iqm, "mean": np.mean, "median": np.median}
 
 
@@ -69,8 +65,10 @@ class Request:
     """Reset seeds; the default differs from those that training selected its best policy by."""
     checkpoint: str = "latest"
     """Checkpoint to evaluate: `latest`, `best` or its step."""
+    normalizer: Path | None = None
+    """The vecnormalize.pkl of the archives, where it does not lie beside them; `none`: leave one that does out."""
     allow_pickle: bool = False
-    """Load Stable-Baselines3 archives; loading them runs code stored in them."""
+    """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
     video: bool = False
     """Also record the first episode of every run as an MP4."""
     video_steps: int = VIDEO_STEPS
@@ -87,16 +85,25 @@ def main(arguments: list[str]) -> int:
     check(request)
     device = pick_device(request.device)
     chosen = [
-        load_any(p, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle, device=device)
-        for p in request.runs
+        load_any(
+            path,
+            checkpoint=request.checkpoint,
+            normalizer=request.normalizer,
+            allow_pickle=request.allow_pickle,
+            device=device,
+        )
+        for path in request.runs
     ]
     for run in request.runs if request.checkpoint == "best" else ():
         if run.is_dir():
             print(f"{run}: best.pt was chosen by {best_in_words(run)}")
-    tasks = [_task(arguments, path, policy) for path, policy in zip(request.runs, chosen, strict=True)]
+    ready = [_for_task(arguments, path, policy) for path, policy in zip(request.runs, chosen, strict=True)]
+    chosen, tasks = [policy for policy, _ in ready], [task for _, task in ready]
     for task in {repr(task): task for task in tasks}.values():
         examine_task(task)
         require_time_limit(task)
+    for line in dict.fromkeys(f"note: {policy.label}: {note}" for policy in chosen for note in policy.notes):
+        print(line)
     if request.objective:
         return _for_objectives(request, chosen, tasks, device)
     if request.grid is not None:
@@ -111,13 +118,13 @@ def main(arguments: list[str]) -> int:
     groups = aggregate(records, settings) if len(records) > 1 else []
     show(records, groups)
     if request.json is not None:
-        _write_json(request.json, {**_provenance(), "results": records, "aggregate": groups})
+        write_json(request.json, {**provenance(), "results": records, "aggregate": groups})
     return 0
 
 
 def _film(path: Path, policy: AnyPolicy, task: EnvConfig, request: Request, record: Record) -> None:
     """Record the first episode of a run, and say where the film is."""
-    out = _output_path(path, "videos", record, ".mp4")
+    out = output_path(path, "videos", record, ".mp4")
     steps, device = request.video_steps, pick_device(request.device)
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that it tidies up
     try:
@@ -166,17 +173,20 @@ def episodes_of(request: Request) -> int:
     return usual if request.episodes is None else request.episodes
 
 
-def _task(arguments: Sequence[str], path: Path, policy: AnyPolicy) -> EnvConfig:
-    """Return the task of the policy's run with the `--env` options laid over it, after checking that the two fit."""
+def _for_task(arguments: Sequence[str], path: Path, policy: AnyPolicy) -> tuple[AnyPolicy, EnvConfig]:
+    """Return the policy ready for its task, and that: its own with the `--env` options laid over it."""
     request = parse(arguments)
-    wanted_task = grid.load_set(request.grid).env if request.grid is not None else ""
-    own = policy.env_config or EnvConfig(id=wanted_task)
+    of_set = grid.load_set(request.grid).env if request.grid is not None else ""
+    if named := request.env.id or ("" if policy.env_config else of_set):
+        policy = for_task(policy, named)
+    own = policy.env_config or EnvConfig(id="")
     num_envs = NUM_ENVS if request.grid is None else batched_episodes.NUM_ENVS
     task = parse(arguments, replace(own, num_envs=num_envs)).env
+    if policy.policy is None:  # `own` is what --env.id stands for today
+        task = replace(task, id=own.id, kwargs=own.kwargs | task.kwargs)
     if not task.id:
-        raise ValueError(f"{path}: an archive does not say which task it was trained on; add --env.id")
-    require_fit(path, policy.spaces, task)
-    return task
+        raise ValueError(f"{path}: does not say which task it was trained on; add --env.id")
+    return fitted(policy, task), task
 
 
 def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.device) -> Record:
@@ -198,7 +208,14 @@ def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.
         "return": _summary(np.concatenate([result.returns for result in results])),
         "score": _summary(np.concatenate(scores)) if scores else None,
         "lengths": np.concatenate([result.lengths for result in results]).tolist(),
+        **_origin(policy),
     }
+
+
+def _origin(policy: AnyPolicy) -> Record:
+    """Return where a policy of others comes from; a run's folder says it itself."""
+    names = () if policy.policy is not None else ("source", "sha256", "trained_on", "wrappers", "notes")
+    return {name: getattr(policy, name) for name in names}
 
 
 def _summary(values: np.ndarray) -> Record:
@@ -271,15 +288,15 @@ def _for_objectives(
         settings = {"episodes": record["episodes"], "seed": request.seeds[0], "device": device}
         measured = objectives.measure_objectives(policy.policy, task, request.objective, **settings)
         record["objectives"] = list(request.objective)
-        where = (_output_path(path, "plots", record, f"-{name}.png") for name in ("distribution", "paths"))
+        where = (output_path(path, "plots", record, f"-{name}.png") for name in ("distribution", "paths"))
         caption = caption_of_policy(policy.label, task, policy.training_seed, request.seeds)
         for figure in draw_objectives(policy.policy, task, measured, caption, *where, seed=request.seeds[0]):
             print(f"figure: {figure}")
         records.append(record | {"results": [objectives.plain(m) for m in measured]})
-        _write_json(_output_path(path, "evaluations", record, ".json"), {**_provenance(), **records[-1]})
+        write_json(output_path(path, "evaluations", record, ".json"), {**provenance(), **records[-1]})
         print_table(objectives_table(f"{policy.label}: {describe(record['env'])}", measured))
     if request.json is not None:
-        _write_json(request.json, {**_provenance(), "results": records})
+        write_json(request.json, {**provenance(), "results": records})
     return 0
 
 
@@ -305,11 +322,11 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
     for path, policy, task, result in zip(request.runs, chosen, tasks, results, strict=True):
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
         record |= {"checkpoint": request.checkpoint, "seeds": list(request.seeds), "episodes": episodes}
-        record |= {"set": Path(request.grid).stem}
+        record |= {"set": Path(request.grid).stem, **_origin(policy)}
         record |= {"grid": "closed" if request.closed else "half-open", "n": request.n}
-        out = {suffix: _output_path(path, "evaluations", record, suffix) for suffix in (".json", ".csv", ".png")}
+        out = {suffix: output_path(path, "evaluations", record, suffix) for suffix in (".json", ".csv", ".png")}
         records.append(record | grid.plain(result))
-        _write_json(out[".json"], {**_provenance(), **records[-1]})
+        write_json(out[".json"], {**provenance(), **records[-1]})
         grid.write_csv(out[".csv"], result)
         caption = caption_of_policy(policy.label, task, policy.training_seed, request.seeds, maps.grid_shows(result))
         figure = maps.draw(policy.label, result, out[".png"], caption, limits)
@@ -319,71 +336,5 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
     for line in dict.fromkeys(line for result in results for line in grid.remarks(result)):
         print(f"note: {line}")
     if request.json is not None:
-        _write_json(request.json, {**_provenance(), "results": records})
+        write_json(request.json, {**provenance(), "results": records})
     return 0
-
-
-# --- what comes out ---------------------------------------------------------------------------------------------------
-
-
-def show(records: Sequence[Record], groups: Sequence[Record]) -> None:
-    """Print one table per task with one row per run and, for several runs, a table with one row per agent."""
-    by_task: dict[str, list[Record]] = {}
-    for record in records:
-        by_task.setdefault(describe(record["env"]), []).append(record)
-    for task, runs in by_task.items():
-        print_table(_task_table(task, runs))
-    if groups:
-        print_table(_aggregate_table(groups))
-
-
-def _task_table(task: str, runs: Sequence[Record]) -> Table:
-    title = f"{task}: {len(runs[0]['lengths'])} episodes per run"
-    table = Table(title=title, caption="± std, IQM, min and max over the episodes; score: D4RL-normalised")
-    for name in ("run", "agent", "step"):
-        table.add_column(name, overflow="fold")
-    for name in ("return", "IQM", "min", "max", "score"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for record in runs:
-        mean, std, *others = [f"{record['return'][name]:.1f}" for name in ("mean", "std", "iqm", "min", "max")]
-        score = f"{record['score']['mean']:.1f}" if record["score"] else "-"
-        table.add_row(record["label"], record["agent"], str(record["step"]), f"{mean} ± {std}", *others, score)
-    return table
-
-
-def _aggregate_table(groups: Sequence[Record]) -> Table:
-    table = Table(
-        title=f"Over runs: {groups[0]['unit']}", caption="95% stratified bootstrap interval over runs (seeds)"
-    )
-    for name in ("method", "tasks", "runs", "IQM", "interval", "mean", "median"):
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
-    for group in groups:
-        interval = group["iqm"]["interval"]
-        shown = "none: a single run" if interval is None else "[{:.1f}, {:.1f}]".format(*Interval(*interval))
-        values = {name: f"{group[name]['value']:.1f}" for name in STATISTICS}
-        counts = (group["method"], str(group["tasks"]), str(group["runs"]))
-        table.add_row(*counts, values["iqm"], shown, values["mean"], values["median"])
-    return table
-
-
-def write_record(path: Path, record: Record) -> None:
-    """Write the record into the run folder; for a policy file or an archive, next to it."""
-    _write_json(_output_path(path, "evaluations", record, ".json"), {**_provenance(), **record})
-
-
-def _output_path(path: Path, subfolder: str, record: Record, suffix: str) -> Path:
-    """Return a path that depends on task, seed and checkpoint, so that only the same request overwrites it."""
-    asked = {name: record[name] for name in ASKED if name in record}
-    code = crc32(json.dumps(asked, sort_keys=True).encode())
-    what = record.get("set") or record["env"]["id"].replace("/", "-").replace(":", "-")
-    name = f"{what}-{record['step']:09d}-{code:08x}{suffix}"
-    return path / subfolder / name if path.is_dir() else path.with_name(f"{path.stem}-{name}")
-
-
-def _write_json(path: Path, content: Record) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
-
-
-def _provenance() -> Record:
-    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv), **git_commit()}

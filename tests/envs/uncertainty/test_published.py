@@ -321,9 +321,9 @@ def test_a_set_for_another_task():
     own = UncertaintySet("own", "Spring-v0", (Parameter("mass", 0.1, 1.0),))
     with pytest.raises(ValueError, match="unknown parameter 'mass'; Spring-v0 has stiffness, rest"):
         WithParameters(make_single(EnvConfig("Spring-v0")), own)
-    bare = UncertaintySet("bare", "MountainCarContinuous-v0", (Parameter("mass", 0.1, 1.0),))
+    bare = UncertaintySet("bare", "CliffWalking-v1", (Parameter("mass", 0.1, 1.0),))
     with pytest.raises(ValueError, match="no parameters to set"):
-        WithParameters(make_single(EnvConfig("MountainCarContinuous-v0")), bare)
+        WithParameters(make_single(EnvConfig("CliffWalking-v1", flatten=True)), bare)
 
 
 def test_unknown_sets_and_impossible_grids_name_the_way_out():

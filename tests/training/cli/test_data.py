@@ -145,7 +145,7 @@ def archive(tmp_path):
 def test_collect_writes_a_file_with_its_provenance(archive, tmp_path, capsys):
     out = tmp_path / "out.hdf5"
     arguments = ("collect", archive, out, "--env.id", "Pendulum-v1", "--env.num-envs", 2, "--steps", 450)
-    assert call(*arguments, "--noise", 0.1, "--seed", 4, "--allow-pickle") == 0
+    assert call(*arguments, "--noise", 0.1, "--seed", 4) == 0
     assert "450 transitions, 4 episodes" in capsys.readouterr().out
     data = read_d4rl(out)
     assert data.episode_lengths().tolist() == [200, 25, 200, 25]
@@ -154,20 +154,19 @@ def test_collect_writes_a_file_with_its_provenance(archive, tmp_path, capsys):
         metadata.items() >= {"env_id": "Pendulum-v1", "noise_std": "0.1", "seed": "4", "algorithm": "sb3-sac"}.items()
     )
     assert str(tmp_path) not in str(metadata)
-    assert call(*arguments, "--allow-pickle") == 2
+    assert call(*arguments) == 2
     assert "exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--env.id", "Pendulum-v1"], "--allow-pickle"),
-        (["--allow-pickle"], "does not say which task it is for; give --env.id"),
+        ([], "does not say which task it is for; give --env.id"),
         (
-            ["--allow-pickle", "--env.id", "Hopper-v5"],
-            r"was trained for observations (3,) and actions (1,), but Hopper-v5",
+            ["--env.id", "Hopper-v5"],
+            "gives actions Box(1,) in [-2, 2], but Hopper-v5 takes Box(3,) in [-1, 1]",
         ),
-        (["--allow-pickle", "--env.id", "Pendulum-v1", "--stochastic"], "--stochastic is for runs of ours"),
+        (["--env.id", "Pendulum-v1", "--stochastic"], "--stochastic is for runs of ours"),
     ],
 )
 def test_collect_refuses_what_cannot_work(archive, tmp_path, capsys, options, message):

@@ -1,9 +1,11 @@
 """The command's numbers: reproducible, in the requested dynamics, with runs as the unit of replication."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
+import old_archives
 import pytest
 import stable_baselines3 as sb3
 
@@ -105,16 +107,30 @@ def test_a_single_run_is_said_to_have_no_interval(make_run, capsys):
     assert capsys.readouterr().out.count("none: a single run") == 2
 
 
-def test_an_archive_needs_its_flag_and_its_task(tmp_path):
+def test_an_archive_needs_its_task_and_no_flag(tmp_path):
     archive = tmp_path / "model.zip"
     sb3.SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}, device="cpu", buffer_size=10).save(archive)
-    with pytest.raises(ValueError, match="--allow-pickle"):
-        main([str(archive), "--env.id", "Pendulum-v1"])
     with pytest.raises(ValueError, match=r"which task it was trained on; add --env\.id"):
-        main([str(archive), "--allow-pickle"])
-    assert main([str(archive), "--allow-pickle", "--env.id", "Pendulum-v1", "--episodes", "1"]) == 0
+        main([str(archive)])
+    assert main([str(archive), "--env.id", "Pendulum-v1", "--episodes", "1"]) == 0
     (found,) = tmp_path.glob("model-Pendulum-v1-*.json")
-    assert json.loads(found.read_text())["agent"] == "sb3-sac"
+    record = json.loads(found.read_text())
+    assert (record["agent"], record["trained_on"], record["wrappers"]) == ("sb3-sac", None, [])
+    assert record["sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
+
+
+def test_an_older_task_is_run_as_its_v5_and_that_is_said(tmp_path, capsys):
+    data, weights = old_archives.sac_data(obs=17, act=6, bound="1."), old_archives.sac_weights(17, 6)
+    archive = old_archives.write(tmp_path / "Walker2d-v3.zip", data, weights)
+    assert main([str(archive), "--episodes", "1", "--env.max-episode-steps", "5"]) == 0
+    assert "Walker2d-v3.zip: trained on Walker2d-v3, run on Walker2d-v5, with the older" in capsys.readouterr().out
+    (found,) = tmp_path.glob("Walker2d-v3-Walker2d-v5-*.json")
+    record = json.loads(found.read_text())
+    assert record["env"]["kwargs"] == {"xml_file": "walker2d.xml"}
+    assert record["trained_on"] == "Walker2d-v3"
+    for env_id, said in (("Walker2d-v5", "another model"), ("Walker2d-v2", "trained on Walker2d-v2")):
+        main([str(archive), "--episodes", "1", "--env.max-episode-steps", "5", "--env.id", env_id])
+        assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

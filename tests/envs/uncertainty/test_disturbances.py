@@ -1,0 +1,79 @@
+"""What every task can be disturbed by: neutral values leave every bit alone, batched episodes are single ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from surefoot.envs import (
+    BatchedEpisodes,
+    EnvConfig,
+    WithParameters,
+    disturbances,
+    make_single,
+    point,
+)
+
+MUJOCO = [
+    "Ant-v5", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Humanoid-v5", "HumanoidStandup-v5", "InvertedPendulum-v5",
+    "InvertedDoublePendulum-v5", "Reacher-v5", "Swimmer-v5", "Pusher-v5",
+]  # fmt: skip
+OTHERS = [
+    "CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "surefoot/Pendulum-v0",
+]  # fmt: skip
+STEPS = 6
+
+
+def actions_of(env, count, seed=0):
+    env.action_space.seed(seed)
+    return [env.action_space.sample() for _ in range(count)]
+
+
+@pytest.mark.parametrize("env_id", [*MUJOCO, *OTHERS])
+def test_the_neutral_point_is_the_stock_task_bit_for_bit_also_after_all_extremes(env_id):
+    config = EnvConfig(env_id, max_episode_steps=50)
+    everything = disturbances(config)
+    env, stock = WithParameters(make_single(config), everything), make_single(config)
+    env.reset(seed=9, options={"params": everything.high})
+    env.step(actions_of(stock, 1)[0])
+    ours, theirs = env.reset(seed=3, options={"params": env.nominal})[0], stock.reset(seed=3)[0]
+    for action in actions_of(stock, STEPS):
+        assert ours.tobytes() == theirs.tobytes()
+        (ours, *rest), (theirs, *expected) = env.step(action)[:4], stock.step(action)[:4]
+        assert rest == expected
+    model, fresh = (getattr(one.unwrapped, "model", None) for one in (env, make_single(config)))
+    for name in dir(model) if model else ():
+        if isinstance(value := getattr(model, name), np.ndarray):
+            np.testing.assert_array_equal(value, getattr(fresh, name), err_msg=name)
+    assert model is None or model.stat.meaninertia == fresh.stat.meaninertia
+
+
+@pytest.mark.parametrize(
+    "env_id", ["Ant-v5", "HalfCheetah-v5", "HumanoidStandup-v5", "Reacher-v5", *OTHERS[:2], OTHERS[-1]]
+)
+def test_every_disturbance_of_a_batch_is_that_of_a_single_environment_and_does_something(env_id):
+    config = EnvConfig(env_id, max_episode_steps=50)
+    everything = disturbances(config)
+    env = WithParameters(make_single(config), everything)
+    ends = [{p.name: p.high if p.nominal == p.low else p.low} for p in everything.parameters]
+    points = np.stack([point(everything, env.nominal, end) for end in [{}, *ends]])
+    actions = actions_of(env, STEPS)
+    queue = BatchedEpisodes(config, everything, points, [5] * len(points), threads=2)
+    seen = [queue.reset()[0].numpy()]
+    rewards = []
+    for action in actions:
+        _, reward, _, _, info = queue.step(torch.from_numpy(np.stack([action] * len(points))))
+        seen.append(info["final_obs"].numpy())
+        rewards.append(reward.numpy())
+    for k, values in enumerate(points):
+        np.testing.assert_array_equal(env.reset(seed=5, options={"params": values})[0], seen[0][k])
+        for t, action in enumerate(actions):
+            obs, reward, terminated, truncated, _ = env.step(action)
+            np.testing.assert_array_equal(obs, seen[t + 1][k])
+            assert np.float32(reward) == rewards[t][k]
+            if terminated or truncated:
+                break
+    # A push comes once in 100 steps, actions may stay below 1 N m, Reacher lies flat.
+    rare = {"push", "geom_friction_scale", "max_torque", *(["gravity"] if env_id == "Reacher-v5" else [])}
+    paths = np.stack(seen, 1)
+    same = [name for k, name in enumerate(everything.param_names) if (paths[k + 1] == paths[0]).all()]
+    assert {name.partition(".")[0] for name in same} <= rare

@@ -115,7 +115,7 @@ def demo(result: Result) -> str:
         for method, cell in result["summary"].items()
     ]
     header = ("method", "learned from", "steps or updates", "real return", "by seed", "in the simulator", "by seed")
-    minutes, memory = " ".join(map(str, result["minutes_a_run"])), result["largest_process_mb"]
+    minutes, memory = " ".join(map(number, result["minutes_a_run"])), result["largest_process_mb"]
     return markdown(header, rows) + f"\n\nMinutes per run: {minutes}; largest process: {memory} MB."
 
 

@@ -34,7 +34,7 @@ GAP_STYLES = {  # a method's own colour; H2O's ablations in its colour
     "sac-mix": Style("#56B4E9", "-"),
     "darc": Style("#CC79A7", "-"),
     "sac-sim": Style("#E69F00", "-"),
-    "sac-offline": Style("#009E73", "--"),
+    "sac-offline": Style("#009E73", ":"),
     "cql": Style("#009E73", "-"),
     "bc": Style("#000000", "-"),
 }
@@ -70,6 +70,9 @@ def draw_simulator_gap() -> Path:
             _draw_gap_line(axes, GAP_METHODS[method], style, cells[method])
     axes.set_xscale("log", base=2)
     axes.set_xticks(GRAVITY, [f"{x:g}" for x in GRAVITY])
+    axes.set_xlim(0.22, 4.5)
+    axes.grid(True, linewidth=0.5, alpha=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("gravity of the simulator, as a multiple of the real one")
     axes.set_ylabel(MEAN_RETURN_IN_REALITY)
     legend_below(figure, axes)

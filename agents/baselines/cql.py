@@ -188,6 +188,6 @@ SAC_OFFLINE_SPEC = AgentSpec(
     needs_data=True,
     plan=plan_updates,
     page="h2o",
-    style=Style("#009E73", "--"),
+    style=Style("#009E73", ":"),
     tiny=CQL_SPEC.tiny,
 )

@@ -187,7 +187,7 @@ def _draw_curves(
         # Runs that stopped early would bend the line where they leave it: show the steps that all of them reached.
         shared = ~np.isnan(curve.values).any(axis=0)
         middle, band = spread(curve.values[:, shared])
-        facts = [f"{len(paths)} runs"] * (len(paths) > 1) + ["updates"] * (mixed and counts_updates(agents_of[label]))
+        facts = [f"{len(paths)} runs"] * (len(paths) > 1) + _unit(label) * (mixed and counts_updates(agents_of[label]))
         name = f"{label} ({', '.join(facts)})" if facts else label
         marker = "os^Dv"[list(styles).index(label) % 5]
         axes.plot(
@@ -198,6 +198,11 @@ def _draw_curves(
     axes.set_xlabel(step_label(agents_of))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1M
     _clear(axes)
+
+
+def _unit(label: str) -> list[str]:
+    """Return that a curve counts updates, unless its label says so."""
+    return [] if "updates" in label else ["updates"]
 
 
 def _clear(axes: Axes) -> None:

@@ -51,7 +51,8 @@ def step_label(labelled: dict[str, str]) -> str:
     updates = [label for label, name in labelled.items() if counts_updates(name)]
     if len(updates) == len(labelled):
         return "gradient updates"
-    return f"environment steps; gradient updates for {', '.join(updates)}" if updates else "environment steps"
+    names = dict.fromkeys(label.partition(" (")[0] for label in updates)  # without what the legend says of each
+    return f"environment steps; gradient updates for {', '.join(names)}" if names else "environment steps"
 
 
 def counts_updates(agent: str) -> bool:

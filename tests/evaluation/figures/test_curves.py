@@ -141,9 +141,12 @@ def test_updates_and_environment_steps_share_no_axis_unmarked(make_run, figure, 
     sac, bc = make_run("a"), make_run("b")
     config = yaml.safe_load((bc / "config.yaml").read_text())
     (bc / "config.yaml").write_text(yaml.safe_dump(config | {"agent_name": "bc"}))
-    for runs in ({"sac": sac, "bc": bc}, {"bc": bc}):
+    long = "bc (data, 300 updates)"
+    for runs in ({"sac": sac, "bc": bc}, {"bc": bc}, {"sac": sac, long: bc}):
         learning_curves(runs, tmp_path / "a.png")
-    both, alone = (drawn.axes[0] for drawn in figure)
+    both, alone, labelled = (drawn.axes[0] for drawn in figure)
+    assert labelled.get_xlabel() == both.get_xlabel()  # a long label would leave the figure
+    assert list(lines(labelled)) == ["sac", long]
     assert both.get_xlabel() == "environment steps; gradient updates for bc"
     assert list(lines(both)) == ["sac", "bc (updates)"]
     assert alone.get_xlabel() == "gradient updates"

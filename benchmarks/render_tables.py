@@ -224,6 +224,17 @@ def engine_speed(result: Result) -> str:
     return markdown(("CPU ms per update, one thread", "eager", "native", "eager ÷ native, of each round"), rows)
 
 
+def seed_stack(result: Result) -> str:
+    """Return the steps per second of seeds side by side, and in turn."""
+    rows = [
+        (name, of["seeds"], of["in_turn"], of["stacked"], f"{of['ratio']} ({of['low']} to {of['high']})")
+        for name, cases in result["cases"].items()
+        for of in cases
+    ]
+    header = ("", "seeds", "updates per CPU second, in turn", "one stacked update", "ratio, of each round")
+    return markdown(header, rows)
+
+
 def grid_speed(result: Result) -> str:
     """Return the speeds over a grid, in parallel and one environment after another, in wall-clock and CPU time."""
     rows: list[tuple[Any, ...]] = []
@@ -940,6 +951,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "throughput": throughput,
     "throughput_2_threads": throughput,
     "engine_speed": engine_speed,
+    "seed_stack": seed_stack,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,
     "dynlin_ucb_ball": dynlin_ucb_ball,

@@ -63,7 +63,8 @@ def test_a_run_becomes_a_model_in_the_tasks_own_units(make_run, tmp_path, capsys
     np.testing.assert_allclose(single, wanted[:1], atol=1e-6)
     known = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
     assert json.loads(known["action"]) == {"shape": [1], "low": [-3.0], "high": [3.0]}
-    assert json.loads(known["observation_names"]) == [f"observation {i}" for i in range(4)]
+    assert json.loads(known["observation_names"])[1:3] == ["position of hinge", "velocity of slider"]
+    assert json.loads(known["observation_units"]) == ["m", "rad", "m/s", "rad/s"]
     assert json.loads(known["action_names"]) == ["slide"]
     assert json.loads(known["stressed_in"]) == []
     assert known["task"] == "InvertedPendulum-v5"

@@ -15,7 +15,7 @@ from surefoot.agents.distributional.dhn.policy import make_policy
 from surefoot.agents.interface import Spaces
 from surefoot.agents.parts.tabular import TabularMDP
 from surefoot.envs import SETS, EnvConfig, Physics, make_vec, spaces_of
-from surefoot.evaluation.figures import curves, distributions, maps
+from surefoot.evaluation.figures import curves, distributions, maps, robustness
 from surefoot.evaluation.figures.caption import Caption, caption_of_policy, task_with_dynamics
 from surefoot.evaluation.objectives import measure_objectives
 from surefoot.evaluation.stress.measure import stress
@@ -106,6 +106,15 @@ class Examples:
     def parameter_maps(self):
         result = self.grid(1)
         maps.parameter_maps(self.out, {"mass": result.axes[0]}, {"x": maps.surface(result)}, caption=self.caption)
+
+    def nominal_against_worst(self):
+        points = [
+            robustness.Point(
+                f"task {k}", "abc"[k % 3], 100.0 * k + 300, 90.0 * k, (90.0 * k, 110.0 * k + 300), (0.0, 90.0 * k)
+            )
+            for k in range(9)
+        ]
+        robustness.nominal_against_worst(points, self.out, self.caption)
 
     def return_histograms(self):
         _, task, measured = self.policy()

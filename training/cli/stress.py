@@ -21,6 +21,7 @@ from surefoot.evaluation.stress.measure import SEED, stress
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.training.cli.options import REGISTRY, laid_over
 from surefoot.training.loop.engines import pick_device
+from surefoot.training.runs.folder import seed_folders
 from surefoot.training.runs.provenance import provenance
 from surefoot.training.runs.shared_policy import stress_page
 
@@ -58,6 +59,7 @@ class Request:
 def main(arguments: list[str]) -> int:
     """Measure, write page and JSON, print what matters, and return the exit code."""
     request = parse(arguments)
+    request = replace(request, policies=tuple(folder for path in request.policies for folder in seed_folders(path)))
     check(request)
     torch.set_num_threads(1)  # the cores are the physics'; a policy's small products would only wait for each other
     device = pick_device(request.device)

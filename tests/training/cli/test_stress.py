@@ -61,6 +61,13 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(options, said, make_ru
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_policies_of_different_tasks_do_not_share_a_page(make_run, capsys):
+    runs = [str(make_run("a", env=POLE)), str(make_run("b", env=EnvConfig("Pendulum-v1")))]
+    assert main(["stress", *runs]) == 2
+    error = capsys.readouterr().err
+    assert "different tasks (InvertedPendulum-v5, max episode steps 12; Pendulum-v1)" in error
+
+
 def test_a_set_with_a_body_that_this_robot_lacks(make_run, tmp_path, capsys):
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("env: InvertedPendulum-v5\nparameters: {body_mass.tail: {low: 1, high: 2}}\n")

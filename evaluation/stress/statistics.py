@@ -7,7 +7,7 @@ is how one given policy does, not how the method that made it varies over traini
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -200,8 +200,3 @@ def tail_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
     ordered = np.sort(values, axis=axis)
     worst: np.ndarray = ordered.take(range(max(1, round(TAIL * ordered.shape[axis]))), axis=axis).mean(axis)
     return worst
-
-
-def mean_over(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the means (P,) of samples of different sizes."""
-    return np.array([float(np.mean(sample)) for sample in samples])

@@ -115,7 +115,8 @@ def _overview(records: Sequence[Record]) -> str:
     for record in records:
         cells = [escape(record["name"])]
         for part, sample in parts_of(record).items():
-            cells += [with_interval(sample) + _place(places[part], record["name"]), shown(sample["cvar"])]
+            tail = _place(places["cvar"], record["name"]) if part == "worst" else ""
+            cells += [with_interval(sample) + _place(places[part], record["name"]), shown(sample["cvar"]) + tail]
         rows.append(cells)
     header = ["policy", *(text for part in PARTS for text in (f"{part} return", f"CVaR 10%, {part}"))]
     ranked = "A rank counts from the best; its interval resamples the episodes of every policy. " * (len(records) > 1)

@@ -42,12 +42,7 @@ def stress_file(path: Path, task_id: str, budget: int, parameters: int, disturbe
     policy, task = ready_for(load_any(path), EnvConfig(task_id, num_envs=NUM_ENVS))
     found = stress(policy.act, task, sets_of(task, parameters, disturbed), budget=budget, seed=SEED)
     worst = min(found["sets"], key=lambda one: one["worst"]["mean"])
-    radii = {
-        curve["parameter"]: {side: radius and radius["value"] if radius and radius["crossed"] else None}
-        for one in found["sets"]
-        for curve in one["curves"]
-        for side, radius in curve["radius"].items()
-    }
+    curves = [curve for one in found["sets"] for curve in one["curves"]]
     return {
         "task": task.id,
         "agent": policy.agent_name,
@@ -60,8 +55,16 @@ def stress_file(path: Path, task_id: str, budget: int, parameters: int, disturbe
         "nominal": short(found["nominal"]),
         "average": short(worst["average"]),
         "worst": short(worst["worst"]) | {"at": worst["worst"]["at"]},
-        "crossings": radii,
+        "crossings": {curve["parameter"]: crossings(curve) for curve in curves},
         "cpu_seconds": round(time.process_time() - cpu, 1),
+    }
+
+
+def crossings(curve: Record) -> Record:
+    """Return where the return falls below 80 % of the nominal one, down and up; None: nowhere that was tried."""
+    return {
+        side: _rounded(radius["value"]) if radius is not None and radius["crossed"] else None
+        for side, radius in curve["radius"].items()
     }
 
 

@@ -156,7 +156,13 @@ def cma_search(
     _check_budget(population, generations)
     low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in (low, high))
     begin = 0.5 if start is None else ((torch.as_tensor(start, dtype=torch.float64) - low) / (high - low)).numpy()
-    settings = {"seed": seed, "population": population, "generations": generations, "start": begin, "sigma": sigma}
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "population": population,
+        "generations": generations,
+        "start": begin,
+        "sigma": sigma,
+    }
     return Search(low, high, partial(_cma, **settings))
 
 

@@ -60,10 +60,10 @@ def _learned(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
     def closure() -> Tensor:
         optimiser.zero_grad()
         loss = -_log_posterior(logs, x, y, counts)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimiser.step(closure)  # type: ignore[arg-type]
+    optimiser.step(closure)
     return logs.detach()
 
 
@@ -82,7 +82,8 @@ def _log_posterior(logs: Tensor, x: Tensor, y: Tensor, counts: Tensor) -> Tensor
     likelihood = -0.5 * whitened.square().sum() - factor.diagonal().log().sum()
     prior = -0.5 * ((logs[:-2] - LENGTH[0]) / LENGTH[1]).square().sum()
     prior = prior - 0.5 * ((logs[-2] - SIGNAL[0]) / SIGNAL[1]).square()
-    return likelihood + prior - 0.5 * ((logs[-1] - NOISE[0]) / NOISE[1]).square()
+    total: Tensor = likelihood + prior - 0.5 * ((logs[-1] - NOISE[0]) / NOISE[1]).square()
+    return total
 
 
 def _factor(logs: Tensor, x: Tensor, counts: Tensor) -> Tensor:

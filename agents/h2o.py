@@ -51,6 +51,7 @@ from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges
 from surefoot.agents.parts.replay import join
+from surefoot.agents.parts.seeds import Due
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     ActorCritic,
@@ -204,6 +205,7 @@ class H2O(Stateful):
         "multiplier_optimiser",
         "noise_generator",
     )
+    PER_SEED = ("update_classifiers", "critic_loss", "step_multiplier")
 
     def __init__(self, config: H2OConfig, setting: Setting) -> None:
         assert setting.data is not None, "H2O needs offline data"
@@ -235,16 +237,20 @@ class H2O(Stateful):
 
     def step(self) -> Progress:
         """A rollout in the simulator if no update is due, then one update."""
+        due = self.gather()
+        return due.progress({} if due.inputs is None else self.update(*due.inputs))
+
+    def gather(self) -> Due:
+        """`step` but for the update."""
         episodes = self.collector.advance(self.policy, self.sim)
         update, env_steps = self.collector.take_update()
         if not update:
-            return Progress(env_steps, 0, {}, episodes)
+            return Due(None, env_steps, episodes)
         config = self.config
         critic_batches = self.real.sample(config.real_batch_size), self.sim.sample(config.sim_batch_size)
         rows = config.classifier_batch_size if config.uses_classifiers else 0
         classifier_batches = self.real.sample(rows), self.sim.sample(rows)
-        metrics = self.update(*critic_batches, *classifier_batches, self.draw_noise())
-        return Progress(env_steps, 1, metrics, episodes)
+        return Due((*critic_batches, *classifier_batches, self.draw_noise()), env_steps, episodes)
 
     def draw_noise(self) -> H2ONoise:
         config = self.config
@@ -281,9 +287,13 @@ class H2O(Stateful):
         metrics |= nets.backpropagate_through(both.obs, both.action, lambda q: self.critic_loss(q, y, sim, noise))
         metrics |= nets.backpropagate_actor(both.obs, noise.policy)
         nets.step()
+        self.step_multiplier()
+        return metrics
+
+    def step_multiplier(self) -> None:
+        """One step of log α' along its gradient, in the Lagrange form."""
         if self.config.lagrange:
             self.multiplier_optimiser.step()
-        return metrics
 
     def update_classifiers(self, real: Batch, sim: Batch, noise: H2ONoise) -> dict[str, Tensor]:
         """One step of the classifiers, where anything needs them."""

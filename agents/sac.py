@@ -40,6 +40,7 @@ from surefoot.agents.parts.networks import LOG_STD_MIN, TanhGaussianPolicy, Twin
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import check_ranges
 from surefoot.agents.parts.replay import FixedReplay, Replay
+from surefoot.agents.parts.seeds import Due
 from surefoot.agents.parts.state import Stateful
 
 
@@ -220,18 +221,19 @@ class ActorCritic(Stateful):
         take_step([self.alpha_optimiser, self.policy_optimiser, self.critic_optimiser], loss)
         soft_update(self.target.parameters(), self.critic.parameters(), self.config.tau)
 
-    # -- the same by hand, on kernels: gradients are added to those of the parameters, which begin at zero
+    # -- the same by hand, on kernels: gradients are added to those of the parameters, which begin at zero. Of S seeds
+    # side by side (`parts.seeds`) rows have a first axis S, and losses and metrics are (S,)
 
     def native_td_target(self, batch: Batch, noise: Tensor) -> Tensor:
         """Return what `td_target` does."""
         action, log_prob, _ = self.policy.record(batch.next_obs, noise, keep=False)
-        q, _ = self.target.record(torch.cat([batch.next_obs, action], -1), keep=False)
+        q, _ = self.target.record(_seen(batch.next_obs, action), keep=False)
         log_alpha = self.log_alpha if self.config.entropy_in_target else None
         return actor_critic.soft_target(batch, q, log_prob, self.config.gamma, log_alpha)
 
     def backpropagate_critic(self, obs: Tensor, action: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Do what `twin_q_loss` and its backward pass do; return what to log."""
-        q, tape = self.critic.record(torch.cat([obs, action], -1))
+        q, tape = self.critic.record(_seen(obs, action))
         by_q, loss, mean = actor_critic.squared_error(q, y)
         self.critic.backpropagate(tape, by_q)
         return {"critic_loss": loss, "q": mean}
@@ -240,22 +242,23 @@ class ActorCritic(Stateful):
         self, obs: Tensor, action: Tensor, loss: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
     ) -> dict[str, Tensor]:
         """Add the gradient of any `loss` of Q (2, B), which returns it and what to log; autograd sees nothing else."""
-        q, tape = self.critic.record(torch.cat([obs, action], -1))
-        values = q.squeeze(-1).requires_grad_()
+        q, tape = self.critic.record(_seen(obs, action))
+        values = q.view(*obs.shape[:-2], 2, -1).requires_grad_()
         value, metrics = loss(values)
-        value.backward()
+        value.sum().backward()
         assert values.grad is not None
-        self.critic.backpropagate(tape, values.grad.unsqueeze(-1))
+        self.critic.backpropagate(tape, values.grad.view(q.shape))
         return metrics
 
     def backpropagate_actor(self, obs: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """Do what `actor_loss` and its backward pass do; return what to log."""
         action, log_prob, policy_tape = self.policy.record(obs, noise)
-        q, tape = self.critic.record(torch.cat([obs, action], -1))
+        q, tape = self.critic.record(_seen(obs, action))
         by_q, by_log_prob, metrics = actor_critic.actor_objective(q, log_prob, self.log_alpha, self.target_entropy)
-        columns = (obs.shape[1], obs.shape[1] + action.shape[1])
+        columns = (obs.shape[-1], obs.shape[-1] + action.shape[-1])
         by_action = self.critic.backpropagate(tape, by_q, weights=False, columns=columns)
-        self.policy.backpropagate(policy_tape, by_action[0] + by_action[1], by_log_prob)
+        of_each = by_action.view(*obs.shape[:-2], 2, *action.shape[-2:])
+        self.policy.backpropagate(policy_tape, of_each.select(-3, 0) + of_each.select(-3, 1), by_log_prob)
         return metrics
 
     def step(self) -> None:
@@ -266,6 +269,12 @@ class ActorCritic(Stateful):
     def owners(self) -> list[Any]:
         """All that `descend` changes (for `accelerate`)."""
         return [getattr(self, name) for name in self.STATEFUL]
+
+
+def _seen(obs: Tensor, action: Tensor) -> Tensor:
+    """Return what both critics see (B, obs + act), or what each of S pairs of critics does (S·2, B, obs + act)."""
+    rows = torch.cat([obs, action], -1)
+    return rows if rows.dim() == 2 else rows.repeat_interleave(2, 0)
 
 
 # --- the agent -------------------------------------------------------------------------------------------------------
@@ -282,6 +291,7 @@ class SAC(Stateful):
     """Off-policy maximum-entropy actor-critic on one vector environment."""
 
     STATEFUL = ("nets", "replay", "collector", "noise_generator")
+    PER_SEED = ()
 
     def __init__(self, config: SACConfig, setting: Setting) -> None:
         self.config = config
@@ -302,14 +312,18 @@ class SAC(Stateful):
 
     def step(self) -> Progress:
         """One step in every environment and the updates it is due."""
+        due = self.gather()
+        return due.progress({} if due.inputs is None else self.update(*due.inputs))
+
+    def gather(self) -> Due:
+        """`step` but for the update."""
         episodes = self.collector.advance(self.policy, self.replay)
         update, env_steps = self.collector.take_update()
         if not update:
-            return Progress(env_steps, 0, {}, episodes)
+            return Due(None, env_steps, episodes)
         batch = self.replay.sample(self.config.batch_size)
         shape = (self.config.batch_size, self.action_dim)
-        noise = SACNoise(*normal(self.noise_generator, shape, shape))
-        return Progress(env_steps, 1, self.update(batch, noise), episodes)
+        return Due((batch, SACNoise(*normal(self.noise_generator, shape, shape))), env_steps, episodes)
 
     def update_eager(self, batch: Batch, noise: SACNoise) -> dict[str, Tensor]:
         """One gradient step on everything."""

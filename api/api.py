@@ -56,17 +56,27 @@ class Run:
         """`running`, `interrupted`, `failed` or `finished`."""
         return str(run_folder.read_meta(self.folder).get("status"))
 
+    @property
+    def seeds(self) -> list[Run]:
+        """The runs of its seeds, where it has several (`num_seeds`): policies and rows are theirs. Else itself."""
+        return [Run(folder) for folder in run_folder.seed_folders(self.folder)]
+
     def policy(self, checkpoint: str | int = "latest", *, device: str = "cpu") -> LoadedPolicy:
         """Return the policy at the `latest` or `best` checkpoint, or at a step."""
         return load_policy(self.folder, checkpoint=checkpoint, device=device)
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the rows of metrics.csv, one per log interval; cells without a value are left out."""
-        return _rows(self.folder / "metrics.csv")
+        return _rows(self._own("metrics.csv"))
 
     def evaluations(self) -> list[dict[str, float]]:
         """Return the rows of evaluations.csv, one per evaluation episode."""
-        return _rows(self.folder / "evaluations.csv")
+        return _rows(self._own("evaluations.csv"))
+
+    def _own(self, name: str) -> Path:
+        if self.seeds[0].folder != self.folder:
+            raise ValueError(f"{self.folder}: a run of several seeds, each with its own {name}: see `seeds`")
+        return self.folder / name
 
 
 def train(
@@ -86,8 +96,8 @@ def train(
         preset: one of `surefoot.presets(agent)`, OTHER/NAME of another agent, or a YAML file; None: the defaults.
         out: folder that the run's folder is made in.
         name: of the run's folder; made from agent, task, preset, seed and time by default.
-        callback: called with the row of metrics.csv at every log interval; training stops where it returns True, with a
-            checkpoint, as after Ctrl-C.
+        callback: called with the row of metrics.csv at every log interval, which says its `seed` where there are
+            several; training stops where it returns True, with a checkpoint, as after Ctrl-C.
         overrides: settings that lie over the preset, named as on the command line: `steps=1000`, `env="Hopper-v5"`,
             `env={"physics": {"gravity": 2.0}}`, `agent={"hidden": (64, 64)}`, or `**{"env.physics.gravity": 2.0}`.
 

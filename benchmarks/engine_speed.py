@@ -88,7 +88,7 @@ def made_up(spaces: Spaces, rows: int = DATA_ROWS) -> Data:
     )
 
 
-def make(case: Case, engine: Engine) -> Any:
+def make(case: Case, engine: Engine, seed: int = 0) -> Any:
     """Return the agent of a case, with few steps before its first update."""
     spec, config = agents.get(case.agent), EnvConfig(id=case.env)
     spaces = Spaces(*spaces_of(config))
@@ -99,7 +99,7 @@ def make(case: Case, engine: Engine) -> Any:
         env, worlds = UncertainVectorEnv(config, uncertainty), BatchedPerturbedEnvs(config, uncertainty)
     data = made_up(spaces) if spec.needs_data else None
     setting = Setting(
-        spaces, 0, torch.device("cpu"), env, data, engine=engine, termination=never, perturbed_envs=worlds
+        spaces, seed, torch.device("cpu"), env, data, engine=engine, termination=never, perturbed_envs=worlds
     )
     early = {"random_steps": 100, "learning_starts": 300, "rollout_steps": 1}
     known = {field.name for field in fields(spec.default)}

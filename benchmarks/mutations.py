@@ -138,18 +138,22 @@ class ReplaceInteger(number_replacer.NumberReplacer):
     """n becomes n + 1 or n − 1."""
 
     def mutation_positions(self, node: Any) -> Iterator[Region]:
-        return super().mutation_positions(node) if is_number(node) and node.value.isdigit() else iter(())
+        return super().mutation_positions(node) if is_number(node) and _is_whole(node.value) else iter(())
 
     def mutate(self, node: Any, index: int) -> Any:
-        number = str(int(node.value) + number_replacer.OFFSETS[index])
+        number = str(int(node.value, 0) + number_replacer.OFFSETS[index])
         return Number(number, node.start_pos, prefix=node.prefix)
+
+
+def _is_whole(number: str) -> bool:
+    return number.isdigit() or number[:2] in ("0x", "0X")
 
 
 class ReplaceFloat(Operator):
     """x becomes 1.5·x; a tolerance or a guard a million times as much."""
 
     def mutation_positions(self, node: Any) -> Iterator[Region]:
-        if is_number(node) and not node.value.isdigit() and float(node.value):
+        if is_number(node) and not _is_whole(node.value) and float(node.value):
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, index: int) -> Any:

@@ -19,6 +19,7 @@ from surefoot.agents.interface import Style
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, find_set
 from surefoot.evaluation.figures.caption import Caption, seeds_in_words, task_with_dynamics
 from surefoot.evaluation.figures.maps import Surface, parameter_maps
+from surefoot.evaluation.figures.robustness import Point, nominal_against_worst
 from surefoot.evaluation.figures.style import legend_below, write_figure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,10 +96,34 @@ def _draw_gap_line(axes: Axes, label: str, style: Style, cells: dict[str, list[f
         axes.plot([factor] * len(seeds), seeds, linestyle="", marker="o", markersize=3.5, color=color)
 
 
+def draw_zoo() -> Path:
+    """Draw nominal against worst case of the policies of `zoo_stress.json`."""
+    jobs: dict[str, Any] = json.loads((RESULTS / "zoo_stress.json").read_text(encoding="utf-8"))["jobs"]
+    known = {name: job for name, job in jobs.items() if "refused" not in job}
+    points = [
+        Point(
+            job["task"],
+            name.partition("/")[0],
+            *(job[part]["mean"] for part in ("nominal", "worst")),
+            *(tuple(job[part]["interval"]) for part in ("nominal", "worst")),
+        )
+        for name, job in sorted(known.items(), key=lambda item: item[1]["task"])
+    ]
+    sets = ", ".join(dict.fromkeys(job["worst_set"] for job in known.values()))
+    shows = (
+        f"point: a public policy; worst: lowest mean return found in its task's uncertainty set ({sets}), on episodes "
+        "that did not choose it; bar: 95% interval"
+    )
+    tasks = ", ".join(dict.fromkeys(point.group for point in points))
+    caption = Caption(f"{tasks}, unmodified dynamics", "unknown training seeds, reset seeds from 10000", shows)
+    return nominal_against_worst(points, IMAGES / "zoo_stress.png", caption)
+
+
 def _surface(table: np.ndarray, nominal: np.ndarray, nominal_value: float) -> Surface:
     return Surface(table.reshape(GRID, GRID), np.zeros((GRID, GRID), dtype=bool), nominal, nominal_value)
 
 
 if __name__ == "__main__":
     print(draw_iwocs_worlds())
+    print(draw_zoo())
     print(draw_simulator_gap())

@@ -224,6 +224,17 @@ def engine_speed(result: Result) -> str:
     return markdown(("CPU ms per update, one thread", "eager", "native", "eager ÷ native, of each round"), rows)
 
 
+def seed_stack(result: Result) -> str:
+    """Return the steps per second of seeds side by side, and in turn."""
+    rows = [
+        (name, of["seeds"], of["in_turn"], of["stacked"], f"{of['ratio']} ({of['low']} to {of['high']})")
+        for name, cases in result["cases"].items()
+        for of in cases
+    ]
+    header = ("", "seeds", "updates per CPU second, in turn", "one stacked update", "ratio, of each round")
+    return markdown(header, rows)
+
+
 def grid_speed(result: Result) -> str:
     """Return the speeds over a grid, in parallel and one environment after another, in wall-clock and CPU time."""
     rows: list[tuple[Any, ...]] = []
@@ -915,6 +926,71 @@ def code(text: str) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
+def zoo_stress(result: Result) -> str:
+    """Return a row per policy, task by task, by what is left at the worst point; then what was refused."""
+    jobs = {name: job for name, job in result["jobs"].items() if "refused" not in job}
+    ordered = sorted(jobs.items(), key=lambda item: (item[1]["task"], -item[1]["worst"]["mean"]))
+    rows = [
+        (
+            job["task"],
+            name.partition("/")[0],
+            with_span(job["nominal"]),
+            with_span(job["average"]),
+            with_span(job["worst"]),
+            number(job["worst"]["cvar"]),
+            ", ".join(f"`{key}` {value:.3g}" for key, value in job["worst"]["at"].items()),
+            f"{job['worst']['fell'] + job['worst']['diverged']} of {job['worst']['episodes']}",
+            f"`{job['sha256'][:12]}`",
+        )
+        for name, job in ordered
+    ]
+    header = ("task", "policy", "nominal", "average", "worst", "CVaR 10% there", "where", "falls there", "SHA-256")
+    budgets = ", ".join(map(str, sorted({job["budget"] for job in jobs.values()})))
+    cpu = sum(job["cpu_seconds"] for job in jobs.values())
+    refused = [f"{name}: {job['refused']}" for name, job in result["jobs"].items() if "refused" in job]
+    notes = f"{len(jobs)} policies, {budgets} episodes each, {cpu / 60:.0f} CPU minutes in all."
+    left_out = f" Not opened: {'; '.join(refused)}." if refused else ""
+    return f"{markdown(header, rows, right=False)}\n\n{notes}{left_out}"
+
+
+def with_span(sample: Result) -> str:
+    """Return a mean and its interval."""
+    low, high = sample["interval"]
+    return f"{number(sample['mean'])} [{number(low)}, {number(high)}]"
+
+
+def stress_coverage(result: Result) -> str:
+    """Return, a seed of the 200 policies, the share whose worst case its interval covers."""
+    rows = [
+        (
+            seed,
+            one["policies"],
+            *(f"{share:.1%}" for share in (one["covered"], *one["by_noise"].values(), *one["by_parameters"].values())),
+            f"{one['least_mean_of_the_search']['covered']:.1%}",
+        )
+        for seed, one in result["by_seed"].items()
+    ]
+    first = next(iter(result["by_seed"].values()))
+    kinds = [*first["by_noise"], *(f"{count} parameters" for count in first["by_parameters"])]
+    header = ("seed", "policies", "covered", *kinds, "by the least mean of the search, same width")
+    return f"{markdown(header, rows)}\n\n{first['budget']} episodes per policy."
+
+
+def stress_speed(result: Result) -> str:
+    """Return the cost of a map, of one environment after another, and the floor."""
+    rows = [
+        ("side by side", result["microseconds_of_cpu_a_step"], result["cpu_seconds"]),
+        ("MuJoCo's step alone: the floor", *result["floor"].values()),
+        ("one environment after another", result["one_by_one"]["microseconds_of_cpu_a_step"], ""),
+    ]
+    text = (
+        f"By CPU time {result['ratio_of_cpu']} × as fast as one after another, by the clock {result['ratio_of_wall']} ×"
+    )
+    return (
+        f"{markdown((result['map'], 'µs of CPU a step', 'CPU seconds'), rows)}\n\n{text} ({result['wall_seconds']} s)."
+    )
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
@@ -933,6 +1009,9 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "nora_short": nora_regret,
     "nora_speed": nora_speed,
     "nora_tetris": nora_tetris,
+    "stress_coverage": stress_coverage,
+    "stress_speed": stress_speed,
+    "zoo_stress": zoo_stress,
     "sac_sb3": sac_sb3,
     "simulator_gap": simulator_gap,
     "sweep_overhead": sweep_overhead,
@@ -940,6 +1019,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "throughput": throughput,
     "throughput_2_threads": throughput,
     "engine_speed": engine_speed,
+    "seed_stack": seed_stack,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,
     "dynlin_ucb_ball": dynlin_ucb_ball,

@@ -103,7 +103,9 @@ class LoadedPolicy:
         with torch.inference_mode():
             action = self.act(self._with_time(rows))
         self._started, self._observed = True, False
-        return self._answer(self._own_units(action)[0] if single else self._own_units(action), obs)
+        return self._answer(
+            to_own_units(action, self.spaces.action)[0] if single else to_own_units(action, self.spaces.action), obs
+        )
 
     def reset(self) -> None:
         """Begin new episodes in all rows."""
@@ -157,18 +159,19 @@ class LoadedPolicy:
         plain = self._time_aware and rows.shape[1] < int(np.prod(self.spaces.observation.shape or ()))
         return torch.cat([rows, self._elapsed[:, None]], 1) if plain else rows
 
-    def _own_units(self, action: Tensor) -> Tensor:
-        space = self.spaces.action
-        if not isinstance(space, gym.spaces.Box) or not space.is_bounded():
-            return action
-        low, high = (torch.as_tensor(bound).to(action) for bound in (space.low, space.high))
-        return (low + (action + 1) * (high - low) / 2).clamp(low, high)
-
     def _answer(self, action: Tensor, obs: Any) -> Any:
         if isinstance(obs, Tensor):
             return action.to(obs.device)
         array = action.numpy(force=True)
         return array.item() if array.ndim == 0 else array
+
+
+def to_own_units(action: Tensor, space: gym.Space[Any]) -> Tensor:
+    """Return Box actions in [-1, 1] in the units of a task's own space, others as they are."""
+    if not isinstance(space, gym.spaces.Box) or not space.is_bounded():
+        return action
+    low, high = (torch.as_tensor(bound).to(action) for bound in (space.low, space.high))
+    return (low + (action + 1) * (high - low) / 2).clamp(low, high)
 
 
 def act_of(predict: Any, own_action: gym.Space[Any]) -> Act:

@@ -81,7 +81,7 @@ def load_policy(run: Path, checkpoint: str | int = "latest", device: torch.devic
 
     Neither data nor the training task is needed. Raises `FileNotFoundError` naming the checkpoints there are.
     """
-    path = run if run.is_file() else _policy_path(run, checkpoint)
+    path = run if run.is_file() else policy_path(run, checkpoint)
     payload = load_checkpoint(path, device)
     if "policy" not in payload:
         raise ValueError(f"{path}: no policy in it; give the run folder, or a policy-*.pt or best.pt file")
@@ -108,7 +108,7 @@ def runs_inside(folder: Path) -> str:
     return f"; it holds runs, such as {inside[-1]}" if inside else ""
 
 
-def _policy_path(run: Path, name: str | int) -> Path:
+def policy_path(run: Path, name: str | int) -> Path:
     if not (run / "checkpoints").is_dir():
         raise FileNotFoundError(f"{run}: not a run folder (no checkpoints folder){runs_inside(run)}")
     steps = checkpoint_steps(run, "policy")

@@ -22,7 +22,19 @@ def save(path: Path, payload: dict[str, Any]) -> None:
     Raises `OSError` where the disk is full or read-only, `TypeError` for a value that `load` would have to refuse.
     """
     _require_plain(payload, "payload")
-    write_atomically(path, lambda file: torch.save({"format": FORMAT, **payload}, file))
+    write_atomically(path, lambda file: torch.save({"format": FORMAT, **compact(payload)}, file))
+
+
+def compact(value: Any) -> Any:
+    """Return nested plain values in which no tensor is a small part of a larger memory: all of that would be written.
+
+    Such as the networks of one of several seeds, which are parts of one stack.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value
+    if isinstance(value, dict):
+        return {key: compact(item) for key, item in value.items()}
+    return type(value)(map(compact, value)) if type(value) in (list, tuple) else value
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

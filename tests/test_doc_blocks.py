@@ -198,7 +198,7 @@ def aids(monkeypatch):
         return cut(settled), plan
 
     monkeypatch.setattr(setup, "settle", settle_and_cut)
-    monkeypatch.setattr(setup, "resume", lambda folder, name, config: restart(folder, name, cut(config)))
+    monkeypatch.setattr(setup, "resume", lambda folder, name, config, *rest: restart(folder, name, cut(config), *rest))
 
     def short_loop(run, *rest):  # a run that is resumed has its budget from the command line
         run.config = replace(run.config, steps=min(run.config.steps, run.counters.step + STEPS))

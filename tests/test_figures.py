@@ -15,12 +15,14 @@ from surefoot.agents.distributional.dhn.policy import make_policy
 from surefoot.agents.interface import Spaces
 from surefoot.agents.parts.tabular import TabularMDP
 from surefoot.envs import SETS, EnvConfig, Physics, make_vec, spaces_of
-from surefoot.evaluation.figures import curves, distributions, maps
+from surefoot.evaluation.figures import curves, distributions, maps, robustness
 from surefoot.evaluation.figures.caption import Caption, caption_of_policy, task_with_dynamics
 from surefoot.evaluation.objectives import measure_objectives
+from surefoot.evaluation.stress.measure import stress
 from surefoot.evaluation.uncertainty_grid import GridResult
 from surefoot.training.config.presets import default_config, load_preset
 from surefoot.training.report import figures as report
+from surefoot.training.report import stress_figures
 from surefoot.training.report.data import gather
 from surefoot.training.report.numbers import COMMON, Nominal, ParameterMap, improvements
 from surefoot.training.runs import folder as run_folder
@@ -105,6 +107,15 @@ class Examples:
         result = self.grid(1)
         maps.parameter_maps(self.out, {"mass": result.axes[0]}, {"x": maps.surface(result)}, caption=self.caption)
 
+    def nominal_against_worst(self):
+        points = [
+            robustness.Point(
+                f"task {k}", "abc"[k % 3], 100.0 * k + 300, 90.0 * k, (90.0 * k, 110.0 * k + 300), (0.0, 90.0 * k)
+            )
+            for k in range(9)
+        ]
+        robustness.nominal_against_worst(points, self.out, self.caption)
+
     def return_histograms(self):
         _, task, measured = self.policy()
         distributions.return_histograms(measured, self.out, caption_of_policy("x", task, None, (0,)))
@@ -152,6 +163,25 @@ class Examples:
         (self.folder / "bandit" / "evaluations.csv").write_text("step,episode_return,score\n")
         return report.regret_curves(gather([self.folder / "bandit"]).cells)
 
+    def stressed(self):
+        """Two policies that do the same."""
+        task = EnvConfig("surefoot/Pendulum-v0", Physics(gravity=2.0), max_episode_steps=3, num_envs=64)
+        found = stress(lambda obs: obs[:, :1], task, [SETS["pendulum-2"]], budget=230)
+        return [{"name": name, "agent": "sac", "training_seed": 0, **found} for name in ("a", "b")]
+
+    def report_response_curves(self):
+        return stress_figures.response_curves(self.stressed(), 0, 1)
+
+    def report_pair_map(self):
+        record = self.stressed()[0]
+        return stress_figures.pair_map(record, record["sets"][0], 0, stress_figures.colour_limits([record]))
+
+    def report_tail_distributions(self):
+        return stress_figures.tail_distributions(self.stressed()[0])
+
+    def report_nominal_and_worst(self):
+        return stress_figures.nominal_and_worst(self.stressed())
+
 
 def vars_of(task):
     return {**vars(task), "physics": vars(task.physics)}
@@ -160,7 +190,8 @@ def vars_of(task):
 def drawing_functions():
     """Return the names of all public functions that reach `write_figure`, or the report's `drawing`."""
     found = set()
-    for path in [*sorted((ROOT / "evaluation" / "figures").glob("*.py")), ROOT / "training" / "report" / "figures.py"]:
+    evaluation, reports = ROOT / "evaluation" / "figures", ROOT / "training" / "report"
+    for path in [*sorted(evaluation.glob("*.py")), *sorted(reports.glob("*figures.py"))]:
         functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
         called = {f.name: {getattr(n, "id", "") for n in ast.walk(f) if isinstance(n, ast.Name)} for f in functions}
         reached = {"write_figure", "drawing"}
@@ -176,7 +207,7 @@ FUNCTIONS = sorted(drawing_functions())
 
 
 def test_every_function_that_draws_has_an_example():
-    examples = {name for name in vars(Examples) if not name.startswith("_")} - {"policy", "grid", "cells"}
+    examples = {name for name in vars(Examples) if not name.startswith("_")} - {"policy", "grid", "cells", "stressed"}
     assert set(FUNCTIONS) == examples
     assert len(FUNCTIONS) >= 18
 

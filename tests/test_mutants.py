@@ -77,6 +77,12 @@ def test_every_place_is_changed_in_every_way_and_what_is_no_behaviour_is_not(mod
         assert mutant.where == ("" if mutant.before.startswith("EPS") else "loss")
 
 
+def test_a_number_to_base_16_is_a_whole_one(module):
+    mutations, source = module("mutations"), "KEY = 0x1F\n"
+    drawn = [mutations.make(source, place, *way) for place, ways in mutations.places(source).items() for way in ways]
+    assert {mutant.after for mutant in drawn} == {"KEY = 30", "KEY = 32"}
+
+
 def test_the_same_seed_draws_the_same_and_more_are_more_of_them(module):
     draw = module("mutations").draw
     few, many = (list(draw(SOURCE, count, "0")) for count in (3, 8))

@@ -20,7 +20,7 @@ from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
 from surefoot.evaluation import objectives, uncertainty_grid
 from surefoot.evaluation.describe import describe
 from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
-from surefoot.evaluation.figures.caption import caption_of_policy, caption_of_runs, configs_of
+from surefoot.evaluation.figures.caption import caption_of_policy, caption_of_runs, configs_of, seeds_in_words
 from surefoot.evaluation.objectives import SEED, Measured, measure_objectives
 from surefoot.evaluation.policy_files import load_policy
 from surefoot.evaluation.regret import last_decade_slope, load_regret
@@ -30,7 +30,7 @@ from surefoot.training.config.baselines import conditions, differing, shown
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.baselines import baseline_folder
 from surefoot.training.runs.console import print_table
-from surefoot.training.runs.folder import method_name, read_config
+from surefoot.training.runs.folder import method_name, read_config, seed_folders
 
 
 def with_baselines(run: Path, agent_name: str, config: RunConfig[Any]) -> dict[str, Path]:
@@ -97,13 +97,16 @@ def trained_for(one: Compared, step: int) -> str:
     return f"{step:,}{budget} {one.unit}"
 
 
-def in_figures(runs: Mapping[str, Compared]) -> dict[str, Path]:
-    """Return the folders of runs by labels that say how the runs differ; task and physics are in a figure's caption."""
+def in_figures(runs: Mapping[str, Compared]) -> dict[str, list[Path]]:
+    """Return the folders of runs, of each seed one, by labels that say how the runs differ.
+
+    Task and physics are in a figure's caption.
+    """
     cells: list[list[str]] = [[one.saw for one in runs.values()]]
     cells.append([f"{one.config.steps:,} {one.unit}" for one in runs.values()])
     cells += [[f"{name} {cell}" for cell in row] for name, row in columns(runs).items() if not in_caption(name)]
     parts = zip(runs, *(row for row in cells if len(set(row)) > 1), strict=True)
-    return {f"{label} ({', '.join(of)})" if of else label: runs[label].folder for label, *of in parts}
+    return {f"{label} ({', '.join(of)})" if of else label: seed_folders(runs[label].folder) for label, *of in parts}
 
 
 def compare(run: Path, agent_name: str, config: RunConfig[Any], device: torch.device) -> None:
@@ -121,15 +124,23 @@ def compare(run: Path, agent_name: str, config: RunConfig[Any], device: torch.de
     labelled = in_figures(runs)
     learning_curves(labelled, run / "plots" / "learning_curve.png")
     if drawn := agents.get(agent_name).drawn:
-        alike = {label: folder for label, folder in labelled.items() if read_config(folder)[0] == agent_name}
+        alike = {label: folders for label, folders in labelled.items() if read_config(folders[0])[0] == agent_name}
         diagnostics(alike, run / "plots" / "diagnostics.png", drawn)
+    own = seed_folders(run)
     if config.eval.grid is not None:
-        compare_over_grid(runs, run, config, device)
+        for folder in own if config.baselines or own == [run] else ():  # without, each seed has done so itself
+            compare_over_grid(_of_seed(runs, folder), folder, read_config(folder)[1], device)
         return
     if config.baselines:
         rows = [_measure(label, one, config, device) for label, one in runs.items()]
         _write_comparison(run, rows)
         print_table(_table(rows, runs, config))
+
+
+def _of_seed(runs: Mapping[str, Compared], folder: Path) -> dict[str, Compared]:
+    """Return the runs of one seed, that of a folder."""
+    beside = {label: one.folder / folder.name for label, one in runs.items()}
+    return {label: one._replace(folder=beside[label]) if beside[label].is_dir() else one for label, one in runs.items()}
 
 
 def compare_over_grid(runs: Mapping[str, Compared], run: Path, config: RunConfig[Any], device: torch.device) -> None:
@@ -221,35 +232,40 @@ def _facts(label: str, one: Compared, step: int) -> dict[str, Any]:
 
 
 def _measure(label: str, one: Compared, config: RunConfig[Any], device: torch.device) -> dict[str, Any]:
-    loaded = load_policy(one.folder, device=device)
+    """Return what the last policies of all seeds of a run achieve, every seed on the same episodes."""
+    loaded = [load_policy(folder, device=device) for folder in seed_folders(one.folder)]
     simulator, real = (
-        evaluate(
-            make_act(loaded.policy),
-            replace(
-                config.env, physics=physics, time_aware=loaded.env_config.time_aware
-            ),  # as the policy sees the task
-            episodes=config.eval.episodes,
-            seed=config.eval.seed,
-            device=device,
-        )
+        [
+            evaluate(
+                make_act(policy.policy),
+                # as the policy sees the task
+                replace(config.env, physics=physics, time_aware=policy.env_config.time_aware),
+                episodes=config.eval.episodes,
+                seed=config.eval.seed,
+                device=device,
+            )
+            for policy in loaded
+        ]
         for physics in (config.env.physics, config.eval.physics)
     )
-    return _facts(label, one, loaded.step) | _numbers(simulator, real)
+    return _facts(label, one, min(policy.step for policy in loaded)) | _numbers(simulator, real)
 
 
-def _numbers(simulator: EvalResult, real: EvalResult) -> dict[str, Any]:
-    return {
-        "simulator_return": float(np.mean(simulator.returns)),
-        "simulator_std": float(np.std(simulator.returns)),
-        "real_return": float(np.mean(real.returns)),
-        "real_std": float(np.std(real.returns)),
-        "score": None if real.score is None else float(np.mean(real.score)),
-    }
+def _numbers(simulator: Sequence[EvalResult], real: Sequence[EvalResult]) -> dict[str, Any]:
+    returns = {"simulator": [one.returns for one in simulator], "real": [one.returns for one in real]}
+    scores = [one.score for one in real if one.score is not None]
+    numbers: dict[str, Any] = {}
+    for place, found in returns.items():
+        numbers[f"{place}_return"] = float(np.mean(np.concatenate(found)))
+        numbers[f"{place}_std"] = float(np.std(np.concatenate(found)))
+    return numbers | {"score": float(np.mean(np.concatenate(scores))) if scores else None}
 
 
 def _table(rows: list[dict[str, Any]], runs: Mapping[str, Compared], config: RunConfig[Any]) -> Table:
-    caption = f"mean ± std over {config.eval.episodes} episodes of the last policy; score: D4RL-normalised"
-    table = Table(title=f"{describe(plain(config.env))}, seed {config.seed}", caption=caption)
+    policies = "the last policy" if config.num_seeds == 1 else "the last policy of each seed"
+    caption = f"mean ± std over {config.eval.episodes} episodes of {policies}; score: D4RL-normalised"
+    seeds = seeds_in_words(range(config.seed, config.seed + config.num_seeds))
+    table = Table(title=f"{describe(plain(config.env))}, {seeds}", caption=caption)
     differences = columns(runs)
     for name in ("method", "learned from", "trained for", *differences):
         table.add_column(name)

@@ -40,6 +40,7 @@ from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import AT_LEAST_1, POSITIVE, check_ranges
 from surefoot.agents.parts.replay import join
+from surefoot.agents.parts.seeds import Due
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     ActorCritic,
@@ -87,6 +88,7 @@ class DARC(Stateful):
     """SAC in the simulator with a corrected reward; real rows, if any, keep their own."""
 
     STATEFUL = ("nets", "real", "sim", "collector", "classifiers", "classifier_optimiser", "noise_generator")
+    PER_SEED = ("corrected", "td_loss")
 
     def __init__(self, config: DARCConfig, setting: Setting) -> None:
         self.config = config
@@ -111,17 +113,22 @@ class DARC(Stateful):
 
     def step(self) -> Progress:
         """A rollout in the simulator if no update is due, then one update."""
+        due = self.gather()
+        return due.progress({} if due.inputs is None else self.update(*due.inputs))
+
+    def gather(self) -> Due:
+        """`step` but for the update."""
         episodes = self.collector.advance(self.policy, self.sim)
         update, env_steps = self.collector.take_update()
         if not update:
-            return Progress(env_steps, 0, {}, episodes)
+            return Due(None, env_steps, episodes)
         config = self.config
         sizes = (config.real_batch_size, config.sim_batch_size, config.classifier_batch_size)
         batches = self.real.sample(sizes[0]), self.sim.sample(sizes[1])
         rows = self.real.sample(sizes[2]), self.sim.sample(sizes[2])
         action = (sizes[0] + sizes[1], self.action_dim)
         noise = DARCNoise(*normal(self.noise_generator, action, action, (2, sizes[2], self.classifiers.width)))
-        return Progress(env_steps, 1, self.update(*batches, *rows, noise), episodes)
+        return Due((*batches, *rows, noise), env_steps, episodes)
 
     def update_eager(
         self, real: Batch, sim: Batch, real_rows: Batch, sim_rows: Batch, noise: DARCNoise

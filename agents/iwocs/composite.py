@@ -97,23 +97,32 @@ class Composite:
 
     def __call__(self, obs: Tensor) -> Tensor:
         """Return actions (N, act)."""
+        action, chosen = self.decide(obs, self._valid(obs))
+        self._before = obs, action
+        self._count(chosen)
+        return action
+
+    def decide(self, obs: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return actions (N, act) and who acts (N,), the last being the default; valid (J, N) is the gate."""
         proposals = torch.stack([*(one.act(obs) for one in self.specialists), self.default(obs)])  # (J + 1, N, act)
         chosen = torch.full_like(proposals[0, :, 0], -1, dtype=torch.int64)
         if self.specialists:
             q = torch.stack([one.q(obs, a).amin(0) for one, a in zip(self.specialists, proposals, strict=False)])
-            chosen = choose(q, self._valid(obs))
+            chosen = choose(q, valid)
         chosen = chosen % len(proposals)  # −1 is the last, the default
-        action = proposals[chosen, torch.arange(len(obs), device=obs.device)]
-        self._before = obs, action
-        self._count(chosen)
-        return action
+        return proposals.gather(0, chosen[None, :, None].expand_as(proposals[:1]))[0], chosen
 
     def _valid(self, obs: Tensor) -> Tensor:
         """Return (J, N), by what was really executed in the step before, whoever chose it."""
         if self._before is None or self._fresh is None:
             return torch.ones(len(self.specialists), len(obs), dtype=torch.bool, device=obs.device)
-        foreseen = [is_valid(one.predict(*self._before), obs, one.rho) for one in self.specialists]
-        return torch.stack(foreseen) | self._fresh
+        return self.foreseen(*self._before, obs) | self._fresh
+
+    def foreseen(self, before: Tensor, action: Tensor, obs: Tensor) -> Tensor:
+        """Return (J, N): whether each specialist's predictor foresaw obs (N, obs) from the step before."""
+        if not self.specialists:
+            return torch.ones(0, len(obs), dtype=torch.bool, device=obs.device)
+        return torch.stack([is_valid(one.predict(before, action), obs, one.rho) for one in self.specialists])
 
     def _count(self, chosen: Tensor) -> None:
         job = torch.zeros_like(chosen) if self._job is None else self._job.to(chosen.device)

@@ -13,6 +13,7 @@ between two batches and loading runs no code of the file's.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -138,14 +139,31 @@ def random_search(
 
 
 def cma_search(
-    low: Any, high: Any, *, seed: int, population: int = POPULATION, generations: int = GENERATIONS
+    low: Any,
+    high: Any,
+    *,
+    seed: int,
+    population: int = POPULATION,
+    generations: int = GENERATIONS,
+    start: Any = None,
+    sigma: float = SIGMA,
 ) -> Search:
     """Return a search by CMA-ES (Hansen; the `cma` package); uniform points in one dimension, where there is no C.
 
-    The best sample counts, not the final mean. §5.3 has the equations, and what the package does otherwise.
+    The best sample counts, not the final mean. §5.3 has the equations, and what the package does otherwise. It begins
+    at `start` (d,), by default the middle of the box, with the width `sigma`, a fraction of the box.
     """
     _check_budget(population, generations)
-    return Search(low, high, partial(_cma, seed=seed, population=population, generations=generations))
+    low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in (low, high))
+    begin = 0.5 if start is None else ((torch.as_tensor(start, dtype=torch.float64) - low) / (high - low)).numpy()
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "population": population,
+        "generations": generations,
+        "start": begin,
+        "sigma": sigma,
+    }
+    return Search(low, high, partial(_cma, **settings))
 
 
 def _check_budget(population: int, generations: int) -> None:
@@ -166,16 +184,27 @@ def _uniform(dims: int, *, seed: int, population: int, generations: int) -> Prop
         yield torch.rand(population, dims, generator=generator, dtype=torch.float64)
 
 
-def _cma(dims: int, *, seed: int, population: int, generations: int) -> Proposals:
+def _within(middle: float, sigma: float, **settings: int) -> Proposals:
+    """Yield uniform points of one dimension, no farther than `sigma` from the middle."""
+    low, high = max(0.0, middle - sigma), min(1.0, middle + sigma)
+    proposals = _uniform(1, **settings)
+    points = next(proposals)
+    with suppress(StopIteration):
+        while True:
+            points = proposals.send((yield low + points * (high - low)))
+
+
+def _cma(dims: int, *, seed: int, population: int, generations: int, start: Any, sigma: float) -> Proposals:
+    middle = np.broadcast_to(start, dims)
     if dims == 1:
-        yield from _uniform(dims, seed=seed, population=population, generations=generations)
+        yield from _within(float(middle[0]), sigma, seed=seed, population=population, generations=generations)
         return
     import cma  # takes a second, and a grid needs none of it
 
     generator = np.random.default_rng(seed)  # its own default is NumPy's global one
     options = {"popsize": population, "bounds": [0, 1], "verbose": -9}
     options["randn"] = lambda *shape: generator.standard_normal(shape)
-    strategy = cma.CMAEvolutionStrategy(np.full(dims, 0.5), SIGMA, options)
+    strategy = cma.CMAEvolutionStrategy(middle.copy(), sigma, options)
     for _ in range(generations):
         asked = strategy.ask()
         values = yield torch.from_numpy(np.array(asked))

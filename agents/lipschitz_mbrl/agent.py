@@ -238,7 +238,7 @@ class LipschitzMBRL(Stateful):
         config, rows, action = self.config, self.config.batch_size, (updates, self.config.batch_size, self.action_dim)
         real = fold(self.replay.sample(updates * config.real_rows), updates)
         imagined = fold(self.imagination.replay.sample(updates * (rows - config.real_rows)), updates)
-        batches = zip(*join(real, imagined, 1), strict=True)
+        batches = zip(*join(real, imagined), strict=True)
         noises = zip(*normal(self.noise_generator, action, action), self.draw_attack(updates), strict=True)
         return [(Batch(*batch), UpdateNoise(*noise)) for batch, noise in zip(batches, noises, strict=True)]
 

@@ -237,16 +237,20 @@ class TanhGaussianPolicy(nn.Module):
         return pre_tanh.tanh(), tanh_gaussian_log_prob(noise, log_std, pre_tanh)
 
     def record(self, obs: Tensor, noise: Tensor, *, keep: bool = True) -> tuple[Tensor, Tensor, stack.SampleTape]:
-        """Return what `sample` does, without a gradient, and what `backpropagate` needs of it if it is to `keep`."""
+        """Return what `sample` does, without a gradient, and what `backpropagate` needs of it if it is to `keep`.
+
+        The policies of S seeds side by side take (S, B, …).
+        """
         outputs, tape = self.net.record(obs, keep=keep)
-        sample = stack.SampleTape(outputs[0], self.log_std_affine, noise, (self.log_std_min, LOG_STD_MAX), tape)
+        outputs = outputs.view(*noise.shape[:-1], -1)
+        sample = stack.SampleTape(outputs, self.log_std_affine, noise, (self.log_std_min, LOG_STD_MAX), tape)
         return *stack.sample(sample), sample
 
     def backpropagate(self, tape: stack.SampleTape, by_action: Tensor, by_log_prob: Tensor) -> None:
         """Add the gradient of all parameters, given those by action (B, act) and log-probability (B,)."""
         assert tape.of_net is not None, "kept by `record`"
         by_outputs, by_affine = stack.sample_backward(tape, by_action, by_log_prob)
-        self.net.backpropagate(tape.of_net, by_outputs.unsqueeze(0))
+        self.net.backpropagate(tape.of_net, by_outputs if by_outputs.dim() == 3 else by_outputs.unsqueeze(0))
         if self.log_std_affine.requires_grad:
             assert self.log_std_affine.grad is not None
             self.log_std_affine.grad += by_affine

@@ -101,7 +101,7 @@ class DeployedPolicy(nn.Module):
         else:
             every = self.stack(obs[None, :, :-1].expand(self.horizon, -1, -1))
             step = obs[:, -1].long().clamp(0, self.horizon - 1)
-            outputs = every[step, torch.arange(len(obs), device=obs.device)]
+            outputs = every.gather(0, step[None, :, None].expand_as(every[:1]))[0]
         return head.to_task(head.sample(outputs, generator) if explore else head.mode(outputs))
 
 

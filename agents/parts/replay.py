@@ -143,9 +143,9 @@ class Replay(Ring[Batch]):
         super().__init__(Batch, [obs_dim, action_dim, None, obs_dim, None], capacity, generator, device)
 
 
-def join(first: Batch, second: Batch, axis: int = 0) -> Batch:
-    """Return the rows of two batches as one, the first's before the second's."""
-    return Batch(*(torch.cat(pair, axis) for pair in zip(first, second, strict=True)))
+def join(first: Batch, second: Batch) -> Batch:
+    """Return the rows (…, B) of two batches as one, the first's before the second's."""
+    return Batch(*(torch.cat(pair, first.reward.dim() - 1) for pair in zip(first, second, strict=True)))
 
 
 def fold(batch: Batch, parts: int) -> Batch:

@@ -127,9 +127,10 @@ def _episodes(folders: Mapping[str, list[Path]]) -> str:
     return " or ".join(map(str, sorted(counts)))
 
 
-def diagnostics(runs: Mapping[str, Path], out: Path, metrics: Iterable[str]) -> Path | None:
+def diagnostics(runs: Runs, out: Path, metrics: Iterable[str]) -> Path | None:
     """Draw those of `metrics` that every run logged, one panel each; None where there are none yet."""
-    with_numbers = [name for name in metrics if all(_has_numbers(run / "metrics.csv", name) for run in runs.values())]
+    files = [folder / "metrics.csv" for folders in _folders(runs).values() for folder in folders]
+    with_numbers = [name for name in metrics if all(_has_numbers(file, name) for file in files)]
     return metric_panels(runs, out, with_numbers) if with_numbers else None
 
 

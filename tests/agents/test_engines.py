@@ -7,11 +7,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from sameness import assert_same
 from torch import Tensor
 
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.parts.engine import ENGINES, coverage
+from surefoot.agents.parts.seeds import SeedStack, stacks
 from surefoot.envs import EnvConfig, spaces_of
 from surefoot.envs.termination import never
 from surefoot.offline_data import DataConfig, load_for
@@ -31,12 +33,12 @@ def run_config(name: str, data: str, **changes: Any) -> RunConfig[Any]:
     )
 
 
-def make(name: str, config: RunConfig[Any], engine: str) -> Any:
+def make(name: str, config: RunConfig[Any], engine: str, seed: int = 0) -> Any:
     spec, spaces = agents.get(name), Spaces(*spaces_of(config.env))
     env, perturbed_envs = training_env(name, spec, config, torch.device("cpu"))
     data = load_for(config.data, *spaces, seed=0) if spec.needs_data else None
     setting = Setting(
-        spaces, 0, torch.device("cpu"), env, data, termination=never, perturbed_envs=perturbed_envs, engine=engine
+        spaces, seed, torch.device("cpu"), env, data, termination=never, perturbed_envs=perturbed_envs, engine=engine
     )
     return spec.make_agent(config.agent, setting)
 
@@ -187,3 +189,41 @@ def test_two_hundred_updates_stay_together(name, data_file):
     eager = {key: value for key, value in found["eager"].items() if ".exp_avg" not in key}
     for engine in ("torch", "native"):
         assert off(found[engine], eager) < 4e-4, engine
+
+
+OF_A_STACK = [  # of what differs between seeds, every form that the update by hand has
+    ("sac", {}),
+    ("sac", {"learn_log_std_affine": True, "entropy_in_target": False}),
+    ("h2o", {}),
+    ("h2o", {"lagrange": True, "linear_regulariser": True}),
+    ("h2o", {"real_batch_size": 0, "regulariser_weight": 0.0}),
+    ("sac-mix", {}),
+    ("darc", {}),
+    ("darc-plus", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), OF_A_STACK, ids=[f"{n}-{c or 'default'}" for n, c in OF_A_STACK])
+def test_seeds_side_by_side_are_each_seed_alone_bit_for_bit(name, change, data_file):
+    """Also after one of them has left, as one that diverges does: what remains is stacked anew."""
+    config = run_config(name, str(data_file), **change)
+    alone, beside = ([make(name, config, "native", seed) for seed in (3, 4, 5)] for _ in range(2))
+    left = list(zip(alone, beside, strict=True))
+    for updates in (7, 5):
+        stack, done = SeedStack([agent for _, agent in left]), 0
+        while done < updates:
+            found = stack.update([agent.gather() for _, agent in left])
+            for (one, _), progress in zip(left, found, strict=True):
+                assert_same(one.step().metrics, progress.metrics)
+            done += found[0].updates
+        left = left[1:]
+    for one, other in zip(alone, beside, strict=True):
+        assert_same(one.state_dict(), other.state_dict())
+
+
+def test_which_agents_stack_their_seeds(data_file):
+    stacked = [name for name in TRAINED if hasattr(agents.get(name).make_agent, "PER_SEED")]
+    assert stacked == ["h2o", "sac-mix", "sac", "dr-sac", "darc", "darc-plus"]
+    agent = make("sac", run_config("sac", str(data_file)), "native")
+    assert stacks(agent, "native")
+    assert not stacks(agent, "eager")

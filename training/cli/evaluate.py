@@ -33,7 +33,7 @@ from surefoot.training.comparison import grid_table, objectives_table
 from surefoot.training.config.presets import from_plain
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.console import print_table
-from surefoot.training.runs.folder import best_in_words, read_config, read_meta
+from surefoot.training.runs.folder import best_in_words, read_config, read_meta, seed_folders
 from surefoot.training.runs.setting import Settings, in_label, setting_of, what_differs
 
 EPISODES = 20
@@ -45,7 +45,8 @@ class Request:
     """The policies to evaluate, and how."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, policy files (.pt) or Stable-Baselines3 archives (.zip)."""
+    """Run folders, policy files (.pt) or Stable-Baselines3 archives (.zip). A run with several seeds (--num-seeds)
+    counts as so many runs."""
     env: EnvConfig = field(default_factory=lambda: EnvConfig(id="", num_envs=NUM_ENVS))
     """The task. Fields not given are the run's own, with the dynamics of its `eval.physics`; `num_envs` is the number
     of episodes run in parallel."""
@@ -82,6 +83,7 @@ class Request:
 def main(arguments: list[str]) -> int:
     """Measure, print the tables, write the JSON files, and return the exit code."""
     request = parse(arguments)
+    request = replace(request, runs=tuple(folder for run in request.runs for folder in seed_folders(run)))
     check(request)
     device = pick_device(request.device)
     chosen = [

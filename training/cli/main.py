@@ -20,6 +20,10 @@ from surefoot.training.cli.imports import quick_imports
 COMMANDS = {
     "train": "train an agent, or resume a run",
     "evaluate": "evaluate the policies of finished runs",
+    "stress": "show where policies fail: curves, maps and the worst case over uncertainty sets",
+    "card": "write a policy's model card, with where it fails",
+    "push": "send a policy with its card and its stress test to the Hugging Face Hub",
+    "export": "write a policy as an ONNX model",
     "data": "list, inspect, download, collect and convert recorded data",
     "plot": "draw learning curves of runs",
     "solve": "optimise an objective of the return distribution (CVaR, target, shortfall) in a tabular MDP",

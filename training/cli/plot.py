@@ -17,7 +17,8 @@ class Request:
     """The runs and metrics to plot."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders; runs that differ only in their seed share a curve with an interval."""
+    """Run folders; runs that differ only in their seed share a curve with an interval, and so do those of one run with
+    several (--num-seeds)."""
     metric: tuple[str, ...] = ()
     """`worst_case`, `objective`, `episode_return`, `score` or `length` of the evaluations, or columns of metrics.csv,
     one panel each. Default: the return and, next to it, the worst case or the objective of runs that are for it; of
@@ -33,11 +34,12 @@ def main(arguments: list[str]) -> int:
         raise ValueError("name at least one run folder to plot")
     with quick_imports():  # not sooner: `--help` needs neither PyTorch nor matplotlib
         from surefoot.evaluation.figures.curves import EVALUATION_LABELS, learning_curves, metric_panels, regret_curves
-        from surefoot.training.runs.folder import read_config
-    runs = group(request.runs)
+        from surefoot.training.runs.folder import read_config, seed_folders
+    folders = [folder for run in request.runs for folder in seed_folders(run)]
+    runs = group(folders)
     logged = [name for name in request.metric if name not in EVALUATION_LABELS]
-    if request.metric in ((), ("episode_return",)) and all((run / "regret.npz").is_file() for run in request.runs):
-        units = {agents.get(read_config(run)[0]).regret for run in request.runs}
+    if request.metric in ((), ("episode_return",)) and all((run / "regret.npz").is_file() for run in folders):
+        units = {agents.get(read_config(run)[0]).regret for run in folders}
         if len(units) > 1:
             raise ValueError("regret per round and regret per episode do not share a figure; plot these runs apart")
         regret_curves(runs, request.out, unit=str(units.pop()))

@@ -18,9 +18,8 @@ from surefoot.configs.casting import option
 from surefoot.training.cli.errors import one_line_errors
 from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
-from surefoot.training.loop.loop import ActiveRun
 from surefoot.training.runs.console import quoted
-from surefoot.training.session import execute
+from surefoot.training.session import AnyRun, execute
 from surefoot.training.sweep import plan
 from surefoot.training.sweep.local import SAME_AGAIN, execute_locally, prepare_one
 from surefoot.training.sweep.plan import CHANGEABLE, Sweep
@@ -92,7 +91,7 @@ def main(arguments: list[str]) -> int:
         return _close(folder, stop)
 
 
-def execute_one(run: ActiveRun, stop: StopRequest) -> None:
+def execute_one(run: AnyRun, stop: StopRequest) -> None:
     """Train one run of a sweep; where its numbers are the error, say so in a line and end with `SAME_AGAIN`."""
     try:
         execute(run, stop)

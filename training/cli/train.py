@@ -19,10 +19,9 @@ from surefoot.training.config.presets import default_config, from_plain, load_pr
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
-from surefoot.training.loop.loop import ActiveRun
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs.console import quoted
-from surefoot.training.session import begin, execute, take_up
+from surefoot.training.session import AnyRun, begin, execute, take_up
 
 C = TypeVar("C")
 
@@ -52,7 +51,7 @@ def main(arguments: list[str]) -> int:
         return 0 if run is None else _train(run, stop)
 
 
-def prepare(agent_name: str, launch: Launch[Any]) -> ActiveRun | None:
+def prepare(agent_name: str, launch: Launch[Any]) -> AnyRun | None:
     """Return the run of a launch, new or resumed; None where it is finished already."""
     if launch.resume is None:
         name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
@@ -63,7 +62,7 @@ def prepare(agent_name: str, launch: Launch[Any]) -> ActiveRun | None:
     return take_up(launch.resume, agent_name, launch.run)
 
 
-def _train(run: ActiveRun, stop: StopRequest) -> int:
+def _train(run: AnyRun, stop: StopRequest) -> int:
     print(f"run folder: {run.folder}")
     try:
         execute(run, stop)
@@ -75,7 +74,7 @@ def _train(run: ActiveRun, stop: StopRequest) -> int:
     if stop:
         command = f"{program()} {run.agent_name} --resume {quoted(run.folder)}"
         command += "" if run.replayable else " --resume-episodes fresh"
-        print(f"stopped at step {run.counters.step}; resume with: {command}")
+        print(f"stopped at {run.stands}; resume with: {command}")
     return stop.exit_code
 
 

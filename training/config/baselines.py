@@ -114,7 +114,7 @@ def _kept(
     reasons = {
         "data": _own_data(spec, theirs, config, base),
         "uncertainty": _own_uncertainty(spec, theirs, config, base),
-        "num_seeds": "" if spec.stacks_seeds else "it trains one seed per run",
+        "num_seeds": "it has replicates" if spec.regret else "",
         "eval.objectives": _own_objectives(spec, theirs, config) if "eval.objectives" in changed else "",
     }
     of_the_run = {"eval.grid": "", "eval.grid_closed": ""}  # it measures all policies on its grid

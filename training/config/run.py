@@ -83,8 +83,10 @@ class RunConfig(Generic[C]):
     seed: int = 0
     """Seed of all random generators of the run: parameters, exploration, replay, environments."""
     num_seeds: int = 1
-    """Seeds trained in parallel in one run, for agents that can stack their networks. `env.num_envs` and `steps` are
-    per seed; metrics are logged for each seed; policy files and evaluations are of the first."""
+    """Seeds to train in one run: `seed`, `seed` + 1, ... Each has a run folder of its own inside, RUN/seed-K, equal to
+    the run of this seed alone; side by side with one stacked update where the agent has one, else one after the other.
+    `env.num_envs` and `steps` are per seed. hnpg and trpo stack seeds within one run instead: metrics are logged for
+    each, policy files and evaluations are of the first."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`."""
     threads: int | None = None

@@ -23,7 +23,7 @@ from surefoot.training.config.presets import from_plain, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.budget import settle
 from surefoot.training.loop.setup import changeable, what_may_not_change
-from surefoot.training.runs.folder import read_config, read_meta, write_config
+from surefoot.training.runs.folder import read_config, read_meta, seed_folders, write_config
 
 LAST_LINES = 15  # of a failed baseline run's log, enough for the error and where it came from
 
@@ -85,7 +85,7 @@ def plan_resumed_baselines(run: Path, agent_name: str, config: RunConfig[Any]) -
 
 
 def _require_resumable(folder: Path, planned: Planned) -> None:
-    steps = checkpoint_steps(folder)
+    steps = _steps_of(folder)
     if not steps:
         return
     before = read_config(folder)[1]
@@ -93,6 +93,11 @@ def _require_resumable(folder: Path, planned: Planned) -> None:
         raise ValueError(f"{folder}: trained under other settings: {changes}; move it away to train it anew")
     if planned.config.steps != before.steps and steps[-1] > planned.config.steps:
         raise ValueError(f"{folder}: already at step {steps[-1]}; --steps {planned.config.steps} is less")
+
+
+def _steps_of(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in a run, of whichever seed, ascending."""
+    return sorted(step for one in seed_folders(folder) for step in checkpoint_steps(one))
 
 
 def save_baselines(run: Path, planned: Mapping[str, Planned]) -> None:
@@ -167,7 +172,7 @@ class BaselineRuns:
     def _command(self, entry: str, folder: Path) -> list[str]:
         agent_name, config = read_baseline(self.run, entry)
         call = [sys.executable, "-m", "surefoot.training.cli.main", "train", agent_name]
-        if checkpoint_steps(folder):
+        if _steps_of(folder):
             names = [name for name in changeable(agent_name) if name not in ("threads", "logger", "baselines")]
             options = [f"--{name.replace('_', '-')}={attrgetter(name)(config)}" for name in names]
             return [*call, "--resume", str(folder), *options, "--logger", *config.logger]

@@ -16,7 +16,11 @@ class DivergedError(ValueError):
     """A loss, another metric or a parameter is no longer a finite number."""
 
 
-NOT_FINITE = (DivergedError, TaskError)  # what the same seed would lead to again
+class SeedsFailedError(ValueError):
+    """Some seeds of a run diverged, or their task did; the others were carried through."""
+
+
+NOT_FINITE = (DivergedError, TaskError, SeedsFailedError)  # what the same seed would lead to again
 
 
 def require_finite(meter: Meter, unbounded: tuple[str, ...], state: dict[str, Any], when: str) -> None:

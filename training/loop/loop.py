@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import gymnasium as gym
 import torch
@@ -44,6 +44,7 @@ from surefoot.training.runs.loggers import (
 )
 from surefoot.training.runs.meters import Meter
 
+Result = TypeVar("Result")
 Callback = Callable[[dict[str, Any]], bool | None]  # gets a row of metrics.csv; True: stop, with a checkpoint
 
 
@@ -92,42 +93,82 @@ class ActiveRun:
     engine: str = "eager"  # what computes the updates
     replayable: bool = True  # whether its episodes can be replayed, as far as is known
     plan: str = ""  # what will run, in a line
+    label: str = ""  # what lines for people call it; its agent, if nothing else
+
+    @property
+    def stands(self) -> str:
+        """Where it stands, in words."""
+        return f"step {self.counters.step}"
+
+    def close(self) -> None:
+        """Close its loggers and environments."""
+        for logger in self.loggers.values():
+            logger.close()
+        if self.env is not None:
+            self.env.close()
 
 
-def run_loop(run: ActiveRun, stop: StopRequest, elapsed: Callable[[], float], callback: Callback | None = None) -> None:
-    """Step the agent until its budget is spent or a stop is requested; `callback` sees each log interval's row."""
-    config, counters = run.config, run.counters
-    with tqdm(total=config.steps, initial=counters.step, unit="step", disable=None, desc=run.agent_name) as bar:
-        while counters.step < config.steps and not counters.done and not stop:
-            before = counters.step
-            progress = _step(run)
-            counters.advance(progress, run.spec.offline)
-            run.meter.add(progress)
-            for line in progress.notes:
-                tqdm.write(line)
-            bar.update(counters.step - before)
-            counters.seconds = elapsed()
-            due = {name: crosses(before, counters.step, every) for name, every in _intervals(config).items()}
-            row: dict[str, Any] = {}
-            if due["log"] or due["evaluation"]:
-                require_finite(run.meter, run.spec.unbounded, run.agent.policy.state_dict(), _when(run))
-            if due["log"]:
-                row |= log_metrics(run, bar)
-            if due["evaluation"] and not run.spec.regret:
-                row |= log_evaluation(run)
-            _send(run, row)
-            if due["log"] and callback is not None and callback(row):
-                stop.request()
-            if due["checkpoint"]:
-                save(run)
-    if run.saved_step != counters.step:
+def run_loop(
+    run: ActiveRun,
+    stop: StopRequest,
+    elapsed: Callable[[], float],
+    callback: Callback | None = None,
+    until: int | None = None,
+) -> None:
+    """Step the agent until its budget (or step `until`) or a stop; `callback` sees each log interval's row."""
+    with progress_bar(run) as bar:
+        while not is_over(run, until) and not stop:
+            take_in(run, step(run), stop, elapsed(), bar, callback)
+    if run.saved_step != run.counters.step:
         save(run)
 
 
-def _step(run: ActiveRun) -> Progress:
+def progress_bar(*runs: ActiveRun) -> tqdm[Any]:
+    """Return a bar of the steps of all runs."""
+    total, done = sum(run.config.steps for run in runs), sum(run.counters.step for run in runs)
+    return tqdm(total=total, initial=done, unit="step", disable=None, desc=runs[0].agent_name if runs else None)
+
+
+def is_over(run: ActiveRun, until: int | None = None) -> bool:
+    """Whether the budget is spent, or the agent has reached what it was to stop at."""
+    return run.counters.done or run.counters.step >= (run.config.steps if until is None else until)
+
+
+def take_in(
+    run: ActiveRun, progress: Progress, stop: StopRequest, seconds: float, bar: tqdm[Any], callback: Callback | None
+) -> None:
+    """Count one agent step; write the rows and the checkpoint that are due after it."""
+    config, counters, before = run.config, run.counters, run.counters.step
+    counters.advance(progress, run.spec.offline)
+    run.meter.add(progress)
+    for line in progress.notes:
+        tqdm.write(line)
+    bar.update(counters.step - before)
+    counters.seconds = seconds
+    due = {name: crosses(before, counters.step, every) for name, every in _intervals(config).items()}
+    row: dict[str, Any] = {}
+    if due["log"] or due["evaluation"]:
+        require_finite(run.meter, run.spec.unbounded, run.agent.policy.state_dict(), _when(run))
+    if due["log"]:
+        row |= log_metrics(run, bar)
+    if due["evaluation"] and not run.spec.regret:
+        row |= log_evaluation(run)
+    _send(run, row)
+    if due["log"] and callback is not None and callback(row):
+        stop.request()
+    if due["checkpoint"]:
+        save(run)
+
+
+def step(run: ActiveRun) -> Progress:
     """Step the agent; where it fails on numbers that are no longer finite, that is the error."""
+    return finite(run, run.agent.step)
+
+
+def finite(run: ActiveRun, work: Callable[[], Result]) -> Result:
+    """Do some work of the agent; where it fails on numbers that are no longer finite, that is the error."""
     try:
-        return run.agent.step()
+        return work()
     except TaskError:
         raise
     except (ArithmeticError, RuntimeError, ValueError):
@@ -200,7 +241,7 @@ def log_evaluation(run: ActiveRun) -> Row:
         engine = engine_of(run.agent.policy)
         run.best = Best(found.measure.name, found.value, run.counters.step, policy, engine)
         keep_best(run.folder, run.agent_name, run.config, run.spaces, run.own_action, run.best)
-    tqdm.write(f"{run.agent_name} at {run.counters.step:,}: {found.summary()}")
+    tqdm.write(f"{run.label or run.agent_name} at {run.counters.step:,}: {found.summary()}")
     return found.row()
 
 

@@ -64,12 +64,21 @@ from surefoot.training.runs.meters import Meter
 CHANGEABLE = ("steps", *NO_NUMBER)
 
 
-def start(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | None = None) -> ActiveRun:
-    """Return a new run at its first step, its folder made last, when everything else has been found in order."""
+def start(
+    agent_name: str,
+    config: RunConfig[Any],
+    folder: Path,
+    preset: str | None = None,
+    data: OfflineData | None = None,
+) -> ActiveRun:
+    """Return a new run at its first step, its folder made last, when everything else has been found in order.
+
+    `data` are those of `config.data` where they have been read already.
+    """
     run_folder.require_free(folder)
     require_installed(config.logger)
     config, plan = settle(agent_name, config)
-    run = _build(agent_name, config, folder, new_engine(config), examine=True)
+    run = _build(agent_name, config, folder, new_engine(config), data, examine=True)
     run.plan = what_will_run(agent_name, plan, config)
     run_folder.create(folder, agent_name, config, preset, run.engine)
     try:
@@ -83,19 +92,23 @@ def start(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | N
 
 
 def start_or_resume(
-    folder: Path, agent_name: str, config: RunConfig[Any], preset: str | None = None
+    folder: Path,
+    agent_name: str,
+    config: RunConfig[Any],
+    preset: str | None = None,
+    data: OfflineData | None = None,
 ) -> ActiveRun | None:
     """Return the run in `folder` where it stands, a new one if it has no checkpoint yet; None if it is finished."""
     config, _ = settle(agent_name, config)
     if (folder / "meta.json").is_file() and run_folder.is_finished(folder, config):
         return None
     if policy_files.checkpoint_steps(folder):
-        return resume(folder, agent_name, config)
+        return resume(folder, agent_name, config, data)
     shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint
-    return start(agent_name, config, folder, preset)
+    return start(agent_name, config, folder, preset, data)
 
 
-def resume(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
+def resume(folder: Path, agent_name: str, config: RunConfig[Any], data: OfflineData | None = None) -> ActiveRun:
     """Return a run at its latest checkpoint, rows written after it dropped.
 
     Raises `ValueError` where agent or configuration is another than the run's, but for the `CHANGEABLE` fields.
@@ -111,7 +124,7 @@ def resume(folder: Path, agent_name: str, config: RunConfig[Any]) -> ActiveRun:
     if state["device"] != (device := pick_device(config.device).type):
         raise ValueError(f"{path}: made on {state['device']}, not {device}; resume it on a machine that has one")
     config, plan = settle(agent_name, config)
-    run = _build(agent_name, config, folder, same_engine(config, state.get("engine", "eager"), path))
+    run = _build(agent_name, config, folder, same_engine(config, state.get("engine", "eager"), path), data)
     fresh = config.resume_episodes == "fresh" and _begin_fresh_episodes(run.env)
     run.agent.load_state_dict(state["agent"])
     run.meter.load_state_dict(state["meter"])
@@ -148,13 +161,16 @@ def _begin_fresh_episodes(env: Any) -> bool:
 
 
 def _build(
-    agent_name: str, config: RunConfig[Any], folder: Path, engine: Engine, *, examine: bool = False
+    agent_name: str,
+    config: RunConfig[Any],
+    folder: Path,
+    engine: Engine,
+    data: OfflineData | None = None,
+    *,
+    examine: bool = False,
 ) -> ActiveRun:
     spec, device = agents.get(agent_name), pick_device(config.device)
-    if config.num_seeds > 1 and not spec.stacks_seeds:
-        raise ValueError(
-            f"{agent_name} trains one seed per run, not --num-seeds {config.num_seeds}; start one run for each"
-        )
+    assert config.num_seeds == 1 or spec.stacks_seeds, "each of several seeds is a run of its own"
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     spaces = Spaces(*spaces_of(config.env))
@@ -163,7 +179,7 @@ def _build(
         tqdm.write(f"note: {line}")
     if spec.needs_true_rewards(config.agent):
         _require_real_rewards(config)
-    data = _load_data(agent_name, spec, config, spaces, device)
+    data = load_data(agent_name, config, spaces, device) if data is None else data
     ends = termination_of(config.env) if spec.model_based else None
     replayable = examine_task(config.env) if examine else True
     if examine and not spec.regret:
@@ -227,11 +243,10 @@ def _require_real_rewards(config: RunConfig[Any]) -> None:
         env.close()
 
 
-def _load_data(
-    agent_name: str, spec: AgentSpec, config: RunConfig[Any], spaces: Spaces, device: torch.device
-) -> OfflineData | None:
+def load_data(agent_name: str, config: RunConfig[Any], spaces: Spaces, device: torch.device) -> OfflineData | None:
+    """Return the recorded data of a run; None where it has none. `ValueError` for an agent that needs some."""
     if config.data.source is None:
-        if spec.needs_data:
+        if agents.get(agent_name).needs_data:
             raise ValueError(f"{agent_name} learns from recorded data: pass --data.source, or a preset that names one")
         return None
     if config.data.source.startswith(BEHAVIOUR):
@@ -245,13 +260,17 @@ def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig[
         raise ValueError(f"{path}: not a training checkpoint (no {', '.join(sorted(missing))})")
     if state["agent_name"] != agent_name:
         raise ValueError(f"{path}: a run of {state['agent_name']}, not of {agent_name}")
-    _, before = from_plain(state["config"], str(path))
-    if changes := what_may_not_change(agent_name, before, config):
-        raise ValueError(
-            f"{path}: {changes}; only {', '.join(map(option, changeable(agent_name)))} may change on resume"
-        )
+    require_same_settings(agent_name, from_plain(state["config"], str(path))[1], config, path)
     if config.steps < state["counters"]["step"]:
         raise ValueError(f"{path}: already at step {state['counters']['step']}; --steps {config.steps} is less")
+
+
+def require_same_settings(agent_name: str, before: RunConfig[Any], after: RunConfig[Any], where: Path) -> None:
+    """Raise `ValueError` where settings differ that a run may not change when it is resumed."""
+    if changes := what_may_not_change(agent_name, before, after):
+        raise ValueError(
+            f"{where}: {changes}; only {', '.join(map(option, changeable(agent_name)))} may change on resume"
+        )
 
 
 def changeable(agent_name: str) -> tuple[str, ...]:

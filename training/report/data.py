@@ -21,7 +21,7 @@ from surefoot.evaluation.figures.style import agent_style, distinct_styles
 from surefoot.evaluation.regret import load_regret
 from surefoot.training.config.measure import OBJECTIVE_COLUMN, RETURN, WORST_CASE, Measure, measure_of
 from surefoot.training.config.run import RunConfig
-from surefoot.training.runs.folder import read_config, read_meta
+from surefoot.training.runs.folder import full_name, read_config, read_meta, seed_folder, seed_folders, whole_run
 from surefoot.training.runs.setting import Settings, in_label, setting_of, what_differs
 from surefoot.training.sweep import plan
 
@@ -137,7 +137,8 @@ def find_runs(roots: Sequence[Path]) -> list[Path]:
         for place, folders, files in os.walk(root):
             folders[:] = sorted(name for name in folders if name not in PASSED_BY)
             if {"config.yaml", "meta.json"} & set(files):
-                found.setdefault(Path(place).resolve(), Path(place))
+                seeds = seed_folders(Path(place))
+                found |= {path.resolve(): path for path in seeds if path.resolve() not in found}
                 folders[:] = [name for name in folders if name == "baselines"]
     return list(found.values())
 
@@ -294,15 +295,25 @@ def _losses(runs: Sequence[RunFacts], roots: Sequence[Path]) -> Iterator[Loss]:
             failures |= {
                 (place / "runs" / name).resolve(): failure for name, failure in plan.read_failures(place).items()
             }
-    begun = {run.folder.resolve() for run in runs}
+    begun = {whole_run(run.folder.resolve()) for run in runs}
     for run in runs:
         if not run.finished:
-            failure = failures.get(run.folder.resolve(), {})
+            failure = failures.get(whole_run(run.folder.resolve()), {})
             status = f"failed after {failure['tries']} tries" if failure else str(run.meta.get("status"))
-            yield Loss(run.folder.name, status, failure.get("end_of_log", ""))
+            yield Loss(full_name(run.folder), status, failure.get("end_of_log", ""))
+    yield from _seeds_not_begun(begun - {run.folder.resolve() for run in runs})
     for path, failure in failures.items():
         if path not in begun:
             yield Loss(path.name, f"failed {failure['tries']} times before it began", failure["end_of_log"])
+
+
+def _seeds_not_begun(runs: set[Path]) -> Iterator[Loss]:
+    """Yield the seeds of runs with several that have no folder yet."""
+    for run in sorted(runs):
+        config = read_config(run)[1]
+        for seed in range(config.seed, config.seed + config.num_seeds):
+            if not seed_folder(run, seed).is_dir():
+                yield Loss(full_name(seed_folder(run, seed)), "not begun", "")
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
@@ -78,7 +78,13 @@ def page(findings: Findings, numbers: Sequence[Statistic]) -> str:
         *_provenance(findings),
         *_losses(findings),
     )
-    title = f"Surefoot report: {', '.join(dict.fromkeys(method.agent for method in findings.methods))}"
+    return document(
+        f"Surefoot report: {', '.join(dict.fromkeys(method.agent for method in findings.methods))}", sections
+    )
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """Return an HTML document: a heading and sections."""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -39,17 +39,50 @@ def require_free(folder: Path) -> None:
         raise FileExistsError(f"{folder}: a file is in the way of the run folder; choose another --name or --out")
 
 
-def create(folder: Path, agent_name: str, config: RunConfig[Any], preset: str | None, engine: str = "eager") -> None:
+def create(
+    folder: Path,
+    agent_name: str,
+    config: RunConfig[Any],
+    preset: str | None,
+    engine: str = "eager",
+    subfolders: tuple[str, ...] = SUBFOLDERS,
+) -> None:
     """Make the run's folder with config.yaml and meta.json."""
     require_free(folder)
     try:
-        for name in SUBFOLDERS:
+        for name in subfolders:
             (folder / name).mkdir(parents=True)
     except OSError as error:
         raise OSError(f"{folder}: cannot make the run folder ({error.strerror}); choose another --out") from error
     write_config(folder / "config.yaml", agent_name, config, preset)
     what = {"agent": agent_name, "preset": preset, "seed": config.seed, "engine": engine}
     write_meta(folder, {**what, "started": _now(), **provenance()})
+
+
+def seed_folder(run: Path, seed: int) -> Path:
+    """Return the folder of one seed of a run that has several: a run folder like any other."""
+    return run / f"seed-{seed}"
+
+
+def seed_folders(run: Path) -> list[Path]:
+    """Return the folders of those seeds of a run with several that have begun, in order; of any other run its own."""
+    begun = [path.parent for path in run.glob("seed-*/config.yaml") if _is_seed(path.parent)]
+    return sorted(begun, key=lambda folder: int(folder.name.removeprefix("seed-"))) or [run]
+
+
+def whole_run(folder: Path) -> Path:
+    """Return the run that a folder is a seed of; the folder itself where it is none."""
+    return folder.parent if _is_seed(folder) else folder
+
+
+def _is_seed(folder: Path) -> bool:
+    return bool(re.fullmatch(r"seed-\d+", folder.name)) and (folder.parent / "config.yaml").is_file()
+
+
+def full_name(folder: Path) -> str:
+    """Return the name of a run folder, of a seed that of its run and its own."""
+    run = whole_run(folder)
+    return folder.name if run == folder else f"{run.name}-{folder.name}"
 
 
 def write_config(path: Path, agent_name: str, config: RunConfig[Any], preset: str | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from surefoot.evaluation.storage import explained, write_atomically
+from surefoot.training.runs.folder import full_name
 
 Row = Mapping[str, float | int | None]
 
@@ -118,11 +119,13 @@ class WandbLogger:
         import wandb
 
         project = os.environ.get("WANDB_PROJECT", "surefoot")
-        settings = wandb.Settings(init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", 30)), silent=True)
+        # Several seeds are logged side by side from one process.
+        timeout = float(os.environ.get("WANDB_INIT_TIMEOUT", 30))
+        settings = wandb.Settings(init_timeout=timeout, silent=True, reinit="create_new")
         try:
             self.run = wandb.init(
                 project=project,
-                name=folder.name,
+                name=full_name(folder),
                 dir=str(folder),
                 config=config,
                 id=run_id,

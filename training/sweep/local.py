@@ -17,8 +17,8 @@ import torch
 
 from surefoot.evaluation.storage import explained
 from surefoot.training.loop.interrupt import StopRequest
-from surefoot.training.loop.loop import ActiveRun
-from surefoot.training.loop.setup import start_or_resume
+from surefoot.training.loop.seeds import seeds_apart
+from surefoot.training.session import AnyRun, begin_or_take_up
 from surefoot.training.sweep import plan
 from surefoot.training.sweep.plan import Entry, Sweep
 from surefoot.training.sweep.progress import SweepProgress, fraction_done
@@ -63,7 +63,9 @@ class WorkerPool:
         self.done = {entry.name for entry in self.entries if plan.is_done(folder, entry.name)}
         self.waiting = [entry for entry in self.entries if entry.name not in self.done]
         self.tries = {entry.name: 0 for entry in self.waiting}
-        self.children: dict[int, tuple[Entry, int, ForkedRun]] = {}  # by slot: run, its steps, process
+        self.children: dict[
+            int, tuple[Entry, tuple[int, int], ForkedRun]
+        ] = {}  # by slot: run, steps and seeds, process
         self.server: WarmServer | None = None  # started with the first run
         self.failures: dict[str, dict[str, Any]] = {}  # those of an earlier session have another chance now
         plan.write_json(folder / "failures.json", self.failures)
@@ -77,9 +79,10 @@ class WorkerPool:
         while self.waiting and self.free:
             slot, entry = self.free.pop(0), self.waiting.pop(0)
             self.tries[entry.name] += 1
-            steps = plan.read_planned_config(self.folder, entry.name).steps
+            config = plan.read_planned_config(self.folder, entry.name)
             environment = plan.wandb_settings(self.folder, entry) | devices_of(slot, self.sweep.gpus_per_run)
-            self.children[slot] = entry, steps, _start(self.warm_server(), self.folder, entry.name, environment)
+            process = _start(self.warm_server(), self.folder, entry.name, environment)
+            self.children[slot] = entry, (config.steps, seeds_apart(entry.agent_name, config)), process
 
     def warm_server(self) -> WarmServer:
         """Return the process that runs are forked from; a new one where it was killed."""
@@ -105,7 +108,9 @@ class WorkerPool:
 
     def progress(self) -> SweepProgress:
         """Count."""
-        fractions = [fraction_done(self.folder / "runs" / entry.name, n) for entry, n, _ in self.children.values()]
+        fractions = [
+            fraction_done(self.folder / "runs" / entry.name, *size) for entry, size, _ in self.children.values()
+        ]
         numbers = len(self.done), len(self.children), len(self.failures), len(self.entries)
         return SweepProgress(*numbers, work=len(self.done) + sum(fractions))
 
@@ -189,14 +194,14 @@ def _start(server: WarmServer, folder: Path, name: str, environment: dict[str, s
 # --- one run, in its own process --------------------------------------------------------------------------------------
 
 
-def prepare_one(folder: Path, name: str) -> ActiveRun | None:
+def prepare_one(folder: Path, name: str) -> AnyRun | None:
     """Return one run of a sweep where it stands, for this process to execute; None where it is finished."""
     entries = {entry.name: entry for entry in plan.read_plan(folder)}
     if name not in entries:
         raise ValueError(f"{folder}: no run {name!r} in its plan.json")
     _stop_with(os.environ.get("SUREFOOT_DRIVER"))
     entry, config = entries[name], plan.read_planned_config(folder, name)
-    return start_or_resume(folder / "runs" / name, entry.agent_name, config, entry.preset)
+    return begin_or_take_up(folder / "runs" / name, entry.agent_name, config, entry.preset)
 
 
 def _stop_with(driver: str | None) -> None:

@@ -29,6 +29,7 @@ from surefoot.training.config.measure import measure_of
 from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.budget import settle
+from surefoot.training.loop.seeds import seeds_apart
 from surefoot.training.runs.console import quoted
 from surefoot.training.runs.folder import read_meta
 from surefoot.training.runs.loggers import require_installed
@@ -186,6 +187,7 @@ def expand(sweep: Sweep, *, allow_many: bool = False) -> list[PlannedRun]:
         raise ValueError(f"the sweep has the same run twice: {twice[0]}")
     for run in runs:
         _require_possible(run)
+        _require_apart(run, seeds, sweep)
         _require_searchable(run.config, sweep.search)
     return runs
 
@@ -301,6 +303,18 @@ def _require_possible(run: PlannedRun) -> None:
     settle(run.agent_name, run.config)
     if agents.get(run.agent_name).needs_data and run.config.data.source is None:
         raise ValueError(f"{run.agent_name} learns from recorded data: set --data.source, or name a preset that does")
+
+
+def _require_apart(run: PlannedRun, seeds: Sequence[int], sweep: Sweep) -> None:
+    """Raise where runs of several seeds each share some, or where an engine or a search takes one seed a run."""
+    count = seeds_apart(run.agent_name, run.config)
+    if count > 1 and (sweep.engine == "ray" or sweep.search):
+        raise ValueError(f"{run.name}: --num-seeds {count} needs --engine local and no search; give --seeds instead")
+    for one, following in itertools.pairwise(sorted(seeds)):
+        if following - one < count:
+            raise ValueError(
+                f"{run.name}: --seeds {one} and {following} share some with --num-seeds {count}; space by {count}"
+            )
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------

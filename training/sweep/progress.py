@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from surefoot.training.runs.folder import seed_folders
+
 
 class SweepProgress(NamedTuple):
     """How many runs of a sweep are where, and how much of all their steps is done."""
@@ -29,10 +31,14 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.0f} h"
 
 
-def fraction_done(run: Path, steps: int) -> float:
-    """Return which part of its budget a run under way has spent, by the last whole row of its metrics.csv."""
+def fraction_done(run: Path, steps: int, num_seeds: int = 1) -> float:
+    """Return which part of its budget a run under way has spent, by the last whole rows of its seeds' metrics.csv."""
+    return sum(_fraction(folder / "metrics.csv", steps) for folder in seed_folders(run)) / num_seeds
+
+
+def _fraction(path: Path, steps: int) -> float:
     try:
-        lines = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
         return min(1.0, float(lines[-1].split(",")[0]) / steps)  # the first column is `step`
     except (OSError, ValueError, IndexError):  # not there yet, only a header, or being rewritten
         return 0.0

@@ -50,6 +50,11 @@ class FlatAdam(torch.optim.Adam):
             for parameter, *pair in zip(group.parameters, *moments, strict=True):
                 self.state[parameter] = {"step": next(each), **dict(zip(STATE, pair, strict=True))}
 
+    @property
+    def steps_taken(self) -> int:
+        """The number of steps, as the state has it: that of a part of a larger optimiser is counted there."""
+        return int(max((float(s["step"]) for s in self.state.values() if "step" in s), default=0))
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set every gradient to zero, in place."""
         for group in self.flat:
@@ -78,7 +83,7 @@ class FlatAdam(torch.optim.Adam):
             for name, flat in zip(STATE, (group.mean, group.square), strict=True):
                 for view, parameter in zip(group.views(flat), group.parameters, strict=True):
                     view.copy_(self.state[parameter][name]) if name in self.state[parameter] else view.zero_()
-        self.steps = int(max((float(s["step"]) for s in self.state.values() if "step" in s), default=0))
+        self.steps = self.steps_taken
         self._attach_state()
 
 

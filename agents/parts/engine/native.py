@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -153,3 +153,18 @@ class Stack(ctypes.Structure):
 def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     """Return the addresses of tensors as a C array."""
     return (POINTER * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
+
+
+def by_seed(rows: Tensor, *tensors: Tensor | None) -> Iterator[tuple[int | None, ...]]:
+    """Yield the addresses of each seed's part of float32 tensors; `rows` (S, B) says how many seeds there are.
+
+    Rows (B,) are of one. Of a tensor whose first axis is a multiple of S every seed has a part, one after the other.
+    """
+    seeds = len(rows) if rows.dim() == 2 else 1
+    for s in range(seeds):
+        yield tuple(None if t is None else t.data_ptr() + 4 * _before(t, s, seeds) for t in tensors)
+
+
+def _before(tensor: Tensor, seed: int, seeds: int) -> int:
+    """Return how many numbers lie before a seed's part of a tensor."""
+    return seed * (tensor.shape[0] // seeds) * tensor.stride(0) if seed else 0

@@ -222,7 +222,7 @@ def described(net: Parameters) -> Description:
 
 
 class SampleTape(NamedTuple):
-    """What a sample of a tanh-Gaussian is made of."""
+    """What a sample of a tanh-Gaussian is made of; for S seeds side by side every tensor has a first axis S."""
 
     outputs: Tensor  # (B, 2·act): mean, and what makes log std
     affine: Tensor  # (2,)
@@ -230,32 +230,28 @@ class SampleTape(NamedTuple):
     bounds: tuple[float, float]  # of log std
     of_net: Tape | None = None
 
-    def addresses(self) -> tuple[int, int, int]:
-        return self.outputs.data_ptr(), self.affine.data_ptr(), self.noise.data_ptr()
-
 
 def sample(tape: SampleTape) -> tuple[Tensor, Tensor]:
     """Return action (B, act) and log-probability (B,)."""
     noise, outputs = tape.noise, tape.outputs
-    if outputs.shape != (noise.shape[0], 2 * noise.shape[1]) or not outputs.dtype == noise.dtype == torch.float32:
+    wanted = (*noise.shape[:-1], 2 * noise.shape[-1])
+    if outputs.shape != wanted or not outputs.dtype == noise.dtype == torch.float32:
         raise ValueError(f"outputs {tuple(outputs.shape)} do not go with noise {tuple(noise.shape)}, both float32")
     if not outputs.is_contiguous() or not noise.is_contiguous():
         raise ValueError("outputs and noise of a sample must be contiguous")
-    action, log_prob = torch.empty(noise.shape), torch.empty(noise.shape[0])
-    native.library().tanh_gaussian(
-        *noise.shape, *tape.addresses(), *tape.bounds, action.data_ptr(), log_prob.data_ptr()
-    )
+    action, log_prob = torch.empty(noise.shape), torch.empty(noise.shape[:-1])
+    for *inputs, of_action, of_log_prob in native.by_seed(log_prob, outputs, tape.affine, noise, action, log_prob):
+        native.library().tanh_gaussian(*noise.shape[-2:], *inputs, *tape.bounds, of_action, of_log_prob)
     return action, log_prob
 
 
 def sample_backward(tape: SampleTape, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients by outputs and affine, from those by action and log-probability."""
     by_action, by_log_prob = by_action.contiguous(), by_log_prob.contiguous()
-    by_outputs, by_affine = torch.empty_like(tape.outputs), torch.empty(2)
-    tensors = (by_action, by_log_prob, by_outputs, by_affine)
-    native.library().tanh_gaussian_backward(
-        *tape.noise.shape, *tape.addresses(), *tape.bounds, *(tensor.data_ptr() for tensor in tensors)
-    )
+    by_outputs, by_affine = torch.empty_like(tape.outputs), torch.empty(tape.affine.shape)
+    inputs = (tape.outputs, tape.affine, tape.noise)
+    for *of_inputs, a, b, c, d in native.by_seed(by_log_prob, *inputs, by_action, by_log_prob, by_outputs, by_affine):
+        native.library().tanh_gaussian_backward(*tape.noise.shape[-2:], *of_inputs, *tape.bounds, a, b, c, d)
     return by_outputs, by_affine
 
 

@@ -85,6 +85,13 @@ def test_parameters_are_those_of_the_vectors_by_their_probability_with_noise_ins
     assert sampled_parameters(points, p * 0.9, torch.tensor([0.99]), torch.zeros(1, 1)).item() == pytest.approx(0.9)
 
 
+def test_before_its_first_step_the_optimiser_of_a_row_has_seen_nothing():
+    agent, _ = make_agent(adversaries=3)
+    for moments in (agent.m, agent.v, agent.counts):
+        assert_close(moments, torch.zeros_like(moments))
+    assert agent.m.shape == agent.v.shape == agent.raw.shape == (3, 1)
+
+
 def test_a_row_moves_as_by_an_optimiser_of_its_own():
     g = torch.Generator().manual_seed(0)
     value = torch.randn(3, 2, generator=g)

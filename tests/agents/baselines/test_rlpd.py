@@ -268,8 +268,16 @@ def test_targets_start_as_the_critics_and_optimisers_as_configured():
         ({"critic_updates": 0}, "--agent.critic-updates must be at least 1"),
         ({"target_update_interval": 0}, "--agent.target-update-interval must be at least 1"),
         ({"alpha_adam_beta1": 1.0}, "--agent.alpha-adam-beta1 must be in"),
+        ({"alpha_adam_beta1": -0.1}, "--agent.alpha-adam-beta1 must be in"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         RLPDConfig(**changes)
+
+
+def test_the_ends_of_the_ranges_are_possible():
+    least = RLPDConfig(
+        batch_size=2, target_subset=1, ensemble_size=1, critic_updates=1, target_update_interval=1, alpha_adam_beta1=0.0
+    )
+    assert least.alpha_adam_beta1 == 0.0  # no momentum: a first moment that is the gradient

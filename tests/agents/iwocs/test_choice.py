@@ -32,6 +32,15 @@ def test_the_interval_is_that_of_all_resamples_of_the_seeds_each_policy_with_its
     assert compare(ours, theirs, generator()) == found
 
 
+def test_the_interval_leaves_one_in_forty_out_at_each_end():
+    ours = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 200)))
+    found = [compare(ours, torch.zeros(1, 200).double(), generator(seed)) for seed in range(20)]
+    error = float(ours.std(correction=0)) / 200**0.5  # of a mean, whose distribution is normal here
+    for end, sign in (("low", -1), ("high", 1)):
+        distance = np.mean([getattr(one, end) for one in found]) - found[0].difference
+        assert distance / error == pytest.approx(sign * 1.96, abs=0.05)  # 1.5% out would be 2.17, 3.5% 1.81
+
+
 def test_what_both_share_on_a_seed_does_not_widen_the_interval():
     luck = torch.tensor([[0.0, 500.0, 1000.0, 20.0]], dtype=torch.float64)
     found = compare(luck + 1, luck, generator())

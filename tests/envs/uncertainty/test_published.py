@@ -79,6 +79,35 @@ def test_every_published_set_is_there():
     assert SETS["humanoidstandup-3"].param_names != SETS["humanoidstandup-3-m2td3"].param_names
 
 
+RANGES = {  # §7.6, §7.8: (low, high) of each parameter; a set of fewer is the beginning of that of most
+    "ant-3": [(0.1, 3), (0.01, 3), (0.01, 3)],
+    "ant-3-m2td3": [(0.1, 3), (0.01, 3), (0.01, 3)],
+    "halfcheetah-1": [(0.1, 3)],
+    "halfcheetah-1-m2td3": [(0.1, 4)],
+    "halfcheetah-3": [(0.1, 4), (0.1, 7), (0.1, 3)],
+    "hopper-3": [(0.1, 3), (0.1, 3), (0.1, 4)],
+    "humanoidstandup-2": [(0.1, 16), (0.1, 8)],
+    "humanoidstandup-3": [(0.1, 16), (0.1, 5), (0.1, 8)],
+    "humanoidstandup-3-m2td3": [(0.1, 16), (0.1, 5), (0.1, 8)],
+    "inverted-pendulum-2": [(1, 31), (1, 11)],
+    "walker-3": [(0.1, 4), (0.1, 5), (0.1, 6)],
+    "pendulum-2": [(0.5, 1.5), (0.7, 1.3)],
+}
+PARTS = {"ant-2": "ant-3", "halfcheetah-2": "halfcheetah-3", "hopper-2": "hopper-3", "walker-2": "walker-3"}
+PARTS |= {"ant-1": "ant-2", "hopper-1": "hopper-2", "walker-1": "walker-2"}
+PARTS |= {"humanoidstandup-1": "humanoidstandup-2", "inverted-pendulum-1": "inverted-pendulum-2"}
+
+
+def test_both_ends_of_every_range_are_the_published_ones():
+    assert {*RANGES, *PARTS} == {name for name in SETS if not name.endswith("-force")}
+    for name, ranges in RANGES.items():
+        assert list(zip(SETS[name].low, SETS[name].high, strict=True)) == ranges, name
+    for name, longer in PARTS.items():
+        assert SETS[name].parameters == SETS[longer].parameters[: int(name[-1])], name
+    for name in SETS.keys() - {*RANGES, *PARTS}:  # Newton
+        assert {(one.low, one.high) for one in SETS[name].parameters} == {(-3.0, 3.0)}, name
+
+
 BODIES = {  # §7.7: indices that RRLS writes to
     "ant-3": [1, 2, 5],
     "halfcheetah-3": [None, 1, 2],
@@ -344,10 +373,24 @@ def test_published_names_are_unique_and_find_their_task():
 
 
 def test_neighbouring_values_that_move_alike_make_a_range(monkeypatch):
-    one = UncertaintySet("two", "InvertedPendulum-v5", (Parameter("pole", 0.0, 4.0), Parameter("cart", 0.0, 4.0)))
-    path = lambda row, actions, seed: np.array([row[0] // 2])  # noqa: E731 - poles of 0, 1 | 2, 3 | 4 move alike
+    one = UncertaintySet("two", "InvertedPendulum-v5", (Parameter("pole", 0.0, 6.0), Parameter("cart", 0.0, 6.0)))
+    path = lambda row, actions, seed: np.array([row[0] // 3])  # noqa: E731 - poles of 0, 1, 2 | 3, 4, 5 | 6 move alike
     monkeypatch.setattr(probe, "_open", lambda *task: (np.zeros(2), gym.spaces.Discrete(2), path))
-    axes = one.axes(5, closed=True)
+    axes = one.axes(7, closed=True)
     found = probe.indistinct(EnvConfig("InvertedPendulum-v5"), one, axes)
-    assert found == {"pole": [(0.0, 1.0), (2.0, 3.0)], "cart": [(0.0, 4.0)]}
+    assert found == {"pole": [(0.0, 2.0), (3.0, 5.0)], "cart": [(0.0, 6.0)]}
     assert probe.inert(one, axes, found) == ["cart"]
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_a_tensor_task_is_tried_at_its_start_and_step_by_step(num_envs):
+    task, own = EnvConfig("surefoot/Pendulum-v0", num_envs=num_envs), SETS["pendulum-2"]
+    nominal, _, path = probe._open(task, own)
+    assert nominal.tolist() == [1.0, 1.0]
+    push = np.array([0.5], np.float32)
+    seen = path(np.array([0.5, 1.3]), [push, push], 3)
+    env = Pendulum(num_envs)
+    env.set_params(torch.tensor([[0.5, 1.3]] * num_envs, dtype=torch.float64))
+    expected = [env.reset(seed=3)[0], *(env.step(torch.full((num_envs, 1), 0.5))[0] for _ in range(2))]
+    np.testing.assert_array_equal(seen, torch.stack(expected).numpy())
+    assert probe.indistinct(task, own, own.axes(3), steps=5) == {}

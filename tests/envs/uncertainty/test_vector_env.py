@@ -135,6 +135,23 @@ def test_a_saved_run_goes_on_with_its_parameters_bit_for_bit(kind, how, tmp_path
     env.close(), fresh.close()
 
 
+@pytest.mark.parametrize("random", [True, False])
+def test_fresh_episodes_of_a_saved_run_have_the_parameters_that_were_staged(random):
+    env, fresh = make_uncertain("sync"), make_uncertain("sync")
+    env.reset(seed=7)
+    act_randomly(env, 4, torch.Generator().manual_seed(0))
+    if not random:
+        env.set_params(env.low)
+    staged, in_force_before = env._next.clone(), env.params.clone()
+    assert (staged != in_force_before).all()
+    fresh.unwrapped.fresh_episodes = True
+    assert fresh.load_state_dict(env.state_dict()) is not None  # new episodes
+    assert_same([fresh.params], [staged])
+    torch.testing.assert_close(in_force(fresh), staged, rtol=1e-6, atol=0)
+    assert bool((fresh._next == staged).all()) is not random  # those after them: drawn, or as given
+    assert fresh.random is random
+
+
 def test_the_seed_decides_the_draws():
     first, second = (make_uncertain("sync") for _ in range(2))
     for env, seed in ((first, 3), (second, 3)):

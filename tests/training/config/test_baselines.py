@@ -75,7 +75,7 @@ def exempt(name, entry):
     if name == "uncertainty":
         return entry in ("bc/demo", "sac-offline/demo", "sac/inverted-pendulum-nominal")
     if name == "num_seeds":
-        return agent_name != "trpo"
+        return agents.get(agent_name).regret is not None
     return name in ("eval.grid", "eval.grid_closed")  # measured by the run itself, for all
 
 

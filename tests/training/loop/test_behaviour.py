@@ -117,11 +117,6 @@ def test_a_solved_run_ends_before_its_budget_and_stays_ended(tmp_path):
     assert run.counters.step == 60
 
 
-def test_other_agents_refuse_several_seeds(tmp_path, tiny):
-    with pytest.raises(ValueError, match="fake trains one seed per run, not --num-seeds 2"):
-        train("fake", dataclasses.replace(tiny, num_seeds=2), out=tmp_path, name="run")
-
-
 def discrete_data(actions):
     rows = len(actions)
     return Transitions.from_arrays(

@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,45 @@ def test_nothing_of_ours_is_ever_unpickled(run, tiny, data_file, monkeypatch):
         policy_files.load_policy(run, checkpoint)
     assert resume(run, *run_folder.read_config(run)).counters.step == 60
     assert len(load_data(str(data_file))) == 120
+
+
+def test_meta_json_says_what_the_run_is_from_its_first_moment(tiny, tmp_path):
+    run_folder.create(tmp_path / "new", "fake", replace(tiny, seed=4), "sac/demo", "native")
+    meta = run_folder.read_meta(tmp_path / "new")
+    what = {"agent": "fake", "preset": "sac/demo", "seed": 4, "engine": "native"}
+    assert {name: meta[name] for name in what} == what
+    assert {"started", "commit", "versions", "command"} <= set(meta)
+    run_folder.write_meta(tmp_path / "new", {"seed": 5, "more": 1})
+    assert run_folder.read_meta(tmp_path / "new") == meta | {"seed": 5, "more": 1}
+
+
+def test_a_run_is_finished_where_it_was_carried_through_under_the_same_settings(run, tiny):
+    assert run_folder.is_finished(run, tiny)
+    assert not run_folder.is_finished(run, replace(tiny, steps=61))
+    run_folder.mark(run, "interrupted", 90.0)
+    assert not run_folder.is_finished(run, tiny)
+    assert run_folder.read_meta(run)["minutes"] == 1.5
+
+
+def test_a_resumed_run_has_its_new_settings_and_remembers_each_time(run, tiny):
+    run_folder.write_meta(run, {"preset": "sac/demo"})
+    longer = replace(tiny, steps=90)
+    for fresh in (False, True):
+        run_folder.mark_resumed(run, "fake", longer, fresh_episodes=fresh)
+    assert run_folder.read_config(run) == ("fake", longer)
+    assert "preset: sac/demo" in (run / "config.yaml").read_text()
+    assert [entry["episodes"] for entry in run_folder.read_meta(run)["resumed"]] == ["replayed", "fresh"]
+
+
+def test_what_best_was_chosen_by_is_said_in_words(run):
+    best = {"measure": "worst case", "value": 12.34567, "step": 12_000, "worlds": 16}
+    run_folder.write_meta(run, {"best": best})
+    assert run_folder.best_in_words(run) == "its worst case over 16 worlds, 12.35 at step 12,000"
+    del best["worlds"]
+    run_folder.write_meta(run, {"best": best | {"measure": "return"}})
+    assert run_folder.best_in_words(run) == "its return, 12.35 at step 12,000"
+    run_folder.write_meta(run, {"best": None})
+    assert run_folder.best_in_words(run) == "the mean return of an evaluation (a run of an older version)"
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])

@@ -19,6 +19,7 @@ from surefoot.evaluation import policy_files
 from surefoot.training.cli.main import main
 from surefoot.training.cli.sweep import StatusLine, parse
 from surefoot.training.config.presets import default_config
+from surefoot.training.report.data import gather
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.sweep import local as sweep_local
 from surefoot.training.sweep.plan import (
@@ -102,6 +103,11 @@ def test_a_file_and_its_command_line_are_the_same_sweep(tmp_path):
         ({"seeds": ()}, "an empty grid: no seeds given"),
         ({"seeds": ("3", "3")}, "the same run twice: fake-HalfCheetah-v5-s3"),
         ({"seeds": ("0..10000",)}, "the grid has 10,001 runs; add --yes"),
+        (
+            {"seeds": ("0..2",), "set": {"num_seeds": [2]}},
+            "--seeds 0 and 1 share some with --num-seeds 2; space",
+        ),
+        ({"set": {"num_seeds": [2]}, "engine": "ray"}, "--num-seeds 2 needs --engine local and no search"),
         ({"agents": ("bc",)}, "bc learns from recorded data"),
         ({"search": {"agent.scale": {"range": [0, 1]}}}, "search needs Ray Tune: add --engine ray"),
     ],
@@ -191,6 +197,24 @@ def test_a_run_under_way_counts_by_its_last_whole_row(tmp_path):
     assert fraction_done(tmp_path, 100) == 0
     (tmp_path / "metrics.csv").write_text("step,env_steps\n10,10\n25,25\n")
     assert fraction_done(tmp_path, 100) == 0.25
+
+
+def test_a_run_of_several_seeds_counts_by_the_rows_of_all(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    for seed, steps in ((0, 100), (1, 20)):
+        (tmp_path / f"seed-{seed}").mkdir()
+        (tmp_path / f"seed-{seed}" / "config.yaml").touch()
+        (tmp_path / f"seed-{seed}" / "metrics.csv").write_text(f"step,env_steps\n{steps},0\n")
+    assert fraction_done(tmp_path, 100, num_seeds=4) == pytest.approx(0.3)
+
+
+def test_a_sweep_of_runs_of_several_seeds(tmp_path, knows_fake, capsys):
+    arguments = sweep_of(tmp_path, "--seeds", "0,2", num_seeds=[2])
+    assert main(arguments) == 0
+    assert "2 of 2 runs done" in capsys.readouterr().out
+    (cell,) = gather([tmp_path / "many"]).cells
+    assert [run.config.seed for run in cell.runs] == [0, 1, 2, 3]
+    assert not gather([tmp_path / "many"]).losses
 
 
 # --- for real ---------------------------------------------------------------------------------------------------------

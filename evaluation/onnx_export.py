@@ -1,0 +1,218 @@
+"""A policy as an ONNX model: observations in the task's units in, actions in the task's units out.
+
+What a policy does to observations and actions (normaliser, tanh, scale) is part of the graph. A policy with a memory
+gets its state as further inputs and gives the next one back as further outputs: whoever runs it feeds them in again at
+the next step, and `fresh` = 1 where an episode begins. The graph is traced by PyTorch's TorchScript exporter, and then
+run against the policy itself before anything is written.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from surefoot import agents
+from surefoot.agents.distributional.dhn.equations import clamped
+from surefoot.agents.distributional.dhn.policy import STARTS, StockPolicy
+from surefoot.agents.distributional.objectives import next_stock
+from surefoot.agents.interface import Policy
+from surefoot.agents.iwocs.composite import Composite
+from surefoot.envs import EnvConfig, make_vec
+from surefoot.evaluation.episodes import Act, make_act
+from surefoot.evaluation.loaded_policy import to_own_units
+from surefoot.evaluation.policies import AnyPolicy
+from surefoot.evaluation.policy_files import load_policy
+from surefoot.evaluation.storage import write_atomically
+
+CHECKED = 1_000  # observations that both must agree on
+TOLERANCE = 1e-6  # of the largest action bound, or of 1
+OPSET = 17
+
+
+class Signature(NamedTuple):
+    """Names and widths of inputs and outputs besides the observation and the action; a width of 0 is a number a row."""
+
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+
+class Stateless(nn.Module):
+    """Actions of observations."""
+
+    signature = Signature({}, {})
+
+    def __init__(self, act: Act, own_action: gym.Space[Any]):
+        super().__init__()
+        self._act, self._own_action = act, own_action
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return to_own_units(self._act(obs), self._own_action)
+
+
+class Gated(nn.Module):
+    """IWOCS's composite: its memory is the step before, by which a specialist's predictor is judged."""
+
+    def __init__(self, composite: Composite, own_action: gym.spaces.Box, obs_dim: int):
+        super().__init__()
+        self._composite, self._own_action = composite, own_action
+        widths = {"previous_obs": obs_dim, "previous_action": int(np.prod(own_action.shape))}
+        self.signature = Signature({**widths, "fresh": 0}, {f"next_{name}": width for name, width in widths.items()})
+
+    def forward(self, obs: Tensor, before: Tensor, action: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions in between steps are in [-1, 1], as the predictors take them."""
+        valid = self._composite.foreseen(before, action, obs) | (fresh > 0)
+        chosen, _ = self._composite.decide(obs, valid)
+        return to_own_units(chosen, self._own_action), obs * 1.0, chosen * 1.0
+
+
+class Stocked(nn.Module):
+    """DηN: its memory is the stock, which takes in the reward of the step before."""
+
+    signature = Signature({"stock": 0, "reward": 0, "fresh": 0}, {"next_stock": 0})
+
+    def __init__(self, stocked: StockPolicy):
+        super().__init__()
+        self._policy, self._start = stocked.policy, float(stocked.start or 0.0)
+
+    def forward(self, obs: Tensor, stock: Tensor, reward: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
+        config = self._policy.config
+        following = torch.where(fresh > 0, self._start, next_stock(stock, reward, config.gamma))
+        now = clamped(following, config.stock_range)
+        return self._policy.greedy(obs, now)[0] + self._policy.first, now
+
+
+def export(policy: AnyPolicy, out: Path, metadata: Mapping[str, Any], *, checkpoint: str | int = "latest") -> Path:
+    """Write a policy as an ONNX model with `metadata` (values as JSON), after a comparison with the policy itself.
+
+    Raises:
+        ValueError: a policy that is no network, or whose graph does not act as it does.
+        ImportError: the extra `onnx` is not installed.
+    """
+    onnx, runtime = _packages()
+    module = deployed(policy, checkpoint)
+    content = _traced(module, policy)
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model)
+    for key, value in metadata.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
+    content = model.SerializeToString()
+    difference = compare(runtime.InferenceSession(content, providers=["CPUExecutionProvider"]), module, policy)
+    if difference > TOLERANCE:
+        raise ValueError(
+            f"{policy.label}: its ONNX graph gives other actions than the policy (by {difference:.2g} of their bound): "
+            "this kind of policy cannot be exported; nothing was written"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, lambda file: file.write(content))
+    return out
+
+
+def deployed(policy: AnyPolicy, checkpoint: str | int = "latest") -> Any:
+    """Return what is exported: a module of the observation and its state, with a `signature`."""
+    act: Act = policy.act
+    if policy.policy is not None:
+        owner = _eager(Path(policy.label), checkpoint)
+        if isinstance(owner, nn.Module):
+            owner.requires_grad_(False)  # weights become constants of the graph
+        act = make_act(owner)
+    if isinstance(act, Composite):
+        assert isinstance(policy.own_action, gym.spaces.Box)
+        return Gated(act, policy.own_action, _width(policy))
+    if isinstance(act, StockPolicy):
+        act.start = act.start if act.start is not None else _best_start(act, policy.env_config)
+        return Stocked(act)
+    if hasattr(act, "reset"):
+        raise ValueError(f"{policy.label}: the memory of {policy.agent_name} has no form in ONNX here")
+    return Stateless(act, policy.own_action)
+
+
+def _eager(path: Path, checkpoint: str | int) -> Policy:
+    """Return a run's policy computed by PyTorch alone: an engine's kernels cannot be traced."""
+    file = load_policy(path, checkpoint)
+    fresh: Policy = agents.get(file.agent_name).make_policy(file.agent_config, file.spaces)
+    fresh.load_state_dict(file.policy.state_dict())
+    return fresh
+
+
+def _best_start(act: StockPolicy, task: EnvConfig | None) -> float:
+    """Return the initial stock that the outer search chooses over start states of the task."""
+    assert task is not None
+    env = make_vec(EnvConfig(task.id, task.physics, num_envs=STARTS, kwargs=task.kwargs, time_aware=task.time_aware))
+    obs, _ = env.reset(seed=0)
+    env.close()
+    return act.policy.outer(obs, act.objective).stock
+
+
+def _width(policy: AnyPolicy) -> int:
+    shape = policy.spaces.observation.shape
+    if not isinstance(policy.spaces.observation, gym.spaces.Box) or shape is None or len(shape) != 1:
+        raise ValueError(f"{policy.label}: observations are {policy.spaces.observation}; an export takes vectors")
+    return int(shape[0])
+
+
+def _traced(module: Any, policy: AnyPolicy) -> bytes:
+    """Return the graph; the number of rows stays free."""
+    inputs = draw_inputs(module, policy, 2, np.random.default_rng(0))
+    names = list(inputs)
+    outputs = ["action", *module.signature.outputs]
+    text = io.BytesIO()
+    settings: dict[str, Any] = {
+        "input_names": names,
+        "output_names": outputs,
+        "dynamic_axes": {name: {0: "rows"} for name in [*names, *outputs]},
+        "opset_version": OPSET,
+        "dynamo": False,  # the other exporter needs a package more, and does the same for such small graphs
+    }
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # on tracing, and that this exporter is the older one
+            torch.onnx.export(module, tuple(inputs.values()), text, **settings)
+    except (RuntimeError, TypeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"{policy.label}: no network to export: {why}") from error
+    return text.getvalue()
+
+
+def draw_inputs(module: Any, policy: AnyPolicy, rows: int, generator: np.random.Generator) -> dict[str, Tensor]:
+    """Return random inputs by name, (rows, width) or (rows,): observations within their bounds, else about 1."""
+    space = policy.spaces.observation
+    width = _width(policy)
+    low, high = (np.clip(bound, -2.0, 2.0) for bound in (space.low, space.high))  # type: ignore[attr-defined]
+    drawn: dict[str, Any] = {"obs": generator.uniform(low, np.maximum(high, low), (rows, width))}
+    for name, size in module.signature.inputs.items():
+        shape = (rows, size) if size else (rows,)
+        drawn[name] = generator.integers(0, 2, shape) if name == "fresh" else generator.uniform(-1, 1, shape)
+    return {name: torch.from_numpy(np.asarray(value)).float() for name, value in drawn.items()}
+
+
+def compare(session: Any, module: Any, policy: AnyPolicy, rows: int = CHECKED) -> float:
+    """Return the largest difference of any output on random inputs, in units of the largest action bound or 1."""
+    inputs = draw_inputs(module, policy, rows, np.random.default_rng(1))
+    with torch.no_grad():
+        wanted = module(*inputs.values())
+    taken = {one.name for one in session.get_inputs()}  # one that nothing depends on is not there
+    if "obs" not in taken:
+        raise ValueError(f"{policy.label}: no network to export: its graph does not depend on the observation")
+    given = session.run(None, {name: value.numpy() for name, value in inputs.items() if name in taken})
+    pairs = zip(given, wanted if isinstance(wanted, tuple) else (wanted,), strict=True)
+    bound = max(1.0, float(np.abs(getattr(policy.own_action, "high", np.ones(1))).max()))
+    return max(float(np.abs(one - other.numpy()).max()) for one, other in pairs) / bound
+
+
+def _packages() -> tuple[Any, Any]:
+    try:
+        import onnx
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ImportError('ONNX is not installed: pip install "surefoot[onnx]"') from error
+    return onnx, onnxruntime

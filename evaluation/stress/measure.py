@@ -1,0 +1,314 @@
+"""A stress test of one policy: nominal, one parameter at a time, pairs, the worst point, the tail; as plain values.
+
+What comes out is what `surefoot stress` writes as JSON; its page, the model card and the tables are made of that alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surefoot.envs import EnvConfig, UncertaintySet, find_spec, nominal_params, play
+from surefoot.envs.quantities import quantity_of
+from surefoot.envs.uncertainty.probe import without_effect
+from surefoot.evaluation.episodes import Act
+from surefoot.evaluation.stress.plan import MOST_PAIRS, SetPlan, make_plan
+from surefoot.evaluation.stress.search import SEEDS, Play, Tried, crossed, find_worst, reset_seeds
+from surefoot.evaluation.stress.statistics import (
+    KEPT,
+    LEVEL,
+    TAIL,
+    Episodes,
+    Record,
+    mean_interval,
+    robust_radius,
+    summary,
+    threshold,
+)
+
+SEED = 10_000  # the first reset seed: away from those of evaluations during training
+
+
+class Nominal(NamedTuple):
+    """The policy where nothing is disturbed."""
+
+    episodes: Episodes  # (E,)
+    limit: float  # the return below which it no longer holds
+
+
+def stress(
+    act: Act,
+    task: EnvConfig,
+    sets: Sequence[UncertaintySet],
+    *,
+    budget: int,
+    seed: int = SEED,
+    device: torch.device | str = "cpu",
+    tell: Callable[[str], None] = lambda line: None,
+) -> Record:
+    """Return everything that `budget` episodes of a policy say of it in a task and its uncertainty sets.
+
+    `act` maps (N, obs) to (N, act) in [-1, 1]; `task.num_envs` episodes run side by side. `tell` receives a line per
+    part. The same arguments give the same numbers.
+
+    Raises:
+        ValueError: too small a budget, a set that does not fit the task, actions that are not finite.
+    """
+    plan = make_plan(budget, sets)
+    seeds = reset_seeds("nominal", plan.nominal, seed)
+    outcomes, centre = player(act, task, sets[0], device)
+    episodes = crossed(outcomes, centre[None], seeds).at(0)
+    nominal = Nominal(episodes, threshold(float(episodes.returns.mean())))
+    tell(f"nominal: {plan.nominal} episodes, mean return {episodes.returns.mean():.4g}")
+    return {
+        "env": asdict(task),
+        "seed": seed,
+        "budget": budget,
+        "limit": nominal.limit,
+        "nominal": sample(episodes, nominal.limit),
+        "sets": [
+            _labelled(act, task, one, share, nominal, seed, device, tell)
+            for one, share in zip(sets, plan.sets, strict=True)
+        ],
+        "method": {
+            "kept": KEPT,
+            "level": LEVEL,
+            "tail": TAIL,
+            "seeds": {part: seed + offset for part, offset in SEEDS.items()},
+        },
+    }
+
+
+def player(
+    act: Act, task: EnvConfig, box: UncertaintySet, device: torch.device | str = "cpu"
+) -> tuple[Play, np.ndarray]:
+    """Return what plays a policy at points of a set, and the nominal point (d,).
+
+    An episode fell where the task ended it before its time limit; in a task without one nothing counts as a fall.
+    """
+    limit = task.max_episode_steps or find_spec(task.id).max_episode_steps or 0
+    checked = CheckedActions(act)
+
+    def outcomes(points: np.ndarray, seeds: Sequence[int]) -> Episodes:
+        played = play(checked, task, box, points, seeds, num_envs=task.num_envs, device=device)
+        return Episodes(played.returns, (played.lengths < limit) & ~played.broken, played.broken)
+
+    return outcomes, nominal_params(task, box)
+
+
+class CheckedActions:
+    """A policy whose actions are looked at: one that is not a number would count as a return like any other.
+
+    Raises:
+        ValueError: actions of another shape than one row per observation, or not finite.
+    """
+
+    def __init__(self, act: Act):
+        self._act = act
+
+    def __getattr__(self, name: str) -> Any:  # `reset`, `observe` and `track` of a stateful policy
+        return getattr(self._act, name)
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        action = self._act(obs)
+        if len(action) != len(obs):
+            raise ValueError(f"the policy gave {len(action)} actions for {len(obs)} observations")
+        if not action.isfinite().all():
+            raise ValueError(
+                "the policy gave an action that is not finite (NaN or infinite); its returns would mean nothing"
+            )
+        return action
+
+
+# --- one uncertainty set ----------------------------------------------------------------------------------------------
+
+
+def _labelled(
+    act: Act,
+    task: EnvConfig,
+    box: UncertaintySet,
+    plan: SetPlan,
+    nominal: Nominal,
+    seed: int,
+    device: torch.device | str,
+    tell: Callable[[str], None],
+) -> Record:
+    """Return what a set of a task came to, and which of its parameters change nothing."""
+    outcomes, centre = player(act, task, box, device)
+    found = stress_set(outcomes, box, centre, plan, nominal, seed=seed, tell=tell)
+    return found | {"without_effect": without_effect(task, box)}
+
+
+def stress_set(
+    play: Play,
+    box: UncertaintySet,
+    centre: np.ndarray,
+    plan: SetPlan,
+    nominal: Nominal,
+    *,
+    seed: int,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Record:
+    """Return curves, maps, average and worst case of a policy in a set whose nominal point is `centre` (d,)."""
+    axes = curve_values(box, plan)
+    curves, tried = _curves(play, box, centre, plan, nominal, axes, seed)
+    tell(f"{box.name}: curves of {len(axes)} parameters")
+    maps, more = _maps(play, box, centre, plan, _chosen_pairs(curves), seed)
+    tried = _inside(box, Tried(*(np.concatenate(both) for both in zip(tried, more, strict=True))))
+    if maps:
+        tell(f"{box.name}: maps of {len(maps)} pairs")
+    worst = find_worst(play, box, plan, tried, seed=seed)
+    tell(f"{box.name}: worst mean return {worst.episodes.returns.mean():.4g}")
+    average = _average(play, box, plan, seed)
+    parameters = zip(box.parameters, centre.tolist(), strict=True)
+    return {
+        "name": box.name,
+        "parameters": [{"name": p.name, "low": p.low, "high": p.high, "nominal": value} for p, value in parameters],
+        "episodes": plan.episodes(len(axes)),
+        "curves": curves,
+        "maps": maps,
+        "pairs_left_out": [list(pair) for pair in combinations(box.param_names, 2) if not _drawn(pair, maps)],
+        "average": sample(average, nominal.limit),
+        "worst": {
+            "at": _at(box, worst.point),
+            "points_searched": worst.points,
+            "lowest_of_search": worst.least,
+            "mean_when_chosen": worst.chosen_at,
+            "finalists": [_at(box, point) for point in worst.finalists],
+            **sample(worst.episodes, nominal.limit),
+            "interval": worst.interval and list(worst.interval),
+        },
+    }
+
+
+def curve_values(box: UncertaintySet, plan: SetPlan) -> list[np.ndarray]:
+    """Return the values of each parameter's curve, both ends of its range among them."""
+    return _ticks(box, plan.curve_points)
+
+
+def _ticks(box: UncertaintySet, count: int) -> list[np.ndarray]:
+    """Return evenly spaced values of every parameter; whole numbers where it counts something, maybe one twice."""
+    even = [(p.name, np.linspace(p.low, p.high, count)) for p in box.parameters]
+    return [np.round(values) if _is_whole(name) else values for name, values in even]
+
+
+def _is_whole(name: str) -> bool:
+    quantity = quantity_of(name)
+    return quantity is not None and quantity.whole
+
+
+def sample(episodes: Episodes, limit: float) -> Record:
+    """Return a summary with every return."""
+    return summary(episodes, limit) | {"returns": episodes.returns.tolist()}
+
+
+def _at(box: UncertaintySet, point: np.ndarray) -> dict[str, float]:
+    return dict(zip(box.param_names, point.tolist(), strict=True))
+
+
+def _inside(box: UncertaintySet, tried: Tried) -> Tried:
+    """Return the points that lie in the box: the nominal value of a parameter need not."""
+    inside = ((tried.points >= box.low) & (tried.points <= box.high)).all(1)
+    return Tried(*(column[inside] for column in tried))
+
+
+def _curves(
+    play: Play,
+    box: UncertaintySet,
+    centre: np.ndarray,
+    plan: SetPlan,
+    nominal: Nominal,
+    axes: Sequence[np.ndarray],
+    seed: int,
+) -> tuple[list[Record], Tried]:
+    """Return the curve of every parameter, the others nominal, and the points that were tried."""
+    points = np.repeat(centre[None], len(axes) * plan.curve_points, axis=0).reshape(len(axes), plan.curve_points, -1)
+    for k, axis in enumerate(axes):
+        points[k, :, k] = axis
+    flat = points.reshape(-1, len(centre))
+    played = crossed(play, flat, reset_seeds("choosing", plan.curve_seeds, seed))
+    parts = [played.at(slice(k * plan.curve_points, (k + 1) * plan.curve_points)) for k in range(len(axes))]
+    named = zip(box.param_names, axes, centre.tolist(), parts, strict=True)
+    curves = [_curve(name, axis, middle, part, nominal, seed) for name, axis, middle, part in named]
+    return curves, Tried.none(len(centre)).plus(flat, played)
+
+
+def _curve(name: str, axis: np.ndarray, middle: float, part: Episodes, nominal: Nominal, seed: int) -> Record:
+    intervals = [mean_interval(row) for row in part.returns]
+    radii: Record = {}
+    for side in ("down", "up"):
+        generator = np.random.default_rng(seed)
+        settings: Any = {"up": side == "up", "generator": generator}
+        radius = robust_radius(axis, part.returns, middle, nominal.episodes.returns, **settings)
+        radii[side] = None if radius is None else radius._asdict()
+    return {
+        "parameter": name,
+        "nominal": middle,
+        "values": axis.tolist(),
+        "mean": part.returns.mean(1).tolist(),
+        "interval": [None if one is None else list(one) for one in intervals],
+        "episodes": part.returns.shape[1],
+        "fell": part.fell.sum(1).tolist(),
+        "diverged": part.broken.sum(1).tolist(),
+        "low": (~(part.fell | part.broken) & (part.returns < nominal.limit)).sum(1).tolist(),
+        "radius": radii,
+    }
+
+
+def _chosen_pairs(curves: Sequence[Record]) -> list[tuple[int, int]]:
+    """Return the pairs of parameters to map: those of the three whose curves go lowest."""
+    worst = sorted(range(len(curves)), key=lambda k: min(curves[k]["mean"]))[:MOST_PAIRS]
+    return list(combinations(sorted(worst), 2))
+
+
+def _drawn(pair: tuple[str, str], maps: Sequence[Record]) -> bool:
+    return any(tuple(one["axes"]) == pair for one in maps)
+
+
+def _maps(
+    play: Play, box: UncertaintySet, centre: np.ndarray, plan: SetPlan, pairs: Sequence[tuple[int, int]], seed: int
+) -> tuple[list[Record], Tried]:
+    """Return a map of mean returns over each pair, the other parameters nominal, and the points that were tried."""
+    nothing = Tried.none(len(centre))
+    if not pairs:
+        return [], nothing
+    ticks = _ticks(box, plan.map_side)
+    points = np.concatenate([_slice(centre, ticks, pair) for pair in pairs])
+    played = crossed(play, points, reset_seeds("choosing", plan.map_seeds, seed))
+    means, failed = played.returns.mean(1), (played.fell | played.broken).sum(1)
+    shape = (len(pairs), plan.map_side, plan.map_side)
+    drawn = zip(pairs, means.reshape(shape), failed.reshape(shape), played.broken.sum(1).reshape(shape), strict=True)
+    maps = [
+        {
+            "axes": {box.param_names[k]: ticks[k].tolist() for k in pair},
+            "nominal": centre[list(pair)].tolist(),
+            "mean": mean.tolist(),
+            "failed": failures.tolist(),
+            "diverged": broken.tolist(),
+            "episodes": plan.map_seeds,
+        }
+        for pair, mean, failures, broken in drawn
+    ]
+    return maps, nothing.plus(points, played)
+
+
+def _slice(centre: np.ndarray, ticks: Sequence[np.ndarray], pair: tuple[int, int]) -> np.ndarray:
+    """Return the points (side², d) of a plane through the nominal point, the second parameter changing faster."""
+    first, second = pair
+    plane = np.stack(np.meshgrid(ticks[first], ticks[second], indexing="ij"), -1).reshape(-1, 2)
+    points = np.repeat(centre[None], len(plane), axis=0)
+    points[:, [first, second]] = plane
+    return points
+
+
+def _average(play: Play, box: UncertaintySet, plan: SetPlan, seed: int) -> Episodes:
+    """Return one episode at each of some points drawn uniformly from the box, each with a reset seed of its own."""
+    unit = np.random.default_rng(seed).random((plan.average, len(box.parameters)))
+    points = box.low + unit * (box.high - box.low)
+    return play(points, reset_seeds("average", plan.average, seed))

@@ -1,0 +1,122 @@
+"""Experience of several seeds at once, episodes of one length, and success rates seed by seed."""
+
+from types import SimpleNamespace
+
+import gymnasium as gym
+import pytest
+import torch
+from tiny import ACT, OBS, DriftEnv
+
+from surefoot.agents.interface import Episodes
+from surefoot.agents.parts.episodes import (
+    SuccessConfig,
+    SuccessMeter,
+    collect_rollout,
+    episode_grid,
+    join_waves,
+    require_horizon,
+)
+from surefoot.agents.parts.heads import GaussianHead
+from surefoot.agents.parts.interaction import Interaction
+
+
+def test_a_rollout_is_laid_out_by_time_seed_and_environment():
+    interaction, drawn = Interaction(DriftEnv(6), 0), []
+
+    def draw(obs, t):
+        assert obs.shape == (2, 3, OBS)
+        drawn.append(torch.arange(6.0).view(2, 3, 1).expand(2, 3, ACT) + t)  # beyond the bounds: the head clips
+        return drawn[-1]
+
+    rollout, episodes = collect_rollout(interaction, draw, GaussianHead(ACT, bounded=True), seeds=2, steps=8)
+    assert [field.shape for field in rollout] == [(8, 2, 3, n) for n in (OBS, ACT)] + [(8, 2, 3), (8, 2, 3, OBS)] + [
+        (8, 2, 3)
+    ] * 2
+    assert torch.equal(rollout.action, torch.stack(drawn))  # as drawn, not as executed
+    torch.testing.assert_close(rollout.next_obs[0, 0, 0], torch.tensor([0.0, 0.0, 0.0]))
+    torch.testing.assert_close(rollout.next_obs[0, 1, 2], torch.tensor([0.1, 0.1, 0.0]))
+    assert torch.equal(rollout.obs[1], rollout.next_obs[0])
+    assert rollout.ended.sum((1, 2)).tolist() == [0] * 6 + [6, 0]
+    assert [bool(entry.ended.all()) for entry in episodes] == [False] * 6 + [True, False]
+    joined = join_waves([rollout, rollout])
+    assert joined.reward.shape == (8, 2, 6)
+    assert torch.equal(joined.reward[:, :, 3:], rollout.reward)
+
+
+def env_of(lengths, actions=None):
+    """Environments whose episodes end, by a time-out, after their own lengths."""
+    state = {"t": 0}
+
+    def step(action):
+        state["t"] += 1
+        seen.append(action)
+        ended = torch.tensor([state["t"] >= length for length in lengths])
+        return torch.zeros(len(lengths), 2), None, torch.zeros_like(ended), ended, {}
+
+    seen = []
+    space = actions or gym.spaces.Box(-1, 1, (ACT,))
+    reset = lambda *, seed: (torch.zeros(len(lengths), 2), state.update(t=0))  # noqa: E731
+    return SimpleNamespace(num_envs=len(lengths), single_action_space=space, reset=reset, step=step, seen=seen)
+
+
+def test_a_horizon_is_the_length_of_every_episode_or_it_is_refused():
+    env = env_of([5, 5])
+    require_horizon(env, 5, 0)
+    assert len(env.seen) == 5
+    assert torch.equal(env.seen[0], torch.zeros(2, ACT))
+    discrete = env_of([2], gym.spaces.Discrete(3))
+    require_horizon(discrete, 2, 0)
+    assert (discrete.seen[0].tolist(), discrete.seen[0].dtype) == ([0], torch.int64)
+    with pytest.raises(ValueError, match=r"--agent.horizon is 5, but an episode of this task ended after 3 steps"):
+        require_horizon(env_of([5, 3]), 5, 0)
+    with pytest.raises(ValueError, match=r"continue after 5 steps; .* --env.max-episode-steps 5"):
+        require_horizon(env_of([5, 6]), 5, 0)
+
+
+def recorded(lengths, steps=None):
+    ends = torch.cat([torch.arange(1, n + 1) == n for n in lengths])
+    step = torch.cat([torch.arange(n) for n in lengths]) if steps is None else torch.tensor(steps)
+    return SimpleNamespace(episode_end=ends, obs=torch.stack([torch.zeros(len(ends)), step.float()], -1))
+
+
+def test_recorded_episodes_of_one_length_are_counted_and_others_named():
+    assert episode_grid(recorded([4, 4, 4]), 4) == 3
+    with pytest.raises(ValueError, match="the data's episode 1 takes 3 steps, but the horizon is 4"):
+        episode_grid(recorded([4, 3, 4]), 4)
+    with pytest.raises(ValueError, match="the data's episode 0 takes 5 steps"):
+        episode_grid(recorded([5, 4]), 4)
+    with pytest.raises(ValueError, match="the last coordinate of the data's observations is not the step"):
+        episode_grid(recorded([2, 2], [0, 1, 1, 0]), 2)
+
+
+def finished(*rows):
+    """Steps in which episodes end (True) with a return, for every environment."""
+    return [
+        Episodes(torch.tensor([e for e, _ in row]), torch.tensor([r for _, r in row]).double(), torch.ones(len(row)))
+        for row in rows
+    ]
+
+
+def test_a_rate_counts_episodes_that_ended_and_reached_the_return():
+    meter = SuccessMeter(SuccessConfig(2.0, solved_window=2), 1, torch.device("cpu"))
+    steps = finished([(True, 2.0), (False, 9.0)], [(True, 1.5), (True, 2.0 - 1e-7)])
+    assert meter.add(steps, 10)["success"].item() == pytest.approx(2 / 3)
+    assert meter.solved_steps.tolist() == [10.0]  # above one half at once
+    none = meter.add(finished([(False, 9.0), (False, 9.0)]), 20)
+    assert none["success"].item() == 0.0  # no episode ended: no success, and no division by zero
+    assert none["success_average"].item() == pytest.approx(1 / 3)
+    assert none["solved_at"].item() == 10.0
+    assert meter.add(finished([(True, 0.0), (True, 0.0)]), 30)["success_average"].item() == 0.0  # of the last two alone
+    assert set(none) == {"success", "success_average", "solved_at"}
+
+
+def test_several_seeds_are_told_apart():
+    meter = SuccessMeter(SuccessConfig(1.0), 2, torch.device("cpu"))
+    metrics = meter.add(finished([(True, 1.0), (True, 0.0)]), 7)
+    assert set(metrics) == {"success", "success_average"} | {
+        f"{name}/seed-{s}" for name in ("success", "success_average", "solved_at") for s in (0, 1)
+    }
+    assert metrics["success"].item() == 0.5
+    assert (metrics["success/seed-0"].item(), metrics["success/seed-1"].item()) == (1.0, 0.0)
+    assert (metrics["solved_at/seed-0"].item(), metrics["solved_at/seed-1"].item()) == (7.0, -1.0)
+    assert not meter.done  # was not to stop

@@ -1,0 +1,145 @@
+"""ONNX models act as the policy does: for every agent whose policy is a network, memory included."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from surefoot import agents, load_policy
+from surefoot.agents.interface import Spaces
+from surefoot.envs import EnvConfig, own_action_space, spaces_of
+from surefoot.evaluation import onnx_export
+from surefoot.evaluation.episodes import make_act
+from surefoot.evaluation.policies import AnyPolicy, load_any
+from surefoot.training.cli.main import main
+
+POLE = EnvConfig("InvertedPendulum-v5")
+
+
+def opened(agent, task, **settings):
+    """Return an untrained policy of an agent as it is opened from a file."""
+    spec = agents.get(agent)
+    config = replace(spec.default, **settings)
+    spaces = Spaces(*spaces_of(task))
+    torch.manual_seed(0)
+    policy = spec.make_policy(config, spaces)
+    for parameter in policy.parameters():
+        parameter.data.normal_(0, 0.3)
+    return AnyPolicy(make_act(policy), spaces, own_action_space(task), agent, agent, 0, task, policy, 0)
+
+
+@pytest.fixture
+def plainly(monkeypatch):
+    """Let the policies of these tests, which come from no file, be exported as they are."""
+    monkeypatch.setattr(onnx_export, "_eager", lambda path, checkpoint: plainly_policy[0])
+    plainly_policy = [None]
+
+    def use(policy):
+        plainly_policy[0] = policy.policy
+        return policy
+
+    return use
+
+
+def session_of(path):
+    onnx.checker.check_model(onnx.load(path))
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_a_run_becomes_a_model_in_the_tasks_own_units(make_run, tmp_path, capsys):
+    run, out = make_run("a", env=POLE), tmp_path / "sub" / "policy.onnx"
+    assert main(["export", str(run), str(out)]) == 0
+    assert "from obs to action" in capsys.readouterr().out
+    obs = np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float32)
+    (given,) = session_of(out).run(None, {"obs": obs})
+    wanted = load_policy(run).predict(obs)
+    assert np.abs(wanted).max() > 0.01
+    np.testing.assert_allclose(given, wanted, atol=1e-6)
+    (single,) = session_of(out).run(None, {"obs": obs[:1]})
+    np.testing.assert_allclose(single, wanted[:1], atol=1e-6)
+    known = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
+    assert json.loads(known["action"]) == {"shape": [1], "low": [-3.0], "high": [3.0]}
+    assert json.loads(known["observation_names"])[1:3] == ["position of hinge", "velocity of slider"]
+    assert json.loads(known["observation_units"]) == ["m", "rad", "m/s", "rad/s"]
+    assert json.loads(known["action_names"]) == ["slide"]
+    assert json.loads(known["stressed_in"]) == []
+    assert known["task"] == "InvertedPendulum-v5"
+
+
+@pytest.mark.parametrize(
+    ("agent", "task", "settings"),
+    [
+        ("td3-bc", POLE, {"hidden": (8,)}),
+        ("bc", POLE, {"hidden": (8,)}),
+        ("hnpg", EnvConfig("CartPole-v1"), {"policy_hidden": (8,)}),
+        ("hnpg", EnvConfig("CartPole-v1", time_aware=True), {"policy_hidden": (8,), "horizon": 5}),
+    ],
+)
+def test_networks_without_a_memory(agent, task, settings, plainly, tmp_path):
+    policy = plainly(opened(agent, task, **settings))
+    path = onnx_export.export(policy, tmp_path / "a.onnx", {})
+    obs = torch.randn(50, policy.spaces.observation.shape[0])
+    (given,) = session_of(path).run(None, {"obs": obs.numpy()})
+    wanted = policy.act(obs)
+    assert len(np.unique(given)) > 1
+    scale = 3.0 if task is POLE else 1.0
+    np.testing.assert_allclose(given, scale * wanted.numpy(), atol=3e-6)
+
+
+def test_iwocs_goes_on_from_the_step_before(plainly, tmp_path):
+    policy = opened("iwocs", POLE, hidden=(8,), entropy_free_hidden=(8,), iterations=2)
+    policy.policy.used.fill_(2)
+    policy.policy.rho.fill_(3.0)  # some foreseen, some not
+    policy = plainly(policy)._replace(act=make_act(policy.policy))
+    session = session_of(onnx_export.export(policy, tmp_path / "a.onnx", {}))
+    generator, rows = np.random.default_rng(0), 30
+    state = {"previous_obs": np.zeros((rows, 4)), "previous_action": np.zeros((rows, 1)), "fresh": np.ones(rows)}
+    gates = []
+    for _ in range(6):
+        obs = generator.normal(size=(rows, 4)).astype(np.float32)
+        inputs = {"obs": obs, **{name: value.astype(np.float32) for name, value in state.items()}}
+        action, before, chosen = session.run(None, inputs)
+        wanted = policy.act(torch.from_numpy(obs))
+        np.testing.assert_allclose(action, 3 * wanted.numpy(), atol=3e-6)
+        ended = generator.random(rows) < 0.3
+        policy.act.observe(torch.zeros(rows), torch.from_numpy(ended))
+        state = {"previous_obs": before, "previous_action": chosen, "fresh": ended.astype(np.float32)}
+        gates.append(policy.act._valid(torch.from_numpy(obs)).float().mean())
+    assert 0 < min(gates) < 1  # the gate decided something
+
+
+def test_dhn_goes_on_with_its_stock(plainly, tmp_path):
+    fork = EnvConfig("surefoot/Fork-v0")
+    policy = opened("dhn", fork, hidden=(8,), quantiles=4, stock_range=(-5.0, 1.0), objective="cvar(0.5)")
+    policy = plainly(policy)._replace(act=make_act(policy.policy))
+    session = session_of(onnx_export.export(policy, tmp_path / "a.onnx", {}))
+    start = onnx_export._best_start(make_act(policy.policy), fork)
+    act = policy.policy.stateful(None, start)
+    generator, rows, width = np.random.default_rng(0), 40, policy.spaces.observation.shape[0]
+    state = {"stock": np.zeros(rows), "reward": np.zeros(rows), "fresh": np.ones(rows)}
+    seen = set()
+    for _ in range(5):
+        obs = np.eye(width, dtype=np.float32)[generator.integers(0, width, rows)]
+        inputs = {"obs": obs, **{name: value.astype(np.float32) for name, value in state.items()}}
+        action, stock = session.run(None, inputs)
+        np.testing.assert_array_equal(action, act(torch.from_numpy(obs)).numpy())
+        reward, ended = generator.normal(size=rows).astype(np.float32), generator.random(rows) < 0.2
+        act.observe(torch.from_numpy(reward), torch.from_numpy(ended))
+        state = {"stock": stock, "reward": reward, "fresh": ended.astype(np.float32)}
+        seen |= set(action.tolist())
+    assert len(seen) > 1
+
+
+def test_what_cannot_be_exported_is_one_line_and_leaves_no_file(make_run, tmp_path, capsys):
+    run = make_run("a", env=POLE)
+    assert main(["export", str(run), str(tmp_path / "policy.pt")]) == 2
+    assert "ends in .onnx" in capsys.readouterr().err
+    policy = load_any(run)
+    numpy_only = policy._replace(policy=None, act=lambda obs: torch.as_tensor(np.sin(obs.numpy()[:, :1])))
+    with pytest.raises(ValueError, match=r"other actions than the policy|no network to export"):
+        onnx_export.export(numpy_only, tmp_path / "b.onnx", {})
+    assert not list(tmp_path.glob("*.onnx"))

@@ -1,0 +1,121 @@
+"""`surefoot card` and `surefoot push`: front matter that the Hub takes, what is known of a policy, one commit."""
+
+import base64
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import huggingface_hub
+import pytest
+
+from surefoot.envs import EnvConfig
+from surefoot.training.cli.main import main
+
+POLE = EnvConfig("InvertedPendulum-v5", max_episode_steps=12)
+STRESS = ["--sets", "inverted-pendulum-1", "--budget", "170"]
+
+
+def test_a_card_says_where_the_policy_fails_and_the_hub_can_read_it(make_run, capsys):
+    run = make_run("pole", 3, env=POLE)
+    assert main(["stress", str(run), *STRESS]) == 0
+    assert main(["card", str(run), "--license", "mit"]) == 0
+    text = (run / "README.md").read_text()
+    data = huggingface_hub.ModelCard(text).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "surefoot", "reinforcement-learning")
+    assert {"sac", "InvertedPendulum-v5"} <= set(data.tags)
+    found = {result.metric_type: result for result in data.eval_results}
+    record = json.loads((run / "stress.json").read_text())["policies"][0]
+    nominal = record["nominal"]
+    assert found["mean_reward"].metric_value == f"{nominal['mean']:.2f} +/- {nominal['std']:.2f}"
+    assert found["mean_reward"].dataset_type == "InvertedPendulum-v5"
+    assert set(found) == {"mean_reward", "mean_reward_average", "mean_reward_worst"}
+    for words in ("training seed | `3`", "Not tried", "mass of pole (kg)", "policy-000000100.pt", "gymnasium"):
+        assert words in text
+
+
+def test_a_card_without_a_stress_test_says_so(make_run):
+    run = make_run("pole", env=POLE)
+    assert main(["card", str(run)]) == 0
+    text = (run / "README.md").read_text()
+    assert "**Not measured.**" in text
+    assert huggingface_hub.ModelCard(text).data.eval_results is None
+
+
+@pytest.mark.parametrize("content", ["{}", '{"stress": 1, "policies": [{}, {}]}', "no json", "[]"])
+def test_a_file_that_is_no_stress_test_of_one_policy_is_refused(content, make_run, tmp_path, capsys):
+    run, other = make_run("pole", env=POLE), tmp_path / "other.json"
+    other.write_text(content)
+    assert main(["card", str(run), "--stress", str(other)]) == 2
+    assert str(other) in capsys.readouterr().err
+    assert not (run / "README.md").exists()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The few answers of the Hub that a commit of small files needs."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.calls.append((self.path, self.headers.get("authorization")))
+        if self.server.refuse:
+            return self.answer({"error": "You are not allowed to do that"}, 403)
+        if self.path.endswith("/commit/main"):
+            lines = [json.loads(line) for line in body.decode().splitlines()]
+            files = [line["value"] for line in lines if line["key"] == "file"]
+            self.server.files = {file["path"]: base64.b64decode(file["content"]) for file in files}
+            return self.answer({"commitUrl": f"{self.server.url}/org/pole/commit/1", "commitOid": "1", "success": True})
+        if "/preupload/" in self.path:
+            names = [file["path"] for file in json.loads(body)["files"]]
+            asked = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
+            return self.answer({"files": asked})
+        return self.answer({"url": f"{self.server.url}/org/pole", "errors": [], "warnings": []})
+
+    def answer(self, content, status=200):
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.calls, server.files, server.refuse = [], {}, False
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_card_policy_and_stress_test_go_in_one_commit(make_run, hub, capsys):
+    run = make_run("pole", env=POLE)
+    assert main(["stress", str(run), *STRESS]) == 0
+    assert main(["push", str(run), "--to", "org/pole"]) == 0
+    assert f"pushed: {hub.url}/org/pole/commit/1" in capsys.readouterr().out
+    sent = {"README.md", "policy-000000100.pt", "stress.html", "stress.json", "config.yaml", "meta.json"}
+    assert set(hub.files) == sent
+    (policy,) = (run / "checkpoints").glob("policy-*.pt")
+    assert hub.files["policy-000000100.pt"] == policy.read_bytes()
+    assert hub.files["README.md"].decode().splitlines()[0] == "---"
+    assert "# pole" in hub.files["README.md"].decode()
+    assert {token for _, token in hub.calls} == {"Bearer hf_of_a_test"}
+
+
+def test_a_refusal_of_the_hub_is_one_line(make_run, hub, capsys):
+    run = make_run("pole", env=POLE)
+    assert main(["push", str(run), "--to", "pole"]) == 2
+    assert "--to is 'pole'" in capsys.readouterr().err
+    hub.refuse = True
+    assert main(["push", str(run), "--to", "org/pole"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("surefoot: error: org/pole: not sent (")
+    assert error.count("\n") == 1
+    assert not hub.files

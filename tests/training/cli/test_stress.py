@@ -1,0 +1,92 @@
+"""`surefoot stress`: one page, one JSON file, and one line where something is wrong."""
+
+import json
+
+import pytest
+
+from surefoot.envs import EnvConfig
+from surefoot.training.cli.main import main
+from surefoot.training.cli.stress import chosen_sets, short_names
+
+POLE = EnvConfig("InvertedPendulum-v5", max_episode_steps=12)
+
+
+def test_two_policies_on_one_page(make_run, tmp_path, capsys):
+    runs = [make_run(name, seed, env=POLE) for seed, name in enumerate(("first", "second"))]
+    out = tmp_path / "made" / "page.html"
+    call = ["stress", *map(str, runs), "--sets", "inverted-pendulum-2", "--budget", "230", "--out", str(out)]
+    assert main(call) == 0
+    content = json.loads(out.with_suffix(".json").read_text())
+    first, second = content["policies"]
+    assert (first["name"], second["name"]) == ("first", "second")
+    assert first["training_seed"] == 0
+    assert first["nominal"]["returns"] != second["nominal"]["returns"]
+    text = out.read_text()
+    for heading in ("Returns", "One parameter at a time", "Two parameters at a time", "The worst point of each set"):
+        assert f"<h2>{heading}</h2>" in text
+    for words in (
+        "What was not tried",
+        "Failures, apart from low returns",
+        "rank 1",
+        "mass of pole",
+        "values beyond its",
+    ):
+        assert words in text
+    assert text.count("<svg ") == 1 + 2 + 2 + 2  # both policies, a distribution each, two curves, a map each
+    printed = capsys.readouterr().out
+    assert "worst at mass of pole" in printed
+    assert f"page: {out}" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sets", "inverted-pendulum-2", "--budget", "30"], "--budget 30 is too small"),
+        (["--sets", "hopper-2"], "the uncertainty set hopper-2 is for Hopper-v5, not for InvertedPendulum-v5"),
+        (["--sets", "nothing-2"], "unknown uncertainty set 'nothing-2'"),
+        (["--sets", "inverted-pendulum-2", "inverted-pendulum-2"], "names a set twice"),
+        (["--env.id", "Hopper-v5"], "maps observations"),
+        (["--env.id", "Pendulum-v1"], "maps observations"),
+        (["--out", "page.md"], ".html"),
+        (["--seed", "-1"], "--seed is -1"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_written(options, said, make_run, tmp_path, capsys):
+    run = make_run("a", env=POLE)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["stress", str(run), *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_policies_of_different_tasks_do_not_share_a_page(make_run, capsys):
+    runs = [str(make_run("a", env=POLE)), str(make_run("b", env=EnvConfig("Pendulum-v1")))]
+    assert main(["stress", *runs]) == 2
+    error = capsys.readouterr().err
+    assert "different tasks (InvertedPendulum-v5, max episode steps 12; Pendulum-v1)" in error
+
+
+def test_a_set_with_a_body_that_this_robot_lacks(make_run, tmp_path, capsys):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("env: InvertedPendulum-v5\nparameters: {body_mass.tail: {low: 1, high: 2}}\n")
+    assert main(["stress", str(make_run("a", env=POLE)), "--sets", str(wrong)]) == 2
+    assert "the task has no 'tail' for body_mass; it has world, cart, pole" in capsys.readouterr().err
+
+
+def test_by_default_a_task_has_its_largest_published_set_and_all_that_can_be_disturbed():
+    assert [one.name for one in chosen_sets((), EnvConfig("Hopper-v5"))] == ["hopper-3", "disturbances"]
+    (every,) = chosen_sets((), EnvConfig("Pendulum-v1"))
+    assert {"control_delay", "sensor_drop"} <= set(every.param_names)
+    two = chosen_sets(("disturbances", "walker-1"), EnvConfig("Walker2d-v5"))
+    assert [one.env for one in two] == ["Walker2d-v5", "Walker2d-v5"]
+
+
+def test_names_are_as_short_as_tells_them_apart(tmp_path):
+    paths = [tmp_path / "sac" / "Hopper" / "Hopper.zip", tmp_path / "tqc" / "Hopper" / "Hopper.zip"]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert short_names(paths) == ["sac/Hopper/Hopper", "tqc/Hopper/Hopper"]
+    assert short_names(paths[:1]) == ["Hopper"]

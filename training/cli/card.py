@@ -1,0 +1,64 @@
+"""`surefoot card`: a policy's model card, with where it fails if `surefoot stress` has looked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from surefoot.evaluation.policies import load_any
+from surefoot.evaluation.policy_files import policy_path
+from surefoot.evaluation.storage import write_atomically
+from surefoot.training.report.card import card
+from surefoot.training.runs.shared_policy import facts_of, read_stress
+
+
+@dataclass(frozen=True)
+class Request:
+    """The policy, and what its file does not say."""
+
+    policy: tyro.conf.Positional[Path]
+    """A run folder, policy file (.pt) or Stable-Baselines3 archive (.zip)."""
+    stress: Path | None = None
+    """JSON file of `surefoot stress`; default: where that command puts it."""
+    out: Path | None = None
+    """The Markdown file; default: README.md in the run folder, or the file's name with `-card.md` next to it."""
+    license: str = "other"
+    """Licence of the policy, as the Hub names it: mit, apache-2.0, ..."""
+    task: str | None = None
+    """Gymnasium id of the task, where neither file nor stress test says it."""
+    checkpoint: str = "latest"
+    """Checkpoint of a run folder: `latest`, `best` or its step."""
+    allow_pickle: bool = False
+    """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
+
+
+def main(arguments: list[str]) -> int:
+    """Write the card and return the exit code."""
+    request = tyro.cli(Request, args=arguments, prog="surefoot card")
+    text = text_of(request)
+    out = request.out or _default_out(request.policy)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, lambda file: file.write(text.encode()))
+    print(f"card: {out}")
+    return 0
+
+
+def text_of(request: Request, name: str | None = None) -> str:
+    """Return the card of a request; `ValueError` where the task is not known."""
+    path = request.policy
+    policy = load_any(path, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle)
+    stress = read_stress(path, request.stress)
+    known = [policy.env_config.id] if policy.env_config else []
+    known += [stress["policies"][0]["env"]["id"]] if stress else []
+    task = request.task or next(iter(known), None)
+    if task is None:
+        raise ValueError(f"{path}: neither the file nor a stress test says which task it is for; add --task")
+    file = policy_path(path, request.checkpoint) if path.is_dir() else path
+    facts = facts_of(path, policy, task, file.name)
+    return card(facts, stress, license_name=request.license, name=name or (path.name if path.is_dir() else path.stem))
+
+
+def _default_out(path: Path) -> Path:
+    return path / "README.md" if path.is_dir() else path.with_name(f"{path.stem}-card.md")

@@ -1,0 +1,202 @@
+"""`surefoot stress`: where policies hold and where they fail, as one page and one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import tyro
+
+from surefoot.envs import SETS, EnvConfig, UncertaintySet, disturbances
+from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
+from surefoot.evaluation.describe import Record, describe
+from surefoot.evaluation.policies import AnyPolicy, fitted, for_task, load_any
+from surefoot.evaluation.storage import write_atomically
+from surefoot.evaluation.stress.measure import SEED, stress
+from surefoot.evaluation.uncertainty_grid import load_set
+from surefoot.training.cli.options import REGISTRY, laid_over
+from surefoot.training.loop.engines import pick_device
+from surefoot.training.runs.folder import seed_folders
+from surefoot.training.runs.provenance import provenance
+from surefoot.training.runs.shared_policy import stress_page
+
+BUDGET, EVERYTHING = 2_000, "disturbances"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The policies to stress, and how."""
+
+    policies: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, policy files (.pt) or Stable-Baselines3 archives (.zip) of one task; several are ranked."""
+    env: EnvConfig = field(default_factory=lambda: EnvConfig(id="", num_envs=NUM_ENVS))
+    """The task. Fields not given are the first policy's own; `num_envs` is the number of episodes run in parallel."""
+    sets: tuple[str, ...] = ()
+    """Uncertainty sets: halfcheetah-2, ..., YAML files, or `disturbances`: all that can differ in the task, with our
+    ranges. By default that and the task's largest published set."""
+    budget: int = BUDGET
+    """Episodes per policy, all parts together."""
+    seed: int = SEED
+    """First reset seed; the parts of the test take theirs from it, 100,000 apart."""
+    checkpoint: str = "latest"
+    """Checkpoint of a run folder: `latest`, `best` or its step."""
+    normalizer: Path | None = None
+    """The vecnormalize.pkl of the archives, where it does not lie beside them; `none`: leave one that does out."""
+    allow_pickle: bool = False
+    """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
+    out: Path | None = None
+    """The HTML file; the JSON file is written next to it. Default: `stress.html` in the first policy's run folder, or
+    its name with `-stress.html` next to its file."""
+    device: str = "cpu"
+    """Device of the policies: `auto`, `cpu`, `cuda` or `cuda:N`."""
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, write page and JSON, print what matters, and return the exit code."""
+    request = parse(arguments)
+    request = replace(request, policies=tuple(folder for path in request.policies for folder in seed_folders(path)))
+    check(request)
+    torch.set_num_threads(1)  # the cores are the physics'; a policy's small products would only wait for each other
+    device = pick_device(request.device)
+    chosen, task = _opened(arguments, request, device)
+    sets = chosen_sets(request.sets, task)
+    content = measure(request, chosen, task, sets, device)
+    write(request, content)
+    return 0
+
+
+def parse(arguments: Sequence[str], env: EnvConfig | None = None) -> Request:
+    """Return the request; the fields of `env` are the defaults of the `--env` options."""
+    default = Request(policies=()) if env is None else Request(policies=(), env=env)
+    request = tyro.cli(Request, args=arguments, default=default, prog="surefoot stress", registry=REGISTRY)
+    return replace(request, env=laid_over(request.env, default.env))
+
+
+def check(request: Request) -> None:
+    """Raise `ValueError` for a request that names no policy, or one twice, or writes over what is none of its own."""
+    if not request.policies:
+        raise ValueError("name at least one run folder, policy file or archive to stress")
+    if len({path.resolve() for path in request.policies}) < len(request.policies):
+        raise ValueError("the same policy is given twice")
+    if request.seed < 0:
+        raise ValueError(f"--seed is {request.seed}; reset seeds are numbers from 0 on")
+    if request.out is not None and request.out.suffix != ".html":
+        raise ValueError(f"--out {request.out}: the page is an .html file; the JSON file is written next to it")
+
+
+def _opened(arguments: Sequence[str], request: Request, device: torch.device) -> tuple[list[AnyPolicy], EnvConfig]:
+    """Return the policies ready for their one task, and that."""
+    settings = {"checkpoint": request.checkpoint, "allow_pickle": request.allow_pickle, "device": device}
+    opened = [load_any(path, normalizer=request.normalizer, **settings) for path in request.policies]
+    ready = [_for_task(arguments, request, policy) for policy in opened]
+    tasks = {describe(asdict(task)): task for _, task in ready}
+    if len(tasks) > 1:
+        raise ValueError(f"the policies are of different tasks ({'; '.join(tasks)}); stress those of one task together")
+    for line in dict.fromkeys(f"note: {policy.label}: {note}" for policy, _ in ready for note in policy.notes):
+        print(line)
+    return [policy for policy, _ in ready], ready[0][1]
+
+
+def _for_task(arguments: Sequence[str], request: Request, policy: AnyPolicy) -> tuple[AnyPolicy, EnvConfig]:
+    """Return a policy ready for its task, and that: its own, or that of the sets, with the `--env` options over it."""
+    of_sets = [load_set(name).env for name in request.sets if name != EVERYTHING]
+    if named := request.env.id or ("" if policy.env_config else next(iter(of_sets), "")):
+        policy = for_task(policy, named)
+    own = policy.env_config or EnvConfig(id="")
+    task = parse(arguments, replace(own, num_envs=NUM_ENVS)).env
+    if policy.policy is None:  # `own` is what --env.id stands for today
+        task = replace(task, id=own.id, kwargs=own.kwargs | task.kwargs)
+    if not task.id:
+        raise ValueError(f"{policy.label}: does not say which task it was trained on; add --env.id")
+    return fitted(policy, task), task
+
+
+def chosen_sets(names: Sequence[str], task: EnvConfig) -> list[UncertaintySet]:
+    """Return the sets that are named, or the task's largest published one and all that can be disturbed in it."""
+    if names:
+        sets = [disturbances(task) if name == EVERYTHING else load_set(name) for name in names]
+        if len({one.name for one in sets}) < len(sets):
+            raise ValueError("--sets names a set twice")
+        return sets
+    published = [
+        one for name, one in SETS.items() if _same_task(one.env, task.id) and name.rpartition("-")[2].isdigit()
+    ]
+    return [*sorted(published, key=lambda one: len(one.parameters))[-1:], disturbances(task)]
+
+
+def _same_task(theirs: str, ours: str) -> bool:
+    """Whether two ids are versions of one task."""
+    return theirs.rpartition("-v")[0] == (ours.rpartition(":")[2].rpartition("-v")[0] or ours)
+
+
+def measure(
+    request: Request,
+    chosen: Sequence[AnyPolicy],
+    task: EnvConfig,
+    sets: Sequence[UncertaintySet],
+    device: torch.device,
+) -> Record:
+    """Return what all policies came to, and everything needed to get it again, as plain values."""
+    policies = []
+    for name, policy in zip(short_names(request.policies), chosen, strict=True):
+        print(f"{name}: {request.budget:,} episodes on {task.id}, sets {', '.join(one.name for one in sets)}")
+        found = stress(policy.act, task, sets, budget=request.budget, seed=request.seed, device=device, tell=_tell)
+        known = {"label": policy.label, "agent": policy.agent_name, "step": policy.step}
+        origin = {"training_seed": policy.training_seed, "sha256": policy.sha256, "notes": list(policy.notes)}
+        policies.append({"name": name, **known, **origin, **found})
+    when = {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {"stress": 1, **when, **provenance(), "policies": policies, "not_tried": not_tried(policies, sets)}
+
+
+def _tell(line: str) -> None:
+    print(f"  {line}", flush=True)
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Return what tells the policies apart: a file's or folder's own name, with as many folders above as it takes."""
+    parts = [path.resolve().with_suffix("").parts if path.is_file() else path.resolve().parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = [os.sep.join(one[-depth:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def not_tried(policies: Sequence[Record], sets: Sequence[UncertaintySet]) -> list[str]:
+    """Return what a reader may not take for tried, a line each."""
+    lines = [f"{one.name}: values beyond its ranges" for one in sets]
+    for box in policies[0]["sets"]:
+        if box["pairs_left_out"]:
+            count = len(box["pairs_left_out"])
+            lines.append(f"{box['name']}: maps of {count} pairs; the search for the worst point varies all together")
+    if len(sets) > 1:
+        lines.append(f"parameters of different sets at once ({', '.join(one.name for one in sets)})")
+    idle = {name for policy in policies for box in policy["sets"] for name in box["without_effect"]}
+    lines += [f"{name}: no value of it changed anything in 100 random steps" for name in sorted(idle)]
+    published = {one.name for one in SETS.values() if _same_task(one.env, policies[0]["env"]["id"])}
+    if rest := sorted(published - {one.name for one in sets}):
+        lines.append(f"further published sets of the task: {', '.join(rest)}")
+    lines.append("parameters that change within an episode, other starts than the task's own, longer episodes")
+    return lines
+
+
+def write(request: Request, content: Record) -> None:
+    """Write the page and the JSON file, and print where they are and what stands first on the page."""
+    from surefoot.training.report.stress import page, parts_of, where, worst_set  # matplotlib takes half a second
+
+    out = request.out or stress_page(request.policies[0])
+    text = page(content)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    numbers = json.dumps(content, indent=1) + "\n"
+    write_atomically(out.with_suffix(".json"), lambda file: file.write(numbers.encode()))
+    write_atomically(out, lambda file: file.write(text.encode()))
+    for record in content["policies"]:
+        parts = {name: f"{sample['mean']:.4g}" for name, sample in parts_of(record).items()}
+        print(f"{record['name']}: {', '.join(f'{name} {value}' for name, value in parts.items())}")
+        print(f"  worst at {where(worst_set(record)['worst']['at'])}")
+    print(f"page: {out}\nnumbers: {out.with_suffix('.json')}")

@@ -98,7 +98,9 @@ def _projected(
     task: Task, dense: TabularMDP, scaled: bool, stocks: int | Tensor, support: Tensor | None, atoms: int
 ) -> stock_grid.Problem:
     rows = stock_grid.make_rows(dense), dense.start.double(), dense.reward.shape[2]
-    grids = _grids(task, stocks)
+    device = dense.reward.device
+    grids = tuple(grid.to(device) for grid in _grids(task, stocks))
+    support = None if support is None else support.to(device)
     return stock_grid.Problem(*rows, task.objective, task.gamma, task.horizon, scaled, grids, support, atoms)
 
 

@@ -162,7 +162,9 @@ def test_value_and_policy_iteration_agree(representation):
     # Policy iteration keeps an action that ties, value iteration takes the larger mean: both are as good, but their
     # distributions differ, and so does what projecting them costs a step earlier.
     assert_close(one.projected[1].values, two.projected[1].values, rtol=0, atol=0.01)
-    assert one.again("cvar(0.25)").value == pytest.approx(two.again("cvar(0.25)").value)
+    for solution in (one.again("cvar(0.25)"), two.again("cvar(0.25)")):
+        assert solution.value <= BETS[0.25] + 1e-9
+        assert solution.lower - 1e-9 <= BETS[0.25] <= solution.bound + 1e-9
 
 
 def stocks_from(starts):

@@ -62,7 +62,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 def figures_of(solution: Solution) -> dict[str, list[float]]:
     """Return, a τ: the optimum, J at the best stock, and the CVaR of the distribution found."""
     found = {tau: solution.again(f"cvar({tau})") for tau in TAILS}
-    return {tau: [TAILS[tau], round(one.value, 5), round(one.measured, 5)] for tau, one in found.items()}
+    return {tau: [TAILS[tau], round(float(one.scores.max()), 5), round(one.value, 5)] for tau, one in found.items()}
 
 
 @dataclass

@@ -47,6 +47,7 @@ class StockObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         rest = dict(options or {})
         chosen = rest.pop("stock", None)
         self.stock = self._generator.uniform(*self.stock_range) if chosen is None else float(chosen)
+        _check_chosen(math.isfinite(self.stock), chosen)
         self._discount, self._return = 1.0, 0.0
         obs, info = self.env.reset(seed=seed, options=rest or None)
         return self._shown(obs), info | self._info()
@@ -103,6 +104,7 @@ class StockVectorObservation(gym.vector.VectorWrapper):
         rest = dict(options or {})
         chosen = rest.pop("stock", None)
         self._chosen = None if chosen is None else torch.as_tensor(chosen, dtype=torch.float64).to(self.device)
+        _check_chosen(self._chosen is None or bool(torch.isfinite(self._chosen).all()), chosen)
         self.stock, self._return, self._discount = self._start(), self._zeros(), self._zeros() + 1.0
         self._waiting = self._zeros().bool()  # whose next step is NEXT_STEP's reset
         obs, info = self.env.reset(seed=seed, options=rest or None)
@@ -177,6 +179,11 @@ def refuse_changed_rewards(env: Any) -> None:
         for env in getattr(layer, "__dict__", {}).get("envs", ()):
             refuse_changed_rewards(env)
         layer = getattr(layer, "__dict__", {}).get("env")
+
+
+def _check_chosen(finite: bool, chosen: Any) -> None:
+    if not finite:
+        raise ValueError(f"the stock of reset's options must be finite, not {chosen}")
 
 
 def _check(env: Any, gamma: float, stock_range: tuple[float, float], clip: float | None) -> None:

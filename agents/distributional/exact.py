@@ -20,6 +20,7 @@ to come.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -98,9 +99,22 @@ def bellman(program: Program, node: Node, action: int, distributions: dict[Node,
 
 
 def expected_utility(program: Program, node: Node, distribution: Distribution) -> Any:
-    """Return E u(c + G), or E u(γ^t·(c + G)) where the utility needs it."""
+    """Return E u(c + G), or E u(γ^t·(c + G)) where the utility needs it.
+
+    Of the exponential its certainty equivalent, eq. (4.13), which orders alike and which a float can hold.
+    """
     scale = program.gamma ** node[0] if program.scaled else Fraction(1)
+    if program.objective.aversion is not None:
+        atoms = [(scale * (node[2] + value), weight) for value, weight in distribution.items()]
+        return certainty_equivalent(atoms, program.objective.aversion)
     return sum(weight * program.objective.rational(scale * (node[2] + value)) for value, weight in distribution.items())
+
+
+def certainty_equivalent(atoms: list[tuple[Fraction, Fraction]], aversion: float) -> float:
+    """Return −log E exp(−λX)/λ of (value, probability), relative to the least value so that nothing overflows."""
+    least = min(value for value, _ in atoms)
+    rest = sum(float(weight) * math.exp(-aversion * float(value - least)) for value, weight in atoms)
+    return float(least) - math.log(rest) / aversion
 
 
 def greedy(
@@ -109,9 +123,10 @@ def greedy(
     """Return the action of the largest E u and its distribution. Ties: `keep`, else the larger mean, else the first."""
     found = [bellman(program, node, action, distributions) for action in range(len(program.outcomes[0][node[1]]))]
     worth = [(expected_utility(program, node, distribution), _moment(distribution, 1)) for distribution in found]
-    if keep is not None and worth[keep][0] == max(worth)[0]:
-        return keep, found[keep]
-    best = worth.index(max(worth))
+    most = max(worth)[0]
+    slack = 1e-12 * (1 + abs(most)) if isinstance(most, float) else 0  # floats that differ by rounding are tied
+    tied = [action for action, (utility, _) in enumerate(worth) if utility >= most - slack]
+    best = keep if keep in tied else max(tied, key=lambda action: (worth[action][1], -action))
     return best, found[best]
 
 
@@ -282,7 +297,9 @@ class _Search:
         return Start(stock, self.score(stock, distribution), distribution)
 
     def score(self, stock: Fraction, distribution: Distribution) -> Any:
-        return self.program.objective.score(stock, expected_utility(self.program, (0, 0, stock), distribution))
+        expected = expected_utility(self.program, (0, 0, stock), distribution)
+        objective = self.program.objective
+        return expected if objective.aversion is not None else objective.score(stock, expected)
 
 
 def returns(program: Program) -> set[Fraction]:

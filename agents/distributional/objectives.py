@@ -23,6 +23,7 @@ Which of them distributional dynamic programming gets right for a given γ and h
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,7 +33,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from surefoot.agents.distributional import distributions
+from surefoot.agents.distributional import distributions, utilities
 
 Number = Fraction | float
 
@@ -62,6 +63,8 @@ class Objective:
     """p with u(ax) = a^p·u(x) for every a > 0, eq. (2.2), or None where there is no such p."""
     flat: bool
     """Whether u is constant somewhere: then actions tie often, and the mean return breaks the ties."""
+    shape: Callable[[float, float], utilities.Shape]
+    """The slopes of u between two numbers."""
     stock: Fraction | None = Fraction(0)
     """c_0, or None where it is searched for."""
     outer: Literal["max", "min"] | None = None
@@ -74,6 +77,8 @@ class Objective:
     """From E u to the figure where it is no affine function."""
     of_distribution: Callable[[Tensor, Tensor], Tensor] | None = None
     """The objective of a distribution directly, where it has a form without a search."""
+    aversion: float | None = None
+    """λ of `entropic`, which needs no stock: risk-sensitive dynamic programming in log space, §4.7."""
 
     def score(self, stock: Any, expected: Any) -> Any:
         """Return the figure that c_0 and E u(c_0 + G) stand for, eq. (3.1); tensors, floats or fractions."""
@@ -103,17 +108,23 @@ class Soundness(NamedTuple):
     """Why, in one line."""
 
 
-def soundness(objective: Objective, gamma: float, horizon: int | None) -> Soundness:
+def soundness(objective: Objective, gamma: float, horizon: int | None, *, ending: bool = False) -> Soundness:
     """Return whether stock alone is enough for the objective, with the reason: the table of §2.4.
+
+    `ending`: without a horizon every policy is known to end, so that gamma = 1 is no obstacle.
 
     Raises:
         ValueError: where no form of the method is right, in one line that names the change to make.
     """
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma must lie in (0, 1], not {gamma}: the stock update divides by it")
-    if gamma == 1 and horizon is None:
+    if gamma == 1 and horizon is None and not ending:
         raise ValueError("gamma = 1 needs a horizon: without one the return need not be finite")
-    if objective.degree == 0 and horizon is None:
+    if gamma == 1 and horizon is None and objective.degree not in (0, 1):
+        raise ValueError(
+            f"{objective.name} is not linear in large returns, and episodes are as long as they like; give a horizon"
+        )
+    if objective.degree == 0 and horizon is None and gamma < 1:
         raise ValueError(
             f"{objective.name} is not continuous in the return; give a horizon, for without one it may jump"
         )
@@ -152,21 +163,54 @@ def parse(text: str) -> Objective:
     if len(given) != (form.count(",") + 1 if "(" in form else 0):
         raise ValueError(f"objective {text!r} has {len(given)} arguments; write {form}")
     try:
-        arguments = [Fraction(piece) for piece in given]
+        arguments = [_fraction(piece) for piece in given]
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"objective {text!r}: {', '.join(given)} must be numbers; write {form}") from None
+    except OverflowError:
+        raise ValueError(
+            f"objective {text!r}: numbers must lie within ±1e300, and not nearer to 0 than 1e-300"
+        ) from None
     return OBJECTIVES[form](text.strip(), *arguments)
 
 
+def _fraction(text: str) -> Fraction:
+    """Return the fraction that a text names; `OverflowError` where a float cannot hold it."""
+    for part in text.split("/"):
+        size = abs(float(part))  # first: as a fraction 1e999999999 would be a billion digits
+        if size > 1e300 or (size < 1e-300 and re.search("[1-9]", part.lower().partition("e")[0])):
+            raise OverflowError(text)
+    return Fraction(text)
+
+
 def _mean(name: str) -> Objective:
-    return Objective(name, _identity, _identity, 1, False, charge=Fraction(1), of_distribution=distributions.mean)
+    linear = utilities.shaped(1.0, 1.0, 0.0)
+    return Objective(
+        name,
+        utilities.identity,
+        utilities.identity,
+        1,
+        False,
+        linear,
+        charge=Fraction(1),
+        of_distribution=distributions.mean,
+    )
 
 
 def _cvar(name: str, tau: Fraction) -> Objective:
     _check_tau(name, tau)
     of_distribution = partial(distributions.lower_cvar, tau=float(tau))
     return Objective(
-        name, _loss, _exact_loss, 1, True, None, "max", 1 / tau, Fraction(1), of_distribution=of_distribution
+        name,
+        utilities.loss,
+        utilities.exact_loss,
+        1,
+        True,
+        utilities.shaped(0.0, 1.0),
+        None,
+        "max",
+        1 / tau,
+        Fraction(1),
+        of_distribution=of_distribution,
     )
 
 
@@ -174,7 +218,17 @@ def _upper_cvar(name: str, tau: Fraction) -> Objective:
     _check_tau(name, tau)
     of_distribution = partial(distributions.upper_cvar, tau=float(tau))
     return Objective(
-        name, _gain, _exact_gain, 1, True, None, "min", 1 / tau, Fraction(1), of_distribution=of_distribution
+        name,
+        utilities.gain,
+        utilities.exact_gain,
+        1,
+        True,
+        utilities.shaped(0.0, 1.0, 0.0),
+        None,
+        "min",
+        1 / tau,
+        Fraction(1),
+        of_distribution=of_distribution,
     )
 
 
@@ -195,20 +249,31 @@ def _mean_cvar(name: str, weight: Fraction, tau: Fraction) -> Objective:
         return below * min(x, Fraction(0)) + above * max(x, Fraction(0))
 
     return Objective(
-        name, utility, rational, 1, above == 0, None, "max", charge=Fraction(1), of_distribution=of_distribution
+        name,
+        utility,
+        rational,
+        1,
+        above == 0,
+        utilities.shaped(float(above), float(below)),
+        None,
+        "max",
+        charge=Fraction(1),
+        of_distribution=of_distribution,
     )
 
 
 def _target(name: str, goal: Fraction) -> Objective:
-    return Objective(name, _closeness, lambda x: -abs(x), 1, False, -goal)
+    return Objective(name, utilities.closeness, lambda x: -abs(x), 1, False, utilities.shaped(-1.0, 1.0), -goal)
 
 
 def _shortfall(name: str, budget: Fraction) -> Objective:
-    return Objective(name, _loss, _exact_loss, 1, True, -budget)
+    return Objective(name, utilities.loss, utilities.exact_loss, 1, True, utilities.shaped(0.0, 1.0), -budget)
 
 
 def _probability(name: str, budget: Fraction) -> Objective:
-    return Objective(name, _at_least_zero, lambda x: Fraction(x >= 0), 0, True, -budget)
+    return Objective(
+        name, utilities.at_least_zero, lambda x: Fraction(x >= 0), 0, True, utilities.shaped(0.0, math.inf), -budget
+    )
 
 
 def _entropic(name: str, aversion: Fraction) -> Objective:
@@ -217,8 +282,22 @@ def _entropic(name: str, aversion: Fraction) -> Objective:
     def certainty(expected: Any) -> Any:
         return -(torch.log(-expected) if isinstance(expected, Tensor) else math.log(-expected)) / rate
 
+    def of_distribution(values: Tensor, weights: Tensor) -> Tensor:
+        return -torch.logsumexp(weights.log() - rate * values, -1) / rate
+
+    def shape(low: float, high: float) -> utilities.Shape:
+        return utilities.Shape(rate * utilities.exponential(-rate * high), rate * utilities.exponential(-rate * low))
+
     return Objective(
-        name, lambda x: -torch.exp(-rate * x), lambda x: -math.exp(-rate * x), None, False, transform=certainty
+        name,
+        lambda x: -torch.exp(-rate * x),
+        lambda x: -utilities.exponential(-rate * x),
+        None,
+        False,
+        shape,
+        transform=certainty,
+        of_distribution=of_distribution,
+        aversion=rate,
     )
 
 
@@ -234,6 +313,7 @@ def _mean_variance(name: str, aversion: Fraction) -> Objective:
         lambda x: x - aversion * x * x,
         None,
         False,
+        lambda low, high: utilities.Shape(1 - 2 * rate * high, 1 - 2 * rate * low, rate),
         None,
         "max",
         charge=Fraction(1),
@@ -253,6 +333,17 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "entropic(lambda)": _entropic,
     "mean-variance(lambda)": _mean_variance,
 }
+
+
+def _check_tau(name: str, tau: Fraction) -> None:
+    if not 0 < tau <= 1:
+        raise ValueError(f"objective {name!r}: tau must lie in (0, 1], not {float(tau):g}")
+
+
+def _positive(name: str, aversion: Fraction) -> float:
+    if aversion <= 0:
+        raise ValueError(f"objective {name!r}: lambda must be positive, not {float(aversion):g}; 0 is `mean`")
+    return float(aversion)
 
 
 # --- your own utility -------------------------------------------------------------------------------------------------
@@ -278,59 +369,18 @@ def own(
     Raises:
         ValueError: u is not elementwise, not finite, or not homogeneous of the degree that is claimed.
     """
+    if not math.isfinite(stock):
+        raise ValueError(f"objective {name!r}: its stock must be a finite number, not {stock}")
     points = torch.linspace(-8.0, 8.0, 65, dtype=torch.float64)
     u = utility(points)
     if not isinstance(u, Tensor) or u.shape != points.shape or not torch.isfinite(u).all():
         raise ValueError(f"objective {name!r}: its utility must give one finite number for each of a tensor's entries")
     if degree is not None:
-        for scale in (0.3, 0.9, 2.0):
-            if not torch.allclose(utility(scale * points), scale**degree * u, rtol=1e-9, atol=1e-9):
-                raise ValueError(f"objective {name!r}: u({scale}x) is not {scale}^{degree}·u(x); leave degree out")
+        utilities.check_degree(name, utility, degree)
 
     def evaluated(x: Fraction) -> float:
         return float(utility(torch.tensor(float(x), dtype=torch.float64)))
 
     flat = bool((u.diff() == 0).any())
-    return Objective(name, utility, rational or evaluated, degree, flat, as_fraction(stock))
-
-
-# --- utilities, of tensors and of fractions ---------------------------------------------------------------------------
-
-
-def _identity(x: Any) -> Any:
-    return x
-
-
-def _loss(x: Tensor) -> Tensor:
-    return x.clamp(max=0)
-
-
-def _gain(x: Tensor) -> Tensor:
-    return x.clamp(min=0)
-
-
-def _closeness(x: Tensor) -> Tensor:
-    return -x.abs()
-
-
-def _at_least_zero(x: Tensor) -> Tensor:
-    return (x >= 0).to(x.dtype)
-
-
-def _exact_loss(x: Fraction) -> Fraction:
-    return min(x, Fraction(0))
-
-
-def _exact_gain(x: Fraction) -> Fraction:
-    return max(x, Fraction(0))
-
-
-def _check_tau(name: str, tau: Fraction) -> None:
-    if not 0 < tau <= 1:
-        raise ValueError(f"objective {name!r}: tau must lie in (0, 1], not {float(tau):g}")
-
-
-def _positive(name: str, aversion: Fraction) -> float:
-    if aversion <= 0:
-        raise ValueError(f"objective {name!r}: lambda must be positive, not {float(aversion):g}; 0 is `mean`")
-    return float(aversion)
+    shape = partial(utilities.sampled_shape, utility)
+    return Objective(name, utility, rational or evaluated, degree, flat, shape, as_fraction(stock))

@@ -6,91 +6,31 @@ docs/derivations/distributional.md §4 (methods), §5 (from which stock), §6 (r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import replace
+from functools import partial
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.agents.distributional import distributions, exact, stock_grid
+from surefoot.agents.distributional import enumerated, exact, interpolated, neutral, stock_grid, utilities
 from surefoot.agents.distributional.objectives import Objective, parse, soundness
-from surefoot.agents.parts.tabular import TabularMDP, check
+from surefoot.agents.distributional.policy import SolvedPolicy
+from surefoot.agents.distributional.solution import Found, Solution, evaluated, from_particles
+from surefoot.agents.distributional.start_search import Tried, peaks_between, search
+from surefoot.agents.distributional.task import Task, sweeps_for
+from surefoot.agents.parts.sparse import SparseMDP, check, from_tabular, require_ending, table_bytes, to_tabular
+from surefoot.agents.parts.tabular import TabularMDP, check_shapes
 
-MethodName = Literal["exact", "dvi", "dpi"]
+MethodName = Literal["vi", "exact", "dvi", "dpi"]
 Representation = Literal["particles", "quantiles", "categorical"]
-
-
-class SolvedPolicy(NamedTuple):
-    """What to do in a state with a stock: the action at the nearest stock that was solved for."""
-
-    stocks: dict[tuple[int, int], Tensor]  # of (step, state), in order; step 0 alone where every step is alike
-    actions: dict[tuple[int, int], Tensor]
-    by_step: bool
-
-    def __call__(self, state: Tensor, stock: Tensor, step: int = 0) -> Tensor:
-        """Return actions (N,) in states (N,) with stocks (N,), after `step` steps."""
-        action = torch.zeros_like(state)
-        for each in state.unique().tolist():
-            here = state == each
-            known = self.stocks.get((step if self.by_step else 0, each))
-            if known is not None:  # else the episode is over there
-                between = (known[1:] + known[:-1]) / 2
-                nearest = torch.bucketize(stock[here].to(known), between)
-                action[here] = self.actions[step if self.by_step else 0, each][nearest].to(action)
-        return action
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The best that was found: start with `stock` and act by `policy`, and the return is distributed as stated here."""
-
-    objective: Objective
-    value: float
-    """The objective's figure: that of the search over c_0, or for an upper tail that of the policy found."""
-    stock: float
-    """c_0."""
-    policy: SolvedPolicy
-    """What to do in a state, with a stock, at a step."""
-    returns: Tensor
-    """The return distribution from c_0: its atoms (K,), in order, …"""
-    chances: Tensor
-    """… and their probabilities (K,). Projected, unless the representation is `particles`."""
-    bound: float | None
-    """Upper tails: an upper bound, attained by a mixture of policies drawn at time 0; one policy may achieve less."""
-    stocks: Tensor
-    """Every c_0 that was tried (C,), in order, …"""
-    scores: Tensor
-    """… and the figure that each stands for (C,)."""
-    note: str
-    """Why stock alone was enough, or not."""
-    sweeps: int
-    """Of value iteration over the states, or policies of policy iteration."""
-    change: float
-    """Of E u(c + G) in the last sweep; above the tolerance it had not settled."""
-    rational: exact.StartSearch | None
-    """All of it in fractions, where the representation is `particles`."""
-    solved: Any
-    """What the search over c_0 was made on, for `again`."""
-
-    def again(self, objective: Objective | str) -> Solution:
-        """Return the solution of another objective with the same utility, as all cvars have, or all targets.
-
-        On a grid nothing but the start is looked for anew.
-        """
-        objective = parse(objective) if isinstance(objective, str) else objective
-        if objective.utility is not self.objective.utility:
-            raise ValueError(f"{objective.name} has another utility than {self.objective.name}; solve for it anew")
-        return _search(replace(self.solved[0], objective=objective), *self.solved[1:])
-
-    @property
-    def measured(self) -> float:
-        """The objective of the return distribution itself, at least the `value` where that is a lower bound."""
-        return float(self.objective.measure(self.returns, self.chances))
+WORK = 2e10  # products of an enumeration: above, the stocks are interpolated
+STARTS = 64  # that a search begins with
 
 
 def solve(
-    mdp: TabularMDP,
+    mdp: TabularMDP | SparseMDP,
     objective: Objective | str,
     *,
     gamma: float,
@@ -104,61 +44,87 @@ def solve(
     max_sweeps: int | None = None,
     max_bytes: float = 4e9,
 ) -> Solution:
-    """Return the best policy of the MDP for the objective, among all history-dependent ones.
+    """Return the best policy of all history-dependent ones, with its own value and a bracket of the optimum.
 
     Args:
         mdp: the task.
         objective: a text such as `cvar(0.1)`, or what `objectives.parse` and `objectives.own` return.
         gamma: discount, in (0, 1].
         horizon: steps of an episode; None where it never ends, or ends by itself.
-        method: `exact` backward induction, `dvi` or `dpi`: distributional value or policy iteration.
-        representation: of return distributions: `particles` (no projection, fractions, on every reachable stock; needs
-            a horizon), m `quantiles`, or m `categorical` weights. Default: `particles` for `exact`, else `quantiles`.
+        method: `vi` value iteration over states and stocks; `exact` backward induction in fractions; `dvi`, `dpi`
+            distributional value and policy iteration.
+        representation: of distributions, not for `vi`: `particles` (fractions; need a horizon), m `quantiles` or m
+            `categorical` weights. Default: `particles` for `exact`, else `quantiles`.
         atoms: m.
-        stocks: how many, evenly over what the return can be, or the very ones in order (C,). Not for particles.
+        stocks: how many where not all can be enumerated, or the very c_0 in order (C,); `dvi`, `dpi`: of every step.
         return_range: ends of the categories; the default is wide enough that none is clipped.
         tolerance: of E u(c + G), where a method without a horizon stops.
-        max_sweeps: where it stops at the latest; by default where exact distributions would be within the tolerance.
+        max_sweeps: where it stops at the latest; default: where exact distributions would be within the tolerance.
         max_bytes: refuse to allocate more than this.
 
     Raises:
         ValueError: an invalid MDP, an unsound objective, arguments that do not fit, or too much memory.
     """
-    check(mdp)
-    objective = parse(objective) if isinstance(objective, str) else objective
-    sound = soundness(objective, gamma, horizon)
+    task, dense = _task(mdp, objective, gamma, horizon, tolerance)
     kind = representation or ("particles" if method == "exact" else "quantiles")
-    _check_arguments(mdp, horizon, method, kind, atoms)
+    _check_arguments(task, method, kind, atoms, stocks)
+    sound = soundness(task.objective, gamma, horizon, ending=method == "vi")
+    if method == "vi":
+        return _value_iteration(task, stocks, tolerance, max_sweeps, max_bytes, sound.line)
+    dense = to_tabular(_within(task.mdp, max_bytes)) if dense is None else dense
     if kind == "particles":
-        program = exact.make_program(mdp, objective, gamma, int(horizon or 0), sound.scaled)
-        return _search(program, sound.line, method)
-    support = _support(mdp, gamma, horizon, atoms, return_range) if kind == "categorical" else None
-    chosen = _stock_grid(mdp, objective, gamma, horizon, stocks)
-    task = stock_grid.make_rows(mdp), mdp.start.double(), mdp.reward.shape[2]
-    problem = stock_grid.Problem(*task, objective, gamma, horizon, sound.scaled, chosen, support, atoms)
+        program = exact.make_program(dense, task.objective, gamma, int(horizon or 0), sound.scaled)
+        return from_particles(program, sound.line, method)
+    _require_projectable(task)
+    support = _support(task, atoms, return_range) if kind == "categorical" else None
+    problem = _projected(task, dense, sound.scaled, stocks, support, atoms)
+    return _by_projection(problem, task, method, tolerance, max_sweeps, max_bytes, sound.line)
+
+
+def _task(
+    mdp: TabularMDP | SparseMDP, objective: Objective | str, gamma: float, horizon: int | None, tolerance: float
+) -> tuple[Task, TabularMDP | None]:
+    """Return the checked task, and its dense table where it came as one."""
+    dense = mdp if isinstance(mdp, TabularMDP) else None
+    if isinstance(mdp, TabularMDP):
+        check_shapes(mdp)
+        mdp = from_tabular(mdp)
+    check(mdp)
+    goal = parse(objective) if isinstance(objective, str) else objective
+    return Task(mdp, goal, gamma, horizon, 1e-3 * tolerance), dense
+
+
+def _projected(
+    task: Task, dense: TabularMDP, scaled: bool, stocks: int | Tensor, support: Tensor | None, atoms: int
+) -> stock_grid.Problem:
+    rows = stock_grid.make_rows(dense), dense.start.double(), dense.reward.shape[2]
+    device = dense.reward.device
+    grids = tuple(grid.to(device) for grid in _grids(task, stocks))
+    support = None if support is None else support.to(device)
+    return stock_grid.Problem(*rows, task.objective, task.gamma, task.horizon, scaled, grids, support, atoms)
+
+
+def _by_projection(
+    problem: stock_grid.Problem,
+    task: Task,
+    method: str,
+    tolerance: float,
+    max_sweeps: int | None,
+    max_bytes: float,
+    note: str,
+) -> Solution:
     _require_memory(problem, method, max_bytes)
-    sweeps = max_sweeps or sweeps_for(tolerance, max(map(abs, return_bounds(mdp, gamma, horizon))), gamma)
-    return _search(problem, sound.line, stock_grid.METHODS[method](problem, tolerance, sweeps))
+    enough = sweeps_for(tolerance, max(map(abs, task.bounds)), task.gamma)
+    sweeps = max_sweeps or (task.horizon + 1 if task.horizon else enough)
+    solved = stock_grid.METHODS[method](problem, tolerance, sweeps)
+    return _from_projected(problem, task, solved, tolerance, max_bytes, note)
 
 
-def _support(
-    mdp: TabularMDP, gamma: float, horizon: int | None, atoms: int, ends: tuple[float, float] | None
-) -> Tensor:
-    low, high = ends or _unclipped(*return_bounds(mdp, gamma, horizon), atoms, gamma, horizon)
-    return torch.linspace(low, high, atoms, dtype=torch.float64, device=mdp.reward.device)
+# --- arguments and memory ---------------------------------------------------------------------------------------------
 
 
-def _require_memory(problem: stock_grid.Problem, method: str, limit: float) -> None:
-    sizes = len(problem.start), len(problem.stocks), problem.count
-    need = stock_grid.memory_bytes(problem.rows, *sizes, problem.horizon, method)
-    if need > limit:
-        raise ValueError(
-            f"{method} needs up to {need / 1e9:.2f} GB for {len(problem.stocks)} stocks and {problem.count} atoms, "
-            f"more than max_bytes ({limit / 1e9:.2f} GB); take fewer of them"
-        )
-
-
-def _check_arguments(mdp: TabularMDP, horizon: int | None, method: str, representation: str, atoms: int) -> None:
+def _check_arguments(task: Task, method: str, representation: str, atoms: int, stocks: int | Tensor) -> None:
+    mdp, horizon = task.mdp, task.horizon
     for given, known in ((method, get_args(MethodName)), (representation, get_args(Representation))):
         if given not in known:
             raise ValueError(f"unknown method or representation {given!r}; choose one of {', '.join(known)}")
@@ -171,26 +137,60 @@ def _check_arguments(mdp: TabularMDP, horizon: int | None, method: str, represen
     if representation == "particles" and horizon is None:
         raise ValueError(
             "representation='particles' needs a horizon, without which the number of particles is unbounded; or use "
-            "representation='quantiles'"
+            "method='vi'"
         )
-    if len(mdp.reward) > 1 and horizon != len(mdp.reward):
-        raise ValueError(f"the table has {len(mdp.reward)} steps, the horizon is {horizon}; they must agree")
+    if len(mdp.steps) > 1 and horizon != len(mdp.steps):
+        raise ValueError(f"the table has {len(mdp.steps)} steps, the horizon is {horizon}; they must agree")
     if atoms < 2:
         raise ValueError(f"atoms must be at least 2, got {atoms}")
+    _check_stocks(stocks)
+    if task.gamma == 1 and horizon is None and method == "vi":
+        require_ending(task.backups, task.over, mdp.start)
 
 
-# --- what the return can be -------------------------------------------------------------------------------------------
+def _check_stocks(stocks: int | Tensor) -> None:
+    if isinstance(stocks, int):
+        if stocks < 2:
+            raise ValueError(f"stocks must be at least 2, got {stocks}")
+    elif stocks.ndim != 1 or len(stocks) < 2 or not (stocks.diff() > 0).all() or not torch.isfinite(stocks).all():
+        raise ValueError("stocks must be at least two finite numbers in order (C,)")
 
 
-def return_bounds(mdp: TabularMDP, gamma: float, horizon: int | None) -> tuple[float, float]:
-    """Return the least and the largest return from any state within any number of steps, 0 among them: eq. (6.5)."""
-    low = -_extreme(mdp._replace(reward=-mdp.reward), gamma, horizon, surely=False)
-    return low, _extreme(mdp, gamma, horizon, surely=False)
+def _require_projectable(task: Task) -> None:
+    name = task.objective.name
+    if task.objective.aversion is not None:
+        raise ValueError(
+            f"{name}: projected distributions lose the tail that its exponential weighs most; use method='vi', which "
+            "is exact in log space"
+        )
+    if task.horizon is None and task.objective.degree != 1:
+        raise ValueError(
+            f"{name}: without a horizon its stocks leave every grid, and clamping them is right for degree 1 alone; "
+            "use method='vi', or give a horizon"
+        )
 
 
-def sweeps_for(tolerance: float, largest: float, gamma: float) -> int:
-    """Return n with γⁿ·(largest |return|) at most the tolerance: what may be missing after n sweeps, eq. (4.6)."""
-    return 1 if gamma == 1 or largest <= tolerance else math.ceil(math.log(tolerance / largest) / math.log(gamma))
+def _within(mdp: SparseMDP, limit: float) -> SparseMDP:
+    _refuse_above(limit, table_bytes(mdp), "the dense table of this method", "use method='vi'")
+    return mdp
+
+
+def _require_memory(problem: stock_grid.Problem, method: str, limit: float) -> None:
+    most = max(map(len, problem.grids))
+    need = stock_grid.memory_bytes(problem.rows, len(problem.start), most, problem.count, problem.horizon, method)
+    _refuse_above(limit, need, f"{method}, for {most} stocks and {problem.count} atoms,", "take fewer of them")
+
+
+def _refuse_above(limit: float, need: float, what: str, instead: str) -> None:
+    if need > limit:
+        raise ValueError(
+            f"{what} needs up to {need / 1e9:.2f} GB, more than max_bytes ({limit / 1e9:.2f} GB); {instead}"
+        )
+
+
+def _support(task: Task, atoms: int, ends: tuple[float, float] | None) -> Tensor:
+    low, high = ends or _unclipped(*task.bounds, atoms, task.gamma, task.horizon)
+    return torch.linspace(low, high, atoms, dtype=torch.float64)
 
 
 def _unclipped(low: float, high: float, atoms: int, gamma: float, horizon: int | None) -> tuple[float, float]:
@@ -202,143 +202,191 @@ def _unclipped(low: float, high: float, atoms: int, gamma: float, horizon: int |
     return low - beyond, high + beyond
 
 
-def _extreme(mdp: TabularMDP, gamma: float, horizon: int | None, *, surely: bool) -> float:
-    """Return the largest return, over states, that can happen; `surely`: the least that is guaranteed, eq. (6.6)."""
-    possible = mdp.probability > 0
-    value, most = mdp.start.new_zeros(len(mdp.start)).double(), 0.0
-    for sweep in range(horizon or 100_000):
-        h = -1 - sweep if len(mdp.reward) > 1 else 0
-        outcome = mdp.reward[h] + gamma * value[mdp.next_state[h]]
-        if surely:
-            new = outcome.masked_fill(~possible[h], torch.inf).amin(-1).amax(-1)
-        else:
-            new = outcome.masked_fill(~possible[h], -torch.inf).amax(-1).amax(-1)
-        settled = float((new - value).abs().max()) < 1e-9
-        value = new
-        most = min(most, float(value.min())) if surely else max(most, float(value.max()))
-        if settled:
-            break
-    return most
-
-
-def _stock_grid(
-    mdp: TabularMDP, objective: Objective, gamma: float, horizon: int | None, stocks: int | Tensor
-) -> Tensor:
-    """Return the stocks (C,): as given or evenly, with c_0 among them."""
+def _grids(task: Task, stocks: int | Tensor) -> tuple[Tensor, ...]:
+    """Return the stocks of every step: as given, or a grid that covers what can be reached at each."""
+    fixed = task.objective.stock
     if isinstance(stocks, Tensor):
-        spaced = stocks.to(mdp.start.device).double()
-        if spaced.ndim != 1 or len(spaced) < 2 or not (spaced.diff() > 0).all() or not torch.isfinite(spaced).all():
-            raise ValueError("stocks must be at least two finite numbers in order (C,)")
-    elif stocks < 2:
-        raise ValueError(f"stocks must be at least 2, got {stocks}")
-    else:
-        spaced = _even_stocks(mdp, objective, gamma, horizon, stocks)
-    if objective.stock is None:
-        return spaced
-    grid: Tensor = torch.cat([spaced, spaced.new_tensor([float(objective.stock)])]).unique()
-    return grid
+        grid = stocks.double()
+        return (grid if fixed is None else torch.cat([grid, grid.new_tensor([float(fixed)])]).unique(),)
+    axes = interpolated.axes_of(task, stocks)
+    return tuple(torch.from_numpy(axis.points / task.gamma**t) for t, axis in enumerate(axes))
 
 
-def _even_stocks(mdp: TabularMDP, objective: Objective, gamma: float, horizon: int | None, count: int) -> Tensor:
-    """Return stocks evenly from −(largest return) to −(least return).
-
-    Where the utility is flat above 0 the upper end is −(the least return over states that can be guaranteed): with more
-    stock than that a sure 0 is within reach, and nothing is better.
-    """
-    low, high = return_bounds(mdp, gamma, horizon)
-    u = objective.utility(torch.tensor([-1.0, 0.0, 1.0, 1e3], dtype=torch.float64))
-    if u[0] <= u[1] == u[2] == u[3]:
-        low = _extreme(mdp, gamma, horizon, surely=True)
-    return torch.linspace(-high, -low, count, dtype=torch.float64, device=mdp.start.device)
+# --- value iteration --------------------------------------------------------------------------------------------------
 
 
-# --- from what was solved to a solution -------------------------------------------------------------------------------
+def _value_iteration(
+    task: Task, stocks: int | Tensor, tolerance: float, max_sweeps: int | None, limit: float, note: str
+) -> Solution:
+    if _needs_no_stock(task.objective):
+        return _without_stock(task, note)
+    if (sums := _enumerable(task, limit)) is None:
+        return _interpolated(task, stocks, tolerance, max_sweeps, limit, note)
+    return _enumerated(task, sums, enumerated.Known(task, sums), stocks, tolerance, note)
 
 
-def _search(task: exact.Program | stock_grid.Problem, note: str, solved: Any) -> Solution:
-    if isinstance(task, exact.Program):
-        return _from_particles(task, note, solved)
-    return _from_grid(task, note, solved)
+def _needs_no_stock(objective: Objective) -> bool:
+    return objective.aversion is not None or objective.utility is utilities.identity
 
 
-def _from_particles(program: exact.Program, note: str, method: str) -> Solution:
-    found = exact.best_start(program, method)
-    nodes: dict[tuple[int, int], list[tuple[Fraction, int]]] = {}
-    for (step, state, stock), action in found.solved.actions.items():
-        nodes.setdefault((step, state), []).append((stock, action))
-    stocks, actions = {}, {}
-    for key, pairs in nodes.items():
-        pairs.sort()
-        stocks[key] = _float64([stock for stock, _ in pairs])
-        actions[key] = torch.tensor([action for _, action in pairs])
-    atoms = sorted(found.best.distribution.items())
-    return Solution(
-        objective=program.objective,
-        value=float(found.best.score),
-        stock=float(found.best.stock),
-        policy=SolvedPolicy(stocks, actions, by_step=True),
-        returns=_float64([value for value, _ in atoms]),
-        chances=_float64([weight for _, weight in atoms]),
-        bound=None if found.bound is None else float(found.bound),
-        stocks=_float64([start.stock for start in found.tried]),
-        scores=_float64([start.score for start in found.tried]),
-        note=note,
-        sweeps=found.solved.sweeps,
-        change=0.0,
-        rational=found,
-        solved=(program, note, method),
-    )
+def _enumerable(task: Task, limit: float) -> enumerated.Sums | None:
+    """Return the returns so far of every step, where there is time for them."""
+    sums = enumerated.partial_sums(task)
+    if sums is None or _work(task, sums) > WORK:
+        return None
+    cells = sum(len(p) for p in sums) * task.mdp.states
+    _refuse_above(limit, 2 * cells + 64 * enumerated.CHUNK, "vi", "shorten the horizon")
+    return sums
 
 
-def _from_grid(problem: stock_grid.Problem, note: str, solved: stock_grid.SolvedGrid) -> Solution:
-    objective, stocks = problem.objective, problem.stocks
-    scores = objective.score(stocks, problem.start @ solved.values)
-    each = [_mixture(problem, solved.distribution[:, j]) for j in range(len(stocks))]
-    figures = (
-        torch.stack([objective.measure(*distribution) for distribution in each]) if objective.outer == "min" else scores
-    )
+def _work(task: Task, sums: enumerated.Sums) -> float:
+    """Return how many products an enumeration takes; ∞ where one array of it would be too large."""
+    if max(map(len, sums)) * max(max(len(b.state), len(b.after)) for b in task.backups) > 3 * enumerated.CHUNK:
+        return math.inf
+    tries = 1 if task.objective.stock is not None else 3 * STARTS
+    return float(sum(len(p) for p in sums) * max(b.matrix.nnz for b in task.backups) * tries)
+
+
+def _without_stock(task: Task, note: str) -> Solution:
+    """Return the solution of the mean or of an entropic objective; its value is that of the states, not of the law."""
+    solved = neutral.solve_states(task)
+    zero, figure = np.zeros(1), np.array([solved.value])
+    tried = Tried(zero, figure, figure, solved.bound)
+
+    def anew(objective: Objective) -> Solution:
+        return _without_stock(replace(task, objective=objective), note)
+
+    found = Found(task, tried, lambda start: solved.policy, solved.sweeps, 0.0, True, note, anew)
+    return replace(evaluated(found), value=solved.value, error=0.0, lower=solved.value, bound=solved.bound)
+
+
+def _enumerated(
+    task: Task, sums: enumerated.Sums, known: enumerated.Known, stocks: int | Tensor, tolerance: float, note: str
+) -> Solution:
+    def anew(other: Objective) -> Solution:
+        return _enumerated(replace(task, objective=other), sums, known, stocks, tolerance, note)
+
+    tried = _searched(task, sums, known, stocks, tolerance)
+    policy = partial(enumerated.policy_from, task, sums)
+    return evaluated(Found(task, tried, policy, task.sweeps, 0.0, True, note, anew))
+
+
+def _searched(
+    task: Task, sums: enumerated.Sums, known: enumerated.Known, stocks: int | Tensor, tolerance: float
+) -> Tried:
+    """Return the starts that were tried, and what none exceeds."""
+    objective = task.objective
     if objective.stock is not None:
-        if not stocks[0] <= float(objective.stock) <= stocks[-1]:
-            raise ValueError(
-                f"{objective.name} starts from stock {float(objective.stock):g}, outside [{float(stocks[0]):g}, "
-                f"{float(stocks[-1]):g}] that was solved for; solve for it anew"
-            )
-        best = int((stocks - float(objective.stock)).abs().argmin())
+        return search(objective, known, np.array([float(objective.stock)]), task.shape(0.0, 0.0), 0.0)
+    every = -enumerated.possible_returns(task, sums)[::-1]
+    if isinstance(stocks, Tensor):
+        first = stocks.double().numpy(force=True)
     else:
-        means = torch.stack([distributions.mean(*distribution) for distribution in each])
-        best = int(means.masked_fill(figures < figures.max() - stock_grid.TIE, -torch.inf).argmax())
-    returns, order = each[best][0].sort()
-    table = solved.actions.cpu()
-    keys = [(step, state) for step in range(len(table)) for state in range(table.shape[1])]
-    return Solution(
-        objective=objective,
-        value=float(figures[best]),
-        stock=float(stocks[best] if objective.stock is None else objective.stock),
-        policy=SolvedPolicy(
-            dict.fromkeys(keys, stocks), {(step, state): table[step, state] for step, state in keys}, len(table) > 1
-        ),
-        returns=returns,
-        chances=each[best][1][order],
-        bound=float(scores.min()) if objective.outer == "min" else None,
-        stocks=stocks,
-        scores=scores,
-        note=note,
-        sweeps=solved.sweeps,
-        change=solved.change,
-        rational=None,
-        solved=(problem, note, solved),
+        first = every[np.unique(np.linspace(0, len(every) - 1, STARTS).round().astype(int))]
+    shape = task.shape(float(every[0] - every[-1]), float(every[-1] - every[0]))
+    kinks = every if objective.degree == 1 else None
+    return search(objective, known, first, shape, 1e-3 * tolerance, kinks)
+
+
+def _interpolated(
+    task: Task, stocks: int | Tensor, tolerance: float, max_sweeps: int | None, limit: float, note: str
+) -> Solution:
+    solved, tried = _bracketed(task, stocks, tolerance, max_sweeps, limit)
+    settled = solved.change <= tolerance
+
+    def anew(other: Objective) -> Solution:
+        return _interpolated(replace(task, objective=other), stocks, tolerance, max_sweeps, limit, note)
+
+    return evaluated(Found(task, tried, lambda start: solved.policy, solved.sweeps, solved.change, settled, note, anew))
+
+
+def _bracketed(
+    task: Task, stocks: int | Tensor, tolerance: float, max_sweeps: int | None, limit: float
+) -> tuple[interpolated.Solved, Tried]:
+    """Return the sweeps on a grid, and what every c_0 of it stands for."""
+    points = stocks.double().numpy(force=True) if isinstance(stocks, Tensor) else stocks
+    axes = interpolated.axes_of(task, points)
+    _refuse_above(limit, _grid_bytes(task, axes), "vi, on a grid,", "take fewer --stocks, or a shorter horizon")
+    solved = interpolated.solve_on_grid(task, axes, tolerance, max_sweeps)
+    objective, axis = task.objective, solved.axis
+    lower, upper = (
+        task.mdp.start @ solved.tables[interpolated.LOWER],
+        task.mdp.start @ solved.tables[interpolated.UPPER],
     )
+    if float(np.abs([lower, upper]).max()) > 1e100:
+        raise ValueError(
+            f"{objective.name}: the stocks are too many to be enumerated, and its utility jumps: nothing can be said "
+            "between the points of a grid; shorten the horizon, or round the rewards"
+        )
+    kept = np.ones(len(axis.points), bool) if objective.stock is None else axis.points == float(objective.stock)
+    low, high = (objective.score(axis.points[kept], side[kept]) for side in (lower, upper))
+    if objective.outer == "min":
+        bound = float(high.min())
+    else:
+        peaks, _ = peaks_between(objective, axis.points[kept], high, axis.shape)
+        bound = max(float(high.max()), float(peaks.max(initial=-np.inf)))
+    return solved, Tried(axis.points[kept], low, high, bound)
 
 
-def _mixture(problem: stock_grid.Problem, distribution: Tensor) -> tuple[Tensor, Tensor]:
-    """Return atoms and weights of the return from the start, of distributions (S, m) from every state."""
-    first = problem.start > 0
-    probability = problem.start[first][:, None]
-    if problem.support is None:
-        values = distribution[first]
-        return values.flatten(), (probability / problem.count).expand_as(values).flatten()
-    return problem.support, (probability * distribution[first]).sum(0)
+def _grid_bytes(task: Task, axes: list[interpolated.Axis]) -> float:
+    most = max(len(axis.points) for axis in axes)
+    actions = 2.0 * task.mdp.states * sum(len(axis.points) for axis in axes)
+    return 8 * 12 * task.mdp.states * most + actions + 64 * interpolated.CHUNK
 
 
-def _float64(numbers: list[Any]) -> Tensor:
-    return torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+# --- the other methods ------------------------------------------------------------------------------------------------
+
+
+def _from_projected(
+    problem: stock_grid.Problem,
+    task: Task,
+    solved: stock_grid.SolvedGrid,
+    tolerance: float,
+    limit: float,
+    note: str,
+) -> Solution:
+    """Return what a projected method found: its policy evaluated from the table, in the bracket of value iteration."""
+    objective, stocks = problem.objective, problem.stocks.numpy(force=True)
+    figures = objective.score(stocks, (problem.start @ solved.values).numpy(force=True))
+    if objective.stock is not None:
+        stocks, figures = _nearest_start(objective, stocks, figures)
+    bracket = _bracket(task, len(problem.stocks), tolerance, limit)
+    tried = Tried(stocks, figures, figures, bracket[1])
+    grids = tuple(problem.grid(step) for step in range(len(solved.actions)))
+    policy = SolvedPolicy(grids, tuple(table.to(torch.int16) for table in solved.actions))
+
+    def anew(other: Objective) -> Solution:
+        same, again = replace(problem, objective=other), replace(task, objective=other)
+        return _from_projected(same, again, solved, tolerance, limit, note)
+
+    settled = solved.change <= tolerance
+    found = Found(task, tried, lambda start: policy, solved.sweeps, solved.change, settled, note, anew)
+    one = evaluated(found)
+    return replace(one, lower=max(one.value - one.error, bracket[0]), projected=(problem, solved))
+
+
+def _nearest_start(objective: Objective, stocks: np.ndarray, figures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the objective's own c_0 (1,) with the figure of the nearest stock that was solved for."""
+    start = float(objective.stock or 0)
+    if not stocks[0] <= start <= stocks[-1]:
+        raise ValueError(
+            f"{objective.name} starts from stock {start:g}, outside [{stocks[0]:g}, {stocks[-1]:g}] that was solved "
+            "for; solve for it anew"
+        )
+    return np.array([start]), figures[[int(np.abs(stocks - start).argmin())]]
+
+
+def _bracket(task: Task, stocks: int, tolerance: float, limit: float) -> tuple[float, float]:
+    """Return what some policy achieves and what none exceeds, by value iteration."""
+    if _needs_no_stock(task.objective):
+        solved = neutral.solve_states(task)
+        return solved.value, solved.bound
+    sums = _enumerable(task, limit)
+    if sums is None:
+        tried = _bracketed(task, max(stocks, 2), tolerance, None, limit)[1]
+    else:
+        tried = _searched(task, sums, enumerated.Known(task, sums), 2, tolerance)
+    return -math.inf if task.objective.outer == "min" else float(tried.lower.max()), tried.bound
+
+
+__all__ = ["MethodName", "Representation", "Solution", "SolvedPolicy", "solve"]

@@ -32,7 +32,7 @@ from surefoot.agents.distributional import distributions
 from surefoot.agents.distributional.objectives import Objective, next_stock
 from surefoot.agents.parts.tabular import TabularMDP
 
-TIE = 1e-9  # expected utilities that differ by less are equal, and the mean return decides
+TIE = 1e-9  # relative: expected utilities that differ by less are equal, and the mean return decides
 
 
 class OutcomeRows(NamedTuple):
@@ -57,13 +57,27 @@ class Problem:
     gamma: float
     horizon: int | None
     scaled: bool
-    stocks: Tensor  # (C,) in order
+    grids: tuple[Tensor, ...]  # (C,) in order, of every step and of the end, or the one that is every step's
     support: Tensor | None  # (m,) of categorical distributions; None for quantiles
     count: int  # m
 
     def at(self, step: int) -> OutcomeRows:
         """Return what can happen at a step."""
         return self.rows[step if len(self.rows) > 1 else 0]
+
+    @property
+    def stocks(self) -> Tensor:
+        """The stocks c_0 (C,)."""
+        return self.grids[0]
+
+    def grid(self, step: int) -> Tensor:
+        """Return the stocks (C,) of a step."""
+        return self.grids[step if len(self.grids) > 1 else 0]
+
+    @property
+    def unit(self) -> float:
+        """The size of the utility on the grid, which ties are relative to."""
+        return float(self.objective.utility(self.stocks).abs().max()) or 1.0
 
     def scale(self, step: int) -> float:
         """Return γ^t where the utility needs it, else 1."""
@@ -113,18 +127,20 @@ def memory_bytes(
 # --- one sweep --------------------------------------------------------------------------------------------------------
 
 
-def following_stock(problem: Problem, rows: OutcomeRows) -> Tensor:
-    """Return the index (R, C) of the stock of the grid nearest to (c + r)/γ; beyond its ends, the end."""
-    between = (problem.stocks[1:] + problem.stocks[:-1]) / 2
-    return torch.bucketize(next_stock(problem.stocks, rows.reward[:, None], problem.gamma), between)
+def following_stock(problem: Problem, rows: OutcomeRows, step: int) -> Tensor:
+    """Return the index (R, C) of the stock of the next grid nearest to (c + r)/γ; beyond its ends, the end."""
+    grid = problem.grid(step + 1)
+    moved = next_stock(problem.grid(step), rows.reward[:, None], problem.gamma)
+    return torch.bucketize(moved, (grid[1:] + grid[:-1]) / 2)
 
 
-def expected(problem: Problem, following: Tensor, reward: Tensor, discount: float, scale: float) -> Tensor:
-    """Return E u(scale·(c + r + discount·G)) (…, C) of distributions of G (…, C, m) and rewards (…)."""
+def expected(problem: Problem, following: Tensor, reward: Tensor, discount: float, step: int) -> Tensor:
+    """Return E u(z·(c + r + discount·G)) (…, C) of distributions of G (…, C, m) and rewards (…)."""
+    stocks, scale = problem.grid(step), problem.scale(step)
     if problem.support is None:
-        x = problem.stocks[:, None] + reward[..., None, None] + discount * following
+        x = stocks[:, None] + reward[..., None, None] + discount * following
         return problem.objective.utility(scale * x).mean(-1)
-    x = problem.stocks[:, None] + (reward[..., None] + discount * problem.support)[..., None, :]
+    x = stocks[:, None] + (reward[..., None] + discount * problem.support)[..., None, :]
     return (following * problem.objective.utility(scale * x)).sum(-1)
 
 
@@ -135,26 +151,31 @@ def mean(problem: Problem, distribution: Tensor) -> Tensor:
 
 def values(problem: Problem, distribution: Tensor, step: int = 0) -> Tensor:
     """Return F(s, c) = E u(c + G) (S, C) of distributions (S, C, m)."""
-    return expected(problem, distribution, distribution.new_zeros(len(distribution)), 1.0, problem.scale(step))
+    return expected(problem, distribution, distribution.new_zeros(len(distribution)), 1.0, step)
 
 
 def action_values(problem: Problem, following: Tensor, step: int) -> tuple[Tensor, Tensor]:
     """Return E u(c + R + γG(S', C')) and the mean of R + γG(S', C') of every action, (S, A, C), before projection."""
     rows = problem.at(step)
-    near = following_stock(problem, rows)
+    near = following_stock(problem, rows, step)
     after = rows.after[:, None]
-    worth = expected(problem, following[after, near], rows.reward, problem.gamma, problem.scale(step))
+    worth = expected(problem, following[after, near], rows.reward, problem.gamma, step)
     means = rows.reward[:, None] + problem.gamma * mean(problem, following)[after, near]
     pairs = worth.new_zeros(2, len(rows.probability), worth.shape[1])
     pairs.index_add_(1, rows.pair, torch.stack([worth, means]) * rows.chance[:, None])
     return tuple(pairs.unflatten(1, (-1, problem.actions)))
 
 
-def greedy(worth: Tensor, means: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Return the action (S, C) of the largest worth (S, A, C). Ties: `keep`, else the larger mean, else the first."""
-    best = worth >= worth.amax(1, keepdim=True) - TIE
+def greedy(worth: Tensor, means: Tensor, unit: float, keep: Tensor | None = None) -> Tensor:
+    """Return the action (S, C) of the largest worth (S, A, C). Ties: `keep`, else the larger mean, else the first.
+
+    Tied is what differs by 10⁻⁹ of itself or of `unit`, the size of the utility.
+    """
+    most = worth.amax(1, keepdim=True)
+    best = worth >= most - TIE * (unit + most.abs())
     ranked = means.masked_fill(~best, -math.inf)
-    chosen = (ranked >= ranked.amax(1, keepdim=True) - TIE).to(torch.int8).argmax(1)
+    top = ranked.amax(1, keepdim=True)
+    chosen = (ranked >= top - TIE * (means.abs().max() + top.abs())).to(torch.int8).argmax(1)
     if keep is None:
         return chosen
     return torch.where(best.gather(1, keep[:, None]).squeeze(1), keep, chosen)
@@ -163,10 +184,10 @@ def greedy(worth: Tensor, means: Tensor, keep: Tensor | None = None) -> Tensor:
 def project(problem: Problem, following: Tensor, step: int, chosen: Tensor) -> Tensor:
     """Return the projected distributions of R + γ·G(S', C') (S, C, m) of the `chosen` actions (S, C)."""
     rows = problem.at(step)
-    stock = torch.arange(len(problem.stocks), device=chosen.device)
+    stock = torch.arange(chosen.shape[1], device=chosen.device)
     pair = torch.arange(len(chosen), device=chosen.device)[:, None] * problem.actions + chosen
     row, probability = rows.of_pair[pair], rows.probability[pair]  # (S, C, K)
-    near = following_stock(problem, rows)[row, stock[:, None]]
+    near = following_stock(problem, rows, step)[row, stock[:, None]]
     if problem.support is not None:
         atoms = rows.reward[row][..., None] + problem.gamma * problem.support
         weights = probability[..., None] * following[rows.after[row], near]
@@ -188,7 +209,7 @@ def project(problem: Problem, following: Tensor, step: int, chosen: Tensor) -> T
 class SolvedGrid(NamedTuple):
     """What a method leaves; T is 1 without a horizon."""
 
-    actions: Tensor  # (T, S, C)
+    actions: list[Tensor]  # (S, C) of every step
     distribution: Tensor  # (S, C, m), from the first step
     values: Tensor  # (S, C), F of those distributions
     sweeps: int
@@ -196,8 +217,9 @@ class SolvedGrid(NamedTuple):
 
 
 def no_return(problem: Problem) -> Tensor:
-    """Return δ₀ for every state and stock (S, C, m)."""
-    distribution = torch.zeros(len(problem.start), len(problem.stocks), problem.count, dtype=torch.float64)
+    """Return δ₀ for every state and stock (S, C, m) at the end."""
+    stocks = len(problem.grid(problem.horizon or 0))
+    distribution = torch.zeros(len(problem.start), stocks, problem.count, dtype=torch.float64)
     distribution = distribution.to(problem.stocks.device)
     if problem.support is None:
         return distribution
@@ -211,22 +233,22 @@ def value_iteration(problem: Problem, tolerance: float, max_sweeps: int) -> Solv
     if problem.horizon is not None:
         actions = []
         for step in reversed(range(problem.horizon)):
-            actions.append(greedy(*action_values(problem, distribution, step)))
+            actions.append(greedy(*action_values(problem, distribution, step), problem.unit))
             distribution = project(problem, distribution, step, actions[-1])
-        return SolvedGrid(torch.stack(actions[::-1]), distribution, values(problem, distribution), problem.horizon, 0.0)
+        return SolvedGrid(actions[::-1], distribution, values(problem, distribution), problem.horizon, 0.0)
     before, sweeps, change = values(problem, distribution), 0, math.inf
     while sweeps < max_sweeps and change > tolerance:
-        chosen = greedy(*action_values(problem, distribution, 0))
+        chosen = greedy(*action_values(problem, distribution, 0), problem.unit)
         distribution = project(problem, distribution, 0, chosen)
         after = values(problem, distribution)
         change, before, sweeps = float((after - before).abs().max()), after, sweeps + 1
-    return SolvedGrid(chosen[None], distribution, after, sweeps, change)
+    return SolvedGrid([chosen], distribution, after, sweeps, change)
 
 
 def evaluate(
-    problem: Problem, actions: Tensor, distribution: Tensor, tolerance: float, max_sweeps: int
+    problem: Problem, actions: list[Tensor], distribution: Tensor, tolerance: float, max_sweeps: int
 ) -> list[Tensor]:
-    """Return the distributions of a policy (T, S, C): T + 1 of them; without a horizon one, from `distribution` on."""
+    """Return the distributions of a policy: T + 1 of them; without a horizon one, from `distribution` on."""
     if problem.horizon is not None:
         found = [no_return(problem)]
         for step in reversed(range(problem.horizon)):
@@ -247,26 +269,25 @@ def policy_iteration(problem: Problem, tolerance: float, max_sweeps: int) -> Sol
     """Return the last of policies each greedy for the distributions of the one before, from the first action
     everywhere.
 
-    It ends when the policy is greedy for its own distributions, or when F no longer rises anywhere: with projections it
-    may cycle.
+    It ends when the policy is greedy for its own distributions: with a horizon after as many turns, the last steps
+    first. Without one also when F no longer rises anywhere: with projections it may cycle.
     """
-    steps, shape = problem.horizon or 1, (len(problem.start), len(problem.stocks))
-    actions = torch.zeros(steps, *shape, dtype=torch.int64, device=problem.stocks.device)
+    steps, device = problem.horizon or 1, problem.stocks.device
+    sizes = [(len(problem.start), len(problem.grid(step))) for step in range(steps)]
+    actions = [torch.zeros(size, dtype=torch.int64, device=device) for size in sizes]
     found = evaluate(problem, actions, no_return(problem), tolerance, max_sweeps)
     best = values(problem, found[0])
     for sweep in range(1, max_sweeps + 1):
-        improved = torch.stack(
-            [
-                greedy(*action_values(problem, found[min(t + 1, len(found) - 1)], t), keep=actions[t])
-                for t in range(steps)
-            ]
-        )
-        if torch.equal(improved, actions):
+        improved = [
+            greedy(*action_values(problem, found[min(t + 1, len(found) - 1)], t), problem.unit, keep=actions[t])
+            for t in range(steps)
+        ]
+        if all(map(torch.equal, improved, actions)):
             return SolvedGrid(actions, found[0], best, sweep, 0.0)
         improved_found = evaluate(problem, improved, found[0], tolerance, max_sweeps)
         after = values(problem, improved_found[0])
         rise = float((after - best).max())
-        if rise <= tolerance:
+        if rise <= tolerance and problem.horizon is None:
             break
         actions, found, best = improved, improved_found, after
     return SolvedGrid(actions, found[0], best, sweep, rise)

@@ -43,9 +43,7 @@ def transition_matrix(mdp: TabularMDP) -> Tensor:
 
 def check(mdp: TabularMDP) -> None:
     """Raise `ValueError` where probabilities are no distribution, rewards are not finite, or shapes differ."""
-    shapes = {name: tuple(value.shape) for name, value in mdp._asdict().items() if name != "start"}
-    if len(set(shapes.values())) > 1 or mdp.reward.ndim != 4 or mdp.reward.shape[1] != len(mdp.start):
-        raise ValueError(f"start is {tuple(mdp.start.shape)} and {shapes}; they need (S,) and (H or 1, S, A, K) alike")
+    check_shapes(mdp)
     for name, mass in (("start", mdp.start), ("probability", mdp.probability)):
         wrong = ((mass < 0).any(-1) | ((mass.sum(-1) - 1).abs() > 1e-9)).flatten()
         if wrong.any():
@@ -54,6 +52,13 @@ def check(mdp: TabularMDP) -> None:
         raise ValueError(f"next states must lie in 0 … {len(mdp.start) - 1}")
     if not torch.isfinite(mdp.reward).all():
         raise ValueError("rewards must be finite")
+
+
+def check_shapes(mdp: TabularMDP) -> None:
+    """Raise `ValueError` where the tables' shapes differ."""
+    shapes = {name: tuple(value.shape) for name, value in mdp._asdict().items() if name != "start"}
+    if len(set(shapes.values())) > 1 or mdp.reward.ndim != 4 or mdp.reward.shape[1] != len(mdp.start):
+        raise ValueError(f"start is {tuple(mdp.start.shape)} and {shapes}; they need (S,) and (H or 1, S, A, K) alike")
 
 
 def backup(mdp: TabularMDP, h: int, following: Tensor, discount: float = 1.0) -> Tensor:

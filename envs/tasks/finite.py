@@ -60,10 +60,14 @@ class FiniteEnv(TensorEnv):
         self._next_state, self._reward = (field.flatten() for field in self.outcomes[1:4:2])
         self._terminal = torch.zeros(states, dtype=torch.bool) if terminal is None else terminal
         self._terminal = self._terminal.to(self.device)
+        if self._terminal.shape != (states,) or self._terminal.dtype != torch.bool:
+            raise ValueError(f"terminal must be {states} booleans, one a state, not {tuple(self._terminal.shape)}")
+        if (starts := (self.outcomes.start > 0) & self._terminal).any():
+            raise ValueError(f"state {int(starts.int().argmax())} is terminal, but an episode can start in it")
 
     def tabular(self) -> Outcomes:
-        """Return the tabular MDP, from which exact values are computed."""
-        return self.outcomes
+        """Return the tabular MDP, from which exact values are computed; a terminal state stays, and pays nothing."""
+        return absorbing(self.outcomes, self._terminal)
 
     def state_index(self, state: State) -> Tensor:
         """Return the index (N,) of each environment's state."""
@@ -125,6 +129,16 @@ class FiniteEnv(TensorEnv):
         """Return (draws, N, 1) uniform numbers."""
         shape = (draws, self.num_envs, 1)
         return torch.rand(shape, generator=self.generator, device=self.device, dtype=torch.float64)
+
+
+def absorbing(outcomes: Outcomes, terminal: Tensor) -> Outcomes:
+    """Return the table in which `terminal` states (S,) lead to themselves and pay nothing, whatever their rows say."""
+    if not terminal.any():
+        return outcomes
+    place, itself = terminal[:, None, None], torch.arange(len(terminal), device=terminal.device)[:, None, None]
+    return outcomes._replace(
+        next_state=torch.where(place, itself, outcomes.next_state), reward=outcomes.reward.masked_fill(place, 0.0)
+    )
 
 
 def sum_range(horizon: int, low: float, high: float, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -161,6 +161,13 @@ def test_array_environments_with_either_autoreset(mode):
     assert resets > 20
 
 
+@pytest.mark.parametrize("chosen", [float("nan"), float("inf")])
+def test_a_chosen_stock_that_is_no_number_is_refused(chosen):
+    for env, stock in ((wrapped(), chosen), (StockVectorObservation(Fork(2), GAMMA, RANGE), [0.0, chosen])):
+        with pytest.raises(ValueError, match="the stock of reset's options must be finite"):
+            env.reset(options={"stock": stock})
+
+
 def test_a_chosen_stock_also_starts_the_environments_that_reset_themselves():
     env = StockVectorObservation(Fork(3, max_episode_steps=2), GAMMA, RANGE)
     chosen = [-1.0, -2.0, -3.0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,39 +16,48 @@ from rich.table import Table
 
 from surefoot.agents.distributional import Solution, solve
 from surefoot.agents.distributional.distributions import mean
-from surefoot.agents.distributional.objectives import parse
+from surefoot.agents.distributional.objectives import Objective, parse
 from surefoot.agents.distributional.solve import MethodName, Representation
+from surefoot.agents.parts.sparse import SparseMDP
 from surefoot.agents.parts.tabular import TabularMDP
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.evaluation.storage import write_atomically
+from surefoot.evaluation.tables import is_table, read_table
+from surefoot.training.cli import solve_models
+from surefoot.training.cli.options import REGISTRY
 from surefoot.training.runs.console import print_table
+
+DEFAULT_OBJECTIVE = ("cvar(0.1)",)
 
 
 @dataclass(frozen=True)
 class Request:
     """The task, the objectives and the method of the solution."""
 
-    task: tyro.conf.Positional[str]
-    """Gymnasium id of a tabular MDP, such as surefoot/Fork-v0."""
-    objective: tuple[str, ...] = ("cvar(0.1)",)
+    task: tyro.conf.Positional[str] = ""
+    """Gymnasium id of a tabular MDP, such as surefoot/Fork-v0, or a file of one: table.npz, table.csv."""
+    objective: tuple[str, ...] = DEFAULT_OBJECTIVE
     """Objectives of the return to optimise: mean, cvar(0.1), target(2), …"""
+    models: tuple[Path, ...] = ()
+    """Files of several models of one task, in place of it: find the best mean return in the worst of them."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the task's constructor."""
+    """Keyword arguments of the constructor of a registered task."""
     gamma: float | None = None
-    """Discount factor; default: the task's own."""
+    """Discount factor; default: the task's own. 1 needs a horizon, or a task in which every policy ends."""
     horizon: int | None = None
     """Horizon in steps; default: the task's own, or infinite."""
-    method: MethodName = "dvi"
-    """`exact` backward induction in fractions, `dvi` or `dpi`: distributional value or policy iteration."""
+    method: MethodName = "vi"
+    """`vi`: value iteration over states and stocks; `exact`: backward induction in fractions, for small tasks; `dvi`,
+    `dpi`: distributional value or policy iteration, as in the paper."""
     representation: Representation | None = None
-    """Representation of the return distributions: `particles`, `quantiles` or `categorical`; default: particles for
-    `exact`, else quantiles."""
+    """Representation of the return distributions of `exact`, `dvi` and `dpi`: `particles`, `quantiles` or
+    `categorical`; default: particles for `exact`, else quantiles."""
     atoms: int = 256
     """Quantiles or categories per return distribution."""
     stocks: int = 200
-    """Grid points of the stock."""
+    """Grid points of the stock, where the stocks that can be reached are too many to be enumerated."""
     stock_range: tuple[float, float] | None = None
-    """Range of the stock grid; default: the range of the return."""
+    """Range of the initial stocks that are tried; default: wide enough for the objective."""
     return_range: tuple[float, float] | None = None
     """Range of the categories; default: wide enough that no return is clipped."""
     out: Path = Path("distributions.png")
@@ -58,47 +68,118 @@ class Request:
 
 def main(arguments: list[str]) -> int:
     """Solve, print the table, draw the distributions, and return the exit code."""
-    from surefoot.evaluation.figures.caption import task_with_dynamics
+    torch.set_num_threads(1)  # the tensors are small, and threads would wait for each other
+    request = tyro.cli(Request, args=arguments, prog="surefoot solve", registry=REGISTRY)
+    if request.models:
+        return _worst_case(request)
     from surefoot.evaluation.figures.distributions import solution_distributions
 
-    torch.set_num_threads(1)  # the tensors are small, and threads would wait for each other
-    request = tyro.cli(Request, args=arguments, prog="surefoot solve")
     solutions = solve_all(request)
     print_table(table(request.task, solutions))
-    for note in dict.fromkeys(solution.note for solution in solutions):
+    for note in dict.fromkeys(note for solution in solutions for note in notes(solution)):
         print(note)
-    task = task_with_dynamics(asdict(EnvConfig(request.task, kwargs=request.kwargs)))
-    print(f"figure: {solution_distributions(solutions, request.out, task)}")
+    print(f"figure: {solution_distributions(solutions, request.out, _named(request))}")
     if request.json is not None:
-        text = json.dumps([plain(solution) for solution in solutions], indent=2) + "\n"
-        write_atomically(request.json, lambda file: file.write(text.encode()))
+        write_json(request.json, [plain(solution) for solution in solutions])
     return 0
+
+
+def _worst_case(request: Request) -> int:
+    """Solve for the worst of several models, print what each comes to, and return the exit code."""
+    taken = {"TASK": bool(request.task), "--kwargs": bool(request.kwargs), "--horizon": request.horizon is not None}
+    if wrong := [name for name, given in taken.items() if given]:
+        raise ValueError(f"{wrong[0]} has no meaning beside --models, whose files are the task, without a horizon")
+    if request.objective not in (DEFAULT_OBJECTIVE, ("mean",)):
+        raise ValueError(f"--models is for the mean return in the worst model, not {', '.join(request.objective)}")
+    _check_numbers(request)
+    found = solve_models.solve_files(request.models, request.gamma)
+    print_table(solve_models.table(request.models, found))
+    print("\n".join(solve_models.summary(request.models, found)))
+    if request.json is not None:
+        write_json(request.json, solve_models.plain(request.models, found))
+    return 0
+
+
+def _named(request: Request) -> str:
+    from surefoot.evaluation.figures.caption import task_with_dynamics
+
+    if is_table(request.task):
+        return Path(request.task).name
+    return task_with_dynamics(asdict(EnvConfig(request.task, kwargs=request.kwargs)))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values to a file."""
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def solve_all(request: Request) -> list[Solution]:
     """Return one solution per objective; those that differ in the search over the stock alone are solved once."""
     if not request.objective:
         raise ValueError("name at least one objective, such as --objective 'cvar(0.1)'")
+    objectives = list(map(parse, request.objective))
+    _check_numbers(request)
+    mdp, options = _problem(request)
+    solutions = list[Solution]()
+    for objective in objectives:
+        alike = [one for one in solutions if _alike(one.objective, objective)]
+        solutions.append(alike[0].again(objective) if alike else solve(mdp, objective, **options))
+    return solutions
+
+
+def _alike(one: Objective, other: Objective) -> bool:
+    return bool(one.outer and other.outer) and one.utility is other.utility
+
+
+def _check_numbers(request: Request) -> None:
+    """Raise `ValueError` for a number that is out of its range, by the name of its option."""
+    for name, value, least in (("--horizon", request.horizon, 1), ("--atoms", request.atoms, 2)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if request.stocks < 2:
+        raise ValueError(f"--stocks must be at least 2, got {request.stocks}")
+    if request.gamma is not None and not 0 < request.gamma <= 1:
+        raise ValueError(f"--gamma must lie in (0, 1], not {request.gamma}: the stock update divides by it")
+    for name, ends in (("--stock-range", request.stock_range), ("--return-range", request.return_range)):
+        if ends is not None and not -math.inf < ends[0] < ends[1] < math.inf:
+            raise ValueError(f"{name} must be two finite numbers, the smaller one first, got {ends[0]:g} {ends[1]:g}")
+
+
+def _problem(request: Request) -> tuple[TabularMDP | SparseMDP, dict[str, Any]]:
+    """Return the table of the task, and how it is to be solved."""
+    mdp, own_gamma, own_horizon = _from_file(request) if is_table(request.task) else _from_task(request)
+    gamma = request.gamma if request.gamma is not None else own_gamma
+    if gamma is None:
+        raise ValueError(f"{request.task} has no discount of its own; add --gamma")
+    return mdp, _options(request, gamma, request.horizon if request.horizon is not None else own_horizon)
+
+
+def _from_file(request: Request) -> tuple[SparseMDP, float | None, int | None]:
+    if request.kwargs:
+        raise ValueError(f"--kwargs is for registered tasks; {request.task} is a file")
+    return read_table(Path(request.task))
+
+
+def _from_task(request: Request) -> tuple[TabularMDP, float | None, int | None]:
+    if not request.task:
+        raise ValueError("name a task, such as surefoot/Fork-v0 or table.npz, or several files after --models")
     env: Any = make_vec(EnvConfig(request.task, kwargs=request.kwargs))
     if not hasattr(env, "tabular"):
         raise ValueError(f"{request.task} is not a tabular MDP; surefoot solve is for tasks such as surefoot/Fork-v0")
-    gamma = request.gamma if request.gamma is not None else getattr(env, "discount", None)
-    if gamma is None:
-        raise ValueError(f"{request.task} has no discount of its own; add --gamma")
-    options: dict[str, Any] = {
+    return TabularMDP(*env.tabular()), getattr(env, "discount", None), env.horizon
+
+
+def _options(request: Request, gamma: float, horizon: int | None) -> dict[str, Any]:
+    return {
         "gamma": gamma,
-        "horizon": request.horizon or env.horizon,
+        "horizon": horizon,
         "method": request.method,
         "representation": request.representation,
         "atoms": request.atoms,
         "stocks": _stocks(request),
         "return_range": request.return_range,
     }
-    mdp, solutions = TabularMDP(*env.tabular()), list[Solution]()
-    for objective in map(parse, request.objective):
-        known = [one for one in solutions if objective.outer and one.objective.utility is objective.utility]
-        solutions.append(known[0].again(objective) if known else solve(mdp, objective, **options))
-    return solutions
 
 
 def _stocks(request: Request) -> int | torch.Tensor:
@@ -110,16 +191,35 @@ def _stocks(request: Request) -> int | torch.Tensor:
 
 def table(title: str, solutions: Sequence[Solution]) -> Table:
     """Return one row per objective."""
-    caption = "start: c_0; distribution: the objective of the return distribution itself, projected unless it is exact"
+    caption = "value: what the policy achieves from the stock `start`; at most: what no policy exceeds"
     shown = Table(title=title, caption=caption, box=SIMPLE_HEAD)
-    bounds = any(solution.bound is not None for solution in solutions)
-    for name in ("objective", "start", "value", "distribution", "mean return", *(["bound"] if bounds else [])):
-        shown.add_column(name, justify="left" if name == "objective" else "right", no_wrap=True)
+    shown.add_column("objective", overflow="fold")
+    for name in ("value", "at most", "start", "mean return"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for one in solutions:
-        figures = [one.stock, one.value, one.measured, float(mean(one.returns, one.chances))]
-        bound = ["" if one.bound is None else f"{one.bound:.4f}"] if bounds else []
-        shown.add_row(one.objective.name, *(f"{figure:.4f}" for figure in figures), *bound)
+        figures = one.bound, one.stock, float(mean(one.returns, one.chances))
+        shown.add_row(one.objective.name, _value(one), *(f"{figure:.4f}" for figure in figures))
     return shown
+
+
+def _value(one: Solution) -> str:
+    return f"{one.value:.4f}" if one.error < 5e-5 else f"{one.value:.4f} ± {one.error:.2g}"
+
+
+def notes(one: Solution) -> Iterator[str]:
+    """Yield what must be known beside the figures of a solution."""
+    if one.note:
+        yield one.note
+    if not one.settled:
+        yield (
+            f"{one.objective.name}: not settled after {one.sweeps} sweeps, the last still changed it by "
+            f"{one.change:.2g}: a better policy may exist, up to `at most`; add --stocks"
+        )
+    if one.error >= 5e-5:
+        yield (
+            f"{one.objective.name}: the policy has too many different returns; nearby ones were merged, which may "
+            "have moved the value by what follows the ±"
+        )
 
 
 def plain(solution: Solution) -> dict[str, Any]:
@@ -128,13 +228,14 @@ def plain(solution: Solution) -> dict[str, Any]:
     return {
         "objective": solution.objective.name,
         "value": solution.value,
+        "error": solution.error,
+        "bracket": [solution.lower, solution.bound],
         "stock": solution.stock,
-        "bound": solution.bound,
-        "of_the_distribution": solution.measured,
         "exact_value": None if exact is None else str(exact.best.score),
         "exact_stock": None if exact is None else str(exact.best.stock),
         "sweeps": solution.sweeps,
         "change": solution.change,
+        "settled": solution.settled,
         "note": solution.note,
         "returns": solution.returns.tolist(),
         "chances": solution.chances.tolist(),

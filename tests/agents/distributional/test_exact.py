@@ -9,6 +9,7 @@ from itertools import pairwise, product
 
 import pytest
 import torch
+from history_policies import NOTHING, achievable, mixed, outcomes_of, random_mdp
 
 from surefoot.agents.distributional import exact
 from surefoot.agents.distributional.exact import best_start, make_program, reachable
@@ -37,18 +38,6 @@ def found(name, objective, method="exact", gamma=None):
 def exact_gambles(name):
     """Return the gambles of a ladder, [step][action], as (chance, pay) in fractions."""
     return [[[(as_fraction(c), as_fraction(r)) for c, r in gamble] for gamble in step] for step in TASKS[name].gambles]
-
-
-def mixed(outcomes, gamma):
-    """Return the mixture of reward + γ·G over (chance, reward, distribution of G), as sets of (value, weight)."""
-    distribution = {}
-    for chance, reward, child in outcomes:
-        for value, weight in child:
-            distribution[reward + gamma * value] = distribution.get(reward + gamma * value, F(0)) + chance * weight
-    return frozenset(distribution.items())
-
-
-NOTHING = frozenset({(F(0), F(1))})
 
 
 def distributions_of_history_policies(name):
@@ -277,49 +266,13 @@ def test_mean_minus_variance_step_by_step_is_less(aversion, value, monkeypatch):
     assert float(penalised(distribution)) == pytest.approx(value)
 
 
-def random_mdp(seed):
-    """Return 2 states, 2 actions, at most 2 outcomes, integer rewards in [−4, 4]."""
-    g = torch.Generator().manual_seed(seed)
-    shape = (1, 2, 2, 2)
-    first = torch.randint(0, 5, shape[:-1], generator=g) / 4.0
-    probability = torch.stack([first, 1 - first], -1).double()
-    return TabularMDP(
-        torch.tensor([1.0, 0.0]).double(),
-        torch.randint(2, shape, generator=g),
-        probability,
-        torch.randint(-4, 5, shape, generator=g).double(),
-    )
-
-
-def achievable(table, state, left, gamma):
-    """Return the distributions that deterministic history-dependent policies have from a state."""
-    if left == 0:
-        return {NOTHING}
-    distributions = set()
-    for outcomes in table[state]:
-        children = product(*(achievable(table, after, left - 1, gamma) for _, after, _ in outcomes))
-        distributions |= {
-            mixed([(chance, pay, child) for (chance, _, pay), child in zip(outcomes, chosen, strict=True)], gamma)
-            for chosen in children
-        }
-    return distributions
-
-
 @pytest.mark.parametrize("gamma", [F(1, 2), F(4, 5), F(1)])
 @pytest.mark.parametrize("block", range(4))
 def test_random_mdps_against_brute_force(gamma, block):
     """108 MDPs, 3 steps, every utility and stock, by equality; a third of them at each γ."""
     for seed in range(9 * block, 9 * block + 9):
         mdp = random_mdp(seed + 100 * gamma.numerator + gamma.denominator)
-        fields = (field[0].tolist() for field in (mdp.probability, mdp.next_state, mdp.reward))
-        table = [
-            [
-                [(as_fraction(p), s, as_fraction(r)) for p, s, r in zip(*cell, strict=True) if p]
-                for cell in zip(*state, strict=True)
-            ]
-            for state in zip(*fields, strict=True)
-        ]
-        distributions = achievable(table, 0, 3, gamma)
+        distributions = achievable(outcomes_of(mdp), 0, 3, gamma)
         for u in UTILITIES.values():
             program, stocks = program_of(mdp, objective_of(u, 0), gamma, 3), [F(-3), F(-1, 2), F(2)]
             solved = exact.backward_induction(program, reachable(program, stocks))

@@ -67,6 +67,36 @@ def test_a_terminal_state_ends_the_episode_and_one_table_serves_every_step():
         assert info["final_obs"].argmax(-1).tolist() == [0, 1]
 
 
+def test_what_the_rows_of_a_terminal_state_say_is_not_in_the_table():
+    """They are never taken: with them a task worth 1 was solved as one worth 16."""
+    outcomes = Outcomes(
+        torch.tensor([1.0, 0.0]).double(),
+        torch.tensor([[[[1]], [[0]]]]),
+        torch.ones(1, 2, 1, 1).double(),
+        torch.tensor([[[[1.0]], [[15.0]]]]).double(),
+    )
+    found = FiniteEnv(outcomes, terminal=torch.tensor([False, True])).tabular()
+    assert found.next_state.flatten().tolist() == [1, 1]
+    assert found.reward.flatten().tolist() == [1, 0]
+    assert FiniteEnv(outcomes).tabular().reward.flatten().tolist() == [1, 15]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "words"),
+    [
+        ([True, False], "state 0 is terminal, but an episode can start in it"),
+        ([False], "terminal must be 2 booleans"),
+        ([0, 1], "terminal must be 2 booleans"),
+    ],
+)
+def test_terminal_states_are_checked(terminal, words):
+    outcomes = Outcomes(
+        torch.tensor([1.0, 0.0]).double(), torch.ones(1, 2, 1, 1).long(), *[torch.ones(1, 2, 1, 1).double()] * 2
+    )
+    with pytest.raises(ValueError, match=words):
+        FiniteEnv(outcomes, terminal=torch.tensor(terminal))
+
+
 def test_a_table_by_step_needs_its_horizon_and_state_is_saved():
     with pytest.raises(ValueError, match="the table has 3 steps, the horizon is None"):
         FiniteEnv(table())

@@ -23,13 +23,13 @@ def test_exact_values_in_the_table_the_file_and_the_figure(capsys, tmp_path):
     assert command("surefoot/Gate-v0", "--objective", *objectives, *options) == 0
     printed = capsys.readouterr().out
     assert [line.split() for line in printed.splitlines() if "cvar(1/2)  " in line] == [
-        ["cvar(1/2)", "-3.0000", "0.7500", "0.7500", "1.8750"]
+        ["cvar(1/2)", "0.7500", "0.7500", "-3.0000", "1.8750"]
     ]
     assert "upper-cvar(0.75)" in printed
     assert "silently wrong" in printed
     saved = json.loads(file.read_text())
     assert [one["exact_value"] for one in saved[:3]] == ["3/4", "7/2", "-9/8"]
-    assert (saved[0]["exact_stock"], saved[1]["bound"]) == ("-3", 3.5)
+    assert (saved[0]["exact_stock"], saved[1]["bracket"]) == ("-3", [3.5, 3.5])
     assert sum(saved[0]["chances"]) == pytest.approx(1)
     assert matplotlib.image.imread(figure).std() > 0.05
 
@@ -67,7 +67,17 @@ def test_the_figure_shows_distribution_and_search(monkeypatch, tmp_path):
         (("surefoot/Fork-v0", "--objective"), "name at least one objective"),
         (("surefoot/Fork-v0", "--gamma", "0"), "gamma must lie in (0, 1], not 0.0"),
         (("surefoot/Fork-v0", "--method", "exact"), "needs a horizon"),
-        (("surefoot/Fork-v0", "--stocks", "99999"), "more than max_bytes"),
+        (("surefoot/Fork-v0", "--method", "dvi", "--stocks", "99999"), "more than max_bytes"),
+        (("surefoot/Fork-v0", "--objective", "target(1e400)"), "numbers must lie within ±1e300"),
+        (("surefoot/Fork-v0", "--horizon", "0"), "--horizon must be at least 1, got 0"),
+        (("surefoot/Fork-v0", "--stocks", "1"), "--stocks must be at least 2, got 1"),
+        (("surefoot/Fork-v0", "--stock-range", "nan", "1"), "--stock-range must be two finite numbers"),
+        (("surefoot/Fork-v0", "--gamma", "1"), "a policy can go on for ever in state"),
+        ((), "name a task"),
+        (("surefoot/Fork-v0", "--models", "a.npz", "b.npz"), "TASK has no meaning beside --models"),
+        (("--models", "a.npz"), "--models needs at least two files"),
+        (("--models", "a.npz", "b.npz", "--objective", "cvar(0.5)"), "--models is for the mean return"),
+        (("nothing.npz",), "nothing.npz: no such file"),
         (("surefoot/Nothing-v0",), "unknown environment"),
     ],
 )
@@ -76,3 +86,68 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys):
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+# --- tables in files, and several models ------------------------------------------------------------------------------
+
+
+def coin(tmp_path, name="coin.npz", chance=0.5, **further):
+    """State 0: a sure 1, or 3 with a chance and 0 else; state 1 is the end, whose rows still pay."""
+    moves, pays = np.zeros((3, 2, 3)), np.zeros((3, 2, 3))
+    moves[0, 0], moves[0, 1] = [0, 1, 0], [0, 1 - chance, chance]
+    moves[1:, :, 0], pays[1:] = 1.0, 15.0
+    pays[0, 0, 1], pays[0, 1, 2] = 1.0, 3.0
+    path = tmp_path / name
+    np.savez(path, P=moves, R=pays, terminal=[False, True, True], **further)
+    return path
+
+
+def test_a_table_file_is_solved_and_its_terminal_rows_are_not_paid(tmp_path, capsys):
+    path, out = coin(tmp_path, gamma=1.0), ("--out", tmp_path / "a.png", "--json", tmp_path / "a.json")
+    assert command(path, "--objective", "mean", "cvar(0.25)", "upper-cvar(0.25)", *out) == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if "0.25" in line}
+    assert rows["cvar(0.25)"] == ["1.0000", "1.0000", "-1.0000", "1.0000"]
+    saved = json.loads((tmp_path / "a.json").read_text())
+    assert [one["value"] for one in saved] == pytest.approx([1.5, 1.0, 3.0])
+    assert command(path, "--kwargs", "horizon", 2, *out) == 2
+    assert "--kwargs is for registered tasks" in capsys.readouterr().err
+
+
+def test_keyword_arguments_reach_the_task(tmp_path):
+    one, other = (
+        solve_all(Request("surefoot/Forest-v0", ("mean",), gamma=1.0, kwargs=kwargs))[0].value
+        for kwargs in ({"horizon": 5}, {"horizon": 6})
+    )
+    assert one < other
+    arguments = ("--objective", "mean", "--gamma", 1, "--kwargs", "horizon", 5, "--out", tmp_path / "a.png")
+    assert command("surefoot/Forest-v0", *arguments, "--json", tmp_path / "a.json") == 0
+    assert json.loads((tmp_path / "a.json").read_text())[0]["value"] == pytest.approx(one)
+
+
+def test_the_worst_of_several_models(tmp_path, capsys):
+    """The gamble is worth 1.5 or 0.6, the sure 1 in both: the best worst case is 1, and no policy exceeds it."""
+    files = coin(tmp_path, "a.npz", 0.5), coin(tmp_path, "b.npz", 0.2)
+    assert command("--models", *files, "--gamma", 1, "--json", tmp_path / "worst.json") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "no policy exceeds 1.000000: certified" in printed
+    saved = json.loads((tmp_path / "worst.json").read_text())
+    assert (saved["worst_case"], saved["values"], saved["policy"][0]) == (1.0, [1.0, 1.0], 0)
+    assert saved["optima"] == pytest.approx([1.5, 1.0])
+    assert command("--models", *files) == 2
+    assert "the models name no common discount; add --gamma" in capsys.readouterr().err
+    assert command("--models", *files, "--gamma", 1, "--horizon", 3) == 2
+    assert "--horizon has no meaning beside --models" in capsys.readouterr().err
+
+
+def test_a_table_keeps_to_the_terminal(monkeypatch):
+    from rich.measure import Measurement
+
+    from surefoot.training.runs import console
+
+    printed = []
+    monkeypatch.setattr(console.Terminal, "print", lambda self, table: printed.append((self.width, table)))
+    solutions = solve_all(Request("surefoot/Gate-v0", ("mean-cvar(0.333333, 0.123456789)", "mean")))
+    shown = commands_solve.table("surefoot/Gate-v0", solutions)
+    console.print_table(shown)
+    narrow = console.Terminal(width=80)
+    assert Measurement.get(narrow, narrow.options.update(max_width=10_000), shown).minimum <= 80

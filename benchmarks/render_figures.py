@@ -79,7 +79,7 @@ def draw_simulator_gap() -> Path:
     axes.set_ylabel(REAL_RETURN)
     legend_below(figure, axes)
     seeds = seeds_in_words(sorted({int(job.split("/")[2]) for job in jobs}))
-    shows = "small mark: one seed, the mean of 20 episodes of its last policy; large mark: mean over the seeds that were run"
+    shows = "small mark: a seed, mean of 20 episodes of its last policy; large mark: mean over the seeds that were run"
     task = "HalfCheetah-v5, evaluated in unmodified dynamics; data: sample:halfcheetah-demo"
     return write_figure(figure, IMAGES / "simulator_gap.png", Caption(task, seeds, f"{shows}; no band"))
 

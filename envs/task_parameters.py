@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -48,9 +48,12 @@ class TaskParameters:
         self._fill = filler(theirs, physical_names, self.label) if self.model is None and physical_names else None
         self._limit(task)
         self.layout = self._layout(env, outside) if outside.any() else None
-        self.nominal = self._nominal(own)
-        self._rest = self.nominal[len(varied) :]
+        self.nominal = np.array(
+            [there if value is None else value for value, there in zip(own, self._stock(), strict=True)]
+        )
         self.count = len(varied)
+        self._rest = self.nominal[self.count :]
+        self.untimed = self._untimed(fixed)
         self.check(self.low)
         self.check(self.high)
         self.check(self.nominal)
@@ -59,16 +62,24 @@ class TaskParameters:
         names = [name if there else "" for name, there in zip(self.names, outside, strict=True)]
         return Layout(env, names, self.low, self.high, is_time_aware(env))
 
-    def _nominal(self, own: Sequence[float | None]) -> np.ndarray:
-        task = (
-            dict(zip(names_of(self._theirs), np.asarray(self._theirs.nominal, float), strict=True))
-            if self._theirs
-            else {}
-        )
+    def _stock(self) -> np.ndarray:
+        """Return the values (D,) of the unmodified task; NaN where a `*` is over values that differ."""
+        theirs = self._theirs
+        task = dict(zip(names_of(theirs), [] if theirs is None else np.asarray(theirs.nominal, float), strict=True))
         found = np.full(len(self.names), np.nan) if self.layout is None else self.layout.neutral.copy()
         for place, k in enumerate(self.physical):
-            found[k] = self.model.nominal[place] if self.model else task[self.names[k]]
-        return np.array([value if value is not None else there for value, there in zip(own, found, strict=True)])
+            found[k] = self.model.neutral[place] if self.model else task[self.names[k]]
+        return found
+
+    def _untimed(self, fixed: Mapping[str, float]) -> np.ndarray:
+        """Return what holds before an onset: nominal values; stock ones of fixed parameters with a fixed onset."""
+        before, stock = self.nominal.copy(), self._stock()
+        if {"onset", "duration"} & set(self.names[self.count :]):
+            before[self.count :] = stock[self.count :]
+        if np.isnan(before).any():
+            name = self.names[int(np.argmax(np.isnan(before)))]
+            raise ValueError(f"{name} has no single value before the onset; {name.replace('.', '_scale.')} has, 1")
+        return before
 
     def _limit(self, task: Any) -> None:
         """Note which values each parameter may have."""

@@ -24,7 +24,6 @@ from surefoot.envs.parameters import UncertaintySet, check_task
 from surefoot.envs.task_parameters import full_vector
 from surefoot.envs.tensor_env import TensorEnv
 from surefoot.envs.uncertainty.robots import ROBOTS, Moved, MujocoRobots
-from surefoot.envs.with_parameters import WithParameters
 
 LONGEST_EPISODE = 100_000  # steps; a task without a time limit would otherwise never return
 NUM_ENVS = 128  # episodes side by side: beyond it a batch saves little, and one of the largest robot takes 1 MB
@@ -136,10 +135,10 @@ class BatchedEpisodes(gym.vector.VectorEnv):
 
 
 class GymRobots:
-    """Unmodified environments with `WithParameters` around them."""
+    """Environments with `WithParameters`, one after the other."""
 
     def __init__(self, config: EnvConfig, uncertainty: UncertaintySet, num_envs: int):
-        self.envs = [WithParameters(make_single(config), uncertainty) for _ in range(num_envs)]
+        self.envs = [make_single(config, uncertainty=uncertainty) for _ in range(num_envs)]
         self.spaces = (self.envs[0].observation_space, self.envs[0].action_space)
 
     def begin(self, i: int, values: np.ndarray, seed: int) -> np.ndarray:

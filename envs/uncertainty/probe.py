@@ -18,7 +18,6 @@ from surefoot.envs.divergence import quiet_mujoco
 from surefoot.envs.make import as_one_batch, make_single, make_vec
 from surefoot.envs.parameters import UncertaintySet, check_task
 from surefoot.envs.task_parameters import full_vector, nominal_of
-from surefoot.envs.with_parameters import WithParameters
 
 Span = tuple[float, float]
 
@@ -82,8 +81,8 @@ def _open(config: EnvConfig, uncertainty: UncertaintySet) -> tuple[np.ndarray, g
     """Return a task's nominal values, its actions, and how it moves with given parameters."""
     check_task(uncertainty, config.id)
     if not as_one_batch(config, uncertainty):
-        env = WithParameters(make_single(config), uncertainty)
-        return env.nominal, env.action_space, lambda *job: _gym_path(env, *job)
+        env = make_single(config, uncertainty=uncertainty)
+        return env.get_wrapper_attr("nominal"), env.action_space, lambda *job: _gym_path(env, *job)
     batch: Any = make_vec(config)
     full = full_vector(batch, uncertainty)
     num_envs = batch.num_envs

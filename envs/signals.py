@@ -186,7 +186,8 @@ def folded(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return values reflected at the ends of their ranges."""
     span = np.where(high > low, high - low, 1.0)
     place = np.mod(values - low, 2 * span)
-    return low + np.minimum(place, 2 * span - place)
+    reflected: np.ndarray = low + np.minimum(place, 2 * span - place)
+    return reflected
 
 
 def middle(space: gym.spaces.Box) -> np.ndarray:

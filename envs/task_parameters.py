@@ -37,9 +37,9 @@ class TaskParameters:
         rest = np.array([value for name, value in fixed.items() if name not in varied], np.float64)
         self.names = (*varied, *(name for name in fixed if name not in varied))
         own = [fixed.get(name) if varied.get(name) is None else varied[name] for name in self.names]
-        self.low, self.high = (
-            np.append(end, rest) for end in ((uncertainty.low, uncertainty.high) if uncertainty else ([], []))
-        )
+        none = np.empty(0)
+        self.low = np.append(none if uncertainty is None else uncertainty.low, rest)
+        self.high = np.append(none if uncertainty is None else uncertainty.high, rest)
         theirs = None if has_model(task) else uncertain_of(task)
         outside = np.array([is_signal(name) and name not in names_of(theirs) for name in self.names], bool)
         self.physical, self._theirs = np.flatnonzero(~outside), theirs
@@ -108,6 +108,13 @@ class TaskParameters:
         unit = f" {quantity.unit}" if quantity.unit else ""
         rule = quantity.allowed() if np.isfinite(bad) else "finite"
         raise ValueError(f"{self.label}: {self.names[k]} cannot be {bad:g}{unit}; it must be {rule}")
+
+    def check_rows(self, rows: np.ndarray) -> None:
+        """Raise ValueError where values (J, d) of the set, a row per episode, are not as many or not allowed."""
+        if rows.ndim != 2 or rows.shape[1] != self.count:
+            names = ", ".join(self.names[: self.count])
+            raise ValueError(f"parameters have the shape {rows.shape}; they must be rows of {self.count}: {names}")
+        self.check(np.hstack([rows, np.broadcast_to(self._rest, (len(rows), len(self._rest)))]))
 
     def full(self, values: Any) -> np.ndarray:
         """Return all parameters (D,) for the values (d,) of the set."""

@@ -181,7 +181,7 @@ class MujocoRobots:
         return start
 
     def advance(self, indices: np.ndarray, actions: np.ndarray) -> Moved:
-        disturbed = np.flatnonzero(self._disturbed[indices]) if self._signals else ()
+        disturbed = np.flatnonzero(self._disturbed[indices])
         if len(disturbed):
             actions = self._commands(disturbed, indices, actions)
         actions = self._scale(actions)

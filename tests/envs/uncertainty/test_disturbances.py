@@ -7,10 +7,13 @@ import torch
 from surefoot.envs import (
     BatchedEpisodes,
     EnvConfig,
+    Parameter,
+    Physics,
     WithParameters,
     disturbances,
     make_single,
     point,
+    subset,
 )
 
 MUJOCO = [
@@ -77,3 +80,24 @@ def test_every_disturbance_of_a_batch_is_that_of_a_single_environment_and_does_s
     paths = np.stack(seen, 1)
     same = [name for k, name in enumerate(everything.param_names) if (paths[k + 1] == paths[0]).all()]
     assert {name.partition(".")[0] for name in same} <= rare
+
+
+def test_a_subset_and_a_point_name_what_there_is():
+    everything = disturbances(EnvConfig("CartPole-v1"))
+    pair = subset(everything, "pole_mass", "control_delay")
+    assert pair.param_names == ("pole_mass", "control_delay")
+    assert pair.parameters[1] == Parameter("control_delay", 0.0, 5.0, 0.0)
+    np.testing.assert_array_equal(point(pair, np.array([0.1, 0.0]), {"control_delay": 3}), [0.1, 3.0])
+    for wrong in (lambda: subset(everything, "mass"), lambda: point(everything, everything.low, {"mass": 1.0})):
+        with pytest.raises(ValueError, match="no parameter 'mass'; it has gravity, cart_mass, pole_mass"):
+            wrong()
+
+
+def test_ranges_include_what_the_physics_fixes_and_every_actuator_is_there_if_asked_for():
+    there = disturbances(
+        EnvConfig("HalfCheetah-v5", Physics(gravity=3.0, parameters=("control_delay=9",))), per_part=True
+    )
+    known = {one.name: one for one in there.parameters}
+    assert known["control_delay"] == Parameter("control_delay", 0.0, 9.0, 9.0)
+    np.testing.assert_allclose(known["gravity"].nominal, 3 * 9.81)
+    assert {f"actuator_{what}.{name}" for what in ("gain", "offset") for name in ("bthigh", "ffoot")} <= set(known)

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from surefoot.envs import EnvConfig, Parameter, Physics, UncertaintySet, WithParameters, make_single
+from surefoot.envs import BatchedEpisodes, EnvConfig, Parameter, Physics, UncertaintySet, WithParameters, make_single
 from surefoot.envs.model_parameters import ModelParameters, tilted
 
 # A cart on a rail with a pendulum and a knee; what is in braces is what a parameter changes.
@@ -234,6 +234,14 @@ def test_a_value_that_is_not_one_is_refused_at_the_reset(value):
     env = WithParameters(make_single(EnvConfig("Hopper-v5")), own)
     with pytest.raises(ValueError, match=r"finite|must be > 0"):
         env.reset(options={"params": [value]})
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "CartPole-v1"])
+def test_bad_values_of_a_batch_are_refused_before_any_episode(env_id):
+    one = UncertaintySet("one", env_id, (Parameter("sensor_noise.*", 0.0, 1.0),))
+    for rows, message in (([[0.1], [-1.0]], "cannot be -1"), ([[math.nan]], "finite"), ([[1.0, 2.0]], "rows of 1")):
+        with pytest.raises(ValueError, match=message):
+            BatchedEpisodes(EnvConfig(env_id), one, np.array(rows), range(len(rows)))
 
 
 @pytest.mark.parametrize("entry", ["control_delay", "=2", "control_delay=two", "control_delay=nan", "gravity=inf"])

@@ -41,7 +41,6 @@ def test_the_ranges_lie_around_the_physics_that_is_given(capsys):
     ("arguments", "message"),
     [
         (["CartPole-v1", "--only", "mass"], "disturbances has no parameter 'mass'; it has gravity, cart_mass"),
-        (["CartPole-v1", "--physics.parameters", "mass"], "'mass' must be NAME=VALUE"),
         (["NoTask-v9"], "unknown environment 'NoTask-v9'"),
     ],
 )
@@ -52,3 +51,11 @@ def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, tmp_pa
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert not file.exists()
+
+
+def test_a_fixed_parameter_without_a_value_is_refused_by_the_parser(tmp_path, capsys):
+    assert (
+        main(["parameters", "CartPole-v1", "--physics.parameters", "mass", "--yaml", str(tmp_path / "own.yaml")]) == 2
+    )
+    assert "'mass' must be NAME=VALUE" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]

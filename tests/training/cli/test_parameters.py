@@ -54,8 +54,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, tmp_pa
 
 
 def test_a_fixed_parameter_without_a_value_is_refused_by_the_parser(tmp_path, capsys):
-    assert (
-        main(["parameters", "CartPole-v1", "--physics.parameters", "mass", "--yaml", str(tmp_path / "own.yaml")]) == 2
-    )
+    file = tmp_path / "own.yaml"
+    assert main(["parameters", "CartPole-v1", "--physics.parameters", "mass", "--yaml", str(file)]) == 2
     assert "'mass' must be NAME=VALUE" in capsys.readouterr().err
-    assert not [*tmp_path.iterdir()]
+    assert not file.exists()

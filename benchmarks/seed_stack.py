@@ -25,9 +25,9 @@ from surefoot.training.loop.process import quick_process
 
 SMALL = {"hidden": (64, 64), "batch_size": 64}
 CASES = {
-    "sac, 256 units, batch 256, HalfCheetah": Case("sac", {}, 20),
-    "sac, 64 units, batch 64, Pendulum": Case("sac", SMALL, 100, "surefoot/Pendulum-v0"),
-    "h2o, 256 units, HalfCheetah": Case("h2o", {}, 8),
+    "sac, 256 units, batch 256, HalfCheetah": Case("sac", {}, 10),
+    "sac, 64 units, batch 64, Pendulum": Case("sac", SMALL, 50, "surefoot/Pendulum-v0"),
+    "h2o, 256 units, HalfCheetah": Case("h2o", {}, 4),
 }
 
 

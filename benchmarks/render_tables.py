@@ -228,7 +228,7 @@ def seed_stack(result: Result) -> str:
     """Return the steps per second of seeds side by side, and in turn."""
     rows = [
         (name, of["seeds"], of["in_turn"], of["stacked"], f"{of['ratio']} ({of['low']} to {of['high']})")
-        for name, cases in result["cases"].items()
+        for name, cases in result["jobs"].items()
         for of in cases
     ]
     header = ("", "seeds", "updates per CPU second, in turn", "one stacked update", "ratio, of each round")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import tyro
 from engine_speed import Case, make
-from record import record
+from record import record_job
 
 from surefoot.agents.parts.seeds import SeedStack
 from surefoot.training.loop.process import quick_process
@@ -76,13 +76,12 @@ def compare(case: Case, seeds: int, rounds: int) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    began = time.perf_counter()
     torch.set_num_threads(1)
     with quick_process():
-        figures = {name: [compare(CASES[name], s, options.rounds) for s in options.seeds] for name in options.cases}
-    record(
-        "seed_stack", {"rounds": options.rounds, "cases": figures}, began=began, seeds=list(range(max(options.seeds)))
-    )
+        for name in options.cases:
+            began = time.perf_counter()
+            figures = [compare(CASES[name], seeds, options.rounds) for seeds in options.seeds]
+            record_job("seed_stack", name, figures, began=began, seeds=list(range(max(options.seeds))))
 
 
 if __name__ == "__main__":

@@ -27,9 +27,15 @@ Network = Callable[[Tensor], Tensor]
 
 
 def load_archive(
-    path: Path, allowed: Permissions, normalizer: Path | None = None, device: torch.device | str = "cpu"
+    path: Path,
+    allowed: Permissions,
+    normalizer: Path | None = None,
+    device: torch.device | str = "cpu",
+    hint: str = "",
 ) -> AnyPolicy:
     """Return the policy of an archive, without running code unless `allowed.pickle` and nothing else helps.
+
+    `hint` is a further name that may contain the id of its task.
 
     Raises:
         ValueError: no archive, a damaged one, or one that cannot be read without running code; statistics or wrappers
@@ -48,10 +54,12 @@ def load_archive(
         archive, network = _by_library(path, device)
     statistics = _statistics(path, settings, normalizer)
     wrappers = Wrappers(_width(archive), settings.time_feature, statistics, settings.stack)
-    return _policy(path, archive, network, settings, wrappers)
+    return _policy(path, archive, network, settings, wrappers, hint)
 
 
-def _policy(path: Path, archive: Archive, network: Network, settings: Settings, wrappers: Wrappers) -> AnyPolicy:
+def _policy(
+    path: Path, archive: Archive, network: Network, settings: Settings, wrappers: Wrappers, hint: str
+) -> AnyPolicy:
     """Return everything put together; a task that names or files name is known, but must still fit."""
     try:
         wrappers.check()
@@ -59,7 +67,7 @@ def _policy(path: Path, archive: Archive, network: Network, settings: Settings, 
             raise ValueError("a stack of images, which is not supported")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    task = _task(path, settings)
+    task = _task(settings, (path.stem, path.parent.name, hint))
     shown = gym.spaces.Box(-np.inf, np.inf, (wrappers.seen,))
     action = archive.action
     plain = action if isinstance(action, gym.spaces.Discrete) else gym.spaces.Box(-1, 1, action.shape)
@@ -81,10 +89,10 @@ def _policy(path: Path, archive: Archive, network: Network, settings: Settings, 
     )
 
 
-def _task(path: Path, settings: Settings) -> task_versions.Task | None:
-    """Return the task that the files beside an archive name, or its own name, or its folder's."""
+def _task(settings: Settings, names: tuple[str, ...]) -> task_versions.Task | None:
+    """Return the task that the files beside an archive name, or the first of its names that contains an id."""
     named = [settings.task] if settings.task in gym.registry else []
-    within = map(task_versions.id_within, (path.stem, path.parent.name))
+    within = map(task_versions.id_within, names)
     known = next((env_id for env_id in (*named, *within) if env_id), None)
     if known is None:
         return None

@@ -355,6 +355,25 @@ def robust_baselines(result: Result) -> str:
     return markdown(header, rows)
 
 
+ZOO_REASONS: dict[str, str] = {}
+
+
+def zoo(result: Result) -> str:
+    """Return what each public policy earns here and where it was published; a sentence for those that differ."""
+    rows, differs = [], []
+    for name, job in sorted(result["jobs"].items()):
+        published, compared = job["published"], job.get("library", {})
+        means = [f"{number(m['mean'])} ± {number(m['std'])}" for m in (published, job)]
+        difference = compared.get("largest_difference")
+        same = "" if difference is None else f"{difference:.0e}"
+        rows.append((name, job["task"], *means, "yes" if job["agrees"] else "no", same, f"`{job['sha256'][:8]}`"))
+        if not job["agrees"]:
+            differs.append(f"- {name}: {ZOO_REASONS.get(name, 'not explained.')}")
+    header = ("policy", "run on", "published", "here", "agrees", "largest difference of an action", "SHA-256")
+    summary = f"{sum(job['agrees'] for job in result['jobs'].values())} of {len(rows)} agree."
+    return "\n".join([markdown(header, rows), "", summary, *(["", *differs] if differs else [])])
+
+
 def iwocs(result: Result) -> str:
     """Return what the seeds of every method get over the grid, and the path of every seed of IWOCS itself."""
     rows = []
@@ -1016,6 +1035,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "simulator_gap": simulator_gap,
     "sweep_overhead": sweep_overhead,
     "robust_baselines": robust_baselines,
+    "zoo": zoo,
     "throughput": throughput,
     "throughput_2_threads": throughput,
     "engine_speed": engine_speed,

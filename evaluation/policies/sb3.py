@@ -14,7 +14,9 @@ from torch import Tensor
 
 from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig, find_spec, own_action_space, spaces_of
+from surefoot.envs.make import bare_task
 from surefoot.envs.spaces import describe
+from surefoot.evaluation.episodes import Act
 from surefoot.evaluation.policies import task_versions
 from surefoot.evaluation.policies.opened import AnyPolicy, Permissions, sha256_of
 from surefoot.evaluation.policies.sb3_archives import Archive, Unreadable, algorithm_of, read, read_data
@@ -44,7 +46,7 @@ def load_archive(
     settings = read_settings(path)
     try:
         archive = read(path)
-        network = build(archive)
+        network = build(archive, device)
     except Unreadable as error:
         if not allowed.pickle:
             reason = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
@@ -148,8 +150,26 @@ def _fitted(policy: AnyPolicy, task: EnvConfig, archive: Archive, network: Netwo
         pieces = task_versions.layout(policy.trained_on or "", wrappers.seen, width)
         if pieces is None:
             raise ValueError(_misfit(policy, wrappers.seen, task, observation))
-        act, notes = Seeing(act, pieces), (*notes, task_versions.in_words(policy.trained_on or "", pieces))
+        padded = task_versions.in_words(policy.trained_on or "", pieces)
+        act, notes = Seeing(act, pieces), tuple(dict.fromkeys((*notes, padded)))
+    elif len(archive.observation.shape or ()) == 3:
+        act = _with_channels_first(policy, act, archive.observation.shape or (), task)
     return policy._replace(act=_plain(act), spaces=Spaces(observation, action), own_action=own, notes=notes)
+
+
+def _with_channels_first(policy: AnyPolicy, act: Act, shape: tuple[int, ...], task: EnvConfig) -> Act:
+    """Return a policy of pictures (C, H, W), of which the task shows a vector: its own may have the channels last."""
+    env = bare_task(task)
+    env.close()
+    own = env.observation_space.shape
+    if own == shape:
+        return act
+    channels, *size = shape
+    if own != (*size, channels):
+        raise ValueError(
+            f"{policy.label}: sees pictures {shape}, but {task.id} shows {describe(env.observation_space)}"
+        )
+    return lambda obs: act(obs.reshape(-1, *size, channels).permute(0, 3, 1, 2).flatten(1))
 
 
 class Seeing:

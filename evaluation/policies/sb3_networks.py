@@ -42,7 +42,7 @@ class Weights:
             raise Unreadable(f"weights {left[0]!r} belong to no network that is known")
 
 
-def build(archive: Archive) -> Network:
+def build(archive: Archive, device: torch.device | str = "cpu") -> Network:
     """Return the deterministic policy: actions in [-1, 1] over the archive's bounds, or numbers of Discrete actions.
 
     Raises:
@@ -59,7 +59,7 @@ def build(archive: Archive) -> Network:
         parameter.requires_grad_(False)
         if not bool(parameter.isfinite().all()):
             raise Unreadable("holds weights that are not finite")
-    finish = _finish(archive, network, made)
+    finish = _finish(archive, network.to(device), made)
     return lambda obs: finish(network(preprocess(obs)))
 
 

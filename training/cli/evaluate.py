@@ -46,8 +46,8 @@ class Request:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, policy files (.pt), Stable-Baselines3 archives (.zip), ONNX models (.onnx), TorchScript programs,
-    `module:function`, or any of these files on the Hugging Face Hub, `hf:ORG/REPO[/FILE][@REVISION]`. A run with several
-    seeds (--num-seeds) counts as so many runs."""
+    `module:function`, or any of these files on the Hugging Face Hub, `hf:ORG/REPO[/FILE][@REVISION]`. A run with
+    several seeds (--num-seeds) counts as so many runs."""
     env: EnvConfig = field(default_factory=lambda: EnvConfig(id="", num_envs=NUM_ENVS))
     """The task. Fields not given are the run's own, with the dynamics of its `eval.physics`; `num_envs` is the number
     of episodes run in parallel."""

@@ -359,8 +359,8 @@ OLDER = "on v4 with Gymnasium 0.29 and MuJoCo 2.3.7"
 ZOO_REASONS = {
     "a2c/Swimmer-v3": f"a program of NumPy alone gets the same 212 ± 4 {OLDER}: v3, on mujoco-py, moved otherwise.",
     "ars/Hopper-v3": f"a program of NumPy alone gets the same 3288 ± 5 {OLDER}: v3, on mujoco-py, moved otherwise.",
-    "ars/Walker2d-v3": "the archive was trained for 10 million steps, the published policy for 75 million; a program of "
-    f"NumPy alone gets 1613 ± 598 from it {OLDER}.",
+    "ars/Walker2d-v3": "the archive was trained for 10 million steps, the published policy for 75 million; a program "
+    f"of NumPy alone gets 1613 ± 598 from it {OLDER}.",
 }
 
 

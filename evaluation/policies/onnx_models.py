@@ -15,7 +15,7 @@ from surefoot.evaluation.policies.own_units import Predict, own_policy
 FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 WHOLE = ("tensor(int64)", "tensor(int32)")
 NAMES = ("action", "actions")  # of the output that is taken where there are several
-TASK = "env_id"  # in the model's metadata
+TASK = "task"  # in the model's metadata, as `surefoot export` writes it
 
 
 def load_onnx(path: Path) -> AnyPolicy:

@@ -49,7 +49,7 @@ def test_an_onnx_model_acts_in_the_own_units_of_its_task(shape, dtype, tmp_path)
 
 
 def test_an_onnx_model_may_name_its_task(tmp_path):
-    loaded = surefoot.load_policy(onnx_model(tmp_path / "p.onnx", outputs=("value", "action"), env_id="Pendulum-v1"))
+    loaded = surefoot.load_policy(onnx_model(tmp_path / "p.onnx", outputs=("value", "action"), task="Pendulum-v1"))
     assert loaded.env == EnvConfig("Pendulum-v1")
     np.testing.assert_allclose(loaded.predict(obs().numpy()), obs().numpy() @ WEIGHT, atol=1e-6)
     assert loaded.predict(obs().numpy()[0]).shape == (1,)

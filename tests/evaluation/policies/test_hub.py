@@ -116,7 +116,8 @@ def test_what_is_there_is_not_fetched_again(server):
     assert not any(command == "GET" and "/resolve/" in path for command, path, _ in server.requests)
 
 
-def test_a_download_that_broke_off_is_resumed(server):
+def test_a_download_that_broke_off_is_resumed(server, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 256)  # what is written at once
     server.breaks = 1
     try:
         opened = load_any("hf:org/repo")

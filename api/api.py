@@ -158,7 +158,8 @@ def evaluate(
     opened = _open(policy, checkpoint, device)
     task = _task(env, opened.env if opened else None)
     if opened is None:
-        act = act_of(policy, own_action_space(task))
+        predict: Any = policy
+        act = act_of(predict, own_action_space(task))
     else:
         opened = opened.fitted_to(task)
         act, task = opened.act, opened.env or task

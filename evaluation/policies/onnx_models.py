@@ -34,7 +34,7 @@ def load_onnx(path: Path) -> AnyPolicy:
         raise ValueError(f"{path}: {error}") from error
     metadata = session.get_modelmeta().custom_metadata_map
     task = task_versions.task_named(metadata[TASK]) if metadata.get(TASK) else None
-    known = {"sha256": sha256_of(path), "env_config": task.config if task else None}
+    known: dict[str, Any] = {"sha256": sha256_of(path), "env_config": task.config if task else None}
     known |= {"trained_on": task.trained_on if task else None, "notes": task.notes if task else ()}
     seen = int(shown.shape[-1])
     return own_policy(_predict(session, shown, given, path), str(path), "onnx", seen, **known)

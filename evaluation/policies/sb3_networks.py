@@ -148,7 +148,7 @@ def _mlp(weights: Weights, prefix: str, archive: Archive, usual: str, part: str 
 
 def _chain(weights: Weights, prefix: str) -> list[nn.Linear]:
     """Return the linear layers named `prefix.0`, `prefix.2`, …; between them are activations."""
-    layers = []
+    layers: list[nn.Linear] = []
     while f"{prefix}.{2 * len(layers)}.weight" in weights.tensors:
         layers.append(_linear_layer(weights, f"{prefix}.{2 * len(layers)}"))
     return layers

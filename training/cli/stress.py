@@ -93,9 +93,17 @@ def check(request: Request) -> None:
 
 def _opened(arguments: Sequence[str], request: Request, device: torch.device) -> tuple[list[AnyPolicy], EnvConfig]:
     """Return the policies ready for their one task, and that."""
-    allowed = {"allow_pickle": request.allow_pickle, "allow_code": request.allow_code}
-    settings = {"checkpoint": request.checkpoint, "normalizer": request.normalizer, "device": device, **allowed}
-    opened = [load_any(path, **settings) for path in request.policies]
+    opened = [
+        load_any(
+            path,
+            checkpoint=request.checkpoint,
+            normalizer=request.normalizer,
+            allow_pickle=request.allow_pickle,
+            allow_code=request.allow_code,
+            device=device,
+        )
+        for path in request.policies
+    ]
     ready = [_for_task(arguments, request, policy) for policy in opened]
     tasks = {describe(asdict(task)): task for _, task in ready}
     if len(tasks) > 1:

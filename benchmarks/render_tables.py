@@ -235,6 +235,17 @@ def seed_stack(result: Result) -> str:
     return markdown(header, rows)
 
 
+def checkpoints(result: Result) -> str:
+    """Return what a checkpoint with a large replay costs, in blocks and whole."""
+    names = {"blocks": "in blocks", "whole": "all rows in every file"}
+    rows = [
+        (name, f"{of['cpu_seconds']} ({of['least']} to {of['most']})", of["megabytes"], of["loading"])
+        for name, of in ((names[way], result[way]) for way in names)
+    ]
+    header = (f"a replay of {result['rows']:,} rows", "CPU-seconds to save", "MB written", "CPU-seconds to load")
+    return markdown(header, rows)
+
+
 def grid_speed(result: Result) -> str:
     """Return the speeds over a grid, in parallel and one environment after another, in wall-clock and CPU time."""
     rows: list[tuple[Any, ...]] = []
@@ -1044,6 +1055,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "zoo": zoo,
     "throughput": throughput,
     "throughput_2_threads": throughput,
+    "checkpoints": checkpoints,
     "engine_speed": engine_speed,
     "seed_stack": seed_stack,
     "dynlin_ucb_systems": dynlin_ucb_systems,

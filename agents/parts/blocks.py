@@ -26,9 +26,9 @@ def label(tensor: Tensor, names: Names) -> Names:
 
 
 def names_of(tensor: Tensor) -> Names:
-    """Return the list that a tensor carries, to be filled in."""
-    carried: Names | None = getattr(tensor, "block_names", None)
-    return label(tensor, []) if carried is None else carried
+    """Return the list that a tensor carries, to be filled in; of one that carries none nothing is remembered."""
+    names: Names = getattr(tensor, "block_names", [None] * count(tensor))
+    return names
 
 
 def without(names: Names, first: int, last: int) -> Names:

@@ -82,6 +82,14 @@ def test_a_ring_is_loaded_as_it_was_saved_whatever_happened_between_saves(tmp_pa
             assert_same(storage.load(path)["replay"], state)
 
 
+def test_a_tensor_without_names_is_looked_at_each_time(tmp_path):
+    tensor = torch.ones(9000)
+    for name in ("a.pt", "b.pt"):
+        storage.save(tmp_path / name, {"a": tensor}, in_blocks=True)
+        assert_same(storage.load(tmp_path / name)["a"], tensor)
+        tensor += 1
+
+
 def test_only_what_changed_is_hashed_and_written(tmp_path, monkeypatch):
     ring, generator = replay(1000), torch.Generator().manual_seed(0)
     ring.push(fresh_rows(1000, generator))

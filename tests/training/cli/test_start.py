@@ -93,7 +93,14 @@ def test_agents_do_not_import_the_compiler_or_figures():
 def test_an_evaluation_without_figures_imports_no_matplotlib_and_no_compiler(make_run):
     found = slow_imports(command("evaluate", str(make_run("run")), "--episodes", "1", "--env.max-episode-steps", "2"))
     assert "torch" in found
-    assert not found & {"torch._dynamo", "matplotlib", "pandas"}
+    assert not found & {"torch._dynamo", "matplotlib", "pandas", "h5py"}
+
+
+@pytest.mark.parametrize("name", ["plot", "report"])
+def test_figures_of_runs_need_no_recorded_data_and_no_compiler(name, make_run, tmp_path):
+    found = slow_imports(command(name, str(make_run("run")), "--out", str(tmp_path / "figure.png")))
+    assert "matplotlib" in found
+    assert not found & {"torch._dynamo", "pandas", "h5py", "stable_baselines3"}
 
 
 @pytest.mark.parametrize("name", ["train", "sweep", "data"])

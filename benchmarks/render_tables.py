@@ -235,6 +235,30 @@ def seed_stack(result: Result) -> str:
     return markdown(header, rows)
 
 
+def checkpoints(result: Result) -> str:
+    """Return what a checkpoint with a large replay costs, in blocks and whole."""
+    names = {"blocks": "in blocks", "whole": "all rows in every file"}
+    rows = [
+        (name, f"{of['cpu_seconds']} ({of['least']} to {of['most']})", of["megabytes"], of["loading"])
+        for name, of in ((names[way], result[way]) for way in names)
+    ]
+    header = (f"a replay of {result['rows']:,} rows", "CPU-seconds to save", "MB written", "CPU-seconds to load")
+    return markdown(header, rows)
+
+
+def start(result: Result) -> str:
+    """Return what every command costs before it does anything."""
+    rows = [(name, of["median"], f"{of['least']} to {of['most']}") for name, of in result["cpu_seconds"].items()]
+    return markdown(("CPU-seconds", "median", "least to most"), rows)
+
+
+def data_reading(result: Result) -> str:
+    """Return what reading a large file of recorded data costs."""
+    took = f"{result['cpu_seconds']} ({result['least']} to {result['most']})"
+    header = ("rows", "CPU-seconds to read them", "growth of peak memory ÷ what they take")
+    return markdown(header, [(f"{result['rows']:,}", took, result["peak"])])
+
+
 def grid_speed(result: Result) -> str:
     """Return the speeds over a grid, in parallel and one environment after another, in wall-clock and CPU time."""
     rows: list[tuple[Any, ...]] = []
@@ -1044,6 +1068,9 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "zoo": zoo,
     "throughput": throughput,
     "throughput_2_threads": throughput,
+    "checkpoints": checkpoints,
+    "start": start,
+    "data_reading": data_reading,
     "engine_speed": engine_speed,
     "seed_stack": seed_stack,
     "dynlin_ucb_systems": dynlin_ucb_systems,

@@ -68,7 +68,7 @@ def optimum(task: Task, sums: Sums, starts: np.ndarray) -> Bracketed:
     widest = max(map(len, sums)) * max(len(task.backups[0].state), len(task.backups[0].after))
     pieces = np.array_split(starts, max(1, min(len(starts), round(len(starts) * widest / CHUNK))))
     values = np.concatenate([_values(task, sums, piece) for piece in pieces])
-    slack = _slack(task, float(starts[0] + sums[-1][0]), float(starts[-1] + sums[-1][-1]))
+    slack = _slack(task, float(starts.min() + sums[-1][0]), float(starts.max() + sums[-1][-1]))
     return Bracketed(values - slack, values + slack)
 
 

@@ -27,7 +27,7 @@ RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
 GRID, SEED = 5, 0  # of benchmarks/iwocs.py
 WORLDS = {"iwocs": "iwocs", "nominal": "sac in the nominal model", "dr-sac": "dr-sac (domain randomisation)"}
 GRAVITY = (0.25, 0.5, 1.0, 2.0, 4.0)  # of benchmarks/simulator_gap.py
-MEAN_RETURN_IN_REALITY = "real return (sum of rewards), mean of 20 episodes"
+REAL_RETURN = "real return (sum of rewards)"
 GAP_STYLES = {  # a method's own colour; H2O's ablations in its colour
     "h2o": Style("#0072B2", "-"),
     "h2o-without-w": Style("#0072B2", "--"),
@@ -68,22 +68,23 @@ def draw_simulator_gap() -> Path:
     axes = figure.add_subplot()
     for method, style in GAP_STYLES.items():
         if method in cells:
-            _draw_gap_line(axes, GAP_METHODS[method], style, cells[method])
+            marker = "os^Dv<>PX"[list(GAP_STYLES).index(method)]
+            _draw_gap_line(axes, GAP_METHODS[method], style, marker, cells[method])
     axes.set_xscale("log", base=2)
     axes.set_xticks(GRAVITY, [f"{x:g}" for x in GRAVITY])
     axes.set_xlim(0.22, 4.5)
     axes.grid(True, linewidth=0.5, alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("gravity of the simulator, as a multiple of the real one")
-    axes.set_ylabel(MEAN_RETURN_IN_REALITY)
+    axes.set_ylabel(REAL_RETURN)
     legend_below(figure, axes)
     seeds = seeds_in_words(sorted({int(job.split("/")[2]) for job in jobs}))
-    shows = "small dot: one seed, the mean of 20 episodes of its last policy; line: mean over the seeds that were run"
+    shows = "small mark: a seed, mean of 20 episodes of its last policy; large mark: mean over the seeds that were run"
     task = "HalfCheetah-v5, evaluated in unmodified dynamics; data: sample:halfcheetah-demo"
     return write_figure(figure, IMAGES / "simulator_gap.png", Caption(task, seeds, f"{shows}; no band"))
 
 
-def _draw_gap_line(axes: Axes, label: str, style: Style, cells: dict[str, list[float]]) -> None:
+def _draw_gap_line(axes: Axes, label: str, style: Style, marker: str, cells: dict[str, list[float]]) -> None:
     """Draw a method's seeds and their mean; one that sees no simulator is a level line."""
     color, dash = style
     if "none" in cells:
@@ -91,9 +92,10 @@ def _draw_gap_line(axes: Axes, label: str, style: Style, cells: dict[str, list[f
         return
     factors = sorted(float(gap.partition("=")[2]) for gap in cells)
     values = [cells[f"gravity={factor:g}"] for factor in factors]
-    axes.plot(factors, [np.mean(seeds) for seeds in values], color=color, linestyle=dash, label=label)
+    means = [np.mean(seeds) for seeds in values]
+    axes.plot(factors, means, color=color, linestyle=dash, marker=marker, markersize=6, label=label)
     for factor, seeds in zip(factors, values, strict=True):
-        axes.plot([factor] * len(seeds), seeds, linestyle="", marker="o", markersize=3.5, color=color)
+        axes.plot([factor] * len(seeds), seeds, linestyle="", marker=marker, markersize=3, color=color)
 
 
 def draw_zoo() -> Path:

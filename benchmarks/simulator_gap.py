@@ -50,8 +50,8 @@ IN_SIMULATOR = {
     "h2o": Method("h2o", "demo"),
     "sac-mix": Method("sac-mix", "demo"),
     "sac-sim": Method("sac", "demo-sim"),
-    "h2o-without-w": Method("h2o", "demo", {"importance_weights": False}),
     "h2o-without-regulariser": Method("h2o", "demo", {"regulariser_weight": 0.0}),
+    "h2o-without-w": Method("h2o", "demo", {"importance_weights": False}),
     "darc": Method("darc", "h2o/demo"),
 }
 OFFLINE = {
@@ -68,13 +68,16 @@ EPISODES, FIRST_SEED = 20, 1000
 
 
 def main_cut() -> Iterator[str]:
-    """Yield the jobs of the main cut, gravity, a seed of all cells after the other."""
-    for seed in SEEDS:
-        for i, factor in enumerate(GRAVITY):
-            yield from (f"gravity={factor}/{method}/{seed}" for method in IN_SIMULATOR)
-            if i == 0:
-                yield from (f"{NO_SIMULATOR}/{method}/{seed}" for method in OFFLINE if method != "cql")
-    yield from (f"{NO_SIMULATOR}/cql/{seed}" for seed in SEEDS)  # as long as all the others of a cell
+    """Yield the jobs of the main cut, gravity: first what says most, then all others, a seed after the other."""
+    fast = [method for method in IN_SIMULATOR if method != "darc"]
+    first = [
+        *(f"gravity={factor}/{method}/{SEEDS[0]}" for factor in GRAVITY[:3] for method in fast),
+        *(f"gravity={GRAVITY[0]}/{method}/{seed}" for seed in SEEDS for method in fast),
+        *(f"{NO_SIMULATOR}/{method}/{seed}" for seed in SEEDS for method in OFFLINE if method != "cql"),
+    ]
+    others = (f"gravity={factor}/{method}/{seed}" for seed in SEEDS for factor in GRAVITY for method in IN_SIMULATOR)
+    last = (f"{NO_SIMULATOR}/cql/{seed}" for seed in SEEDS)  # each as long as all the others of a cell
+    yield from dict.fromkeys([*first, *others, *last])
 
 
 @dataclass

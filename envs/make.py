@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def make_single(
 ) -> gym.Env:
     """One environment of `make_vec`, with NumPy arrays: float32 observations, actions in [-1, 1], same physics.
 
-    With an uncertainty set its parameters can be set (`WithParameters`), and a saved episode has them.
+    With an uncertainty set its parameters can be set (`WithParameters`), and a saved episode has them; those that
+    `config.physics` fixes stay, unless the set varies them.
 
     Raises:
         As `make_vec`.
@@ -91,8 +93,9 @@ def make_single(
         env = TimeAwareObservation(float32_observations(env) if whole_numbers else env)
     if physics.action_noise > 0.0:
         env = ActionNoise(env, physics.action_noise)
-    if uncertainty is not None:
-        env = WithParameters(env, uncertainty)
+    fixed = config.physics.fixed()
+    if uncertainty is not None or fixed:
+        env = WithParameters(env, uncertainty, fixed)
     return float32_observations(Resumable(env))
 
 
@@ -187,7 +190,8 @@ def native_task(env_id: str) -> Callable[..., TensorEnv] | None:
 def as_one_batch(config: EnvConfig, uncertainty: UncertaintySet | None = None) -> bool:
     """Whether a task's environments are one batched tensor task, and not stepped one after the other.
 
-    Delay, sensors and time are of single environments, so a set with those takes a tensor task one by one.
+    Delay, sensors and time are of single environments, so a set with those takes a tensor task one by one, and so do
+    fixed parameters.
 
     Raises:
         As `find_spec`.
@@ -195,7 +199,8 @@ def as_one_batch(config: EnvConfig, uncertainty: UncertaintySet | None = None) -
     native = native_task(config.id)
     own = getattr(native, "param_names", ())
     names = uncertainty.param_names if uncertainty else ()
-    return native is not None and not any(is_signal(name) and name not in own for name in names)
+    alone = bool(config.physics.parameters)
+    return native is not None and not alone and not any(is_signal(name) and name not in own for name in names)
 
 
 def _native(spec: EnvSpec) -> Callable[..., TensorEnv] | None:
@@ -208,7 +213,7 @@ def _native(spec: EnvSpec) -> Callable[..., TensorEnv] | None:
 def _constructor_kwargs(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
     kwargs: dict[str, Any] = dict(config.kwargs)
     if _native(spec):
-        kwargs["physics"] = config.physics  # a native task changes itself
+        kwargs["physics"] = replace(config.physics, parameters=())  # a native task changes itself
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     return kwargs

@@ -73,7 +73,7 @@ def slot_of(model: mujoco.MjModel, name: str) -> Slot:
     field = FIELDS.get(key)
     if field is None or not thing or not (field.scaled if factor else field.absolute):
         raise ValueError(f"unknown parameter {name!r}; it is {_known_names()}")
-    return Slot(field.array, (_rows(model, field, name, thing), *field.index), factor)
+    return Slot(field.array, (_rows(model, field, name, thing), *field.column), factor)
 
 
 def _known_names() -> str:

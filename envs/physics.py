@@ -36,8 +36,13 @@ class Physics:
     action_noise: float = 0.0
     """Standard deviation (>= 0) of the Gaussian noise on every executed action, in normalised action units."""
 
+    parameters: tuple[str, ...] = ()
+    """Anything that an uncertainty set can hold, fixed: `NAME=VALUE`, such as `control_delay=2`, `body_mass.torso=5`
+    (docs/guides/disturbances.md)."""
+
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
+        self.fixed()
+        for name, value in self._factors().items():
             if not math.isfinite(value):
                 raise ValueError(f"physics.{name} must be finite, got {value}")
             if name != "gravity" and (value < 0 or (name == "mass" and value == 0)):
@@ -45,7 +50,30 @@ class Physics:
 
     def changes(self) -> dict[str, float]:
         """The fields that differ from the unmodified task."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value != getattr(UNMODIFIED, name)}
+        return {name: value for name, value in self._factors().items() if value != getattr(UNMODIFIED, name)}
+
+    def fixed(self) -> dict[str, float]:
+        """Return `parameters` by name."""
+        values: dict[str, float] = {}
+        for entry in self.parameters:
+            name, equals, text = entry.partition("=")
+            if not (name and equals) or name in values:
+                raise ValueError(f"physics.parameters: {entry!r} must be NAME=VALUE, each name once")
+            values[name] = _number(entry, text)
+        return values
+
+    def _factors(self) -> dict[str, float]:
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "parameters"}
+
+
+def _number(entry: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"physics.parameters: {entry!r} must be NAME=VALUE with a finite number")
+    return value
 
 
 UNMODIFIED = Physics()

@@ -43,7 +43,7 @@ class Field(NamedTuple):
 
     array: str
     kind: Any
-    index: tuple[Any, ...]  # which number of a row
+    column: tuple[Any, ...]  # which number of a row
     quantity: Quantity
     scaled: bool = True  # has a form `_scale`
     absolute: bool = True  # has a form without it

@@ -67,11 +67,11 @@ class Signals:
     def seed(self, seed: int) -> None:
         self.generator = np.random.default_rng([TAG, seed])
 
-    def begin(self, values: np.ndarray, nominal: np.ndarray) -> None:
-        """Begin an episode with the parameters (D,) that it is given and the nominal ones."""
+    def begin(self, values: np.ndarray, untimed: np.ndarray) -> None:
+        """Begin an episode with the parameters (D,) that it is given, and those of before its onset."""
         episode = int(self.generator.integers(2**63))
         self.streams = [np.random.default_rng([episode, purpose]) for purpose in range(4)]
-        self.given, self.nominal, self.active = values, nominal, self.layout.active(values)
+        self.given, self.untimed, self.active = values, untimed, self.layout.active(values)
         self.step, self.walked = -1, np.zeros(len(values))
         self.commands: list[Any] = []
         self.shown: np.ndarray | None = None
@@ -108,7 +108,7 @@ class Signals:
         """Return the parameters of a step: nominal before the onset and after the duration, else as given, walking."""
         layout = self.layout
         if not self._first() <= step < self._last():
-            return np.where(layout.timed, self.nominal, self.given)
+            return np.where(layout.timed, self.untimed, self.given)
         walking = layout.timed & (self.walked != 0.0)
         if not walking.any():
             return self.given
@@ -186,7 +186,8 @@ def folded(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return values reflected at the ends of their ranges."""
     span = np.where(high > low, high - low, 1.0)
     place = np.mod(values - low, 2 * span)
-    return low + np.minimum(place, 2 * span - place)
+    reflected: np.ndarray = low + np.minimum(place, 2 * span - place)
+    return reflected
 
 
 def middle(space: gym.spaces.Box) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -37,9 +37,9 @@ class TaskParameters:
         rest = np.array([value for name, value in fixed.items() if name not in varied], np.float64)
         self.names = (*varied, *(name for name in fixed if name not in varied))
         own = [fixed.get(name) if varied.get(name) is None else varied[name] for name in self.names]
-        self.low, self.high = (
-            np.append(end, rest) for end in ((uncertainty.low, uncertainty.high) if uncertainty else ([], []))
-        )
+        none = np.empty(0)
+        self.low = np.append(none if uncertainty is None else uncertainty.low, rest)
+        self.high = np.append(none if uncertainty is None else uncertainty.high, rest)
         theirs = None if has_model(task) else uncertain_of(task)
         outside = np.array([is_signal(name) and name not in names_of(theirs) for name in self.names], bool)
         self.physical, self._theirs = np.flatnonzero(~outside), theirs
@@ -48,9 +48,12 @@ class TaskParameters:
         self._fill = filler(theirs, physical_names, self.label) if self.model is None and physical_names else None
         self._limit(task)
         self.layout = self._layout(env, outside) if outside.any() else None
-        self.nominal = self._nominal(own)
-        self._rest = self.nominal[len(varied) :]
+        self.nominal = np.array(
+            [there if value is None else value for value, there in zip(own, self._stock(), strict=True)]
+        )
         self.count = len(varied)
+        self._rest = self.nominal[self.count :]
+        self.untimed = self._untimed(fixed)
         self.check(self.low)
         self.check(self.high)
         self.check(self.nominal)
@@ -59,16 +62,24 @@ class TaskParameters:
         names = [name if there else "" for name, there in zip(self.names, outside, strict=True)]
         return Layout(env, names, self.low, self.high, is_time_aware(env))
 
-    def _nominal(self, own: Sequence[float | None]) -> np.ndarray:
-        task = (
-            dict(zip(names_of(self._theirs), np.asarray(self._theirs.nominal, float), strict=True))
-            if self._theirs
-            else {}
-        )
+    def _stock(self) -> np.ndarray:
+        """Return the values (D,) of the unmodified task; NaN where a `*` is over values that differ."""
+        theirs = self._theirs
+        task = dict(zip(names_of(theirs), [] if theirs is None else np.asarray(theirs.nominal, float), strict=True))
         found = np.full(len(self.names), np.nan) if self.layout is None else self.layout.neutral.copy()
         for place, k in enumerate(self.physical):
-            found[k] = self.model.nominal[place] if self.model else task[self.names[k]]
-        return np.array([value if value is not None else there for value, there in zip(own, found, strict=True)])
+            found[k] = self.model.neutral[place] if self.model else task[self.names[k]]
+        return found
+
+    def _untimed(self, fixed: Mapping[str, float]) -> np.ndarray:
+        """Return what holds before an onset: nominal values; stock ones of fixed parameters with a fixed onset."""
+        before, stock = self.nominal.copy(), self._stock()
+        if {"onset", "duration"} & set(self.names[self.count :]):
+            before[self.count :] = stock[self.count :]
+        if np.isnan(before).any():
+            name = self.names[int(np.argmax(np.isnan(before)))]
+            raise ValueError(f"{name} has no single value before the onset; {name.replace('.', '_scale.')} has, 1")
+        return before
 
     def _limit(self, task: Any) -> None:
         """Note which values each parameter may have."""
@@ -97,6 +108,13 @@ class TaskParameters:
         unit = f" {quantity.unit}" if quantity.unit else ""
         rule = quantity.allowed() if np.isfinite(bad) else "finite"
         raise ValueError(f"{self.label}: {self.names[k]} cannot be {bad:g}{unit}; it must be {rule}")
+
+    def check_rows(self, rows: np.ndarray) -> None:
+        """Raise ValueError where values (J, d) of the set, a row per episode, are not as many or not allowed."""
+        if rows.ndim != 2 or rows.shape[1] != self.count:
+            names = ", ".join(self.names[: self.count])
+            raise ValueError(f"parameters have the shape {rows.shape}; they must be rows of {self.count}: {names}")
+        self.check(np.hstack([rows, np.broadcast_to(self._rest, (len(rows), len(self._rest)))]))
 
     def full(self, values: Any) -> np.ndarray:
         """Return all parameters (D,) for the values (d,) of the set."""

@@ -87,7 +87,7 @@ class WithParameters(gym.Wrapper):
         if self._signals is not None:
             if seed is not None:
                 self._signals.seed(seed)
-            self._signals.begin(full, self.parameters.nominal)
+            self._signals.begin(full, self.parameters.untimed)
             full = self._signals.in_force
         self._write(full)
         obs, info = self.env.reset(seed=seed, options=rest or None)

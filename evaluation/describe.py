@@ -14,10 +14,16 @@ Record = dict[str, Any]
 def describe(env: Mapping[str, Any]) -> str:
     """Return the task and how it differs from the unmodified one, such as `Hopper-v5, gravity 2.0`."""
     defaults = asdict(EnvConfig())
-    settings = {**env["physics"], "max_episode_steps": env["max_episode_steps"], **env["kwargs"]}
-    usual = {**defaults["physics"], "max_episode_steps": None}
+    settings = {**dynamics(env["physics"]), "max_episode_steps": env["max_episode_steps"], **env["kwargs"]}
+    usual = {**dynamics(defaults["physics"]), "max_episode_steps": None}
     changes = [f"{in_words(n)} {value}" for n, value in settings.items() if n not in usual or value != usual[n]]
     return ", ".join([env["id"], *changes])
+
+
+def dynamics(physics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the fields of a `Physics` (as plain values, also of before it had `parameters`), those by their names."""
+    factors = {name: value for name, value in physics.items() if name != "parameters"}
+    return factors | Physics(parameters=tuple(physics.get("parameters", ()))).fixed()
 
 
 def describe_task(env: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
@@ -26,12 +32,16 @@ def describe_task(env: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
     Such as `Hopper-v5, gravity 2.0; evaluated in the unmodified dynamics`.
     """
     text = describe(env)
-    if dict(env["physics"]) == dict(measured):
+    if dynamics(env["physics"]) == dynamics(measured):
         return text
-    elsewhere = describe(asdict(EnvConfig(env["id"], Physics(**measured)))).partition(", ")[2]
+    elsewhere = describe(asdict(EnvConfig(env["id"], _physics(measured)))).partition(", ")[2]
     return f"{text}; evaluated with {elsewhere}" if elsewhere else f"{text}; evaluated in the unmodified dynamics"
 
 
 def in_words(name: str) -> str:
     """Return the name of a setting or of a metric as people write it."""
     return name.replace("_", " ")
+
+
+def _physics(measured: Mapping[str, Any]) -> Physics:
+    return Physics(**{**measured, "parameters": tuple(measured.get("parameters", ()))})

@@ -81,6 +81,31 @@ def test_jobs_that_end_at_once_stand_side_by_side(render, results, monkeypatch):
     assert record.results_of("none") == {}
 
 
+def test_a_cell_of_the_gap_table_has_the_seeds_that_were_run_and_no_others(render):
+    def job(real, **more):
+        return {"real": real, "steps": 30, "commit": "0123456789abcdef", **more}
+
+    jobs = {
+        "gravity=2/h2o/1": job(30.0),
+        "gravity=0.5/h2o/0": job(-7.0, minutes=1.6),
+        "gravity=2/h2o/0": job(10.0),
+        "none/bc/0": job(4.0),
+    }
+    table, _, note = render.simulator_gap({"jobs": jobs}).partition("\n\n")
+    assert table.splitlines() == [
+        "| method | no simulator | gravity × 0.5 | gravity × 2 |",
+        "| --- | ---: | ---: | ---: |",
+        "| H2O |  | −7 | 20 (10 30) |",
+        "| behaviour cloning | 4 |  |  |",
+    ]
+    assert "Steps or updates: 30; runs of commits `0123456789`; 2 minutes" in note
+
+
+def test_an_interval_needs_two_seeds(render):
+    assert render.with_interval([5.0]) == "5"
+    assert render.with_interval([1.0, 3.0]) == "2 [1, 3]"
+
+
 def test_a_missing_result_says_so_and_an_open_table_is_refused(render, results):
     page = "<!-- table: absent -->\n<!-- end -->\n"
     assert "*Not measured yet: there is no `benchmarks/results/absent.json`.*" in render.rendered(page, "page", results)

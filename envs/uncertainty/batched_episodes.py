@@ -21,10 +21,9 @@ from surefoot.envs.config import EnvConfig
 from surefoot.envs.divergence import quiet_mujoco
 from surefoot.envs.make import as_one_batch, make_single, make_vec
 from surefoot.envs.parameters import UncertaintySet, check_task
-from surefoot.envs.task_parameters import full_vector
+from surefoot.envs.task_parameters import TaskParameters, full_vector
 from surefoot.envs.tensor_env import TensorEnv
 from surefoot.envs.uncertainty.robots import ROBOTS, Moved, MujocoRobots
-from surefoot.envs.with_parameters import WithParameters
 
 LONGEST_EPISODE = 100_000  # steps; a task without a time limit would otherwise never return
 NUM_ENVS = 128  # episodes side by side: beyond it a batch saves little, and one of the largest robot takes 1 MB
@@ -34,6 +33,7 @@ class Robots(Protocol):
     """Environments that can be started and stepped one apart from another."""
 
     spaces: tuple[gym.Space[Any], gym.Space[Any]]
+    parameters: TaskParameters
 
     def begin(self, i: int, values: np.ndarray, seed: int) -> np.ndarray: ...  # (obs,) float32
     def advance(self, indices: np.ndarray, actions: np.ndarray) -> Moved: ...
@@ -49,7 +49,7 @@ class BatchedEpisodes(gym.vector.VectorEnv):
     ends as `terminated` with `info["broken"]`; the other environments continue.
 
     Raises:
-        ValueError: a set for another task, or with parameters that the task does not have.
+        ValueError: a set for another task, or with parameters or values that the task does not have.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own declaration
@@ -75,6 +75,7 @@ class BatchedEpisodes(gym.vector.VectorEnv):
             if fast
             else GymRobots(one, uncertainty, self.num_envs)
         )
+        self.robots.parameters.check_rows(self.params)
         self.single_observation_space, self.single_action_space = self.robots.spaces
         self.observation_space, self.action_space = (batch_space(space, self.num_envs) for space in self.robots.spaces)
 
@@ -136,11 +137,12 @@ class BatchedEpisodes(gym.vector.VectorEnv):
 
 
 class GymRobots:
-    """Unmodified environments with `WithParameters` around them."""
+    """Environments with `WithParameters`, one after the other."""
 
     def __init__(self, config: EnvConfig, uncertainty: UncertaintySet, num_envs: int):
-        self.envs = [WithParameters(make_single(config), uncertainty) for _ in range(num_envs)]
+        self.envs = [make_single(config, uncertainty=uncertainty) for _ in range(num_envs)]
         self.spaces = (self.envs[0].observation_space, self.envs[0].action_space)
+        self.parameters: TaskParameters = self.envs[0].get_wrapper_attr("parameters")
 
     def begin(self, i: int, values: np.ndarray, seed: int) -> np.ndarray:
         obs: np.ndarray = self.envs[i].reset(seed=seed, options={"params": values})[0]

@@ -34,15 +34,15 @@ def disturbances(config: EnvConfig, *, per_part: bool = False) -> UncertaintySet
     Raises:
         ValueError: a task with nothing to disturb; as `make_single`.
     """
-    env = make_single(replace(config, num_envs=1, vectorization="sync"))
+    env = make_single(replace(config, physics=replace(config.physics, parameters=())))
     try:
         found = tuple(_all(env, per_part))
         named = UncertaintySet("disturbances", config.id, found, recompute_constants=True, scale_inertia=True)
-        nominal = TaskParameters(env, named).nominal
+        nominal = TaskParameters(env, named, config.physics.fixed()).nominal[: len(found)]
     finally:
         env.close()
-    parameters = (Parameter(p.name, p.low, p.high, float(own)) for p, own in zip(found, nominal, strict=True))
-    return replace(named, parameters=tuple(parameters))
+    around = zip(found, nominal.tolist(), strict=True)
+    return replace(named, parameters=tuple(Parameter(p.name, min(p.low, o), max(p.high, o), o) for p, o in around))
 
 
 def subset(uncertainty: UncertaintySet, *names: str) -> UncertaintySet:

@@ -17,8 +17,8 @@ from surefoot.envs.config import EnvConfig
 from surefoot.envs.divergence import quiet_mujoco
 from surefoot.envs.make import as_one_batch, make_single, make_vec
 from surefoot.envs.parameters import UncertaintySet, check_task
+from surefoot.envs.signals import TIMING
 from surefoot.envs.task_parameters import full_vector, nominal_of
-from surefoot.envs.with_parameters import WithParameters
 
 Span = tuple[float, float]
 
@@ -50,6 +50,8 @@ def indistinct(
     actions = [space.sample() for _ in range(steps)]
     found = {}
     for k, (name, axis) in enumerate(zip(uncertainty.param_names, axes, strict=True)):
+        if name in (*TIMING, "push_rate"):  # with the others nominal there is nothing that they could change
+            continue
         rows = np.repeat(nominal[None], len(axis), axis=0)
         rows[:, k] = axis
         with quiet_mujoco():
@@ -82,8 +84,8 @@ def _open(config: EnvConfig, uncertainty: UncertaintySet) -> tuple[np.ndarray, g
     """Return a task's nominal values, its actions, and how it moves with given parameters."""
     check_task(uncertainty, config.id)
     if not as_one_batch(config, uncertainty):
-        env = WithParameters(make_single(config), uncertainty)
-        return env.nominal, env.action_space, lambda *job: _gym_path(env, *job)
+        env = make_single(config, uncertainty=uncertainty)
+        return env.get_wrapper_attr("nominal"), env.action_space, lambda *job: _gym_path(env, *job)
     batch: Any = make_vec(config)
     full = full_vector(batch, uncertainty)
     num_envs = batch.num_envs

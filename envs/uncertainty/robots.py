@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -143,13 +144,13 @@ class MujocoRobots:
     """A model and its data for each, all copies of one unmodified environment, which also does the resets."""
 
     def __init__(self, config: EnvConfig, uncertainty: UncertaintySet, num_envs: int, threads: int | None = None):
-        env: Any = make_single(config)
+        env: Any = make_single(replace(config, physics=replace(config.physics, parameters=())))
         self.spaces = (env.observation_space, env.action_space)
         self.limit = config.max_episode_steps or find_spec(config.id).max_episode_steps or np.iinfo(np.int64).max
         self.task: Any = env.unwrapped
         self.robot = ROBOTS[config.id]
         self._scale = _action_scale(env)
-        self.parameters = TaskParameters(env, uncertainty)
+        self.parameters = TaskParameters(env, uncertainty, config.physics.fixed())
         layout = self.parameters.layout
         self._signals = [Signals(layout) for _ in range(num_envs)] if layout else []
         self._disturbed = np.zeros(num_envs, bool)  # whose episode has a signal that does something
@@ -168,7 +169,7 @@ class MujocoRobots:
         full = self.parameters.full(values)
         if self._signals:
             self._signals[i].seed(seed)
-            self._signals[i].begin(full, self.parameters.nominal)
+            self._signals[i].begin(full, self.parameters.untimed)
             self._disturbed[i], full = self._signals[i].active, self._signals[i].in_force
             self._frame_skip[i] = self._signals[i].frame_skip(self._own_frame_skip)
         self.task.model, self.task.data = self.models[i], self.data[i]
@@ -180,7 +181,7 @@ class MujocoRobots:
         return start
 
     def advance(self, indices: np.ndarray, actions: np.ndarray) -> Moved:
-        disturbed = np.flatnonzero(self._disturbed[indices]) if self._signals else ()
+        disturbed = np.flatnonzero(self._disturbed[indices])
         if len(disturbed):
             actions = self._commands(disturbed, indices, actions)
         actions = self._scale(actions)

@@ -5,35 +5,54 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from surefoot import agents
+from surefoot.envs import Physics
+from surefoot.envs.quantities import EVERYTHING, quantity_of, split
 from surefoot.evaluation.describe import in_words
 
 RETURN = "return (sum of rewards)"
 MEAN_RETURN = "mean return (sum of rewards)"
-# A parameter of an uncertainty set is FIELD.OBJECT (envs/uncertainty).
+# A parameter of an uncertainty set is FIELD.OBJECT (envs/quantities.py); units that need other words than there.
 FIELDS = {
-    "body_mass": ("mass of", "kg"),
-    "geom_friction": ("sliding friction of", "coefficient"),
-    "dof_damping": ("damping of", "N·m·s/rad, or N·s/m"),
-    "actuator_gear": ("gear of", "ratio"),
-    "force_x": ("force along x on", "N"),
-    "force_y": ("force along y on", "N"),
-    "force_z": ("force along z on", "N"),
+    "body_mass": "mass of",
+    "geom_friction": "sliding friction of",
+    "dof_damping": "damping of",
+    "actuator_gear": "gear of",
+    "force_x": "force along x on",
+    "force_y": "force along y on",
+    "force_z": "force along z on",
+    "body_inertia": "inertia of",
+    "body_ipos_x": "centre of mass along x of",
+    "body_ipos_y": "centre of mass along y of",
+    "body_ipos_z": "centre of mass along z of",
+    "jnt_stiffness": "stiffness of",
+    "dof_armature": "armature of",
+    "dof_frictionloss": "friction loss of",
+    "actuator_gain": "gain of actuator",
+    "actuator_offset": "offset of actuator",
+    "sensor_noise": "noise of sensor",
+    "sensor_bias": "bias of sensor",
+    "push": "push on",
 }
+UNITS = {"dof_damping": "N·m·s/rad, or N·s/m", "geom_friction": "coefficient", "actuator_gear": "ratio"}
 
 
 def parameter_label(name: str) -> str:
     """Return `mass of pole (kg)` for `body_mass.pole`; a task's own parameter is in the unit that the task gives it."""
-    field, _, thing = name.partition(".")
-    if field not in FIELDS:
+    field, scaled, thing = split(name)
+    quantity = quantity_of(name)
+    if quantity is None:
         return f"{in_words(name)} (in the task's unit)"
-    what, unit = FIELDS[field]
-    if thing == "*":
-        thing = "everything"
-    return f"{what} {'number ' if thing.isdecimal() else ''}{in_words(thing)} ({unit})"
+    unit = "factor" if scaled else UNITS.get(field, quantity.unit)
+    if field not in FIELDS:
+        return f"{in_words(name)} ({unit})"
+    thing = "everything" if thing == EVERYTHING else thing.removeprefix("@")
+    return f"{FIELDS[field]} {'number ' if thing.isdecimal() else ''}{in_words(thing)} ({unit})"
 
 
 def physics_label(name: str) -> str:
-    """Return the label of a field of `Physics`."""
+    """Return the label of a field of `Physics`, or of a parameter that it fixes."""
+    if name not in Physics.__dataclass_fields__:
+        return parameter_label(name)
     unit = "standard deviation, of actions in [−1, 1]" if name == "action_noise" else "factor"
     return f"{in_words(name)} ({unit})"
 

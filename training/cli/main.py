@@ -25,12 +25,13 @@ COMMANDS = {
     "push": "send a policy with its card and its stress test to the Hugging Face Hub",
     "export": "write a policy as an ONNX model",
     "data": "list, inspect, download, collect and convert recorded data",
+    "parameters": "list what can differ in a task: units, ranges, nominal values",
     "plot": "draw learning curves of runs",
     "solve": "optimise an objective of the return distribution (CVaR, target, shortfall) in a tabular MDP",
     "report": "write an HTML report and a CSV file of all runs under some folders",
     "sweep": "train many runs over agents, presets, seeds and settings, or a hyper-parameter search",
 }
-OVERVIEW = "usage: surefoot COMMAND ...\n\n" + "\n".join(f"  {name:<10}{does}" for name, does in COMMANDS.items())
+OVERVIEW = "usage: surefoot COMMAND ...\n\n" + "\n".join(f"  {name:<12}{does}" for name, does in COMMANDS.items())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from surefoot import agents
 from surefoot.configs.casting import flattened
 from surefoot.envs import Physics
+from surefoot.evaluation.describe import dynamics
 from surefoot.evaluation.figures.words import parameter_label, physics_label
 from surefoot.evaluation.regret import last_decade_slope
 from surefoot.evaluation.statistics import (
@@ -209,9 +210,10 @@ def physics_map(cell: Cell) -> ParameterMap | None:
     NaN. Of measurements that differ in more than physics, such as the number of episodes, those count that are most.
     """
     records = _most_alike([record for run in cell.runs for record in run.measured])
-    points = [record["env"]["physics"] for record in records]
-    names = [name for name in (points[0] if points else ()) if len({point[name] for point in points}) > 1]
-    if len(names) != 2:
+    points = [dynamics(record["env"]["physics"]) for record in records]
+    every = dict.fromkeys(name for point in points for name in point)
+    names = [name for name in every if len({point.get(name) for point in points}) > 1]
+    if len(names) != 2 or any(name not in point for name in names for point in points):
         return None
     rows, columns = (sorted({point[name] for point in points}) for name in names)
     there: dict[tuple[float, float], list[float]] = {}
@@ -219,10 +221,12 @@ def physics_map(cell: Cell) -> ParameterMap | None:
         there.setdefault((point[names[0]], point[names[1]]), []).append(record["return"]["mean"])
     means = {place: float(np.mean(values)) for place, values in there.items()}
     table = np.array([[means.get((row, column), np.nan) for column in columns] for row in rows])
-    usual = dataclasses.asdict(Physics())
-    others_usual = all(points[0][name] == usual[name] for name in usual if name not in names)
-    place = usual[names[0]], usual[names[1]]
-    nominal = Nominal(*place, means.get(place, np.nan)) if others_usual else None
+    usual = dynamics(dataclasses.asdict(Physics()))
+    others_usual = all(value == usual.get(name) for name, value in points[0].items() if name not in names)
+    nominal = None
+    if others_usual and all(name in usual for name in names):  # what is nominal of a fixed parameter, the task knows
+        place = usual[names[0]], usual[names[1]]
+        nominal = Nominal(*place, means.get(place, np.nan))
     labels = physics_label(names[0]), physics_label(names[1])
     return ParameterMap((names[0], names[1]), table, rows, columns, labels, nominal)
 

@@ -1,5 +1,7 @@
 """What every task can be disturbed by: neutral values leave every bit alone, batched episodes are single ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,15 @@ import torch
 from surefoot.envs import (
     BatchedEpisodes,
     EnvConfig,
+    Parameter,
+    Physics,
+    UncertainVectorEnv,
     WithParameters,
     disturbances,
     make_single,
+    make_vec,
     point,
+    subset,
 )
 
 MUJOCO = [
@@ -77,3 +84,44 @@ def test_every_disturbance_of_a_batch_is_that_of_a_single_environment_and_does_s
     paths = np.stack(seen, 1)
     same = [name for k, name in enumerate(everything.param_names) if (paths[k + 1] == paths[0]).all()]
     assert {name.partition(".")[0] for name in same} <= rare
+
+
+def test_a_subset_and_a_point_name_what_there_is():
+    everything = disturbances(EnvConfig("CartPole-v1"))
+    pair = subset(everything, "pole_mass", "control_delay")
+    assert pair.param_names == ("pole_mass", "control_delay")
+    assert pair.parameters[1] == Parameter("control_delay", 0.0, 5.0, 0.0)
+    np.testing.assert_array_equal(point(pair, np.array([0.1, 0.0]), {"control_delay": 3}), [0.1, 3.0])
+    for wrong in (lambda: subset(everything, "mass"), lambda: point(everything, everything.low, {"mass": 1.0})):
+        with pytest.raises(ValueError, match="no parameter 'mass'; it has gravity, cart_mass, pole_mass"):
+            wrong()
+
+
+def test_ranges_include_what_the_physics_fixes_and_every_actuator_is_there_if_asked_for():
+    there = disturbances(
+        EnvConfig("HalfCheetah-v5", Physics(gravity=3.0, parameters=("control_delay=9",))), per_part=True
+    )
+    known = {one.name: one for one in there.parameters}
+    assert known["control_delay"] == Parameter("control_delay", 0.0, 9.0, 9.0)
+    np.testing.assert_allclose(known["gravity"].nominal, 3 * 9.81)
+    assert {f"actuator_{what}.{name}" for what in ("gain", "offset") for name in ("bthigh", "ffoot")} <= set(known)
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "CartPole-v1"])
+def test_vector_environments_at_neutral_values_are_the_stock_ones_through_their_resets(env_id):
+    config = EnvConfig(env_id, num_envs=2, max_episode_steps=4)
+    everything = disturbances(config)
+    neutral = tuple(f"{one.name}={one.nominal!r}" for one in everything.parameters)
+    fixed, varied = (
+        make_vec(replace(config, physics=Physics(parameters=neutral))),
+        UncertainVectorEnv(config, everything),
+    )
+    varied.set_params(torch.tensor([one.nominal for one in everything.parameters], dtype=torch.float64))
+    envs = [make_vec(config), fixed, varied]
+    stock, *ours = (env.reset(seed=2)[0] for env in envs)
+    assert all(torch.equal(stock, one) for one in ours)
+    envs[0].action_space.seed(0)
+    for _ in range(10):
+        action = torch.from_numpy(envs[0].action_space.sample())
+        stock, *ours = (env.step(action)[:4] for env in envs)
+        assert all(torch.equal(*pair) for one in ours for pair in zip(stock, one, strict=True))

@@ -1,0 +1,81 @@
+"""An adversary that chooses when: the step of an episode at which a disturbance hurts a policy most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, Parameter, UncertaintySet, point
+from surefoot.envs.quantities import WHOLE_EPISODE
+
+
+class WorstMoment(NamedTuple):
+    """What a search found; returns are undiscounted means over the same reset seeds."""
+
+    onset: int  # step from which the values hold
+    mean: float  # of the seeds that chose it: biased low, being the least of many
+    fresh: float  # of seeds that did not
+    nominal: float  # of those fresh seeds without the disturbance
+    tried: dict[int, float]  # mean return by onset
+    episodes: int  # that were played in all
+
+
+def timed(uncertainty: UncertaintySet, longest: int) -> UncertaintySet:
+    """Return a set with `onset` (from 0 to `longest` steps) and `duration`, where it does not have them."""
+    onset, duration = Parameter("onset", 0.0, float(longest), 0.0), Parameter("duration", 0.0, float(WHOLE_EPISODE))
+    new = [one for one in (onset, duration) if one.name not in uncertainty.param_names]
+    return replace(uncertainty, parameters=(*uncertainty.parameters, *new))
+
+
+def worst_moment(
+    act: Callable[[Tensor], Tensor],
+    config: EnvConfig,
+    uncertainty: UncertaintySet,
+    values: Mapping[str, float],
+    *,
+    duration: int = WHOLE_EPISODE,
+    moments: int = 16,
+    episodes: int = 5,
+    seed: int = 10_000,
+) -> WorstMoment:
+    """Search for the onset at which `values` (name → value, the others nominal) cost a policy most.
+
+    First `moments` onsets, evenly over the longest nominal episode, then both neighbours of the worst at half the
+    distance, again and again down to single steps. Every onset meets the same `episodes` reset seeds; the worst is
+    measured once more from as many others.
+
+    Raises:
+        ValueError: fewer than one moment, episode or step; an unknown parameter; as `play`.
+    """
+    for name, count in (("moments", moments), ("episodes", episodes), ("duration", duration)):
+        if count < 1:
+            raise ValueError(f"{name} is {count}; a search for the worst moment needs at least 1")
+    timed_set = timed(uncertainty, WHOLE_EPISODE)
+    envs = BatchedPerturbedEnvs(config, timed_set, num_envs=config.num_envs)
+    seeds, fresh_seeds = ([first + i for i in range(episodes)] for first in (seed, seed + episodes))
+    disturbed = point(timed_set, envs.nominal, {"duration": duration, **values})
+
+    def means(onsets: list[int], of: list[int]) -> list[float]:
+        points = np.repeat(disturbed[None], len(onsets), axis=0)
+        points[:, timed_set.param_names.index("onset")] = onsets
+        found: list[float] = envs.play(act, points, of).returns.mean(1).tolist()
+        return found
+
+    longest = int(envs.play(act, envs.nominal[None], seeds).lengths.max())
+    step = max(longest // moments, 1)
+    onsets = list(range(0, longest, step))
+    tried = dict(zip(onsets, means(onsets, seeds), strict=True))
+    while step > 1:
+        step = -(-step // 2)
+        worst = min(tried, key=lambda onset: tried[onset])
+        near = [onset for onset in (worst - step, worst + step) if 0 <= onset < longest and onset not in tried]
+        tried |= dict(zip(near, means(near, seeds), strict=True)) if near else {}
+    worst = min(tried, key=lambda onset: tried[onset])
+    fresh = means([worst], fresh_seeds)[0]
+    nominal = float(envs.play(act, envs.nominal[None], fresh_seeds).returns.mean())
+    played = (len(tried) + 3) * episodes
+    return WorstMoment(worst, tried[worst], fresh, nominal, tried, played)

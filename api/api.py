@@ -18,8 +18,9 @@ from surefoot.configs.casting import overlay
 from surefoot.envs import EnvConfig, make_own, own_action_space, spaces_of
 from surefoot.evaluation.episodes import NUM_ENVS, EvalResult
 from surefoot.evaluation.episodes import evaluate as evaluate_act
-from surefoot.evaluation.loaded_policy import LoadedPolicy, act_of
-from surefoot.evaluation.policies import load_any
+from surefoot.evaluation.loaded_policy import LoadedPolicy
+from surefoot.evaluation.policies import bound_to, load_any
+from surefoot.evaluation.policies.own_units import act_of, own_policy
 from surefoot.offline_data import DataConfig, Transitions, load_for
 from surefoot.offline_data import load as load_recorded
 from surefoot.training import session
@@ -157,7 +158,8 @@ def evaluate(
     opened = _open(policy, checkpoint, device)
     task = _task(env, opened.env if opened else None)
     if opened is None:
-        act = act_of(policy, own_action_space(task))
+        predict: Any = policy
+        act = act_of(predict, own_action_space(task))
     else:
         opened = opened.fitted_to(task)
         act, task = opened.act, opened.env or task
@@ -165,24 +167,30 @@ def evaluate(
 
 
 def load_policy(
-    path: str | Path,
+    path: str | Path | Callable[[Any], Any],
+    env: Task | None = None,
     *,
     checkpoint: str | int = "latest",
     objective: str | None = None,
     normalizer: str | Path | None = None,
     allow_pickle: bool = False,
+    allow_code: bool = False,
     device: str = "cpu",
 ) -> LoadedPolicy:
     """Return a policy ready to act.
 
     Args:
-        path: a run folder, a policy file (.pt) of one, or a Stable-Baselines3 archive (.zip), which is read without
-            running code and without that library.
+        path: a run folder, a policy file (.pt) of one, a Stable-Baselines3 archive (.zip), which is read without
+            running code and without that library, an ONNX model (.onnx), a TorchScript program, `module:function`, a
+            function from observations (N, obs) to actions (N, act) in the task's own units, or a file on the Hub,
+            `hf:ORG/REPO[/FILE][@REVISION]`.
+        env: the task it is for, where it does not say that itself: ONNX models, programs and functions.
         checkpoint: of a run folder: `latest`, `best` or a step.
         objective: what to act for, such as `cvar(0.1)`, for policies that take one (`dhn`); None: as trained.
         normalizer: the `vecnormalize.pkl` of an archive where it does not lie beside it, or `none`.
         allow_pickle: let Stable-Baselines3 itself open an archive that cannot be read otherwise, which runs code stored
             in it.
+        allow_code: run a TorchScript program.
         device: where it computes.
 
     Warns of what a reader of its numbers must know, such as another version of its task (`LoadedPolicy.notes`).
@@ -191,10 +199,14 @@ def load_policy(
         FileNotFoundError: nothing there, or no such checkpoint.
         ValueError: a file that is none of these, or refused; an objective that this policy was not trained for.
     """
-    statistics = None if normalizer is None else Path(normalizer)
-    opened = load_any(
-        Path(path), checkpoint=checkpoint, normalizer=statistics, allow_pickle=allow_pickle, device=device
-    )
+    if callable(path):
+        opened = own_policy(path, getattr(path, "__qualname__", type(path).__name__), "function")
+    else:
+        statistics = None if normalizer is None else Path(normalizer)
+        allowed = {"allow_pickle": allow_pickle, "allow_code": allow_code}
+        opened = load_any(path, checkpoint=checkpoint, normalizer=statistics, device=device, **allowed)
+    if env is not None:
+        opened = bound_to(opened, _task(env, opened.env_config))
     if objective is not None:
         from surefoot.evaluation.objectives import served
 
@@ -202,7 +214,7 @@ def load_policy(
         opened = opened._replace(act=owner.stateful(wanted))
     loaded = LoadedPolicy(opened, device)
     for note in loaded.notes:
-        warnings.warn(f"{path}: {note}", stacklevel=2)
+        warnings.warn(f"{opened.label}: {note}", stacklevel=2)
     return loaded
 
 

@@ -228,11 +228,35 @@ def seed_stack(result: Result) -> str:
     """Return the steps per second of seeds side by side, and in turn."""
     rows = [
         (name, of["seeds"], of["in_turn"], of["stacked"], f"{of['ratio']} ({of['low']} to {of['high']})")
-        for name, cases in result["cases"].items()
+        for name, cases in result["jobs"].items()
         for of in cases
     ]
     header = ("", "seeds", "updates per CPU second, in turn", "one stacked update", "ratio, of each round")
     return markdown(header, rows)
+
+
+def checkpoints(result: Result) -> str:
+    """Return what a checkpoint with a large replay costs, in blocks and whole."""
+    names = {"blocks": "in blocks", "whole": "all rows in every file"}
+    rows = [
+        (name, f"{of['cpu_seconds']} ({of['least']} to {of['most']})", of["megabytes"], of["loading"])
+        for name, of in ((names[way], result[way]) for way in names)
+    ]
+    header = (f"a replay of {result['rows']:,} rows", "CPU-seconds to save", "MB written", "CPU-seconds to load")
+    return markdown(header, rows)
+
+
+def start(result: Result) -> str:
+    """Return what every command costs before it does anything."""
+    rows = [(name, of["median"], f"{of['least']} to {of['most']}") for name, of in result["cpu_seconds"].items()]
+    return markdown(("CPU-seconds", "median", "least to most"), rows)
+
+
+def data_reading(result: Result) -> str:
+    """Return what reading a large file of recorded data costs."""
+    took = f"{result['cpu_seconds']} ({result['least']} to {result['most']})"
+    header = ("rows", "CPU-seconds to read them", "growth of peak memory ÷ what they take")
+    return markdown(header, [(f"{result['rows']:,}", took, result["peak"])])
 
 
 def grid_speed(result: Result) -> str:
@@ -398,6 +422,31 @@ def robust_baselines(result: Result) -> str:
         rows.append((method, steps, number(np.median(figures[0])), *listed, commits))
     header = ("method", "steps", "median worst", "worst by seed", "mean over the grid", "nominal", "CPU s", "commit")
     return markdown(header, rows)
+
+
+OLDER = "on v4 with Gymnasium 0.29 and MuJoCo 2.3.7"
+ZOO_REASONS = {
+    "a2c/Swimmer-v3": f"a program of NumPy alone gets the same 212 ± 4 {OLDER}: v3, on mujoco-py, moved otherwise.",
+    "ars/Hopper-v3": f"a program of NumPy alone gets the same 3288 ± 5 {OLDER}: v3, on mujoco-py, moved otherwise.",
+    "ars/Walker2d-v3": "the archive was trained for 10 million steps, the published policy for 75 million; a program "
+    f"of NumPy alone gets 1613 ± 598 from it {OLDER}.",
+}
+
+
+def zoo(result: Result) -> str:
+    """Return what each public policy earns here and where it was published; a sentence for those that differ."""
+    rows, differs = [], []
+    for name, job in sorted(result["jobs"].items()):
+        published, compared = job["published"], job.get("library", {})
+        means = [f"{number(m['mean'])} ± {number(m['std'])}" for m in (published, job)]
+        difference = compared.get("largest_difference")
+        same = "" if difference is None else f"{difference:.0e}"
+        rows.append((name, job["task"], *means, "yes" if job["agrees"] else "no", same, f"`{job['sha256'][:8]}`"))
+        if not job["agrees"]:
+            differs.append(f"- {name}: {ZOO_REASONS.get(name, 'not explained.')}")
+    header = ("policy", "run on", "published", "here", "agrees", "largest difference of an action", "SHA-256")
+    summary = f"{sum(job['agrees'] for job in result['jobs'].values())} of {len(rows)} agree."
+    return "\n".join([markdown(header, rows), "", summary, *(["", *differs] if differs else [])])
 
 
 def iwocs(result: Result) -> str:
@@ -1062,8 +1111,12 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "simulator_gap": simulator_gap,
     "sweep_overhead": sweep_overhead,
     "robust_baselines": robust_baselines,
+    "zoo": zoo,
     "throughput": throughput,
     "throughput_2_threads": throughput,
+    "checkpoints": checkpoints,
+    "start": start,
+    "data_reading": data_reading,
     "engine_speed": engine_speed,
     "seed_stack": seed_stack,
     "dynlin_ucb_systems": dynlin_ucb_systems,

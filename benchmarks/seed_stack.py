@@ -18,16 +18,16 @@ from typing import Any
 import torch
 import tyro
 from engine_speed import Case, make
-from record import record
+from record import record_job
 
 from surefoot.agents.parts.seeds import SeedStack
 from surefoot.training.loop.process import quick_process
 
 SMALL = {"hidden": (64, 64), "batch_size": 64}
 CASES = {
-    "sac, 256 units, batch 256, HalfCheetah": Case("sac", {}, 20),
-    "sac, 64 units, batch 64, Pendulum": Case("sac", SMALL, 100, "surefoot/Pendulum-v0"),
-    "h2o, 256 units, HalfCheetah": Case("h2o", {}, 8),
+    "sac, 256 units, batch 256, HalfCheetah": Case("sac", {}, 10),
+    "sac, 64 units, batch 64, Pendulum": Case("sac", SMALL, 50, "surefoot/Pendulum-v0"),
+    "h2o, 256 units, HalfCheetah": Case("h2o", {}, 4),
 }
 
 
@@ -76,13 +76,12 @@ def compare(case: Case, seeds: int, rounds: int) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    began = time.perf_counter()
     torch.set_num_threads(1)
     with quick_process():
-        figures = {name: [compare(CASES[name], s, options.rounds) for s in options.seeds] for name in options.cases}
-    record(
-        "seed_stack", {"rounds": options.rounds, "cases": figures}, began=began, seeds=list(range(max(options.seeds)))
-    )
+        for name in options.cases:
+            began = time.perf_counter()
+            figures = [compare(CASES[name], seeds, options.rounds) for seeds in options.seeds]
+            record_job("seed_stack", name, figures, began=began, seeds=list(range(max(options.seeds))))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig
 from surefoot.evaluation.episodes import Act
-from surefoot.evaluation.policies import AnyPolicy, fitted, for_task
+from surefoot.evaluation.policies import AnyPolicy, bound_to, fitted
 
 
 class LoadedPolicy:
@@ -34,7 +33,7 @@ class LoadedPolicy:
     each row is an episode of its own, and `observe` takes (N,) rewards and ends: where one ended, the next begins.
 
     Attributes:
-        agent_name: the agent that was trained, or `sb3-…` for an archive of Stable-Baselines3.
+        agent_name: the agent that was trained, or `sb3-…`, `onnx`, `torchscript` or `function`.
         spaces: of observations, and of actions in the task's own units.
         env: the task it was trained for, in the dynamics its run was evaluated in; None where that is not known.
         trained_on: the id that its file names where `env` is a newer version of it, such as `Ant-v3`; else None.
@@ -49,6 +48,8 @@ class LoadedPolicy:
     """
 
     def __init__(self, policy: AnyPolicy, device: torch.device | str = "cpu") -> None:
+        if policy.env_config is None and policy.needs_task:
+            raise ValueError(f"{policy.label}: answers in its task's own units; which task? pass env")
         self._opened = policy
         if policy.env_config is not None:
             policy = fitted(policy, policy.env_config)
@@ -72,12 +73,7 @@ class LoadedPolicy:
 
     def fitted_to(self, task: EnvConfig) -> LoadedPolicy:
         """Return the policy ready for a task; `ValueError` where it sees or does something else."""
-        opened = self._opened
-        if opened.policy is None and (self.env is None or task.id != self.env.id):
-            opened = for_task(opened, task.id)
-            own = opened.env_config or task
-            task = replace(task, id=own.id, kwargs=own.kwargs | task.kwargs)
-        return LoadedPolicy(opened._replace(env_config=task), self.device)
+        return LoadedPolicy(bound_to(self._opened, task), self.device)
 
     @overload
     def predict(self, obs: Tensor) -> Tensor: ...
@@ -172,21 +168,3 @@ def to_own_units(action: Tensor, space: gym.Space[Any]) -> Tensor:
         return action
     low, high = (torch.as_tensor(bound).to(action) for bound in (space.low, space.high))
     return (low + (action + 1) * (high - low) / 2).clamp(low, high)
-
-
-def act_of(predict: Any, own_action: gym.Space[Any]) -> Act:
-    """Return a Python function from observations to actions in the task's own units as an `Act` in [-1, 1].
-
-    `predict` gets NumPy observations (N, obs) and returns actions (N, act), or (N,) Discrete ones.
-    """
-
-    def act(obs: Tensor) -> Tensor:
-        action = torch.as_tensor(np.asarray(predict(obs.numpy(force=True))), device=obs.device)
-        if len(action) != len(obs):
-            raise ValueError(f"{predict}: {len(action)} actions for {len(obs)} observations; it takes a batch (N, obs)")
-        if not isinstance(own_action, gym.spaces.Box) or not own_action.is_bounded():
-            return action
-        low, high = (torch.as_tensor(bound, device=obs.device) for bound in (own_action.low, own_action.high))
-        return (2 * (action.float() - low) / (high - low) - 1).clamp(-1, 1)
-
-    return act

@@ -1,28 +1,55 @@
-"""Checkpoints: written whole or not at all, and read without running code."""
+"""Checkpoints: written whole or not at all, and read without running code.
+
+A file ends in the SHA-256 of what is before it, as the comment that a zip file may have. Large tensors of a training
+checkpoint lie beside it in blocks, each a file named by its SHA-256: one that has not changed since the last checkpoint
+is there already. A checkpoint is written after its blocks, and they go when no checkpoint names them any more.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import pickle
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
-FORMAT = 2  # goes up when names or contents change; other formats are refused, not translated
+from surefoot.agents.parts import blocks
+
+FORMAT = 3  # of files; 2 had neither checksum nor blocks
+READABLE = (2, 3)
+BLOCKS = "blocks"  # the folder of blocks, beside the checkpoints that name them
+_CHECKSUM = b"surefoot sha256 "
+_COMMENT = len(_CHECKSUM) + 64
+_STORED = "stored in blocks"  # the key that marks what stands for a large tensor
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor, torch.dtype, torch.device, torch.Size)
 
 
-def save(path: Path, payload: dict[str, Any]) -> None:
+def save(path: Path, payload: dict[str, Any], *, in_blocks: bool = False) -> None:
     """Write tensors and plain values to `path` atomically: after a crash the file is the old one or the new one.
 
-    Raises `OSError` where the disk is full or read-only, `TypeError` for a value that `load` would have to refuse.
+    With `in_blocks`, large tensors go to the folder `blocks` beside it, as far as they are not there already; else the
+    file holds all there is. Raises `OSError` where the disk is full or read-only, `TypeError` for a value that `load`
+    would have to refuse.
     """
     _require_plain(payload, "payload")
-    write_atomically(path, lambda file: torch.save({"format": FORMAT, **compact(payload)}, file))
+    written: list[Path] = []
+    try:
+        with explained(path):
+            stored = _put_away(payload, path.parent / BLOCKS, written) if in_blocks else payload
+            content = io.BytesIO()
+            torch.save({"format": FORMAT, **compact(stored)}, content)
+            _write(path, lambda file: _write_with_checksum(file, content.getbuffer()))
+    except BaseException:
+        for block in written:
+            block.unlink()
+        raise
 
 
 def compact(value: Any) -> Any:
@@ -39,8 +66,19 @@ def compact(value: Any) -> Any:
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return what `save` wrote, tensors on `device`. Raises `FileNotFoundError`, or `ValueError` for any other file."""
+    payload = _read(path, device)
+    loaded: dict[str, Any] = _take_out(payload, path, device)
+    return loaded
+
+
+def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
+    """Return what is in the file itself, checked; large tensors are still in their blocks."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
+    damaged = f"{path}: truncated, damaged or not a checkpoint; use an earlier one of the run"
+    checked = _checksum_holds(path)
+    if checked is False:
+        raise ValueError(f"{path}: damaged (its checksum differs); use an earlier one of the run, or another copy")
     try:
         payload = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -48,17 +86,132 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
             f"{path}: refused: not a Surefoot checkpoint, or it holds objects whose loading could run code"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path}: truncated, damaged or not a checkpoint; use an earlier one of the run") from error
+        raise ValueError(damaged) from error
     if not isinstance(payload, dict) or not isinstance(payload.get("format"), int):
         raise ValueError(f"{path}: not a Surefoot checkpoint")
-    if payload["format"] > FORMAT:
-        raise ValueError(f"{path}: format {payload['format']}, this Surefoot reads format {FORMAT}; upgrade surefoot")
-    if payload["format"] < FORMAT:
+    _require_readable(payload["format"], path)
+    if payload["format"] >= 3 and checked is None:  # the end of the file is gone
+        raise ValueError(damaged)
+    return payload
+
+
+def _require_readable(found: int, path: Path) -> None:
+    if found > FORMAT:
+        raise ValueError(f"{path}: format {found}, this Surefoot reads format {FORMAT}; upgrade surefoot")
+    if found not in READABLE:
         raise ValueError(
-            f"{path}: format {payload['format']}, of an older Surefoot, whose settings had other names; this one reads "
+            f"{path}: format {found}, of an older Surefoot, whose settings had other names; this one reads "
             f"format {FORMAT}: use the version that wrote it, or train again"
         )
-    return payload
+
+
+# --- the checksum of a file -------------------------------------------------------------------------------------------
+
+
+def _write_with_checksum(file: IO[bytes], content: memoryview) -> None:
+    """Write a zip file and, as its comment, the SHA-256 of all before it; a zip's last two bytes are that's length."""
+    content[-2:] = _COMMENT.to_bytes(2, "little")
+    file.write(content)
+    file.write(_CHECKSUM + hashlib.sha256(content).hexdigest().encode())
+
+
+def _checksum_holds(path: Path) -> bool | None:
+    """Return whether a file is what its checksum says; None where it has none."""
+    with path.open("rb") as file:
+        content = file.read()
+    body, comment = memoryview(content)[:-_COMMENT], content[-_COMMENT:]
+    if not comment.startswith(_CHECKSUM):
+        return None
+    return comment == _CHECKSUM + hashlib.sha256(body).hexdigest().encode()
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------------
+
+
+def remove_unused_blocks(folder: Path, checkpoints: Iterable[Path]) -> None:
+    """Delete from `folder`/blocks what none of the checkpoints there names."""
+    there = {path.name: path for path in (folder / BLOCKS).glob("*")}
+    if not there:
+        return
+    try:
+        used = {name for path in checkpoints for name in _names_in(_read(path, "cpu"))}
+    except ValueError:
+        return  # one cannot be read, so what it needs is not known
+    for name in there.keys() - used:
+        there[name].unlink(missing_ok=True)
+
+
+def _put_away(value: Any, folder: Path, written: list[Path]) -> Any:
+    """Return `value` with every large tensor replaced by the names of its blocks, which are written."""
+    if isinstance(value, Tensor) and value.nbytes >= blocks.SIZE:
+        names = _write_blocks(value, folder, written)
+        return {_STORED: names, "shape": list(value.shape), "dtype": value.dtype}
+    if isinstance(value, dict):
+        return {key: _put_away(item, folder, written) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_put_away(item, folder, written) for item in value)
+    return value
+
+
+def _write_blocks(tensor: Tensor, folder: Path, written: list[Path]) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    flat, names = tensor.detach().contiguous().view(-1).view(torch.uint8), blocks.names_of(tensor)
+    for i, part in enumerate(flat.split(blocks.SIZE)):
+        if (known := names[i]) is not None and (folder / known).is_file():
+            continue
+        content = part.cpu().numpy().data
+        name = names[i] = hashlib.sha256(content).hexdigest()
+        if not (folder / name).is_file():
+            _write_block(folder / name, content)
+            written.append(folder / name)
+    return [str(name) for name in names]
+
+
+def _write_block(path: Path, content: memoryview) -> None:
+    _write(path, lambda file: file.write(content))
+
+
+def _take_out(value: Any, path: Path, device: torch.device | str) -> Any:
+    """Return `value` with the tensors that its blocks hold; `path` is the checkpoint that names them."""
+    if _is_stored(value):
+        return _read_blocks(value, path).to(device)
+    if isinstance(value, dict):
+        return {key: _take_out(item, path, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_take_out(item, path, device) for item in value)
+    return value
+
+
+def _read_blocks(stored: dict[str, Any], path: Path) -> Tensor:
+    tensor = torch.empty(stored["shape"], dtype=stored["dtype"])
+    flat, names, first = tensor.view(-1).view(torch.uint8).numpy().data, stored[_STORED], 0
+    for name in names:
+        block = path.parent / BLOCKS / name
+        if not block.is_file():
+            raise ValueError(f"{path}: its part {BLOCKS}/{name} is missing; copy the whole folder {path.parent}")
+        with block.open("rb") as file:
+            length = file.readinto(flat[first : first + block.stat().st_size])
+        if hashlib.sha256(flat[first : first + length]).hexdigest() != name:
+            raise ValueError(f"{block}: damaged (its checksum differs); use an earlier checkpoint, or another copy")
+        first += length
+    if first != len(flat):
+        raise ValueError(f"{path}: its blocks hold {first} bytes, not {len(flat)}: not written by Surefoot")
+    return tensor
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    if _is_stored(value):
+        yield from value[_STORED]
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _names_in(item)
+
+
+def _is_stored(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {_STORED, "shape", "dtype"}
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -66,18 +219,22 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
     The file has the mode that the umask leaves, so that a colleague can read what others may read.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with explained(path):
-        try:
-            with part.open("xb") as file:  # not of `tempfile`, whose files are the user's alone
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+        _write(path, write)
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with part.open("xb") as file:  # not of `tempfile`, whose files are the user's alone
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
 
 
 @contextmanager
@@ -93,7 +250,7 @@ def explained(path: Path) -> Iterator[None]:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of writes that were killed half-way."""
-    for leftover in folder.glob(".*.tmp"):
+    for leftover in folder.rglob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
 

@@ -15,15 +15,17 @@ import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import h5py
 import numpy as np
 import torch
 
 from surefoot.offline_data.files import atomic_file, refuse_existing
 from surefoot.offline_data.stored_rows import StoredRows
 from surefoot.offline_data.transitions import Transitions, squeeze_column
+
+if TYPE_CHECKING:
+    import h5py  # at run time where a file is opened: commands that read none must start quickly
 
 View = Literal["exact", "qlearning"]
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -88,6 +90,8 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """Return the text entries of the file's `metadata` group: how the data came to be."""
+    import h5py
+
     with open_hdf5(path) as file:
         group = file.get("metadata")
         entries = group.items() if isinstance(group, h5py.Group) else ()
@@ -111,6 +115,8 @@ def write_d4rl(
     An episode that the recording cut in the middle of the file is written as a time-out, the only way the layout has to
     end it. A cut at the very end of the file carries neither flag, as in D4RL's own files.
     """
+    import h5py
+
     path = Path(path)
     refuse_existing(path, force)
     data = transitions.to("cpu")
@@ -138,6 +144,8 @@ def write_d4rl(
 
 def open_hdf5(path: str | Path) -> h5py.File:
     """Return the opened file; `FileNotFoundError` or `ValueError` names what else it is (HTML, truncated, not HDF5)."""
+    import h5py
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `surefoot data list` shows the known data sets")
@@ -154,6 +162,8 @@ def open_hdf5(path: str | Path) -> h5py.File:
 
 
 def _numbers(file: h5py.File, name: str, path: str | Path) -> h5py.Dataset:
+    import h5py
+
     item = file[name]
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "biuf":
         kind = f"dtype {item.dtype}" if isinstance(item, h5py.Dataset) else "a group"

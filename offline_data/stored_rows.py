@@ -53,15 +53,15 @@ def fill(columns: Mapping[str, np.ndarray], rows: Mapping[str, StoredRows], sour
     step = chunk * -(-PART // chunk)  # so that what is compressed together is unpacked once
     faults = {name: Faults() for name in rows}
     done = 0
-    for parts in zip(*(stored.parts(step) for stored in rows.values()), strict=True):
-        for (name, fault), part in zip(faults.items(), parts, strict=True):
-            place = columns[name][done : done + len(part)]
-            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is reported below
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is reported below
+        for parts in zip(*(stored.parts(step) for stored in rows.values()), strict=True):
+            for (name, fault), part in zip(faults.items(), parts, strict=True):
+                place = columns[name][done : done + len(part)]
                 place[...] = part.reshape(len(part), -1)
-            finite = np.isfinite(part if part.dtype == np.float32 else place)
-            if not finite.all():
-                fault.note(~finite, done)
-        done += len(parts[0])
+                finite = np.isfinite(part if part.dtype == np.float32 else place)
+                if not finite.all():
+                    fault.note(~finite, done)
+            done += len(parts[0])
     for name, fault in faults.items():
         if fault.count:
             message = f"{name} holds {fault.count} NaN or infinite values, the first in row {fault.first}"

@@ -35,7 +35,7 @@ LAYERS = {
     CONFIG: (CONFIG, *EVALUATION),
     "surefoot.training": (),
     "surefoot.evaluation": EVALUATION,
-    "surefoot.evaluation.storage": (),
+    "surefoot.evaluation.storage": ("surefoot.agents.parts.blocks",),  # what a state says of its large tensors
     "surefoot.agents": ("surefoot.agents",),  # further held by `paper_of`
     "surefoot.agents.interface": (),
     "surefoot.agents.parts": ("surefoot.agents.parts", "surefoot.agents.interface"),

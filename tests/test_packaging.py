@@ -103,16 +103,23 @@ def installed(target, tmp_path):
     return lambda *arguments, **more: run("-S", "-P", *arguments, cwd=tmp_path, PYTHONPATH=path, **more)
 
 
-def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    tracked = {
+def names_in(wheel: Path) -> set[str]:
+    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+
+def files_of_the_packages() -> set[str]:
+    """Return what a wheel has to hold beside the libraries."""
+    return {
         f"{package.replace('.', '/')}/{path.relative_to(ROOT / folder).as_posix()}"
         for package, folder in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
         if path.suffix in (".py", ".yaml", ".hdf5", ".md", ".cpp") or path.name == "py.typed"
     }
-    assert names == tracked | libraries()
-    assert "surefoot/py.typed" in names  # for all of its sub-packages
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
+    assert names_in(wheel) == files_of_the_packages() | libraries()
+    assert "surefoot/py.typed" in names_in(wheel)  # for all of its sub-packages
 
 
 def test_the_installed_kernels_are_used_unless_their_source_has_changed(installed, target, tmp_path):
@@ -183,6 +190,16 @@ def test_the_editable_install_maps_the_folders(package):
     spec = importlib.util.find_spec(package)
     assert spec is not None
     assert Path(str(spec.origin)) == ROOT / FOLDERS[package] / "__init__.py"
+
+
+@pytest.mark.slow
+def test_build_makes_a_wheel_with_the_libraries_from_the_source_distribution(tmp_path):
+    """`python -m build` packs the sources and makes the wheel from what it packed, not from the checkout."""
+    source = copy_of_the_checkout(tmp_path / "source")
+    run("-m", "build", "--no-isolation", "--outdir", tmp_path / "out", source, cwd=tmp_path)
+    (built,) = (tmp_path / "out").glob("*.whl")
+    assert len(list((tmp_path / "out").glob("*.tar.gz"))) == 1
+    assert names_in(built) == files_of_the_packages() | libraries()
 
 
 @pytest.mark.slow

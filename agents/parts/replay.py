@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Batch, OfflineData
+from surefoot.agents.parts import blocks
 
 Rows = TypeVar("Rows", bound=tuple[Tensor, ...])  # a NamedTuple of tensors that share their first axis
 
@@ -36,6 +37,8 @@ class Ring(Generic[Rows]):
         self.generator = generator
         self.position = 0  # where the next row goes
         self.size = 0
+        self.pushed = 0  # rows, since the state was last taken
+        self.names: blocks.Names = []  # of the blocks of rows in that state
 
     def __len__(self) -> int:
         return self.size
@@ -53,6 +56,7 @@ class Ring(Generic[Rows]):
         self.rows[: len(rows) - head] = rows[head:]
         self.position = (self.position + len(rows)) % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
+        self.pushed += len(rows)
 
     def resize(self, capacity: int) -> None:
         """Change the capacity; of the rows, the newest that fit stay, in their order."""
@@ -61,7 +65,7 @@ class Ring(Generic[Rows]):
         head, rows = self.rows[first : first + kept], self.rows.new_empty(capacity, self.rows.shape[1])
         rows[: len(head)] = head
         rows[len(head) : kept] = self.rows[: kept - len(head)]  # what stands at the ring's beginning
-        self.rows, self.size, self.position = rows, kept, kept % capacity
+        self.rows, self.size, self.position, self.names = rows, kept, kept % capacity, []
 
     def pack(self, columns: list[Tensor]) -> Tensor:
         """Return the columns (B, …) of all fields as rows (B, width)."""
@@ -84,9 +88,18 @@ class Ring(Generic[Rows]):
         return self.kind(*(f.squeeze(-1) if flat else f for f, flat in zip(fields, self.flat, strict=True)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything; rows are a copy of the filled part only, since saving a view would save all of its storage."""
+        """Everything; rows are a copy of the filled part only, and carry the names of blocks that have not changed."""
         rows = self.rows[: self.size].clone()
+        self.names, self.pushed = blocks.label(rows, self._unchanged()), 0
         return {"rows": rows, "position": self.position, "generator": self.generator.get_state()}
+
+    def _unchanged(self) -> blocks.Names:
+        """Return the names of the last state's blocks, but for those that rows have been pushed into since."""
+        pushed = min(self.pushed, self.capacity)
+        first, row = (self.position - pushed) % self.capacity, self.rows[0].nbytes
+        past = max(0, first + pushed - self.capacity)  # rows at the ring's beginning
+        names = blocks.without(self.names, first * row, (first + pushed - past) * row)
+        return blocks.without(names, 0, past * row)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         rows = state["rows"]
@@ -96,7 +109,7 @@ class Ring(Generic[Rows]):
                 f"{self.capacity} rows of {self.rows.shape[1]} numbers; resume with the run's own config"
             )
         self.rows[: len(rows)] = rows
-        self.size, self.position = len(rows), state["position"]
+        self.size, self.position, self.names = len(rows), state["position"], []
         self.generator.set_state(state["generator"])
 
 

@@ -53,8 +53,7 @@ def _dtype(value: Any) -> np.dtype[Any]:
     if isinstance(value, Record) and value.name == "numpy.dtype" and value.args and value.args[0] in tuple(KINDS):
         order = value.state[1] if _has_length(value.state, 2) else "="
         if order in ("<", ">", "=", "|"):
-            dtype: np.dtype[Any] = np.dtype(str(value.args[0])).newbyteorder(order)
-            return dtype
+            return np.dtype(f"{order.replace('|', '=')}{value.args[0]}")
     raise ValueError("an array of something else than numbers")
 
 

@@ -38,6 +38,15 @@ def for_task(policy: AnyPolicy, env_id: str) -> AnyPolicy:
     return policy._replace(env_config=task.config, trained_on=trained_on, notes=notes)
 
 
+def bound_to(policy: AnyPolicy, task: EnvConfig) -> AnyPolicy:
+    """Return a policy whose own task is `task`; an id other than its own is one that is named anew."""
+    if policy.policy is None and (policy.env_config is None or task.id != policy.env_config.id):
+        policy = for_task(policy, task.id)
+        own = policy.env_config or task
+        task = replace(task, id=own.id, kwargs=own.kwargs | task.kwargs)
+    return policy._replace(env_config=task)
+
+
 def ready_for(policy: AnyPolicy, task: EnvConfig) -> tuple[AnyPolicy, EnvConfig]:
     """Return a policy of others `fitted` to a task whose id is named anew, and what that id stands for today.
 

@@ -10,20 +10,28 @@ import torch
 from surefoot.agents.interface import Spaces
 from surefoot.envs import spaces_of
 from surefoot.evaluation.episodes import make_act
+from surefoot.evaluation.policies import functions, hub
+from surefoot.evaluation.policies.onnx_models import load_onnx
 from surefoot.evaluation.policies.opened import AnyPolicy, Permissions, sha256_of
 from surefoot.evaluation.policies.sb3 import load_archive
+from surefoot.evaluation.policies.torchscript import is_torchscript, load_torchscript
 from surefoot.evaluation.policy_files import load_policy
 
 
 def load_any(
-    path: Path,
+    path: Path | str,
     *,
     checkpoint: str | int = "latest",
-    allow_pickle: bool = False,
     normalizer: Path | None = None,
+    allow_pickle: bool = False,
+    allow_code: bool = False,
     device: torch.device | str = "cpu",
 ) -> AnyPolicy:
-    """Return the policy at `path`: a run folder (at `checkpoint`), a `.pt` policy file or a Stable-Baselines3 `.zip`.
+    """Return the policy at `path`.
+
+    That is a run folder (at `checkpoint`) or a `.pt` policy file of one, a Stable-Baselines3 archive (`.zip`), an ONNX
+    model (`.onnx`), a TorchScript program (with `allow_code`), `module:function`, or any file of these on the Hub,
+    `hf:ORG/REPO[/FILE][@REVISION]`.
 
     `normalizer` names the `vecnormalize.pkl` of an archive where it does not lie beside it; `none` says that there is
     none. `allow_pickle` lets Stable-Baselines3 itself open an archive that cannot be read without running code.
@@ -31,14 +39,38 @@ def load_any(
     Raises:
         FileNotFoundError: nothing there.
         ValueError: a file that is none of these or refused.
-        ImportError: an extra is missing, named.
+        ImportError: an extra or the module of a function is missing, named.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no run folder, policy file (.pt) or Stable-Baselines3 archive (.zip) there")
+    allowed = Permissions(pickle=allow_pickle, code=allow_code)
+    if str(path).startswith(hub.PREFIX):
+        there = hub.download(str(path))
+        opened = _load_file(there.path, checkpoint, allowed, normalizer, device, hint=there.repo)
+        return opened._replace(label=str(path), source=there.source)
+    if functions.NAME.fullmatch(str(path)) and not Path(path).exists():
+        return functions.load_function(str(path))
+    if not Path(path).exists():
+        raise FileNotFoundError(
+            f"{path}: no run folder, policy file (.pt), Stable-Baselines3 archive (.zip) or ONNX model (.onnx) there"
+        )
+    return _load_file(Path(path), checkpoint, allowed, normalizer, device)
+
+
+def _load_file(
+    path: Path,
+    checkpoint: str | int,
+    allowed: Permissions,
+    normalizer: Path | None,
+    device: torch.device | str,
+    hint: str = "",
+) -> AnyPolicy:
+    """Return the policy of a file or folder; `hint` is another name that may contain the id of its task."""
     if path.suffix == ".zip":
-        return load_archive(path, Permissions(pickle=allow_pickle), normalizer, device)
-    return _load_ours(path, checkpoint, device)
+        return load_archive(path, allowed, normalizer, device, hint)
+    if normalizer is not None:
+        raise ValueError(f"{path}: --normalizer is for archives of Stable-Baselines3; leave it out")
+    if path.suffix == ".onnx":
+        return load_onnx(path)
+    return load_torchscript(path, allowed, device) if is_torchscript(path) else _load_ours(path, checkpoint, device)
 
 
 def _load_ours(path: Path, checkpoint: str | int, device: torch.device | str) -> AnyPolicy:

@@ -38,6 +38,7 @@ class AnyPolicy(NamedTuple):
     sha256: str | None = None  # of its file
     source: str = ""  # the file, with the revision where it was downloaded
     wrappers: tuple[str, ...] = ()  # what is between the task and the network, outermost last
+    needs_task: bool = False  # whether it acts in a task's own units, which only `fit` makes [-1, 1]
     notes: tuple[str, ...] = ()  # what a reader of its numbers must know, a line each
 
 

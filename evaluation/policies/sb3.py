@@ -14,7 +14,9 @@ from torch import Tensor
 
 from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig, find_spec, own_action_space, spaces_of
+from surefoot.envs.make import bare_task
 from surefoot.envs.spaces import describe
+from surefoot.evaluation.episodes import Act
 from surefoot.evaluation.policies import task_versions
 from surefoot.evaluation.policies.opened import AnyPolicy, Permissions, sha256_of
 from surefoot.evaluation.policies.sb3_archives import Archive, Unreadable, algorithm_of, read, read_data
@@ -27,9 +29,15 @@ Network = Callable[[Tensor], Tensor]
 
 
 def load_archive(
-    path: Path, allowed: Permissions, normalizer: Path | None = None, device: torch.device | str = "cpu"
+    path: Path,
+    allowed: Permissions,
+    normalizer: Path | None = None,
+    device: torch.device | str = "cpu",
+    hint: str = "",
 ) -> AnyPolicy:
     """Return the policy of an archive, without running code unless `allowed.pickle` and nothing else helps.
+
+    `hint` is a further name that may contain the id of its task.
 
     Raises:
         ValueError: no archive, a damaged one, or one that cannot be read without running code; statistics or wrappers
@@ -38,7 +46,7 @@ def load_archive(
     settings = read_settings(path)
     try:
         archive = read(path)
-        network = build(archive)
+        network = build(archive, device)
     except Unreadable as error:
         if not allowed.pickle:
             reason = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
@@ -48,10 +56,12 @@ def load_archive(
         archive, network = _by_library(path, device)
     statistics = _statistics(path, settings, normalizer)
     wrappers = Wrappers(_width(archive), settings.time_feature, statistics, settings.stack)
-    return _policy(path, archive, network, settings, wrappers)
+    return _policy(path, archive, network, settings, wrappers, hint)
 
 
-def _policy(path: Path, archive: Archive, network: Network, settings: Settings, wrappers: Wrappers) -> AnyPolicy:
+def _policy(
+    path: Path, archive: Archive, network: Network, settings: Settings, wrappers: Wrappers, hint: str
+) -> AnyPolicy:
     """Return everything put together; a task that names or files name is known, but must still fit."""
     try:
         wrappers.check()
@@ -59,7 +69,7 @@ def _policy(path: Path, archive: Archive, network: Network, settings: Settings, 
             raise ValueError("a stack of images, which is not supported")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    task = _task(path, settings)
+    task = _task(settings, (path.stem, path.parent.name, hint))
     shown = gym.spaces.Box(-np.inf, np.inf, (wrappers.seen,))
     action = archive.action
     plain = action if isinstance(action, gym.spaces.Discrete) else gym.spaces.Box(-1, 1, action.shape)
@@ -81,10 +91,10 @@ def _policy(path: Path, archive: Archive, network: Network, settings: Settings, 
     )
 
 
-def _task(path: Path, settings: Settings) -> task_versions.Task | None:
-    """Return the task that the files beside an archive name, or its own name, or its folder's."""
+def _task(settings: Settings, names: tuple[str, ...]) -> task_versions.Task | None:
+    """Return the task that the files beside an archive name, or the first of its names that contains an id."""
     named = [settings.task] if settings.task in gym.registry else []
-    within = map(task_versions.id_within, (path.stem, path.parent.name))
+    within = map(task_versions.id_within, names)
     known = next((env_id for env_id in (*named, *within) if env_id), None)
     if known is None:
         return None
@@ -140,8 +150,26 @@ def _fitted(policy: AnyPolicy, task: EnvConfig, archive: Archive, network: Netwo
         pieces = task_versions.layout(policy.trained_on or "", wrappers.seen, width)
         if pieces is None:
             raise ValueError(_misfit(policy, wrappers.seen, task, observation))
-        act, notes = Seeing(act, pieces), (*notes, task_versions.in_words(policy.trained_on or "", pieces))
+        padded = task_versions.in_words(policy.trained_on or "", pieces)
+        act, notes = Seeing(act, pieces), tuple(dict.fromkeys((*notes, padded)))
+    elif len(archive.observation.shape or ()) == 3:
+        act = _with_channels_first(policy, act, archive.observation.shape or (), task)
     return policy._replace(act=_plain(act), spaces=Spaces(observation, action), own_action=own, notes=notes)
+
+
+def _with_channels_first(policy: AnyPolicy, act: Act, shape: tuple[int, ...], task: EnvConfig) -> Act:
+    """Return a policy of pictures (C, H, W), of which the task shows a vector: its own may have the channels last."""
+    env = bare_task(task)
+    env.close()
+    own = env.observation_space.shape
+    if own == shape:
+        return act
+    channels, *size = shape
+    if own != (*size, channels):
+        raise ValueError(
+            f"{policy.label}: sees pictures {shape}, but {task.id} shows {describe(env.observation_space)}"
+        )
+    return lambda obs: act(obs.reshape(-1, *size, channels).permute(0, 3, 1, 2).flatten(1))
 
 
 class Seeing:

@@ -42,7 +42,7 @@ class Weights:
             raise Unreadable(f"weights {left[0]!r} belong to no network that is known")
 
 
-def build(archive: Archive) -> Network:
+def build(archive: Archive, device: torch.device | str = "cpu") -> Network:
     """Return the deterministic policy: actions in [-1, 1] over the archive's bounds, or numbers of Discrete actions.
 
     Raises:
@@ -59,7 +59,7 @@ def build(archive: Archive) -> Network:
         parameter.requires_grad_(False)
         if not bool(parameter.isfinite().all()):
             raise Unreadable("holds weights that are not finite")
-    finish = _finish(archive, network, made)
+    finish = _finish(archive, network.to(device), made)
     return lambda obs: finish(network(preprocess(obs)))
 
 
@@ -148,7 +148,7 @@ def _mlp(weights: Weights, prefix: str, archive: Archive, usual: str, part: str 
 
 def _chain(weights: Weights, prefix: str) -> list[nn.Linear]:
     """Return the linear layers named `prefix.0`, `prefix.2`, …; between them are activations."""
-    layers = []
+    layers: list[nn.Linear] = []
     while f"{prefix}.{2 * len(layers)}.weight" in weights.tensors:
         layers.append(_linear_layer(weights, f"{prefix}.{2 * len(layers)}"))
     return layers

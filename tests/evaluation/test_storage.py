@@ -76,7 +76,7 @@ def test_truncated_and_foreign_files_are_refused_in_one_line(tmp_path):
 
 def test_a_newer_format_says_upgrade(tmp_path):
     torch.save({"format": storage.FORMAT + 1}, tmp_path / "new.pt")
-    with pytest.raises(ValueError, match=r"format 3, this Surefoot reads format 2; upgrade"):
+    with pytest.raises(ValueError, match=r"format 4, this Surefoot reads format 3; upgrade"):
         storage.load(tmp_path / "new.pt")
 
 
@@ -86,6 +86,34 @@ def test_an_older_format_says_what_can_be_done(tmp_path):
         storage.load(tmp_path / "old.pt")
 
 
+def test_a_file_of_the_format_before_is_read(tmp_path):
+    torch.save({"format": 2, **PAYLOAD}, tmp_path / "old.pt")  # no checksum
+    loaded = storage.load(tmp_path / "old.pt")
+    assert_same({name: loaded[name] for name in PAYLOAD}, PAYLOAD)
+
+
+@pytest.mark.parametrize("place", [40, 0.3, 0.5, 0.8, -100, -10])
+def test_a_changed_byte_is_noticed_wherever_it_is(tmp_path, place):
+    path = tmp_path / "a.pt"
+    storage.save(path, {"a": torch.arange(1000.0)})
+    content = bytearray(path.read_bytes())
+    content[place if isinstance(place, int) else int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.pt: damaged \(its checksum differs\); use an earlier one") as refused:
+        storage.load(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_without_its_end_is_not_taken_for_an_older_one_without_a_checksum(tmp_path):
+    path = tmp_path / "a.pt"
+    storage.save(path, PAYLOAD)
+    whole = path.read_bytes()
+    for cut in (1, 64, 80):
+        path.write_bytes(whole[:-cut])
+        with pytest.raises(ValueError, match=r"a\.pt: truncated, damaged or not a checkpoint"):
+            storage.load(path)
+
+
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
@@ -93,20 +121,22 @@ import torch
 from surefoot.evaluation import storage
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # the kernel refuses to grow a file beyond this
 try:
-    storage.save(Path(sys.argv[1]), {"version": 2, "ballast": torch.zeros(1_000_000)})
+    ballast = torch.arange(3_000_000).float()
+    storage.save(Path(sys.argv[1]), {"version": 2, "ballast": ballast}, in_blocks=sys.argv[2] == "blocks")
 except OSError as error:
     print(error)
 """
 
 
-def test_a_disk_that_is_full_leaves_the_previous_checkpoint(tmp_path):
+@pytest.mark.parametrize("way", ["whole", "blocks"])
+def test_a_disk_that_is_full_leaves_the_previous_checkpoint(tmp_path, way):
     path = tmp_path / "a.pt"
     storage.save(path, {"version": 1})
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path), way], capture_output=True, text=True)
     assert f"{path}: could not be written (" in done.stdout, done.stderr
     assert done.stdout.count("\n") == 1
     assert storage.load(path)["version"] == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
@@ -118,10 +148,14 @@ SAVE_FOREVER = """
 import sys
 from pathlib import Path
 import torch
+from surefoot.agents.parts import blocks
 from surefoot.evaluation import storage
 torch.set_num_threads(1)
+blocks.SIZE = 2**18
 for version in range(10**6):
-    storage.save(Path(sys.argv[1]), {"a": torch.full((500_000,), version), "b": version})
+    payload = {"a": torch.full((500_000,), version), "b": version}
+    storage.save(Path(sys.argv[1]), payload, in_blocks=version % 3 > 0)
+    storage.remove_unused_blocks(Path(sys.argv[1]).parent, [Path(sys.argv[1])])
     print(version, flush=True)
 """
 
@@ -141,4 +175,5 @@ def test_sigkill_during_saves_leaves_a_whole_checkpoint(tmp_path):
         assert loaded["b"] >= announced
         assert bool((loaded["a"] == loaded["b"]).all())
     storage.remove_leftovers(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+    storage.remove_unused_blocks(tmp_path, [])
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]

@@ -45,8 +45,9 @@ class Request:
     """The policies to evaluate, and how."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, policy files (.pt) or Stable-Baselines3 archives (.zip). A run with several seeds (--num-seeds)
-    counts as so many runs."""
+    """Run folders, policy files (.pt), Stable-Baselines3 archives (.zip), ONNX models (.onnx), TorchScript programs,
+    `module:function`, or any of these files on the Hugging Face Hub, `hf:ORG/REPO[/FILE][@REVISION]`. A run with
+    several seeds (--num-seeds) counts as so many runs."""
     env: EnvConfig = field(default_factory=lambda: EnvConfig(id="", num_envs=NUM_ENVS))
     """The task. Fields not given are the run's own, with the dynamics of its `eval.physics`; `num_envs` is the number
     of episodes run in parallel."""
@@ -70,6 +71,8 @@ class Request:
     """The vecnormalize.pkl of the archives, where it does not lie beside them; `none`: leave one that does out."""
     allow_pickle: bool = False
     """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
+    allow_code: bool = False
+    """Run TorchScript programs."""
     video: bool = False
     """Also record the first episode of every run as an MP4."""
     video_steps: int = VIDEO_STEPS
@@ -92,6 +95,7 @@ def main(arguments: list[str]) -> int:
             checkpoint=request.checkpoint,
             normalizer=request.normalizer,
             allow_pickle=request.allow_pickle,
+            allow_code=request.allow_code,
             device=device,
         )
         for path in request.runs
@@ -113,7 +117,7 @@ def main(arguments: list[str]) -> int:
     records, settings = [], []
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         records.append(measure(policy, task, request, device))
-        settings.append(_setting(path))
+        settings.append(_setting(path) if policy.policy is not None else {})
         write_record(path, records[-1])
         if request.video:
             _film(path, policy, task, request, records[-1])
@@ -232,11 +236,9 @@ def _summary(values: np.ndarray) -> Record:
 
 
 def _setting(path: Path) -> Settings:
-    """Return how the policy at a path was trained; nothing of an archive, which does not say."""
+    """Return how the run or policy file at a path was trained."""
     if path.is_dir():
         return setting_of(*read_config(path), read_meta(path))
-    if path.suffix == ".zip":
-        return {}
     content = load(path)
     return setting_of(*from_plain(content["config"], str(path)), content)
 

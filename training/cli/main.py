@@ -9,6 +9,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module, metadata
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from surefoot import agents
 from surefoot.configs import preset_names
 from surefoot.training.cli.errors import one_line_errors, program
 from surefoot.training.cli.imports import quick_imports
+from surefoot.training.cli.stand_ins import stand_ins
 
 COMMANDS = {
     "train": "train an agent, or resume a run",
@@ -70,6 +72,17 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "train" and rest in ([], ["-h"], ["--help"]):
         print(agents_overview())
         return 0 if rest else 2
+    with stand_ins() if _asks_for_help(rest) else nullcontext():
+        return _run(command, rest)
+
+
+def _asks_for_help(rest: list[str]) -> bool:
+    """Whether nothing but a help text is wanted, of a command or of what it names: `sac --help`, `collect --help`."""
+    *named, last = rest or [""]
+    return last in ("-h", "--help") and len(named) < 2 and not any(word.startswith("-") for word in named)
+
+
+def _run(command: str, rest: list[str]) -> int:
     with quick_imports():
         module = import_module(f"surefoot.training.cli.{command.replace('-', '_')}")
     run_command: Callable[[list[str]], int] = module.main

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -61,7 +62,7 @@ def _aggregate_table(groups: Sequence[Record]) -> Table:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write the record into the run folder; for a policy file or an archive, next to it."""
+    """Write the record into the run folder; for a file next to it, for a function or a file of the Hub here."""
     write_json(output_path(path, "evaluations", record, ".json"), {**provenance(), **record})
 
 
@@ -71,7 +72,11 @@ def output_path(path: Path, subfolder: str, record: Record, suffix: str) -> Path
     code = crc32(json.dumps(asked, sort_keys=True).encode())
     what = record.get("set") or record["env"]["id"].replace("/", "-").replace(":", "-")
     name = f"{what}-{record['step']:09d}-{code:08x}{suffix}"
-    return path / subfolder / name if path.is_dir() else path.with_name(f"{path.stem}-{name}")
+    if path.is_dir():
+        return path / subfolder / name
+    if not path.exists():  # a function or a file of the Hub: here
+        return Path(re.sub(r"[^\w.]+", "-", f"{path}-{name}"))
+    return path.with_name(f"{path.stem}-{name}")
 
 
 def write_json(path: Path, content: Record) -> None:

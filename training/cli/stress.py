@@ -33,7 +33,7 @@ class Request:
     """The policies to stress, and how."""
 
     policies: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, policy files (.pt) or Stable-Baselines3 archives (.zip) of one task; several are ranked."""
+    """Run folders or whatever else `surefoot evaluate` opens, of one task; several are ranked."""
     env: EnvConfig = field(default_factory=lambda: EnvConfig(id="", num_envs=NUM_ENVS))
     """The task. Fields not given are the first policy's own; `num_envs` is the number of episodes run in parallel."""
     sets: tuple[str, ...] = ()
@@ -49,6 +49,8 @@ class Request:
     """The vecnormalize.pkl of the archives, where it does not lie beside them; `none`: leave one that does out."""
     allow_pickle: bool = False
     """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
+    allow_code: bool = False
+    """Run TorchScript programs."""
     out: Path | None = None
     """The HTML file; the JSON file is written next to it. Default: `stress.html` in the first policy's run folder, or
     its name with `-stress.html` next to its file."""
@@ -91,8 +93,17 @@ def check(request: Request) -> None:
 
 def _opened(arguments: Sequence[str], request: Request, device: torch.device) -> tuple[list[AnyPolicy], EnvConfig]:
     """Return the policies ready for their one task, and that."""
-    settings = {"checkpoint": request.checkpoint, "allow_pickle": request.allow_pickle, "device": device}
-    opened = [load_any(path, normalizer=request.normalizer, **settings) for path in request.policies]
+    opened = [
+        load_any(
+            path,
+            checkpoint=request.checkpoint,
+            normalizer=request.normalizer,
+            allow_pickle=request.allow_pickle,
+            allow_code=request.allow_code,
+            device=device,
+        )
+        for path in request.policies
+    ]
     ready = [_for_task(arguments, request, policy) for policy in opened]
     tasks = {describe(asdict(task)): task for _, task in ready}
     if len(tasks) > 1:

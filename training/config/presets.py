@@ -10,8 +10,9 @@ from typing import Any
 from surefoot import agents
 from surefoot.configs import preset_file
 from surefoot.configs.casting import overlay, plain, read_yaml
-from surefoot.evaluation.storage import FORMAT
 from surefoot.training.config.run import RunConfig
+
+FORMAT = 2  # of settings: goes up when names or meanings change; other formats are refused, not translated
 
 
 def default_config(agent_name: str) -> RunConfig[Any]:

@@ -29,6 +29,7 @@ from surefoot.agents.parts.interaction import crosses
 from surefoot.envs import BatchedPerturbedEnvs, TaskError
 from surefoot.envs.check import global_generators_restored
 from surefoot.evaluation import policy_files, regret
+from surefoot.evaluation.storage import remove_unused_blocks
 from surefoot.evaluation.storage import save as save_checkpoint
 from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import RunConfig
@@ -267,7 +268,7 @@ def save(run: ActiveRun) -> None:
         regret.save_regret(run.folder, *cast(BanditAgent, run.agent).regret.trace())
     for name, content_of in run.spec.artefacts.items():
         run_folder.save_artefact(run.folder, name, content_of(run.agent))
-    save_checkpoint(policy_files.checkpoint_path(run.folder, "step", step), state)
+    save_checkpoint(policy_files.checkpoint_path(run.folder, "step", step), state, in_blocks=True)
     if run.saved_step < 0:
         note_not_replayable(run)
     run.saved_step = step
@@ -276,8 +277,13 @@ def save(run: ActiveRun) -> None:
 
 
 def _drop_old(run: ActiveRun, kind: str, keep: int) -> None:
-    for old in policy_files.checkpoint_steps(run.folder, kind)[:-keep]:
-        policy_files.checkpoint_path(run.folder, kind, old).unlink()
+    paths = [
+        policy_files.checkpoint_path(run.folder, kind, at) for at in policy_files.checkpoint_steps(run.folder, kind)
+    ]
+    for old in paths[:-keep]:
+        old.unlink()
+    if kind == "step":
+        remove_unused_blocks(run.folder / "checkpoints", paths[-keep:])
 
 
 def note_not_replayable(run: ActiveRun) -> None:

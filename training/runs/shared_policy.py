@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from surefoot.training.runs.folder import read_config, read_meta
 
 def stress_page(path: Path) -> Path:
     """Return where the page of a policy goes: into its run folder, or next to its file; its JSON has the same name."""
-    return path / "stress.html" if path.is_dir() else path.with_name(f"{path.stem}-stress.html")
+    if path.is_dir():
+        return path / "stress.html"
+    if not path.exists():  # a function or a file of the Hub: here
+        return Path(re.sub(r"[^\w.]+", "-", f"{path}-stress.html"))
+    return path.with_name(f"{path.stem}-stress.html")
 
 
 def read_stress(path: Path, given: Path | None = None) -> Record | None:

@@ -1,5 +1,6 @@
 """Bounds of a system, fixed policies, what the learners share, by hand (docs/derivations/dynlin.md §1, §6, §8, §10)."""
 
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -48,7 +49,8 @@ def test_given_bounds_stand_in_place_of_the_systems_and_one_too_small_is_warned_
     given = from_system(SYSTEM, 2.0, {"rho": 0.9, "u": 4.0, "phi": 7.0, "b": None})
     assert (given.rho, given.u, given.phi, given.b) == (0.9, 4.0, 7.0, 3.0)
     assert given.x == pytest.approx(40.0)
-    from_system(SYSTEM, 2.0, {"rho": 0.8, "phi": 1.0})  # the very radius
+    with warnings.catch_warnings(action="error"):
+        from_system(SYSTEM, 2.0, {"rho": 0.8, "phi": 1.0})  # the very radius
     with pytest.warns(UserWarning, match="--agent.spectral-radius-bound 0.79 is below the spectral radius 0.8"):
         from_system(SYSTEM, 2.0, {"rho": 0.79, "phi": 1.0})
 

@@ -23,11 +23,13 @@ GSDE = {"use_sde": True}
 
 
 class Pictures(gym.Env):
-    observation_space = gym.spaces.Box(0, 255, (3, 36, 36), np.uint8)
     action_space = gym.spaces.Discrete(3)
 
+    def __init__(self, shape=(3, 36, 36)):
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+
     def reset(self, *, seed=None, options=None):
-        return np.zeros((3, 36, 36), np.uint8), {}
+        return np.zeros(self.observation_space.shape, np.uint8), {}
 
 
 def find(name):
@@ -106,14 +108,25 @@ def test_discrete_actions_are_those_of_the_library(name, settings, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "settings"), [("PPO", {"n_steps": 8}), ("DQN", LARGE)])
-def test_convolutions_are_those_of_the_library(name, settings, tmp_path):
+def test_convolutions_are_those_of_the_library(name, settings, tmp_path, monkeypatch):
     kwargs = {"features_extractor_kwargs": {"features_dim": 6}}
     model = trained(name, Pictures(), "CnnPolicy", policy_kwargs=kwargs, **settings)
     model.save(tmp_path / "model.zip")
     pictures = np.random.default_rng(0).integers(0, 256, (20, 3, 36, 36), dtype=np.uint8)
     theirs, _ = model.predict(pictures, deterministic=True)
-    ours = load_any(tmp_path / "model.zip").act(torch.from_numpy(pictures).flatten(1).float())
-    assert ours.tolist() == theirs.tolist()
+    opened = load_any(tmp_path / "model.zip")
+    assert opened.act(torch.from_numpy(pictures).flatten(1).float()).tolist() == theirs.tolist()
+    for shape, shown in (((3, 36, 36), pictures), ((36, 36, 3), pictures.transpose(0, 2, 3, 1)), ((36, 3, 36), None)):
+        task = EnvConfig(f"test/Pictures{shape[0]}{shape[1]}-v0", flatten=True)
+        monkeypatch.setitem(
+            gym.registry, task.id, gym.envs.registration.EnvSpec(task.id, Pictures, kwargs={"shape": shape})
+        )
+        if shown is None:
+            with pytest.raises(ValueError, match=r"sees pictures \(3, 36, 36\), but .* shows Box\(36, 3, 36\)"):
+                fitted(opened, task)
+        else:
+            vectors = torch.from_numpy(shown.reshape(20, -1)).float()
+            assert fitted(opened, task).act(vectors).tolist() == theirs.tolist()
 
 
 # --- wrappers ---------------------------------------------------------------------------------------------------------

@@ -119,6 +119,17 @@ def test_an_archive_needs_its_task_and_no_flag(tmp_path):
     assert record["sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
 
 
+def test_a_function_is_evaluated_and_its_result_is_written_here(tmp_path, monkeypatch, capsys):
+    (tmp_path / "still_policies.py").write_text("def rest(obs):\n    return 0 * obs[:, :1]\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["still_policies:rest", "--env.id", "Pendulum-v1", "--episodes", "2"]) == 0
+    (found,) = tmp_path.glob("still_policies-rest-Pendulum-v1-*.json")
+    record = json.loads(found.read_text())
+    assert (record["agent"], record["source"], len(record["lengths"])) == ("function", "still_policies:rest", 2)
+    with pytest.raises(ValueError, match=r"still_policies:rest: does not say which task .* add --env\.id"):
+        main(["still_policies:rest"])
+
+
 def test_an_older_task_is_run_as_its_v5_and_that_is_said(tmp_path, capsys):
     data, weights = old_archives.sac_data(obs=17, act=6, bound="1."), old_archives.sac_weights(17, 6)
     archive = old_archives.write(tmp_path / "Walker2d-v3.zip", data, weights)

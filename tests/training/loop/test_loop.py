@@ -10,6 +10,7 @@ from fake_agent import FakeConfig
 from sameness import assert_same_run, rows
 
 from surefoot import agents
+from surefoot.agents.parts import blocks
 from surefoot.evaluation import policy_files
 from surefoot.evaluation.storage import load
 from surefoot.training.loop import evaluation, setup
@@ -108,6 +109,20 @@ def test_rows_written_after_the_last_checkpoint_are_dropped_on_resume(tmp_path, 
     go_on(crashed, config)
     assert_same_run(straight, crashed, 120)
     assert not list((crashed / "checkpoints").glob(".*"))
+
+
+def test_a_run_whose_checkpoints_are_in_blocks_can_be_moved_and_goes_on_as_the_same_run(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(blocks, "SIZE", 1000)  # the generators' states, another one with every checkpoint
+    config = change(tiny, steps=120, checkpoint_every=9)
+    straight = train("fake", config, out=tmp_path, name="straight")
+    train_and_stop(tmp_path / "parts", config, 17)
+    shutil.move(tmp_path / "parts", tmp_path / "moved")
+    assert policy_files.checkpoint_steps(tmp_path / "moved") == [45, 51]
+    of_two = set((tmp_path / "moved" / "checkpoints" / "blocks").iterdir())
+    go_on(tmp_path / "moved", config)
+    assert_same_run(straight, tmp_path / "moved", 120)
+    of_one = set((tmp_path / "moved" / "checkpoints" / "blocks").iterdir())
+    assert 0 < len(of_one) < len(of_two)
 
 
 def test_a_crash_keeps_its_traceback_and_the_run_can_go_on(tmp_path, tiny):

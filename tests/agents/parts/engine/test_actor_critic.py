@@ -72,3 +72,26 @@ def test_a_pair_of_flat_tensors_is_there_where_both_are():
     assert a.values.shape == (7,)
     a.values += 1
     assert torch.equal(one[1].detach(), a.values[3:].view(2, 2))  # the parameters are views
+
+
+def test_seeds_side_by_side_are_each_as_alone():
+    seeds, table = 3, draw(3, B, 7)
+    table[..., 5] = (table[..., 5] > 0).float()
+    obs, action, reward, ended = table[..., :2], table[..., 2:4], table[..., 4], table[..., 5]
+    q, log_prob, y = draw(2 * seeds, B, 1, seed=1), draw(seeds, B, seed=2), draw(seeds, B, seed=3)
+    log_alpha = draw(seeds, seed=4).requires_grad_()
+    log_alpha.grad = torch.full((seeds,), 0.25)
+    target = actor_critic.soft_target(Batch(obs, action, reward, obs, ended), q, log_prob, 0.9, log_alpha.detach())
+    errors = actor_critic.squared_error(q, y)
+    by_q, by_log_prob, metrics = actor_critic.actor_objective(q, log_prob, log_alpha, -2.0)
+    for s in range(seeds):
+        own, lone_q = Batch(obs[s], action[s], reward[s], obs[s], ended[s]), q[2 * s : 2 * s + 2]
+        alpha = log_alpha[s].detach().clone().requires_grad_()
+        alpha.grad = torch.tensor(0.25)
+        assert_close(target[s], actor_critic.soft_target(own, lone_q, log_prob[s], 0.9, alpha.detach()))
+        alone = actor_critic.squared_error(lone_q, y[s])
+        assert_close((errors[0][2 * s : 2 * s + 2], errors[1][s], errors[2][s]), alone)
+        lone_by_q, lone_by_log_prob, lone_metrics = actor_critic.actor_objective(lone_q, log_prob[s], alpha, -2.0)
+        assert_close((by_q[2 * s : 2 * s + 2], by_log_prob[s]), (lone_by_q, lone_by_log_prob))
+        assert_close({name: value[s] for name, value in metrics.items()}, lone_metrics)
+        assert_close(log_alpha.grad[s], alpha.grad)

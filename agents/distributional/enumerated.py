@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from surefoot.agents.distributional.policy import SolvedPolicy, snapped
 from surefoot.agents.distributional.task import TIE, Bracketed, Task
@@ -63,11 +64,12 @@ def possible_returns(task: Task, sums: Sums) -> np.ndarray:
 
 
 def optimum(task: Task, sums: Sums, starts: np.ndarray) -> Bracketed:
-    """Return the largest E u(c_0 + G) of every c_0 (N,): both bounds agree but for what is left after the sweeps."""
+    """Return the largest E u(c_0 + G) of every c_0 (N,); the bounds differ by what is left after the sweeps."""
     widest = max(map(len, sums)) * max(len(task.backups[0].state), len(task.backups[0].after))
     pieces = np.array_split(starts, max(1, min(len(starts), round(len(starts) * widest / CHUNK))))
-    found = [_backwards(task, sums, piece, None) for piece in pieces]
-    return Bracketed(*(np.concatenate(side) for side in zip(*found, strict=True)))
+    values = np.concatenate([_values(task, sums, piece) for piece in pieces])
+    slack = _slack(task, float(starts.min() + sums[-1][0]), float(starts.max() + sums[-1][-1]))
+    return Bracketed(values - slack, values + slack)
 
 
 class Known:
@@ -87,48 +89,49 @@ class Known:
 
 
 def policy_from(task: Task, sums: Sums, start: float) -> SolvedPolicy:
-    """Return the best policy from c_0."""
-    actions: list[np.ndarray] = []
-    _backwards(task, sums, np.array([start]), actions)
+    """Return the best policy from c_0; among equally good actions that of the larger mean return."""
+    worth = np.broadcast_to(task.utility(start + sums[-1]), (task.mdp.states, len(sums[-1])))
+    means, actions = np.zeros(worth.shape), list[Tensor]()
+    for step in reversed(range(task.sweeps)):
+        b, paid = task.backup(step), task.gamma**step * task.backup(step).reward
+        total, near, ends = _following(task, b, sums, step)
+        ahead, later = worth[b.after[:, None], near], means[b.after[:, None], near]
+        ahead[ends], later[ends] = task.utility(start + total[ends]), 0.0
+        (worth,), means, chosen = choose(b, ahead[None], later + paid[:, None])
+        actions.append(torch.from_numpy(b.action[chosen].astype(np.int16)))
     stocks = tuple(torch.from_numpy((start + p) / task.gamma**t) for t, p in enumerate(sums[:-1]))
-    return SolvedPolicy(stocks, tuple(map(torch.from_numpy, actions)))
+    return SolvedPolicy(stocks, tuple(actions[::-1]))
 
 
-def _backwards(
-    task: Task, sums: Sums, starts: np.ndarray, actions: list[np.ndarray] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return bounds (N,) of E u(c_0 + G), and put the actions (S, P) of the first c_0 in order of the steps."""
-    worth = _left(task, sums[-1], starts)  # (1 or 2, S, P, N): both bounds where they differ
-    means = np.zeros(worth.shape[1:])
+def _values(task: Task, sums: Sums, starts: np.ndarray) -> np.ndarray:
+    """Return the largest E u(c_0 + G), G the return within the sweeps, of every c_0 (N,)."""
+    end = task.utility(sums[-1][:, None] + starts)
+    worth = np.broadcast_to(end, (task.mdp.states, *end.shape))  # (S, P, N)
     for step in reversed(range(task.sweeps)):
         b = task.backup(step)
-        paid = task.gamma**step * b.reward
-        total = snapped(sums[step] + paid[:, None])  # (M, P)
-        near, ends = _nearest(sums[step + 1], total), task.over[b.after]
-        ahead = worth[:, b.after[:, None], near]  # (·, M, P, N)
-        ahead[:, ends] = task.utility(total[ends][..., None] + starts)
-        later = means[b.after[:, None], near]
-        later[ends] = 0.0
-        worth, means, chosen = choose(b, ahead, later + paid[:, None, None])
-        if actions is not None:
-            actions.insert(0, b.action[chosen[:, :, 0]].astype(np.int16))
-    weight = task.mdp.start
-    return weight @ worth[0, :, 0], weight @ worth[-1, :, 0]
+        total, near, ends = _following(task, b, sums, step)
+        ahead = worth[b.after[:, None], near]  # (M, P, N)
+        ahead[ends] = task.utility(total[ends][..., None] + starts)
+        worth = b.best(b.matrix @ ahead.reshape(len(ahead), -1)).reshape(-1, *ahead.shape[1:])
+    values: np.ndarray = task.mdp.start @ worth[:, 0]
+    return values
 
 
-def _left(task: Task, total: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Return u at the end (1, S, P, N), or bounds (2, S, P, N) of it where something is left after the sweeps."""
-    x = total[:, None] + starts
-    end = np.broadcast_to(task.utility(x), (task.mdp.states, *x.shape))
-    lost, earned = task.tail
-    if not (lost.any() or earned.any()):
-        return end[None].copy()
-    shape = task.shape(float(x.min() - lost.max()), float(x.max() + earned.max()))
-    up, down = max(shape.largest_slope, 0.0), max(-shape.least_slope, 0.0)
-    floor, ceiling = (float(task.utility(np.array([1e300 * sign]))[0]) for sign in (-1, 1))
-    lower = end - (up * lost + down * earned)[:, None, None]
-    upper = end + (up * earned + down * lost)[:, None, None]
-    return np.stack([lower, upper]) if task.objective.degree else np.stack([lower, upper]).clip(floor, ceiling)
+def _following(task: Task, b: Backup, sums: Sums, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the returns so far a step later (M, P), where they are among its own, and which outcomes (M,) end."""
+    total = snapped(sums[step] + task.gamma**step * b.reward[:, None])
+    return total, _nearest(sums[step + 1], total), task.over[b.after]
+
+
+def _slack(task: Task, low: float, high: float) -> float:
+    """Return by how much E u may change through what is left after the sweeps."""
+    if task.left == 0:
+        return 0.0
+    if task.objective.degree == 0:
+        steps = task.utility(np.array([-1.0, 0.0, 1.0]))
+        return float(np.ptp(steps)) * task.left
+    shape = task.shape(low - task.left, high + task.left)
+    return max(abs(shape.least_slope), abs(shape.largest_slope)) * task.left
 
 
 def choose(b: Backup, ahead: np.ndarray, later: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -62,18 +62,28 @@ class Task:
             return -low, high
         return self._still_to_come, self._still_to_come
 
-    @cached_property
+    @property
     def sweeps(self) -> int:
         """The horizon; else after how many steps the mean of what is left is at most the tolerance."""
+        return self._end[0]
+
+    @property
+    def left(self) -> float:
+        """What is left then, in the mean, and with γ = 1 also at least the chance that an episode is not over."""
+        return self._end[1]
+
+    @cached_property
+    def _end(self) -> tuple[int, float]:
         if self.horizon is not None:
-            return self.horizon
+            return self.horizon, 0.0
         if self.gamma < 1:
             largest = max(map(abs, return_bounds(self.mdp, self.gamma, None)))
-            return sweeps_for(self.tolerance, largest, self.gamma)
+            sweeps = sweeps_for(self.tolerance, largest, self.gamma)
+            return sweeps, self.gamma**sweeps * largest
         left, step, b = np.maximum(self._still_to_come, ~self.over), 0, self.backups[0]
-        while self.mdp.start @ left > self.tolerance:
+        while (mean := float(self.mdp.start @ left)) > self.tolerance:
             left, step = b.best(b.matrix @ left[b.after]), step + 1
-        return max(step, 1)
+        return max(step, 1), mean
 
     @cached_property
     def _still_to_come(self) -> np.ndarray:

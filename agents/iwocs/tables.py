@@ -12,7 +12,7 @@ state and action, so its value is a lower bound that its policy exceeds, and is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -67,34 +67,39 @@ class RobustTable(NamedTuple):
     hull_values: np.ndarray  # (K,) of that policy
 
 
-def prepare(models: Sequence[SparseMDP], gamma: float) -> Models:
-    """Return models side by side.
+def prepare(models: Iterable[SparseMDP], gamma: float) -> Models:
+    """Return models side by side; of each, only what sweeps need is kept, so they may come one by one.
 
     Raises:
         ValueError: models of different sizes or starts, tables that differ by step; γ = 1 and a policy that never ends.
     """
-    first = models[0]
+    backups, over = list[Backup](), list[np.ndarray]()
+    start, actions = np.zeros(0), 0
     for k, model in enumerate(models):
-        if len(model.steps) > 1:
-            raise ValueError(
-                f"model {k + 1} differs by step; the worst case is for tables that are the same at every one"
-            )
-        if (model.states, model.actions) != (first.states, first.actions):
-            raise ValueError(
-                f"model {k + 1} has {model.states} states and {model.actions} actions, the first {first.states} and "
-                f"{first.actions}; they must agree"
-            )
-        if not np.allclose(model.start, first.start, rtol=0, atol=1e-12):
-            raise ValueError(f"model {k + 1} starts elsewhere than the first; the starts must agree")
-    backups = tuple(backup_of(model.steps[0], model.actions) for model in models)
-    over, longest = [ended(model) for model in models], 1 / (1 - gamma) if gamma < 1 else 0.0
+        start, actions = (model.start, model.actions) if k == 0 else (start, actions)
+        _check_fits(k, model, start, actions)
+        backups.append(backup_of(model.steps[0], actions))
+        over.append(ended(model))
+    longest = 1 / (1 - gamma) if gamma < 1 else 0.0
     if gamma == 1:
         done = np.all(over, axis=0)
-        require_ending(backups, done, first.start)
-        over = [one | ~reachable(backups, done, first.start) for one in over]
+        require_ending(backups, done, start)
+        over = [one | ~reachable(backups, done, start) for one in over]
         ones = [np.ones(len(b.state)) for b in backups]
         longest = float(worst_totals(backups, ones, np.all(over, axis=0)).max())
-    return Models(first.start, backups, tuple(over), first.actions, gamma, longest)
+    return Models(start, tuple(backups), tuple(over), actions, gamma, longest)
+
+
+def _check_fits(k: int, model: SparseMDP, start: np.ndarray, actions: int) -> None:
+    if len(model.steps) > 1:
+        raise ValueError(f"model {k + 1} differs by step; the worst case is for tables that are the same at every one")
+    if (model.states, model.actions) != (len(start), actions):
+        raise ValueError(
+            f"model {k + 1} has {model.states} states and {model.actions} actions, the first {len(start)} and "
+            f"{actions}; they must agree"
+        )
+    if not np.allclose(model.start, start, rtol=0, atol=1e-12):
+        raise ValueError(f"model {k + 1} starts elsewhere than the first; the starts must agree")
 
 
 def values_in_all(models: Models, policy: np.ndarray) -> np.ndarray:

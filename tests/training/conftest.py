@@ -40,8 +40,8 @@ def tiny():
 def command():
     """Return a function that starts the command line, fake agent included, in a process of its own."""
 
-    def start(*arguments: object, **options):
-        call = [sys.executable, str(HERE / "fake_agent.py"), *map(str, arguments)]
+    def start(*arguments: object, before=(), **options):
+        call = [*before, sys.executable, str(HERE / "fake_agent.py"), *map(str, arguments)]
         return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
     return start

@@ -158,7 +158,7 @@ def test_a_state_put_into_another_agent_makes_it_the_same(name, config_of):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_in_two_parts_is_the_run_in_one_and_its_policy_can_be_deployed(name, config_of, tmp_path):
+def test_the_seed_decides_the_run_whole_or_in_two_parts_and_its_policy_can_be_deployed(name, config_of, tmp_path):
     config = config_of(name)
     straight = train(name, config, out=tmp_path, name="straight")
     parts = train(name, dataclasses.replace(config, steps=45), out=tmp_path, name="parts")
@@ -167,6 +167,9 @@ def test_a_run_in_two_parts_is_the_run_in_one_and_its_policy_can_be_deployed(nam
     assert_same_run(straight, parts, run.counters.step)
     obs = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(load_policy(parts).policy.act(obs), run.agent.act(obs), rtol=0, atol=0)
+    other = train(name, dataclasses.replace(config, seed=1), out=tmp_path, name="other")
+    with pytest.raises(AssertionError):
+        assert_same_run(straight, other, run.counters.step)
 
 
 @pytest.mark.gpu
@@ -181,13 +184,3 @@ def test_a_run_on_a_gpu_goes_on_where_it_stopped_and_its_policy_acts_on_a_cpu(na
     here, there = load_policy(parts).policy.act(obs), run.agent.act(obs.cuda())
     assert (here.device.type, there.device.type) == ("cpu", "cuda")
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_seed_decides_the_run(name, config_of, tmp_path):
-    config = config_of(name)
-    runs = [train(name, config, out=tmp_path, name=part) for part in "ab"]
-    assert_same_run(*runs, load_policy(runs[0]).step)
-    other = train(name, dataclasses.replace(config, seed=1), out=tmp_path, name="c")
-    with pytest.raises(AssertionError):
-        assert_same_run(runs[0], other, load_policy(runs[0]).step)

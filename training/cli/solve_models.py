@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,33 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from surefoot.agents.iwocs.tables import RobustTable, prepare, solve_worst_case
-from surefoot.evaluation.tables import read_table
+from surefoot.evaluation.tables import TableFile, read_table
 
 
 def solve_files(files: Sequence[Path], gamma: float | None) -> RobustTable:
-    """Return the robust solution of the models in some files; without `gamma` that of the files, which must agree."""
+    """Return the robust solution of the models in some files; without `gamma` with that of the files, which must agree.
+
+    One table at a time is held whole.
+    """
     if len(files) < 2:
         raise ValueError("--models needs at least two files; for one, name it without --models")
-    tables = [read_table(file) for file in files]
-    for file, one in zip(files, tables, strict=True):
-        if one.horizon is not None:
-            raise ValueError(f"{file}: it has a horizon; --models is for tasks without one, the same at every step")
-    named = {one.gamma for one in tables}
-    discount = gamma if gamma is not None else named.pop()
-    if discount is None or (gamma is None and named):
-        raise ValueError("the models name no common discount; add --gamma")
-    return solve_worst_case(prepare([one.mdp for one in tables], discount))
+    first = _read(files[0], None)
+    discount = first.gamma if gamma is None else gamma
+    if discount is None:
+        raise ValueError(f"{files[0]} has no discount of its own; add --gamma")
+    wanted = discount if gamma is None else None
+    others = (_read(file, wanted).mdp for file in files[1:])
+    return solve_worst_case(prepare(chain([first.mdp], others), discount))
+
+
+def _read(file: Path, discount: float | None) -> TableFile:
+    """Return a model; `discount` is what it must name, if it must."""
+    one = read_table(file)
+    if one.horizon is not None:
+        raise ValueError(f"{file}: it has a horizon; --models is for tasks without one, the same at every step")
+    if discount is not None and one.gamma != discount:
+        raise ValueError(f"{file} names the discount {one.gamma}, the first file {discount}; add --gamma")
+    return one
 
 
 def table(files: Sequence[Path], found: RobustTable) -> Table:

@@ -18,7 +18,7 @@ from surefoot.training.cli.options import REGISTRY, laid_over, long_names
 from surefoot.training.config.presets import default_config, from_plain, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.finite import NOT_FINITE
-from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
+from surefoot.training.loop.interrupt import StopRequest, parent_to_stop_with, stop_on_signals, stop_with
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs.console import quoted
 from surefoot.training.session import AnyRun, begin, execute, take_up
@@ -46,6 +46,7 @@ class Launch(Generic[C]):
 def main(arguments: list[str]) -> int:
     """Train, and return the exit code."""
     with stop_on_signals() as stop:
+        stop_with(parent_to_stop_with())
         with one_line_errors(2):
             run = prepare(*parse(arguments))
         return 0 if run is None else _train(run, stop)

@@ -22,6 +22,7 @@ from surefoot.training.config.baselines import Planned, plan_baseline
 from surefoot.training.config.presets import from_plain, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.budget import settle
+from surefoot.training.loop.interrupt import DRIVER
 from surefoot.training.loop.setup import changeable, what_may_not_change
 from surefoot.training.runs.folder import read_config, read_meta, seed_folders, write_config
 
@@ -158,6 +159,7 @@ class BaselineRuns:
                 # A session of its own: Ctrl-C in the terminal reaches it through this run only, once.
                 child = subprocess.Popen(
                     self._command(entry, folder),
+                    env=os.environ | {DRIVER: str(os.getpid())},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -171,7 +173,7 @@ class BaselineRuns:
 
     def _command(self, entry: str, folder: Path) -> list[str]:
         agent_name, config = read_baseline(self.run, entry)
-        call = [sys.executable, "-m", "surefoot.training.cli.main", "train", agent_name]
+        call = [sys.executable, "-P", "-m", "surefoot.training.cli.main", "train", agent_name]
         if _steps_of(folder):
             names = [name for name in changeable(agent_name) if name not in ("threads", "logger", "baselines")]
             options = [f"--{name.replace('_', '-')}={attrgetter(name)(config)}" for name in names]

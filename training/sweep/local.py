@@ -6,7 +6,6 @@ import fcntl
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from surefoot.evaluation.storage import explained
-from surefoot.training.loop.interrupt import StopRequest
+from surefoot.training.loop.interrupt import StopRequest, parent_to_stop_with, stop_with
 from surefoot.training.loop.seeds import seeds_apart
 from surefoot.training.session import AnyRun, begin_or_take_up
 from surefoot.training.sweep import plan
@@ -183,7 +182,7 @@ def one_driver(folder: Path) -> Iterator[int]:
 
 def server_command(folder: Path) -> list[str]:
     """Return the command of the process that the runs of a sweep are forked from, but for its channel."""
-    return [sys.executable, "-m", "surefoot.training.cli.main", "sweep-server", str(folder)]
+    return [sys.executable, "-P", "-m", "surefoot.training.cli.main", "sweep-server", str(folder)]
 
 
 def _start(server: WarmServer, folder: Path, name: str, environment: dict[str, str]) -> ForkedRun:
@@ -199,18 +198,6 @@ def prepare_one(folder: Path, name: str) -> AnyRun | None:
     entries = {entry.name: entry for entry in plan.read_plan(folder)}
     if name not in entries:
         raise ValueError(f"{folder}: no run {name!r} in its plan.json")
-    _stop_with(os.environ.get("SUREFOOT_DRIVER"))
+    stop_with(parent_to_stop_with())
     entry, config = entries[name], plan.read_planned_config(folder, name)
     return begin_or_take_up(folder / "runs" / name, entry.agent_name, config, entry.preset)
-
-
-def _stop_with(driver: str | None) -> None:
-    """End this process, by a signal that saves the run, when the driver that started it is no more."""
-
-    def watch() -> None:
-        while os.getppid() == int(driver or 0):
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if driver is not None:
-        threading.Thread(target=watch, daemon=True).start()

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from surefoot.training.loop.interrupt import DRIVER
+
 LARGEST = 2**17  # bytes of a message
 LOST = -signal.SIGKILL  # what stands for the exit code of a run whose server was killed
 LOOK_EVERY = 0.05  # seconds between two looks at a run that is waited for
@@ -190,7 +192,7 @@ def _become(request: Request, server: int) -> list[str]:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
     os.close(log)
-    os.environ.update(request.environment | {"SUREFOOT_DRIVER": str(server)})
+    os.environ.update(request.environment | {DRIVER: str(server)})
     sys.argv = [sys.argv[0], *request.arguments]
     random.seed()  # tasks that draw from global generators: no two runs the same numbers
     np.random.seed()  # noqa: NPY002 - the global one

@@ -134,7 +134,7 @@ def test_the_worst_of_several_models(tmp_path, capsys):
     assert (saved["worst_case"], saved["values"], saved["policy"][0]) == (1.0, [1.0, 1.0], 0)
     assert saved["optima"] == pytest.approx([1.5, 1.0])
     assert command("--models", *files) == 2
-    assert "the models name no common discount; add --gamma" in capsys.readouterr().err
+    assert "a.npz has no discount of its own; add --gamma" in capsys.readouterr().err
     assert command("--models", *files, "--gamma", 1, "--horizon", 3) == 2
     assert "--horizon has no meaning beside --models" in capsys.readouterr().err
 

@@ -22,6 +22,7 @@ from surefoot.training.loop.setup import resume
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.session import execute, train
 
+COMMAND = baselines.BaselineRuns._command  # as it is before a fixture takes its place
 PRESET = """
 steps: {steps}
 agent: {{scale: {scale}, fail_at: {fail_at}}}
@@ -37,12 +38,11 @@ def presets(tmp_path, monkeypatch):
         (tmp_path / f"{name}.yaml").write_text(PRESET.format(steps=steps, scale=scale, fail_at=fail_at))
 
     def command(self, entry, folder):
-        return [sys.executable, str(HERE / "fake_agent.py"), *whole(self, entry, folder)[3:]]
+        return [sys.executable, str(HERE / "fake_agent.py"), *COMMAND(self, entry, folder)[4:]]
 
     def load(agent_name, preset):
         return load_preset(agent_name, preset if preset.endswith(".yaml") else str(tmp_path / f"{preset}.yaml"))
 
-    whole = baselines.BaselineRuns._command
     monkeypatch.setattr(baselines.BaselineRuns, "_command", command)
     monkeypatch.setattr(baselines, "load_preset", load)
     return tmp_path
@@ -154,6 +154,19 @@ def test_baseline_runs_are_stopped_with_the_run_and_resumed_with_it(tmp_path, ti
     resumed = resume(child, name, dataclasses.replace(settings, steps=step_of_child + 3))
     execute(resumed, StopRequest())
     assert policy_files.checkpoint_steps(child)[-1] == step_of_child + 3
+
+
+def test_a_baseline_run_knows_the_run_it_belongs_to_and_imports_nothing_of_the_working_folder(
+    presets, tiny, monkeypatch
+):
+    config = dataclasses.replace(tiny, baselines=("fake/good",))
+    baselines.save_baselines(presets, baselines.plan_baselines("fake", config, None))
+    command = COMMAND(baselines.BaselineRuns(presets, config, lambda: False), "fake/good", presets / "none")
+    assert command[:2] == [sys.executable, "-P"]
+    check = "import os; assert os.environ['SUREFOOT_DRIVER'] == str(os.getppid())"
+    monkeypatch.setattr(baselines.BaselineRuns, "_command", lambda *_: [sys.executable, "-c", check])
+    with baselines.BaselineRuns(presets, config, lambda: False) as runs:
+        runs.wait()
 
 
 def test_an_unknown_baseline_run_is_found_before_anything_starts(tiny):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from waiting import wait_until
 
 from surefoot.evaluation import policy_files
 from surefoot.training.cli.main import main
+from surefoot.training.loop.interrupt import stop_on_signals
 from surefoot.training.runs import folder as run_folder
 
 TASK = ("--env.id", "surefoot/Pendulum-v0", "--env.max-episode-steps", "10", "--eval.episodes", "1")
@@ -21,7 +23,7 @@ def wait_for_rows(run, number):
     wait_until(lambda: (run / "metrics.csv").read_text().count("\n") > number)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_says_how_to_resume_and_the_run_is_the_same(tmp_path, command, number, code):
     process = command(*RUN, "--out", tmp_path, "--name", "parts", env=SLOW)
     wait_for_rows(tmp_path / "parts", 2)
@@ -34,6 +36,27 @@ def test_a_signal_saves_and_says_how_to_resume_and_the_run_is_the_same(tmp_path,
     assert out.rstrip().endswith(f"train fake --resume {tmp_path / 'parts'}")
     assert run_folder.read_meta(tmp_path / "parts")["status"] == "interrupted"
     assert_goes_on_as_if_nothing_had_happened(tmp_path)
+
+
+def test_a_run_under_nohup_does_not_hear_that_the_terminal_was_closed():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_saves_and_ends_when_the_process_it_belongs_to_is_killed(tmp_path, command):
+    """As a sweep's runs and the baseline runs do, of which a later resume would start a second one."""
+    run = tmp_path / "parts"
+    begin = "import os, subprocess, sys; os.environ['SUREFOOT_DRIVER'] = str(os.getpid()); subprocess.run(sys.argv[1:])"
+    parent = command(*RUN, "--out", tmp_path, "--name", "parts", env=SLOW, before=[sys.executable, "-c", begin])
+    wait_until(lambda: (run / "metrics.csv").is_file())
+    wait_for_rows(run, 2)
+    parent.kill()
+    wait_until(lambda: run_folder.read_meta(run)["status"] == "interrupted")
 
 
 def test_sigkill_leaves_a_run_that_can_be_resumed(tmp_path, command):

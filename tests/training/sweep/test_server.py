@@ -97,7 +97,7 @@ def test_when_the_server_is_killed_a_run_counts_until_it_has_ended(server, run, 
 
 def test_the_server_ends_with_its_driver(server):
     server.channel.close()
-    assert server.process.wait(timeout=10) == 0
+    assert server.process.wait(timeout=60) == 0
 
 
 def test_what_a_sweep_preloads_starts_no_thread(tmp_path):

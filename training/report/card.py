@@ -62,7 +62,7 @@ def _metric(part: str, sample: Record) -> Record:
 def _opening(facts: Mapping[str, Any]) -> str:
     return (
         f"A policy for `{facts['task']}`, trained by `{facts['agent']}`, with what is known of where it holds and "
-        "where it fails. Written by [Surefoot](https://pypi.org/project/surefoot) from measured episodes."
+        "where it fails. Written by Surefoot from measured episodes."
     )
 
 

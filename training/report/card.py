@@ -10,7 +10,8 @@ import yaml
 from surefoot.evaluation.describe import Record, describe
 from surefoot.evaluation.figures.words import parameter_label
 from surefoot.training.report.page import shown
-from surefoot.training.report.stress import parts_of, radius_in_words, where, worst_set
+from surefoot.training.report.stress import parts_of, radius_in_words, where
+from surefoot.training.report.stress_figures import worst_set
 
 COUNTS = ("fell", "diverged", "episodes")
 

@@ -176,7 +176,8 @@ def _traced(module: Any, policy: AnyPolicy) -> bytes:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # on tracing, and that this exporter is the older one
-            torch.onnx.export(module, tuple(inputs.values()), text, **settings)
+            exporter: Any = torch.onnx.export  # whose types do not know that this one writes to a buffer, too
+            exporter(module, tuple(inputs.values()), text, **settings)
     except (RuntimeError, TypeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
         why = " ".join(str(error).split())[:200]
         raise ValueError(f"{policy.label}: no network to export: {why}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -37,7 +37,7 @@ def nominal_against_worst(points: Sequence[Point], out: Path, caption: Caption) 
         "nothing lost", (0.62 * top, 0.62 * top), (-4, 8), textcoords="offset points", ha="right", color="0.4"
     )
     for i, group in enumerate(groups):
-        look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
+        look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
         for k, point in enumerate(one for one in points if one.group == group):
             label = group if k == 0 else None
             axes.plot(point.nominal, point.worst, linestyle="none", markersize=7, label=label, zorder=3, **look)

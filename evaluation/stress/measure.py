@@ -16,7 +16,7 @@ from torch import Tensor
 
 from surefoot.envs import EnvConfig, UncertaintySet, find_spec, nominal_params, play
 from surefoot.envs.quantities import quantity_of
-from surefoot.envs.uncertainty.probe import without_effect
+from surefoot.envs.uncertainty.probe import indistinct, inert
 from surefoot.evaluation.episodes import Act
 from surefoot.evaluation.stress.plan import MOST_PAIRS, SetPlan, make_plan
 from surefoot.evaluation.stress.search import SEEDS, Play, Tried, crossed, find_worst, reset_seeds
@@ -32,6 +32,7 @@ from surefoot.evaluation.stress.statistics import (
     threshold,
 )
 
+PROBED = 5  # values of a parameter that are compared, to see whether it changes anything
 SEED = 10_000  # the first reset seed: away from those of evaluations during training
 
 
@@ -142,7 +143,13 @@ def _labelled(
     """Return what a set of a task came to, and which of its parameters change nothing."""
     outcomes, centre = player(act, task, box, device)
     found = stress_set(outcomes, box, centre, plan, nominal, seed=seed, tell=tell)
-    return found | {"without_effect": without_effect(task, box)}
+    return found | {"without_effect": idle_parameters(task, box)}
+
+
+def idle_parameters(task: EnvConfig, box: UncertaintySet) -> list[str]:
+    """Return the parameters of a set of any size that change nothing in a hundred random steps."""
+    axes = _ticks(box, PROBED)
+    return inert(box, axes, indistinct(task, box, axes))
 
 
 def stress_set(

@@ -65,18 +65,23 @@ def make_plan(budget: int, sets: Sequence[UncertaintySet]) -> Plan:
         ValueError: too few for every part to have its least; says how many are needed.
     """
     dims = [len(one.parameters) for one in sets]
+    enough = budget
+    while (needed := total(_divided(enough, dims), dims)) > enough:
+        enough = needed
+    if enough > budget:
+        raise ValueError(
+            f"--budget {budget} is too small: {len(sets)} uncertainty set{'s' * (len(sets) > 1)} of "
+            f"{', '.join(map(str, dims))} parameters need {enough} episodes; raise --budget, or name fewer --sets"
+        )
+    return _divided(budget, dims)
+
+
+def _divided(budget: int, dims: Sequence[int]) -> Plan:
+    """Return a plan in which every part has its share, or its least where that is more."""
     nominal = min(100, max(LEAST, round(0.06 * budget)))
     weights = [math.sqrt(d) for d in dims]
     shares = [(budget - nominal) * weight / sum(weights) for weight in weights]
-    plan = Plan(nominal, tuple(map(_plan_set, shares, dims)))
-    if (needed := total(plan, dims)) > budget:
-        least = total(Plan(LEAST, tuple(_plan_set(0, d) for d in dims)), dims)
-        raise ValueError(
-            f"--budget {budget} is too small: {len(sets)} uncertainty set{'s' * (len(sets) > 1)} of "
-            f"{', '.join(map(str, dims))} parameters need about {max(needed, least)} episodes; raise --budget, or name "
-            "fewer --sets"
-        )
-    return plan
+    return Plan(nominal, tuple(map(_plan_set, shares, dims)))
 
 
 def total(plan: Plan, dims: Sequence[int]) -> int:

@@ -198,7 +198,8 @@ def not_tried(policies: Sequence[Record], sets: Sequence[UncertaintySet]) -> lis
 
 def write(request: Request, content: Record) -> None:
     """Write the page and the JSON file, and print where they are and what stands first on the page."""
-    from surefoot.training.report.stress import page, parts_of, where, worst_set  # matplotlib takes half a second
+    from surefoot.training.report.stress import page, parts_of, where  # matplotlib takes half a second
+    from surefoot.training.report.stress_figures import worst_set
 
     out = request.out or stress_page(request.policies[0])
     text = page(content)

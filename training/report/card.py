@@ -10,7 +10,8 @@ import yaml
 from surefoot.evaluation.describe import Record, describe
 from surefoot.evaluation.figures.words import parameter_label
 from surefoot.training.report.page import shown
-from surefoot.training.report.stress import parts_of, radius_in_words, where, worst_set
+from surefoot.training.report.stress import parts_of, radius_in_words, where
+from surefoot.training.report.stress_figures import worst_set
 
 COUNTS = ("fell", "diverged", "episodes")
 
@@ -62,7 +63,7 @@ def _metric(part: str, sample: Record) -> Record:
 def _opening(facts: Mapping[str, Any]) -> str:
     return (
         f"A policy for `{facts['task']}`, trained by `{facts['agent']}`, with what is known of where it holds and "
-        "where it fails. Written by [Surefoot](https://pypi.org/project/surefoot) from measured episodes."
+        "where it fails. Written by Surefoot from measured episodes."
     )
 
 

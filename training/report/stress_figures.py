@@ -75,7 +75,8 @@ def pair_map(record: Record, box: Record, number: int, limits: tuple[float, floa
         figure = axes.figure
         assert isinstance(figure, Figure)
         figure.colorbar(image, ax=axes, label=MEAN_RETURN)
-        mark_nominal(axes, *found["nominal"], record["nominal"]["mean"], image)
+        at_x, at_y = found["nominal"]
+        mark_nominal(axes, at_x, at_y, record["nominal"]["mean"], image)
 
     episodes = found["episodes"]
     shows = (

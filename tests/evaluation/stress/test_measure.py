@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from surefoot.envs import SETS, EnvConfig, play
-from surefoot.evaluation.stress.measure import CheckedActions, stress
+from surefoot.envs import SETS, EnvConfig, disturbances, play, subset
+from surefoot.evaluation.stress.measure import CheckedActions, curve_values, idle_parameters, stress
+from surefoot.evaluation.stress.plan import make_plan
 
 SHORT = EnvConfig("InvertedPendulum-v5", max_episode_steps=25, num_envs=64)
 SET = SETS["inverted-pendulum-2"]
@@ -50,6 +51,17 @@ def test_the_same_request_gives_the_same_numbers_whatever_runs_side_by_side(foun
         balance, EnvConfig("InvertedPendulum-v5", max_episode_steps=25, num_envs=7), [SET], budget=300, seed=50
     )
     assert json.dumps(again["sets"]) == json.dumps(found["sets"])
+
+
+def test_what_changes_nothing_is_found_in_sets_whose_grid_would_be_too_large():
+    brief = EnvConfig("InvertedPendulum-v5", max_episode_steps=3)
+    every = disturbances(brief)
+    some = subset(every, "gravity", "control_delay", *every.param_names[2:8])
+    with pytest.raises(ValueError, match="more than 100000"):
+        some.axes(5)
+    assert not {"gravity", "control_delay"} & set(idle_parameters(brief, some))
+    delays = curve_values(some, make_plan(2000, [some]).sets[0])[1]
+    assert delays.tolist() == np.round(delays).tolist()
 
 
 def test_actions_that_mean_nothing_are_refused():

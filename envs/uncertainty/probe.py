@@ -73,7 +73,7 @@ def without_effect(config: EnvConfig, uncertainty: UncertaintySet, n: int = 5) -
     Raises:
         ValueError: as `nominal_params`.
     """
-    axes = uncertainty.axes(n, closed=True)
+    axes = [np.linspace(p.low, p.high, n) for p in uncertainty.parameters]  # one after the other, so any number of them
     return inert(uncertainty, axes, indistinct(config, uncertainty, axes))
 
 

@@ -93,7 +93,7 @@ class Task:
     @cached_property
     def aside(self) -> np.ndarray:
         """Which states (S,) are ended, or cannot come."""
-        return np.logical_or(self.over, ~reachable(self.backups, self.over, self.mdp.start))
+        return np.asarray(self.over | ~reachable(self.backups, self.over, self.mdp.start))
 
     def shape(self, low: float, high: float) -> Shape:
         """Return what is known of u between two numbers; slopes that are infinite as a number that 0 times is 0."""

@@ -6,7 +6,7 @@ While a help text is made, what is slow to import is a stand-in: a module of nam
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -56,7 +56,9 @@ def stand_in(name: str) -> Any:
 class _Module(ModuleType):
     """A module of stand-ins."""
 
-    __path__: Sequence[str] = ()  # so that it has submodules
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []  # so that it has submodules
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

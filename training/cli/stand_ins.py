@@ -56,10 +56,6 @@ def stand_in(name: str) -> Any:
 class _Module(ModuleType):
     """A module of stand-ins."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.__path__ = []  # so that it has submodules
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)

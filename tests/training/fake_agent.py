@@ -67,6 +67,8 @@ class Fake:
         self.steps += 1
         if self.steps == self.config.fail_at:
             raise ValueError("the fake agent fails as configured")
+        if "FAKE_STEPPING" in os.environ:  # names a file that tells a test that an agent step has begun
+            Path(os.environ["FAKE_STEPPING"]).touch()
         time.sleep(PAUSE)
         noise = torch.randn(self.policy.linear.weight.shape, generator=self.generator)
         self.policy.linear.weight += self.config.scale * noise

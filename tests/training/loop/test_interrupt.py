@@ -75,12 +75,9 @@ def assert_goes_on_as_if_nothing_had_happened(folder):
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path, command):
-    env = os.environ | {"FAKE_PAUSE": "20"}
+    env = os.environ | {"FAKE_PAUSE": "20", "FAKE_STEPPING": str(tmp_path / "stepping")}
     process = command(*RUN, "--log-every", "1", "--out", tmp_path, "--name", "run", env=env)
-    wait_until(
-        lambda: '"status": "running"' in (tmp_path / "run" / "meta.json").read_text()
-    )  # and a little later in its first agent step
-    time.sleep(1)
+    wait_until((tmp_path / "stepping").is_file)  # in its first agent step
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     began = time.monotonic()

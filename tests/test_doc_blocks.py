@@ -174,7 +174,7 @@ class BaselinesHere(BaselineRuns):
 
     def wait(self) -> None:
         for entry in self.config.baselines:
-            assert main(self._command(entry, baseline_folder(self.run, entry))[3:]) == 0
+            assert main(self._command(entry, baseline_folder(self.run, entry))[4:]) == 0
 
 
 def sweep_here(folder: Path, sweep: Any, show: Any, stop: Any) -> None:

@@ -174,7 +174,23 @@ def test_the_console_command_is_there(installed, target):
     (ours,) = metadata.distributions(name="surefoot", path=[str(target)])
     (entry,) = ours.entry_points.select(group="console_scripts")
     assert (entry.name, entry.value) == ("surefoot", "surefoot.training.cli.main:main")
-    extras = {"minari", "wandb", "tensorboard", "video", "sb3", "atari", "dm-control", "robotics", "ray", "docs", "dev"}
+    extras = {
+        "minari",
+        "wandb",
+        "tensorboard",
+        "video",
+        "sb3",
+        "atari",
+        "dm-control",
+        "robotics",
+        "ray",
+        "onnx",
+        "hub",
+        "warp",
+        "benchmarks",
+        "docs",
+        "dev",
+    }
     assert set(ours.metadata.get_all("Provides-Extra")) == extras
     assert installed(target / "bin" / "surefoot", "--version").strip() == f"surefoot {ours.version}"
 

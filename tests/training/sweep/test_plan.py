@@ -225,7 +225,7 @@ def knows_fake(monkeypatch):
     """Let the processes of a sweep know the fake agent."""
     whole = sweep_local.server_command
     script = [sys.executable, str(HERE / "fake_agent.py")]
-    monkeypatch.setattr(sweep_local, "server_command", lambda folder: [*script, *whole(folder)[3:]])
+    monkeypatch.setattr(sweep_local, "server_command", lambda folder: [*script, *whole(folder)[4:]])
 
 
 def sweep_of(tmp_path, *options, **settings):
@@ -295,7 +295,7 @@ def driver(tmp_path, *arguments):
             "from surefoot.training.sweep import local as sweep_local",
             "agents.REGISTRY['fake'] = 'fake_agent:FAKE_SPEC'",
             "whole = sweep_local.server_command",
-            "sweep_local.server_command = lambda folder: [sys.executable, fake_agent.__file__, *whole(folder)[3:]]",
+            "sweep_local.server_command = lambda folder: [sys.executable, fake_agent.__file__, *whole(folder)[4:]]",
             "sys.exit(cli.main())",
         )
     )

@@ -86,6 +86,7 @@ FIRST = 2
 PARSED_ONLY = {
     r"--device cuda": "needs a GPU",
     r"\bdata download\b": "downloads",
+    r"\bhf:": "downloads",
     r"\bd4rl:": "needs data that are downloaded",
     r"\bminari:": "needs the optional package, and writes to the reader's own store",
     r"--logger wandb": "needs an account of a service",

@@ -1,7 +1,7 @@
 """A smooth surface through all mean returns that were tried: where its least lies, and how far below what was found.
 
 A Gaussian process with a Matérn kernel of smoothness 5/2, a length per parameter, and noise that falls with the number
-of episodes behind a mean (Rasmussen and Williams 2006, ch. 2 and eq. (5.8)). Its hyper-parameters maximise the
+of episodes behind a mean (Rasmussen and Williams 2006, chapter 2 and section 5.4.1). Its hyper-parameters maximise the
 posterior under weak log-normal priors. It shares what neighbouring points say, so that the choice of the worst one is
 not that of the unluckiest; and the spread of the least value over draws of the whole surface says what the points not
 tried may hide. Returns with cliffs are no such surface: there the spread is a rough guess, which the least that was

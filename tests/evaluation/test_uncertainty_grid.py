@@ -167,7 +167,7 @@ def test_a_run_gets_a_table_in_json_and_csv_and_a_figure(make_run, tmp_path, cap
 
 def test_an_archive_needs_no_task_and_ten_episodes_are_the_default(tmp_path):
     path = tmp_path / "model.zip"
-    sb3.PPO("MlpPolicy", make_single(EnvConfig("InvertedPendulum-v5")), n_steps=8, batch_size=8).save(path)
+    sb3.PPO("MlpPolicy", "InvertedPendulum-v5", n_steps=8, batch_size=8).save(path)
     out = tmp_path / "out.json"
     call = [str(path), "--allow-pickle", "--grid", "inverted-pendulum-1", "--n", "2", "--json", str(out)]
     assert main([*call, "--env.max-episode-steps", "5"]) == 0

@@ -111,7 +111,7 @@ def test_same_rows_as_stable_baselines3_for_the_same_indices():
 
 def test_folded_batches_joined_part_by_part_are_the_parts_joined():
     first, second = make_batch(6, seed=0), make_batch(9, seed=1)
-    for i, part in enumerate(zip(*join(fold(first, 3), fold(second, 3), 1), strict=True)):
+    for i, part in enumerate(zip(*join(fold(first, 3), fold(second, 3)), strict=True)):
         alone = join(
             Batch(*(field[2 * i : 2 * i + 2] for field in first)), Batch(*(f[3 * i : 3 * i + 3] for f in second))
         )

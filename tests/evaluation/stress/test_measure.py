@@ -54,12 +54,12 @@ def test_the_same_request_gives_the_same_numbers_whatever_runs_side_by_side(foun
 
 
 def test_what_changes_nothing_is_found_in_sets_whose_grid_would_be_too_large():
-    brief = EnvConfig("InvertedPendulum-v5", max_episode_steps=3)
-    every = disturbances(brief)
+    short = EnvConfig("InvertedPendulum-v5", max_episode_steps=3)
+    every = disturbances(short)
     some = subset(every, "gravity", "control_delay", *every.param_names[2:8])
     with pytest.raises(ValueError, match="more than 100000"):
         some.axes(5)
-    assert not {"gravity", "control_delay"} & set(idle_parameters(brief, some))
+    assert not {"gravity", "control_delay"} & set(idle_parameters(short, some))
     delays = curve_values(some, make_plan(2000, [some]).sets[0])[1]
     assert delays.tolist() == np.round(delays).tolist()
 

@@ -59,7 +59,7 @@ def test_no_message_spells_an_option_as_a_field():
         (("--steps", 0), "--steps"),
         (("--log-every", 0), "--log-every"),
         (("--keep-checkpoints", 0), "--keep-checkpoints"),
-        (("--num-seeds", 3), "--num-seeds"),
+        (("--num-seeds", 0), "--num-seeds"),
         (("--seed", -1), "--seed"),
         (("--device", "tpu"), "--device"),
         (("--threads", 0), "--threads"),

@@ -28,6 +28,8 @@ OTHER = {
     "env.action_bound": 0.5,
     "env.termination": "mine:ends",
     "env.kwargs": {"wind": 3},
+    "env.physics.parameters": ("control_delay=1",),
+    "eval.physics.parameters": ("control_delay=2",),
     "uncertainty": "hopper-2",
     "data.source": "other.hdf5",
     "data.fraction": 0.25,

@@ -1,9 +1,9 @@
-"""NeuSquareCB and NeuFastCB beside what they are compared with: regret over 10 replicates, on data and where it is known.
+"""NeuSquareCB and NeuFastCB beside what they are compared with: regret over 10 replicates.
 
     python benchmarks/neural_bandits.py                     # every task and method
     python benchmarks/neural_bandits.py --tasks digits      # some tasks; what was measured before stays
 
-`digits` is one pass in an order of each replicate's own; the smaller sets are shuffled anew for every pass. All networks
+Packaged data, and synthetic problems whose optimum is known. `digits` is one pass in an order of each replicate's own; the smaller sets are shuffled anew for every pass. All networks
 have one schedule of training. The order that the authors report: docs/derivations/neural_bandits.md §11.
 """
 

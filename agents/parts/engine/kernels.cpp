@@ -665,13 +665,17 @@ void bandit_sgd(Index n, Index blocks, Index d, Index m, Index length, Index upd
   const Index weights = blocks * d * m;
   share(n, n > 1 ? threads : 1, [&](Index r) {
     float *w = W + r * weights, *u = v + r * m;
-    scratch.reserve(room(batch * m) + room(batch) + 3 * room(m) + room(2 * batch * d) + room(2 * batch));
+    scratch.reserve(room(batch * m) + room(batch) + 3 * room(m) + room(2 * batch * d) + 2 * room(2 * batch));
     float *hidden = scratch.take(batch * m), *slope = scratch.take(batch), *change = scratch.take(m),
           *delta = scratch.take(m), *error = scratch.take(m);
     Index* at = reinterpret_cast<Index*>(scratch.take(2 * batch * d));
     Index* counts = reinterpret_cast<Index*>(scratch.take(2 * batch));
+    Index* chosen = reinterpret_cast<Index*>(scratch.take(2 * batch));
     for (Index step = 0; step < updates; step++) {
-      const Index* chosen = index + (r * updates + step) * batch;
+      const Index* given = index + (r * updates + step) * batch;
+      const auto arm_of = [&](Index sample) { return arms ? arms[r * length + sample] : 0; };
+      std::copy(given, given + batch, chosen);  // samples of an arm together: its weights stay in the first-level cache
+      std::stable_sort(chosen, chosen + batch, [&](Index a, Index b) { return arm_of(a) < arm_of(b); });
       double distance = 0;
       if (kl && strength != 0.0f) distance = pull_back(weights, w, W0 + r * weights, 0) + pull_back(m, u, v0 + r * m, 0);
       double loss = 0, curvature = 0;
@@ -682,7 +686,7 @@ void bandit_sgd(Index n, Index blocks, Index d, Index m, Index length, Index upd
         Index count = 0;
         for (Index i = 0; i < d; i++) at[b * d + count] = i, count += x[i] != 0.0f;  // no branch: none is predictable
         counts[b] = count;
-        add_rows(count, at + b * d, x, w + (arms ? arms[r * length + chosen[b]] : 0) * d * m, m, h);
+        add_rows(count, at + b * d, x, w + arm_of(chosen[b]) * d * m, m, h);
         rectify(m, c0, h, h, h);
         const double f = c1 * dot(m, h, u);
         if (!kl) {
@@ -702,7 +706,7 @@ void bandit_sgd(Index n, Index blocks, Index d, Index m, Index length, Index upd
       for (Index b = 0; b < batch; b++) {
         const float g = -rate * slope[b] / batch * c1;
         const float *h = hidden + b * m, *x = contexts + (r * length + chosen[b]) * d;
-        float* block = w + (arms ? arms[r * length + chosen[b]] : 0) * d * m;
+        float* block = w + arm_of(chosen[b]) * d * m;
         add_scaled(m, g, h, change);
         rectify(m, g * c0, delta, h, error);
         for (Index j = 0; j < counts[b]; j++) add_scaled(m, x[at[b * d + j]], error, block + at[b * d + j] * m);

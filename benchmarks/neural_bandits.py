@@ -3,8 +3,9 @@
     python benchmarks/neural_bandits.py                     # every task and method
     python benchmarks/neural_bandits.py --tasks digits      # some tasks; what was measured before stays
 
-Packaged data, and synthetic problems whose optimum is known. `digits` is one pass in an order of each replicate's own; the smaller sets are shuffled anew for every pass. All networks
-have one schedule of training. The order that the authors report: docs/derivations/neural_bandits.md §11.
+Packaged data, and synthetic problems whose optimum is known. `digits` is one pass, in an order of each replicate's own;
+the smaller sets are shuffled anew for every pass. All networks have one schedule of training. The order that the
+authors report: docs/derivations/neural_bandits.md §11.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,11 @@ LOOPS: dict[str, Callable[[Loop, int], None]] = {
 }
 
 
+def repeat(one: Callable[[Loop, int], None], loop: Loop, rounds: int) -> None:
+    for t in range(rounds):
+        one(loop, t)
+
+
 def cpu_us(work: Callable[[], Any], replicate_rounds: int) -> float:
     """Return CPU microseconds of a replicate-round."""
     began = time.process_time()
@@ -136,12 +142,9 @@ def main(options: Options) -> None:
     began, cells = time.perf_counter(), {}
     for data in ("digits", "breast-cancer", "wine"):
         for name, one in LOOPS.items():
-            loop = Loop(data)
-            slow = cpu_us(
-                lambda loop=loop, one=one: [one(loop, t) for t in range(options.loop_rounds)], options.loop_rounds
-            )
-            n, rounds = options.replicates, options.rounds
-            fast = cpu_us(lambda name=name, data=data: play(name, {"data": data}, rounds, n), rounds * n)
+            loop, n, rounds = Loop(data), options.replicates, options.rounds
+            slow = cpu_us(partial(repeat, one, loop, options.loop_rounds), options.loop_rounds)
+            fast = cpu_us(partial(play, name, {"data": data}, rounds, n), rounds * n)
             cells[f"{data}/{name}"] = {"loop_us": slow, "batch_us": fast, "ratio": round(slow / fast, 1)}
             print(data, name, cells[f"{data}/{name}"], flush=True)
     record("neural_bandits_speed", {"replicates": options.replicates, "cells": cells}, began=began, seeds=[0])

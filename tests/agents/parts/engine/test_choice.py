@@ -202,3 +202,14 @@ def test_a_flat_tensor_is_that_of_all_of_its_parameters_in_their_order():
     first, second, third = parameters
     for others in ([], [first, second], [first, third, second], [first, second, torch.nn.Parameter(third.clone())]):
         assert flat_of(others) is None
+
+
+def test_the_first_compiler_that_is_there_compiles(afresh, monkeypatch, tmp_path):
+    """Of two the second is no argument of the first."""
+    for name in ("g++", "clang++"):
+        compiler = tmp_path / "bin" / name
+        compiler.parent.mkdir(exist_ok=True)
+        compiler.write_text(f'#!/bin/sh\necho "error: {name} was told $1" >&2\nexit 1')
+        compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert f"with g++ (error: g++ was told {flags.COMPILE[0]})" in refused()

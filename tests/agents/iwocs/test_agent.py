@@ -179,7 +179,7 @@ def test_rho_by_the_mean_looks_at_the_models_that_are_not_the_worst():
 
 
 def test_points_of_cma_have_no_mean_to_go_by():
-    with pytest.raises(ValueError, match="--agent.threshold-by mean does not go with --agent.search cma"):
+    with pytest.raises(ValueError, match=r"--agent.threshold-by mean does not go with --agent.search cma"):
         IWOCSConfig(threshold_by="mean", search="cma")
 
 

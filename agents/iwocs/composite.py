@@ -46,9 +46,9 @@ def choose(q: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid.any(0), best, -1)
 
 
-def best_threshold(worst_values: Sequence[float], thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """Return the threshold whose composite has the highest worst value; of equal ones the largest."""
-    return max(zip(worst_values, thresholds, strict=True))[1]
+def best_threshold(values: Sequence[float], thresholds: Sequence[float] = THRESHOLDS) -> float:
+    """Return the threshold whose composite has the highest value; of equal ones the largest."""
+    return max(zip(values, thresholds, strict=True))[1]
 
 
 def repeated(model: Tensor, before: Sequence[Tensor], span: Tensor, tolerance: float) -> list[int]:

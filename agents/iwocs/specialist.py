@@ -58,6 +58,9 @@ class IWOCSConfig(SACConfig):
     """Maximum number of models to train in (M)."""
     thresholds: tuple[float, ...] = THRESHOLDS
     """Candidate values of the gate threshold ρ (R); 0 also allows a specialist to be rejected, inf means no gate."""
+    threshold_by: Literal["worst", "mean"] = "worst"
+    """Value of a threshold's search that it is chosen by: the `worst` one, or the `mean` over all points (ours), which
+    tells thresholds apart while another model stays the worst whatever they are."""
     error_quantile: float | None = None
     """Measure prediction errors in units of this quantile of a model's own errors over its replay buffer (ours); None:
     unscaled."""
@@ -91,6 +94,11 @@ class IWOCSConfig(SACConfig):
         rules["error_quantile"] = optional((lambda x: 0 < x < 1, "in (0, 1), or None"))
         rules["entropy_free_hidden"] = WIDTHS
         check_ranges(self, rules)
+        if self.threshold_by == "mean" and self.search == "cma":
+            raise ValueError(
+                "--agent.threshold-by mean does not go with --agent.search cma, whose points crowd where the return is "
+                "low; pass --agent.search grid or random"
+            )
 
 
 def plan(config: IWOCSConfig, budget: Budget) -> Plan:

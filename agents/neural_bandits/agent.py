@@ -52,6 +52,7 @@ from surefoot.agents.neural_bandits.bandit import (
     require_rewards,
 )
 from surefoot.agents.neural_bandits.linear import Logistic, Ridge
+from surefoot.agents.neural_bandits.real import RealContextualBandit
 from surefoot.agents.neural_bandits.regression import NetworkRegression, PerturbedConfig
 from surefoot.agents.parts.random import ReplicateUniforms
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, UNIT_INTERVAL, check_ranges, optional
@@ -118,6 +119,8 @@ class InverseGap(Stateful):
 
     def __init__(self, config: InverseGapConfig, problem: ContextualProblem) -> None:
         shape, seed, device, engine = problem
+        if config.needs_horizon and config.horizon is None:
+            raise ValueError("--agent.horizon is missing: γ of the theory is computed for T rounds")
         self.config, self.shape = config, shape
         if config.oracle == "network":
             self.oracle: NetworkRegression | Ridge | Logistic = NetworkRegression(
@@ -189,6 +192,7 @@ NEU_SQUARE_CB_SPEC = AgentSpec(
     task_fields=("horizon",),
     derive=derive,
     plan=plan,
+    make_ask_tell=partial(RealContextualBandit, InverseGap),
     page="neural_bandits",
     style=Style("#0072B2", "-"),
     tiny={"hidden": (4,), "lr": 0.01, "batch_size": 4, "updates_per_round": 2, "rounds_per_step": 1},

@@ -41,6 +41,7 @@ from surefoot.agents.neural_bandits.bandit import (
 )
 from surefoot.agents.neural_bandits.linear import Ridge
 from surefoot.agents.neural_bandits.network import Diagonal, Pass
+from surefoot.agents.neural_bandits.real import RealContextualBandit
 from surefoot.agents.neural_bandits.regression import NetworkRegression, RegressionConfig
 from surefoot.agents.parts.random import ReplicateUniforms
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, UNIT_INTERVAL, check_ranges
@@ -224,7 +225,7 @@ class EENet(NeuralBaseline):
         super().__init__(config, problem)
         width = sum(-(-size // config.pool) for size in self.oracle.network.sizes_of_arm())
         shape = self.shape._replace(features=width, shared=False)
-        exploring = replace(config, lr=config.exploration_lr, hidden=(100,))
+        exploring = replace(config, lr=config.exploration_lr, hidden=(100,), intercept=False)
         seed, device, engine = problem.seed + 1, problem.device, problem.engine
         self.explorer = NetworkRegression(exploring, "square", shape, seed, device, engine)
         self.t = 0
@@ -262,6 +263,7 @@ def spec(config: Any, make_learner: Any, summary: str, style: Style) -> Any:
         default=config,
         make_agent=partial(ContextualAgent, make_learner),
         make_policy=partial(make_greedy_policy, make_learner),
+        make_ask_tell=partial(RealContextualBandit, make_learner),
         summary=summary,
         task_fields=(),
         derive=as_given,

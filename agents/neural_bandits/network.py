@@ -64,11 +64,14 @@ class Network:
         hidden: Sequence[int],
         uniforms: ReplicateUniforms,
         initialisation: Initialisation = "standard",
+        *,
+        intercept: bool = False,
     ) -> None:
-        self.shape, self.width = shape, hidden[-1]
+        self.shape, self.width, self.intercept = shape, hidden[-1], intercept
+        self.features = shape.features + intercept
         self.factors = multipliers(hidden, initialisation)
-        sizes = [shape.blocks * shape.features, *hidden, 1]
-        fans = [shape.features, *hidden]
+        sizes = [shape.blocks * self.features, *hidden, 1]
+        fans = [self.features, *hidden]
         self.layers = [
             _draw(uniforms, rows, columns, fan, initialisation)
             for rows, columns, fan in zip(sizes[:-1], sizes[1:], fans, strict=True)
@@ -84,7 +87,11 @@ class Network:
 
     def blocks(self, layer: Tensor) -> Tensor:
         """Return a first layer (N, Kd, m) as blocks (N, K, d, m)."""
-        return layer.unflatten(1, (self.shape.blocks, self.shape.features))
+        return layer.unflatten(1, (self.shape.blocks, self.features))
+
+    def widen(self, contexts: Tensor) -> Tensor:
+        """Return contexts with a 1 at their end where there is an intercept."""
+        return torch.nn.functional.pad(contexts, (0, 1), value=1.0) if self.intercept else contexts
 
     def first_layer(self, layer: Tensor, contexts: Tensor) -> Tensor:
         """Return contexts times a first layer (N, K, m), each arm by its own block."""
@@ -101,7 +108,7 @@ class Network:
 
     def arms(self, contexts: Tensor) -> Pass:
         """Return f of every arm (N, K); the first input is left out."""
-        return self._above(self.first_layer(self.layers[0], contexts) * self.factors[0], [])
+        return self._above(self.first_layer(self.layers[0], self.widen(contexts)) * self.factors[0], [])
 
     def forward(self, inputs: Tensor) -> Pass:
         """Return f of inputs (N, B, in)."""
@@ -131,7 +138,7 @@ class Network:
     def squared_widths(self, contexts: Tensor, found: Pass, scale: Sequence[Tensor]) -> Tensor:
         """Return Σ_j g_{a,j}²/U_j (N, K), g_a = ∇f(x_a), of a diagonal U in layers; `found` is of `arms`."""
         errors = self.backward(torch.ones_like(found.output), found.inputs)
-        total = (self.first_layer(1 / scale[0], contexts.square()) * errors[0].square()).sum(-1)
+        total = (self.first_layer(1 / scale[0], self.widen(contexts).square()) * errors[0].square()).sum(-1)
         for given, error, entries in zip(found.inputs, errors[1:], scale[1:], strict=True):
             total = total + (given.square() @ (1 / entries) * error.square()).sum(-1)
         return total
@@ -149,20 +156,22 @@ class Network:
         return [g.square().mT @ e.square() for g, e in zip(found.inputs, errors, strict=True)]
 
     def of_arm(self, contexts: Tensor, arm: Tensor) -> Tensor:
-        """Return the context (N, 1, d) of an arm (N,)."""
+        """Return the context (N, 1, d) of an arm (N,), with its intercept."""
+        contexts = self.widen(contexts)
         if self.shape.shared:
             return contexts[:, None]
         return contexts.gather(1, arm[:, None, None].expand(-1, 1, contexts.shape[-1]))
 
     def sizes_of_arm(self) -> list[int]:
         """Return the numbers of weights of each layer that an arm uses."""
-        first = self.shape.features * self.layers[0].shape[2]
+        first = self.features * self.layers[0].shape[2]
         return [first, *(layer[0].numel() for layer in self.layers[1:])]
 
     def arm_gradients(self, contexts: Tensor, found: Pass) -> list[Tensor]:
         """Return ∇f(x_a) of every arm and layer, (N, K, in, out), of the first layer the arm's own block."""
         errors = self.backward(torch.ones_like(found.output), found.inputs)
-        first = contexts[:, None].expand(-1, self.shape.arms, -1) if self.shape.shared else contexts
+        first = self.widen(contexts)
+        first = first[:, None].expand(-1, self.shape.arms, -1) if self.shape.shared else first
         return [g[..., None] * e[:, :, None] for g, e in zip([first, *found.inputs], errors, strict=True)]
 
     # --- distance from the start --------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ class RegressionConfig:
     """Widths of the hidden ReLU layers."""
     initialisation: Initialisation = "standard"
     """`standard`: Gaussian weights of variance 2/in; `theory`: of variance 1, every layer scaled by m^(−1/2)."""
+    intercept: bool = False
+    """Append a 1 to every context. Without, f doubles when a context does: right for contexts of one length."""
     lr: float = 0.1
     """Step size of SGD."""
     lr_schedule: Literal["constant", "inverse"] = "constant"
@@ -165,9 +167,11 @@ class NetworkRegression(Stateful):
     ) -> None:
         self.config, self.loss, self.shape = config, loss, shape
         weights = ReplicateUniforms(seed, "weights", shape.replicates, device)
-        self.network = Network(shape, config.hidden, weights, config.initialisation)
+        self.network = Network(shape, config.hidden, weights, config.initialisation, intercept=config.intercept)
         self.uniforms = ReplicateUniforms(seed, "replay", shape.replicates, device)
-        self.history = History(shape.replicates, shape.features, config.replay_capacity if config.replay else 1, device)
+        self.history = History(
+            shape.replicates, self.network.features, config.replay_capacity if config.replay else 1, device
+        )
         perturbed = isinstance(config, PerturbedConfig)
         self.perturbation = config.perturbation if perturbed and config.perturbation_scale else "none"
         self.scale = config.perturbation_scale * self.network.width**-0.25 if perturbed else 0.0  # c_p m^(−1/4)
@@ -240,7 +244,7 @@ class NetworkRegression(Stateful):
         native.library().bandit_sgd(
             self.shape.replicates,
             self.shape.blocks,
-            self.shape.features,
+            self.network.features,
             self.network.width,
             seen.arms.shape[1],
             *index.shape[1:],

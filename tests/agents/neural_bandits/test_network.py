@@ -264,6 +264,24 @@ def test_replicates_have_streams_of_their_own():
     assert bool((few.uniforms.block(40) == many.uniforms.block(40)[:2]).all())
 
 
+def test_an_intercept_is_a_feature_that_is_one():
+    uniforms = [ReplicateUniforms(0, "weights", N) for _ in range(2)]
+    net = Network(Shape(N, K, D, False), (7,), uniforms[0], intercept=True)
+    plain_net = Network(Shape(N, K, D + 1, False), (7,), uniforms[1])
+    contexts = contexts_of(False, dtype=torch.float32)
+    with_one, arm = torch.cat([contexts, torch.ones(N, K, 1)], -1), torch.tensor([0, 3, 1])
+    found, expected = net.arms(contexts), plain_net.arms(with_one)
+    torch.testing.assert_close(found.output, expected.output)
+    torch.testing.assert_close(net.of_arm(contexts, arm), plain_net.of_arm(with_one, arm))
+    designs = [Diagonal(one, 0.2) for one in (net, plain_net)]
+    torch.testing.assert_close(
+        net.squared_widths(contexts, found, designs[0].layers),
+        plain_net.squared_widths(with_one, expected, designs[1].layers),
+    )
+    for own, other in zip(net.arm_gradients(contexts, found), plain_net.arm_gradients(with_one, expected), strict=True):
+        torch.testing.assert_close(own, other)
+
+
 def test_neighbours_are_pooled():
     found = pooled(torch.tensor([[1.0, 3, 5, 7, 9]]), 2)
     torch.testing.assert_close(found, torch.tensor([[2.0, 6, 4.5]]))

@@ -623,6 +623,50 @@ def dynlin_ucb_full(result: Result) -> str:
     return markdown(("configuration", "algorithm", "regret", "slope of the last decade", "CPU seconds"), rows)
 
 
+# The order of the methods on the pages; the two of the paper first.
+BANDITS = ("neufastcb", "neusquarecb", "neural-ucb, ν = 0.1", "neural-ucb, ν = 0.001", "neural-ts, ν = 0.1")
+BANDITS += ("neural-ts, ν = 0.001", "ee-net", "ε-greedy, ε = 0.05", "ε-greedy on losses", "greedy")
+BANDITS += ("contextual-linucb", "linear-squarecb", "uniform")
+
+
+def neural_bandits(result: Result) -> str:
+    """Return regret by method and task, then slopes, then what the two methods' own settings are worth on digits."""
+    jobs = {tuple(name.split("/", 1)): job for name, job in result["jobs"].items()}
+    tasks = list(dict.fromkeys(task for task, _ in jobs))
+    header = ["regret", *(f"{task}, T = {_rounds(jobs, task):,}" for task in tasks)]
+    rows = [[method, *(regret_cell(jobs.get((task, method))) for task in tasks)] for method in BANDITS]
+    slopes = [[method, *(slope_cell(jobs.get((task, method))) for task in tasks)] for method in BANDITS]
+    own = [
+        (method, regret_cell(job), number(job["quarters"][0]), number(job["last_quarter"]), f"{job['slope']:.2f}")
+        for (task, method), job in jobs.items()
+        if task == "digits" and method not in BANDITS
+    ]
+    parts = [markdown(header, rows), markdown(["slope of the last decade", *tasks], slopes)]
+    parts += [markdown(("on digits", "errors", "first quarter", "last quarter", "slope"), own)] if own else []
+    return "\n\n".join(parts)
+
+
+def _rounds(jobs: dict[tuple[str, ...], Result], task: str) -> int:
+    return next(int(job["rounds"]) for (of, _), job in jobs.items() if of == task)
+
+
+def regret_cell(job: Result | None) -> str:
+    return "" if job is None else f"{job['regret_mean']:.0f} ± {job['regret_std']:.0f}"
+
+
+def slope_cell(job: Result | None) -> str:
+    return "" if job is None else f"{job['slope']:.2f}"
+
+
+def neural_bandits_speed(result: Result) -> str:
+    """Return CPU time of a replicate-round in a loop of one and in a batch."""
+    rows = [
+        (*name.split("/"), number(cell["loop_us"]), number(cell["batch_us"]), number(cell["ratio"], 1))
+        for name, cell in result["cells"].items()
+    ]
+    return markdown(("data", "method", "one at a time, µs", f"{result['replicates']} at a time, µs", "ratio"), rows)
+
+
 def dynlin_speed(result: Result) -> str:
     """Return the time of a replicate-round of every path relative to the plain loop."""
     cells = {"plain NumPy loop, one replicate": result["numpy_loop"], "epoch path, dynlin-ucb": result["epoch_path"]}
@@ -1129,6 +1173,8 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dynlin_ucb_ball": dynlin_ucb_ball,
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,
+    "neural_bandits": neural_bandits,
+    "neural_bandits_speed": neural_bandits_speed,
     "dynamics_speed": dynamics_speed,
     "dynamics_speed_gpu": dynamics_speed_gpu,
     "mbpo_update_speed": mbpo_update_speed,

@@ -84,8 +84,9 @@ def _from_csv(path: Path, label_column: int) -> Classes:
     """Read rows of numbers or words; a column with a word in it becomes one column per word. "?" and "" are missing."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    if rows and all(_number(cell) is None for cell in rows[0]) and any(_number(cell) is not None for cell in rows[-1]):
-        rows = rows[1:]  # a header
+    numeric = [any(_number(cell) is not None for cell in row) for row in rows]
+    if any(numeric) and not numeric[0]:  # a header
+        rows = rows[1:]
     widths = {len(row) for row in rows}
     if len(widths) != 1 or not -min(widths) <= label_column < min(widths):
         raise ValueError(

@@ -86,7 +86,7 @@ class Stocked(nn.Module):
     def forward(self, obs: Tensor, stock: Tensor, reward: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
         config = self._policy.config
         following = torch.where(fresh > 0, self._start, next_stock(stock, reward, config.gamma))
-        now = clamped(following, config.stock_range)
+        now = clamped(following, config)
         return self._policy.greedy(obs, now)[0] + self._policy.first, now
 
 

@@ -19,6 +19,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.wrappers import OrderEnforcing, RescaleAction, TimeLimit
 
+from surefoot.configs.allowed_modules import require_allowed_kwargs
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.packages import import_tasks, known_problem, package_hint
@@ -160,7 +161,7 @@ def find_spec(env_id: str) -> EnvSpec:
     """Gymnasium's entry for an id; `module:EnvId` imports `module` first.
 
     Raises:
-        ValueError: no such id; names the closest ones.
+        ValueError: no such id, names the closest ones; a module that the user has not named.
         ImportError: no such module.
     """
     module, _, name = env_id.rpartition(":")
@@ -211,6 +212,7 @@ def _native(spec: EnvSpec) -> Callable[..., TensorEnv] | None:
 
 
 def _constructor_kwargs(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
+    require_allowed_kwargs(config.kwargs, config.id)
     kwargs: dict[str, Any] = dict(config.kwargs)
     if _native(spec):
         kwargs["physics"] = replace(config.physics, parameters=())  # a native task changes itself

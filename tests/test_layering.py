@@ -39,7 +39,7 @@ LAYERS = {
     "surefoot.agents": ("surefoot.agents",),  # further held by `paper_of`
     "surefoot.agents.interface": (),
     "surefoot.agents.parts": ("surefoot.agents.parts", "surefoot.agents.interface"),
-    "surefoot.envs": ("surefoot.envs",),
+    "surefoot.envs": ("surefoot.envs", "surefoot.configs.allowed_modules"),
     "surefoot.envs.tasks": ("surefoot.envs",),
     "surefoot.offline_data": ("surefoot.offline_data",),
     "surefoot.configs": ("surefoot.configs",),

@@ -32,6 +32,8 @@ class Request:
     """Checkpoint of a run folder: `latest`, `best` or its step."""
     allow_pickle: bool = False
     """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
+    allow_code: bool = False
+    """Import the module that the file names for its task (`module:EnvId`), and run TorchScript programs."""
 
 
 def main(arguments: list[str]) -> int:
@@ -48,7 +50,9 @@ def main(arguments: list[str]) -> int:
 def text_of(request: Request, name: str | None = None) -> str:
     """Return the card of a request; `ValueError` where the task is not known."""
     path = request.policy
-    policy = load_any(path, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle)
+    policy = load_any(
+        path, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle, allow_code=request.allow_code
+    )
     stress = read_stress(path, request.stress)
     known = [policy.env_config.id] if policy.env_config else []
     known += [stress["policies"][0]["env"]["id"]] if stress else []

@@ -138,6 +138,7 @@ def collect(
     epsilon: float | None = None,
     device: str = "cpu",
     allow_pickle: bool = False,
+    allow_code: bool = False,
     force: bool = False,
 ) -> None:
     """Record a policy in a task and write a D4RL file with its provenance.
@@ -155,6 +156,7 @@ def collect(
         epsilon: probability of a uniformly random action; default: 0, or as documented for `behaviour`.
         device: where policy and task run.
         allow_pickle: let Stable-Baselines3 itself open an archive that cannot be read otherwise, which runs its code.
+        allow_code: run a TorchScript program, and import the module that the policy's file names for its task.
         force: replace an existing file.
     """
     refuse_existing(out, force)
@@ -167,7 +169,7 @@ def collect(
                 "`behaviour` acts as the task documents it: --stochastic and --noise do not apply, --epsilon does"
             )
         return _collect_behaviour(out, env, steps, seed, epsilon, force)
-    chosen = load_any(policy, checkpoint=checkpoint, allow_pickle=allow_pickle, device=device)
+    chosen = load_any(policy, checkpoint=checkpoint, allow_pickle=allow_pickle, allow_code=allow_code, device=device)
     chosen, task = ready_for(chosen, laid_over(env, chosen.env_config or env))
     act = _stochastic(policy, checkpoint, device) if stochastic else chosen.act
     recipe = {"stochastic": stochastic, "noise_std": noise, "epsilon": epsilon or 0.0, "seed": seed, "steps": steps}

@@ -72,7 +72,7 @@ class Request:
     allow_pickle: bool = False
     """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
     allow_code: bool = False
-    """Run TorchScript programs."""
+    """Run TorchScript programs, and import the modules that a file names for its task (`module:EnvId`)."""
     video: bool = False
     """Also record the first episode of every run as an MP4."""
     video_steps: int = VIDEO_STEPS

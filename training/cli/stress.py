@@ -50,7 +50,7 @@ class Request:
     allow_pickle: bool = False
     """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
     allow_code: bool = False
-    """Run TorchScript programs."""
+    """Run TorchScript programs, and import the modules that a file names for its task (`module:EnvId`)."""
     out: Path | None = None
     """The HTML file; the JSON file is written next to it. Default: `stress.html` in the first policy's run folder, or
     its name with `-stress.html` next to its file."""

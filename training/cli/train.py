@@ -12,6 +12,7 @@ import tyro
 
 from surefoot import agents
 from surefoot.configs import preset_names
+from surefoot.configs.allowed_modules import flag_to_go_on
 from surefoot.configs.casting import read_yaml
 from surefoot.training.cli.errors import one_line_errors, program
 from surefoot.training.cli.options import REGISTRY, laid_over, long_names
@@ -41,6 +42,9 @@ class Launch(Generic[C]):
     """Folder in which the new run folder is made."""
     name: str | None = None
     """Name of the new run folder; default: agent, task, preset, seed and time."""
+    allow_code: bool = False
+    """Import the modules that a preset, a configuration or the resumed run names (`module:EnvId`), which runs their
+    code. Those named on the command line are imported without."""
 
 
 def main(arguments: list[str]) -> int:
@@ -74,6 +78,7 @@ def _train(run: AnyRun, stop: StopRequest) -> int:
             raise
     if stop:
         command = f"{program()} {run.agent_name} --resume {quoted(run.folder)}"
+        command += flag_to_go_on((run.folder / "config.yaml").read_text(encoding="utf-8"))
         command += "" if run.replayable else " --resume-episodes fresh"
         print(f"stopped at {run.stands}; resume with: {command}")
     return stop.exit_code

@@ -22,6 +22,7 @@ import tyro
 import yaml
 
 from surefoot import agents
+from surefoot.configs.allowed_modules import require_named_allowed
 from surefoot.configs.casting import nested, option, overlay, read_yaml
 from surefoot.envs import Physics
 from surefoot.evaluation.storage import write_atomically
@@ -286,7 +287,7 @@ def _name(agent_name: str, preset: str | None, config: RunConfig[Any], settings:
     short = [key.rpartition(".")[2] for key in settings]
     keys = short if len(set(short)) == len(short) else list(settings)
     parts = [agent_name, preset_label(preset) if preset else config.env.id]
-    parts += [f"{key}={value}" for key, value in zip(keys, settings.values(), strict=True)]
+    parts += map("{}={}".format, keys, settings.values())
     text = "-".join(re.sub(r"[^\w.+=-]+", "_", part).strip("_") for part in parts)
     if len(text) > LONGEST_NAME:
         text = f"{text[:LONGEST_NAME]}-{crc32('-'.join(parts).encode()):08x}"
@@ -299,6 +300,7 @@ def preset_label(preset: str) -> str:
 
 
 def _require_possible(run: PlannedRun) -> None:
+    require_named_allowed((run.config.env.id, run.config.env.termination or ""), run.name)
     require_installed(run.config.logger)
     settle(run.agent_name, run.config)
     if agents.get(run.agent_name).needs_data and run.config.data.source is None:

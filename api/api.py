@@ -115,7 +115,7 @@ def train(
         FileExistsError: the run's folder exists.
     """
     with _allowing(overrides, allow_code):
-        base = load_preset(agent, preset) if preset else default_config(agent)
+        base = load_preset(agent, preset) if preset is not None else default_config(agent)
         config = overlay(base, _nested(overrides), "surefoot.train")
         return Run(session.train(agent, config, out=Path(out), name=name, preset=preset, callback=callback))
 
@@ -208,7 +208,6 @@ def load_policy(
         device: where it computes.
 
     Warns of what a reader of its numbers must know, such as another version of its task (`LoadedPolicy.notes`).
-
     Raises:
         FileNotFoundError: nothing there, or no such checkpoint.
         ValueError: a file that is none of these, or refused; an objective that this policy was not trained for.
@@ -217,9 +216,9 @@ def load_policy(
         if callable(path):
             opened = own_policy(path, getattr(path, "__qualname__", type(path).__name__), "function")
         else:
-            statistics = None if normalizer is None else Path(normalizer)
-            allowed = {"allow_pickle": allow_pickle, "allow_code": allow_code}
-            opened = load_any(path, checkpoint=checkpoint, normalizer=statistics, device=device, **allowed)
+            settings = {"normalizer": normalizer and Path(normalizer), "device": device}
+            settings |= {"allow_pickle": allow_pickle, "allow_code": allow_code}
+            opened = load_any(path, checkpoint=checkpoint, **settings)
         if env is not None:
             opened = bound_to(opened, _task(env, opened.env_config))
     if objective is not None:

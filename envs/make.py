@@ -20,6 +20,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.wrappers import OrderEnforcing, RescaleAction, TimeLimit
 
 from surefoot.configs.allowed_modules import require_allowed_kwargs
+from surefoot.configs.memory import require_memory
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.packages import import_tasks, known_problem, package_hint
@@ -39,6 +40,8 @@ from surefoot.envs.tensor_env import TensorEnv, TimeAwareObservation
 from surefoot.envs.vector import AsyncEnvs, MakeEnv, SubEnvs, SyncEnvs, TensorVectorEnv
 from surefoot.envs.with_parameters import WithParameters
 
+LEAST_MEMORY = {"batch": 200, "sync": 20_000, "async": 20_000_000}  # bytes of an environment: less than any takes
+
 
 def make_vec(
     config: EnvConfig,
@@ -57,7 +60,10 @@ def make_vec(
     """
     spec = find_spec(config.id)
     native = _native(spec)
-    if native and as_one_batch(config, uncertainty):
+    batched = native and as_one_batch(config, uncertainty)
+    least = LEAST_MEMORY["batch" if batched else config.vectorization]
+    require_memory(float(config.num_envs) * least, f"--env.num-envs {config.num_envs:,}")
+    if native and batched:
         limit = config.max_episode_steps or spec.max_episode_steps
         kwargs = {**spec.kwargs, **_constructor_kwargs(spec, config, render_mode)}
         with _one_line_errors(spec, kwargs):

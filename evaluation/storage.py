@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import pickle
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -183,20 +185,32 @@ def _take_out(value: Any, path: Path, device: torch.device | str) -> Any:
 
 
 def _read_blocks(stored: dict[str, Any], path: Path) -> Tensor:
+    _require_as_large(stored, path)
     tensor = torch.empty(stored["shape"], dtype=stored["dtype"])
     flat, names, first = tensor.view(-1).view(torch.uint8).numpy().data, stored[_STORED], 0
     for name in names:
         block = path.parent / BLOCKS / name
-        if not block.is_file():
-            raise ValueError(f"{path}: its part {BLOCKS}/{name} is missing; copy the whole folder {path.parent}")
         with block.open("rb") as file:
             length = file.readinto(flat[first : first + block.stat().st_size])
         if hashlib.sha256(flat[first : first + length]).hexdigest() != name:
             raise ValueError(f"{block}: damaged (its checksum differs); use an earlier checkpoint, or another copy")
         first += length
-    if first != len(flat):
-        raise ValueError(f"{path}: its blocks hold {first} bytes, not {len(flat)}: not written by Surefoot")
     return tensor
+
+
+def _require_as_large(stored: dict[str, Any], path: Path) -> None:
+    """Raise `ValueError` unless the blocks of a tensor are files beside the checkpoint that hold as much as it says."""
+    names, shape, dtype = stored[_STORED], stored["shape"], stored["dtype"]
+    whole = isinstance(names, list) and isinstance(shape, list) and isinstance(dtype, torch.dtype)
+    if not whole or not all(isinstance(name, str) and re.fullmatch("[0-9a-f]{64}", name) for name in names):
+        raise ValueError(f"{path}: it names parts that Surefoot did not write")
+    there = [path.parent / BLOCKS / name for name in names]
+    if missing := next((block.name for block in there if not block.is_file()), None):
+        raise ValueError(f"{path}: its part {BLOCKS}/{missing} is missing; copy the whole folder {path.parent}")
+    held = sum(block.stat().st_size for block in there)
+    claimed = math.prod(shape) * dtype.itemsize if all(type(n) is int and n >= 0 for n in shape) else -1
+    if held != claimed:
+        raise ValueError(f"{path}: its blocks hold {held} bytes, not {claimed}: not written by Surefoot")
 
 
 def _names_in(value: Any) -> Iterator[str]:

@@ -38,8 +38,11 @@ LAYERS = {
     "surefoot.evaluation.storage": ("surefoot.agents.parts.blocks",),  # what a state says of its large tensors
     "surefoot.agents": ("surefoot.agents",),  # further held by `paper_of`
     "surefoot.agents.interface": (),
-    "surefoot.agents.parts": ("surefoot.agents.parts", "surefoot.agents.interface"),
-    "surefoot.envs": ("surefoot.envs", "surefoot.configs.allowed_modules"),
+    "surefoot.agents.parts": (
+        *("surefoot.agents.parts", "surefoot.agents.interface"),
+        *("surefoot.configs.ranges", "surefoot.configs.memory"),
+    ),
+    "surefoot.envs": ("surefoot.envs", *(f"surefoot.configs.{m}" for m in ("allowed_modules", "memory", "ranges"))),
     "surefoot.envs.tasks": ("surefoot.envs",),
     "surefoot.offline_data": ("surefoot.offline_data",),
     "surefoot.configs": ("surefoot.configs",),

@@ -10,6 +10,7 @@ import tyro
 from surefoot.evaluation.policies import load_any
 from surefoot.evaluation.policy_files import policy_path
 from surefoot.evaluation.storage import write_atomically
+from surefoot.training.cli.outputs import require_output
 from surefoot.training.report.card import card
 from surefoot.training.runs.shared_policy import facts_of, read_stress
 
@@ -39,6 +40,7 @@ class Request:
 def main(arguments: list[str]) -> int:
     """Write the card and return the exit code."""
     request = tyro.cli(Request, args=arguments, prog="surefoot card")
+    require_output(request.out, ".md")
     text = text_of(request)
     out = request.out or _default_out(request.policy)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import tyro
 
+from surefoot.configs.ranges import LARGEST_SEED, require_between
 from surefoot.envs import EnvConfig, examine_task, require_time_limit
 from surefoot.envs.uncertainty import batched_episodes
 from surefoot.evaluation import objectives
@@ -28,6 +29,7 @@ from surefoot.evaluation.policies import AnyPolicy, fitted, for_task, load_any
 from surefoot.evaluation.statistics import iqm, stratified_bootstrap
 from surefoot.evaluation.storage import load
 from surefoot.training.cli.options import REGISTRY, laid_over
+from surefoot.training.cli.outputs import require_output
 from surefoot.training.cli.results import output_path, provenance, show, write_json, write_record
 from surefoot.training.comparison import grid_table, objectives_table
 from surefoot.training.config.presets import from_plain
@@ -151,19 +153,19 @@ def check(request: Request) -> None:
     """Raise `ValueError` for requests that would count something twice or nothing at all."""
     if not request.runs:
         raise ValueError("name at least one run folder, policy file or archive to evaluate")
+    require_output(request.json, ".json")
+    require_between(request, {"episodes": (1, 10_000_000), "n": (2, 10_000), "video_steps": (1, 10**9)})
     if len({path.resolve() for path in request.runs}) < len(request.runs):
         raise ValueError("the same run is given twice; an interval over runs needs different ones")
     starts, episodes = sorted(request.seeds), episodes_of(request)
-    if request.video_steps < 1:
-        raise ValueError(f"--video-steps is {request.video_steps}; it must be at least 1")
     if request.grid is not None and request.video:
         raise ValueError("--video records one environment; leave it out with --grid")
     if request.grid is not None and request.objective:
         raise ValueError(
             "--objective measures the return distribution in one environment, --grid mean returns in many: choose one"
         )
-    if not starts or starts[0] < 0:
-        raise ValueError(f"--seeds must be numbers from 0 on, not {starts}")
+    if not starts or starts[0] < 0 or starts[-1] > LARGEST_SEED:
+        raise ValueError(f"--seeds must be numbers from 0 to {LARGEST_SEED:,}, not {starts}")
     if request.objective and (len(starts) > 1 or request.video):
         raise ValueError("--objective takes one of --seeds, and no --video: a tail is that of all episodes together")
     for one, following in pairwise(starts):

@@ -16,6 +16,7 @@ from surefoot.envs.names import action_signals, observation_signals
 from surefoot.evaluation.describe import describe
 from surefoot.evaluation.onnx_export import CHECKED, TOLERANCE, deployed, export
 from surefoot.evaluation.policies import AnyPolicy, load_any
+from surefoot.training.cli.outputs import require_output
 from surefoot.training.runs.shared_policy import read_stress
 
 
@@ -38,8 +39,7 @@ class Request:
 def main(arguments: list[str]) -> int:
     """Write the model, say what goes in and out, and return the exit code."""
     request = tyro.cli(Request, args=arguments, prog="surefoot export")
-    if request.out.suffix != ".onnx":
-        raise ValueError(f"{request.out}: the file to write ends in .onnx")
+    require_output(request.out, ".onnx")
     policy = load_any(
         request.policy, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle, allow_code=request.allow_code
     )

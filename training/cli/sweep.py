@@ -16,6 +16,7 @@ import yaml
 
 from surefoot.configs.allowed_modules import flag_to_go_on
 from surefoot.configs.casting import option
+from surefoot.configs.yaml_text import parse_yaml
 from surefoot.training.cli.errors import one_line_errors
 from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
@@ -68,9 +69,9 @@ def grid_mapping(info: Any) -> Any:
 def _read_setting(word: str) -> tuple[str, list[Any]]:
     key, equals, values = word.partition("=")
     try:
-        items = yaml.safe_load(f"[{values}]")
-    except yaml.YAMLError as error:
-        raise ValueError(f"{word}: not YAML values ({' '.join(str(error).split())})") from error
+        items = parse_yaml(f"[{values}]")
+    except ValueError as error:
+        raise ValueError(f"{word}: {error}") from error
     if not (key and equals and isinstance(items, list)):
         raise ValueError(f"{word!r} is not FIELD=VALUE,VALUE")
     return key, items

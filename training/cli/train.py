@@ -112,7 +112,7 @@ def _starting_point(
     named: str | None, preset: str | None, config: str | None, resumed: str | None
 ) -> tuple[str, RunConfig[Any], str | None]:
     """Return the agent, the settings that options lie over, and the preset that these come from, if any."""
-    if config and (preset or resumed):
+    if config and (preset is not None or resumed):
         raise ValueError("--config does not go with --preset or --resume: each is a source of the settings")
     if resumed:
         agent_name, settings = run_folder.read_config(Path(resumed))
@@ -125,7 +125,7 @@ def _starting_point(
     elif named is None:
         raise ValueError(f"name an agent to train: {', '.join(agents.REGISTRY)}")
     else:
-        return named, load_preset(named, preset) if preset else default_config(named), preset
+        return named, load_preset(named, preset) if preset is not None else default_config(named), preset
     if named not in (None, agent_name):
         raise ValueError(f"{resumed or config} is of {agent_name}, not of {named}")
     return agent_name, settings, started_from

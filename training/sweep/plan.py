@@ -24,6 +24,7 @@ import yaml
 from surefoot import agents
 from surefoot.configs.allowed_modules import require_named_allowed
 from surefoot.configs.casting import nested, option, overlay, read_yaml
+from surefoot.configs.ranges import require_between, require_finite
 from surefoot.envs import Physics
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.measure import measure_of
@@ -62,8 +63,7 @@ class SearchObjective:
     def __post_init__(self) -> None:
         if not 0 < self.level <= 1:
             raise ValueError(f"--objective.level is {self.level}; it must be in (0, 1]")
-        if self.episodes < 1:
-            raise ValueError(f"--objective.episodes is {self.episodes}; it must be at least 1")
+        require_between(self, {"episodes": (1, 1_000_000)}, "objective.")
         if self.metric in ROBUST_METRICS and not self.physics:
             raise ValueError(f"objective.metric {self.metric} needs dynamics to measure under: name objective.physics")
         for changes in self.physics:
@@ -108,6 +108,7 @@ class Sweep:
     is not restarted: the same seed would diverge again."""
 
     def __post_init__(self) -> None:
+        require_finite(self)
         for name in ("trials", "asha_reduction"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{option(name)} is {getattr(self, name)}; it must be at least 1")
@@ -115,10 +116,7 @@ class Sweep:
             raise ValueError(f"--cpus-per-run is {self.cpus_per_run}; it must be positive")
         if not 0 <= self.gpus_per_run < math.inf:
             raise ValueError(f"--gpus-per-run is {self.gpus_per_run}; it must not be negative")
-        if self.max_restarts < 0:
-            raise ValueError(f"--max-restarts is {self.max_restarts}; it must not be negative")
-        if self.asha_grace is not None and self.asha_grace < 1:
-            raise ValueError(f"--asha-grace is {self.asha_grace}; it must be at least 1")
+        require_between(self, {"max_restarts": (0, 1_000), "asha_grace": (1, 10**15)})
 
 
 def resolved(objective: SearchObjective, agent_name: str, config: RunConfig[Any]) -> SearchObjective:
@@ -325,9 +323,7 @@ def _require_apart(run: PlannedRun, seeds: Sequence[int], sweep: Sweep) -> None:
 def create(folder: Path, sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
     """Make the folder of a new sweep. `FileExistsError` where something is in the way, `OSError` where it cannot be."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"{folder}: not empty; resume it with --resume {quoted(folder)}, or choose another --name"
-        )
+        raise FileExistsError(f"{folder}: not empty; resume it with --resume {quoted(folder)}, or take another --name")
     try:
         for name in ("configs", "runs", "logs"):
             (folder / name).mkdir(parents=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Generic, Literal, TypeVar
 
 from surefoot.configs.casting import option
@@ -130,7 +130,8 @@ class RunConfig(Generic[C]):
         for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "keep_finished", "num_seeds"):
             _require_positive(name, getattr(self, name))
         require_finite(self)
-        require_finite(self.agent, "agent.", getattr(self.agent, "INFINITE", ()))
+        if is_dataclass(self.agent):
+            require_finite(self.agent, "agent.", getattr(self.agent, "INFINITE", ()))
         _require_not_negative("seed", self.seed)
         if self.threads is not None:
             _require_positive("threads", self.threads)

@@ -25,7 +25,7 @@ from surefoot import agents
 from surefoot.configs.allowed_modules import require_named_allowed
 from surefoot.configs.casting import nested, option, overlay, read_yaml
 from surefoot.configs.ranges import require_between, require_finite
-from surefoot.envs import Physics
+from surefoot.envs import Physics, find_spec
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.measure import measure_of
 from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
@@ -35,6 +35,7 @@ from surefoot.training.loop.seeds import seeds_apart
 from surefoot.training.runs.console import quoted
 from surefoot.training.runs.folder import read_meta
 from surefoot.training.runs.loggers import require_installed
+from surefoot.training.sweep.seeds import parse_seeds, split_words
 
 RAY_FOLDER = "ray-tune"  # where Ray Tune keeps its own state and copies of the runs
 MOST_RUNS = 10_000  # without --yes
@@ -191,25 +192,10 @@ def expand(sweep: Sweep, *, allow_many: bool = False) -> list[PlannedRun]:
     return runs
 
 
-def parse_seeds(words: Sequence[str]) -> list[int]:
-    """Return the seeds of words such as `0..9`, `3` and `4,5`."""
-    seeds: list[int] = []
-    for word in _split(words):
-        match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", word)
-        if match is None:
-            raise ValueError(f"--seeds: {word!r} is neither a number from 0 on nor a span such as 0..9")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return seeds
-
-
-def _split(words: Sequence[str]) -> list[str]:
-    return [part.strip() for word in words for part in str(word).split(",") if part.strip()]
-
-
 def _methods(sweep: Sweep) -> Iterator[tuple[str, str | None]]:
     """Yield agent and preset."""
-    presets: list[str | None] = [*_split(sweep.presets)] or [None]
-    for word in _split(sweep.agents):
+    presets: list[str | None] = [*split_words(sweep.presets)] or [None]
+    for word in split_words(sweep.agents):
         agent_name, _, own = word.partition("/")
         agents.get(agent_name)
         yield from [(agent_name, preset) for preset in ([own] if own else presets)]
@@ -299,6 +285,7 @@ def preset_label(preset: str) -> str:
 
 def _require_possible(run: PlannedRun) -> None:
     require_named_allowed((run.config.env.id, run.config.env.termination or ""), run.name)
+    find_spec(run.config.env.id)
     require_installed(run.config.logger)
     settle(run.agent_name, run.config)
     if agents.get(run.agent_name).needs_data and run.config.data.source is None:

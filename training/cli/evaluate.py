@@ -30,7 +30,15 @@ from surefoot.evaluation.statistics import iqm, stratified_bootstrap
 from surefoot.evaluation.storage import load
 from surefoot.training.cli.options import REGISTRY, laid_over
 from surefoot.training.cli.outputs import require_output
-from surefoot.training.cli.results import output_path, provenance, show, write_json, write_record
+from surefoot.training.cli.results import (
+    exit_code,
+    noting_unwritten,
+    output_path,
+    provenance,
+    show,
+    write_json,
+    write_record,
+)
 from surefoot.training.comparison import grid_table, objectives_table
 from surefoot.training.config.presets import from_plain
 from surefoot.training.loop.engines import pick_device
@@ -116,18 +124,21 @@ def main(arguments: list[str]) -> int:
         return _for_objectives(request, chosen, tasks, device)
     if request.grid is not None:
         return _over_grid(request, chosen, tasks, device)
-    records, settings = [], []
+    records, settings, unwritten = [], [], list[str]()
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         records.append(measure(policy, task, request, device))
         settings.append(_setting(path) if policy.policy is not None else {})
-        write_record(path, records[-1])
+        with noting_unwritten(unwritten):
+            write_record(path, records[-1])
         if request.video:
-            _film(path, policy, task, request, records[-1])
+            with noting_unwritten(unwritten):
+                _film(path, policy, task, request, records[-1])
     groups = aggregate(records, settings) if len(records) > 1 else []
     show(records, groups)
     if request.json is not None:
-        write_json(request.json, {**provenance(), "results": records, "aggregate": groups})
-    return 0
+        with noting_unwritten(unwritten):
+            write_json(request.json, {**provenance(), "results": records, "aggregate": groups})
+    return exit_code(unwritten)
 
 
 def _film(path: Path, policy: AnyPolicy, task: EnvConfig, request: Request, record: Record) -> None:
@@ -287,7 +298,7 @@ def _for_objectives(
     """Measure every objective on every run; print a table each, write numbers and figures."""
     from surefoot.evaluation.figures.distributions import draw_objectives  # matplotlib takes half a second
 
-    records = []
+    records, unwritten = [], list[str]()
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
         record |= {"checkpoint": request.checkpoint, "seeds": list(request.seeds), "episodes": episodes_of(request)}
@@ -296,14 +307,17 @@ def _for_objectives(
         record["objectives"] = list(request.objective)
         where = (output_path(path, "plots", record, f"-{name}.png") for name in ("distribution", "paths"))
         caption = caption_of_policy(policy.label, task, policy.training_seed, request.seeds)
-        for figure in draw_objectives(policy.policy, task, measured, caption, *where, seed=request.seeds[0]):
-            print(f"figure: {figure}")
+        with noting_unwritten(unwritten):
+            for figure in draw_objectives(policy.policy, task, measured, caption, *where, seed=request.seeds[0]):
+                print(f"figure: {figure}")
         records.append(record | {"results": [objectives.plain(m) for m in measured]})
-        write_json(output_path(path, "evaluations", record, ".json"), {**provenance(), **records[-1]})
+        with noting_unwritten(unwritten):
+            write_json(output_path(path, "evaluations", record, ".json"), {**provenance(), **records[-1]})
         print_table(objectives_table(f"{policy.label}: {describe(record['env'])}", measured))
     if request.json is not None:
-        write_json(request.json, {**provenance(), "results": records})
-    return 0
+        with noting_unwritten(unwritten):
+            write_json(request.json, {**provenance(), "results": records})
+    return exit_code(unwritten)
 
 
 def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[EnvConfig], device: torch.device) -> int:
@@ -324,7 +338,7 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
         for policy, task in zip(chosen, tasks, strict=True)
     ]
     limits = maps.shared_limits(results)
-    records = []
+    records, unwritten = [], list[str]()
     for path, policy, task, result in zip(request.runs, chosen, tasks, results, strict=True):
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
         record |= {"checkpoint": request.checkpoint, "seeds": list(request.seeds), "episodes": episodes}
@@ -332,15 +346,17 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
         record |= {"grid": "closed" if request.closed else "half-open", "n": request.n}
         out = {suffix: output_path(path, "evaluations", record, suffix) for suffix in (".json", ".csv", ".png")}
         records.append(record | grid.plain(result))
-        write_json(out[".json"], {**provenance(), **records[-1]})
-        grid.write_csv(out[".csv"], result)
         caption = caption_of_policy(policy.label, task, policy.training_seed, request.seeds, maps.grid_shows(result))
-        figure = maps.draw(policy.label, result, out[".png"], caption, limits)
-        print(f"table: {out['.csv']}" + (f", figure: {figure}" if figure else ""))
+        with noting_unwritten(unwritten):
+            write_json(out[".json"], {**provenance(), **records[-1]})
+            grid.write_csv(out[".csv"], result)
+            figure = maps.draw(policy.label, result, out[".png"], caption, limits)
+            print(f"table: {out['.csv']}" + (f", figure: {figure}" if figure else ""))
     labelled = [(policy.label, result) for policy, result in zip(chosen, results, strict=True)]
     print_table(grid_table(f"{records[0]['set']}, {records[0]['grid']} grid", labelled))
     for line in dict.fromkeys(line for result in results for line in grid.remarks(result)):
         print(f"note: {line}")
     if request.json is not None:
-        write_json(request.json, {**provenance(), "results": records})
-    return 0
+        with noting_unwritten(unwritten):
+            write_json(request.json, {**provenance(), "results": records})
+    return exit_code(unwritten)

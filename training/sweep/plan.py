@@ -35,6 +35,7 @@ from surefoot.training.loop.seeds import seeds_apart
 from surefoot.training.runs.console import quoted
 from surefoot.training.runs.folder import read_meta
 from surefoot.training.runs.loggers import require_installed
+from surefoot.training.sweep.entry import Entry, read_entries
 from surefoot.training.sweep.seeds import parse_seeds, split_words
 
 RAY_FOLDER = "ray-tune"  # where Ray Tune keeps its own state and copies of the runs
@@ -138,15 +139,6 @@ class PlannedRun(NamedTuple):
     agent_name: str
     preset: str | None
     config: RunConfig[Any]
-
-
-class Entry(NamedTuple):
-    """One run as plan.json lists it; its configuration lies in `configs/`."""
-
-    name: str
-    agent_name: str
-    preset: str | None
-    seed: int
 
 
 # --- from the request to runs -----------------------------------------------------------------------------------------
@@ -342,10 +334,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_plan(folder: Path) -> list[Entry]:
-    """Return the runs of a sweep in order; `FileNotFoundError` where `folder` is none."""
+    """Return the runs of a sweep in order.
+
+    `FileNotFoundError` where `folder` is none, `ValueError` for a plan that no sweep has made.
+    """
     if not (folder / "sweep.yaml").is_file():
         raise FileNotFoundError(f"{folder}: not the folder of a sweep (no sweep.yaml)")
-    return [Entry(**entry) for entry in json.loads((folder / "plan.json").read_text(encoding="utf-8"))]
+    return read_entries(folder / "plan.json")
 
 
 def read_planned_config(folder: Path, name: str) -> RunConfig[Any]:
@@ -379,6 +374,3 @@ def wandb_settings(folder: Path, entry: Entry) -> dict[str, str]:
         f"seed-{entry.seed}",
     ]
     return {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", folder.name), "WANDB_TAGS": ",".join(tags)}
-
-
-# --- how far it is ----------------------------------------------------------------------------------------------------

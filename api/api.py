@@ -121,12 +121,18 @@ def train(
 
 
 def resume(
-    run: str | Path | Run, *, callback: Callback | None = None, allow_code: bool = False, **overrides: Any
+    run: str | Path | Run,
+    *,
+    from_step: int | None = None,
+    callback: Callback | None = None,
+    allow_code: bool = False,
+    **overrides: Any,
 ) -> Run:
     """Resume a run from its latest checkpoint and return it; it ends as if it had never stopped.
 
     Args:
         run: a run, or its folder.
+        from_step: go on from the checkpoint of this step instead; later checkpoints and rows are deleted.
         callback: as for `train`.
         allow_code: import the modules that the run's configuration names, such as that of its task.
         overrides: only what decides no number of the run may change, such as a longer budget: `steps=2_000_000`.
@@ -134,12 +140,13 @@ def resume(
     Raises:
         ValueError: a setting that may not change.
         FileNotFoundError: no run, or no checkpoint in it.
+        BlockingIOError: another process trains it.
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
     with _allowing(overrides, allow_code):
         agent_name, before = run_folder.read_config(folder)
         config = overlay(before, _nested(overrides), "surefoot.resume")
-        return Run(session.resume_run(folder, agent_name, config, callback=callback))
+        return Run(session.resume_run(folder, agent_name, config, from_step=from_step, callback=callback))
 
 
 def evaluate(

@@ -13,7 +13,6 @@ import math
 import os
 import pickle
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.parts import blocks
+from surefoot.offline_data.files import remove_leftovers, temporary
 
 FORMAT = 3  # of files; 2 had neither checksum nor blocks
 READABLE = (2, 3)
@@ -31,6 +31,14 @@ _CHECKSUM = b"surefoot sha256 "
 _COMMENT = len(_CHECKSUM) + 64
 _STORED = "stored in blocks"  # the key that marks what stands for a large tensor
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor, torch.dtype, torch.device, torch.Size)
+
+
+class DamagedError(ValueError):
+    """A checkpoint is not what was written."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}; {advice}")
+        self.what = what
 
 
 def save(path: Path, payload: dict[str, Any], *, in_blocks: bool = False) -> None:
@@ -47,6 +55,7 @@ def save(path: Path, payload: dict[str, Any], *, in_blocks: bool = False) -> Non
             stored = _put_away(payload, path.parent / BLOCKS, written) if in_blocks else payload
             content = io.BytesIO()
             torch.save({"format": FORMAT, **compact(stored)}, content)
+            remove_leftovers(path.parent, path.name)
             _write(path, lambda file: _write_with_checksum(file, content.getbuffer()))
     except BaseException:
         for block in written:
@@ -67,7 +76,12 @@ def compact(value: Any) -> Any:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return what `save` wrote, tensors on `device`. Raises `FileNotFoundError`, or `ValueError` for any other file."""
+    """Return what `save` wrote, tensors on `device`.
+
+    Raises `FileNotFoundError`, or `ValueError` for any other file.
+
+    `DamagedError` where it is not what was written.
+    """
     payload = _read(path, device)
     loaded: dict[str, Any] = _take_out(payload, path, device)
     return loaded
@@ -77,23 +91,23 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     """Return what is in the file itself, checked; large tensors are still in their blocks."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
-    damaged = f"{path}: truncated, damaged or not a checkpoint; use an earlier one of the run"
+    damaged = DamagedError(f"{path}: truncated, damaged or not a checkpoint", "use an earlier one of the run")
     checked = _checksum_holds(path)
     if checked is False:
-        raise ValueError(f"{path}: damaged (its checksum differs); use an earlier one of the run, or another copy")
+        raise DamagedError(f"{path}: damaged (its checksum differs)", "use an earlier one of the run, or another copy")
     try:
         payload = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused: not a Surefoot checkpoint, or it holds objects whose loading could run code"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(damaged) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise damaged from error
     if not isinstance(payload, dict) or not isinstance(payload.get("format"), int):
         raise ValueError(f"{path}: not a Surefoot checkpoint")
     _require_readable(payload["format"], path)
     if payload["format"] >= 3 and checked is None:  # the end of the file is gone
-        raise ValueError(damaged)
+        raise damaged
     return payload
 
 
@@ -193,7 +207,7 @@ def _read_blocks(stored: dict[str, Any], path: Path) -> Tensor:
         with block.open("rb") as file:
             length = file.readinto(flat[first : first + block.stat().st_size])
         if hashlib.sha256(flat[first : first + length]).hexdigest() != name:
-            raise ValueError(f"{block}: damaged (its checksum differs); use an earlier checkpoint, or another copy")
+            raise DamagedError(f"{block}: damaged (its checksum differs)", "use an earlier checkpoint, or another copy")
         first += length
     return tensor
 
@@ -206,11 +220,11 @@ def _require_as_large(stored: dict[str, Any], path: Path) -> None:
         raise ValueError(f"{path}: it names parts that Surefoot did not write")
     there = [path.parent / BLOCKS / name for name in names]
     if missing := next((block.name for block in there if not block.is_file()), None):
-        raise ValueError(f"{path}: its part {BLOCKS}/{missing} is missing; copy the whole folder {path.parent}")
+        raise DamagedError(f"{path}: its part {BLOCKS}/{missing} is missing", f"copy the whole folder {path.parent}")
     held = sum(block.stat().st_size for block in there)
     claimed = math.prod(shape) * dtype.itemsize if all(type(n) is int and n >= 0 for n in shape) else -1
     if held != claimed:
-        raise ValueError(f"{path}: its blocks hold {held} bytes, not {claimed}: not written by Surefoot")
+        raise DamagedError(f"{path}: its blocks hold {held} bytes, not {claimed}", "use an earlier checkpoint")
 
 
 def _names_in(value: Any) -> Iterator[str]:
@@ -234,11 +248,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     The file has the mode that the umask leaves, so that a colleague can read what others may read.
     """
     with explained(path):
+        remove_leftovers(path.parent, path.name)
         _write(path, write)
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    part = temporary(path)
     try:
         with part.open("xb") as file:  # not of `tempfile`, whose files are the user's alone
             write(file)
@@ -260,12 +275,6 @@ def explained(path: Path) -> Iterator[None]:
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
         raise OSError(f"{path}: could not be written ({reason}); what was written before is whole") from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of writes that were killed half-way."""
-    for leftover in folder.rglob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

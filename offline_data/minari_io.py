@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
-from surefoot.offline_data.files import require_space
+from surefoot.offline_data.files import require_space, temporary_folder
 from surefoot.offline_data.transitions import Transitions
 
 ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+", re.ASCII)
@@ -238,10 +237,10 @@ def _temporary_store(folder: Path) -> Iterator[Path]:
     """Let Minari write to a hidden store on the same disk, so that a half-written set never gets its final name."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     before = os.environ.get("MINARI_DATASETS_PATH")
-    with tempfile.TemporaryDirectory(prefix=".surefoot-", dir=store()) as made:
-        os.environ["MINARI_DATASETS_PATH"] = made
+    with temporary_folder(store() / "new") as made:
+        os.environ["MINARI_DATASETS_PATH"] = str(made)
         try:
-            yield Path(made)
+            yield made
         finally:
             os.environ.pop("MINARI_DATASETS_PATH")
             if before is not None:

@@ -35,7 +35,8 @@ LAYERS = {
     CONFIG: (CONFIG, *EVALUATION),
     "surefoot.training": (),
     "surefoot.evaluation": EVALUATION,
-    "surefoot.evaluation.storage": ("surefoot.agents.parts.blocks",),  # what a state says of its large tensors
+    # What a state says of its large tensors, and the names of files that are being written.
+    "surefoot.evaluation.storage": ("surefoot.agents.parts.blocks", "surefoot.offline_data.files"),
     "surefoot.agents": ("surefoot.agents",),  # further held by `paper_of`
     "surefoot.agents.interface": (),
     "surefoot.agents.parts": (

@@ -38,6 +38,8 @@ class Launch(Generic[C]):
     """Start from the config.yaml of another run. Options override it."""
     resume: Path | None = None
     """Resume the run in this folder; --steps may extend its budget."""
+    from_step: Annotated[int | None, tyro.conf.arg(name="from")] = None
+    """With --resume: go on from the checkpoint of this step, not the latest. Later checkpoints and rows are deleted."""
     out: Path = Path("runs")
     """Folder in which the new run folder is made."""
     name: str | None = None
@@ -59,12 +61,14 @@ def main(arguments: list[str]) -> int:
 def prepare(agent_name: str, launch: Launch[Any]) -> AnyRun | None:
     """Return the run of a launch, new or resumed; None where it is finished already."""
     if launch.resume is None:
+        if launch.from_step is not None:
+            raise ValueError(f"--from {launch.from_step} is a step of a run that is there: add --resume RUN")
         name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
         return begin(agent_name, launch.run, launch.out / name, launch.preset)
-    if run_folder.is_finished(launch.resume, launch.run):
+    if launch.from_step is None and run_folder.is_finished(launch.resume, launch.run):
         print(f"{launch.resume} is finished; --steps more than {launch.run.steps} resumes it")
         return None
-    return take_up(launch.resume, agent_name, launch.run)
+    return take_up(launch.resume, agent_name, launch.run, launch.from_step)
 
 
 def _train(run: AnyRun, stop: StopRequest) -> int:

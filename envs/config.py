@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from surefoot.configs.ranges import require_between, require_finite
 from surefoot.envs.physics import Physics
+
+MOST_ENVS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,13 @@ class EnvConfig:
     the rule known for the id. It is checked against the task at the start of a run."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "env.")
         if self.num_envs < 1:
             raise ValueError(f"--env.num-envs must be at least 1, got {self.num_envs}")
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ValueError(f"--env.max-episode-steps must be at least 1, got {self.max_episode_steps}")
         if self.action_bound is not None and not 0 < self.action_bound < math.inf:
             raise ValueError(f"--env.action-bound must be positive and finite, got {self.action_bound}")
+        require_between(self, {"num_envs": (1, MOST_ENVS)}, "env.")
         if self.vectorization not in ("sync", "async"):
             raise ValueError(f"--env.vectorization must be sync or async, got {self.vectorization!r}")

@@ -19,6 +19,8 @@ import torch
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.wrappers import OrderEnforcing, RescaleAction, TimeLimit
 
+from surefoot.configs.allowed_modules import require_allowed_kwargs
+from surefoot.configs.memory import require_memory
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.packages import import_tasks, known_problem, package_hint
@@ -38,6 +40,8 @@ from surefoot.envs.tensor_env import TensorEnv, TimeAwareObservation
 from surefoot.envs.vector import AsyncEnvs, MakeEnv, SubEnvs, SyncEnvs, TensorVectorEnv
 from surefoot.envs.with_parameters import WithParameters
 
+LEAST_MEMORY = {"batch": 200, "sync": 20_000, "async": 20_000_000}  # bytes of an environment: less than any takes
+
 
 def make_vec(
     config: EnvConfig,
@@ -56,7 +60,10 @@ def make_vec(
     """
     spec = find_spec(config.id)
     native = _native(spec)
-    if native and as_one_batch(config, uncertainty):
+    batched = native and as_one_batch(config, uncertainty)
+    least = LEAST_MEMORY["batch" if batched else config.vectorization]
+    require_memory(float(config.num_envs) * least, f"--env.num-envs {config.num_envs:,}")
+    if native and batched:
         limit = config.max_episode_steps or spec.max_episode_steps
         kwargs = {**spec.kwargs, **_constructor_kwargs(spec, config, render_mode)}
         with _one_line_errors(spec, kwargs):
@@ -160,7 +167,7 @@ def find_spec(env_id: str) -> EnvSpec:
     """Gymnasium's entry for an id; `module:EnvId` imports `module` first.
 
     Raises:
-        ValueError: no such id; names the closest ones.
+        ValueError: no such id, names the closest ones; a module that the user has not named.
         ImportError: no such module.
     """
     module, _, name = env_id.rpartition(":")
@@ -211,6 +218,7 @@ def _native(spec: EnvSpec) -> Callable[..., TensorEnv] | None:
 
 
 def _constructor_kwargs(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
+    require_allowed_kwargs(config.kwargs, config.id)
     kwargs: dict[str, Any] = dict(config.kwargs)
     if _native(spec):
         kwargs["physics"] = replace(config.physics, parameters=())  # a native task changes itself

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from surefoot.configs.allowed_modules import require_allowed
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.health import balanced, standing, upright, within
 from surefoot.envs.make import find_spec, make_vec
@@ -115,6 +116,7 @@ def _way_out(config: EnvConfig) -> str:
 
 def _load(name: str) -> TerminationFn:
     module, _, function = name.partition(":")
+    require_allowed(module, f"--env.termination {name!r}")  # one that is imported already can do harm too
     try:
         rule: TerminationFn | None = getattr(import_module(module), function, None)
     except (ModuleNotFoundError, ValueError) as error:

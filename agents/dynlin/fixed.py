@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surefoot.agents.dynlin.bandit import BanditConfig, BanditProblem
 from surefoot.agents.dynlin.learners import replicate_uniforms, sample_arm, table_of
-from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges
+from surefoot.agents.parts.ranges import AT_LEAST_1, POSITIVE, check_ranges
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class FixedConfig(BanditConfig):
     """A policy that does not learn."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"rounds_per_step": AT_LEAST_1})
+        rules = {"rounds_per_step": AT_LEAST_1, "daily_budget": POSITIVE}
+        check_ranges(self, rules | {"budgets": (lambda x: len(x) > 0 and min(x) > 0, "one or more positive numbers")})
 
     @property
     def needs_horizon(self) -> bool:

@@ -133,8 +133,8 @@ class Options:
     """What to time."""
 
     replicates: int = 32
-    rounds: int = 200
-    loop_rounds: int = 200
+    rounds: int = 100
+    loop_rounds: int = 60
 
 
 def main(options: Options) -> None:

@@ -66,12 +66,17 @@ SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def play(name: str, kwargs: dict[str, Any], rounds: int, replicates: int, seed: int = 0, **changes: Any) -> Any:
     """Return an agent after `rounds` rounds."""
+    agent = make(name, kwargs, rounds, replicates, seed, **changes)
+    agent.step()
+    return agent
+
+
+def make(name: str, kwargs: dict[str, Any], rounds: int, replicates: int, seed: int = 0, **changes: Any) -> Any:
+    """Return an agent whose step is `rounds` rounds."""
     spec, env = agents.get(name), EnvConfig(ID, num_envs=replicates, kwargs=kwargs)
     device = torch.device("cpu")
     setting = Setting(Spaces(*spaces_of(env)), seed, device, make_vec(env), engine=choose("auto", device)[0])
-    agent = spec.make_agent(replace(spec.default, rounds_per_step=rounds, **changes), setting)
-    agent.step()
-    return agent
+    return spec.make_agent(replace(spec.default, rounds_per_step=rounds, **changes), setting)
 
 
 def outcome(agent: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from neural_bandits import play
+from neural_bandits import make
 from record import record
 from torch import Tensor, nn
 
@@ -144,7 +144,7 @@ def main(options: Options) -> None:
         for name, one in LOOPS.items():
             loop, n, rounds = Loop(data), options.replicates, options.rounds
             slow = cpu_us(partial(repeat, one, loop, options.loop_rounds), options.loop_rounds)
-            fast = cpu_us(partial(play, name, {"data": data}, rounds, n), rounds * n)
+            fast = cpu_us(make(name, {"data": data}, rounds, n).step, rounds * n)
             cells[f"{data}/{name}"] = {"loop_us": slow, "batch_us": fast, "ratio": round(slow / fast, 1)}
             print(data, name, cells[f"{data}/{name}"], flush=True)
     record("neural_bandits_speed", {"replicates": options.replicates, "cells": cells}, began=began, seeds=[0])

@@ -44,7 +44,7 @@ from surefoot.agents.neural_bandits.network import Diagonal, Pass
 from surefoot.agents.neural_bandits.real import RealContextualBandit
 from surefoot.agents.neural_bandits.regression import NetworkRegression, RegressionConfig
 from surefoot.agents.parts.random import ReplicateUniforms
-from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, UNIT_INTERVAL, check_ranges
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, RATE, UNIT_INTERVAL, check_ranges
 from surefoot.agents.parts.state import Stateful
 
 
@@ -114,7 +114,7 @@ class EENetConfig(NeuralBaselineConfig):
     """Weight of the predicted residual in the first 1 000 rounds; a tenth of it later."""
 
     def __post_init__(self) -> None:
-        rules = {"rounds_per_step": AT_LEAST_1, "pool": AT_LEAST_1, "exploration_lr": POSITIVE}
+        rules = {"rounds_per_step": AT_LEAST_1, "pool": AT_LEAST_1, "exploration_lr": RATE}
         check_ranges(self, self.rules() | rules | {"exploration_weight": AT_LEAST_0})
 
 

@@ -53,7 +53,7 @@ class RegressionConfig:
     """Latest samples that are kept for it."""
 
     def rules(self) -> dict[str, Rule]:
-        return {"lr": POSITIVE, "updates_per_round": AT_LEAST_1, "batch_size": AT_LEAST_1} | PERTURBATION_RULES
+        return {"updates_per_round": AT_LEAST_1, "batch_size": AT_LEAST_1} | PERTURBATION_RULES
 
 
 @dataclass(frozen=True)

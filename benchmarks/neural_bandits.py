@@ -1,7 +1,7 @@
 """NeuSquareCB and NeuFastCB beside what they are compared with: regret over 10 replicates.
 
     python benchmarks/neural_bandits.py                     # every task and method
-    python benchmarks/neural_bandits.py --tasks digits      # some tasks; what was measured before stays
+    python benchmarks/neural_bandits.py --missing           # only what has no result yet
 
 Packaged data, and synthetic problems whose optimum is known. `digits` is one pass, in an order of each replicate's own;
 the smaller sets are shuffled anew for every pass. All networks have one schedule of training. The order that the
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from record import record_job
+from record import record_job, results_of
 
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
@@ -30,7 +30,6 @@ TASKS: dict[str, tuple[dict[str, Any], int]] = {
     "digits": ({"data": "digits"}, 1797),
     "breast-cancer": ({"data": "breast-cancer"}, 1707),  # three passes
     "wine": ({"data": "wine"}, 1780),  # ten
-    "iris": ({"data": "iris"}, 1500),  # ten
     "cosine": ({"problem": "cosine"}, 3000),
     "logistic": ({"problem": "logistic"}, 3000),
 }
@@ -110,6 +109,8 @@ class Options:
     tasks: tuple[str, ...] = tuple(TASKS)
     switches: bool = True
     """Also vary the two methods' own settings, on digits."""
+    missing: bool = False
+    """Only jobs that have no result yet."""
     replicates: int = 10
     seed: int = 0
 
@@ -119,6 +120,8 @@ def main(options: Options) -> None:
     jobs = [(task, label, *METHODS[label]) for task in options.tasks for label in METHODS]
     if options.switches and "digits" in options.tasks:
         jobs += [("digits", label, *SWITCHES[label]) for label in SWITCHES]
+    done = results_of("neural_bandits") if options.missing else {}
+    jobs = [job for job in jobs if f"{job[0]}/{job[1]}" not in done]
     began = time.perf_counter()
     for task, label, name, changes in jobs:
         kwargs, rounds = TASKS[task]

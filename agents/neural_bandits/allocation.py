@@ -81,4 +81,4 @@ def growing_rate(scale: float, power: float, t: int) -> float:
 
 def doubled(total: Tensor) -> Tensor:
     """Return the smallest power of 2 that is at least 1 and a running total (N,): an upper guess of L*."""
-    return 2.0 ** total.clamp(min=1.0).log2().ceil()
+    return torch.exp2(total.clamp(min=1.0).log2().ceil())

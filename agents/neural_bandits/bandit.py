@@ -10,7 +10,7 @@ Equations: docs/derivations/neural_bandits.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -114,6 +114,12 @@ def shape_of(env: Any) -> Shape:
     return Shape(env.num_envs, env.arms, env.features, env.shared)
 
 
+def shape_from(values: Sequence[Any]) -> Shape:
+    """Return the shape that a state holds as plain values."""
+    n, arms, features, shared = values
+    return Shape(int(n), int(arms), int(features), bool(shared))
+
+
 def as_contexts(shape: Shape, obs: Tensor) -> Tensor:
     """Return observations (M, d) or (M, K·d) as contexts (M, d) or (M, K, d)."""
     return obs if shape.shared else obs.unflatten(1, (shape.arms, shape.features))
@@ -143,8 +149,7 @@ class GreedyPolicy:
         return {"shape": list(self.shape), "oracle": self.learner.oracle.deployed()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.shape = Shape(*map(int, state["shape"]))
-        self.shape = self.shape._replace(shared=bool(self.shape.shared))
+        self.shape = shape_from(state["shape"])
         self.learner = self.make_learner(self.config, ContextualProblem(self.shape, 0, torch.device("cpu")))
         self.learner.oracle.load_deployed(state["oracle"])
 

@@ -18,6 +18,7 @@ from surefoot.agents.neural_bandits.bandit import (
     ContextualProblem,
     require_contexts,
     require_rewards,
+    shape_from,
 )
 from surefoot.agents.neural_bandits.network import Shape
 from surefoot.agents.parts.ask_tell import BanditRequest, Decision, given_rewards
@@ -162,9 +163,9 @@ class RealContextualBandit:
         """Go on from a state of the same learner; `ValueError` for one of another problem, and nothing is changed."""
         learner, shape = None, None
         if state["shape"] is not None:
-            n, arms, features, shared = state["shape"]
-            shape = Shape(int(n), int(arms), int(features), bool(shared))
-            if shape.replicates != self.replicates or shape.shared != (self.arms > 0) or self.arms not in (0, arms):
+            shape = shape_from(state["shape"])
+            arms = shape.arms if shape.shared else 0
+            if (shape.replicates, arms) != (self.replicates, self.arms):
                 own = f"{self.replicates} replicate(s), {self.arms or 'any number of'} arms"
                 raise ValueError(f"the state is of {shape}, this learner of {own}")
             learner = self.make_learner(self.config, ContextualProblem(shape, self.seed, self.device))

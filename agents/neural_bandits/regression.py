@@ -180,7 +180,9 @@ class NetworkRegression(Stateful):
         self.signs = _signs(weights, draws, self.network.size)  # (N, S, p), ±1
         self.round = 0
         plain = self.perturbation != "sampled" and self.radius is None and len(config.hidden) == 1
-        self.computed_by = ("native",) if engine == "native" and plain else ()  # by the kernel of the same steps
+        self.computed_by: tuple[str, ...] = (
+            ("native",) if engine == "native" and plain else ()
+        )  # by the kernel of the same steps
 
     def deployed(self) -> dict[str, Any]:
         """Return what predictions depend on."""

@@ -67,7 +67,7 @@ class ContextualBandit(TensorEnv):
         self._classes = load_classes(data, labels, label_column) if data is not None else None
         if self._classes is not None:
             arms, features = len(self._classes.names), self._classes.features.shape[1]
-        elif problem not in PROBLEMS:
+        if problem not in PROBLEMS:
             raise ValueError(f"unknown problem {problem!r}; choose one of {', '.join(PROBLEMS)}, or give data")
         if arms < 2 or features < 1:
             raise ValueError(f"{arms} arm(s) with {features} feature(s); needed are at least 2 and 1")

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from surefoot.agents import AgentRegistry
     from surefoot.api import (
         Run,
+        bandit,
         evaluate,
+        identify,
+        load_bandit,
         load_data,
         load_policy,
         make_env,
@@ -33,7 +36,10 @@ __all__ = [
     "LoadedPolicy",
     "Run",
     "agents",
+    "bandit",
     "evaluate",
+    "identify",
+    "load_bandit",
     "load_data",
     "load_policy",
     "make_env",

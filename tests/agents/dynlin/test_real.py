@@ -12,6 +12,7 @@ from surefoot import agents
 from surefoot.agents.dynlin.bounds import NAMES as BOUNDS
 from surefoot.agents.dynlin.bounds import from_system
 from surefoot.agents.dynlin.diagnosis import bonus_ratio, dominance, radius_parts
+from surefoot.agents.dynlin.identification import identify
 from surefoot.agents.dynlin.real import OPEN
 from surefoot.agents.parts.ask_tell import BanditRequest
 from surefoot.envs import DynamicalLinear
@@ -71,18 +72,18 @@ def state_of(learner):
     return learner.turns.state_dict()
 
 
-@pytest.mark.parametrize("name", ASKED)
-@pytest.mark.parametrize("system", ["s1", "real-data"])
+@pytest.mark.parametrize(
+    ("name", "system"),
+    [("dynlin-ucb", "s1"), ("batch-exp3", "s1"), *((name, "real-data") for name in ASKED)],
+)
 def test_told_the_simulators_rewards_a_learner_asks_for_the_simulators_actions(name, system):
-    if (name, system) == ("human-budget", "s1"):
-        pytest.skip("the experts' budget has three components")  # refused: test_baselines.py
     env = simulator(system, num_envs=3)
-    learner = asked(env, name, horizon=300)
+    learner = asked(env, name, horizon=200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        drive(env, learner, 300)
-    agent = play(make(name, num_envs=3, env={"system": system}, horizon=300, path="rounds", rounds_per_step=1), 300)
-    assert learner.turns.t == agent.regret.t == 300
+        drive(env, learner, 200)
+    agent = play(make(name, num_envs=3, env={"system": system}, horizon=200, path="rounds", rounds_per_step=1), 200)
+    assert learner.turns.t == agent.regret.t == 200
     torch.testing.assert_close(state_of(learner), agent.turns.state_dict(), rtol=0, atol=0)
 
 
@@ -445,3 +446,28 @@ def test_bounds_that_dominate_are_said():
     tight = real("dynlin-ucb", bounds=loose, bias_scale=0.001)
     drive(simulator(), tight, 600)
     assert dominance(tight.learner, 600) is None
+
+
+# --- from logs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_warm_start_is_worth_the_samples_that_its_error_says():
+    env = simulator()
+    source = real("uniform", bounds={})
+    drive(env, source, 800)
+    found = identify(*source.log())
+    learner = real("dynlin-ucb", horizon=1000)
+    learner.warm_start(found)
+    noise = max(learner.learner.known.sigma2, found.noise_std**2)
+    information = noise * np.linalg.inv(found.h_covariance)
+    V = math.log(1000) * np.eye(2) + information
+    estimate = np.linalg.solve(V, information @ [one.value for one in found.h])
+    np.testing.assert_allclose(learner.learner.ridge.gram[..., 0], V, rtol=1e-8)
+    np.testing.assert_allclose(learner.learner.ridge.estimate()[:, 0], estimate, rtol=1e-8)
+    assert learner.learner.prior_rounds == math.ceil(np.trace(information))
+    assert learner.ask().round == 1
+    for late, message in ((learner, "before the first decision"), (real("exp3"), "a warm start is for dynlin-ucb")):
+        with pytest.raises(ValueError, match=message):
+            late.warm_start(found)
+    with pytest.raises(ValueError, match="actions of 2 components, not 3"):
+        asked(simulator("real-data"), "dynlin-ucb").warm_start(found)

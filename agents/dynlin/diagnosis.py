@@ -1,9 +1,11 @@
 """Whether the bounds, and not the data, decide what an optimistic learner plays.
 
+Equations and sections: docs/derivations/dynlin.md §16.
+
 | derivation | paper | here |
 |---|---|---|
 | (3.4), (3.8) | Theorem 3.1 | `radius_parts` |
-| §16.3 | – | `bonus_ratio`, `dominance` |
+| (16.5) | – | `bonus_ratio`, `dominance` |
 """
 
 from __future__ import annotations

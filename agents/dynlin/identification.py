@@ -9,7 +9,7 @@ Equations and sections: docs/derivations/dynlin.md §16.
 | §16.1 | – | `Identified.of`: what the actions leave open has no interval |
 | (16.3) | Juang, Pappa (1985) | `realise`: eigensystem realisation; `Identified.spectral_radius` |
 | (16.4) | – | `Identified.bounds` |
-| (16.5) | – | `excess` |
+| (16.6) | – | `excess` |
 """
 
 from __future__ import annotations

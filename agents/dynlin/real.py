@@ -5,8 +5,8 @@ Equations and sections: docs/derivations/dynlin.md §16.
 | derivation | paper | here |
 |---|---|---|
 | §16.2 | – | `RealBandit.ask`, `RealBandit.tell`: rewards in time, late, or never |
-| §16.4 | – | `RealBandit.examine`: ρ̄ against the data, and raised where it was not given |
-| (16.6) | – | `RealBandit.warm_start` |
+| (16.6), §16.4 | – | `RealBandit.examine`: ρ̄ against the data, and raised where it was not given |
+| (16.7) | – | `RealBandit.warm_start` |
 
 Learner, epochs and numbers are those of the simulator (`bandit.Turns`): told the simulator's rewards, round by round, a
 learner asks for the simulator's actions to the last bit.

@@ -15,10 +15,7 @@ if TYPE_CHECKING:
     from surefoot.agents import AgentRegistry
     from surefoot.api import (
         Run,
-        bandit,
         evaluate,
-        identify,
-        load_bandit,
         load_data,
         load_policy,
         make_env,
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
         resume,
         train,
     )
+    from surefoot.bandits import bandit, identify, load_bandit
     from surefoot.evaluation.episodes import EvalResult
     from surefoot.evaluation.loaded_policy import LoadedPolicy
 
@@ -48,6 +46,7 @@ __all__ = [
     "train",
 ]
 _HOME = {"EvalResult": "surefoot.evaluation.episodes", "LoadedPolicy": "surefoot.evaluation.loaded_policy"}
+_HOME |= dict.fromkeys(("bandit", "identify", "load_bandit"), "surefoot.bandits")
 
 
 def __getattr__(name: str) -> Any:

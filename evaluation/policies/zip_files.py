@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import IO, Any
 
 import torch
@@ -48,7 +48,10 @@ def read_tensors(content: bytes) -> dict[str, Tensor]:
         ValueError: another file, a damaged one, or one that would run something or claims more than it holds.
     """
     try:
-        _check_claims(content) if zipfile.is_zipfile(io.BytesIO(content)) else _check_old_claims(content)
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            check_claims(zipfile.ZipFile(io.BytesIO(content)), len(content))
+        else:
+            _check_old_claims(content)
         tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError("refused: it holds objects whose loading could run code") from error
@@ -66,13 +69,18 @@ def _own(name: str, tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
 
 
-def _check_claims(content: bytes) -> None:
-    """Raise `ValueError` where a storage is not as long as it says: PyTorch would read past its end."""
-    archive = zipfile.ZipFile(io.BytesIO(content))
-    if sum(info.file_size for info in archive.infolist()) > len(content):  # PyTorch stores them as they are
+def check_claims(archive: zipfile.ZipFile, size: int, further: Collection[str] = ()) -> None:
+    """Raise `ValueError` where a storage is not as long as it says: PyTorch would read past its end.
+
+    Args:
+        archive: what `torch.save` wrote.
+        size: of the file in bytes.
+        further: names that it may mention besides those of tensors.
+    """
+    if sum(info.file_size for info in archive.infolist()) > size:  # PyTorch stores them as they are
         raise ValueError("its entries claim more than the file holds")
     (described,) = [name for name in archive.namelist() if name.endswith("/data.pkl")] or [""]
-    for kind, key, numbers in _claims(pickles.read(archive.read(described), _NAMES, persistent=True)):
+    for kind, key, numbers in _claims(pickles.read(archive.read(described), _NAMES.union(further), persistent=True)):
         stored = archive.getinfo(f"{described.removesuffix('data.pkl')}data/{key}").file_size
         if stored != numbers * _STORAGES[kind]:
             raise ValueError(f"storage {key} claims {numbers} numbers in {stored} bytes")

@@ -37,7 +37,7 @@ OWN_NAMES = frozenset(
     {"torch.Tensor", "torch.Size", "torch.device", "torch._tensor._rebuild_from_type_v2"}
     | {"torch.serialization._get_layout", "torch._utils._rebuild_parameter"}
     | {f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64")}
-    | {"torch.uint8", "torch.bool"}
+    | {f"torch.{name}" for name in ("uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128")}
 )  # that a checkpoint mentions beside storages and their tensors
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor, torch.dtype, torch.device, torch.Size)
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.parts import blocks
+from surefoot.evaluation.torch_files import check_claims
 from surefoot.offline_data.files import remove_leftovers, temporary
 
 FORMAT = 3  # of files; 2 had neither checksum nor blocks
@@ -126,8 +127,6 @@ def _require_held(path: Path) -> None:
 
     It stores its tensors as they are, so that an entry is as long as it is stored, and a storage as its entry.
     """
-    from surefoot.evaluation.policies.zip_files import check_claims  # the package imports this module
-
     if not zipfile.is_zipfile(path):
         raise pickle.UnpicklingError("another format")
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""NumPy arrays and numbers out of the records of a pickle (`evaluation/pickles.py`), never larger than the bytes it holds."""
+"""NumPy arrays and numbers out of the records of a pickle (`pickles.py`), never larger than the bytes it holds."""
 
 from __future__ import annotations
 

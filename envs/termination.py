@@ -139,7 +139,7 @@ class TerminationCheck(NamedTuple):
 
 def compare(rule: TerminationFn, config: EnvConfig, *, steps: int = RANDOM_STEPS, seed: int = 0) -> TerminationCheck:
     """Play random actions in the task and compare; `ValueError` for a rule that gives no (N,) bool."""
-    env = make_vec(replace(config, num_envs=1, vectorization="sync"))
+    env = make_vec(replace(config.in_c(), num_envs=1, vectorization="sync"))
     env.single_action_space.seed(seed)
     obs, _ = env.reset(seed=seed)
     rows = []

@@ -293,7 +293,7 @@ def _task_of_policy(arguments: list[str]) -> EnvConfig:
             task, physics = loaded.env_config, loaded.physics
         else:
             continue
-        return replace(task, physics=physics, num_envs=1, vectorization="sync")
+        return replace(task.in_c(), physics=physics, num_envs=1, vectorization="sync")
     return EnvConfig(id="")
 
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "push": "send a policy with its card and its stress test to the Hugging Face Hub",
     "export": "write a policy as an ONNX model",
     "data": "list, inspect, download, collect and convert recorded data",
+    "bandit": "drive a real system with a bandit learner: ask for actions, tell rewards",
     "parameters": "list what can differ in a task: units, ranges, nominal values",
     "plot": "draw learning curves of runs",
     "solve": "optimise an objective of the return distribution (CVaR, target, shortfall) in a tabular MDP",

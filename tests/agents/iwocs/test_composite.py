@@ -85,6 +85,7 @@ def test_a_model_is_a_repetition_where_no_parameter_differs_by_more_than_its_sha
     before = [model + torch.tensor(step) for step in ([0.02, 0.0], [0.0, 2.0], [0.03, 0.0], [-0.01, -3.0])]
     assert repeated(model, before, span, 0.0201) == [0, 1]
     assert repeated(model, [], span, 0.1) == []
+    assert repeated(model, [model + 1e-3, model], span, 0.0) == [1]  # on a grid: the same point
 
 
 def test_without_tolerance_the_composite_is_the_default_after_the_first_step():

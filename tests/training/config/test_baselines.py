@@ -24,6 +24,9 @@ OWN = ("agent", "baselines", "threads", "compile", "cudagraph")  # the method, a
 OTHER = {
     "env.id": "Hopper-v5",
     "env.vectorization": "async",
+    "env.backend": "warp",
+    "env.nconmax": 40,
+    "env.njmax": 200,
     "env.max_episode_steps": 77,
     "env.action_bound": 0.5,
     "env.termination": "mine:ends",

@@ -113,14 +113,14 @@ def net_at_start(learner: NeuralUCB) -> Network:
 
 
 def test_the_mean_over_signs_is_a_ridge_penalty_towards_the_start():
-    p, c, m, generator = 50, 0.3, 100, torch.Generator().manual_seed(0)
-    step = torch.randn(p, generator=generator, dtype=torch.float64)
-    f, y, draws = 0.7, 0.2, 400_000
-    signs = (torch.rand(draws, p, generator=generator) < 0.5).double() * 2 - 1
-    perturbed = f + c * m**-0.25 * (signs @ step)
-    expected = (f - y) ** 2 + c**2 / m**0.5 * float(step.square().sum())
-    assert float((perturbed - y).square().mean()) == pytest.approx(expected, rel=5e-3)
-    assert expected > 2 * (f - y) ** 2  # the penalty is most of it
+    c, width, y = 0.6, 6, 0.2
+    made = regression("square", perturbation="sampled", perturbation_scale=c, perturbation_draws=60_000)
+    f = float(made.network.arms(torch.full((1, 3), 0.4, dtype=torch.float64)).output[0, 0])
+    distance = float(sum(step.square().sum() for step in made.network.moved()))
+    penalty = c**2 / width**0.5 * distance
+    perturbed = f + made.offsets()
+    assert float((perturbed - y).square().mean()) == pytest.approx((f - y) ** 2 + penalty, rel=0.02)
+    assert penalty > 0.2 * (f - y) ** 2
 
 
 def regression(loss: str, **changes) -> NetworkRegression:

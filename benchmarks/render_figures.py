@@ -122,7 +122,7 @@ def draw_neural_bandits() -> Path:
             axes.fill_between(curve["rounds"], low, high, color=color, alpha=0.2, linewidth=0)
         axes.set_title(title)
         axes.set_xlabel("round")
-        axes.set_ylabel("cumulative regret (sum of losses beyond the best arm's)")
+        axes.set_ylabel("cumulative regret (excess loss)")
         axes.grid(True, linewidth=0.5, alpha=0.4)
         axes.spines[["top", "right"]].set_visible(False)
     legend_below(figure, panels[0])

@@ -223,6 +223,24 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         _write(path, write)
 
 
+def require_writable(path: Path) -> None:
+    """Raise `OSError` where a file cannot be written, before the work that would be lost; leaves nothing there.
+
+    Folders that are missing may be made: the nearest one that exists is tried.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder, and the file to write needs a name of its own")
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path}: cannot be written, since {folder} is a file")
+    trial = folder / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    with explained(path):
+        try:
+            trial.touch(exist_ok=False)
+        finally:
+            trial.unlink(missing_ok=True)
+
+
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -54,6 +54,8 @@ def _unfitted(obs: Tensor) -> Tensor:
 def act_of(predict: Predict, own_action: gym.Space[Any], label: str | None = None) -> Act:
     """Return a function from observations to actions in the task's own units as an `Act` in [-1, 1].
 
+    A `predict` with a memory, that is with `reset` and `observe` as in `StatefulPolicy`, gives a stateful one.
+
     The `Act` raises `ValueError`, in one line, for actions that are no numbers, of a wrong shape, not finite or beyond
     the task's bounds.
     """
@@ -68,7 +70,19 @@ def act_of(predict: Predict, own_action: gym.Space[Any], label: str | None = Non
             raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
         return torch.from_numpy(actions).to(obs.device)
 
-    return act
+    return Stateful(act, predict) if hasattr(predict, "reset") and hasattr(predict, "observe") else act
+
+
+class Stateful:
+    """An `Act` whose memory is that of what it is made of."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor], memory: Any):
+        self._act, self.reset, self.observe = act, memory.reset, memory.observe
+        self.needs_rewards = bool(getattr(memory, "needs_rewards", False))
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """Return actions (N, act) of observations (N, obs)."""
+        return self._act(obs)
 
 
 def _check_box(actions: np.ndarray, count: int, space: Any) -> np.ndarray:

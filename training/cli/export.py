@@ -15,30 +15,30 @@ from surefoot.envs import EnvConfig
 from surefoot.envs.names import action_signals, observation_signals
 from surefoot.evaluation.describe import describe
 from surefoot.evaluation.onnx_export import CHECKED, TOLERANCE, deployed, export
-from surefoot.evaluation.policies import AnyPolicy, load_any
+from surefoot.evaluation.policies import AnyPolicy
+from surefoot.evaluation.storage import require_writable
+from surefoot.training.cli.opening import Opening, open_all
+from surefoot.training.cli.options import read_options
 from surefoot.training.runs.shared_policy import read_stress
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Opening):
     """The policy, and the file to write."""
 
     policy: tyro.conf.Positional[Path]
-    """A run folder, policy file (.pt) or Stable-Baselines3 archive (.zip)."""
+    """A run folder or whatever else `surefoot evaluate` opens whose policy is a network."""
     out: tyro.conf.Positional[Path]
     """The .onnx file."""
-    checkpoint: str = "latest"
-    """Checkpoint of a run folder: `latest`, `best` or its step."""
-    allow_pickle: bool = False
-    """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
 
 
 def main(arguments: list[str]) -> int:
     """Write the model, say what goes in and out, and return the exit code."""
-    request = tyro.cli(Request, args=arguments, prog="surefoot export")
+    request = read_options(Request, args=arguments, prog="surefoot export")
     if request.out.suffix != ".onnx":
         raise ValueError(f"{request.out}: the file to write ends in .onnx")
-    policy = load_any(request.policy, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle)
+    require_writable(request.out)
+    (policy,) = open_all([request.policy], request)
     export(policy, request.out, metadata_of(request.policy, policy), checkpoint=request.checkpoint)
     module = deployed(policy, request.checkpoint)
     inputs, outputs = (["obs", *module.signature.inputs], ["action", *module.signature.outputs])

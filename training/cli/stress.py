@@ -15,11 +15,12 @@ import tyro
 from surefoot.envs import SETS, EnvConfig, UncertaintySet, disturbances
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
 from surefoot.evaluation.describe import Record, describe
-from surefoot.evaluation.policies import AnyPolicy, fitted, for_task, load_any
-from surefoot.evaluation.storage import write_atomically
+from surefoot.evaluation.policies import AnyPolicy, fitted, for_task
+from surefoot.evaluation.storage import require_writable, write_atomically
 from surefoot.evaluation.stress.measure import SEED, stress
 from surefoot.evaluation.uncertainty_grid import load_set
-from surefoot.training.cli.options import REGISTRY, laid_over
+from surefoot.training.cli.opening import Opening, open_all
+from surefoot.training.cli.options import laid_over, read_options
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.folder import seed_folders
 from surefoot.training.runs.provenance import provenance
@@ -29,7 +30,7 @@ BUDGET, EVERYTHING = 2_000, "disturbances"
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Opening):
     """The policies to stress, and how."""
 
     policies: tyro.conf.Positional[tuple[Path, ...]]
@@ -43,14 +44,6 @@ class Request:
     """Episodes per policy, all parts together."""
     seed: int = SEED
     """First reset seed; the parts of the test take theirs from it, 100,000 apart."""
-    checkpoint: str = "latest"
-    """Checkpoint of a run folder: `latest`, `best` or its step."""
-    normalizer: Path | None = None
-    """The vecnormalize.pkl of the archives, where it does not lie beside them; `none`: leave one that does out."""
-    allow_pickle: bool = False
-    """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
-    allow_code: bool = False
-    """Run TorchScript programs."""
     out: Path | None = None
     """The HTML file; the JSON file is written next to it. Default: `stress.html` in the first policy's run folder, or
     its name with `-stress.html` next to its file."""
@@ -63,6 +56,8 @@ def main(arguments: list[str]) -> int:
     request = parse(arguments)
     request = replace(request, policies=tuple(folder for path in request.policies for folder in seed_folders(path)))
     check(request)
+    for file in (out_of(request), out_of(request).with_suffix(".json")):
+        require_writable(file)
     torch.set_num_threads(1)  # the cores are the physics'; a policy's small products would only wait for each other
     device = pick_device(request.device)
     chosen, task = _opened(arguments, request, device)
@@ -75,7 +70,7 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: Sequence[str], env: EnvConfig | None = None) -> Request:
     """Return the request; the fields of `env` are the defaults of the `--env` options."""
     default = Request(policies=()) if env is None else Request(policies=(), env=env)
-    request = tyro.cli(Request, args=arguments, default=default, prog="surefoot stress", registry=REGISTRY)
+    request = read_options(Request, args=arguments, default=default, prog="surefoot stress")
     return replace(request, env=laid_over(request.env, default.env))
 
 
@@ -93,18 +88,7 @@ def check(request: Request) -> None:
 
 def _opened(arguments: Sequence[str], request: Request, device: torch.device) -> tuple[list[AnyPolicy], EnvConfig]:
     """Return the policies ready for their one task, and that."""
-    opened = [
-        load_any(
-            path,
-            checkpoint=request.checkpoint,
-            normalizer=request.normalizer,
-            allow_pickle=request.allow_pickle,
-            allow_code=request.allow_code,
-            device=device,
-        )
-        for path in request.policies
-    ]
-    ready = [_for_task(arguments, request, policy) for policy in opened]
+    ready = [_for_task(arguments, request, policy) for policy in open_all(request.policies, request, device)]
     tasks = {describe(asdict(task)): task for _, task in ready}
     if len(tasks) > 1:
         raise ValueError(f"the policies are of different tasks ({'; '.join(tasks)}); stress those of one task together")
@@ -196,13 +180,17 @@ def not_tried(policies: Sequence[Record], sets: Sequence[UncertaintySet]) -> lis
     return lines
 
 
+def out_of(request: Request) -> Path:
+    """Return where the page goes."""
+    return request.out or stress_page(request.policies[0])
+
+
 def write(request: Request, content: Record) -> None:
     """Write the page and the JSON file, and print where they are and what stands first on the page."""
     from surefoot.training.report.stress import page, parts_of, where  # matplotlib takes half a second
     from surefoot.training.report.stress_figures import worst_set
 
-    out = request.out or stress_page(request.policies[0])
-    text = page(content)
+    out, text = out_of(request), page(content)
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = json.dumps(content, indent=1) + "\n"
     write_atomically(out.with_suffix(".json"), lambda file: file.write(numbers.encode()))

@@ -16,6 +16,7 @@ import yaml
 
 from surefoot.configs.casting import option
 from surefoot.training.cli.errors import one_line_errors
+from surefoot.training.cli.options import read_options
 from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
 from surefoot.training.runs.console import quoted
@@ -103,7 +104,7 @@ def execute_one(run: AnyRun, stop: StopRequest) -> None:
 def parse(arguments: Sequence[str]) -> Launch:
     """Return the launch: options lie over the file, or over the sweep that is resumed."""
     default = Launch(_starting_point(arguments))
-    launch = tyro.cli(
+    launch = read_options(
         Launch,
         args=arguments,
         default=default,

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from surefoot.envs import EnvConfig
+from surefoot.evaluation.storage import require_writable
 from surefoot.training.cli.main import main
 from surefoot.training.cli.stress import chosen_sets, short_names
 
@@ -59,6 +60,27 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(options, said, make_ru
     assert said in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [("stress", "--out"), ("card", "--out"), ("export", ""), ("evaluate", "--json")]
+)
+def test_where_nothing_can_be_written_is_said_before_anything_is_opened(command, option, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    inside = str(tmp_path / "file" / "a.html").replace("html", "onnx" if command == "export" else "html")
+    call = [command, str(tmp_path / "gone.zip"), *([option] if option else []), inside]
+    assert main(call) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written, since" in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_can_be_written_leaves_no_trace_of_having_been_tried(tmp_path):
+    require_writable(tmp_path / "new" / "page.html")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(IsADirectoryError, match="a folder"):
+        require_writable(tmp_path)
 
 
 def test_policies_of_different_tasks_do_not_share_a_page(make_run, capsys):

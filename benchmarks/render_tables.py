@@ -1044,7 +1044,7 @@ def zoo_stress(result: Result) -> str:
         for name, job in ordered
     ]
     header = ("task", "policy", "nominal", "average", "worst", "CVaR 10% there", "where", "falls there", "SHA-256")
-    budgets = ", ".join(map(str, sorted({job["budget"] for job in jobs.values()})))
+    budgets = " or ".join(map(str, sorted({job.get("episodes", job["budget"]) for job in jobs.values()})))
     cpu = sum(job["cpu_seconds"] for job in jobs.values())
     refused = [f"{name}: {job['refused']}" for name, job in result["jobs"].items() if "refused" in job]
     notes = f"{len(jobs)} policies, {budgets} episodes each, {cpu / 60:.0f} CPU minutes in all."

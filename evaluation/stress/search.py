@@ -24,7 +24,14 @@ from surefoot.evaluation.uncertainty_grid import worlds
 
 Play = Callable[[np.ndarray, Sequence[int]], Episodes]  # points (J, d), a reset seed each -> outcomes (J,)
 # Reset seeds of each part, from the first seed on: parts that must not know of each other share none.
-SEEDS = {"nominal": 0, "choosing": 100_000, "finalists": 200_000, "worst": 300_000, "average": 400_000}
+SEEDS = {
+    "nominal": 0,
+    "choosing": 100_000,
+    "finalists": 200_000,
+    "worst": 300_000,
+    "average": 400_000,
+    "moment": 500_000,
+}
 APART = 0.25  # of the box: two starts of CMA-ES are at least so far from each other, in the largest coordinate
 DRAWS = 1_000  # of the surface, for the interval
 # Of those draws: the lower end can be wrong in two ways, so each has half of the error; and draws of one fitted surface

@@ -42,6 +42,9 @@ class Request(Opening):
     ranges. By default that and the task's largest published set."""
     budget: int = BUDGET
     """Episodes per policy, all parts together."""
+    worst_moment: int = 0
+    """Also search for the moment of an episode at which the worst point of each set hurts most, if it lasts so many
+    steps and the dynamics are nominal before and after; 0: not. Its episodes come on top of the budget."""
     seed: int = SEED
     """First reset seed; the parts of the test take theirs from it, 100,000 apart."""
     out: Path | None = None
@@ -80,6 +83,8 @@ def check(request: Request) -> None:
         raise ValueError("name at least one run folder, policy file or archive to stress")
     if len({path.resolve() for path in request.policies}) < len(request.policies):
         raise ValueError("the same policy is given twice")
+    if request.worst_moment < 0:
+        raise ValueError(f"--worst-moment is {request.worst_moment}; give a number of steps, or 0 for no such search")
     if request.seed < 0:
         raise ValueError(f"--seed is {request.seed}; reset seeds are numbers from 0 on")
     if request.out is not None and request.out.suffix != ".html":
@@ -140,7 +145,8 @@ def measure(
     policies = []
     for name, policy in zip(short_names(request.policies), chosen, strict=True):
         print(f"{name}: {request.budget:,} episodes on {task.id}, sets {', '.join(one.name for one in sets)}")
-        found = stress(policy.act, task, sets, budget=request.budget, seed=request.seed, device=device, tell=_tell)
+        settings = {"budget": request.budget, "seed": request.seed, "moment": request.worst_moment}
+        found = stress(policy.act, task, sets, **settings, device=device, tell=_tell)
         known = {"label": policy.label, "agent": policy.agent_name, "step": policy.step}
         origin = {"training_seed": policy.training_seed, "sha256": policy.sha256, "notes": list(policy.notes)}
         policies.append({"name": name, **known, **origin, **found})
@@ -176,7 +182,9 @@ def not_tried(policies: Sequence[Record], sets: Sequence[UncertaintySet]) -> lis
     published = {one.name for one in SETS.values() if _same_task(one.env, policies[0]["env"]["id"])}
     if rest := sorted(published - {one.name for one in sets}):
         lines.append(f"further published sets of the task: {', '.join(rest)}")
-    lines.append("parameters that change within an episode, other starts than the task's own, longer episodes")
+    moment = policies[0]["sets"][0].get("worst_moment")
+    change = f" otherwise than for {moment['duration']} steps" if moment else ""
+    lines.append(f"parameters that change within an episode{change}, other starts than the task's own, longer episodes")
     return lines
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import tyro
-from record import record_job, results_of
+from record import STARTED, record_job, results_of
 
 from surefoot.envs import SETS, EnvConfig, UncertaintySet, disturbances
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
@@ -98,14 +98,14 @@ def main(
         budget: episodes per policy.
         parameters: of the published set.
         disturbances: stress every task in all that can be disturbed, too.
-        only: beginnings of tasks, such as Hopper; all by default.
+        only: beginnings of tasks, such as Hopper, or policies, such as sac/Hopper-v3; all by default.
         minutes: of the whole run.
     """
     torch.set_num_threads(1)
     began = time.perf_counter()
     for path in sorted(zoo.glob("*/*/*.zip")):
         task_id, job = path.parent.name, f"{path.parent.parent.name}/{path.parent.name}"
-        if only and not task_id.startswith(only):
+        if only and not (task_id.startswith(only) or job in only):
             continue
         if time.perf_counter() - began > 60 * minutes:
             print(f"{job}: not begun, the time is up")
@@ -117,7 +117,7 @@ def main(
             found = stress_file(path, task_id, budget, parameters, disturbances)
         except ValueError as error:
             found = {"refused": str(error), "budget": budget}
-        record_job(NAME, job, found, began=start, seeds=[SEED])
+        record_job(NAME, job, found | {"commit": STARTED["commit"]}, began=start, seeds=[SEED])
 
 
 if __name__ == "__main__":

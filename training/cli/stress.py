@@ -83,6 +83,8 @@ def check(request: Request) -> None:
         raise ValueError("name at least one run folder, policy file or archive to stress")
     if len({path.resolve() for path in request.policies}) < len(request.policies):
         raise ValueError("the same policy is given twice")
+    if request.budget < 1:
+        raise ValueError(f"--budget is {request.budget}; it is the number of episodes per policy")
     if request.worst_moment < 0:
         raise ValueError(f"--worst-moment is {request.worst_moment}; give a number of steps, or 0 for no such search")
     if request.seed < 0:

@@ -50,6 +50,7 @@ def test_two_policies_on_one_page(make_run, tmp_path, capsys):
         (["--env.id", "Pendulum-v1"], "maps observations"),
         (["--out", "page.md"], ".html"),
         (["--seed", "-1"], "--seed is -1"),
+        (["--budget", "0"], "--budget is 0"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(options, said, make_run, tmp_path, capsys):

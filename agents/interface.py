@@ -270,6 +270,8 @@ class AgentSpec:
     unbounded: tuple[str, ...] = ()  # metrics of which infinity is a value, not a sign that training has diverged
     drawn: Mapping[str, str] = field(default_factory=dict)  # metrics of plots/diagnostics.png -> axis label, with unit
     regret: Literal["round", "episode"] | None = None  # a `BanditAgent`: measured by its regret, never evaluated
+    # (config, parts.ask_tell.BanditRequest, device) -> parts.ask_tell.AskTell: drives a real system
+    make_ask_tell: Callable[[Any, Any, Any], Any] | None = None
     goal: Literal["return", "worst case", "objective"] = "return"  # what it maximises
     needs_true_rewards: Callable[[Any], bool] = _never  # given its config: not with rewards changed on the way
     task_fields: tuple[str, ...] = ()  # config fields that are the task's or the run's length: baseline runs take them

@@ -666,6 +666,26 @@ def dhn_tails(jobs: Result) -> str:
     return markdown(("task", "exact", "achieved", "predicted", "mean return", "steps", "achieved by seed"), rows)
 
 
+def dhn_horizon(result: Result) -> str:
+    """Return one row per task and objective; an optimum that is only bracketed as two numbers."""
+    rows = []
+    for job, cell in result["jobs"].items():
+        low, high = cell["exact"]
+        exact = number(low, 3) if high - low < 5e-4 else f"{number(low, 3)} to {number(high, 3)}"
+        figures = [number(median(cell["runs"], key), 3) for key in ("achieved", "predicted")]
+        rows.append(
+            (
+                job.replace("/", ", "),
+                exact,
+                *figures,
+                *(seeds(cell["runs"], key, 3) for key in ("achieved", "predicted")),
+            )
+        )
+    return markdown(
+        ("task and objective", "exact", "achieved", "predicted", "achieved by seed", "predicted by seed"), rows
+    )
+
+
 def median(cells: list[Result], key: str) -> float:
     return float(np.median([cell[key] for cell in cells]))
 
@@ -1156,6 +1176,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "mbpo_update_speed_gpu": mbpo_update_speed_gpu,
     "mutants": mutants,
     "dhn": dhn,
+    "dhn_horizon": dhn_horizon,
     "dhn_speed": dhn_speed,
     "dvi_speed": dvi_speed,
 }

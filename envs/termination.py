@@ -8,6 +8,7 @@ relies on it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,7 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from surefoot.configs.allowed_modules import require_allowed
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.health import balanced, standing, upright, within
 from surefoot.envs.make import find_spec, make_vec
 from surefoot.envs.packages import import_module
 
@@ -31,31 +34,28 @@ def never(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
 def hopper(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     """Unless finite, all but the height within ±100, z > 0.7 and |angle| < 0.2."""
     height, rest = next_obs[:, 0], next_obs[:, 1:11]
-    steady = next_obs.isfinite().all(-1) & (rest.abs() < 100).all(-1)
-    return ~(steady & (height > 0.7) & (rest[:, 0].abs() < 0.2))
+    steady = next_obs.isfinite().all(-1) & within(rest, -100.0, 100.0).all(-1)
+    return ~(steady & upright(height, rest[:, 0], (0.7, math.inf), (-0.2, 0.2)))
 
 
 def walker2d(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     """Unless 0.8 < z < 2 and |angle| < 1."""
-    height, angle = next_obs[:, 0], next_obs[:, 1]
-    return ~((height > 0.8) & (height < 2.0) & (angle.abs() < 1.0))
+    return ~upright(next_obs[:, 0], next_obs[:, 1], (0.8, 2.0), (-1.0, 1.0))
 
 
 def ant(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     """Unless finite and 0.2 ≤ z ≤ 1."""
-    height = next_obs[:, 0]
-    return ~(next_obs.isfinite().all(-1) & (height >= 0.2) & (height <= 1.0))
+    return ~standing(next_obs, next_obs[:, 0], (0.2, 1.0))
 
 
 def humanoid(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     """Unless 1 < z < 2 (the task's own comparison: neither bound is healthy)."""
-    height = next_obs[:, 0]
-    return ~((height > 1.0) & (height < 2.0))
+    return ~within(next_obs[:, 0], 1.0, 2.0)
 
 
 def inverted_pendulum(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     """Unless finite and |angle| ≤ 0.2."""
-    return ~(next_obs.isfinite().all(-1) & (next_obs[:, 1].abs() <= 0.2))
+    return ~balanced(next_obs, next_obs[:, 1])
 
 
 def inverted_double_pendulum(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
@@ -116,6 +116,7 @@ def _way_out(config: EnvConfig) -> str:
 
 def _load(name: str) -> TerminationFn:
     module, _, function = name.partition(":")
+    require_allowed(module, f"--env.termination {name!r}")  # one that is imported already can do harm too
     try:
         rule: TerminationFn | None = getattr(import_module(module), function, None)
     except (ModuleNotFoundError, ValueError) as error:
@@ -138,7 +139,7 @@ class TerminationCheck(NamedTuple):
 
 def compare(rule: TerminationFn, config: EnvConfig, *, steps: int = RANDOM_STEPS, seed: int = 0) -> TerminationCheck:
     """Play random actions in the task and compare; `ValueError` for a rule that gives no (N,) bool."""
-    env = make_vec(replace(config, num_envs=1, vectorization="sync"))
+    env = make_vec(replace(config.in_c(), num_envs=1, vectorization="sync"))
     env.single_action_space.seed(seed)
     obs, _ = env.reset(seed=seed)
     rows = []

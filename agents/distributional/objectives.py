@@ -88,6 +88,20 @@ class Objective:
             return self.weight * expected - self.charge * stock
         return float(self.weight) * expected - float(self.charge) * stock
 
+    def expected(self, values: Tensor) -> Tensor:
+        """Return E u (…) of equally likely stocks plus returns (…, K).
+
+        Of the exponential its certainty equivalent, eq. (4.13), which orders alike and which a float can hold.
+        """
+        return self.utility(values).mean(-1) if self.aversion is None else self.measure(values)
+
+    def pooled(self, stock: Tensor, expected: Tensor, chances: Tensor) -> Tensor:
+        """Return the figures (C,) of initial stocks (C,), from `expected` (S, C) at states with chances (S,)."""
+        if self.aversion is not None:
+            return self.measure(expected.T, chances.expand_as(expected.T))
+        figures: Tensor = self.score(stock, (chances[:, None] * expected).sum(0))
+        return figures
+
     def measure(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the objective (…) of return distributions (…, K); without weights all returns weigh the same."""
         if weights is None:
@@ -137,7 +151,7 @@ def soundness(objective: Objective, gamma: float, horizon: int | None, *, ending
     if horizon is None:
         raise ValueError(
             f"{objective.name} is not homogeneous: with gamma = {gamma} stock alone would be silently wrong; give a "
-            "horizon, so that z = gamma^t can be carried along, or gamma = 1"
+            "horizon, so that z = gamma^t can be carried along"
         )
     line = (
         f"{objective.name} is not homogeneous: with gamma = {gamma} stock alone would be silently wrong, so "

@@ -21,6 +21,8 @@ in `agents/iwocs/exact.py`.
 | (4.17) the best so far, with its interval | – | `choice.compare`, `agent.IWOCS.deploy` |
 | (4.18) a model that repeats; §4.6 the ends | – | `composite.repeated`, `agent.IWOCS.ending` |
 | (4.19) nothing better is possible | – | `choice.highest_return`, `agent.IWOCS.ending` |
+| (4.20) ρ_i by the mean over the models | – | `agent.IWOCS.chosen` |
+| (4.21) errors remembered, (4.22) the most accurate acts | – | `composite.remembered`, `composite.Composite.decide` |
 | §4.6 the loop | – | `agent.IWOCS.step` |
 | (5.1) value of a point; grid (IWOCS*), CMA-ES (IWOCS) | – | `agent.IWOCS.play`, `search.Search` |
 
@@ -33,6 +35,10 @@ Where this differs from the paper, or the paper leaves it open, and why:
 - All models are usable in the first step of an episode: there is no step before it. Specialists propose mean actions.
 - The run ends where the worst model repeats one that was trained in. |J_i − Q_i| ≤ ε ends nothing: Q is discounted and
   learned, J is neither. So nothing is ever certified here.
+- `threshold_by="mean"` chooses ρ by the mean over the models of the search, (4.20): by the worst value alone it is
+  arbitrary for as long as another model stays the worst.
+- `gate_memory` and `gate_choice="accurate"` judge a specialist by the whole episode and let the one act that foresees
+  best, (4.21), (4.22): the model is the same in every step, and near an equilibrium all of them foresee the next.
 - ρ is an absolute error summed over all observations, so with many of them every model may be unusable everywhere, and
   the composite silently is its default (pitfall 4): the `fractions` in the path show it. `error_quantile` makes ρ
   relative.
@@ -148,6 +154,7 @@ class IWOCS:
         """Freeze what was trained, and look for the worst model under each threshold."""
         if isinstance(self.solver, StaticSolver) and self.config.error_quantile is not None:
             self.scale = self.solver.usual_error(self.config.error_quantile)
+            self.policy.usual[self.iteration - 1] = self.scale
         assert self.solver is not None
         replay = self.solver.replay
         self.most_reward = max(self.most_reward, float(replay.unpack(replay.rows[: len(replay)]).reward.max()))
@@ -178,7 +185,7 @@ class IWOCS:
 
     def chosen(self) -> int:
         """Return the number of the best threshold."""
-        values = [one.value for one in self.found]
+        values = [one.mean if self.config.threshold_by == "mean" else one.value for one in self.found]
         return self.candidates.index(best_threshold(values, self.candidates))
 
     def under_test(self) -> Composite:
@@ -277,7 +284,7 @@ class IWOCS:
             "equally_bad": self.found[k].ties,
             "worst_model": worst.tolist(),
             "by_threshold": [
-                [rho, one.value] for rho, one in (zip(self.candidates, self.found, strict=True) if i else ())
+                [rho, one.value, one.mean] for rho, one in (zip(self.candidates, self.found, strict=True) if i else ())
             ],
             "held_out_worst": self.search.least,
             "held_out_equally_bad": self.search.found.ties,
@@ -346,7 +353,7 @@ class IWOCS:
         unpack(self, PACKED, state)
         if "search" in state:
             self.withheld = state["withheld"]
-            self.found = [Found(value, model.cpu(), ties) for value, model, ties in state["found"]]
+            self.found = [Found(value, model.cpu(), ties, mean) for value, model, ties, mean in state["found"]]
             self.table = [tuple(row) for row in state["table"]]
             self.returns = [returns.cpu() for returns in state["returns"]]
             self.search = self.make_search()

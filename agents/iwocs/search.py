@@ -34,6 +34,7 @@ class Found(NamedTuple):
     value: float  # the least
     point: Tensor  # (d,) the first with it
     ties: int  # different points with it
+    mean: float  # of the values of all points
 
 
 class Search:
@@ -68,8 +69,9 @@ class Search:
         """The outcome so far; `ValueError` before the first values."""
         if self.best is None:
             raise ValueError("the search has no values yet")
-        equal = torch.cat([points[values == self.least] for points, values in self._evaluated])
-        return Found(self.least, self.best, len(equal.unique(dim=0)))
+        points, values = map(torch.cat, zip(*self._evaluated, strict=True))
+        equal = points[values == self.least]
+        return Found(self.least, self.best, len(equal.unique(dim=0)), float(values.mean()))
 
     @property
     def evaluations(self) -> int:

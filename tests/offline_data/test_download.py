@@ -85,6 +85,12 @@ def test_a_file_arrives_whole_with_its_sha256(server, path):
     assert sorted(item.name for item in path.parent.iterdir()) == ["data.hdf5", "data.hdf5.sha256"]
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_bar_is_shown_if_and_only_if_it_is_asked_for(progress, server, path, capsys):
+    download(server.url, path, progress=progress)
+    assert ("100%" in capsys.readouterr().err) == progress
+
+
 def test_an_interrupted_transfer_is_resumed_where_it_stopped(server, path):
     server.stop_after = 1000
     with pytest.raises(ConnectionError, match=rf"interrupted at 1000 of {len(server.body)} bytes; .* to resume"):

@@ -45,6 +45,20 @@ SICK = [
 ]
 
 
+def test_a_successor_that_differs_in_one_coordinate_is_a_jump(rows):
+    rows["next_observations"][1, 0] += 1
+    report = report_of(rows)
+    assert report.facts["discontinuities"] == 1
+    assert "first in row 1" in " ".join(report.problems)
+
+
+def test_rows_outside_of_the_bounds_are_counted_once_each(rows, save):
+    rows["observations"][[1, 4, 8]] = 2000.0  # in every coordinate
+    rows["observations"][5, 0] = -2000.0
+    report = check_health(save(rows), observation_space=gym.spaces.Box(-1000, 1000, (2,)))
+    assert "observations: 4 rows leave the environment's bounds" in report.problems
+
+
 @pytest.mark.parametrize(("name", "change", "message"), SICK)
 def test_each_fault_is_reported(rows, name, change, message):
     rows[name] = change(rows[name])

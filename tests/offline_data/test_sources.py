@@ -43,6 +43,19 @@ def test_other_dimensions_name_both_shapes(rows, save):
         load_for(DataConfig(str(save(rows))), gym.spaces.Box(-1, 1, (17,)), gym.spaces.Box(-1, 1, (6,)), seed=0)
 
 
+@pytest.mark.parametrize(("row", "action"), [(1, 0.5), (3, 1), (4, 5), (2, -2)])
+def test_actions_that_are_no_numbers_of_a_discrete_space_name_the_first_row(rows, save, row, action):
+    """Numbers 2 to 4: between two of them, below and above."""
+    numbers = np.full_like(rows["actions"], 2)
+    numbers[5:] = 4
+    config, space = DataConfig(str(save(rows | {"actions": numbers}))), gym.spaces.Discrete(3, start=2)
+    assert len(load_for(config, OBSERVATIONS, space, seed=0)) == 10
+    numbers[[row, 9]] = action
+    config = DataConfig(str(save(rows | {"actions": numbers}, "wrong.hdf5")))
+    with pytest.raises(ValueError, match=rf"the action of row {row} is {action:g}, but .* has actions 2 to 4"):
+        load_for(config, OBSERVATIONS, space, seed=0)
+
+
 def test_without_a_source_an_example_is_given():
     with pytest.raises(ValueError, match=r"no data given; set --data\.source"):
         load_for(DataConfig(), OBSERVATIONS, ACTIONS, seed=0)

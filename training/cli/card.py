@@ -8,9 +8,10 @@ from pathlib import Path
 import tyro
 
 from surefoot.evaluation.policy_files import policy_path
-from surefoot.evaluation.storage import require_writable, write_atomically
+from surefoot.evaluation.storage import write_atomically
 from surefoot.training.cli.opening import Opening, open_all
 from surefoot.training.cli.options import read_options
+from surefoot.training.cli.outputs import require_output
 from surefoot.training.report.card import card
 from surefoot.training.runs.shared_policy import facts_of, read_stress
 
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
     """Write the card and return the exit code."""
     request = read_options(Request, args=arguments, prog="surefoot card")
     out = request.out or _default_out(request.policy)
-    require_writable(out)
+    require_output(out, ".md")
     text = text_of(request)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, lambda file: file.write(text.encode()))

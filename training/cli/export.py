@@ -16,9 +16,9 @@ from surefoot.envs.names import action_signals, observation_signals
 from surefoot.evaluation.describe import describe
 from surefoot.evaluation.onnx_export import CHECKED, TOLERANCE, deployed, export
 from surefoot.evaluation.policies import AnyPolicy
-from surefoot.evaluation.storage import require_writable
 from surefoot.training.cli.opening import Opening, open_all
 from surefoot.training.cli.options import read_options
+from surefoot.training.cli.outputs import require_output
 from surefoot.training.runs.shared_policy import read_stress
 
 
@@ -35,9 +35,7 @@ class Request(Opening):
 def main(arguments: list[str]) -> int:
     """Write the model, say what goes in and out, and return the exit code."""
     request = read_options(Request, args=arguments, prog="surefoot export")
-    if request.out.suffix != ".onnx":
-        raise ValueError(f"{request.out}: the file to write ends in .onnx")
-    require_writable(request.out)
+    require_output(request.out, ".onnx")
     (policy,) = open_all([request.policy], request)
     export(policy, request.out, metadata_of(request.policy, policy), checkpoint=request.checkpoint)
     module = deployed(policy, request.checkpoint)

@@ -22,7 +22,7 @@ class Opening:
     allow_pickle: bool = False
     """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
     allow_code: bool = False
-    """Run TorchScript programs."""
+    """Run TorchScript programs, and import the modules that a file names for its task (`module:EnvId`)."""
 
 
 def open_all(paths: Sequence[Path | str], options: Opening, device: torch.device | str = "cpu") -> list[AnyPolicy]:

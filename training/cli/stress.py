@@ -12,15 +12,17 @@ from pathlib import Path
 import torch
 import tyro
 
+from surefoot.configs.ranges import LARGEST_SEED, require_between
 from surefoot.envs import SETS, EnvConfig, UncertaintySet, disturbances
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
 from surefoot.evaluation.describe import Record, describe
 from surefoot.evaluation.policies import AnyPolicy, fitted, for_task
-from surefoot.evaluation.storage import require_writable, write_atomically
+from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.stress.measure import SEED, stress
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.training.cli.opening import Opening, open_all
 from surefoot.training.cli.options import laid_over, read_options
+from surefoot.training.cli.outputs import require_output
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.folder import seed_folders
 from surefoot.training.runs.provenance import provenance
@@ -59,8 +61,8 @@ def main(arguments: list[str]) -> int:
     request = parse(arguments)
     request = replace(request, policies=tuple(folder for path in request.policies for folder in seed_folders(path)))
     check(request)
-    for file in (out_of(request), out_of(request).with_suffix(".json")):
-        require_writable(file)
+    for suffix in (".html", ".json"):
+        require_output(out_of(request).with_suffix(suffix))
     torch.set_num_threads(1)  # the cores are the physics'; a policy's small products would only wait for each other
     device = pick_device(request.device)
     chosen, task = _opened(arguments, request, device)
@@ -83,12 +85,9 @@ def check(request: Request) -> None:
         raise ValueError("name at least one run folder, policy file or archive to stress")
     if len({path.resolve() for path in request.policies}) < len(request.policies):
         raise ValueError("the same policy is given twice")
-    if request.budget < 1:
-        raise ValueError(f"--budget is {request.budget}; it is the number of episodes per policy")
-    if request.worst_moment < 0:
-        raise ValueError(f"--worst-moment is {request.worst_moment}; give a number of steps, or 0 for no such search")
-    if request.seed < 0:
-        raise ValueError(f"--seed is {request.seed}; reset seeds are numbers from 0 on")
+    if not 0 <= request.seed <= LARGEST_SEED:
+        raise ValueError(f"--seed is {request.seed}; reset seeds are numbers from 0 to {LARGEST_SEED:,}")
+    require_between(request, {"budget": (1, 100_000_000), "worst_moment": (0, 1_000_000)})
     if request.out is not None and request.out.suffix != ".html":
         raise ValueError(f"--out {request.out}: the page is an .html file; the JSON file is written next to it")
 

@@ -20,6 +20,8 @@ recipe of docs/derivations/distributional.md §7; the exact solvers are in `agen
 | §7.4 the update | – | `agent.DHN.update_eager` |
 | (7.13) n-step targets | – | `agent.NStep` |
 | (7.14) choice of c_0 at test time | – | `policy.QuantilePolicy.outer` |
+| (7.15) stock and time with a horizon | – | `equations.whole_stock_features`, `equations.time_features` |
+| (7.16) score of the whole return, z = γ^t | – | `equations.scores`, `equations.elapsed_scale` |
 | §2.4 the guard | – | `agent.DHN.check_sound` |
 
 QR-DQN (Dabney et al. 2018, arXiv 1710.10044) is this agent with objective `mean` and the stock off (§7.8).
@@ -43,6 +45,7 @@ from surefoot.agents.distributional.dhn.equations import (
     DHNConfig,
     Stocked,
     clamped,
+    elapsed_scale,
     fading,
     plan,
     quantile_huber_loss,
@@ -51,7 +54,7 @@ from surefoot.agents.distributional.dhn.equations import (
 )
 from surefoot.agents.distributional.dhn.policy import StockPolicy, chosen, dims, make_policy
 from surefoot.agents.distributional.objectives import next_stock, soundness
-from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Style
+from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Style, VectorEnv
 from surefoot.agents.parts.acceleration import accelerate, adam, set_lr
 from surefoot.agents.parts.interaction import Interaction
 from surefoot.agents.parts.networks import soft_update
@@ -90,7 +93,7 @@ class StockEnvs(Stateful):
             reward = reward.clamp(-bound, bound)
         gamma = torch.full_like(reward, config.gamma)
         rows = Stocked(batch.obs, action.float(), reward, batch.next_obs, batch.terminated, gamma, stock, earned, scale)
-        following = clamped(next_stock(stock, batch.reward, config.gamma), config.stock_range)
+        following = clamped(next_stock(stock, batch.reward, config.gamma), config)
         self.stock = torch.where(episodes.ended, self.draw(len(stock)), following)
         self.earned = torch.where(episodes.ended, 0.0, earned + scale * batch.reward)
         self.scale = torch.where(episodes.ended, 1.0, scale * config.gamma)
@@ -134,6 +137,12 @@ def _prolonged(earlier: Stocked, last: Stocked) -> Stocked:
     return earlier._replace(reward=reward, discount=discount, next_obs=last.next_obs, terminated=last.terminated)
 
 
+def longest_episode(env: VectorEnv | None) -> int | None:
+    """Return the steps after which an episode is over at the latest; None where there is no such number."""
+    limits = (getattr(env, "horizon", None), getattr(env, "episode_limit", None))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 class DHN(Stateful):
     """One `step` is one step of every environment and the updates it is due."""
 
@@ -173,11 +182,19 @@ class DHN(Stateful):
         self.update = accelerate(self.update_eager, setting, [self.policy, self.target, self.optimiser])
 
     def check_sound(self, setting: Setting) -> None:
-        """Raise `ValueError` where stock alone cannot optimise the objective."""
-        limit = getattr(setting.env, "episode_limit", None)
-        sound = soundness(self.policy.objective, self.config.gamma, limit)
-        if sound.scaled:
-            raise ValueError(f"{sound.line}; this agent does not carry it: set --agent.gamma 1, or solve it exactly")
+        """Raise `ValueError` where the agent cannot optimise the objective, or its horizon is not the task's."""
+        config, env = self.config, setting.env
+        length = longest_episode(env)
+        if config.horizon is not None and config.horizon != length:
+            known = f"{length} steps; set --agent.horizon {length}" if length else "no limit; give it one, with "
+            raise ValueError(
+                f"--agent.horizon is {config.horizon}, but an episode of this task has {known}"
+                + ("" if length else f"--env.max-episode-steps {config.horizon}")
+            )
+        try:
+            soundness(self.policy.objective, config.gamma, config.horizon)
+        except ValueError as error:
+            raise ValueError(f"{error}: --agent.horizon {length or 'N'} --env.time-aware") from None
 
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
         """Return the first actions (N,) of episodes that start in obs (N, obs); `stateful` continues with them."""
@@ -230,7 +247,7 @@ class DHN(Stateful):
         """One gradient step, §7.4; `fresh` (B,) are new c_0, `replaced` (B,) where they replace the stock."""
         config, stock = self.config, batch.stock
         if config.stock:
-            stock = clamped(relabelled(batch, fresh, replaced, config.relabel), config.stock_range)
+            stock = clamped(relabelled(batch, fresh, replaced, config), config)
         y = self.target_quantiles(batch, stock)
         z = chosen(self.policy.net(batch.obs, stock), batch.action.long())
         loss = quantile_huber_loss(z, y, config.huber_threshold).mean()
@@ -244,12 +261,20 @@ class DHN(Stateful):
 
     @torch.no_grad()
     def target_quantiles(self, batch: Stocked, stock: Tensor) -> Tensor:
-        """Return y (B, N) = r + γ(1 − d)·Z⁻(s', c', a'), a' greedy at the successor's own stock c'."""
-        following = clamped(next_stock(stock, batch.reward, batch.discount), self.config.stock_range)
+        """Return y (B, N) = r + γ(1 − d)·Z⁻(s', c', a'), a' greedy at the successor's own stock c'.
+
+        d is 1 where the task ended and, with a horizon, where the successor has reached it.
+        """
+        config = self.config
+        following = clamped(next_stock(stock, batch.reward, batch.discount), config)
         quantiles = self.target(batch.next_obs, following)
-        choosing = self.policy.net(batch.next_obs, following) if self.config.double else quantiles
-        action = scores(choosing, following, self.policy.objective).argmax(-1)
-        discount = batch.discount * (1 - batch.terminated)
+        choosing = self.policy.net(batch.next_obs, following) if config.double else quantiles
+        z = elapsed_scale(batch.next_obs, config)
+        action = scores(choosing, following, self.policy.objective, z).argmax(-1)
+        going_on = 1 - batch.terminated
+        if config.horizon is not None:
+            going_on = going_on * (batch.next_obs[:, -1] < config.horizon)
+        discount = batch.discount * going_on
         return batch.reward[:, None] + discount[:, None] * chosen(quantiles, action)
 
 
@@ -266,6 +291,7 @@ DHN_SPEC = AgentSpec(
     actions=("Discrete",),
     goal="objective",
     needs_true_rewards=adds_up_rewards,
+    task_fields=("horizon",),
     plan=plan,
     page="dhn",
     style=Style("#CC79A7", ":"),
@@ -286,6 +312,7 @@ QR_DQN_SPEC = AgentSpec(
     "QR-DQN (arXiv 1710.10044): DηN for the mean, without a stock",
     actions=("Discrete",),
     needs_true_rewards=adds_up_rewards,
+    task_fields=("horizon",),
     plan=plan,
     page="dhn",
     style=Style("#7F7F7F", "-."),

@@ -5,6 +5,7 @@ docs/derivations/distributional.md §7.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,10 +22,12 @@ from surefoot.agents.parts.ranges import (
     FRACTION,
     POSITIVE,
     UNIT_INTERVAL,
+    WIDTHS,
     check_ranges,
     optional,
 )
 
+LARGEST = 69.0  # log of the largest stock, 1e30: its square is no float32, but z·c is small again
 TIE_BREAK = 1e-3  # ε_tie, the weight of the mean return where the utility has flat parts, eq. (7.4)
 
 
@@ -42,6 +45,10 @@ class DHNConfig:
     """Range [c_lo, c_hi] of the initial stock c_0, in discounted return; it should cover -G_max ... -G_min."""
     gamma: float = 0.95
     """Discount factor of return and stock."""
+    horizon: int | None = None
+    """Time limit H of the task, which then is its end: nothing is bootstrapped there, and the network sees the steps
+    that are left and γ^t. Serves every objective, also at γ = 1; needs `env.time_aware`. None: a time limit does not
+    end the return."""
     quantiles: int = 32
     """Quantiles per action (N); use 64 for tau at most 0.1."""
     huber_threshold: float = 0.0
@@ -94,18 +101,27 @@ class DHNConfig:
     def __post_init__(self) -> None:
         rules = dict.fromkeys(["quantiles", "target_update_interval", "n_step"], AT_LEAST_1)
         rules |= dict.fromkeys(["huber_threshold", "exploration_steps"], AT_LEAST_0)
-        rules |= dict.fromkeys(["lr", "adam_eps"], POSITIVE)
         rules |= dict.fromkeys(["gamma", "final_lr"], FRACTION)
         rules |= dict.fromkeys(["epsilon", "final_epsilon", "relabel_probability"], UNIT_INTERVAL)
         rules |= dict.fromkeys(
             ["max_grad_norm", "clip_reward", "decay_steps"], optional((POSITIVE[0], "positive, or None"))
         )
+        rules["horizon"] = optional(AT_LEAST_1)
+        rules["image_shape"] = optional(WIDTHS)
         rules["stock_range"] = (lambda x: x[0] < x[1] and max(map(abs, x)) < float("inf"), "finite, its low end first")
         check_ranges(self, rules)
         self._check_together()
 
     def _check_together(self) -> None:
         objective = parse(self.objective)
+        if self.horizon is not None and self.image_shape is not None:
+            raise ValueError("--agent.horizon does not go with --agent.image-shape: bytes do not hold every step")
+        largest = max(map(abs, self.stock_range))
+        if self.horizon is not None and self.horizon * -math.log(self.gamma) + math.log1p(largest) > LARGEST:
+            raise ValueError(
+                f"--agent.horizon {self.horizon} with --agent.gamma {self.gamma}: gamma^-{self.horizon} is too large "
+                "for a float32 stock; leave the horizon out, for nothing that late counts"
+            )
         if self.stock and self.clip_reward is not None:
             raise ValueError("--agent.clip-reward does not go with --agent.stock, which adds up the real rewards")
         if self.stock and self.relabel_probability > 0 and self.n_step > 1:
@@ -140,13 +156,23 @@ def fading(step: int, start: float, end: float, over: int) -> float:
     return start + (end - start) * min(1.0, step / over) if over else end
 
 
-def clamped(stock: Tensor, stock_range: tuple[float, float]) -> Tensor:
+def clamped(stock: Tensor, config: DHNConfig) -> Tensor:
     """Return the stock within ±2·max|c_0|, eq. (7.1): beyond the range of G the best action is constant in c (§6.3).
 
-    Without this |c| grows like γ^-t once a target is out of reach.
+    Without this |c| grows like γ^-t once a target is out of reach. With a horizon it stays as it is: utilities that are
+    not homogeneous go on bending, and γ^t·c does not grow.
     """
-    limit = 2 * max(map(abs, stock_range))
+    if config.horizon is not None:
+        return stock
+    limit = 2 * max(map(abs, config.stock_range))
     return stock.clamp(-limit, limit)
+
+
+def elapsed_scale(obs: Tensor, config: DHNConfig) -> Tensor | None:
+    """Return z = γ^t (…) of time-aware observations (…, obs); None without a horizon, where z is not carried."""
+    if config.horizon is None:
+        return None
+    return torch.pow(torch.full_like(obs[..., -1], config.gamma), obs[..., -1])
 
 
 def stock_features(stock: Tensor, scale: float) -> Tensor:
@@ -155,19 +181,40 @@ def stock_features(stock: Tensor, scale: float) -> Tensor:
     return torch.stack([x.clamp(-1.5, 1.5), (4 * x).tanh(), (16 * x).tanh()], -1)
 
 
-def scores(quantiles: Tensor, stock: Tensor, objective: Objective) -> Tensor:
-    """Return (…, A) = mean_i f(c + Z_i) + ε_tie·mean_i Z_i of quantiles (…, A, N) and stock (…)."""
-    value = objective.utility(stock[..., None, None] + quantiles).mean(-1)
-    return value + TIE_BREAK * quantiles.mean(-1) if objective.flat else value
+def whole_stock_features(stock: Tensor, z: Tensor, scale: float) -> Tensor:
+    """Return φ (…, 3) of x = z·c/scale (…), the whole return so far; x itself, for f may bend anywhere: eq. (7.15)."""
+    x = z * stock / scale
+    return torch.stack([x, (4 * x).tanh(), (16 * x).tanh()], -1)
 
 
-def relabelled(batch: Stocked, fresh: Tensor, replaced: Tensor, how: str) -> Tensor:
+def time_features(obs: Tensor, z: Tensor, horizon: int) -> Tensor:
+    """Return ψ(t) = ((H − t)/H, 1/(H − t), γ^t), (…, 3), of time-aware observations (…, obs): eq. (7.15)."""
+    left = (horizon - obs[..., -1]).clamp(min=0)
+    return torch.stack([left / horizon, 1 / left.clamp(min=1), z], -1)
+
+
+def scores(quantiles: Tensor, stock: Tensor, objective: Objective, z: Tensor | None = None) -> Tensor:
+    """Return (…, A) = mean_i f(c + Z_i) + ε_tie·mean_i Z_i of quantiles (…, A, N) and stock (…), eq. (7.4).
+
+    With z = γ^t (…) the same of the whole return, f(z·(c + Z)), eq. (7.16).
+    """
+    returns, total = quantiles, stock[..., None, None] + quantiles
+    if z is not None:
+        returns, total = z[..., None, None] * returns, z[..., None, None] * total
+    value = objective.expected(total)
+    return value + TIE_BREAK * returns.mean(-1) if objective.flat else value
+
+
+def relabelled(batch: Stocked, fresh: Tensor, replaced: Tensor, config: DHNConfig) -> Tensor:
     """Return the stock (B,) of replayed rows: as it was, or where `replaced` (B,) as a fresh c_0 (B,) makes it.
 
-    The task never looks at the stock, so a transition holds for every one of them. `free`: the fresh one itself.
-    `trajectory`: γ^-t·(c_0 + Σ_{k<t} γ^k r), what the same rewards would have made of it.
+    The task never looks at the stock, so a transition holds for every one of them. `free`: the fresh one itself, with
+    a horizon γ^-t·c_0. `trajectory`: γ^-t·(c_0 + Σ_{k<t} γ^k r), what the same rewards would have made of it.
     """
-    new = fresh if how == "free" else (fresh + batch.earned) / batch.scale
+    if config.relabel == "trajectory":
+        new = (fresh + batch.earned) / batch.scale
+    else:
+        new = fresh if config.horizon is None else fresh / batch.scale
     return torch.where(replaced, new, batch.stock)
 
 

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from surefoot.agents.distributional.dhn.equations import (
     DHNConfig,
+    elapsed_scale,
     stock_features,
+    time_features,
+    whole_stock_features,
 )
 from surefoot.agents.parts.networks import MLP, uniform_
 
 
 class QuantileNetwork(nn.Module):
-    """Z(s, c, ·): N quantile estimates of G per action; not of c + G. `stock_range` None: no stock goes in."""
+    """Z(s, c, ·): N quantile estimates of G per action; not of c + G. With a horizon the time is an input, too."""
 
     def __init__(
         self,
@@ -28,25 +31,35 @@ class QuantileNetwork(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.actions, self.stock_range = actions, config.stock_range if config.stock else None
-        width = config.hidden[0]
+        self.actions, self.config = actions, config
+        width, finite = config.hidden[0], config.horizon is not None
         self.torso: nn.Module = (
             ImageTorso(config, obs_dim, generator)
             if config.image_shape is not None
-            else MLP(obs_dim, (), width, generator=generator)
+            else MLP(obs_dim - finite, (), width, generator=generator)
         )
         self.head = MLP(width, config.hidden[1:], actions * config.quantiles, generator=generator)
-        if config.stock:
-            self.scale = max(map(abs, config.stock_range))
-            self.of_stock = MLP(3, (width // 2 or 1,), width, generator=generator)
+        self.scale = max(map(abs, config.stock_range))
+        if config.stock or finite:
+            features = 3 * config.stock + 3 * finite
+            self.of_stock = MLP(features, (width // 2 or 1,), width, generator=generator)
 
     def forward(self, obs: Tensor, stock: Tensor) -> Tensor:
         """Map obs (B, obs) and clamped stock (B,) to quantiles (B, A, N)."""
-        x = self.torso(obs)
-        if self.stock_range is not None:
-            x = x + self.of_stock(stock_features(stock, self.scale))
+        config = self.config
+        x = self.torso(obs if config.horizon is None else obs[:, :-1])
+        if config.stock or config.horizon is not None:
+            x = x + self.of_stock(self.beside(obs, stock))
         quantiles: Tensor = self.head(x.relu_())
         return torch.unflatten(quantiles, -1, (self.actions, -1))
+
+    def beside(self, obs: Tensor, stock: Tensor) -> Tensor:
+        """Return the features (B, 3 or 6) of the stock, of the time, or of both."""
+        config, z = self.config, elapsed_scale(obs, self.config)
+        if z is None or config.horizon is None:
+            return stock_features(stock, self.scale)
+        time = time_features(obs, z, config.horizon)
+        return torch.cat([whole_stock_features(stock, z, self.scale), time], -1) if config.stock else time
 
 
 class ImageTorso(nn.Module):

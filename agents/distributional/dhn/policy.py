@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from surefoot.agents.distributional.dhn.equations import (
     DHNConfig,
     clamped,
+    elapsed_scale,
     scores,
 )
 from surefoot.agents.distributional.dhn.network import QuantileNetwork
 from surefoot.agents.distributional.objectives import Objective, next_stock, parse
 from surefoot.agents.interface import Spaces
+from surefoot.agents.parts.on_policy import require_time_aware
 from surefoot.agents.parts.random import make_generator
 
 STARTS = 64  # start states over which the outer search takes its mean
@@ -33,6 +35,8 @@ class QuantilePolicy(nn.Module):
     def __init__(self, config: DHNConfig, spaces: Spaces, generator: torch.Generator) -> None:
         super().__init__()
         obs_dim, actions, self.first = dims(spaces)
+        if config.horizon is not None:
+            require_time_aware(spaces)
         self.config = config
         self.objective = parse(config.objective)
         self.net = QuantileNetwork(obs_dim, actions, config, generator)
@@ -40,7 +44,7 @@ class QuantilePolicy(nn.Module):
     def greedy(self, obs: Tensor, stock: Tensor) -> tuple[Tensor, Tensor]:
         """Return the best actions (B,), counted from 0, and their quantiles (B, N) at clamped stocks (B,)."""
         quantiles = self.net(obs, stock)
-        action = scores(quantiles, stock, self.objective).argmax(-1)
+        action = scores(quantiles, stock, self.objective, elapsed_scale(obs, self.config)).argmax(-1)
         return action, chosen(quantiles, action)
 
     def act(self, obs: Tensor, *, explore: bool = False, generator: torch.Generator | None = None) -> Tensor:
@@ -68,22 +72,18 @@ class QuantilePolicy(nn.Module):
             grid = torch.full((1,), float(objective.stock), device=obs.device)
         states, counts = obs[:STARTS].unique(dim=0, return_counts=True)
         at_each = [self.expected_utility(state.expand(len(grid), -1), grid, objective) for state in states]
-        expected = torch.stack(at_each)  # (S, C)
-        predicted = objective.score(grid, (counts[:, None] * expected).sum(0) / counts.sum())
+        predicted = objective.pooled(grid, torch.stack(at_each), counts / counts.sum())
         best = predicted.argmin() if objective.outer == "min" else predicted.argmax()
         return Outer(float(grid[best]), float(predicted[best]), grid, predicted)
 
     def expected_utility(self, obs: Tensor, stock: Tensor, objective: Objective) -> Tensor:
-        """Return mean_i f(c + Z_i(s, c, a)) (B,) of the greedy action."""
-        clipped = clamped(stock, self.config.stock_range)
-        quantiles = self.greedy(obs, clipped)[1]
-        return objective.utility(stock[:, None] + quantiles).mean(-1)
+        """Return mean_i f(c + Z_i(s, c, a)) (B,) of the greedy action in states that episodes start in."""
+        quantiles = self.greedy(obs, clamped(stock, self.config))[1]
+        return objective.expected(stock[:, None] + quantiles)
 
     def require_served(self, objective: Objective) -> None:
         """Raise `ValueError` unless the network was trained for the utility of this objective."""
-        points = torch.linspace(-5.0, 5.0, 41, dtype=torch.float64)
-        own, other = (u / u.abs().amax() for u in (one.utility(points) for one in (self.objective, objective)))
-        if not torch.allclose(own, other):
+        if not same_utility(self.objective, objective):
             raise ValueError(
                 f"this network was trained for {self.objective.name}, whose utility is another than that of "
                 f"{objective.name}; choose one of the same utility (cvar serves every tau and shortfall(b), target "
@@ -142,16 +142,25 @@ class StockPolicy:
         if self.start is None:
             self.start = self.policy.outer(obs, self.objective).stock
         if self.stock is None:
-            self.stock = clamped(torch.full_like(obs[:, 0], self.start), self.policy.config.stock_range)
+            self.stock = clamped(torch.full_like(obs[:, 0], self.start), self.policy.config)
         return self.policy.choose(obs, self.stock, self.epsilon, self.generator) + self.policy.first
 
     def observe(self, reward: Tensor, ended: Tensor) -> None:
         """Take in the rewards (N,) of a step and which episodes ended (N,) in it."""
         assert self.stock is not None, "rewards come after actions"
         config = self.policy.config
-        following = clamped(next_stock(self.stock, reward.to(self.stock), config.gamma), config.stock_range)
-        fresh = clamped(torch.full_like(following, self.start or 0.0), config.stock_range)
+        following = clamped(next_stock(self.stock, reward.to(self.stock), config.gamma), config)
+        fresh = clamped(torch.full_like(following, self.start or 0.0), config)
         self.stock = torch.where(ended, fresh, following)
+
+
+def same_utility(one: Objective, other: Objective) -> bool:
+    """Return whether two utilities are the same up to a positive factor."""
+    if one.aversion is not None or other.aversion is not None:  # e^(λx) may be more than a float holds
+        return one.aversion == other.aversion
+    points = torch.linspace(-5.0, 5.0, 41, dtype=torch.float64)
+    first, second = (u / u.abs().amax() for u in (each.utility(points) for each in (one, other)))
+    return torch.allclose(first, second)
 
 
 def chosen(quantiles: Tensor, action: Tensor) -> Tensor:

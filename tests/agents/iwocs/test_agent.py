@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.iwocs import Composite, is_valid
 from surefoot.agents.iwocs.agent import IWOCS, OWN_EPISODES
+from surefoot.agents.iwocs.composite import Gate
 from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver
 from surefoot.agents.sac import SACNoise
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertainVectorEnv, find_set, make_single
@@ -154,13 +155,33 @@ def test_rho_is_the_best_of_the_search_and_frozen():
     assert [entry["rho"] for entry in agent.path] == [None, 0.5, 1.0]  # of equal ones the larger
     assert agent.policy.rho.tolist() == [0.5, 1.0]
     assert [entry["by_threshold"] for entry in agent.path[1:]] == [
-        [[0.1, 1.0], [0.5, 3.0], [1.0, 2.0]],
-        [[0.1, 5.0], [0.5, 4.0], [1.0, 5.0]],
+        [[0.1, 1.0, 7.0], [0.5, 3.0, 7.5], [1.0, 2.0, 7.25]],  # and the mean over the corners
+        [[0.1, 5.0, 8.0], [0.5, 4.0, 7.75], [1.0, 5.0, 8.0]],
     ]
     assert [entry["worst"] for entry in agent.path] == [0.5, 3.0, 5.0]
     tried = [[one.rho for one in act.specialists] for act in perturbed_envs.played]
     first, second = [[0.1], [0.5], [1.0], [0.5]], [[0.5, 0.1], [0.5, 0.5], [0.5, 1.0], [0.5, 1.0]]
     assert tried == [[], [], *first, [], [], *second, [], []]  # two a model are its own scores
+
+
+def test_rho_by_the_mean_looks_at_the_models_that_are_not_the_worst():
+    """A corner stays worst whatever ρ is, a little less so for the smallest; the others are better for the middle."""
+    worst, others = {2: 0.3, 3: 0.2, 4: 0.1}, {2: 5.0, 3: 9.0, 4: 7.0}
+
+    def value(call, point):
+        return (worst if point == CORNERS[3] else others).get(call, 0.0)
+
+    chosen = {}
+    for by in ("worst", "mean"):
+        agent, _, _ = scripted(value, iterations=1, threshold_by=by)
+        finish(agent)
+        chosen[by] = agent.path[1]["rho"], agent.path[1]["worst"], agent.path[1]["worst_model"]
+    assert chosen == {"worst": (0.1, 0.3, list(CORNERS[3])), "mean": (0.5, 0.2, list(CORNERS[3]))}
+
+
+def test_points_of_cma_have_no_mean_to_go_by():
+    with pytest.raises(ValueError, match=r"--agent.threshold-by mean does not go with --agent.search cma"):
+        IWOCSConfig(threshold_by="mean", search="cma")
 
 
 def test_where_no_model_can_give_more_no_further_model_is_trained_in():
@@ -320,8 +341,19 @@ def test_errors_can_be_measured_in_those_the_predictor_is_used_to():
     finish(agent)
     scale = agent.path[1]["error_scale"]
     assert usual[0].min() < scale < usual[0].max()
-    assert 0.6 < float(is_valid(usual[0][:, None], torch.zeros(1), scale).float().mean()) <= 1.0
+    assert 0.6 < float(is_valid(usual[0], scale).float().mean()) <= 1.0
     assert_close(float(agent.policy.rho[0]), agent.path[1]["rho"] * scale)
+    assert [one.usual for one in agent.policy.specialists([0.0])] == [scale]
+
+
+def test_a_policy_of_before_the_unit_was_kept_has_the_unit_one():
+    agent, _, _ = scripted(worst_at(2, 1, 3, 0), gate_memory=0.5, gate_choice="accurate")
+    state = agent.policy.state_dict()
+    agent.policy.usual.fill_(7.0)
+    del state["usual"]
+    agent.policy.load_state_dict(state)
+    assert agent.policy.usual.tolist() == [1.0, 1.0, 1.0]
+    assert agent.stateful().gate == Gate(0.5, "accurate")
 
 
 # --- putting away and taking out --------------------------------------------------------------------------------------

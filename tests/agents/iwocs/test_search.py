@@ -225,6 +225,7 @@ def test_equally_bad_points_are_counted_once_each_and_only_those_of_the_least_va
         search.tell(torch.tensor([next(values) for _ in points]))
     assert search.found.ties == 4
     assert (search.found.value, search.found.point.tolist()) == (1.0, [0.5, 0.5])
+    assert search.found.mean == pytest.approx(20 / 9)  # of all points, though the batches have two, the last one
     one = random_search(*unit(1), seed=0, population=2, generations=1)
     one.tell(torch.zeros(2))
     assert one.found.ties == 2

@@ -10,7 +10,16 @@ from torch.testing import assert_close
 from surefoot import agents
 from surefoot.agents.interface import Batch, Setting
 from surefoot.agents.parts import acceleration
-from surefoot.agents.parts.acceleration import accelerate, adam, clone, each_tensor, leaves, tensors_of, uncompiled
+from surefoot.agents.parts.acceleration import (
+    accelerate,
+    adam,
+    clone,
+    each_tensor,
+    leaves,
+    set_lr,
+    tensors_of,
+    uncompiled,
+)
 from surefoot.envs.termination import never
 
 PHASED = ("sac", "h2o", "darc", "cql", "bc", "mbpo")
@@ -82,6 +91,30 @@ def test_everything_a_step_changes_is_found():
     assert len(tensors_of(layer)) == 2
     assert len(tensors_of(optimiser)) == 6  # step, first and second moment of weight and of bias
     assert len(tensors_of(torch.ones(1))) == 1
+
+
+@pytest.mark.parametrize("cudagraph", [False, True])
+def test_state_of_adam_is_there_from_the_start_where_a_graph_will_record_its_step(cudagraph):
+    parameters = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(4))]
+    optimiser = adam(parameters, 1e-3, dataclasses.replace(make_setting(), cudagraph=cudagraph))
+    expected = {p: {"step": torch.tensor(0.0), "exp_avg": 0 * p, "exp_avg_sq": 0 * p} for p in parameters}
+    assert len(optimiser.state) == (2 if cudagraph else 0)
+    for parameter, state in optimiser.state.items():
+        assert_close(state, {name: value.detach() for name, value in expected[parameter].items()})
+    assert optimiser.defaults["capturable"] is cudagraph
+
+
+def test_a_recorded_step_reads_its_size_from_a_tensor_that_stays_the_same():
+    plain, recorded = ([torch.nn.Parameter(torch.ones(1))] for _ in range(2))
+    optimisers = [torch.optim.Adam(plain, lr=0.1), torch.optim.Adam(recorded, lr=0.1, capturable=True)]
+    for optimiser in optimisers:
+        set_lr(optimiser, 0.5)
+    first = optimisers[1].param_groups[0]["lr"]
+    for optimiser in optimisers:
+        set_lr(optimiser, 0.25)
+    assert optimisers[0].param_groups[0]["lr"] == 0.25
+    assert optimisers[1].param_groups[0]["lr"] is first
+    assert first.item() == 0.25
 
 
 @pytest.mark.slow

@@ -66,6 +66,13 @@ def test_log_prob_agrees_with_float64_up_to_twenty(mean):
     assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_log_prob_is_summed_over_the_last_axis_of_any_number():
+    noise, log_std, u = torch.randn(3, 4, 5, 2, generator=generator())
+    together = tanh_gaussian_log_prob(noise, log_std, u)
+    assert_close(together, torch.stack([tanh_gaussian_log_prob(*one) for one in zip(noise, log_std, u, strict=True)]))
+    assert together.shape == (4, 5)
+
+
 def test_recorded_actions_have_the_log_prob_they_were_sampled_with():
     policy = TanhGaussianPolicy(3, 2, (16,), generator=generator(), log_std_offset=-1.0)
     obs, noise = torch.randn(20, 3, generator=generator(1)), torch.randn(20, 2, generator=generator(2))

@@ -1,5 +1,6 @@
 """Many parameter vectors at once against Gymnasium's own environments, one after the other."""
 
+from contextlib import nullcontext
 from itertools import pairwise
 
 import gymnasium as gym
@@ -184,6 +185,37 @@ def test_a_tensor_task_is_played_in_waves_with_a_row_of_parameters_per_environme
             obs, reward, *_ = env.step(act(obs))
             total += reward
         np.testing.assert_array_equal(played.returns[first:last], total[: len(rows)])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_return_of_a_tensor_task_that_is_no_number_is_reported_as_broken(bad, monkeypatch):
+    one = SETS["pendulum-2"]
+    step = Pendulum.step
+
+    def spoilt(self, action):
+        obs, reward, *others = step(self, action)
+        reward[self.mass == self.mass.max()] = bad
+        return obs, reward, *others
+
+    monkeypatch.setattr(Pendulum, "step", spoilt)
+    params = corners(one, n=3)
+    params[:, 0] = one.low[0], one.high[0], one.low[0]
+    config = EnvConfig("surefoot/Pendulum-v0", max_episode_steps=3)
+    assert play(linear("surefoot/Pendulum-v0"), config, one, params, range(3)).broken.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_environments_are_closed_whether_the_episodes_end_or_the_policy_fails(fails, monkeypatch):
+    closed = []
+    monkeypatch.setattr(MujocoRobots, "close", lambda self: closed.append(self._pool.shutdown()))
+
+    def act(obs):
+        return obs[:, :3] if fails else torch.zeros(len(obs), 1)
+
+    config = EnvConfig(LIGHT.env, max_episode_steps=2)
+    with pytest.raises(ValueError) if fails else nullcontext():  # noqa: PT011 - NumPy's, of three commands for one motor
+        play(act, config, LIGHT, [[5.0]], [0])
+    assert closed == [None]
 
 
 def test_an_episode_without_an_end_is_an_error(monkeypatch):

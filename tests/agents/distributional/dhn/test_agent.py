@@ -355,7 +355,11 @@ def test_stocks_that_run_away_are_clamped_the_same_way_everywhere():
     rows, _ = agent.envs.step(torch.zeros(4, dtype=torch.int64), 0)
     agent.target_quantiles(rows, rows.stock)
     assert bool((agent.target.seen[0].abs() <= 10).all())
-    assert clamped(torch.tensor([-11.0, 3.0, 11.0]), (-5.0, 1.0)).tolist() == [-10.0, 3.0, 10.0]
+    assert clamped(torch.tensor([-11.0, 3.0, 11.0]), replace(SMALL, stock_range=(-5.0, 1.0))).tolist() == [
+        -10.0,
+        3.0,
+        10.0,
+    ]
 
 
 def test_n_step_transitions_add_up_rewards_until_n_or_the_episodes_end():
@@ -386,7 +390,7 @@ def test_a_relabelled_stock_is_what_a_fresh_start_would_have_made(how):
     rows, _ = walk(WIDE, 3)
     last = Stocked(*(field[2] for field in rows))
     fresh, replaced = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([True, False, True, True])
-    got = relabelled(last, fresh, replaced, how)
+    got = relabelled(last, fresh, replaced, replace(WIDE, relabel=how))
     by_hand = fresh.clone()
     for t in (0, 1):
         by_hand = (by_hand + rows.reward[t]) / 0.8
@@ -439,20 +443,6 @@ def test_the_probability_and_range_of_relabelled_stocks(monkeypatch):
 def test_wrong_settings_are_refused_in_one_line(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **changes)
-
-
-def test_gamma_1_needs_episodes_that_end():
-    make_agent(replace(SMALL, gamma=1.0))
-    endless = Payments()
-    endless.episode_limit = None
-    with pytest.raises(ValueError, match="gamma = 1 needs a horizon"):
-        make_agent(replace(SMALL, gamma=1.0), endless)
-
-
-def test_a_utility_that_stock_alone_gets_wrong_is_refused():
-    with pytest.raises(ValueError, match=r"not homogeneous.*does not carry it: set --agent.gamma 1"):
-        make_agent(replace(SMALL, objective="entropic(1)"))
-    make_agent(replace(SMALL, objective="entropic(1)", gamma=1.0))
 
 
 def test_continuous_actions_are_refused():

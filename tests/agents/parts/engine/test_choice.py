@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from surefoot.agents.parts.engine import choose, compute_by, engine_of, flags, native
+from surefoot.agents.parts.engine import attach, choose, compute_by, coverage, engine_of, flags, native
+from surefoot.agents.parts.engine.flat import Flat, flat_of
 from surefoot.agents.parts.networks import StackedMLP
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -165,3 +166,50 @@ def test_the_cache_is_the_users(monkeypatch):
     assert native.cache_folder() == Path("/somewhere/surefoot")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert native.cache_folder() == Path(os.path.expanduser("~/.cache/surefoot"))
+
+
+def network(**shape: bool) -> StackedMLP:
+    return StackedMLP(2, 3, (4,), 1, generator=torch.Generator().manual_seed(0), **shape)
+
+
+def test_what_is_attached_is_computed_by_the_engine_and_lies_in_one_tensor():
+    owner = torch.nn.ModuleDict({"critic": network(), "normalised": network(layer_norm=True)})
+    held = {name: value.clone() for name, value in owner.state_dict().items()}
+    attach("torch", [owner, torch.ones(1)])
+    parameters = list(owner.parameters())
+    whole = flat_of(parameters)
+    assert whole is not None
+    assert {p.untyped_storage().data_ptr() for p in parameters} == {whole.values.untyped_storage().data_ptr()}
+    assert all(torch.equal(value, held[name]) for name, value in owner.state_dict().items())
+    assert engine_of(owner) == "torch"
+    attach("torch", [owner])  # what an optimiser has is left where it is
+    assert flat_of(parameters) is whole
+
+
+def test_what_stays_with_autograd_is_told_unless_nothing_trains_it():
+    agent = torch.nn.ModuleDict({"critic": network(), "normalised": network(layer_norm=True)})
+    agent["target"] = network(layer_norm=True).requires_grad_(False)
+    assert coverage(agent) == ([], ["critic", "normalised"])
+    compute_by("torch", agent)
+    assert coverage(agent) == (["critic"], ["normalised"])
+
+
+def test_a_flat_tensor_is_that_of_all_of_its_parameters_in_their_order():
+    parameters = [torch.nn.Parameter(torch.full((2,), float(i))) for i in range(3)]
+    assert flat_of(parameters) is None
+    whole = Flat(parameters)
+    assert flat_of(parameters) is whole
+    first, second, third = parameters
+    for others in ([], [first, second], [first, third, second], [first, second, torch.nn.Parameter(third.clone())]):
+        assert flat_of(others) is None
+
+
+def test_the_first_compiler_that_is_there_compiles(afresh, monkeypatch, tmp_path):
+    """Of two the second is no argument of the first."""
+    for name in ("g++", "clang++"):
+        compiler = tmp_path / "bin" / name
+        compiler.parent.mkdir(exist_ok=True)
+        compiler.write_text(f'#!/bin/sh\necho "error: {name} was told $1" >&2\nexit 1')
+        compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert f"with g++ (error: g++ was told {flags.COMPILE[0]})" in refused()

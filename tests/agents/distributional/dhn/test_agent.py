@@ -445,6 +445,12 @@ def test_wrong_settings_are_refused_in_one_line(changes, message):
         replace(SMALL, **changes)
 
 
+@pytest.mark.parametrize("start", [float("nan"), float("inf")])
+def test_a_start_that_is_no_finite_number_is_refused(start):
+    with pytest.raises(ValueError, match=f"the stock to start with is {start}; it must be a finite number"):
+        make_policy().stateful(stock=start)
+
+
 def test_continuous_actions_are_refused():
     box = gym.spaces.Box(-1, 1, (2,), np.float32)
     with pytest.raises(ValueError, match="needs Discrete actions"):

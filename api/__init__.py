@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         resume,
         train,
     )
+    from surefoot.bandits import bandit, identify, load_bandit
     from surefoot.evaluation.episodes import EvalResult
     from surefoot.evaluation.loaded_policy import LoadedPolicy
 
@@ -33,7 +34,10 @@ __all__ = [
     "LoadedPolicy",
     "Run",
     "agents",
+    "bandit",
     "evaluate",
+    "identify",
+    "load_bandit",
     "load_data",
     "load_policy",
     "make_env",
@@ -42,6 +46,7 @@ __all__ = [
     "train",
 ]
 _HOME = {"EvalResult": "surefoot.evaluation.episodes", "LoadedPolicy": "surefoot.evaluation.loaded_policy"}
+_HOME |= dict.fromkeys(("bandit", "identify", "load_bandit"), "surefoot.bandits")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from surefoot import agents as registry
 from surefoot.configs import preset_names
+from surefoot.configs.allowed_modules import imports_allowed, named_modules
 from surefoot.configs.casting import overlay
 from surefoot.envs import EnvConfig, make_own, own_action_space, spaces_of
 from surefoot.evaluation.episodes import NUM_ENVS, EvalResult
@@ -62,9 +64,11 @@ class Run:
         """The runs of its seeds, where it has several (`num_seeds`): policies and rows are theirs. Else itself."""
         return [Run(folder) for folder in run_folder.seed_folders(self.folder)]
 
-    def policy(self, checkpoint: str | int = "latest", *, device: str = "cpu") -> LoadedPolicy:
-        """Return the policy at the `latest` or `best` checkpoint, or at a step."""
-        return load_policy(self.folder, checkpoint=checkpoint, device=device)
+    def policy(
+        self, checkpoint: str | int = "latest", *, allow_code: bool = False, device: str = "cpu"
+    ) -> LoadedPolicy:
+        """Return the policy at the `latest` or `best` checkpoint, or at a step; `allow_code` as for `load_policy`."""
+        return load_policy(self.folder, checkpoint=checkpoint, allow_code=allow_code, device=device)
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the rows of metrics.csv, one per log interval; cells without a value are left out."""
@@ -88,6 +92,7 @@ def train(
     out: str | Path = "runs",
     name: str | None = None,
     callback: Callback | None = None,
+    allow_code: bool = False,
     **overrides: Any,
 ) -> Run:
     """Train an agent and return its run.
@@ -99,6 +104,7 @@ def train(
         name: of the run's folder; made from agent, task, preset, seed and time by default.
         callback: called with the row of metrics.csv at every log interval, which says its `seed` where there are
             several; training stops where it returns True, with a checkpoint, as after Ctrl-C.
+        allow_code: import the modules that a preset's file names (`module:EnvId`). Those named here are imported.
         overrides: settings that lie over the preset, named as on the command line: `steps=1000`, `env="Hopper-v5"`,
             `env={"physics": {"gravity": 2.0}}`, `agent={"hidden": (64, 64)}`, or `**{"env.physics.gravity": 2.0}`.
 
@@ -108,27 +114,39 @@ def train(
         FileNotFoundError: no such preset or data.
         FileExistsError: the run's folder exists.
     """
-    base = load_preset(agent, preset) if preset else default_config(agent)
-    config = overlay(base, _nested(overrides), "surefoot.train")
-    return Run(session.train(agent, config, out=Path(out), name=name, preset=preset, callback=callback))
+    with _allowing(overrides, allow_code):
+        base = load_preset(agent, preset) if preset is not None else default_config(agent)
+        config = overlay(base, _nested(overrides), "surefoot.train")
+        return Run(session.train(agent, config, out=Path(out), name=name, preset=preset, callback=callback))
 
 
-def resume(run: str | Path | Run, *, callback: Callback | None = None, **overrides: Any) -> Run:
+def resume(
+    run: str | Path | Run,
+    *,
+    from_step: int | None = None,
+    callback: Callback | None = None,
+    allow_code: bool = False,
+    **overrides: Any,
+) -> Run:
     """Resume a run from its latest checkpoint and return it; it ends as if it had never stopped.
 
     Args:
         run: a run, or its folder.
+        from_step: go on from the checkpoint of this step instead; later checkpoints and rows are deleted.
         callback: as for `train`.
+        allow_code: import the modules that the run's configuration names, such as that of its task.
         overrides: only what decides no number of the run may change, such as a longer budget: `steps=2_000_000`.
 
     Raises:
         ValueError: a setting that may not change.
         FileNotFoundError: no run, or no checkpoint in it.
+        BlockingIOError: another process trains it.
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
-    agent_name, before = run_folder.read_config(folder)
-    config = overlay(before, _nested(overrides), "surefoot.resume")
-    return Run(session.resume_run(folder, agent_name, config, callback=callback))
+    with _allowing(overrides, allow_code):
+        agent_name, before = run_folder.read_config(folder)
+        config = overlay(before, _nested(overrides), "surefoot.resume")
+        return Run(session.resume_run(folder, agent_name, config, from_step=from_step, callback=callback))
 
 
 def evaluate(
@@ -138,6 +156,7 @@ def evaluate(
     episodes: int = 20,
     seed: int = 10_000,
     checkpoint: str | int = "latest",
+    allow_code: bool = False,
     device: str = "cpu",
 ) -> EvalResult:
     """Return the outcome of fresh episodes: `returns`, `lengths` and, where the task has references, `score`.
@@ -150,20 +169,22 @@ def evaluate(
         episodes: how many; episode i starts from reset seed `seed + i`.
         seed: the default is away from the seeds of evaluations during training.
         checkpoint: of a run or folder.
+        allow_code: as for `load_policy`.
         device: where the policy computes.
 
     Raises:
         ValueError: a function without a task, or a policy whose spaces are not the task's.
     """
-    opened = _open(policy, checkpoint, device)
-    task = _task(env, opened.env if opened else None)
-    if opened is None:
-        predict: Any = policy
-        act = act_of(predict, own_action_space(task))
-    else:
-        opened = opened.fitted_to(task)
-        act, task = opened.act, opened.env or task
-    return evaluate_act(act, task, episodes=episodes, seed=seed, device=device, num_envs=NUM_ENVS)
+    with _allowing({"env": env}, allow_code):
+        opened = _open(policy, checkpoint, allow_code, device)
+        task = _task(env, opened.env if opened else None)
+        if opened is None:
+            predict: Any = policy
+            act = act_of(predict, own_action_space(task))
+        else:
+            opened = opened.fitted_to(task)
+            act, task = opened.act, opened.env or task
+        return evaluate_act(act, task, episodes=episodes, seed=seed, device=device, num_envs=NUM_ENVS)
 
 
 def load_policy(
@@ -190,23 +211,23 @@ def load_policy(
         normalizer: the `vecnormalize.pkl` of an archive where it does not lie beside it, or `none`.
         allow_pickle: let Stable-Baselines3 itself open an archive that cannot be read otherwise, which runs code stored
             in it.
-        allow_code: run a TorchScript program.
+        allow_code: run a TorchScript program, and import the module that a file names for its task (`module:EnvId`).
         device: where it computes.
 
     Warns of what a reader of its numbers must know, such as another version of its task (`LoadedPolicy.notes`).
-
     Raises:
         FileNotFoundError: nothing there, or no such checkpoint.
         ValueError: a file that is none of these, or refused; an objective that this policy was not trained for.
     """
-    if callable(path):
-        opened = own_policy(path, getattr(path, "__qualname__", type(path).__name__), "function")
-    else:
-        statistics = None if normalizer is None else Path(normalizer)
-        allowed = {"allow_pickle": allow_pickle, "allow_code": allow_code}
-        opened = load_any(path, checkpoint=checkpoint, normalizer=statistics, device=device, **allowed)
-    if env is not None:
-        opened = bound_to(opened, _task(env, opened.env_config))
+    with _allowing({"env": env}, allow_code):
+        if callable(path):
+            opened = own_policy(path, getattr(path, "__qualname__", type(path).__name__), "function")
+        else:
+            settings = {"normalizer": normalizer and Path(normalizer), "device": device}
+            settings |= {"allow_pickle": allow_pickle, "allow_code": allow_code}
+            opened = load_any(path, checkpoint=checkpoint, **settings)
+        if env is not None:
+            opened = bound_to(opened, _task(env, opened.env_config))
     if objective is not None:
         from surefoot.evaluation.objectives import served
 
@@ -235,7 +256,8 @@ def load_data(source: str | Path, env: Task | None = None, *, seed: int = 0, **s
     if env is None:
         data = load_recorded(source, view=config.view, max_episode_steps=config.max_episode_steps)
         return data.subsample(config.fraction, torch.Generator().manual_seed(seed))
-    return load_for(config, *spaces_of(_task(env, None)), seed=seed)
+    with _allowing({"env": env}):
+        return load_for(config, *spaces_of(_task(env, None)), seed=seed)
 
 
 def make_env(env: Task, *, render_mode: str | None = None, **fields: Any) -> gym.Env[Any, Any]:
@@ -250,7 +272,8 @@ def make_env(env: Task, *, render_mode: str | None = None, **fields: Any) -> gym
         ValueError: an unknown id, space or field.
         ImportError: a package that the task needs is missing.
     """
-    return make_own(overlay(_task(env, None), fields, "surefoot.make_env"), render_mode)
+    with _allowing({"env": env, **fields}):
+        return make_own(overlay(_task(env, None), fields, "surefoot.make_env"), render_mode)
 
 
 def presets(agent: str) -> list[str]:
@@ -281,6 +304,21 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def _allowing(settings: Mapping[str, Any], everything: bool = False) -> AbstractContextManager[None]:
+    """Let the modules be imported that a caller names in some settings; all of them where that is allowed."""
+    return imports_allowed({"*"} if everything else named_modules(_texts(settings)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, EnvConfig):
+        yield from _texts({"id": value.id, "termination": value.termination, "kwargs": value.kwargs})
+    elif isinstance(value, str):
+        yield value
+
+
 def _task(env: Task | None, own: EnvConfig | None) -> EnvConfig:
     """Return a task: one that is named anew is unmodified, fields lie over the policy's own."""
     if isinstance(env, EnvConfig):
@@ -292,10 +330,11 @@ def _task(env: Task | None, own: EnvConfig | None) -> EnvConfig:
     return overlay(own or EnvConfig(), _nested(env or {}), "env")
 
 
-def _open(policy: Any, checkpoint: str | int, device: str) -> LoadedPolicy | None:
+def _open(policy: Any, checkpoint: str | int, allow_code: bool, device: str) -> LoadedPolicy | None:
     """Return the policy to play, None for a function."""
     if isinstance(policy, LoadedPolicy):
         return policy
     if isinstance(policy, Run):
-        return policy.policy(checkpoint, device=device)
-    return load_policy(policy, checkpoint=checkpoint, device=device) if isinstance(policy, str | Path) else None
+        return policy.policy(checkpoint, allow_code=allow_code, device=device)
+    allowed = {"checkpoint": checkpoint, "allow_code": allow_code, "device": device}
+    return load_policy(policy, **allowed) if isinstance(policy, str | Path) else None

@@ -1,28 +1,46 @@
 """Deep IWOCS on InvertedPendulum with two unknown masses, nominal and randomised SAC, and its ablations.
 
-    python benchmarks/iwocs.py [--jobs iwocs/0 nominal/0 …]
+    python benchmarks/iwocs.py [--jobs iwocs/3 nominal/3 …]
 
-What should come out: docs/derivations/iwocs.md E18 and E19. A job is METHOD/SEED; all have the budget of `iwocs
---preset demo` and are played on the same closed 5 x 5 grid, 5 episodes per point from seeds that no training saw (as
-`robust_baselines.py` plays its own). Each adds its own entry to benchmarks/results/iwocs.json and leaves the others.
+What should come out: docs/derivations/iwocs.md E18 and E19. A job is METHOD/SEED; all have the steps and updates of
+`iwocs --preset demo`, whose settings were chosen on seeds 0 to 2, and are played on the same closed 5 x 5 grid, 5
+episodes per point from seeds that no training saw (as `robust_baselines.py` plays its own). Each adds its own entry to
+benchmarks/results/iwocs.json and leaves the others.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import tyro
-from robust_baselines import SEEDS, Method, measure
+from robust_baselines import Method, measure
+
+from surefoot.agents.iwocs import THRESHOLDS
 
 NAME = "iwocs"
-METHODS = {
-    "nominal": Method("sac", preset="inverted-pendulum-nominal"),
-    "dr-sac": Method("dr-sac"),
+SEEDS = (3, 4, 5, 6, 7)
+PUBLISHED: dict[str, Any] = {
+    "thresholds": THRESHOLDS,
+    "threshold_by": "worst",
+    "error_quantile": None,
+    "gate_memory": 0.0,
+    "gate_choice": "pessimistic",
+}
+MAIN = {
     "iwocs": Method("iwocs"),
+    "dr-sac": Method("sac", preset="iwocs-demo-randomised"),
+    "nominal": Method("sac", preset="iwocs-demo-nominal"),
+    "iwocs-as-published": Method("iwocs", PUBLISHED),
+}
+METHODS = MAIN | {
+    "iwocs-without-memory": Method("iwocs", {"gate_memory": 0.0}),
+    "iwocs-pessimistic": Method("iwocs", {"gate_choice": "pessimistic"}),
+    "iwocs-threshold-by-worst": Method("iwocs", {"threshold_by": "worst"}),
     "iwocs-without-gate": Method("iwocs", {"thresholds": (math.inf,)}),
     "iwocs-any-next-model": Method("iwocs", {"next_model": "random"}),
-    "iwocs-soft-critic": Method("iwocs", {"gate_critic": "soft"}),
+    "iwocs-soft-critic": Method("iwocs", PUBLISHED | {"gate_critic": "soft"}),
 }
 
 
@@ -30,12 +48,12 @@ METHODS = {
 class Options:
     """What to run."""
 
-    jobs: tuple[str, ...] = tuple(f"{method}/{seed}" for seed in SEEDS for method in METHODS)
+    jobs: tuple[str, ...] = tuple(f"{method}/{seed}" for some in (MAIN, METHODS) for seed in SEEDS for method in some)
     """METHOD/SEED."""
 
 
 def main(options: Options) -> None:
-    measure(NAME, METHODS, options.jobs)
+    measure(NAME, METHODS, tuple(dict.fromkeys(options.jobs)), seeds=SEEDS)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,13 @@ def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
     }
 
 
-def measure(name: str, methods: dict[str, Method], jobs_to_do: tuple[str, ...], steps: int | None = None) -> None:
+def measure(
+    name: str,
+    methods: dict[str, Method],
+    jobs_to_do: tuple[str, ...],
+    steps: int | None = None,
+    seeds: Sequence[int] = SEEDS,
+) -> None:
     """Carry out METHOD/SEED after METHOD/SEED, each recorded in addition to what results/NAME.json has already."""
     began = time.perf_counter()
     torch.set_num_threads(1)
@@ -104,7 +111,7 @@ def measure(name: str, methods: dict[str, Method], jobs_to_do: tuple[str, ...], 
         method, seed = job.split("/")
         figures = run(methods[method], int(seed), steps)
         print(job, figures["worst"], figures["average"], figures["cpu_seconds"], flush=True)
-        record_job(name, job, figures, began=began, seeds=list(SEEDS))
+        record_job(name, job, figures, began=began, seeds=list(seeds))
 
 
 def main(options: Options) -> None:

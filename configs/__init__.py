@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-import yaml
+from surefoot.configs.yaml_text import parse_yaml
 
 SHARED_BY = "_agents.yaml"
 
@@ -42,4 +42,4 @@ def _presets(agent_name: str) -> dict[str, Traversable]:
 def _shared_folders() -> dict[str, list[str]]:
     """Return folder -> agents of the folders that several agents share."""
     lists = {folder.name: folder / SHARED_BY for folder in resources.files(__name__).iterdir() if folder.is_dir()}
-    return {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in lists.items() if file.is_file()}
+    return {name: parse_yaml(file.read_text(encoding="utf-8")) for name, file in lists.items() if file.is_file()}

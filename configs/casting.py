@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
+from surefoot.configs.yaml_text import parse_yaml
 
 T = TypeVar("T")
 
@@ -20,8 +20,8 @@ def read_yaml(source: Traversable) -> dict[str, Any]:
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such file")
     try:
-        content = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = parse_yaml(source.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
         raise ValueError(f"{source}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{source}: expected a mapping of settings, found {type(content).__name__}")

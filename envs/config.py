@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from surefoot.configs.ranges import require_between, require_finite
 from surefoot.envs.physics import Physics
+
+MOST_ENVS = 10_000_000
+MOST_ROWS = 100_000  # of contacts or constraints of an environment
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,13 @@ class EnvConfig:
     """Number of environments stepped in parallel."""
     vectorization: Literal["sync", "async"] = "sync"
     """`async` runs each environment in a process of its own; batched tensor tasks ignore it."""
+    backend: Literal["mujoco", "warp"] = "mujoco"
+    """What steps MuJoCo's tasks: MuJoCo in C, or MuJoCo Warp, all environments at once on `--device`, in single
+    precision; for thousands of environments on a GPU (docs/guides/warp.md)."""
+    nconmax: int | None = None
+    """warp: contacts per environment that there is room for, on average; None: a number that suits the task."""
+    njmax: int | None = None
+    """warp: rows of constraints in an environment that there is room for; None: a number that suits the task."""
     max_episode_steps: int | None = None
     """Time limit of an episode; None: the task's own."""
     time_aware: bool = False
@@ -41,11 +52,20 @@ class EnvConfig:
     the rule known for the id. It is checked against the task at the start of a run."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "env.")
         if self.num_envs < 1:
             raise ValueError(f"--env.num-envs must be at least 1, got {self.num_envs}")
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ValueError(f"--env.max-episode-steps must be at least 1, got {self.max_episode_steps}")
         if self.action_bound is not None and not 0 < self.action_bound < math.inf:
             raise ValueError(f"--env.action-bound must be positive and finite, got {self.action_bound}")
+        rows = (1, MOST_ROWS)
+        require_between(self, {"num_envs": (1, MOST_ENVS), "nconmax": rows, "njmax": rows}, "env.")
+        if self.backend not in ("mujoco", "warp"):
+            raise ValueError(f"--env.backend must be mujoco or warp, got {self.backend!r}")
         if self.vectorization not in ("sync", "async"):
             raise ValueError(f"--env.vectorization must be sync or async, got {self.vectorization!r}")
+
+    def in_c(self) -> EnvConfig:
+        """Return the same task, stepped by MuJoCo in C: what evaluations measure in unless they are told otherwise."""
+        return replace(self, backend="mujoco", nconmax=None, njmax=None)

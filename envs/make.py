@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import mujoco
@@ -19,6 +19,8 @@ import torch
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.wrappers import OrderEnforcing, RescaleAction, TimeLimit
 
+from surefoot.configs.allowed_modules import require_allowed_kwargs
+from surefoot.configs.memory import require_memory
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.minatar import NAMESPACE, FlattenedChannels, is_minatar, register_games
@@ -37,7 +39,19 @@ from surefoot.envs.spaces import (
 )
 from surefoot.envs.tensor_env import TensorEnv, TimeAwareObservation
 from surefoot.envs.vector import AsyncEnvs, MakeEnv, SubEnvs, SyncEnvs, TensorVectorEnv
+from surefoot.envs.warp import require_installed
+from surefoot.envs.warp.tasks import require_served
 from surefoot.envs.with_parameters import WithParameters
+
+if TYPE_CHECKING:
+    from surefoot.envs.warp.vector_env import WarpVectorEnv
+
+LEAST_MEMORY = {
+    "batch": 200,
+    "warp": 10_000,
+    "sync": 20_000,
+    "async": 20_000_000,
+}  # bytes of an environment: less than any takes
 
 
 def make_vec(
@@ -46,7 +60,7 @@ def make_vec(
     device: str | torch.device = "cpu",
     render_mode: str | None = None,
     uncertainty: UncertaintySet | None = None,
-) -> TensorVectorEnv | TensorEnv:
+) -> TensorVectorEnv | TensorEnv | WarpVectorEnv:
     """`config.num_envs` environments of a task with tensors in and out, an `agents.interface.VectorEnv`.
 
     `uncertainty` is for `UncertainVectorEnv`, which sets its parameters.
@@ -56,8 +70,14 @@ def make_vec(
         ImportError: a package the task needs is not installed.
     """
     spec = find_spec(config.id)
+    if config.backend == "warp":
+        require_memory(float(config.num_envs) * LEAST_MEMORY["warp"], f"--env.num-envs {config.num_envs:,}")
+        return _worlds(spec, config, device, render_mode, uncertainty)
     native = _native(spec)
-    if native and as_one_batch(config, uncertainty):
+    batched = native and as_one_batch(config, uncertainty)
+    least = LEAST_MEMORY["batch" if batched else config.vectorization]
+    require_memory(float(config.num_envs) * least, f"--env.num-envs {config.num_envs:,}")
+    if native and batched:
         limit = config.max_episode_steps or spec.max_episode_steps
         kwargs = {**spec.kwargs, **_constructor_kwargs(spec, config, render_mode)}
         with _one_line_errors(spec, kwargs):
@@ -70,6 +90,24 @@ def make_vec(
     limit = config.max_episode_steps or spec.max_episode_steps
     sub_envs = make_sub_envs(make_env, config.num_envs)
     return TensorVectorEnv(sub_envs, config.num_envs, device, task=config.id, make_env=make_env, episode_limit=limit)
+
+
+def _worlds(
+    spec: EnvSpec,
+    config: EnvConfig,
+    device: str | torch.device,
+    render_mode: str | None,
+    uncertainty: UncertaintySet | None,
+) -> WarpVectorEnv:
+    require_served(config)
+    if render_mode is not None:
+        raise ValueError("--env.backend warp renders nothing; use --env.backend mujoco")
+    require_installed()
+    from surefoot.envs.warp.vector_env import WarpVectorEnv
+
+    env = make_single(replace(config, physics=replace(config.physics, parameters=())))
+    limit = config.max_episode_steps or spec.max_episode_steps
+    return WarpVectorEnv(env, config, uncertainty, limit=limit, device=device)
 
 
 def make_single(
@@ -161,7 +199,7 @@ def find_spec(env_id: str) -> EnvSpec:
     """Gymnasium's entry for an id; `module:EnvId` imports `module` first.
 
     Raises:
-        ValueError: no such id; names the closest ones.
+        ValueError: no such id, names the closest ones; a module that the user has not named.
         ImportError: no such module.
     """
     module, _, name = env_id.rpartition(":")
@@ -214,6 +252,7 @@ def _native(spec: EnvSpec) -> Callable[..., TensorEnv] | None:
 
 
 def _constructor_kwargs(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> dict[str, Any]:
+    require_allowed_kwargs(config.kwargs, config.id)
     kwargs: dict[str, Any] = dict(config.kwargs)
     if _native(spec):
         kwargs["physics"] = replace(config.physics, parameters=())  # a native task changes itself

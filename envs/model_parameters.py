@@ -131,6 +131,12 @@ class ModelParameters:
         self._mean_inertia = model.stat.meaninertia
         self._moved = self._moved_bodies(model, names)
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """The arrays of the model that a write may change; `gravity` is of its options."""
+        gravity = {"gravity"} if set(_GRAVITY) & set(self.whole) else set()
+        return tuple(sorted(self._stock.keys() | gravity))
+
     def _touched(self, model: mujoco.MjModel) -> set[str]:
         arrays = {slot.array for _, slot in [*self.values_of, *self.factors]}
         if self.scale_inertia:

@@ -1,4 +1,4 @@
-"""Where tasks come from: packages, and modules of the user's."""
+"""Where tasks come from: packages, and modules of the user's that may be imported (`configs/allowed_modules.py`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import warnings
 from types import ModuleType
 
 import mujoco
+
+from surefoot.configs.allowed_modules import require_allowed
 
 EXTRAS = {"ale_py": "atari", "shimmy": "dm-control", "gymnasium_robotics": "robotics"}  # module -> our extra
 REGISTERED_BY = {"ALE": "ale_py", "dm_control": "shimmy"}  # namespace of ids -> module
@@ -29,11 +31,14 @@ def import_module(name: str) -> ModuleType:
 
 
 def import_tasks(name: str, env_id: str) -> None:
-    """Import the module that registers a task.
+    """Import the module that registers a task; nothing is to be done where it is imported already.
 
     Raises:
         ImportError: no such module, and where it was looked for.
+        ValueError: neither a package of ours nor named by the user.
     """
+    if name not in sys.modules:
+        require_allowed(name, f"environment {env_id!r}")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings(

@@ -16,6 +16,8 @@ import mujoco
 import numpy as np
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
+LARGEST = 1e6  # of a factor: what lies beyond overflows in the first steps
+
 
 @dataclass(frozen=True)
 class Physics:
@@ -43,8 +45,8 @@ class Physics:
     def __post_init__(self) -> None:
         self.fixed()
         for name, value in self._factors().items():
-            if not math.isfinite(value):
-                raise ValueError(f"physics.{name} must be finite, got {value}")
+            if not abs(value) <= LARGEST:
+                raise ValueError(f"physics.{name} must be finite and within ±{LARGEST:g}, got {value}")
             if name != "gravity" and (value < 0 or (name == "mass" and value == 0)):
                 raise ValueError(f"physics.{name} must be {'> 0' if name == 'mass' else '>= 0'}, got {value}")
 

@@ -8,6 +8,7 @@ another, or of the task.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -16,11 +17,15 @@ import numpy as np
 
 from surefoot.envs.model_parameters import find_object, round_half_up
 from surefoot.envs.quantities import EVERYTHING, SENSOR_FIELDS, WHOLE_EPISODE, is_signal
+from surefoot.envs.resumable import generator_state, set_generator_state
 
 TAG = 0x5F007  # sets these generators apart from a task's, which has the same seed
 NOISE, DROP, PUSHES, WALK = range(4)
 TIMING = ("onset", "duration", "walk")  # they say when the others change, and do not change themselves
 NEUTRAL = {"push_rate": 0.01, "duration": float(WHOLE_EPISODE)}  # the others: 0; frame_skip: the task's own
+
+
+_HELD = ("given", "untimed", "active", "step", "walked", "commands", "shown", "in_force")  # of a running episode
 
 
 class Sensors(NamedTuple):
@@ -92,6 +97,21 @@ class Signals:
         self.given = values
         self.active |= self.layout.active(values)
         self.in_force = self._at_step(max(self.step, 0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the rest of an episode, and those after it, depend on."""
+        streams = [generator_state(stream) for stream in getattr(self, "streams", [])]
+        held = {name: deepcopy(getattr(self, name, None)) for name in _HELD}
+        return {"generator": generator_state(self.generator), "streams": streams, **held}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo `state_dict`."""
+        set_generator_state(self.generator, state["generator"])
+        self.streams = [np.random.default_rng() for _ in state["streams"]]
+        for stream, saved in zip(self.streams, state["streams"], strict=True):
+            set_generator_state(stream, saved)
+        for name in _HELD:
+            setattr(self, name, state[name])
 
     def _value(self, name: str, values: np.ndarray) -> float:
         k = self.layout.at.get(name)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from surefoot.configs.allowed_modules import require_allowed
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.health import balanced, standing, upright, within
 from surefoot.envs.make import find_spec, make_vec
@@ -115,6 +116,7 @@ def _way_out(config: EnvConfig) -> str:
 
 def _load(name: str) -> TerminationFn:
     module, _, function = name.partition(":")
+    require_allowed(module, f"--env.termination {name!r}")  # one that is imported already can do harm too
     try:
         rule: TerminationFn | None = getattr(import_module(module), function, None)
     except (ModuleNotFoundError, ValueError) as error:
@@ -137,7 +139,7 @@ class TerminationCheck(NamedTuple):
 
 def compare(rule: TerminationFn, config: EnvConfig, *, steps: int = RANDOM_STEPS, seed: int = 0) -> TerminationCheck:
     """Play random actions in the task and compare; `ValueError` for a rule that gives no (N,) bool."""
-    env = make_vec(replace(config, num_envs=1, vectorization="sync"))
+    env = make_vec(replace(config.in_c(), num_envs=1, vectorization="sync"))
     env.single_action_space.seed(seed)
     obs, _ = env.reset(seed=seed)
     rows = []

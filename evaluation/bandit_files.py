@@ -16,29 +16,80 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot import agents
-from surefoot.agents.parts.ask_tell import AskTell, BanditRequest
+from surefoot.agents.parts.ask_tell import AskTell, BanditRequest, Decision
 from surefoot.configs.casting import overlay, plain
+from surefoot.envs.tasks.linear_system import make_actions
 from surefoot.evaluation.storage import write_atomically
 
 FORMAT = 1
 
 
-class OpenBandit(NamedTuple):
-    """A learner, and what makes another one like it."""
+@dataclass(frozen=True)
+class OpenBandit:
+    """A learner that drives a real system, and what makes another one like it."""
 
-    kind: str
+    kind: str  # its name among `surefoot.agents()`
     config: Any
     request: BanditRequest
     learner: AskTell
+
+    @property
+    def pending(self) -> Decision | None:
+        """What was asked for and is not wholly told."""
+        return self.learner.pending
+
+    def ask(self, contexts: Any = None) -> Decision:
+        """Return what to do next: `action`, its `index`, and `rounds` to hold it, the first of which is `round`.
+
+        contexts: of the arms of this round, for learners that choose among contexts.
+
+        Raises:
+            ValueError: rounds of the last decision have not been told; nothing changes.
+        """
+        return self.learner.ask(contexts)
+
+    def tell(self, reward: Any, of: int | None = None) -> None:
+        """Take in the reward of the next round of the decision, or of the earlier round number `of`.
+
+        Args:
+            reward: a number, or one for each replicate; None, alone or in places, where it is not there (yet).
+            of: the number of a round whose reward was told as None. With it, None says that it never will come.
+
+        Raises:
+            ValueError: no such round, a number that is not finite, or one that is known already; nothing changes.
+        """
+        self.learner.tell(reward, of)
+
+    def summary(self) -> dict[str, Any]:
+        """Return how it stands as plain values: rounds, what is believed best, bounds, warnings."""
+        return {"learner": self.kind, **self.learner.summary()}
+
+    def warm_start(self, found: Any) -> None:
+        """Start from what `surefoot.identify` found in logs; `ValueError` where the learner cannot, or has begun."""
+        if not hasattr(self.learner, "warm_start"):
+            raise ValueError(f"{self.kind} has no warm start")
+        self.learner.warm_start(found)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all there is to its state: tensors and plain values."""
+        return self.learner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the same learner with the same settings."""
+        self.learner.load_state_dict(state)
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file, JSON or `.npz` by the suffix, whole or not at all; `surefoot.load_bandit` opens it."""
+        save(Path(path), self)
 
 
 def kinds() -> list[str]:
@@ -60,6 +111,21 @@ def make(
         raise ValueError(f"{where}: {kind} cannot be asked and told; choose one of {', '.join(kinds())}")
     config = overlay(spec.default, dict(settings), where)
     return OpenBandit(kind, config, request, spec.make_ask_tell(config, request, torch.device(device)))
+
+
+def action_set(actions: Any) -> Any:
+    """Return actions as a request holds them: tables as lists, a polytope as the table of its vertices.
+
+    A linear reward is largest at a vertex. `ValueError` for a polytope that is none.
+    """
+    if isinstance(actions, Mapping) and "polytope" in actions:
+        description = {"polytope": actions["polytope"]}
+        matrix = actions["polytope"].get("matrix") if isinstance(actions["polytope"], Mapping) else None
+        d = len(matrix[0]) if matrix is not None and len(matrix) else 0
+        return np.asarray(make_actions(description, d)).tolist()
+    if isinstance(actions, Mapping):
+        return dict(actions)
+    return actions.tolist() if isinstance(actions, np.ndarray | Tensor) else actions
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

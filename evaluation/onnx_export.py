@@ -25,7 +25,7 @@ from surefoot.agents.distributional.dhn.equations import clamped
 from surefoot.agents.distributional.dhn.policy import STARTS, StockPolicy
 from surefoot.agents.distributional.objectives import next_stock
 from surefoot.agents.interface import Policy
-from surefoot.agents.iwocs.composite import Composite
+from surefoot.agents.iwocs.composite import Composite, remembered
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.evaluation.episodes import Act, make_act
 from surefoot.evaluation.loaded_policy import to_own_units
@@ -59,19 +59,25 @@ class Stateless(nn.Module):
 
 
 class Gated(nn.Module):
-    """IWOCS's composite: its memory is the step before, by which a specialist's predictor is judged."""
+    """IWOCS's composite: its memory is the step before, by which predictors are judged, and a trace of their errors."""
 
     def __init__(self, composite: Composite, own_action: gym.spaces.Box, obs_dim: int):
         super().__init__()
         self._composite, self._own_action = composite, own_action
         widths = {"previous_obs": obs_dim, "previous_action": int(np.prod(own_action.shape))}
-        self.signature = Signature({**widths, "fresh": 0}, {f"next_{name}": width for name, width in widths.items()})
+        trace = {"trace": len(composite.specialists) + 1} if composite.gate.memory else {}
+        outputs = {f"next_{name}": width for name, width in (widths | trace).items()}
+        self.signature = Signature({**widths, "fresh": 0, **trace}, outputs)
 
-    def forward(self, obs: Tensor, before: Tensor, action: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, obs: Tensor, before: Tensor, action: Tensor, fresh: Tensor, *trace: Tensor) -> tuple[Tensor, ...]:
         """Actions in between steps are in [-1, 1], as the predictors take them."""
-        valid = self._composite.foreseen(before, action, obs) | (fresh > 0)
-        chosen, _ = self._composite.decide(obs, valid)
-        return to_own_units(chosen, self._own_action), obs * 1.0, chosen * 1.0
+        error, memory = self._composite.errors(before, action, obs), self._composite.gate.memory
+        following = []
+        for old in trace:  # (N, J + 1), where errors are remembered
+            new, error = remembered(old.transpose(0, 1), error, fresh > 0, memory)
+            following.append(new.transpose(0, 1) * 1.0)
+        chosen, _ = self._composite.decide(obs, error, fresh > 0)
+        return to_own_units(chosen, self._own_action), obs * 1.0, chosen * 1.0, *following
 
 
 class Stocked(nn.Module):

@@ -85,6 +85,14 @@ def load_policy(run: Path, checkpoint: str | int = "latest", device: torch.devic
     payload = load_checkpoint(path, device)
     if "policy" not in payload:
         raise ValueError(f"{path}: no policy in it; give the run folder, or a policy-*.pt or best.pt file")
+    try:
+        return _from_payload(payload, path, device)
+    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, AssertionError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise ValueError(f"{path}: not a policy file that Surefoot wrote, or a changed one ({reason})") from error
+
+
+def _from_payload(payload: dict[str, Any], path: Path, device: torch.device | str) -> PolicyFile:
     agent_name, config = payload["agent_name"], payload["config"]
     spec = agents.get(agent_name)
     agent_config = overlay(spec.default, config["agent"], str(path), "agent.")
@@ -135,4 +143,6 @@ def _space_from_plain(plain: dict[str, Any]) -> gym.Space[Any]:
     if "n" in plain:
         return gym.spaces.Discrete(plain["n"], start=plain["start"])
     low, high = (plain[name].cpu().numpy() for name in ("low", "high"))
+    if not tuple(plain["shape"]) == low.shape == high.shape:
+        raise ValueError(f"a space of shape {plain['shape']} with bounds of {low.shape} and {high.shape}")
     return gym.spaces.Box(low, high, tuple(plain["shape"]), np.dtype(plain["dtype"]).type)

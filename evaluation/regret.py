@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from surefoot.envs.npz_files import read_npz
 from surefoot.evaluation.storage import write_atomically
 
 
@@ -32,5 +33,8 @@ def load_regret(run: Path) -> tuple[np.ndarray, np.ndarray]:
         raise FileNotFoundError(
             f"{path}: not found; is {run} a run that is measured by regret and got as far as a checkpoint?"
         )
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays["rounds"], arrays["regret"]
+    try:
+        arrays = read_npz(path, ("rounds", "regret"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return arrays["rounds"], arrays["regret"]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import pickle
-import secrets
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.parts import blocks
+from surefoot.offline_data.files import remove_leftovers, temporary
 
 FORMAT = 3  # of files; 2 had neither checksum nor blocks
 READABLE = (2, 3)
@@ -29,6 +31,14 @@ _CHECKSUM = b"surefoot sha256 "
 _COMMENT = len(_CHECKSUM) + 64
 _STORED = "stored in blocks"  # the key that marks what stands for a large tensor
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor, torch.dtype, torch.device, torch.Size)
+
+
+class DamagedError(ValueError):
+    """A checkpoint is not what was written."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}; {advice}")
+        self.what = what
 
 
 def save(path: Path, payload: dict[str, Any], *, in_blocks: bool = False) -> None:
@@ -45,6 +55,7 @@ def save(path: Path, payload: dict[str, Any], *, in_blocks: bool = False) -> Non
             stored = _put_away(payload, path.parent / BLOCKS, written) if in_blocks else payload
             content = io.BytesIO()
             torch.save({"format": FORMAT, **compact(stored)}, content)
+            remove_leftovers(path.parent, path.name)
             _write(path, lambda file: _write_with_checksum(file, content.getbuffer()))
     except BaseException:
         for block in written:
@@ -65,7 +76,12 @@ def compact(value: Any) -> Any:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return what `save` wrote, tensors on `device`. Raises `FileNotFoundError`, or `ValueError` for any other file."""
+    """Return what `save` wrote, tensors on `device`.
+
+    Raises `FileNotFoundError`, or `ValueError` for any other file.
+
+    `DamagedError` where it is not what was written.
+    """
     payload = _read(path, device)
     loaded: dict[str, Any] = _take_out(payload, path, device)
     return loaded
@@ -75,23 +91,23 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     """Return what is in the file itself, checked; large tensors are still in their blocks."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
-    damaged = f"{path}: truncated, damaged or not a checkpoint; use an earlier one of the run"
+    damaged = DamagedError(f"{path}: truncated, damaged or not a checkpoint", "use an earlier one of the run")
     checked = _checksum_holds(path)
     if checked is False:
-        raise ValueError(f"{path}: damaged (its checksum differs); use an earlier one of the run, or another copy")
+        raise DamagedError(f"{path}: damaged (its checksum differs)", "use an earlier one of the run, or another copy")
     try:
         payload = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused: not a Surefoot checkpoint, or it holds objects whose loading could run code"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(damaged) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise damaged from error
     if not isinstance(payload, dict) or not isinstance(payload.get("format"), int):
         raise ValueError(f"{path}: not a Surefoot checkpoint")
     _require_readable(payload["format"], path)
     if payload["format"] >= 3 and checked is None:  # the end of the file is gone
-        raise ValueError(damaged)
+        raise damaged
     return payload
 
 
@@ -183,20 +199,32 @@ def _take_out(value: Any, path: Path, device: torch.device | str) -> Any:
 
 
 def _read_blocks(stored: dict[str, Any], path: Path) -> Tensor:
+    _require_as_large(stored, path)
     tensor = torch.empty(stored["shape"], dtype=stored["dtype"])
     flat, names, first = tensor.view(-1).view(torch.uint8).numpy().data, stored[_STORED], 0
     for name in names:
         block = path.parent / BLOCKS / name
-        if not block.is_file():
-            raise ValueError(f"{path}: its part {BLOCKS}/{name} is missing; copy the whole folder {path.parent}")
         with block.open("rb") as file:
             length = file.readinto(flat[first : first + block.stat().st_size])
         if hashlib.sha256(flat[first : first + length]).hexdigest() != name:
-            raise ValueError(f"{block}: damaged (its checksum differs); use an earlier checkpoint, or another copy")
+            raise DamagedError(f"{block}: damaged (its checksum differs)", "use an earlier checkpoint, or another copy")
         first += length
-    if first != len(flat):
-        raise ValueError(f"{path}: its blocks hold {first} bytes, not {len(flat)}: not written by Surefoot")
     return tensor
+
+
+def _require_as_large(stored: dict[str, Any], path: Path) -> None:
+    """Raise `ValueError` unless the blocks of a tensor are files beside the checkpoint that hold as much as it says."""
+    names, shape, dtype = stored[_STORED], stored["shape"], stored["dtype"]
+    whole = isinstance(names, list) and isinstance(shape, list) and isinstance(dtype, torch.dtype)
+    if not whole or not all(isinstance(name, str) and re.fullmatch("[0-9a-f]{64}", name) for name in names):
+        raise ValueError(f"{path}: it names parts that Surefoot did not write")
+    there = [path.parent / BLOCKS / name for name in names]
+    if missing := next((block.name for block in there if not block.is_file()), None):
+        raise DamagedError(f"{path}: its part {BLOCKS}/{missing} is missing", f"copy the whole folder {path.parent}")
+    held = sum(block.stat().st_size for block in there)
+    claimed = math.prod(shape) * dtype.itemsize if all(type(n) is int and n >= 0 for n in shape) else -1
+    if held != claimed:
+        raise DamagedError(f"{path}: its blocks hold {held} bytes, not {claimed}", "use an earlier checkpoint")
 
 
 def _names_in(value: Any) -> Iterator[str]:
@@ -220,11 +248,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     The file has the mode that the umask leaves, so that a colleague can read what others may read.
     """
     with explained(path):
+        remove_leftovers(path.parent, path.name)
         _write(path, write)
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    part = temporary(path)
     try:
         with part.open("xb") as file:  # not of `tempfile`, whose files are the user's alone
             write(file)
@@ -246,12 +275,6 @@ def explained(path: Path) -> Iterator[None]:
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
         raise OSError(f"{path}: could not be written ({reason}); what was written before is whole") from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of writes that were killed half-way."""
-    for leftover in folder.rglob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import math
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from surefoot.agents.parts.sparse import Rows, SparseMDP, absorb, check
+from surefoot.envs.npz_files import read_npz, sizes_of
 from surefoot.evaluation.storage import write_atomically
 
 COLUMNS = ("state", "action", "next_state", "probability", "reward")
@@ -81,28 +81,15 @@ def write_table(path: Path, mdp: SparseMDP, **further: Any) -> None:
 
 
 def _read_npz(path: Path, max_bytes: float) -> TableFile:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {name.removesuffix(".npy"): _numbers(archive, name) for name in archive.namelist()}
-        _check_keys(set(sizes))
-        if (need := 24.0 * sum(sizes.values())) > max_bytes:
-            raise ValueError(f"reading it needs up to {need / 1e9:.2f} GB, more than {max_bytes / 1e9:.2f} GB")
-        with np.load(path, allow_pickle=False) as file:
-            fields = {name: np.asarray(file[name]) for name in file.files}
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError) as error:
-        raise ValueError(f"no NumPy archive, or a damaged one ({error})") from error
+    sizes = sizes_of(path)
+    _check_keys(set(sizes))
+    if (need := 24.0 * sum(sizes.values())) > max_bytes:
+        raise ValueError(f"reading it needs up to {need / 1e9:.2f} GB, more than {max_bytes / 1e9:.2f} GB")
+    fields = read_npz(path)
     for name, field in fields.items():
         if field.dtype.kind not in "biuf":
             raise ValueError(f"{name} must hold numbers, not {field.dtype}")
     return _of_dense(fields) if "P" in fields else _of_rows(fields)
-
-
-def _numbers(archive: zipfile.ZipFile, name: str) -> int:
-    """Return how many numbers a member holds, from its header."""
-    with archive.open(name) as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return math.prod(read(file)[0])
 
 
 def _check_keys(keys: set[str]) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from surefoot.offline_data.files import atomic_file, refuse_existing
+from surefoot.offline_data.hdf5_files import require_own_numbers
 from surefoot.offline_data.stored_rows import StoredRows
 from surefoot.offline_data.transitions import Transitions, squeeze_column
 
@@ -156,9 +157,15 @@ def open_hdf5(path: str | Path) -> h5py.File:
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path}: not an HDF5 file ({path.stat().st_size} bytes)")
     try:
-        return h5py.File(path, "r")
+        opened = h5py.File(path, "r")
     except OSError as error:
         raise ValueError(f"{path}: truncated or damaged HDF5 ({error}); download it again") from error
+    try:
+        require_own_numbers(opened, path)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 def _numbers(file: h5py.File, name: str, path: str | Path) -> h5py.Dataset:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +20,10 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
-from surefoot.offline_data.files import require_space
+from surefoot.offline_data.files import require_space, temporary_folder
 from surefoot.offline_data.transitions import Transitions
 
+ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+", re.ASCII)
 Format = Literal["hdf5", "arrow", "parquet"]
 
 
@@ -91,9 +92,8 @@ def write_minari(
     must be the next row's `obs`; otherwise `ValueError` names where it is not.
     """
     minari = _minari()
+    require_id(dataset_id, force=force)
     folder = store() / dataset_id
-    if folder.exists() and not force:
-        raise FileExistsError(f"{folder} exists already; choose another id or pass --force to replace it")
     data = transitions.to("cpu")
     if (largest := float(data.action.abs().max())) > 1:
         raise ValueError(
@@ -115,6 +115,17 @@ def write_minari(
         )
         _replace_folder(made / dataset_id, folder)
     return folder
+
+
+def require_id(dataset_id: str, *, force: bool = False) -> None:
+    """Raise unless a data set of this id can be written to the local store: `ValueError`, `FileExistsError`."""
+    if not ID.fullmatch(dataset_id):
+        raise ValueError(
+            f"{dataset_id!r} is no id of Minari: it is [NAMESPACE/]NAME-vVERSION, such as pendulum/mine-v0"
+        )
+    folder = store() / dataset_id
+    if folder.exists() and not force:
+        raise FileExistsError(f"{folder} exists already; choose another id or pass --force to replace it")
 
 
 def episode_slices(data: Transitions) -> list[slice]:
@@ -226,10 +237,10 @@ def _temporary_store(folder: Path) -> Iterator[Path]:
     """Let Minari write to a hidden store on the same disk, so that a half-written set never gets its final name."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     before = os.environ.get("MINARI_DATASETS_PATH")
-    with tempfile.TemporaryDirectory(prefix=".surefoot-", dir=store()) as made:
-        os.environ["MINARI_DATASETS_PATH"] = made
+    with temporary_folder(store() / "new") as made:
+        os.environ["MINARI_DATASETS_PATH"] = str(made)
         try:
-            yield Path(made)
+            yield made
         finally:
             os.environ.pop("MINARI_DATASETS_PATH")
             if before is not None:

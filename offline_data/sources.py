@@ -16,6 +16,7 @@ from surefoot.offline_data.download import cached_file
 from surefoot.offline_data.minari_io import read_minari
 from surefoot.offline_data.transitions import Transitions
 
+LONGEST = 10**15  # steps of an episode
 ROUNDING = 1e-3  # actions this little beyond [-1, 1] are float noise of a tanh and are clipped without asking
 
 
@@ -34,6 +35,12 @@ class DataConfig:
     """Time limit of the recorded task; needed for D4RL files without a timeouts array."""
     clip_actions: bool = False
     """Clip actions to [-1, 1]; otherwise actions out of bounds by more than 0.001 are an error."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"--data.fraction is {self.fraction}; it must be in (0, 1]")
+        if self.max_episode_steps is not None and not 1 <= self.max_episode_steps <= LONGEST:
+            raise ValueError(f"--data.max-episode-steps is {self.max_episode_steps}; it must be from 1 to {LONGEST:,}")
 
 
 def load(source: str | Path, *, view: View = "exact", max_episode_steps: int | None = None) -> Transitions:

@@ -35,11 +35,15 @@ LAYERS = {
     CONFIG: (CONFIG, *EVALUATION),
     "surefoot.training": (),
     "surefoot.evaluation": EVALUATION,
-    "surefoot.evaluation.storage": ("surefoot.agents.parts.blocks",),  # what a state says of its large tensors
+    # What a state says of its large tensors, and the names of files that are being written.
+    "surefoot.evaluation.storage": ("surefoot.agents.parts.blocks", "surefoot.offline_data.files"),
     "surefoot.agents": ("surefoot.agents",),  # further held by `paper_of`
     "surefoot.agents.interface": (),
-    "surefoot.agents.parts": ("surefoot.agents.parts", "surefoot.agents.interface"),
-    "surefoot.envs": ("surefoot.envs",),
+    "surefoot.agents.parts": (
+        *("surefoot.agents.parts", "surefoot.agents.interface"),
+        *("surefoot.configs.ranges", "surefoot.configs.memory"),
+    ),
+    "surefoot.envs": ("surefoot.envs", *(f"surefoot.configs.{m}" for m in ("allowed_modules", "memory", "ranges"))),
     "surefoot.envs.tasks": ("surefoot.envs",),
     "surefoot.offline_data": ("surefoot.offline_data",),
     "surefoot.configs": ("surefoot.configs",),

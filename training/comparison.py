@@ -155,7 +155,7 @@ def compare_over_grid(runs: Mapping[str, Compared], run: Path, config: RunConfig
     for label, one in runs.items():
         loaded = load_policy(one.folder, device=device)
         task = replace(
-            config.env, physics=config.eval.physics, time_aware=loaded.env_config.time_aware, num_envs=NUM_ENVS
+            config.env.in_c(), physics=config.eval.physics, time_aware=loaded.env_config.time_aware, num_envs=NUM_ENVS
         )
         results[label] = uncertainty_grid.evaluate_static(
             make_act(loaded.policy),
@@ -239,7 +239,7 @@ def _measure(label: str, one: Compared, config: RunConfig[Any], device: torch.de
             evaluate(
                 make_act(policy.policy),
                 # as the policy sees the task
-                replace(config.env, physics=physics, time_aware=policy.env_config.time_aware),
+                replace(config.env.in_c(), physics=physics, time_aware=policy.env_config.time_aware),
                 episodes=config.eval.episodes,
                 seed=config.eval.seed,
                 device=device,
@@ -309,7 +309,7 @@ def compare_objectives(run: Path, runs: Mapping[str, Compared], device: torch.de
     for label, one in runs.items():
         loaded = load_policy(one.folder, device=device)
         settings = one.config.eval
-        task = replace(loaded.env_config, physics=settings.physics)
+        task = replace(loaded.env_config.in_c(), physics=settings.physics)
         counts: dict[str, Any] = {"episodes": settings.objective_episodes, "seed": SEED, "device": device}
         measured = measure_objectives(loaded.policy, task, settings.objectives, **counts)
         name = label.replace("/", "-")

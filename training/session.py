@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +28,7 @@ from surefoot.training.loop.baselines import (
 )
 from surefoot.training.loop.budget import settle
 from surefoot.training.loop.engines import pick_device
-from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
+from surefoot.training.loop.interrupt import StopRequest, belongs_to_a_driver, stop_on_signals
 from surefoot.training.loop.loop import ActiveRun, Callback, finish, run_loop
 from surefoot.training.loop.process import quick_process
 from surefoot.training.loop.seeds import (
@@ -45,6 +44,8 @@ from surefoot.training.loop.seeds import (
 )
 from surefoot.training.loop.setup import resume, start, start_or_resume
 from surefoot.training.runs import folder as run_folder
+from surefoot.training.runs.folder import seed_folder
+from surefoot.training.runs.lock import remove_own
 
 AnyRun = ActiveRun | SeedRuns
 
@@ -68,16 +69,26 @@ def train(
     return run.folder
 
 
-def resume_run(folder: Path, agent_name: str, config: RunConfig[Any], *, callback: Callback | None = None) -> Path:
+def resume_run(
+    folder: Path,
+    agent_name: str,
+    config: RunConfig[Any],
+    *,
+    from_step: int | None = None,
+    callback: Callback | None = None,
+) -> Path:
     """Resume the run in a folder under `config`, which may extend its budget, and return the folder.
+
+    It goes on from its latest checkpoint that is whole, or from that of step `from_step`; later ones are deleted then.
 
     Raises:
         ValueError: `config` changes what may not change.
-        FileNotFoundError: no checkpoint.
+        FileNotFoundError: no checkpoint, or none of that step.
+        BlockingIOError: another process trains the run.
     """
-    if not run_folder.is_finished(folder, config):
+    if from_step is not None or not run_folder.is_finished(folder, config):
         with stop_on_signals() as stop:
-            execute(take_up(folder, agent_name, config), stop, callback)
+            execute(take_up(folder, agent_name, config, from_step), stop, callback)
     return folder
 
 
@@ -94,11 +105,17 @@ def begin(agent_name: str, config: RunConfig[Any], folder: Path, preset: str | N
     return run
 
 
-def take_up(folder: Path, agent_name: str, config: RunConfig[Any]) -> AnyRun:
-    """Return the run in a folder at its latest checkpoint; its baseline runs get what `config` changes, too."""
+def take_up(folder: Path, agent_name: str, config: RunConfig[Any], from_step: int | None = None) -> AnyRun:
+    """Return the run in a folder at its latest checkpoint, or that of `from_step`.
+
+    Its baseline runs get what `config` changes, too.
+    """
     several = has_seeds(agent_name, config) or has_seeds(*run_folder.read_config(folder))
     planned = plan_resumed_baselines(folder, agent_name, config)
-    run = resume_seeds(folder, agent_name, config) if several else resume(folder, agent_name, config)
+    if several and from_step is not None:
+        raise ValueError(f"{folder}: has several seeds; resume one by itself, {seed_folder(folder, config.seed)}")
+    run: AnyRun
+    run = resume_seeds(folder, agent_name, config) if several else resume(folder, agent_name, config, None, from_step)
     save_baselines(folder, planned)
     return run
 
@@ -112,7 +129,7 @@ def begin_or_take_up(folder: Path, agent_name: str, config: RunConfig[Any], pres
         return start_or_resume(folder, agent_name, config, preset)
     config, _ = settle(agent_name, config)
     if not (folder / "meta.json").is_file():
-        shutil.rmtree(folder, ignore_errors=True)  # killed while it was made
+        remove_own(folder, waits=belongs_to_a_driver())  # killed while it was made
         return start_seeds(agent_name, config, folder, preset)
     return None if run_folder.is_finished(folder, config) else resume_seeds(folder, agent_name, config)
 
@@ -157,6 +174,7 @@ def _execute_seeds(run: SeedRuns, stop: StopRequest, callback: Callback | None) 
     finally:
         with suppress(OSError):  # a full disk must not hide what went wrong before
             run_folder.mark(run.folder, "interrupted" if stop else status, time.perf_counter() - began)
+        run.release()
 
 
 def _train_together(run: SeedRuns, stop: StopRequest, callback: Callback | None) -> Failures:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from surefoot.agents.interface import Budget, Plan
 from surefoot.agents.parts.budget import (
     counted,
-    flag,
     require_room,
     require_updates,
     require_warm_up,
     rounded_up,
     whole_iterations,
 )
+from surefoot.agents.parts.ranges import AT_LEAST_0, POSITIVE, UNIT_INTERVAL, Rule, check_ranges, optional
 
 
 @dataclass(frozen=True)
@@ -126,23 +127,26 @@ SB3Config = SB3SACConfig | SB3TD3Config | SB3PPOConfig
 
 def _check(config: Any) -> None:
     """Raise `ValueError` where the library would fail later and less clearly."""
-    positive = (
-        "learning_rate",
-        "buffer_size",
-        "batch_size",
-        "train_freq",
-        "policy_delay",
-        "n_steps",
-        "n_epochs",
-        "tau",
-    )
-    for name in positive:
-        if getattr(config, name, 1) <= 0:
-            raise ValueError(f"--agent.{flag(name)} must be positive, not {getattr(config, name)}")
-    if not 0 <= config.gamma <= 1:
-        raise ValueError(f"--agent.gamma must be in [0, 1], not {config.gamma}")
-    if not config.net_arch or min(config.net_arch) < 1:
-        raise ValueError(f"--agent.net-arch must be at least one width, each at least 1, not {config.net_arch}")
+    positive = ("buffer_size", "train_freq", "n_steps", "n_epochs", "target_update_interval", "max_grad_norm")
+    not_negative = ("clip_range", "ent_coef", "vf_coef", "action_noise", "target_policy_noise")
+    rules: dict[str, Rule] = dict.fromkeys(positive, POSITIVE) | dict.fromkeys(not_negative, AT_LEAST_0)
+    rules |= {"gae_lambda": UNIT_INTERVAL, "target_kl": optional(POSITIVE)}
+    rules["gradient_steps"] = (lambda x: x == -1 or x >= 1, "at least 1, or -1")
+    if isinstance(getattr(config, "ent_coef", None), str):
+        rules["ent_coef"] = (_is_number_or_auto, "auto, auto_NUMBER or a number")
+        rules["target_entropy"] = (lambda x: x == "auto" or _is_number(x), "auto or a number")
+    check_ranges(config, rules)
+
+
+def _is_number_or_auto(text: str) -> bool:
+    return text == "auto" or _is_number(text.removeprefix("auto_"))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def plan_off_policy(config: SB3SACConfig | SB3TD3Config, budget: Budget) -> Plan:

@@ -25,13 +25,13 @@ Where this differs from the authors' code, and why:
   in 1.4·10⁵ steps.
 - The proof bounds the bias with ρ̄^H ≤ 1/m, which the floor does not give: `epoch_rounding="ceil"` does (§3.2).
 - Polytopes are searched by their vertices only: the optimistic value is convex. No linear-oracle heuristic is offered.
-- δ = 1/T and λ = ln T need the horizon, which is a setting. There is no any-time variant.
+- δ = 1/T and λ = ln T need the horizon, which is a setting; `doubling` makes do without one.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -39,7 +39,9 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.dynlin.bandit import Bandit, BanditConfig, BanditProblem, derive, make_constant_policy, plan
-from surefoot.agents.dynlin.bounds import Bounds, Constants, constants, epoch_repeats, from_system, stationary_radius
+from surefoot.agents.dynlin.bounds import Bounds, Constants, bias_radius, constants, epoch_repeats, stationary_radius
+from surefoot.agents.dynlin.learners import LearnerDefaults, bounds_of, table_of
+from surefoot.agents.dynlin.real import RealBandit
 from surefoot.agents.dynlin.ridge import ActionTable, Ridge, first_best, total
 from surefoot.agents.interface import AgentSpec, Style
 from surefoot.agents.parts.random import ReplicateUniforms
@@ -56,6 +58,9 @@ class DynLinUCBConfig(BanditConfig):
     """Failure probability δ of the confidence set; None: 1/T."""
     epoch_rounding: Literal["floor", "ceil"] = "floor"
     """Rounding of the epoch length ln m / ln(1/ρ̄)."""
+    bias_scale: float = 1.0
+    """Scale of the bias term of β, (c₁/√λ)·ln(e(t+1)). 1 is what the proof needs; less explores less, where the bounds
+    are far above the system's."""
     first_action: Literal["random", "optimistic"] = "random"
     """Action of the first epoch: uniformly random (the authors' code), or the first of those with the largest norm."""
     double_first_epoch: bool = False
@@ -82,7 +87,12 @@ class DynLinUCBConfig(BanditConfig):
         norms = ["state_weight", "action_weight", "input_matrix", "action_norm", "state_norm"]
         rules = dict.fromkeys([f"{name}_bound" for name in norms] + ["noise_std"], optional(AT_LEAST_0))
         rules |= {"non_normality_bound": optional(AT_LEAST_1)}
-        rules |= {"ridge": optional(POSITIVE), "rounds_per_step": AT_LEAST_1, "horizon": optional(AT_LEAST_1)}
+        rules |= {
+            "bias_scale": AT_LEAST_0,
+            "ridge": optional(POSITIVE),
+            "rounds_per_step": AT_LEAST_1,
+            "horizon": optional(AT_LEAST_1),
+        }
         rules |= {"spectral_radius_bound": optional((lambda x: 0 <= x < 1, "in [0, 1)"))}
         check_ranges(self, rules | {"failure_probability": optional((lambda x: 0 < x < 1, "in (0, 1)"))})
         needs = [name for name in ("ridge", "failure_probability") if getattr(self, name) is None]
@@ -104,10 +114,10 @@ class DynLinUCBConfig(BanditConfig):
         lam = math.log(T) if self.ridge is None else self.ridge
         return lam, 1 / T if self.failure_probability is None else self.failure_probability
 
-    def bounds(self, problem: BanditProblem) -> Bounds:
-        """Return the bounds of the problem's system, with those given here in their place."""
+    def bounds(self, problem: BanditProblem, rho: float | None = None) -> Bounds:
+        """Return the bounds of the problem's system, with those given here in their place, and ρ̄ in place of all."""
         given = {
-            "rho": self.spectral_radius_bound,
+            "rho": self.spectral_radius_bound if rho is None else rho,
             "phi": self.non_normality_bound,
             "omega": self.state_weight_bound,
             "theta": self.action_weight_bound,
@@ -116,24 +126,15 @@ class DynLinUCBConfig(BanditConfig):
             "x": self.state_norm_bound,
             "sigma": self.noise_std,
         }
-        return from_system(problem.env.system, largest_action(problem), given)
-
-
-def largest_action(problem: BanditProblem) -> float:
-    """Return Ū = max ‖u‖₂ of the problem's actions."""
-    if problem.env.actions is None:
-        assert problem.env.ball is not None
-        return problem.env.ball
-    return float((problem.env.actions**2).sum(1).max() ** 0.5)
+        return bounds_of(problem, given=given)
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------
 
 
-def radius(t: int, known: Constants, d: int, u: float, lam: float, delta: float) -> float:
+def radius(t: int, known: Constants, d: int, u: float, lam: float, delta: float, bias_scale: float = 1.0) -> float:
     """Return β after t rounds: (c₁/√λ)·ln(e(t+1)) + c₂√λ + √(2σ̃²[ln(1/δ) + (d/2)·ln(1 + tŪ²/(dλ))])."""
-    truncation_bias = known.c1 / math.sqrt(lam) * (1 + math.log1p(t))
-    return truncation_bias + stationary_radius(t, known, d, u, lam, delta)
+    return bias_radius(t, known, lam, bias_scale) + stationary_radius(t, known, d, u, lam, delta)
 
 
 def optimistic_values(table: ActionTable, ridge: Ridge, beta: float) -> Tensor:
@@ -185,31 +186,49 @@ def secular_root(weight: Tensor, stretch: Tensor, beta: float, halvings: int = 1
 # --- the learner -----------------------------------------------------------------------------------------------------
 
 
-class DynLinUCB:
+class DynLinUCB(LearnerDefaults):
     """The choice of an action and of its epoch's length, and one regression sample per epoch."""
 
-    STATEFUL = ("ridge", "uniforms", "epoch", "beta")
+    STATEFUL = ("ridge", "uniforms", "epoch", "beta", "lam", "delta", "rho", "prior_rounds")
+    holds_bounds = True
 
     def __init__(self, config: DynLinUCBConfig, problem: BanditProblem) -> None:
-        self.config = config
+        self.config, self.problem = config, problem
         self.lam, self.delta = config.confidence()
         self.bounds = config.bounds(problem)
         self.known = constants(self.bounds)
-        replicates, self.d = problem.env.num_envs, problem.env.system.B.shape[1]
+        replicates, self.d = problem.replicates, problem.d
         self.ridge = Ridge(self.d, replicates, self.lam, problem.device)
         self.uniforms = ReplicateUniforms(problem.seed, "first action", replicates, problem.device)
-        self.ball = problem.env.ball
-        self.table = None
-        if problem.env.actions is not None:
-            self.table = ActionTable(torch.tensor(problem.env.actions, device=problem.device), replicates)
+        self.ball = problem.ball
+        self.table = table_of(problem) if problem.actions is not None else None
         self.epoch = 0  # m, of the epoch under way
         self.beta = 0.0
+        self.prior_rounds = 0  # that a warm start is worth
+
+    @property
+    def rho(self) -> float:
+        """ρ̄, which sets the epochs' lengths and the constants; writing it computes them anew."""
+        return self.bounds.rho
+
+    @rho.setter
+    def rho(self, value: float) -> None:
+        if value != self.bounds.rho:
+            self.bounds = self.config.bounds(self.problem, value)
+            self.known = constants(self.bounds)
+
+    def extend(self, horizon: int) -> None:
+        """Compute λ and δ for another horizon; V moves with λ."""
+        before = self.lam
+        self.lam, self.delta = replace(self.config, horizon=horizon).confidence()
+        self.ridge.regularise(self.lam - before)
 
     def choose(self, t: int) -> tuple[Tensor, int]:
         """Return the action of the next epoch and its length H + 1."""
         self.epoch += 1
         length = epoch_repeats(self.epoch, self.bounds.rho, self.config.epoch_rounding) + 1
-        self.beta = radius(t, self.known, self.d, self.bounds.u, self.lam, self.delta)
+        known, scale = self.known, self.config.bias_scale
+        self.beta = radius(t + self.prior_rounds, known, self.d, self.bounds.u, self.lam, self.delta, scale)
         if self.epoch > 1:
             return self.optimistic(), length
         action = self.optimistic() if self.config.first_action == "optimistic" else self.random()
@@ -258,6 +277,7 @@ DYNLIN_UCB_SPEC = AgentSpec(
     "optimism for actions with delayed effects through a hidden linear state (arXiv 2211.08997)",
     actions=("Box", "Discrete"),
     regret="round",
+    make_ask_tell=partial(RealBandit, DynLinUCB),
     task_fields=("horizon",),
     derive=derive,
     plan=plan,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.dynlin.bandit import BanditConfig, BanditProblem
-from surefoot.agents.dynlin.learners import bounds_of, replicate_uniforms, table_of
+from surefoot.agents.dynlin.learners import LearnerDefaults, bounds_of, replicate_uniforms, table_of
 from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges
 
 
@@ -21,7 +21,7 @@ class AR2Config(BanditConfig):
         check_ranges(self, {"rounds_per_step": AT_LEAST_1})
 
 
-class AR2:
+class AR2(LearnerDefaults):
     """Alternate between the better of the last two arms and the arm that was triggered first.
 
     An arm is triggered once its reward may have drifted above the superior one's. As in the authors' code a triggered
@@ -32,7 +32,11 @@ class AR2:
     STATEFUL = ("estimates", "drift", "triggered", "recent", "uniforms", "t")
 
     def __init__(self, config: AR2Config, problem: BanditProblem) -> None:
-        bounds, arms, replicates = bounds_of(problem), len(table_of(problem).actions), problem.env.num_envs
+        bounds, arms, replicates = (
+            bounds_of(problem, ("rho", "sigma")),
+            len(table_of(problem).actions),
+            problem.replicates,
+        )
         alpha, sigma = bounds.rho, bounds.sigma
         if alpha == 0.0 or sigma == 0.0:
             raise ValueError(f"AR2 divides by the spectral radius {alpha:g} and the noise {sigma:g}; both must be > 0")
@@ -75,11 +79,24 @@ class AR2:
 
     def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
         """Decay every estimate by α; that of the arm played is α·y."""
-        self.estimates = (self.alpha * self.estimates).scatter(0, action[None], self.alpha * last[None])
-        started = self.drift * self.alpha**2
-        self.drift = started.scatter(0, action[None], torch.full_like(last[None], self.alpha**4))
+        self.skip(action)
+        self.estimates = self.estimates.scatter(0, action[None], self.alpha * last[None])
+        self.drift = self.drift.scatter(0, action[None], torch.full_like(last[None], self.alpha**4))
+
+    def skip(self, action: Tensor) -> None:
+        """Decay every estimate by α."""
+        self.estimates = self.alpha * self.estimates
+        self.drift = self.drift * self.alpha**2
         self.recent = torch.stack([action, self.recent[0]])
         self.t += 1
+
+    def late(self, action: Tensor, reward: Tensor, memo: Tensor | None, age: int) -> None:
+        """Take α^{age + 1}·y for the arm, unless a later reward of it is known."""
+        arm, drift = action[None], self.alpha ** (2 * age + 4)
+        newer = self.drift.gather(0, arm) < drift
+        estimate = torch.where(newer, self.alpha ** (age + 1) * reward[None], self.estimates.gather(0, arm))
+        self.estimates = self.estimates.scatter(0, arm, estimate)
+        self.drift = self.drift.scatter(0, arm, self.drift.gather(0, arm).clamp(min=drift))
 
     def greedy(self) -> Tensor:
         """Return the better of the last two arms."""

@@ -34,14 +34,15 @@ from surefoot.agents.dynlin.bandit import Bandit, BanditConfig, BanditProblem
 from surefoot.agents.dynlin.exp3 import BatchExp3Paper, Exp3, Exp3Config, make_batch_exp3
 from surefoot.agents.dynlin.fixed import FixedConfig, HumanBudgetConfig, Uniform, make_human_budget, make_oracle
 from surefoot.agents.dynlin.linucb import DLinUCB, LinUCB, LinUCBConfig
+from surefoot.agents.dynlin.real import RealBandit
 from surefoot.agents.interface import AgentSpec, Style
 
 
 def spec(
     config: BanditConfig, make_learner: Callable[[Any, BanditProblem], Any], summary: str, style: Style
 ) -> AgentSpec:
-    make_agent = partial(Bandit, make_learner)
-    return replace(DYNLIN_UCB_SPEC, default=config, make_agent=make_agent, summary=summary, style=style)
+    made = {"make_agent": partial(Bandit, make_learner), "make_ask_tell": partial(RealBandit, make_learner)}
+    return replace(DYNLIN_UCB_SPEC, default=config, summary=summary, style=style, **made)
 
 
 LINUCB_SPEC = spec(LinUCBConfig(), LinUCB, "linear UCB (OFUL) on every round's reward", style=Style("#E69F00", "-"))
@@ -89,7 +90,13 @@ HUMAN_BUDGET_SPEC = spec(
     "the human experts' budget allocation, a constant action",
     style=Style("#7F7F7F", "-"),
 )
-ORACLE_SPEC = spec(
-    FixedConfig(), make_oracle, "the best constant action, computed from the true system", style=Style("#000000", "-")
+ORACLE_SPEC = replace(
+    spec(
+        FixedConfig(),
+        make_oracle,
+        "the best constant action, computed from the true system",
+        style=Style("#000000", "-"),
+    ),
+    make_ask_tell=None,
 )
 UNIFORM_SPEC = spec(FixedConfig(), Uniform, "a uniformly random action every round", style=Style("#7F7F7F", ":"))

@@ -4,7 +4,7 @@ Equations and sections: docs/derivations/dynlin.md.
 
 | derivation | paper | here |
 |---|---|---|
-| §1.1, §6.1 | Assumptions 2.1, 2.2 | `Bounds`, `from_system` |
+| §1.1, §6.1 | Assumptions 2.1, 2.2 | `Bounds`, `from_system`, `from_given` |
 | (1.3) | Assumption 2.1 | `non_normality` |
 | (3.1), (3.2), (3.3) | – | `constants` |
 | (3.8) | – | `stationary_radius` |
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -90,6 +91,49 @@ def from_system(
     return Bounds(**(derived | known))
 
 
+NAMES = {  # of the bounds of a real system, in the words of `DynLinUCBConfig`
+    "spectral_radius": "rho",
+    "non_normality": "phi",
+    "state_weight": "omega",
+    "action_weight": "theta",
+    "input_matrix": "b",
+    "action_norm": "u",
+    "state_norm": "x",
+    "noise_std": "sigma",
+}
+
+
+def named(bounds: Mapping[str, float]) -> dict[str, float]:
+    """Return bounds by the fields of `Bounds`; `ValueError` for an unknown name or a value out of range."""
+    known = {}
+    for name, value in bounds.items():
+        if name not in NAMES:
+            raise ValueError(f"bounds: unknown name {name!r}; choose from {', '.join(NAMES)}")
+        low, high = (1, math.inf) if name == "non_normality" else (0, 1 if name == "spectral_radius" else math.inf)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value < high:
+            raise ValueError(f"bounds: {name} is {value!r}; it must be in [{low}, {high:g})")
+        known[NAMES[name]] = float(value)
+    return known
+
+
+def from_given(known: Mapping[str, float], u_bound: float, needs: Sequence[str] = Bounds._fields) -> Bounds:
+    """Return the bounds of a system whose matrices nobody has; `ValueError` where one that is needed is missing.
+
+    Φ̄ = 1, as of a normal A, and Ω = 1, since the scale of the hidden state is free, where they are left out; Ū is that
+    of the actions and X̄ = Ū/(1 − ρ̄), as in `from_system`. What is neither known nor needed is NaN.
+    """
+    bounds = {"phi": 1.0, "omega": 1.0, "u": u_bound, **known}
+    if "rho" in bounds:
+        bounds.setdefault("x", bounds["u"] / (1 - bounds["rho"]))
+    missing = [name for name, field in NAMES.items() if field in needs and field not in bounds and field != "x"]
+    if missing:
+        raise ValueError(
+            f"bounds: {', '.join(missing)} missing; give what is known of the system, such as "
+            'bounds={"spectral_radius": 0.7, "action_weight": 1, "input_matrix": 0.5, "noise_std": 0.1}'
+        )
+    return Bounds(**{field: bounds.get(field, math.nan) for field in Bounds._fields})
+
+
 class Constants(NamedTuple):
     """c1 and c2 of the radius, and the noise proxy σ̃², eq. (3.1) to eq. (3.3)."""
 
@@ -104,6 +148,11 @@ def constants(bounds: Bounds) -> Constants:
     c1 = u * omega * phi * (u * b / (1 - rho) + x)
     c2 = theta + omega * b * phi / (1 - rho)
     return Constants(c1, c2, sigma**2 * (1 + omega**2 * phi**2 / (1 - rho**2)))
+
+
+def bias_radius(t: int, known: Constants, lam: float, scale: float = 1.0) -> float:
+    """Return (c₁/√λ)·ln(e(t+1)), the part of β that the truncation bias needs, times `scale`."""
+    return scale * (known.c1 / math.sqrt(lam) * (1 + math.log1p(t)))
 
 
 def stationary_radius(t: int, known: Constants, d: int, u: float, lam: float, delta: float) -> float:

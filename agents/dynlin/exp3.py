@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from surefoot.agents.dynlin.bandit import BanditConfig, BanditProblem
-from surefoot.agents.dynlin.bounds import (
-    Bounds,
-    epochs_within,
-    spectral_radius,
+from surefoot.agents.dynlin.bounds import Bounds, epochs_within
+from surefoot.agents.dynlin.learners import (
+    LearnerDefaults,
+    bounds_of,
+    replicate_uniforms,
+    require_horizon,
+    table_of,
 )
-from surefoot.agents.dynlin.learners import bounds_of, replicate_uniforms, require_horizon, table_of
 from surefoot.agents.dynlin.ridge import first_best, total
 from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges, optional
 from surefoot.agents.parts.state import pack, unpack
@@ -55,16 +58,20 @@ def arm_probabilities(gains: Tensor, gamma: float) -> Tensor:
     return (1 - gamma) * weights / total(weights.unbind()) + gamma / arms
 
 
-class Exp3:
+class Exp3(LearnerDefaults):
     """Exponential weights; an action is repeated for `length` rounds and updated with their mean reward."""
 
-    STATEFUL = ("gains", "probabilities", "uniforms")
+    STATEFUL = ("gains", "probabilities", "uniforms", "gamma", "length")
+    needs: Literal["last", "mean"] = "mean"
 
-    def __init__(self, config: Exp3Config, problem: BanditProblem, *, length: int = 1) -> None:
-        self.length = length
-        self.bound, self.arms = reward_bound(bounds_of(problem)), len(table_of(problem).actions)
-        self.gamma = exp3_rate(self.arms, require_horizon(config) / length)
-        self.gains = torch.zeros(self.arms, problem.env.num_envs, dtype=torch.float64, device=problem.device)
+    def __init__(self, config: Exp3Config, problem: BanditProblem, *, batched: bool = False) -> None:
+        horizon = require_horizon(config)
+        self.batched = partial(rounds_per_batch, config, problem) if batched else lambda horizon: 1
+        self.length = self.batched(horizon)
+        needs = ("rho", "theta", "omega", "b", "u")
+        self.bound, self.arms = reward_bound(bounds_of(problem, needs)), len(table_of(problem).actions)
+        self.gamma = exp3_rate(self.arms, horizon / self.length)
+        self.gains = torch.zeros(self.arms, problem.replicates, dtype=torch.float64, device=problem.device)
         self.probabilities = arm_probabilities(self.gains, self.gamma)
         self.uniforms = replicate_uniforms(problem, "arms")
 
@@ -78,9 +85,23 @@ class Exp3:
 
     def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
         """Add r/p to the gain of the arm played, r = (mean + 2M)/(4M)."""
-        scaled = (mean + 2 * self.bound) / (4 * self.bound)
-        arm = action[None]
-        self.gains.scatter_add_(0, arm, scaled / self.probabilities.gather(0, arm))
+        self.late(action, mean, self.memo(action), 0)
+
+    def memo(self, action: Tensor) -> Tensor:
+        """Return the probability p of the arm, at the time of its choice."""
+        return self.probabilities.gather(0, action[None])[0]
+
+    def late(self, action: Tensor, reward: Tensor, memo: Tensor | None, age: int) -> None:
+        """Add r/p with the p that the arm was drawn with."""
+        assert memo is not None
+        scaled = (reward + 2 * self.bound) / (4 * self.bound)
+        self.gains.scatter_add_(0, action[None], (scaled / memo)[None])
+        self.probabilities = arm_probabilities(self.gains, self.gamma)
+
+    def extend(self, horizon: int) -> None:
+        """Compute batches and rate for another horizon; the gains stay, as where the rate falls from round to round."""
+        self.length = self.batched(horizon)
+        self.gamma = exp3_rate(self.arms, horizon / self.length)
         self.probabilities = arm_probabilities(self.gains, self.gamma)
 
     def greedy(self) -> Tensor:
@@ -99,14 +120,14 @@ class Exp3:
 
 def make_batch_exp3(config: Exp3Config, problem: BanditProblem) -> Exp3:
     """Return Exp3 with repeated actions: one update at the end of each batch, with its own rewards."""
-    return Exp3(config, problem, length=rounds_per_batch(config, problem))
+    return Exp3(config, problem, batched=True)
 
 
-def rounds_per_batch(config: Exp3Config, problem: BanditProblem) -> int:
-    return config.repeat or batch_length(require_horizon(config), spectral_radius(problem.env.system.A))
+def rounds_per_batch(config: Exp3Config, problem: BanditProblem, horizon: int) -> int:
+    return config.repeat or batch_length(horizon, bounds_of(problem, ("rho",)).rho)
 
 
-class BatchExp3Paper:
+class BatchExp3Paper(LearnerDefaults):
     """The authors' Batch-Exp3: the update comes after the 2nd round of a batch, with the last k rewards.
 
     All but two of those belong to the batch before, whose action may have been another; at the very first update there
@@ -114,13 +135,16 @@ class BatchExp3Paper:
     """
 
     STATEFUL = ("weights", "recent", "arm", "played")
+    misses = False
 
     def __init__(self, config: Exp3Config, problem: BanditProblem) -> None:
-        self.length = rounds_per_batch(config, problem)
-        self.weights = Exp3(config, problem, length=self.length)
-        shape = self.length, problem.env.num_envs
+        if config.doubling:
+            raise ValueError("batch-exp3-paper needs a horizon: its batches cannot change; take batch-exp3")
+        self.weights = Exp3(config, problem, batched=True)
+        self.length = self.weights.length
+        shape = self.length, problem.replicates
         self.recent = torch.zeros(shape, dtype=torch.float64, device=problem.device)  # ring of the last k rewards
-        self.arm = torch.zeros(problem.env.num_envs, dtype=torch.int64, device=problem.device)
+        self.arm = torch.zeros(problem.replicates, dtype=torch.int64, device=problem.device)
         self.played = 0
 
     def choose(self, t: int) -> tuple[Tensor, int]:
@@ -135,6 +159,9 @@ class BatchExp3Paper:
         self.played += 1
         if self.played % self.length == min(2, self.length) % self.length:
             self.weights.observe(action, last, total(self.recent.unbind()) / self.length)
+
+    def skip(self, action: Tensor) -> None:
+        raise ValueError("batch-exp3-paper mixes rewards of two batches and cannot do without one; take batch-exp3")
 
     def greedy(self) -> Tensor:
         return self.weights.greedy()

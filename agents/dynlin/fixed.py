@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.dynlin.bandit import BanditConfig, BanditProblem
-from surefoot.agents.dynlin.learners import replicate_uniforms, sample_arm, table_of
-from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges
+from surefoot.agents.dynlin.learners import LearnerDefaults, replicate_uniforms, sample_arm, table_of
+from surefoot.agents.parts.ranges import AT_LEAST_1, POSITIVE, check_ranges
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class FixedConfig(BanditConfig):
     """A policy that does not learn."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"rounds_per_step": AT_LEAST_1})
+        rules = {"rounds_per_step": AT_LEAST_1, "daily_budget": POSITIVE}
+        check_ranges(self, rules | {"budgets": (lambda x: len(x) > 0 and min(x) > 0, "one or more positive numbers")})
 
     @property
     def needs_horizon(self) -> bool:
@@ -47,7 +48,7 @@ def human_budget_action(budgets: tuple[float, ...], daily_budget: float) -> np.n
     return fractions * daily_budget
 
 
-class Constant:
+class Constant(LearnerDefaults):
     """One action forever."""
 
     STATEFUL: tuple[str, ...] = ()
@@ -70,20 +71,22 @@ class Constant:
 
 def make_human_budget(config: HumanBudgetConfig, problem: BanditProblem) -> Constant:
     """Return the learner that always plays `human_budget_action`; it needs no row of the table."""
-    d = problem.env.system.B.shape[1]
+    d = problem.d
     if len(config.budgets) != d:
         raise ValueError(f"--agent.budgets names {len(config.budgets)} campaigns, but actions have {d} components")
     action = torch.tensor(human_budget_action(config.budgets, config.daily_budget), device=problem.device)
-    return Constant(action.expand(problem.env.num_envs, d).contiguous())
+    return Constant(action.expand(problem.replicates, d).contiguous())
 
 
 def make_oracle(config: FixedConfig, problem: BanditProblem) -> Constant:
     """Return the learner that plays argmax J, computed from the true system: its pseudo-regret is 0."""
-    value = table_of(problem).actions @ torch.tensor(problem.env.h, device=problem.device)
-    return Constant(torch.full((problem.env.num_envs,), int(value.argmax()), device=problem.device))
+    if problem.h is None:
+        raise ValueError("oracle computes the best action from the true system, which only a simulator has")
+    value = table_of(problem).actions @ torch.tensor(problem.h, device=problem.device)
+    return Constant(torch.full((problem.replicates,), int(value.argmax()), device=problem.device))
 
 
-class Uniform:
+class Uniform(LearnerDefaults):
     """A uniformly random action every round."""
 
     STATEFUL = ("uniforms",)

@@ -18,7 +18,14 @@ from surefoot.agents.dynlin.bounds import (
     constants,
     stationary_radius,
 )
-from surefoot.agents.dynlin.learners import bounds_of, replicate_uniforms, require_horizon, sample_arm, table_of
+from surefoot.agents.dynlin.learners import (
+    LearnerDefaults,
+    bounds_of,
+    replicate_uniforms,
+    require_horizon,
+    sample_arm,
+    table_of,
+)
 from surefoot.agents.dynlin.ridge import Ridge, backward, cholesky, first_best, quadratic_form
 from surefoot.agents.parts.ranges import AT_LEAST_1, POSITIVE, check_ranges, optional
 
@@ -76,17 +83,18 @@ class LinUCBConfig(BanditConfig):
         check_ranges(self, rules | {"gamma": optional((lambda x: 0 < x < 1, "in (0, 1)"))})
 
 
-class LinUCB:
+class LinUCB(LearnerDefaults):
     """Optimism with a regression on every round. One class, three radii."""
 
-    STATEFUL = ("ridge", "uniforms", "beta")
+    STATEFUL = ("ridge", "uniforms", "beta", "horizon", "lam")
 
     def __init__(self, config: LinUCBConfig, problem: BanditProblem) -> None:
         self.config, self.horizon = config, require_horizon(config)
-        self.table, self.bounds = table_of(problem), bounds_of(problem)
+        self.table = table_of(problem)
+        self.bounds = bounds_of(problem, Bounds._fields if config.variant == "log" else ("theta", "u", "sigma"))
         self.d = self.table.actions.shape[1]
-        self.lam = config.ridge or (math.log(self.horizon) if config.variant == "log" else 1.0)
-        self.ridge = Ridge(self.d, problem.env.num_envs, self.lam, problem.device)
+        self.lam = self.regulariser()
+        self.ridge = Ridge(self.d, problem.replicates, self.lam, problem.device)
         self.uniforms = replicate_uniforms(problem, "first action")
         self.beta = 0.0
 
@@ -94,6 +102,16 @@ class LinUCB:
         """Return the action of the next round: uniform in the first."""
         self.beta = self.radius(t)
         return (self.optimistic() if t else sample_arm(self.uniforms, len(self.table.actions))), 1
+
+    def regulariser(self) -> float:
+        """Return λ for the horizon."""
+        return self.config.ridge or (math.log(self.horizon) if self.config.variant == "log" else 1.0)
+
+    def extend(self, horizon: int) -> None:
+        """Compute the constants for another horizon; λ of `log` moves with it."""
+        self.horizon, before = horizon, self.lam
+        self.lam = self.regulariser()
+        self.ridge.regularise(self.lam - before)
 
     def radius(self, t: int) -> float:
         config, bounds = self.config, self.bounds
@@ -121,21 +139,21 @@ class LinUCB:
         return {"beta": torch.tensor(self.beta)}
 
 
-class DLinUCB:
+class DLinUCB(LearnerDefaults):
     """LinUCB that forgets: V = Σ γ^{t−s} u uᵀ + rI, Ṽ with γ², b with γ; bonus √(uᵀV⁻¹ṼV⁻¹u)·β.
 
     r = λ in the textbook, λγ^{-t} in the authors' code.
     """
 
-    STATEFUL = ("ridge", "squared", "uniforms", "beta", "t")
+    STATEFUL = ("ridge", "squared", "uniforms", "beta", "t", "horizon")
 
     def __init__(self, config: LinUCBConfig, problem: BanditProblem) -> None:
         self.config, self.horizon = config, require_horizon(config)
         self.gamma = 1 - 1e-4 if config.gamma is None else config.gamma
-        self.table, self.bounds = table_of(problem), bounds_of(problem)
+        self.table, self.bounds = table_of(problem), bounds_of(problem, ("theta", "u", "sigma"))
         self.d = self.table.actions.shape[1]
         self.lam = config.ridge or 1.0
-        self.ridge = Ridge(self.d, problem.env.num_envs, self.lam, problem.device)
+        self.ridge = Ridge(self.d, problem.replicates, self.lam, problem.device)
         self.squared = self.ridge.gram.clone()  # Ṽ
         self.identity = torch.eye(self.d, dtype=torch.float64, device=problem.device)[..., None]
         self.uniforms = replicate_uniforms(problem, "first action")
@@ -160,12 +178,28 @@ class DLinUCB:
 
     def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
         """Discount what is known, then take in the round."""
+        self.skip(action)
+        self.late(action, last, None, 0)
+
+    def skip(self, action: Tensor) -> None:
+        """Discount what is known."""
         self.t += 1
-        u, r = self.table.vectors(action), self.regulariser()
-        outer = u[:, None] * u
+        r = self.regulariser()
         for gram, gamma in ((self.ridge.gram, self.gamma), (self.squared, self.gamma**2)):
-            gram.mul_(gamma).add_((1 - gamma) * r * self.identity).add_(outer)
-        self.ridge.moment.mul_(self.gamma).add_(u * last)
+            gram.mul_(gamma).add_((1 - gamma) * r * self.identity)
+        self.ridge.moment.mul_(self.gamma)
+
+    def late(self, action: Tensor, reward: Tensor, memo: Tensor | None, age: int) -> None:
+        """Take in a round with the discount that it would have by now."""
+        u, weight = self.table.vectors(action), self.gamma**age
+        outer = u[:, None] * u
+        self.ridge.gram.add_(weight * outer)
+        self.squared.add_(weight**2 * outer)
+        self.ridge.moment.add_(weight * (u * reward))
+
+    def extend(self, horizon: int) -> None:
+        """Compute the constants for another horizon."""
+        self.horizon = horizon
 
     def greedy(self) -> Tensor:
         """Return the action that the estimate alone ranks first."""

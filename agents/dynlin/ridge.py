@@ -38,6 +38,11 @@ class Ridge:
         self.gram += u[:, None] * u
         self.moment += u * y
 
+    def regularise(self, more: float) -> None:
+        """Add `more` to λ; 0 leaves every bit as it is."""
+        if more:
+            self.gram.diagonal().add_(more)
+
     def estimate(self) -> Tensor:
         """Return ĥ = V⁻¹ b (d, N)."""
         factor = cholesky(self.gram)

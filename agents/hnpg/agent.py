@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -76,13 +76,11 @@ class HNPGConfig(OnPolicyConfig):
     rounds: int = 10
     """Fitting rounds K per policy evaluation in the stationary form, of `critic_steps` gradient steps each."""
 
+    INFINITE: ClassVar[tuple[str, ...]] = ("on_policy_weight", "critic_on_policy_weight", "policy_on_policy_weight")
+
     def __post_init__(self) -> None:
         weight = optional((lambda x: x >= 0, "at least 0 (inf: on-policy only)"))
-        rules = {
-            "rounds": AT_LEAST_1,
-            **dict.fromkeys(["on_policy_weight", "critic_on_policy_weight", "policy_on_policy_weight"], weight),
-        }
-        check_ranges(self, {**ON_POLICY_RANGES, **rules})
+        check_ranges(self, {**ON_POLICY_RANGES, "rounds": AT_LEAST_1, **dict.fromkeys(self.INFINITE, weight)})
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ in `agents/iwocs/exact.py`.
 | (4.18) a model that repeats; §4.6 the ends | – | `composite.repeated`, `agent.IWOCS.ending` |
 | (4.19) nothing better is possible | – | `choice.highest_return`, `agent.IWOCS.ending` |
 | (4.20) ρ_i by the mean over the models | – | `agent.IWOCS.chosen` |
+| (4.21) errors remembered, (4.22) the most accurate acts | – | `composite.remembered`, `composite.Composite.decide` |
 | §4.6 the loop | – | `agent.IWOCS.step` |
 | (5.1) value of a point; grid (IWOCS*), CMA-ES (IWOCS) | – | `agent.IWOCS.play`, `search.Search` |
 
@@ -36,6 +37,8 @@ Where this differs from the paper, or the paper leaves it open, and why:
   learned, J is neither. So nothing is ever certified here.
 - `threshold_by="mean"` chooses ρ by the mean over the models of the search, (4.20): by the worst value alone it is
   arbitrary for as long as another model stays the worst.
+- `gate_memory` and `gate_choice="accurate"` judge a specialist by the whole episode and let the one act that foresees
+  best, (4.21), (4.22): the model is the same in every step, and near an equilibrium all of them foresee the next.
 - ρ is an absolute error summed over all observations, so with many of them every model may be unusable everywhere, and
   the composite silently is its default (pitfall 4): the `fractions` in the path show it. `error_quantile` makes ρ
   relative.
@@ -151,6 +154,7 @@ class IWOCS:
         """Freeze what was trained, and look for the worst model under each threshold."""
         if isinstance(self.solver, StaticSolver) and self.config.error_quantile is not None:
             self.scale = self.solver.usual_error(self.config.error_quantile)
+            self.policy.usual[self.iteration - 1] = self.scale
         assert self.solver is not None
         replay = self.solver.replay
         self.most_reward = max(self.most_reward, float(replay.unpack(replay.rows[: len(replay)]).reward.max()))

@@ -7,7 +7,7 @@ the parts were learned.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,14 @@ class Specialist(NamedTuple):
     q: Callable[[Tensor, Tensor], Tensor]  # (N, obs), (N, act) -> (E, N), the unregularised critics
     predict: Callable[[Tensor, Tensor], Tensor]  # (N, obs), (N, act) -> (N, obs)
     rho: float
+    usual: float = 1.0  # z of (4.16), the error that is usual for its predictor
+
+
+class Gate(NamedTuple):
+    """How errors are remembered and who of the usable acts; the defaults are the paper's."""
+
+    memory: float = 0.0  # by which a remembered error fades in a step, (4.21); 0: that of the last step alone
+    choice: Literal["pessimistic", "accurate"] = "pessimistic"  # (4.13) or (4.22)
 
 
 def prediction_error(predicted: Tensor, next_obs: Tensor) -> Tensor:
@@ -35,14 +43,24 @@ def prediction_loss(predicted: Tensor, next_obs: Tensor) -> Tensor:
     return prediction_error(predicted, next_obs).mean()
 
 
-def is_valid(predicted: Tensor, obs: Tensor, rho: float) -> Tensor:
-    """Return (N,) whether a model foresaw this observation, from the step before, to within ρ."""
-    return prediction_error(predicted, obs) <= rho
+def is_valid(error: Tensor, rho: float) -> Tensor:
+    """Return (N,) whether a model foresaw an observation, from the step before, to within ρ."""
+    return error <= rho
 
 
-def choose(q: Tensor, valid: Tensor) -> Tensor:
-    """Return (N,) the usable specialist with the smallest value, of q and valid (J, N); −1 where none is usable."""
-    best = torch.where(valid, q, torch.inf).argmin(0)
+def remembered(trace: Tensor, error: Tensor, fresh: Tensor, memory: float) -> tuple[Tensor, Tensor]:
+    """Return the next trace (J + 1, N) and the errors (J, N) by which models are judged, (4.21).
+
+    The trace holds faded sums of the errors (J, N) of steps, and last of the steps; nothing where fresh (N,).
+    """
+    faded = memory * trace if memory else torch.zeros_like(trace)  # one infinite error is not remembered for ever
+    trace = torch.where(fresh, 0.0, faded + torch.cat([error, torch.ones_like(trace[:1])]))
+    return trace, trace[:-1] / trace[-1].clamp(min=1.0)
+
+
+def choose(order: Tensor, valid: Tensor) -> Tensor:
+    """Return (N,) the usable specialist that is first, of order and valid (J, N); −1 where none is usable."""
+    best = torch.where(valid, order, torch.inf).argmin(0)
     return torch.where(valid.any(0), best, -1)
 
 
@@ -60,17 +78,18 @@ def repeated(model: Tensor, before: Sequence[Tensor], span: Tensor, tolerance: f
 
 
 class Composite:
-    """Several specialists and a default policy as a `StatefulPolicy` with one step of memory per environment."""
+    """Several specialists and a default policy as a `StatefulPolicy` with a memory of each environment's steps."""
 
     needs_rewards = False
 
-    def __init__(self, specialists: Sequence[Specialist], default: Act):
-        self.specialists, self.default = tuple(specialists), default
+    def __init__(self, specialists: Sequence[Specialist], default: Act, gate: Gate | None = None):
+        self.specialists, self.default, self.gate = tuple(specialists), default, gate or Gate()
         self.reset()
 
     def reset(self) -> None:
-        """Forget the step before and the counts: all environments start an episode."""
+        """Forget the steps before and the counts: all environments start an episode."""
         self._before: tuple[Tensor, Tensor] | None = None
+        self._trace: Tensor | None = None
         self._fresh: Tensor | None = None
         self._job: Tensor | None = None
         self._served = torch.zeros(1, len(self.specialists) + 1, dtype=torch.int64)  # (jobs, J + 1) steps
@@ -97,32 +116,39 @@ class Composite:
 
     def __call__(self, obs: Tensor) -> Tensor:
         """Return actions (N, act)."""
-        action, chosen = self.decide(obs, self._valid(obs))
+        if self._before is None or self._fresh is None:
+            error, fresh = torch.zeros(len(self.specialists), len(obs)).to(obs), torch.ones_like(obs[:, 0]).bool()
+        else:
+            error, fresh = self.errors(*self._before, obs), self._fresh
+        trace = torch.zeros(len(error) + 1, len(obs)).to(obs) if self._trace is None else self._trace
+        self._trace, error = remembered(trace, error, fresh, self.gate.memory)
+        action, chosen = self.decide(obs, error, fresh)
         self._before = obs, action
         self._count(chosen)
         return action
 
-    def decide(self, obs: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return actions (N, act) and who acts (N,), the last being the default; valid (J, N) is the gate."""
+    def errors(self, before: Tensor, action: Tensor, obs: Tensor) -> Tensor:
+        """Return (J, N): each predictor's error in obs (N, obs), by what was executed in the step before, (4.10)."""
+        if not self.specialists:
+            return torch.zeros(0, len(obs)).to(obs)
+        return torch.stack([prediction_error(one.predict(before, action), obs) for one in self.specialists])
+
+    def decide(self, obs: Tensor, error: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
+        """Return actions (N, act) and who acts (N,), the last being the default.
+
+        Specialists are judged by their errors (J, N); where there is no step before, fresh (N,), all are usable.
+        """
         proposals = torch.stack([*(one.act(obs) for one in self.specialists), self.default(obs)])  # (J + 1, N, act)
         chosen = torch.full_like(proposals[0, :, 0], -1, dtype=torch.int64)
         if self.specialists:
-            q = torch.stack([one.q(obs, a).amin(0) for one, a in zip(self.specialists, proposals, strict=False)])
-            chosen = choose(q, valid)
+            valid = torch.stack([is_valid(e, one.rho) for e, one in zip(error, self.specialists, strict=True)]) | fresh
+            order = torch.stack([one.q(obs, a).amin(0) for one, a in zip(self.specialists, proposals, strict=False)])
+            if self.gate.choice == "accurate":  # with no step before nothing is known, and the pessimist acts
+                usual = torch.tensor([one.usual for one in self.specialists]).to(error)
+                order = torch.where(fresh, order, error / usual[:, None])
+            chosen = choose(order, valid)
         chosen = chosen % len(proposals)  # −1 is the last, the default
         return proposals.gather(0, chosen[None, :, None].expand_as(proposals[:1]))[0], chosen
-
-    def _valid(self, obs: Tensor) -> Tensor:
-        """Return (J, N), by what was really executed in the step before, whoever chose it."""
-        if self._before is None or self._fresh is None:
-            return torch.ones(len(self.specialists), len(obs), dtype=torch.bool, device=obs.device)
-        return self.foreseen(*self._before, obs) | self._fresh
-
-    def foreseen(self, before: Tensor, action: Tensor, obs: Tensor) -> Tensor:
-        """Return (J, N): whether each specialist's predictor foresaw obs (N, obs) from the step before."""
-        if not self.specialists:
-            return torch.ones(0, len(obs), dtype=torch.bool, device=obs.device)
-        return torch.stack([is_valid(one.predict(before, action), obs, one.rho) for one in self.specialists])
 
     def _count(self, chosen: Tensor) -> None:
         job = torch.zeros_like(chosen) if self._job is None else self._job.to(chosen.device)

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.interface import Budget, Plan, Progress, Setting, Spaces
-from surefoot.agents.iwocs.composite import THRESHOLDS, Act, Composite, Specialist, prediction_error, prediction_loss
+from surefoot.agents.iwocs.composite import (
+    THRESHOLDS,
+    Act,
+    Composite,
+    Gate,
+    Specialist,
+    prediction_error,
+    prediction_loss,
+)
 from surefoot.agents.iwocs.search import GENERATIONS, POPULATION
 from surefoot.agents.parts.acceleration import accelerate, adam, step_all, take_step
 from surefoot.agents.parts.budget import counted, flag, require_room, require_warm_up, vector_steps, whole_rollouts
@@ -85,12 +93,20 @@ class IWOCSConfig(SACConfig):
     gate_critic: Literal["entropy-free", "soft"] = "entropy-free"
     """Critic whose minimum selects the acting policy: the entropy-free one, or `soft`, SAC's own (ablation)."""
 
+    gate_memory: float = 0.0
+    """Factor by which a remembered prediction error fades in a step: the gate judges by a faded mean of the episode's
+    errors (ours); 0: by that of the last step alone."""
+    gate_choice: Literal["pessimistic", "accurate"] = "pessimistic"
+    """Who acts of the usable specialists: the one with the smallest value (`pessimistic`), or with the smallest error
+    in the unit of `error_quantile` (`accurate`, ours)."""
+
     def __post_init__(self) -> None:
         counts = ("default_steps", "model_steps", "generations", "search_episodes")
         rules = dict.fromkeys(counts, AT_LEAST_1) | dict.fromkeys(["iterations", "repeat_tolerance"], AT_LEAST_0)
         rules |= dict.fromkeys(["grid_n", "population"], (lambda x: x >= 2, "at least 2"))
         rules["held_out_episodes"] = (lambda x: x >= 2, "at least 2, for an interval")
         rules["thresholds"] = (lambda x: len(x) > 0 and min(x) >= 0 and sorted(x) == list(x), "numbers from 0 on, up")
+        rules["gate_memory"] = (lambda x: 0 <= x < 1, "in [0, 1)")
         rules["error_quantile"] = optional((lambda x: 0 < x < 1, "in (0, 1), or None"))
         rules["entropy_free_hidden"] = WIDTHS
         check_ranges(self, rules)
@@ -227,6 +243,7 @@ class IWOCSPolicy(nn.Module):
     """The default policy, a place for every specialist, and how many of them the deployed composite has."""
 
     rho: Tensor
+    usual: Tensor
     used: Tensor
 
     def __init__(self, config: IWOCSConfig, spaces: Spaces, generator: torch.Generator | None = None) -> None:
@@ -242,16 +259,19 @@ class IWOCSPolicy(nn.Module):
             MLP(obs_dim + action_dim, config.hidden, obs_dim, generator=generator) for _ in models
         )
         self.register_buffer("rho", torch.zeros(config.iterations, dtype=torch.float64))
+        self.register_buffer("usual", torch.ones(config.iterations, dtype=torch.float64))
         self.register_buffer("used", torch.tensor(0))
+        self.gate = Gate(config.gate_memory, config.gate_choice)
         self.requires_grad_(False)
 
     def specialists(
         self, rho: Sequence[float], *, explore: bool = False, generator: torch.Generator | None = None
     ) -> list[Specialist]:
         """Return the first specialists, one for each ρ."""
+        parts = zip(rho, self.actors, self.critics, self.predictors, self.usual.tolist(), strict=False)
         return [
-            Specialist(_actor(actor, explore, generator), critic, partial(_predict, predictor), r)
-            for r, actor, critic, predictor in zip(rho, self.actors, self.critics, self.predictors, strict=False)
+            Specialist(_actor(actor, explore, generator), critic, partial(_predict, predictor), r, usual)
+            for r, actor, critic, predictor, usual in parts
         ]
 
     def composite(
@@ -259,12 +279,18 @@ class IWOCSPolicy(nn.Module):
     ) -> Composite:
         """Return the composite of the default and the first specialists, one for each ρ."""
         specialists = self.specialists(rho, explore=explore, generator=generator)
-        return Composite(specialists, _actor(self.default, explore, generator))
+        return Composite(specialists, _actor(self.default, explore, generator), self.gate)
 
     def stateful(self, *, explore: bool = False, generator: torch.Generator | None = None) -> Composite:
         """Return the composite as a stateful policy."""
         rho = self.rho[: int(self.used)].tolist()
         return self.composite(rho, explore=explore, generator=generator)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        state_dict.setdefault(
+            f"{prefix}usual", torch.ones_like(self.usual)
+        )  # of runs before it was kept, whose unit is 1
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     @torch.no_grad()
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from surefoot.agents.parts.networks import LOG_STD_MAX
+from surefoot.configs.ranges import require_finite
 
 Rule = tuple[Callable[[Any], bool], str]  # whether a value holds, and what it should be
 
@@ -14,23 +15,8 @@ AT_LEAST_1: Rule = (lambda x: x >= 1, "at least 1")
 POSITIVE: Rule = (lambda x: x > 0, "positive")
 FRACTION: Rule = (lambda x: 0 < x <= 1, "in (0, 1]")
 UNIT_INTERVAL: Rule = (lambda x: 0 <= x <= 1, "in [0, 1]")
-WIDTHS: Rule = (lambda x: len(x) > 0 and min(x) >= 1, "one or more widths of at least 1")
-
-SHARED: dict[str, Rule] = {
-    "gamma": UNIT_INTERVAL,
-    "hidden": WIDTHS,
-    "tau": FRACTION,
-    "log_std_min": (lambda x: x < LOG_STD_MAX, f"below {LOG_STD_MAX:g}"),
-    **dict.fromkeys(
-        ["policy_lr", "critic_lr", "alpha_lr", "classifier_lr", "initial_alpha", "updates_per_step", "adam_eps"],
-        POSITIVE,
-    ),
-    **dict.fromkeys(
-        ["batch_size", "replay_capacity", "rollout_steps", "classifier_batch_size", "policy_delay"], AT_LEAST_1
-    ),
-    **dict.fromkeys(["random_steps", "learning_starts", "real_batch_size", "classifier_noise"], AT_LEAST_0),
-    **dict.fromkeys(["exploration_noise", "target_noise", "target_noise_clip"], AT_LEAST_0),
-}
+WIDTHS: Rule = (lambda x: len(x) > 0 and min(x) >= 1 and max(x) <= 2**16, "one or more widths of at least 1")
+RATE: Rule = (lambda x: 0 < x <= 10, "positive, at most 10")
 
 
 def optional(rule: Rule) -> Rule:
@@ -38,8 +24,28 @@ def optional(rule: Rule) -> Rule:
     return (lambda x: x is None or rule[0](x)), rule[1]
 
 
+SHARED: dict[str, Rule] = {
+    "gamma": UNIT_INTERVAL,
+    **dict.fromkeys(["hidden", "net_arch", "classifier_hidden"], WIDTHS),
+    "tau": FRACTION,
+    "log_std_min": (lambda x: x < LOG_STD_MAX, f"below {LOG_STD_MAX:g}"),
+    **dict.fromkeys(["policy_lr", "critic_lr", "alpha_lr", "classifier_lr", "learning_rate", "lr"], RATE),
+    **dict.fromkeys(["initial_alpha", "updates_per_step", "adam_eps", "classifier_bound"], POSITIVE),
+    **dict.fromkeys(
+        ["batch_size", "replay_capacity", "rollout_steps", "classifier_batch_size", "policy_delay"], AT_LEAST_1
+    ),
+    **dict.fromkeys(["random_steps", "learning_starts", "real_batch_size", "classifier_noise"], AT_LEAST_0),
+    **dict.fromkeys(["exploration_noise", "target_noise", "target_noise_clip"], AT_LEAST_0),
+}
+SHARED |= {"horizon": optional(AT_LEAST_1), "last_layer_gain": optional(AT_LEAST_0)}
+
+
 def check_ranges(config: Any, more: Mapping[str, Rule] | None = None) -> None:
-    """Raise `ValueError` for a hyper-parameter out of its range; `more` adds an agent's own rules."""
+    """Raise `ValueError` for a hyper-parameter out of its range; `more` adds an agent's own rules.
+
+    Whatever no rule is for is finite at least, but for the fields that the class names in `INFINITE`.
+    """
     for name, (holds, requirement) in {**SHARED, **(more or {})}.items():
         if hasattr(config, name) and not holds(getattr(config, name)):
             raise ValueError(f"--agent.{name.replace('_', '-')} must be {requirement}, not {getattr(config, name)}")
+    require_finite(config, "agent.", getattr(config, "INFINITE", ()))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import Batch, OfflineData
 from surefoot.agents.parts import blocks
+from surefoot.configs.memory import require_memory
 
 Rows = TypeVar("Rows", bound=tuple[Tensor, ...])  # a NamedTuple of tensors that share their first axis
 
@@ -33,7 +34,7 @@ class Ring(Generic[Rows]):
             raise ValueError(f"replay capacity must be at least 1, not {capacity}")
         self.kind, self.flat = kind, [width is None for width in widths]
         self.widths = [1 if width is None else width for width in widths]
-        self.rows = torch.empty(capacity, sum(self.widths), device=device)
+        self.rows = _rows(capacity, sum(self.widths), torch.float32, device)
         self.generator = generator
         self.position = 0  # where the next row goes
         self.size = 0
@@ -130,7 +131,7 @@ class ImageRing(Ring[Rows]):
         sizes = [width if p else 4 * (width or 1) for width, p in zip(widths, self.is_image, strict=True)]
         super().__init__(kind, sizes, 1, generator, device)
         self.flat = [width is None for width in widths]
-        self.rows = torch.empty(capacity, sum(self.widths), dtype=torch.uint8, device=device)
+        self.rows = _rows(capacity, sum(self.widths), torch.uint8, device)
 
     def pack(self, columns: list[Tensor]) -> Tensor:
         parts = zip(columns, self.is_image, strict=True)
@@ -154,6 +155,14 @@ class Replay(Ring[Batch]):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(Batch, [obs_dim, action_dim, None, obs_dim, None], capacity, generator, device)
+
+
+def _rows(capacity: int, width: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Return rows (capacity, width) to fill; `ValueError` where the device has no memory for them."""
+    device = torch.device(device)
+    there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+    require_memory(float(capacity) * width * dtype.itemsize, f"a replay of {capacity:,} transitions", there)
+    return torch.empty(capacity, width, dtype=dtype, device=device)
 
 
 def join(first: Batch, second: Batch) -> Batch:

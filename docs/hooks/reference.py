@@ -67,7 +67,7 @@ def pages_of(module: griffe.Object | griffe.Alias, files: Files, config: MkDocsC
     if not module.is_init_module:
         files.append(File.generated(config, f"{at}.md", content=f"# `{module.path}`\n\n::: {module.path}\n"))
         return f"{at}.md"
-    hidden = {"surefoot.api"}  # its functions are on the page of `surefoot`
+    hidden = {"surefoot.api", "surefoot.bandits"}  # its functions are on the page of `surefoot`
     inner = [each for name, each in sorted(module.modules.items()) if not each.is_alias and each.path not in hidden]
     inner.sort(key=lambda each: each.is_init_module)
     files.append(File.generated(config, f"{at}/index.md", content=page_of_package(module, inner)))

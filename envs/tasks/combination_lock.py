@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.envs.npz_files import read_npz
 from surefoot.envs.tensor_env import State, TensorEnv
 
 DEAD = 2
@@ -253,10 +254,12 @@ def _read_embeddings(path: Path, split: str) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such embeddings file; expected an .npz with arrays train and test")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            images = np.asarray(file[split], np.float32)
-    except (ValueError, KeyError, OSError) as error:
+        found = read_npz(path, [split])[split]
+    except ValueError as error:
         raise ValueError(f"{path}: no readable array {split!r} in it ({error})") from error
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: {split} must be finite numbers (classes, images, width), not {found.dtype}")
+    images = np.asarray(found, np.float32)
     if images.ndim != 3 or not np.isfinite(images).all():
         raise ValueError(f"{path}: {split} must be finite numbers (classes, images, width), got shape {images.shape}")
     return torch.from_numpy(images)

@@ -24,6 +24,8 @@ from surefoot.envs.parameters import UncertaintySet, check_task
 from surefoot.envs.task_parameters import TaskParameters, full_vector
 from surefoot.envs.tensor_env import TensorEnv
 from surefoot.envs.uncertainty.robots import ROBOTS, Moved, MujocoRobots
+from surefoot.envs.warp import require_installed
+from surefoot.envs.warp.tasks import require_served
 
 LONGEST_EPISODE = 100_000  # steps; a task without a time limit would otherwise never return
 NUM_ENVS = 128  # episodes side by side: beyond it a batch saves little, and one of the largest robot takes 1 MB
@@ -35,7 +37,8 @@ class Robots(Protocol):
     spaces: tuple[gym.Space[Any], gym.Space[Any]]
     parameters: TaskParameters
 
-    def begin(self, i: int, values: np.ndarray, seed: int) -> np.ndarray: ...  # (obs,) float32
+    # Parameters (n, d) and reset seeds (n,) of those that begin -> observations (n, obs) float32.
+    def begin(self, indices: np.ndarray, values: np.ndarray, seeds: Sequence[int]) -> np.ndarray: ...
     def advance(self, indices: np.ndarray, actions: np.ndarray) -> Moved: ...
     def close(self) -> None: ...
 
@@ -69,12 +72,7 @@ class BatchedEpisodes(gym.vector.VectorEnv):
         self.num_envs = min(num_envs, len(self.seeds))
         self.device = torch.device(device)
         one = replace(config, num_envs=1, vectorization="sync")
-        fast = config.id in ROBOTS and not config.time_aware and config.physics.action_noise == 0.0
-        self.robots: Robots = (
-            MujocoRobots(one, uncertainty, self.num_envs, threads)
-            if fast
-            else GymRobots(one, uncertainty, self.num_envs)
-        )
+        self.robots = _robots(one, uncertainty, self.num_envs, threads, self.device)
         self.robots.parameters.check_rows(self.params)
         self.single_observation_space, self.single_action_space = self.robots.spaces
         self.observation_space, self.action_space = (batch_space(space, self.num_envs) for space in self.robots.spaces)
@@ -85,8 +83,7 @@ class BatchedEpisodes(gym.vector.VectorEnv):
         self._job = np.full(self.num_envs, -1)
         self._obs = np.zeros((self.num_envs, *(self.single_observation_space.shape or ())), np.float32)
         with quiet_mujoco():
-            for i in range(self.num_envs):
-                self._begin(i)
+            self._begin(np.arange(self.num_envs))
         return self._tensor(self._obs), {"job": self._tensor(self._job)}
 
     @property
@@ -113,17 +110,19 @@ class BatchedEpisodes(gym.vector.VectorEnv):
                 terminated[busy] = moved.terminated | moved.broken
                 truncated[busy], broken[busy] = moved.truncated, moved.broken
             self._obs = final_obs.copy()
-            for i in np.flatnonzero(terminated | truncated).tolist():
-                self._begin(i)
+            self._begin(np.flatnonzero(terminated | truncated))
         info = {"final_obs": final_obs, "_final_obs": terminated | truncated, "job": job, "broken": broken}
         obs, reward_, terminated_, truncated_ = map(self._tensor, (self._obs, reward, terminated, truncated))
         return obs, reward_, terminated_, truncated_, {name: self._tensor(column) for name, column in info.items()}
 
-    def _begin(self, i: int) -> None:
-        self._job[i] = self._next if self._next < len(self.seeds) else -1
-        if self._job[i] >= 0:
-            self._obs[i] = self.robots.begin(i, self.params[self._next], self.seeds[self._next])
-            self._next += 1
+    def _begin(self, indices: np.ndarray) -> None:
+        """Let these take the next jobs, as far as there are any."""
+        jobs = np.arange(self._next, min(self._next + len(indices), len(self.seeds)))
+        taking = indices[: len(jobs)]
+        self._job[indices], self._job[taking] = -1, jobs
+        self._next += len(jobs)
+        if len(jobs):
+            self._obs[taking] = self.robots.begin(taking, self.params[jobs], [self.seeds[job] for job in jobs])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array.copy()).to(self.device)
@@ -132,8 +131,21 @@ class BatchedEpisodes(gym.vector.VectorEnv):
         self.robots.close()
 
 
-# --- any task of Gymnasium's, the environments stepped one after the other
-# ---------------------------------------------
+def _robots(
+    config: EnvConfig, uncertainty: UncertaintySet, num_envs: int, threads: int | None, device: torch.device
+) -> Robots:
+    if config.backend == "warp":
+        require_served(config)
+        require_installed()
+        from surefoot.envs.uncertainty.world_robots import WorldRobots
+
+        return WorldRobots(config, uncertainty, num_envs, device)
+    if config.id in ROBOTS and not config.time_aware and config.physics.action_noise == 0.0:
+        return MujocoRobots(config, uncertainty, num_envs, threads)
+    return GymRobots(config, uncertainty, num_envs)
+
+
+# --- any task of Gymnasium's, the environments stepped one after the other --------------------------------------------
 
 
 class GymRobots:
@@ -144,9 +156,9 @@ class GymRobots:
         self.spaces = (self.envs[0].observation_space, self.envs[0].action_space)
         self.parameters: TaskParameters = self.envs[0].get_wrapper_attr("parameters")
 
-    def begin(self, i: int, values: np.ndarray, seed: int) -> np.ndarray:
-        obs: np.ndarray = self.envs[i].reset(seed=seed, options={"params": values})[0]
-        return obs
+    def begin(self, indices: np.ndarray, values: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+        jobs = zip(indices.tolist(), values, seeds, strict=True)
+        return np.stack([self.envs[i].reset(seed=seed, options={"params": row})[0] for i, row, seed in jobs])
 
     def advance(self, indices: np.ndarray, actions: np.ndarray) -> Moved:
         rows = [self._step(self.envs[i], action) for i, action in zip(indices, actions, strict=True)]

@@ -7,7 +7,7 @@ the v5 tasks in NumPy, all environments at once, in the same order of operations
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -165,7 +165,11 @@ class MujocoRobots:
         self.threads = threads or _cores()
         self._pool = ThreadPoolExecutor(self.threads)
 
-    def begin(self, i: int, values: np.ndarray, seed: int) -> np.ndarray:
+    def begin(self, indices: np.ndarray, values: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+        jobs = zip(indices.tolist(), values, seeds, strict=True)
+        return np.stack([self._begin(i, row, seed) for i, row, seed in jobs])
+
+    def _begin(self, i: int, values: np.ndarray, seed: int) -> np.ndarray:
         full = self.parameters.full(values)
         if self._signals:
             self._signals[i].seed(seed)

@@ -107,7 +107,7 @@ class UncertainVectorEnv(gym.vector.VectorWrapper):
         values = self.params if name == "params" else self._next
         rows = values.numpy(force=True)
         if self._full is None:
-            self.env.sub_envs.send(name, rows)
+            self.env.send(name, rows)
         elif name == "params":
             self.env.set_params(torch.from_numpy(self._full(rows)).to(self.device))
 
@@ -155,8 +155,8 @@ class BatchedPerturbedEnvs:
         self.nominal = nominal_params(config, uncertainty)
 
     def in_dynamics(self, physics: Physics) -> BatchedPerturbedEnvs:
-        """Return the same in other dynamics around the parameters of the set."""
-        config = replace(self.config, physics=physics)
+        """Return the same in other dynamics around the parameters of the set, stepped by MuJoCo in C."""
+        config = replace(self.config.in_c(), physics=physics)
         return BatchedPerturbedEnvs(config, self.uncertainty, device=self.device, num_envs=self.num_envs)
 
     def play(self, act: Any, points: np.ndarray, seeds: Sequence[int]) -> JobOutcomes:

@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import mujoco
 import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.envs.config import EnvConfig
 from surefoot.envs.health import balanced, standing, upright, within
 
 Fields = dict[str, Tensor]  # arrays of MjData by name, and `body_mass` of the model, (N, …) each
@@ -39,6 +41,11 @@ class Task(NamedTuple):
     observe: Callable[[Any, Fields], Tensor]  # (task, state) -> (N, obs)
     outcome: Callable[[Any, Fields, Fields, Tensor], Outcome]  # (task, before, after, action in the task's own units)
     start: Callable[[Any, np.random.Generator], Start]
+    contacts: int = 4  # that a world has at most, with room to spare: measured in C, lying and thrown about
+
+    def constraints(self, model: mujoco.MjModel) -> int:
+        """Return how many rows of constraints a world has at most: four edges a contact, limits, friction of joints."""
+        return int(4 * self.contacts + model.jnt_limited.sum() + model.tendon_limited.sum() + model.nv)
 
 
 # --- observations -----------------------------------------------------------------------------------------------------
@@ -325,13 +332,13 @@ _STATE = ("qpos", "qvel")
 _HUMANOID = (*_STATE, "cinert", "cvel", "qfrc_actuator", "cfrc_ext", "ten_length", "ten_velocity")
 
 TASKS: dict[str, Task] = {
-    "Ant-v5": Task(("xpos",), (*_STATE, "xpos", "cfrc_ext"), observe_ant, outcome_ant, start_gaussian),
-    "HalfCheetah-v5": Task(("qpos",), _STATE, observe_planar, outcome_planar, start_gaussian),
-    "Hopper-v5": Task(("qpos",), _STATE, observe_clipped, outcome_hopper, start_uniform),
+    "Ant-v5": Task(("xpos",), (*_STATE, "xpos", "cfrc_ext"), observe_ant, outcome_ant, start_gaussian, 24),
+    "HalfCheetah-v5": Task(("qpos",), _STATE, observe_planar, outcome_planar, start_gaussian, 16),
+    "Hopper-v5": Task(("qpos",), _STATE, observe_clipped, outcome_hopper, start_uniform, 16),
     "Humanoid-v5": Task(
-        ("xipos",), (*_HUMANOID, "xipos", "body_mass"), observe_humanoid, outcome_humanoid, start_uniform
+        ("xipos",), (*_HUMANOID, "xipos", "body_mass"), observe_humanoid, outcome_humanoid, start_uniform, 64
     ),
-    "HumanoidStandup-v5": Task((), _HUMANOID, observe_humanoid, outcome_standup, start_uniform),
+    "HumanoidStandup-v5": Task((), _HUMANOID, observe_humanoid, outcome_standup, start_uniform, 64),
     "InvertedDoublePendulum-v5": Task(
         (),
         (*_STATE, "qfrc_constraint", "site_xpos"),
@@ -340,8 +347,19 @@ TASKS: dict[str, Task] = {
         start_gaussian,
     ),
     "InvertedPendulum-v5": Task((), _STATE, observe_pendulum, outcome_pendulum, start_uniform),
-    "Pusher-v5": Task((), (*_STATE, "xpos"), observe_pusher, outcome_pusher, start_pusher),
+    "Pusher-v5": Task((), (*_STATE, "xpos"), observe_pusher, outcome_pusher, start_pusher, 24),
     "Reacher-v5": Task((), (*_STATE, "xpos"), observe_reacher, outcome_reacher, start_reacher),
     "Swimmer-v5": Task(("qpos",), _STATE, observe_swimmer, outcome_swimmer, start_uniform),
-    "Walker2d-v5": Task(("qpos",), _STATE, observe_clipped, outcome_walker2d, start_uniform),
+    "Walker2d-v5": Task(("qpos",), _STATE, observe_clipped, outcome_walker2d, start_uniform, 24),
 }
+
+
+def require_served(config: EnvConfig) -> None:
+    """Raise `ValueError` where a task, or what is asked of it, has no form on tensors; one line says which."""
+    if config.id not in TASKS:
+        raise ValueError(
+            f"--env.backend warp does not serve {config.id}; it serves {', '.join(TASKS)}; use --env.backend mujoco"
+        )
+    for option, given in (("--env.flatten", config.flatten), ("--env.action-bound", config.action_bound is not None)):
+        if given:
+            raise ValueError(f"--env.backend warp does not serve {option}; use --env.backend mujoco")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec as find_module
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from surefoot.envs import EnvConfig, find_spec, make_single
 from surefoot.evaluation.episodes import Act, observe, reset_policy
+from surefoot.offline_data.files import temporary_folder
 
 # The recorder keeps every frame of the episode in memory: 230 MB for 1000 of these, 690 MB at the tasks' own 480 x 480.
 FRAME: dict[str, bool | int | float | str] = {"width": 320, "height": 240}
@@ -52,9 +52,8 @@ def record_episode(
     if "mujoco" in str(find_spec(config.id).entry_point):
         choose_gl()
         config = replace(config, kwargs={**FRAME, **config.kwargs})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
-        frames = str(Path(folder) / "new")  # the recorder warns of a folder that exists
+    with temporary_folder(out) as folder:
+        frames = str(folder / "new")  # the recorder warns of a folder that exists
         env: Any = RecordVideo(make_single(config, "rgb_array"), frames, episode_trigger=lambda _: True)
         try:
             ended = _play(act, env, seed, steps, device)

@@ -75,7 +75,7 @@ def _load_file(
 
 def _load_ours(path: Path, checkpoint: str | int, device: torch.device | str) -> AnyPolicy:
     loaded = load_policy(path, checkpoint, device)
-    task = replace(loaded.env_config, physics=loaded.physics, num_envs=1, vectorization="sync")
+    task = replace(loaded.env_config.in_c(), physics=loaded.physics, num_envs=1, vectorization="sync")
     return AnyPolicy(
         act=make_act(loaded.policy),
         spaces=Spaces(*spaces_of(loaded.env_config)),

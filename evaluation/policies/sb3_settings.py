@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from surefoot.configs.yaml_text import parse_yaml
+
 LARGEST_FILE = 2**20  # bytes
 NORMALIZERS = ("vecnormalize.pkl", "vec_normalize.pkl")
 TIME_FEATURE = re.compile(r"(sb3_contrib\.common|rl_zoo3?|utils)\.wrappers\.TimeFeatureWrapper")
@@ -120,8 +122,8 @@ def _mapping(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path}: {path.stat().st_size:,} bytes are no hyper-parameters")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+        content = parse_yaml(path.read_text(encoding="utf-8"), _PlainLoader)
         return {} if content is None else {str(key): value for key, value in dict(content).items()}
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(f"{path}: no mapping of settings ({reason})") from error

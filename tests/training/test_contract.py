@@ -167,6 +167,8 @@ def test_the_seed_decides_the_run_whole_or_in_two_parts_and_its_policy_can_be_de
     assert_same_run(straight, parts, run.counters.step)
     obs = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(load_policy(parts).policy.act(obs), run.agent.act(obs), rtol=0, atol=0)
+    execute(resume(parts, name, config), StopRequest())  # as after a stop in its last evaluation; most are past 80
+    assert_same_run(straight, parts, run.counters.step)
     other = train(name, dataclasses.replace(config, seed=1), out=tmp_path, name="other")
     with pytest.raises(AssertionError):
         assert_same_run(straight, other, run.counters.step)

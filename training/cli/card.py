@@ -10,6 +10,7 @@ import tyro
 from surefoot.evaluation.policies import load_any
 from surefoot.evaluation.policy_files import policy_path
 from surefoot.evaluation.storage import write_atomically
+from surefoot.training.cli.outputs import require_output
 from surefoot.training.report.card import card
 from surefoot.training.runs.shared_policy import facts_of, read_stress
 
@@ -32,11 +33,14 @@ class Request:
     """Checkpoint of a run folder: `latest`, `best` or its step."""
     allow_pickle: bool = False
     """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
+    allow_code: bool = False
+    """Import the module that the file names for its task (`module:EnvId`), and run TorchScript programs."""
 
 
 def main(arguments: list[str]) -> int:
     """Write the card and return the exit code."""
     request = tyro.cli(Request, args=arguments, prog="surefoot card")
+    require_output(request.out, ".md")
     text = text_of(request)
     out = request.out or _default_out(request.policy)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +52,9 @@ def main(arguments: list[str]) -> int:
 def text_of(request: Request, name: str | None = None) -> str:
     """Return the card of a request; `ValueError` where the task is not known."""
     path = request.policy
-    policy = load_any(path, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle)
+    policy = load_any(
+        path, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle, allow_code=request.allow_code
+    )
     stress = read_stress(path, request.stress)
     known = [policy.env_config.id] if policy.env_config else []
     known += [stress["policies"][0]["env"]["id"]] if stress else []

@@ -16,6 +16,7 @@ import tyro
 from rich.table import Table
 
 from surefoot.agents.interface import Spaces
+from surefoot.configs.ranges import LARGEST_SEED
 from surefoot.envs import EnvConfig, examine_task, make_vec, spaces_of
 from surefoot.evaluation import policy_files
 from surefoot.evaluation.episodes import Act, make_act
@@ -25,17 +26,18 @@ from surefoot.offline_data import collect as record
 from surefoot.offline_data.d4rl import View, read_metadata
 from surefoot.offline_data.download import cache_dir
 from surefoot.offline_data.download import download as fetch
-from surefoot.offline_data.files import refuse_existing
 from surefoot.offline_data.health import Health, check_health
-from surefoot.offline_data.minari_io import Format, local_ids, minari_metadata
+from surefoot.offline_data.minari_io import Format, local_ids, minari_metadata, require_id
 from surefoot.offline_data.scores import ADDRESS, D4RL_DATASETS, REFERENCE_SCORES, find_d4rl
 from surefoot.offline_data.sources import d4rl_path, is_minari, sample_names
 from surefoot.training.cli.options import REGISTRY, laid_over
+from surefoot.training.cli.outputs import require_output
 from surefoot.training.loop.behaviour import documented_epsilon, record_behaviour
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs import provenance as provenance_of
 from surefoot.training.runs.console import Terminal, print_table
 
+MOST_STEPS = 10**10  # of a recording
 Json = Annotated[bool, tyro.conf.arg(name="json", help="print JSON instead of a table")]
 
 
@@ -138,6 +140,7 @@ def collect(
     epsilon: float | None = None,
     device: str = "cpu",
     allow_pickle: bool = False,
+    allow_code: bool = False,
     force: bool = False,
 ) -> None:
     """Record a policy in a task and write a D4RL file with its provenance.
@@ -155,25 +158,41 @@ def collect(
         epsilon: probability of a uniformly random action; default: 0, or as documented for `behaviour`.
         device: where policy and task run.
         allow_pickle: let Stable-Baselines3 itself open an archive that cannot be read otherwise, which runs its code.
+        allow_code: run a TorchScript program, and import the module that the policy's file names for its task.
         force: replace an existing file.
     """
-    refuse_existing(out, force)
-    if not env.id:  # a run names its task, so this is none
-        inside = policy_files.runs_inside(policy)
-        raise ValueError(f"{policy} does not say which task it is for; give --env.id{inside}")
+    require_output(out, ".hdf5", force=force)
+    _check_recording(policy, env, steps=steps, seed=seed, noise=noise, epsilon=epsilon)
     if str(policy) == "behaviour":
         if stochastic or noise:
             raise ValueError(
                 "`behaviour` acts as the task documents it: --stochastic and --noise do not apply, --epsilon does"
             )
         return _collect_behaviour(out, env, steps, seed, epsilon, force)
-    chosen = load_any(policy, checkpoint=checkpoint, allow_pickle=allow_pickle, device=device)
+    chosen = load_any(policy, checkpoint=checkpoint, allow_pickle=allow_pickle, allow_code=allow_code, device=device)
     chosen, task = ready_for(chosen, laid_over(env, chosen.env_config or env))
     act = _stochastic(policy, checkpoint, device) if stochastic else chosen.act
     recipe = {"stochastic": stochastic, "noise_std": noise, "epsilon": epsilon or 0.0, "seed": seed, "steps": steps}
     data = _record(act, chosen, task, recipe, str(out), device)
     write_d4rl(out, data, {**_provenance(policy, chosen, task), **recipe}, force=force)
     print(f"{out}: {len(data)} transitions, {int(data.episode_end.sum())} episodes; `surefoot data info` describes it")
+
+
+def _check_recording(
+    policy: Path, env: EnvConfig, *, steps: int, seed: int, noise: float, epsilon: float | None
+) -> None:
+    """Raise `ValueError` for a recording that cannot be made, before anything is opened."""
+    if not env.id:  # a run names its task, so this is none
+        inside = policy_files.runs_inside(policy)
+        raise ValueError(f"{policy} does not say which task it is for; give --env.id{inside}")
+    if not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"--steps is {steps}; it must be from 1 to {MOST_STEPS:,}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"--seed is {seed}; it must be from 0 to {LARGEST_SEED:,}")
+    if not 0 <= noise <= 10:
+        raise ValueError(f"--noise is {noise}; it must be from 0 to 10: actions are in [-1, 1]")
+    if epsilon is not None and not 0 <= epsilon <= 1:
+        raise ValueError(f"--epsilon is {epsilon}; it must be from 0 to 1")
 
 
 def _record(
@@ -223,6 +242,14 @@ def convert(
         max_episode_steps: time limit of the recorded task, for D4RL sources without timeouts.
         force: replace an existing target.
     """
+    if not target.startswith("minari:") and not target.endswith(".hdf5"):
+        raise ValueError(f"target {target!r} is neither minari:ID nor a path that ends in .hdf5")
+    if target.startswith("minari:"):
+        require_id(target.removeprefix("minari:"), force=force)
+    else:
+        require_output(Path(target), ".hdf5", force=force)
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise ValueError(f"--max-episode-steps is {max_episode_steps}; it must be at least 1")
     data = load(source, view=view, max_episode_steps=max_episode_steps)
     origin = {"converted_from": source if ":" in source else Path(source).name}
     if target.startswith("minari:"):
@@ -230,11 +257,9 @@ def convert(
         place = write_minari(
             target.removeprefix("minari:"), data, {"description": description}, data_format=format, force=force
         )
-    elif target.endswith(".hdf5"):
+    else:
         place = Path(target)
         write_d4rl(place, data, {**_source_metadata(source), **origin}, force=force)
-    else:
-        raise ValueError(f"target {target!r} is neither minari:ID nor a path that ends in .hdf5")
     print(f"{place}: {len(data)} transitions, {int(data.episode_end.sum())} episodes")
 
 
@@ -268,7 +293,7 @@ def _task_of_policy(arguments: list[str]) -> EnvConfig:
             task, physics = loaded.env_config, loaded.physics
         else:
             continue
-        return replace(task, physics=physics, num_envs=1, vectorization="sync")
+        return replace(task.in_c(), physics=physics, num_envs=1, vectorization="sync")
     return EnvConfig(id="")
 
 

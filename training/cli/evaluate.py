@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import tyro
 
+from surefoot.configs.ranges import LARGEST_SEED, require_between
 from surefoot.envs import EnvConfig, examine_task, require_time_limit
 from surefoot.envs.uncertainty import batched_episodes
 from surefoot.evaluation import objectives
@@ -28,7 +29,16 @@ from surefoot.evaluation.policies import AnyPolicy, fitted, for_task, load_any
 from surefoot.evaluation.statistics import iqm, stratified_bootstrap
 from surefoot.evaluation.storage import load
 from surefoot.training.cli.options import REGISTRY, laid_over
-from surefoot.training.cli.results import output_path, provenance, show, write_json, write_record
+from surefoot.training.cli.outputs import require_output
+from surefoot.training.cli.results import (
+    exit_code,
+    noting_unwritten,
+    output_path,
+    provenance,
+    show,
+    write_json,
+    write_record,
+)
 from surefoot.training.comparison import grid_table, objectives_table
 from surefoot.training.config.presets import from_plain
 from surefoot.training.loop.engines import pick_device
@@ -72,7 +82,7 @@ class Request:
     allow_pickle: bool = False
     """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
     allow_code: bool = False
-    """Run TorchScript programs."""
+    """Run TorchScript programs, and import the modules that a file names for its task (`module:EnvId`)."""
     video: bool = False
     """Also record the first episode of every run as an MP4."""
     video_steps: int = VIDEO_STEPS
@@ -114,18 +124,21 @@ def main(arguments: list[str]) -> int:
         return _for_objectives(request, chosen, tasks, device)
     if request.grid is not None:
         return _over_grid(request, chosen, tasks, device)
-    records, settings = [], []
+    records, settings, unwritten = [], [], list[str]()
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         records.append(measure(policy, task, request, device))
         settings.append(_setting(path) if policy.policy is not None else {})
-        write_record(path, records[-1])
+        with noting_unwritten(unwritten):
+            write_record(path, records[-1])
         if request.video:
-            _film(path, policy, task, request, records[-1])
+            with noting_unwritten(unwritten):
+                _film(path, policy, task, request, records[-1])
     groups = aggregate(records, settings) if len(records) > 1 else []
     show(records, groups)
     if request.json is not None:
-        write_json(request.json, {**provenance(), "results": records, "aggregate": groups})
-    return 0
+        with noting_unwritten(unwritten):
+            write_json(request.json, {**provenance(), "results": records, "aggregate": groups})
+    return exit_code(unwritten)
 
 
 def _film(path: Path, policy: AnyPolicy, task: EnvConfig, request: Request, record: Record) -> None:
@@ -151,19 +164,19 @@ def check(request: Request) -> None:
     """Raise `ValueError` for requests that would count something twice or nothing at all."""
     if not request.runs:
         raise ValueError("name at least one run folder, policy file or archive to evaluate")
+    require_output(request.json, ".json")
+    require_between(request, {"episodes": (1, 10_000_000), "n": (2, 10_000), "video_steps": (1, 10**9)})
     if len({path.resolve() for path in request.runs}) < len(request.runs):
         raise ValueError("the same run is given twice; an interval over runs needs different ones")
     starts, episodes = sorted(request.seeds), episodes_of(request)
-    if request.video_steps < 1:
-        raise ValueError(f"--video-steps is {request.video_steps}; it must be at least 1")
     if request.grid is not None and request.video:
         raise ValueError("--video records one environment; leave it out with --grid")
     if request.grid is not None and request.objective:
         raise ValueError(
             "--objective measures the return distribution in one environment, --grid mean returns in many: choose one"
         )
-    if not starts or starts[0] < 0:
-        raise ValueError(f"--seeds must be numbers from 0 on, not {starts}")
+    if not starts or starts[0] < 0 or starts[-1] > LARGEST_SEED:
+        raise ValueError(f"--seeds must be numbers from 0 to {LARGEST_SEED:,}, not {starts}")
     if request.objective and (len(starts) > 1 or request.video):
         raise ValueError("--objective takes one of --seeds, and no --video: a tail is that of all episodes together")
     for one, following in pairwise(starts):
@@ -285,7 +298,7 @@ def _for_objectives(
     """Measure every objective on every run; print a table each, write numbers and figures."""
     from surefoot.evaluation.figures.distributions import draw_objectives  # matplotlib takes half a second
 
-    records = []
+    records, unwritten = [], list[str]()
     for path, policy, task in zip(request.runs, chosen, tasks, strict=True):
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
         record |= {"checkpoint": request.checkpoint, "seeds": list(request.seeds), "episodes": episodes_of(request)}
@@ -294,14 +307,17 @@ def _for_objectives(
         record["objectives"] = list(request.objective)
         where = (output_path(path, "plots", record, f"-{name}.png") for name in ("distribution", "paths"))
         caption = caption_of_policy(policy.label, task, policy.training_seed, request.seeds)
-        for figure in draw_objectives(policy.policy, task, measured, caption, *where, seed=request.seeds[0]):
-            print(f"figure: {figure}")
+        with noting_unwritten(unwritten):
+            for figure in draw_objectives(policy.policy, task, measured, caption, *where, seed=request.seeds[0]):
+                print(f"figure: {figure}")
         records.append(record | {"results": [objectives.plain(m) for m in measured]})
-        write_json(output_path(path, "evaluations", record, ".json"), {**provenance(), **records[-1]})
+        with noting_unwritten(unwritten):
+            write_json(output_path(path, "evaluations", record, ".json"), {**provenance(), **records[-1]})
         print_table(objectives_table(f"{policy.label}: {describe(record['env'])}", measured))
     if request.json is not None:
-        write_json(request.json, {**provenance(), "results": records})
-    return 0
+        with noting_unwritten(unwritten):
+            write_json(request.json, {**provenance(), "results": records})
+    return exit_code(unwritten)
 
 
 def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[EnvConfig], device: torch.device) -> int:
@@ -322,7 +338,7 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
         for policy, task in zip(chosen, tasks, strict=True)
     ]
     limits = maps.shared_limits(results)
-    records = []
+    records, unwritten = [], list[str]()
     for path, policy, task, result in zip(request.runs, chosen, tasks, results, strict=True):
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
         record |= {"checkpoint": request.checkpoint, "seeds": list(request.seeds), "episodes": episodes}
@@ -330,15 +346,17 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
         record |= {"grid": "closed" if request.closed else "half-open", "n": request.n}
         out = {suffix: output_path(path, "evaluations", record, suffix) for suffix in (".json", ".csv", ".png")}
         records.append(record | grid.plain(result))
-        write_json(out[".json"], {**provenance(), **records[-1]})
-        grid.write_csv(out[".csv"], result)
         caption = caption_of_policy(policy.label, task, policy.training_seed, request.seeds, maps.grid_shows(result))
-        figure = maps.draw(policy.label, result, out[".png"], caption, limits)
-        print(f"table: {out['.csv']}" + (f", figure: {figure}" if figure else ""))
+        with noting_unwritten(unwritten):
+            write_json(out[".json"], {**provenance(), **records[-1]})
+            grid.write_csv(out[".csv"], result)
+            figure = maps.draw(policy.label, result, out[".png"], caption, limits)
+            print(f"table: {out['.csv']}" + (f", figure: {figure}" if figure else ""))
     labelled = [(policy.label, result) for policy, result in zip(chosen, results, strict=True)]
     print_table(grid_table(f"{records[0]['set']}, {records[0]['grid']} grid", labelled))
     for line in dict.fromkeys(line for result in results for line in grid.remarks(result)):
         print(f"note: {line}")
     if request.json is not None:
-        write_json(request.json, {**provenance(), "results": records})
-    return 0
+        with noting_unwritten(unwritten):
+            write_json(request.json, {**provenance(), "results": records})
+    return exit_code(unwritten)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from surefoot import agents
 from surefoot.configs import preset_names
+from surefoot.configs.allowed_modules import imports_allowed, named_modules
 from surefoot.training.cli.errors import one_line_errors, program
 from surefoot.training.cli.imports import quick_imports
 from surefoot.training.cli.stand_ins import stand_ins
@@ -27,6 +28,7 @@ COMMANDS = {
     "push": "send a policy with its card and its stress test to the Hugging Face Hub",
     "export": "write a policy as an ONNX model",
     "data": "list, inspect, download, collect and convert recorded data",
+    "bandit": "drive a real system with a bandit learner: ask for actions, tell rewards",
     "parameters": "list what can differ in a task: units, ranges, nominal values",
     "plot": "draw learning curves of runs",
     "solve": "optimise an objective of the return distribution (CVaR, target, shortfall) in a tabular MDP",
@@ -72,7 +74,8 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "train" and rest in ([], ["-h"], ["--help"]):
         print(agents_overview())
         return 0 if rest else 2
-    with stand_ins() if _asks_for_help(rest) else nullcontext():
+    named = {"*"} if "--allow-code" in rest else named_modules(rest)
+    with stand_ins() if _asks_for_help(rest) else nullcontext(), imports_allowed(named):
         return _run(command, rest)
 
 

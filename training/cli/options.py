@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 import yaml
 
+from surefoot.configs.yaml_text import parse_yaml
 from surefoot.envs import EnvConfig
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
@@ -55,10 +56,7 @@ def _whole(word: str) -> int:
 def _read(words: list[str]) -> dict[str, Any]:
     if len(words) % 2:
         raise ValueError("expected KEY VALUE pairs")
-    try:
-        return {key: yaml.safe_load(value) for key, value in zip(words[::2], words[1::2], strict=True)}
-    except yaml.YAMLError as error:
-        raise ValueError(f"not a YAML value ({' '.join(str(error).split())})") from error
+    return {key: parse_yaml(value) for key, value in zip(words[::2], words[1::2], strict=True)}
 
 
 def _write(value: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import tyro
 
 from surefoot import agents
 from surefoot.training.cli.imports import quick_imports
+from surefoot.training.cli.outputs import require_output
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def main(arguments: list[str]) -> int:
     request = parse(arguments)
     if not request.runs:
         raise ValueError("name at least one run folder to plot")
+    require_output(request.out, ".png", ".pdf", ".svg")
     with quick_imports():  # not sooner: `--help` needs neither PyTorch nor matplotlib
         from surefoot.evaluation.figures.curves import EVALUATION_LABELS, learning_curves, metric_panels, regret_curves
         from surefoot.training.runs.folder import read_config, seed_folders

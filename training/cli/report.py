@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from surefoot.training.cli.imports import quick_imports
+from surefoot.training.cli.outputs import require_output
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ def main(arguments: list[str]) -> int:
     request = tyro.cli(Request, args=arguments, default=Request(folders=()), prog="surefoot report")
     if not request.folders:
         raise ValueError("name at least one run folder, sweep or folder that holds some")
+    require_output(request.out, ".html")
     with quick_imports():  # not sooner: `--help` needs neither PyTorch nor matplotlib
         from surefoot.evaluation.storage import write_atomically
         from surefoot.training.report.data import gather

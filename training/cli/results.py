@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from zlib import crc32
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from surefoot.evaluation.describe import Record, describe
 from surefoot.evaluation.statistics import Interval
-from surefoot.evaluation.storage import write_atomically
+from surefoot.evaluation.storage import explained, write_atomically
 from surefoot.training.runs.console import print_table
 from surefoot.training.runs.provenance import git_commit
 
@@ -81,8 +82,25 @@ def output_path(path: Path, subfolder: str, record: Record, suffix: str) -> Path
 
 def write_json(path: Path, content: Record) -> None:
     """Write plain values atomically, and the folder above them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+
+
+@contextmanager
+def noting_unwritten(unwritten: list[str]) -> Iterator[None]:
+    """Note that a file could not be written, and go on: what was measured is shown all the same."""
+    try:
+        yield
+    except OSError as error:
+        unwritten.append(" ".join(str(error).split()))
+
+
+def exit_code(unwritten: Sequence[str]) -> int:
+    """Say on stderr what could not be written; return the exit code."""
+    for line in dict.fromkeys(unwritten):
+        print(f"surefoot: error: {line}", file=sys.stderr)
+    return 1 if unwritten else 0
 
 
 def provenance() -> Record:

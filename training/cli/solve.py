@@ -25,8 +25,10 @@ from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.tables import is_table, read_table
 from surefoot.training.cli import solve_models
 from surefoot.training.cli.options import REGISTRY
+from surefoot.training.cli.outputs import require_output
 from surefoot.training.runs.console import print_table
 
+MOST = 10_000_000  # steps, atoms or grid points
 DEFAULT_OBJECTIVE = ("cvar(0.1)",)
 
 
@@ -70,6 +72,8 @@ def main(arguments: list[str]) -> int:
     """Solve, print the table, draw the distributions, and return the exit code."""
     torch.set_num_threads(1)  # the tensors are small, and threads would wait for each other
     request = tyro.cli(Request, args=arguments, prog="surefoot solve", registry=REGISTRY)
+    require_output(request.json, ".json")
+    require_output(request.out, ".png", ".pdf", ".svg")
     if request.models:
         return _worst_case(request)
     from surefoot.evaluation.figures.distributions import solution_distributions
@@ -134,11 +138,13 @@ def _alike(one: Objective, other: Objective) -> bool:
 
 def _check_numbers(request: Request) -> None:
     """Raise `ValueError` for a number that is out of its range, by the name of its option."""
-    for name, value, least in (("--horizon", request.horizon, 1), ("--atoms", request.atoms, 2)):
+    for name, value, least in (
+        *(("--horizon", request.horizon, 1), ("--atoms", request.atoms, 2), ("--stocks", request.stocks, 2)),
+    ):
         if value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    if request.stocks < 2:
-        raise ValueError(f"--stocks must be at least 2, got {request.stocks}")
+        if value is not None and value > MOST:
+            raise ValueError(f"{name} must be at most {MOST:,}, got {value}")
     if request.gamma is not None and not 0 < request.gamma <= 1:
         raise ValueError(f"--gamma must lie in (0, 1], not {request.gamma}: the stock update divides by it")
     for name, ends in (("--stock-range", request.stock_range), ("--return-range", request.return_range)):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import tyro
 
+from surefoot.configs.ranges import LARGEST_SEED, require_between
 from surefoot.envs import SETS, EnvConfig, UncertaintySet, disturbances
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
 from surefoot.evaluation.describe import Record, describe
@@ -20,6 +21,7 @@ from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.stress.measure import SEED, stress
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.training.cli.options import REGISTRY, laid_over
+from surefoot.training.cli.outputs import require_output
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.folder import seed_folders
 from surefoot.training.runs.provenance import provenance
@@ -50,7 +52,7 @@ class Request:
     allow_pickle: bool = False
     """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
     allow_code: bool = False
-    """Run TorchScript programs."""
+    """Run TorchScript programs, and import the modules that a file names for its task (`module:EnvId`)."""
     out: Path | None = None
     """The HTML file; the JSON file is written next to it. Default: `stress.html` in the first policy's run folder, or
     its name with `-stress.html` next to its file."""
@@ -85,10 +87,12 @@ def check(request: Request) -> None:
         raise ValueError("name at least one run folder, policy file or archive to stress")
     if len({path.resolve() for path in request.policies}) < len(request.policies):
         raise ValueError("the same policy is given twice")
-    if request.seed < 0:
-        raise ValueError(f"--seed is {request.seed}; reset seeds are numbers from 0 on")
+    if not 0 <= request.seed <= LARGEST_SEED:
+        raise ValueError(f"--seed is {request.seed}; reset seeds are numbers from 0 to {LARGEST_SEED:,}")
+    require_between(request, {"budget": (1, 100_000_000)})
     if request.out is not None and request.out.suffix != ".html":
         raise ValueError(f"--out {request.out}: the page is an .html file; the JSON file is written next to it")
+    require_output(request.out, ".html")
 
 
 def _opened(arguments: Sequence[str], request: Request, device: torch.device) -> tuple[list[AnyPolicy], EnvConfig]:

@@ -14,7 +14,9 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
+from surefoot.configs.allowed_modules import flag_to_go_on
 from surefoot.configs.casting import option
+from surefoot.configs.yaml_text import parse_yaml
 from surefoot.training.cli.errors import one_line_errors
 from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
@@ -41,6 +43,8 @@ class Launch:
     """Folder in which the folder of the sweep is made."""
     name: str | None = None
     """Name of the sweep's folder; default: its agents and the time."""
+    allow_code: bool = False
+    """Import the modules that the file, a preset or the resumed sweep names (`module:EnvId`), which runs their code."""
     yes: bool = False
     """Accept a grid of more than 10,000 runs."""
 
@@ -65,9 +69,9 @@ def grid_mapping(info: Any) -> Any:
 def _read_setting(word: str) -> tuple[str, list[Any]]:
     key, equals, values = word.partition("=")
     try:
-        items = yaml.safe_load(f"[{values}]")
-    except yaml.YAMLError as error:
-        raise ValueError(f"{word}: not YAML values ({' '.join(str(error).split())})") from error
+        items = parse_yaml(f"[{values}]")
+    except ValueError as error:
+        raise ValueError(f"{word}: {error}") from error
     if not (key and equals and isinstance(items, list)):
         raise ValueError(f"{word!r} is not FIELD=VALUE,VALUE")
     return key, items
@@ -196,7 +200,9 @@ def _close(folder: Path, stop: StopRequest) -> int:
             file=sys.stderr,
         )
     if stop:
-        print(f"stopped; resume with: surefoot sweep --resume {quoted(folder)}")
+        configurations = (path.read_text(encoding="utf-8") for path in (folder / "configs").glob("*.yaml"))
+        flag = flag_to_go_on(" ".join(configurations))
+        print(f"stopped; resume with: surefoot sweep --resume {quoted(folder)}{flag}")
         return stop.exit_code
     print(f"a page of all runs: surefoot report {quoted(folder)}")
     return 1 if failures else 0

@@ -12,6 +12,7 @@ import tyro
 
 from surefoot import agents
 from surefoot.configs import preset_names
+from surefoot.configs.allowed_modules import flag_to_go_on
 from surefoot.configs.casting import read_yaml
 from surefoot.training.cli.errors import one_line_errors, program
 from surefoot.training.cli.options import REGISTRY, laid_over, long_names
@@ -37,10 +38,15 @@ class Launch(Generic[C]):
     """Start from the config.yaml of another run. Options override it."""
     resume: Path | None = None
     """Resume the run in this folder; --steps may extend its budget."""
+    from_step: Annotated[int | None, tyro.conf.arg(name="from")] = None
+    """With --resume: go on from the checkpoint of this step, not the latest. Later checkpoints and rows are deleted."""
     out: Path = Path("runs")
     """Folder in which the new run folder is made."""
     name: str | None = None
     """Name of the new run folder; default: agent, task, preset, seed and time."""
+    allow_code: bool = False
+    """Import the modules that a preset, a configuration or the resumed run names (`module:EnvId`), which runs their
+    code. Those named on the command line are imported without."""
 
 
 def main(arguments: list[str]) -> int:
@@ -55,12 +61,14 @@ def main(arguments: list[str]) -> int:
 def prepare(agent_name: str, launch: Launch[Any]) -> AnyRun | None:
     """Return the run of a launch, new or resumed; None where it is finished already."""
     if launch.resume is None:
+        if launch.from_step is not None:
+            raise ValueError(f"--from {launch.from_step} is a step of a run that is there: add --resume RUN")
         name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
         return begin(agent_name, launch.run, launch.out / name, launch.preset)
-    if run_folder.is_finished(launch.resume, launch.run):
+    if launch.from_step is None and run_folder.is_finished(launch.resume, launch.run):
         print(f"{launch.resume} is finished; --steps more than {launch.run.steps} resumes it")
         return None
-    return take_up(launch.resume, agent_name, launch.run)
+    return take_up(launch.resume, agent_name, launch.run, launch.from_step)
 
 
 def _train(run: AnyRun, stop: StopRequest) -> int:
@@ -74,6 +82,7 @@ def _train(run: AnyRun, stop: StopRequest) -> int:
             raise
     if stop:
         command = f"{program()} {run.agent_name} --resume {quoted(run.folder)}"
+        command += flag_to_go_on((run.folder / "config.yaml").read_text(encoding="utf-8"))
         command += "" if run.replayable else " --resume-episodes fresh"
         print(f"stopped at {run.stands}; resume with: {command}")
     return stop.exit_code
@@ -107,7 +116,7 @@ def _starting_point(
     named: str | None, preset: str | None, config: str | None, resumed: str | None
 ) -> tuple[str, RunConfig[Any], str | None]:
     """Return the agent, the settings that options lie over, and the preset that these come from, if any."""
-    if config and (preset or resumed):
+    if config and (preset is not None or resumed):
         raise ValueError("--config does not go with --preset or --resume: each is a source of the settings")
     if resumed:
         agent_name, settings = run_folder.read_config(Path(resumed))
@@ -120,7 +129,7 @@ def _starting_point(
     elif named is None:
         raise ValueError(f"name an agent to train: {', '.join(agents.REGISTRY)}")
     else:
-        return named, load_preset(named, preset) if preset else default_config(named), preset
+        return named, load_preset(named, preset) if preset is not None else default_config(named), preset
     if named not in (None, agent_name):
         raise ValueError(f"{resumed or config} is of {agent_name}, not of {named}")
     return agent_name, settings, started_from

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, is_dataclass
 from typing import Generic, Literal, TypeVar
 
 from surefoot.configs.casting import option
+from surefoot.configs.ranges import LARGEST_SEED, MOST_THREADS, require_between, require_finite
 from surefoot.envs import EnvConfig, Physics
 from surefoot.offline_data import DataConfig
 
@@ -22,6 +24,14 @@ NO_NUMBER = (
     "baselines",
     "resume_episodes",
 )
+
+LIMITS = {  # of an evaluation: what none that ends goes beyond
+    "episodes": (1, 1_000_000),
+    "objective_episodes": (1, 10_000_000),
+    "worlds": (2, 1_000_000),
+    "grid": (2, 10_000),
+    "seed": (0, LARGEST_SEED),
+}
 
 
 @dataclass(frozen=True)
@@ -52,10 +62,12 @@ class EvalConfig:
     evaluations. The policy with the best worst case is kept as best.pt."""
 
     def __post_init__(self) -> None:
+        require_finite(self, "eval.")
         _require_positive("eval.every", self.every)
         _require_positive("eval.objective_episodes", self.objective_episodes)
         _require_positive("eval.episodes", self.episodes)
         _require_not_negative("eval.seed", self.seed)
+        require_between(self, LIMITS, "eval.")
         if self.worlds < 2:
             raise ValueError(f"--eval.worlds is {self.worlds}; a worst case needs at least 2")
         if self.grid is not None and self.grid < 2:
@@ -117,11 +129,14 @@ class RunConfig(Generic[C]):
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "keep_finished", "num_seeds"):
             _require_positive(name, getattr(self, name))
+        require_finite(self)
+        if is_dataclass(self.agent):
+            require_finite(self.agent, "agent.", getattr(self.agent, "INFINITE", ()))
         _require_not_negative("seed", self.seed)
         if self.threads is not None:
             _require_positive("threads", self.threads)
-        if not (self.device in ("auto", "cpu", "cuda") or self.device.removeprefix("cuda:").isdecimal()):
-            raise ValueError(f"--device is {self.device!r}; choose auto, cpu, cuda or cuda:N")
+        require_between(self, {"seed": (0, LARGEST_SEED), "num_seeds": (1, 10_000), "threads": (1, MOST_THREADS)})
+        require_device(self.device)
         if self.eval.grid is not None and self.uncertainty is None:
             raise ValueError(f"--eval.grid {self.eval.grid} needs --uncertainty, whose parameters are on the grid")
         for entry in self.baselines:
@@ -129,6 +144,12 @@ class RunConfig(Generic[C]):
                 raise ValueError(f"--baselines: {entry!r} is not AGENT/PRESET, such as sac/demo-sim")
             if self.baselines.count(entry) > 1:
                 raise ValueError(f"--baselines: {entry} is named twice")
+
+
+def require_device(name: str) -> None:
+    """Raise `ValueError` for a name that is no device; whether it is there is another question."""
+    if not re.fullmatch(r"auto|cpu|cuda|cuda:\d{1,3}", name):
+        raise ValueError(f"--device is {name!r}; choose auto, cpu, cuda or cuda:N")
 
 
 def _require_positive(name: str, value: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +22,9 @@ from surefoot.training.config.presets import from_plain, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.budget import settle
 from surefoot.training.loop.interrupt import DRIVER
-from surefoot.training.loop.setup import changeable, what_may_not_change
+from surefoot.training.loop.setup import changeable, require_not_beyond, what_may_not_change
 from surefoot.training.runs.folder import read_config, read_meta, seed_folders, write_config
+from surefoot.training.runs.lock import remove_own
 
 LAST_LINES = 15  # of a failed baseline run's log, enough for the error and where it came from
 
@@ -92,8 +92,7 @@ def _require_resumable(folder: Path, planned: Planned) -> None:
     before = read_config(folder)[1]
     if changes := what_may_not_change(planned.agent_name, before, planned.config):
         raise ValueError(f"{folder}: trained under other settings: {changes}; move it away to train it anew")
-    if planned.config.steps != before.steps and steps[-1] > planned.config.steps:
-        raise ValueError(f"{folder}: already at step {steps[-1]}; --steps {planned.config.steps} is less")
+    require_not_beyond(steps[-1], before, planned.config, folder)
 
 
 def _steps_of(folder: Path) -> list[int]:
@@ -178,8 +177,7 @@ class BaselineRuns:
             names = [name for name in changeable(agent_name) if name not in ("threads", "logger", "baselines")]
             options = [f"--{name.replace('_', '-')}={attrgetter(name)(config)}" for name in names]
             return [*call, "--resume", str(folder), *options, "--logger", *config.logger]
-        if folder.exists():  # killed before its first checkpoint
-            shutil.rmtree(folder)
+        remove_own(folder, waits=True)  # killed before its first checkpoint; it may be ending with its parent
         place = ["--out", str(folder.parent), "--name", folder.name]
         return [*call, "--config", str(config_file(self.run, entry)), *place]
 

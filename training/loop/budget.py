@@ -28,7 +28,7 @@ def settle(agent_name: str, config: C) -> tuple[C, Plan]:
 
 def _episode_length(task: EnvConfig) -> int | None:
     """Return the task's horizon or time limit; None where it has none."""
-    env: Any = make_vec(replace(task, num_envs=1))
+    env: Any = make_vec(replace(task.in_c(), num_envs=1))
     try:
         length: int | None = getattr(env, "horizon", None) or env.episode_limit
         return length

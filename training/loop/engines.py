@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from surefoot.agents.interface import Agent
 from surefoot.agents.parts.engine import Engine, choose, coverage
-from surefoot.training.config.run import RunConfig
+from surefoot.training.config.run import RunConfig, require_device
 
 
 def pick_device(name: str) -> torch.device:
@@ -18,6 +18,7 @@ def pick_device(name: str) -> torch.device:
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if available else "cpu")
+    require_device(name)
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= available:
         raise ValueError(f"device {name} was requested, but PyTorch sees {available} CUDA devices; pass --device cpu")

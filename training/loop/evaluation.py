@@ -69,10 +69,11 @@ def evaluate_policy(
     """Measure the policy in `eval.physics`: at the nominal parameters, and in `eval.worlds` where there is a set.
 
     All episodes start from the reset seeds of `eval.seed`, the same in every evaluation, in environments of their own:
-    training does not notice. An objective is that of the discounted returns of the same episodes.
+    training does not notice, and MuJoCo in C steps them whatever steps those of training. An objective is that of the
+    discounted returns of the same episodes.
     """
     settings, columns = config.eval, further_columns(agent_name, config)
-    env = replace(config.env, physics=settings.physics)
+    env = replace(config.env.in_c(), physics=settings.physics)
     gamma = config.agent.gamma if OBJECTIVE_COLUMN in columns else 1.0
     plays: dict[str, Any] = {"episodes": settings.episodes, "seed": settings.seed, "device": device, "gamma": gamma}
     result = evaluate(make_act(agent), env, **plays)

@@ -78,6 +78,11 @@ def stop_with(parent: int | None) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
+def belongs_to_a_driver() -> bool:
+    """Whether another process started this one for a run of its own, as it may have started one before."""
+    return DRIVER in os.environ
+
+
 def parent_to_stop_with() -> int | None:
     """Return the number of the process that started this one for a run of its own: a sweep, or a run with baselines."""
     parent = os.environ.get(DRIVER)

@@ -38,6 +38,7 @@ from surefoot.training.loop.evaluation import evaluate_policy
 from surefoot.training.loop.finite import require_finite
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.runs import folder as run_folder
+from surefoot.training.runs.lock import Lock
 from surefoot.training.runs.loggers import (
     CsvLog,
     Logger,
@@ -95,6 +96,7 @@ class ActiveRun:
     replayable: bool = True  # whether its episodes can be replayed, as far as is known
     plan: str = ""  # what will run, in a line
     label: str = ""  # what lines for people call it; its agent, if nothing else
+    lock: Lock | None = None  # of its folder
 
     @property
     def stands(self) -> str:
@@ -102,11 +104,15 @@ class ActiveRun:
         return f"step {self.counters.step}"
 
     def close(self) -> None:
-        """Close its loggers and environments."""
-        for logger in self.loggers.values():
-            logger.close()
-        if self.env is not None:
-            self.env.close()
+        """Close its loggers and environments, and let go of its folder."""
+        try:
+            for logger in self.loggers.values():
+                logger.close()
+            if self.env is not None:
+                self.env.close()
+        finally:
+            if self.lock is not None:
+                self.lock.release()
 
 
 def run_loop(
@@ -260,9 +266,14 @@ def _send(run: ActiveRun, row: Row) -> None:
 
 
 def save(run: ActiveRun) -> None:
-    """Write the checkpoint of this step, then drop the oldest. The policy goes first: no checkpoint is without one."""
+    """Write the checkpoint of this step, then drop the oldest.
+
+    What it counts on goes first: after a power cut, too, there is no checkpoint without its rows or its policy.
+    """
     step, state = run.counters.step, _state(run)
     require_finite(run.meter, run.spec.unbounded, state["agent"], _when(run))
+    for log in (run.metrics, run.evaluations):
+        log.sync()
     _save_policy(run, policy_files.checkpoint_path(run.folder, "policy", step))
     if run.spec.regret:
         regret.save_regret(run.folder, *cast(BanditAgent, run.agent).regret.trace())

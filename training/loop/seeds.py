@@ -7,7 +7,6 @@ that diverges, or whose task breaks, is left behind; the others go on.
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -25,11 +24,12 @@ from surefoot.training.loop.behaviour import BEHAVIOUR
 from surefoot.training.loop.budget import settle, what_will_run
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.loop.finite import NOT_FINITE, SeedsFailedError
-from surefoot.training.loop.interrupt import StopRequest
+from surefoot.training.loop.interrupt import StopRequest, belongs_to_a_driver
 from surefoot.training.loop.loop import ActiveRun, Callback, finite, is_over, progress_bar, run_loop, save, take_in
 from surefoot.training.loop.setup import load_data, require_same_settings, start_or_resume
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs.folder import seed_folder
+from surefoot.training.runs.lock import Lock, take
 
 Failures = dict[int, Exception]  # by seed: what went wrong in it and says nothing of the others
 
@@ -47,6 +47,7 @@ class SeedRuns:
     plan: str = ""
     current: int = 0  # the seed that was last trained
     data: OfflineData | None = None  # that all seeds learn from
+    lock: Lock | None = None  # of the folder of the run as a whole
 
     @property
     def side_by_side(self) -> bool:
@@ -87,6 +88,13 @@ class SeedRuns:
         """Let go of what a seed holds that has been trained."""
         self.opened.pop(seed, None)
 
+    def release(self) -> None:
+        """Let go of the folder, and of what was opened in it and has not been trained."""
+        for run in self.opened.values():
+            run.close()
+        if self.lock is not None:
+            self.lock.release()
+
 
 def seeds_apart(agent_name: str, config: RunConfig[Any]) -> int:
     """Return how many seeds of a run have folders of their own. Agents that stack seeds themselves have one folder."""
@@ -116,12 +124,13 @@ def start_seeds(agent_name: str, config: RunConfig[Any], folder: Path, preset: s
         )
     run_folder.require_free(folder)
     config, _ = settle(agent_name, config)
-    run_folder.create(folder, agent_name, config, preset, subfolders=("plots",))
+    lock = run_folder.create(folder, agent_name, config, preset, subfolders=("plots",))
     try:
         runs = _opened(agent_name, config, folder, preset)
     except BaseException:
-        shutil.rmtree(folder)
+        run_folder.discard(folder, lock)
         raise
+    runs.lock = lock
     run_folder.write_meta(folder, {"engine": runs.opened[config.seed].engine})
     return runs
 
@@ -136,8 +145,14 @@ def resume_seeds(folder: Path, agent_name: str, config: RunConfig[Any]) -> SeedR
         raise ValueError(f"{folder}: a run of {before_name}, not of {agent_name}")
     require_same_settings(agent_name, before, config, folder)
     config, _ = settle(agent_name, config)
-    runs = _opened(agent_name, config, folder, run_folder.read_meta(folder).get("preset"))
-    run_folder.mark_resumed(folder, agent_name, config)
+    lock = take(folder, waits=belongs_to_a_driver())
+    try:
+        runs = _opened(agent_name, config, folder, run_folder.read_meta(folder).get("preset"))
+        run_folder.mark_resumed(folder, agent_name, config)
+    except BaseException:
+        lock.release()
+        raise
+    runs.lock = lock
     return runs
 
 

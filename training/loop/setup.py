@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,19 +38,21 @@ from surefoot.envs.termination import termination_of
 from surefoot.envs.uncertainty.probe import without_effect
 from surefoot.evaluation import policy_files
 from surefoot.evaluation.objectives import served
-from surefoot.evaluation.storage import load as load_checkpoint
-from surefoot.evaluation.storage import remove_leftovers
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.offline_data import load_for
+from surefoot.offline_data.files import remove_leftovers
 from surefoot.training.config.measure import further_columns
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import NO_NUMBER, RunConfig
 from surefoot.training.loop.behaviour import BEHAVIOUR, behaviour_data
 from surefoot.training.loop.best import keep_best, restored
 from surefoot.training.loop.budget import settle, what_will_run
+from surefoot.training.loop.checkpoints import Found, find_checkpoints, latest_whole, set_later_aside
 from surefoot.training.loop.engines import engine_in_use, new_engine, pick_device, same_engine
+from surefoot.training.loop.interrupt import belongs_to_a_driver
 from surefoot.training.loop.loop import ActiveRun, Counters
 from surefoot.training.runs import folder as run_folder
+from surefoot.training.runs.lock import remove_own, take
 from surefoot.training.runs.loggers import (
     EVALUATION_COLUMNS,
     METRIC_COLUMNS,
@@ -80,13 +81,17 @@ def start(
     config, plan = settle(agent_name, config)
     run = _build(agent_name, config, folder, new_engine(config), data, examine=True)
     run.plan = what_will_run(agent_name, plan, config)
-    run_folder.create(folder, agent_name, config, preset, run.engine)
     try:
-        run.metrics.start()
-        run.evaluations.start()
-        run.loggers = make_loggers(config.logger, folder, to_plain(agent_name, config))
+        run.lock = lock = run_folder.create(folder, agent_name, config, preset, run.engine)
+        try:
+            run.metrics.start()
+            run.evaluations.start()
+            run.loggers = make_loggers(config.logger, folder, to_plain(agent_name, config))
+        except BaseException:
+            run_folder.discard(folder, lock)
+            raise
     except BaseException:
-        shutil.rmtree(folder)
+        run.close()
         raise
     return run
 
@@ -104,20 +109,42 @@ def start_or_resume(
         return None
     if policy_files.checkpoint_steps(folder):
         return resume(folder, agent_name, config, data)
-    shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint
+    remove_own(folder, waits=belongs_to_a_driver())  # killed before its first checkpoint
     return start(agent_name, config, folder, preset, data)
 
 
-def resume(folder: Path, agent_name: str, config: RunConfig[Any], data: OfflineData | None = None) -> ActiveRun:
-    """Return a run at its latest checkpoint, rows written after it dropped.
+def resume(
+    folder: Path,
+    agent_name: str,
+    config: RunConfig[Any],
+    data: OfflineData | None = None,
+    from_step: int | None = None,
+) -> ActiveRun:
+    """Return a run at its latest checkpoint that is whole, or at that of `from_step`, rows written after it dropped.
 
-    Raises `ValueError` where agent or configuration is another than the run's, but for the `CHANGEABLE` fields.
+    Later checkpoints go, but for damaged ones, which get names of their own.
+
+    Raises:
+        ValueError: agent or configuration is another than the run's, but for the `CHANGEABLE` fields.
+        FileNotFoundError: no checkpoint, or none of that step.
+        BlockingIOError: another process has the run.
     """
-    steps = policy_files.checkpoint_steps(folder)
-    if not steps:
-        raise FileNotFoundError(f"{folder}: no checkpoint to resume from; start the run again under another --name")
-    path = policy_files.checkpoint_path(folder, "step", steps[-1])
-    state = load_checkpoint(path)
+    find_checkpoints(folder, from_step)
+    lock = take(folder, waits=belongs_to_a_driver())
+    try:
+        checkpoint = latest_whole(find_checkpoints(folder, from_step))
+        run = _taken_up(folder, agent_name, config, data, checkpoint)
+    except BaseException:
+        lock.release()
+        raise
+    run.lock = lock
+    return run
+
+
+def _taken_up(
+    folder: Path, agent_name: str, config: RunConfig[Any], data: OfflineData | None, checkpoint: Found
+) -> ActiveRun:
+    path, state = checkpoint.path, checkpoint.state
     _require_same_run(state, agent_name, config, path)
     require_installed(config.logger)
     _require_replayable(folder, config)
@@ -125,22 +152,34 @@ def resume(folder: Path, agent_name: str, config: RunConfig[Any], data: OfflineD
         raise ValueError(f"{path}: made on {state['device']}, not {device}; resume it on a machine that has one")
     config, plan = settle(agent_name, config)
     run = _build(agent_name, config, folder, same_engine(config, state.get("engine", "eager"), path), data)
-    fresh = config.resume_episodes == "fresh" and _begin_fresh_episodes(run.env)
-    run.agent.load_state_dict(state["agent"])
+    try:
+        fresh = config.resume_episodes == "fresh" and _begin_fresh_episodes(run.env)
+        run.agent.load_state_dict(state["agent"])
+        _take_in_state(run, state)
+        run.plan = what_will_run(agent_name, plan, config, run.saved_step)
+        set_later_aside(folder, checkpoint)
+        remove_leftovers(folder)
+        plain = to_plain(agent_name, config)
+        run.loggers = make_loggers(config.logger, folder, plain, run.counters.step, state["loggers"])
+        run.replayable = run_folder.read_meta(folder).get("episodes_replayable", True)
+        run_folder.mark_resumed(folder, agent_name, config, fresh_episodes=fresh)
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
+def _take_in_state(run: ActiveRun, state: dict[str, Any]) -> None:
+    """Bring all of a run but its agent to where a checkpoint was made; say which rows are lost."""
     run.meter.load_state_dict(state["meter"])
-    run.best = restored(state, folder, agent_name, config)
+    run.best = restored(state, run.folder, run.agent_name, run.config)
     if "best" in state:
-        keep_best(folder, agent_name, config, run.spaces, run.own_action, run.best)
+        keep_best(run.folder, run.agent_name, run.config, run.spaces, run.own_action, run.best)
     run.counters = Counters(**{name: value for name, value in state["counters"].items() if name != "best_return"})
     run.saved_step = run.counters.step
-    run.plan = what_will_run(agent_name, plan, config, run.saved_step)
-    run.metrics.load_state_dict(state["metrics"])
-    run.evaluations.load_state_dict(state["evaluations"])
-    remove_leftovers(folder / "checkpoints")
-    run.loggers = make_loggers(config.logger, folder, to_plain(agent_name, config), run.counters.step, state["loggers"])
-    run.replayable = run_folder.read_meta(folder).get("episodes_replayable", True)
-    run_folder.mark_resumed(folder, agent_name, config, fresh_episodes=fresh)
-    return run
+    for log, name in ((run.metrics, "metrics"), (run.evaluations, "evaluations")):
+        if lost := log.load_state_dict(state[name]):
+            tqdm.write(f"note: {log.path}: {lost} of {state[name]['rows']} rows are lost; the run itself is not")
 
 
 def _require_replayable(folder: Path, config: RunConfig[Any]) -> None:
@@ -260,9 +299,19 @@ def _require_same_run(state: dict[str, Any], agent_name: str, config: RunConfig[
         raise ValueError(f"{path}: not a training checkpoint (no {', '.join(sorted(missing))})")
     if state["agent_name"] != agent_name:
         raise ValueError(f"{path}: a run of {state['agent_name']}, not of {agent_name}")
-    require_same_settings(agent_name, from_plain(state["config"], str(path))[1], config, path)
-    if config.steps < state["counters"]["step"]:
-        raise ValueError(f"{path}: already at step {state['counters']['step']}; --steps {config.steps} is less")
+    before = from_plain(state["config"], str(path))[1]
+    require_same_settings(agent_name, before, config, path)
+    require_not_beyond(state["counters"]["step"], before, config, path)
+
+
+def require_not_beyond(step: int, before: RunConfig[Any], after: RunConfig[Any], where: Path) -> None:
+    """Raise `ValueError` where a run has been trained for longer than it would be under another budget.
+
+    A budget is spent in whole iterations, such as of 1,002 steps for --steps 100: to be beyond the budget that it was
+    trained under is the way of a run, and so it is with any budget from there on.
+    """
+    if after.steps < min(step, before.steps):
+        raise ValueError(f"{where}: already at step {step}; --steps {after.steps} is less")
 
 
 def require_same_settings(agent_name: str, before: RunConfig[Any], after: RunConfig[Any], where: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,25 +13,18 @@ import numpy as np
 
 from surefoot import agents
 from surefoot.agents.interface import Style
-from surefoot.evaluation import objectives
-from surefoot.evaluation.describe import describe, describe_task, in_words
+from surefoot.evaluation.describe import describe_task
 from surefoot.evaluation.figures.style import agent_style, distinct_styles
 from surefoot.evaluation.regret import load_regret
 from surefoot.training.config.measure import OBJECTIVE_COLUMN, RETURN, WORST_CASE, Measure, measure_of
 from surefoot.training.config.run import RunConfig
+from surefoot.training.report.records import Measurements, Skipped, read_failures, read_measurements, skipping
 from surefoot.training.runs.folder import full_name, read_config, read_meta, seed_folder, seed_folders, whole_run
 from surefoot.training.runs.setting import Settings, in_label, setting_of, what_differs
 from surefoot.training.sweep import plan
 
 OF_THE_TASK = ("env.id", "env.physics.", "env.max_episode_steps", "env.kwargs", "eval.physics.")  # settings of it
 PASSED_BY = ("checkpoints", "plots", "videos", plan.RAY_FOLDER)  # what holds no runs, or copies of them
-
-
-class Skipped(NamedTuple):
-    """A folder that looks like a run but cannot be read."""
-
-    folder: Path
-    reason: str
 
 
 class Loss(NamedTuple):
@@ -55,9 +46,7 @@ class RunFacts:
     measure: Measure  # what its best.pt was chosen by
     curves: dict[str, dict[int, float]]  # column of evaluations.csv -> step -> mean over episodes, where it has values
     steps_per_second: float | None
-    measured: tuple[dict[str, Any], ...]  # records of `surefoot evaluate`, one per environment
-    grids: dict[str, dict[str, Any]]  # records of `surefoot evaluate --grid` by uncertainty set
-    objectives: dict[str, dict[str, Any]]  # rows of `surefoot evaluate --objective` and of the run's own, by their name
+    measurements: Measurements  # that lie beside its own files
     regret: tuple[np.ndarray, np.ndarray] | None  # where that is the measure: rounds or episodes (P,), regret (P, N)
 
     @property
@@ -111,21 +100,22 @@ class Findings:
 def gather(roots: Sequence[Path]) -> Findings:
     """Return all runs under the folders, each once. `FileNotFoundError` for a folder that is not there.
 
-    `ValueError` where there is no run at all; a damaged one is skipped and named.
+    `ValueError` where there is no run at all; a damaged one is skipped and named, and so is an odd file in a run.
     """
-    runs, skipped = [], []
+    runs: list[RunFacts] = []
+    skipped: list[Skipped] = []
     for folder in find_runs(roots):
-        try:
+        with skipping(folder, skipped):
             runs.append(read_run(folder))
-        except (ValueError, OSError, KeyError, TypeError, csv.Error) as error:
-            skipped.append(Skipped(folder, " ".join(str(error).split()) or type(error).__name__))
+            skipped += runs[-1].measurements.skipped
     if not runs:
-        reasons = "".join(f"; {one.folder}: {one.reason}" for one in skipped)
+        reasons = "".join(f"; {one.path}: {one.reason}" for one in skipped)
         raise ValueError(f"no run in {', '.join(map(str, roots))}{reasons}; name run folders or folders that hold some")
     methods = name_methods(runs)
     cells = tuple(_cells(runs, methods))
     tasks = tuple(dict.fromkeys(cell.task for cell in cells))
-    return Findings(cells, tuple(methods.values()), tasks, tuple(runs), tuple(_losses(runs, roots)), tuple(skipped))
+    losses = tuple(_losses(runs, roots, skipped))
+    return Findings(cells, tuple(methods.values()), tasks, tuple(runs), losses, tuple(skipped))
 
 
 def find_runs(roots: Sequence[Path]) -> list[Path]:
@@ -144,9 +134,11 @@ def find_runs(roots: Sequence[Path]) -> list[Path]:
 
 
 def read_run(folder: Path) -> RunFacts:
-    """Return the facts of one run folder. Raises `ValueError`, `OSError` or `KeyError` where it is damaged."""
+    """Return the facts of one run folder. Raises one of `ODD` where it is damaged."""
     agent_name, config = read_config(folder)
     meta = read_meta(folder)
+    if meta.get("status") == "finished":
+        float(meta["minutes"])
     by_regret = agents.get(agent_name).regret is not None
     regret = load_regret(folder) if by_regret and meta.get("status") == "finished" else None
     curves = read_evaluations(folder / "evaluations.csv")
@@ -155,66 +147,11 @@ def read_run(folder: Path) -> RunFacts:
     returns = curves.get(RETURN.column, {})
     if wrong := [step for step, mean in returns.items() if not np.isfinite(mean)]:
         raise ValueError(f"the return of its evaluation at step {wrong[0]} is {returns[wrong[0]]}")
-    measured = tuple(read_measurements(folder / "evaluations"))
-    grids = {grid_name(record): record for record in read_records(folder / "evaluations") if "axes" in record}
-    found_objectives = dict(read_objectives(folder, config))
     measure = measure_of(agent_name, config)
     if curves and measure.column not in curves:
         measure = RETURN  # of a version whose evaluations measured nothing else
-    found = _speed(folder), measured, grids, found_objectives, regret
+    found = _speed(folder), read_measurements(folder, config), regret
     return RunFacts(folder, agent_name, config, meta, measure, curves, *found)
-
-
-def read_records(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield what `surefoot evaluate` wrote, whatever kind of measurement it was."""
-    for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict):
-            yield record
-
-
-def read_measurements(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the measurements of one environment each; other kinds are passed by."""
-    for record in read_records(folder):
-        if {"env", "return"} <= set(record) and "values" in record["return"]:
-            yield record
-
-
-def read_objectives(folder: Path, config: RunConfig[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `cvar(0.1) in ENVIRONMENT` and its row: those measured when the run ended, then those measured since."""
-    if (folder / "objectives.json").is_file():
-        rows = json.loads((folder / "objectives.json").read_text(encoding="utf-8"))
-        env = asdict(dataclasses.replace(config.env, physics=config.eval.physics))
-        for row in rows:
-            if row["run"] == rows[0]["run"]:
-                yield f"{row['objective']} in {where({**row, 'env': env, 'seeds': [objectives.SEED]})}", row
-    for record in read_records(folder / "evaluations"):
-        if "objectives" in record:
-            yield from ((f"{row['objective']} in {where(record)}", row) for row in record["results"])
-
-
-def where(record: dict[str, Any]) -> str:
-    """Return where and how `surefoot evaluate` measured: only measurements that differ in nothing are pooled."""
-    return ", ".join([describe(record["env"]), *_how(record)])
-
-
-def grid_name(record: dict[str, Any]) -> str:
-    """Return the uncertainty set of a grid, and how it was measured."""
-    changes = describe(record["env"]).split(", ")[1:] if "env" in record else []
-    per_axis = f"n={record['n']}"
-    return f"{record['set']} ({', '.join([record['grid'], per_axis, *changes, *_how(record)])})"
-
-
-def _how(record: dict[str, Any]) -> Iterator[str]:
-    env = record.get("env", {})
-    for name in ("time_aware", "flatten", "action_bound"):
-        if env.get(name):
-            yield in_words(name) if env[name] is True else f"{in_words(name)} {env[name]}"
-    if "episodes" in record and "seeds" in record:
-        seeds = ", ".join(map(str, record["seeds"]))
-        yield f"{record['episodes']:,} episodes from seed {seeds}"
-    if record.get("checkpoint", "latest") != "latest":
-        yield f"checkpoint {record['checkpoint']}"
 
 
 def read_evaluations(path: Path) -> dict[str, dict[int, float]]:
@@ -286,15 +223,12 @@ def _cells(runs: Sequence[RunFacts], methods: dict[str, Method]) -> Iterator[Cel
         yield Cell(task, methods[key], tuple(run for run in members if run.finished), len(members))
 
 
-def _losses(runs: Sequence[RunFacts], roots: Sequence[Path]) -> Iterator[Loss]:
+def _losses(runs: Sequence[RunFacts], roots: Sequence[Path], skipped: list[Skipped]) -> Iterator[Loss]:
     """Yield the runs that did not finish, with the end of their log where a sweep kept one, and those never begun."""
     failures: dict[Path, dict[str, Any]] = {}
-    for folder in {one for root in roots for one in (root, *root.rglob("sweep.yaml"))}:
-        place = folder.parent if folder.name == "sweep.yaml" else folder
-        if (place / "sweep.yaml").is_file():
-            failures |= {
-                (place / "runs" / name).resolve(): failure for name, failure in plan.read_failures(place).items()
-            }
+    sweeps = {path.parent for root in roots for path in root.rglob("sweep.yaml")}
+    for place in sorted(sweeps):
+        failures |= {(place / "runs" / name).resolve(): one for name, one in read_failures(place, skipped).items()}
     begun = {whole_run(run.folder.resolve()) for run in runs}
     for run in runs:
         if not run.finished:

@@ -30,7 +30,8 @@ from surefoot.evaluation.statistics import (
 from surefoot.training.config.baselines import conditions, differing, shown
 from surefoot.training.config.measure import OBJECTIVE_COLUMN, RETURN, WORST_CASE
 from surefoot.training.config.presets import default_config, to_plain
-from surefoot.training.report.data import Cell, Findings, RunFacts, where
+from surefoot.training.report.data import Cell, Findings, RunFacts
+from surefoot.training.report.records import where
 
 TAIL = 0.1  # level of the CVaR that is reported
 
@@ -128,10 +129,10 @@ def _per_seed(cell: Cell) -> Iterator[tuple[str, str, np.ndarray]]:
     for name in shared("objectives", cell):
         for statistic in ("achieved", "predicted"):
             key = "value" if statistic == "achieved" else statistic
-            values = np.array([run.objectives[name][key] for run in cell.runs])
+            values = np.array([run.measurements.objectives[name][key] for run in cell.runs])
             yield name + (PREDICTED if statistic == "predicted" else ", achieved"), OBJECTIVE_UNIT, values
     for name in shared("grids", cell):
-        records = [run.grids[name] for run in cell.runs]
+        records = [run.measurements.grids[name] for run in cell.runs]
         yield f"worst case over {name}", "reward", np.array([record["worst"]["mean"] for record in records])
         yield f"average over {name}", "reward", np.array([record["average"] for record in records])
     yield "time", "minutes", np.array([float(run.meta["minutes"]) for run in cell.runs])
@@ -148,7 +149,7 @@ def tails(cell: Cell) -> dict[str, np.ndarray]:
 
 def episodes_by_env(run: RunFacts) -> dict[str, np.ndarray]:
     """Return {environment: returns of its episodes, from `surefoot evaluate`}; the last measurement counts."""
-    return {where(record): np.array(record["return"]["values"]) for record in run.measured}
+    return {where(record): np.array(record["return"]["values"]) for record in run.measurements.single}
 
 
 def final_values(findings: Findings) -> tuple[EvalFigure, dict[str, dict[str, np.ndarray]]]:
@@ -171,7 +172,8 @@ def misjudged(findings: Findings, statistic: Statistic) -> str:
     name = statistic.metric.removesuffix(PREDICTED)
     place = statistic.task, statistic.method
     cells = [cell for cell in findings.cells if (cell.task, cell.method.label) == place]
-    rows = [run.objectives[name] for cell in cells for run in cell.runs if name in run.objectives]
+    every = [run.measurements.objectives for cell in cells for run in cell.runs]
+    rows = [found[name] for found in every if name in found]
     if name == statistic.metric or not (missed := [row for row in rows if _missed(row)]):
         return ""
     return f" (outside of the 95% interval of what was achieved in {len(missed)} of {len(rows)} runs)"
@@ -183,7 +185,8 @@ def _missed(row: dict[str, Any]) -> bool:
 
 def shared(kind: Literal["grids", "objectives"], cell: Cell) -> list[str]:
     """Return the uncertainty sets, or the objectives, that all runs of a cell were measured on."""
-    return [name for name in getattr(cell.runs[0], kind) if all(name in getattr(run, kind) for run in cell.runs)]
+    found = [getattr(run.measurements, kind) for run in cell.runs]
+    return [name for name in found[0] if all(name in other for other in found)]
 
 
 class Nominal(NamedTuple):
@@ -206,10 +209,10 @@ class ParameterMap(NamedTuple):
 
 
 def grid_map(cell: Cell, name: str) -> ParameterMap | None:
-    """Return the mean over runs of a grid of two parameters; None for another number of them."""
-    records = [run.grids[name] for run in cell.runs]
+    """Return the mean over runs of a grid of two parameters; None for another number of them, or different points."""
+    records = [run.measurements.grids[name] for run in cell.runs]
     axes = records[0]["axes"]
-    if len(axes) != 2:
+    if len(axes) != 2 or any(record["axes"] != axes for record in records):
         return None
     (first, rows), (second, columns) = axes.items()
     means = np.array([[point["mean"] for point in record["table"]] for record in records])  # (R, P)
@@ -226,7 +229,7 @@ def physics_map(cell: Cell) -> ParameterMap | None:
     None unless these environments differ in exactly two parameters. Runs count by their mean; a point not measured is
     NaN. Of measurements that differ in more than physics, such as the number of episodes, those count that are most.
     """
-    records = _most_alike([record for run in cell.runs for record in run.measured])
+    records = _most_alike([record for run in cell.runs for record in run.measurements.single])
     points = [dynamics(record["env"]["physics"]) for record in records]
     every = dict.fromkeys(name for point in points for name in point)
     names = [name for name in every if len({point.get(name) for point in points}) > 1]

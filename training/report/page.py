@@ -161,7 +161,7 @@ def _summary(findings: Findings) -> str:
     finished = sum(run.finished for run in findings.runs)
     text = f"{finished} finished runs of {len(findings.methods)} methods on {len(findings.tasks)} tasks."
     if findings.losses or findings.skipped:
-        text += f" <span class='warn'>Runs that did not finish: {len(findings.losses)}; folders skipped: "
+        text += f" <span class='warn'>Runs that did not finish: {len(findings.losses)}; folders and files skipped: "
         text += f"{len(findings.skipped)}; see the end of the page.</span>"
     return (
         f"<p>{text}</p>\n<p class='soft'>The seed is the unit of replication: episodes of one run never count as "
@@ -356,5 +356,5 @@ def _losses(findings: Findings) -> Iterator[str]:
         ]
         yield section("Runs that did not finish", *parts)
     if findings.skipped:
-        rows = [[escape(str(one.folder)), escape(one.reason)] for one in findings.skipped]
-        yield section("Skipped", table(["folder", "reason"], rows, words=True))
+        rows = [[escape(str(one.path)), escape(one.reason)] for one in findings.skipped]
+        yield section("Skipped", table(["folder or file", "reason"], rows, words=True))

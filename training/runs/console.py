@@ -13,7 +13,13 @@ SHORTEST_NAME = 24  # letters that a name is folded to at the least, where a ter
 
 
 class Terminal(Console):
-    """Standard output; that its reader, such as `head`, has seen enough is left to the command line to end on."""
+    """Standard output; that its reader, such as `head`, has seen enough is left to the command line to end on.
+
+    Brackets and colons are what they are: names of runs and files hold them, and none of our texts is markup.
+    """
+
+    def __init__(self, *, width: int | None = None) -> None:
+        super().__init__(width=width, markup=False, emoji=False, highlight=False)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.runs.console import quoted
+from surefoot.training.runs.lock import NAME as LOCK
+from surefoot.training.runs.lock import Lock, take
 from surefoot.training.runs.provenance import provenance
 
 SUBFOLDERS = ("checkpoints", "plots", "videos")
@@ -46,17 +49,33 @@ def create(
     preset: str | None,
     engine: str = "eager",
     subfolders: tuple[str, ...] = SUBFOLDERS,
-) -> None:
-    """Make the run's folder with config.yaml and meta.json."""
+) -> Lock:
+    """Make the run's folder with config.yaml and meta.json, and return its lock; nothing is left where that fails."""
     require_free(folder)
     try:
-        for name in subfolders:
-            (folder / name).mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{folder}: cannot make the run folder ({error.strerror}); choose another --out") from error
-    write_config(folder / "config.yaml", agent_name, config, preset)
-    what = {"agent": agent_name, "preset": preset, "seed": config.seed, "engine": engine}
-    write_meta(folder, {**what, "started": _now(), **provenance()})
+    lock = take(folder)
+    if [path.name for path in folder.iterdir()] != [LOCK]:  # made by another process since
+        lock.release()
+        require_free(folder)
+    try:
+        for name in subfolders:
+            (folder / name).mkdir()
+        write_config(folder / "config.yaml", agent_name, config, preset)
+        what = {"agent": agent_name, "preset": preset, "seed": config.seed, "engine": engine}
+        write_meta(folder, {**what, "started": _now(), **provenance()})
+    except BaseException:
+        discard(folder, lock)
+        raise
+    return lock
+
+
+def discard(folder: Path, lock: Lock) -> None:
+    """Delete a folder that `create` has just made."""
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
 
 
 def seed_folder(run: Path, seed: int) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
@@ -33,6 +34,7 @@ class CsvLog:
 
     A row is appended and flushed; a new column rewrites the file atomically with the longer header. The state is the
     number of rows and the columns: loading it cuts the file back to them, so that a resumed run writes the same file.
+    Rows that are missing by then are gone; what is there stays.
     """
 
     def __init__(self, path: Path, columns: Iterable[str]) -> None:
@@ -57,17 +59,25 @@ class CsvLog:
     def state_dict(self) -> dict[str, Any]:
         return {"columns": list(self.columns), "rows": self.rows}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Drop rows and columns written after the state was taken. `ValueError` where the file has lost rows."""
+    def load_state_dict(self, state: dict[str, Any]) -> int:
+        """Drop rows and columns written after the state was taken; return how many rows the file has lost."""
         rows = self._read() if self.path.is_file() else []
-        if len(rows) < state["rows"]:
-            raise ValueError(f"{self.path}: {len(rows)} rows, but the checkpoint was made after {state['rows']}")
-        self.columns, self.rows = list(state["columns"]), state["rows"]
+        self.columns, self.rows = list(state["columns"]), min(len(rows), state["rows"])
         self._rewrite(rows[: self.rows])
+        return int(state["rows"]) - self.rows
+
+    def sync(self) -> None:
+        """Force the rows so far to disk: a checkpoint that counts them comes after them."""
+        with explained(self.path), self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
     def _read(self) -> list[dict[str, str]]:
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        """Return the rows up to the first that is no row of this file: one that a crash has cut off or left empty."""
+        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\0", 1)[0].splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        header, *rows = csv.reader(whole) if whole else [[]]
+        good = itertools.takewhile(lambda row: len(row) == len(header), rows)
+        return [dict(zip(header, row, strict=True)) for row in good]
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         text = io.StringIO(newline="")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
@@ -14,12 +13,13 @@ from typing import Any
 
 import torch
 
-from surefoot.evaluation.storage import explained
 from surefoot.training.loop.interrupt import StopRequest, parent_to_stop_with, stop_with
 from surefoot.training.loop.seeds import seeds_apart
+from surefoot.training.runs.lock import take
 from surefoot.training.session import AnyRun, begin_or_take_up
 from surefoot.training.sweep import plan
-from surefoot.training.sweep.plan import Entry, Sweep
+from surefoot.training.sweep.entry import Entry
+from surefoot.training.sweep.plan import Sweep
 from surefoot.training.sweep.progress import SweepProgress, fraction_done
 from surefoot.training.sweep.server import ForkedRun, Request, WarmServer, log_of
 
@@ -163,21 +163,15 @@ def end_of_log(folder: Path, name: str) -> str:
 
 @contextmanager
 def one_driver(folder: Path) -> Iterator[int]:
-    """Hold the sweep's lock and yield its descriptor; `ValueError` where another holds it.
+    """Hold the sweep's lock and yield its descriptor; `BlockingIOError` where another holds it.
 
     Its runs inherit the descriptor: after the driver was killed the lock stays until the last of them has noticed.
     """
-    with explained(folder / "lock"):
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    lock = take(folder)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise ValueError(f"{folder}: under way; a killed sweep needs seconds to end its runs") from None
-    try:
-        yield lock
+        yield lock.descriptor
     finally:
-        os.close(lock)
+        lock.release()
 
 
 def server_command(folder: Path) -> list[str]:

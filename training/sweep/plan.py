@@ -22,8 +22,10 @@ import tyro
 import yaml
 
 from surefoot import agents
+from surefoot.configs.allowed_modules import require_named_allowed
 from surefoot.configs.casting import nested, option, overlay, read_yaml
-from surefoot.envs import Physics
+from surefoot.configs.ranges import require_between, require_finite
+from surefoot.envs import Physics, find_spec
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.measure import measure_of
 from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
@@ -33,6 +35,8 @@ from surefoot.training.loop.seeds import seeds_apart
 from surefoot.training.runs.console import quoted
 from surefoot.training.runs.folder import read_meta
 from surefoot.training.runs.loggers import require_installed
+from surefoot.training.sweep.entry import Entry, read_entries
+from surefoot.training.sweep.seeds import parse_seeds, split_words
 
 RAY_FOLDER = "ray-tune"  # where Ray Tune keeps its own state and copies of the runs
 MOST_RUNS = 10_000  # without --yes
@@ -61,8 +65,7 @@ class SearchObjective:
     def __post_init__(self) -> None:
         if not 0 < self.level <= 1:
             raise ValueError(f"--objective.level is {self.level}; it must be in (0, 1]")
-        if self.episodes < 1:
-            raise ValueError(f"--objective.episodes is {self.episodes}; it must be at least 1")
+        require_between(self, {"episodes": (1, 1_000_000)}, "objective.")
         if self.metric in ROBUST_METRICS and not self.physics:
             raise ValueError(f"objective.metric {self.metric} needs dynamics to measure under: name objective.physics")
         for changes in self.physics:
@@ -107,6 +110,7 @@ class Sweep:
     is not restarted: the same seed would diverge again."""
 
     def __post_init__(self) -> None:
+        require_finite(self)
         for name in ("trials", "asha_reduction"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{option(name)} is {getattr(self, name)}; it must be at least 1")
@@ -114,10 +118,7 @@ class Sweep:
             raise ValueError(f"--cpus-per-run is {self.cpus_per_run}; it must be positive")
         if not 0 <= self.gpus_per_run < math.inf:
             raise ValueError(f"--gpus-per-run is {self.gpus_per_run}; it must not be negative")
-        if self.max_restarts < 0:
-            raise ValueError(f"--max-restarts is {self.max_restarts}; it must not be negative")
-        if self.asha_grace is not None and self.asha_grace < 1:
-            raise ValueError(f"--asha-grace is {self.asha_grace}; it must be at least 1")
+        require_between(self, {"max_restarts": (0, 1_000), "asha_grace": (1, 10**15)})
 
 
 def resolved(objective: SearchObjective, agent_name: str, config: RunConfig[Any]) -> SearchObjective:
@@ -138,15 +139,6 @@ class PlannedRun(NamedTuple):
     agent_name: str
     preset: str | None
     config: RunConfig[Any]
-
-
-class Entry(NamedTuple):
-    """One run as plan.json lists it; its configuration lies in `configs/`."""
-
-    name: str
-    agent_name: str
-    preset: str | None
-    seed: int
 
 
 # --- from the request to runs -----------------------------------------------------------------------------------------
@@ -192,25 +184,10 @@ def expand(sweep: Sweep, *, allow_many: bool = False) -> list[PlannedRun]:
     return runs
 
 
-def parse_seeds(words: Sequence[str]) -> list[int]:
-    """Return the seeds of words such as `0..9`, `3` and `4,5`."""
-    seeds: list[int] = []
-    for word in _split(words):
-        match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", word)
-        if match is None:
-            raise ValueError(f"--seeds: {word!r} is neither a number from 0 on nor a span such as 0..9")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return seeds
-
-
-def _split(words: Sequence[str]) -> list[str]:
-    return [part.strip() for word in words for part in str(word).split(",") if part.strip()]
-
-
 def _methods(sweep: Sweep) -> Iterator[tuple[str, str | None]]:
     """Yield agent and preset."""
-    presets: list[str | None] = [*_split(sweep.presets)] or [None]
-    for word in _split(sweep.agents):
+    presets: list[str | None] = [*split_words(sweep.presets)] or [None]
+    for word in split_words(sweep.agents):
         agent_name, _, own = word.partition("/")
         agents.get(agent_name)
         yield from [(agent_name, preset) for preset in ([own] if own else presets)]
@@ -286,7 +263,7 @@ def _name(agent_name: str, preset: str | None, config: RunConfig[Any], settings:
     short = [key.rpartition(".")[2] for key in settings]
     keys = short if len(set(short)) == len(short) else list(settings)
     parts = [agent_name, preset_label(preset) if preset else config.env.id]
-    parts += [f"{key}={value}" for key, value in zip(keys, settings.values(), strict=True)]
+    parts += map("{}={}".format, keys, settings.values())
     text = "-".join(re.sub(r"[^\w.+=-]+", "_", part).strip("_") for part in parts)
     if len(text) > LONGEST_NAME:
         text = f"{text[:LONGEST_NAME]}-{crc32('-'.join(parts).encode()):08x}"
@@ -299,6 +276,8 @@ def preset_label(preset: str) -> str:
 
 
 def _require_possible(run: PlannedRun) -> None:
+    require_named_allowed((run.config.env.id, run.config.env.termination or ""), run.name)
+    find_spec(run.config.env.id)
     require_installed(run.config.logger)
     settle(run.agent_name, run.config)
     if agents.get(run.agent_name).needs_data and run.config.data.source is None:
@@ -323,9 +302,7 @@ def _require_apart(run: PlannedRun, seeds: Sequence[int], sweep: Sweep) -> None:
 def create(folder: Path, sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
     """Make the folder of a new sweep. `FileExistsError` where something is in the way, `OSError` where it cannot be."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"{folder}: not empty; resume it with --resume {quoted(folder)}, or choose another --name"
-        )
+        raise FileExistsError(f"{folder}: not empty; resume it with --resume {quoted(folder)}, or take another --name")
     try:
         for name in ("configs", "runs", "logs"):
             (folder / name).mkdir(parents=True)
@@ -357,10 +334,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_plan(folder: Path) -> list[Entry]:
-    """Return the runs of a sweep in order; `FileNotFoundError` where `folder` is none."""
+    """Return the runs of a sweep in order.
+
+    `FileNotFoundError` where `folder` is none, `ValueError` for a plan that no sweep has made.
+    """
     if not (folder / "sweep.yaml").is_file():
         raise FileNotFoundError(f"{folder}: not the folder of a sweep (no sweep.yaml)")
-    return [Entry(**entry) for entry in json.loads((folder / "plan.json").read_text(encoding="utf-8"))]
+    return read_entries(folder / "plan.json")
 
 
 def read_planned_config(folder: Path, name: str) -> RunConfig[Any]:
@@ -394,6 +374,3 @@ def wandb_settings(folder: Path, entry: Entry) -> dict[str, str]:
         f"seed-{entry.seed}",
     ]
     return {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP", folder.name), "WANDB_TAGS": ",".join(tags)}
-
-
-# --- how far it is ----------------------------------------------------------------------------------------------------

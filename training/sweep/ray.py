@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import signal
 import socket
 import time
@@ -31,11 +30,13 @@ from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.loop import ActiveRun
 from surefoot.training.loop.setup import start_or_resume
 from surefoot.training.runs.folder import write_meta
+from surefoot.training.runs.lock import remove_own
 from surefoot.training.runs.loggers import Row
 from surefoot.training.session import execute
 from surefoot.training.sweep import plan
+from surefoot.training.sweep.entry import Entry
 from surefoot.training.sweep.local import LAST_LINES, one_driver
-from surefoot.training.sweep.plan import RAY_FOLDER, ROBUST_METRICS, Entry, SearchObjective, Sweep
+from surefoot.training.sweep.plan import RAY_FOLDER, ROBUST_METRICS, SearchObjective, Sweep
 from surefoot.training.sweep.progress import SweepProgress
 
 try:
@@ -222,7 +223,7 @@ def execute_trial(config: dict[str, Any], *, runs: Mapping[str, Any], objective:
     agent_name, run_config = from_plain(plain, name)
     run_config = plan.with_settings(run_config, settings_of(config), name)
     folder = Path(tune.get_context().get_trial_dir()) / name
-    shutil.rmtree(folder, ignore_errors=True)  # what Ray stores is the truth, also where a worker died on this machine
+    remove_own(folder, waits=True)  # what Ray stores is the truth, also where a worker died on this machine
     checkpoint = tune.get_checkpoint()
     if checkpoint is not None:
         checkpoint.to_directory(str(folder))
@@ -329,7 +330,7 @@ def gather(folder: Path, sweep: Sweep, study: Sequence[Entry], results: Sequence
         if plan.is_done(folder, name):
             continue
         if result.checkpoint is not None:
-            shutil.rmtree(place, ignore_errors=True)
+            remove_own(place)
             result.checkpoint.to_directory(str(place))
         diverged = (result.metrics or {}).get(DIVERGED)
         if diverged or result.error is not None:

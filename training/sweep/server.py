@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from surefoot.offline_data.files import runs
 from surefoot.training.loop.interrupt import DRIVER
 
 LARGEST = 2**17  # bytes of a message
@@ -85,7 +86,7 @@ class WarmServer:
                 message = self._receive()
                 self.codes[message["ended"]] = message["code"]
         except OSError:
-            return None if _exists(pid) else LOST
+            return None if runs(pid) else LOST
         return self.codes.get(pid)
 
     def close(self) -> None:
@@ -121,17 +122,6 @@ class ForkedRun:
     def kill(self) -> None:
         """End it at once."""
         self.send_signal(signal.SIGKILL)
-
-
-def _exists(pid: int) -> bool:
-    """Whether a process runs; a dead one whose new parent has not asked for its exit code does not."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except ProcessLookupError:
-        return False
-    except FileNotFoundError:  # no /proc, or ended since
-        return Path("/proc/self").exists() is False
 
 
 # --- the server's side ------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from surefoot.agents.parts.ranges import (
     FRACTION,
     POSITIVE,
     UNIT_INTERVAL,
+    WIDTHS,
     check_ranges,
     optional,
 )
@@ -101,13 +102,13 @@ class DHNConfig:
     def __post_init__(self) -> None:
         rules = dict.fromkeys(["quantiles", "target_update_interval", "n_step"], AT_LEAST_1)
         rules |= dict.fromkeys(["huber_threshold", "exploration_steps"], AT_LEAST_0)
-        rules |= dict.fromkeys(["lr", "adam_eps"], POSITIVE)
         rules |= dict.fromkeys(["gamma", "final_lr"], FRACTION)
         rules |= dict.fromkeys(["epsilon", "final_epsilon", "relabel_probability"], UNIT_INTERVAL)
         rules |= dict.fromkeys(
             ["max_grad_norm", "clip_reward", "decay_steps"], optional((POSITIVE[0], "positive, or None"))
         )
         rules["horizon"] = optional(AT_LEAST_1)
+        rules["image_shape"] = optional(WIDTHS)
         rules["stock_range"] = (lambda x: x[0] < x[1] and max(map(abs, x)) < float("inf"), "finite, its low end first")
         check_ranges(self, rules)
         self._check_together()

@@ -191,14 +191,16 @@ def test_early_stopping_keeps_the_policy_with_the_highest_held_out_likelihood():
     setting = make_setting()
     setting.data.episode_end = torch.arange(64) % 8 == 7
     agent = BC(small(BCConfig(), hidden=(64,), policy_lr=1e-2, holdout=0.5, holdout_every=10), setting)
-    held, losses = agent.held_out.batch, []
+    held, losses, told = agent.held_out.batch, [], []
     for update in range(1, 301):
-        shown = agent.step().metrics["held_out_loss"].item()
+        told.append(agent.step().metrics["held_out_loss"])
+        shown = told[-1].item()
         if update == 1 or update % 10 == 0:
             losses.append(cloning_loss(agent.trained, held).item())
         assert shown == pytest.approx(losses[-1], rel=1e-5)
         assert cloning_loss(agent.policy, held).item() == pytest.approx(min(losses), rel=1e-5)
     assert 0 < losses.index(min(losses)) < len(losses) - 1
+    assert_close(torch.stack(told[9::10]), torch.tensor(losses[1:]))  # what was told once stays what it was
     assert agent.policy is not agent.trained
     other = BC(agent.config, setting)
     other.load_state_dict(agent.state_dict())

@@ -48,7 +48,7 @@ def test_epoch_counts_are_those_of_the_derivation(name, counts):
 
 def test_the_horizon_cuts_the_last_epoch_which_gives_no_sample():
     agent = play(make("dynlin-ucb", horizon=200, first_action="optimistic"), 200)
-    assert (agent.regret.t, agent.learner.epoch, agent.cut) == (200, 43, True)
+    assert (agent.regret.t, agent.learner.epoch, agent.turns.cut) == (200, 43, True)
     assert float(agent.learner.ridge.gram.diagonal().sum()) == pytest.approx(2 * math.log(200) + 42)
 
 
@@ -106,10 +106,10 @@ def test_golden_traces(T, epochs, counts, total, estimate, first_beta, last_beta
     actions, betas, samples = [], [], []
     while agent.regret.t < T:
         before = agent.learner.ridge.moment.clone()
-        new = agent.left == 0
+        new = agent.turns.left == 0
         agent.step()
         if new:
-            actions.append(int(agent.action))
+            actions.append(int(agent.turns.action))
             betas.append(agent.learner.beta)
         change = agent.learner.ridge.moment - before
         if change.any():
@@ -169,9 +169,9 @@ def test_the_confidence_set_holds_h_and_its_noise_part_is_sharp():
     while agent.regret.t < T:
         moment = learner.ridge.moment.clone()
         agent.step()
-        u = table[agent.action].T
-        clean = twin.repeat(agent.action, agent.length).last_reward
-        if agent.cut:
+        u = table[agent.turns.action].T
+        clean = twin.repeat(agent.turns.action, agent.turns.length).last_reward
+        if agent.turns.cut:
             break
         noise += learner.ridge.moment - moment - u * clean  # Σ u ξ
         factor = cholesky(learner.ridge.gram)
@@ -286,7 +286,7 @@ def test_with_epochs_of_one_round_and_without_c1_it_is_linucb_log():
     ours.learner.bounds = ours.learner.bounds._replace(rho=0.0)
     for _ in range(300):
         ours.step(), other.step()
-        torch.testing.assert_close(ours.action, other.action, rtol=0, atol=0)
+        torch.testing.assert_close(ours.turns.action, other.turns.action, rtol=0, atol=0)
         assert ours.learner.beta == pytest.approx(other.learner.beta, rel=1e-14)
     torch.testing.assert_close(ours.regret.total, other.regret.total, rtol=0, atol=0)
 
@@ -310,10 +310,10 @@ def test_the_realised_regret_differs_by_a_bounded_transient():
 def test_the_authors_conventions():
     agent = make("dynlin-ucb", num_envs=60, horizon=1000, double_first_epoch=True, rounds_per_step=1)
     agent.step()
-    assert agent.regret.t == agent.length == 2
-    assert sorted(set(agent.action.tolist())) == [0, 1, 2]
+    assert agent.regret.t == agent.turns.length == 2
+    assert sorted(set(agent.turns.action.tolist())) == [0, 1, 2]
     agent.step()
-    assert agent.length == epoch_repeats(2, 0.5) + 1
+    assert agent.turns.length == epoch_repeats(2, 0.5) + 1
 
 
 def test_given_bounds_take_the_place_of_derived_ones():

@@ -150,8 +150,8 @@ def test_batch_exp3_updates_once_with_its_own_rewards():
             torch.testing.assert_close(learner.gains, before, rtol=0, atol=0)
             continue
         mean, M = torch.stack(rewards[-5:]).mean(0), learner.bound
-        change = (learner.gains - before).gather(0, agent.action[None])[0]
-        expected = (mean + 2 * M) / (4 * M) / p.gather(0, agent.action[None])[0]
+        change = (learner.gains - before).gather(0, agent.turns.action[None])[0]
+        expected = (mean + 2 * M) / (4 * M) / p.gather(0, agent.turns.action[None])[0]
         torch.testing.assert_close(change, expected)
 
 
@@ -243,13 +243,13 @@ def test_a_stop_in_the_middle_of_an_epoch_changes_nothing(name, stop):
     second.load_state_dict(first.state_dict())
     torch.testing.assert_close(play(second, 200).regret.trace()[1], straight.regret.trace()[1], rtol=0, atol=0)
     torch.testing.assert_close(second.regret.realised, straight.regret.realised, rtol=0, atol=0)
-    learned, expected = (agent.state_dict()["learner"] for agent in (second, straight))
+    learned, expected = (agent.state_dict()["turns"]["learner"] for agent in (second, straight))
     torch.testing.assert_close(learned, expected, rtol=0, atol=0)
 
 
 def test_some_of_those_stops_are_inside_an_epoch():
     agent = make("dynlin-ucb", env=REAL, horizon=200, rounds_per_step=1, path="rounds")
-    assert any(play(agent, stop).left for stop in (33, 34, 35, 36))
+    assert any(play(agent, stop).turns.left for stop in (33, 34, 35, 36))
 
 
 @pytest.mark.parametrize("name", ["linucb", "d-linucb", "exp3", "batch-exp3", "batch-exp3-paper"])

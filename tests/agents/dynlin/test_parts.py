@@ -10,7 +10,7 @@ import torch
 from bandits import make
 
 from surefoot import agents
-from surefoot.agents.dynlin.bandit import ConstantPolicy, derive
+from surefoot.agents.dynlin.bandit import BanditProblem, ConstantPolicy, derive
 from surefoot.agents.dynlin.bounds import (
     epoch_repeats,
     epochs_within,
@@ -29,8 +29,8 @@ SYSTEM = SimpleNamespace(
 
 
 def problem(actions, h=(1.0, 0.0), num_envs=2):
-    env = SimpleNamespace(actions=None if actions is None else np.array(actions), num_envs=num_envs, system=SYSTEM, h=h)
-    return SimpleNamespace(env=env, seed=0, device=torch.device("cpu"))
+    table = None if actions is None else np.array(actions)
+    return BanditProblem(table, None, 2, num_envs, 0, torch.device("cpu"), SYSTEM, {}, h)
 
 
 def test_the_bounds_of_a_system_are_those_of_its_matrices():

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.iwocs import Composite, is_valid
 from surefoot.agents.iwocs.agent import IWOCS, OWN_EPISODES
+from surefoot.agents.iwocs.composite import Gate
 from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver
 from surefoot.agents.sac import SACNoise
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertainVectorEnv, find_set, make_single
@@ -340,8 +341,19 @@ def test_errors_can_be_measured_in_those_the_predictor_is_used_to():
     finish(agent)
     scale = agent.path[1]["error_scale"]
     assert usual[0].min() < scale < usual[0].max()
-    assert 0.6 < float(is_valid(usual[0][:, None], torch.zeros(1), scale).float().mean()) <= 1.0
+    assert 0.6 < float(is_valid(usual[0], scale).float().mean()) <= 1.0
     assert_close(float(agent.policy.rho[0]), agent.path[1]["rho"] * scale)
+    assert [one.usual for one in agent.policy.specialists([0.0])] == [scale]
+
+
+def test_a_policy_of_before_the_unit_was_kept_has_the_unit_one():
+    agent, _, _ = scripted(worst_at(2, 1, 3, 0), gate_memory=0.5, gate_choice="accurate")
+    state = agent.policy.state_dict()
+    agent.policy.usual.fill_(7.0)
+    del state["usual"]
+    agent.policy.load_state_dict(state)
+    assert agent.policy.usual.tolist() == [1.0, 1.0, 1.0]
+    assert agent.stateful().gate == Gate(0.5, "accurate")
 
 
 # --- putting away and taking out --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from surefoot.agents.interface import Batch
 from surefoot.agents.iwocs import THRESHOLDS, Composite, Specialist, best_threshold, choose, is_valid, prediction_loss
-from surefoot.agents.iwocs.composite import repeated
+from surefoot.agents.iwocs.composite import Gate, prediction_error, remembered, repeated
 from surefoot.agents.parts.tabular import from_dense, stationary_values
 from surefoot.agents.sac import soft_target
 from surefoot.envs import SETS, EnvConfig, play
@@ -63,7 +63,7 @@ def test_the_entropy_free_critic_has_the_same_fixed_point_whatever_the_entropy_w
 def test_prediction_errors_are_summed_over_the_observation():
     predicted, seen = torch.tensor([[0.0, 1.0], [2.0, 2.0]]), torch.tensor([[0.5, 0.5], [2.0, 0.0]])
     assert prediction_loss(predicted, seen) == 1.5
-    assert is_valid(predicted, seen, 1.0).tolist() == [True, False]
+    assert is_valid(prediction_error(predicted, seen), 1.0).tolist() == [True, False]
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
@@ -85,6 +85,7 @@ def test_a_model_is_a_repetition_where_no_parameter_differs_by_more_than_its_sha
     before = [model + torch.tensor(step) for step in ([0.02, 0.0], [0.0, 2.0], [0.03, 0.0], [-0.01, -3.0])]
     assert repeated(model, before, span, 0.0201) == [0, 1]
     assert repeated(model, [], span, 0.1) == []
+    assert repeated(model, [model + 1e-3, model], span, 0.0) == [1]  # on a grid: the same point
 
 
 def test_without_tolerance_the_composite_is_the_default_after_the_first_step():
@@ -122,6 +123,60 @@ def test_validity_looks_at_the_step_before_and_at_what_was_executed():
         composite(torch.zeros(1, 1))
         composite.observe(torch.zeros(1), torch.zeros(1))
     assert [float(action) for action in executed] == [1.0, -9.0]
+
+
+def test_errors_are_remembered_as_a_faded_mean_of_the_episode():
+    errors, memory = torch.tensor([[4.0, 1.0, 7.0, 2.0], [0.0, 8.0, 1.0, 1.0]]).T[:, :, None], 0.5
+    trace, found = torch.zeros(3, 1), []
+    for t, error in enumerate(errors):
+        trace, mean = remembered(trace, error, torch.tensor([t == 0]), memory)
+        found.append(mean[:, 0].tolist())
+    first, second = (1.0, 8.0), (7.0, 1.0)  # of the step that an episode begins in there is none
+    assert found[0] == [0.0, 0.0]
+    assert found[1] == list(first)
+    assert_close(found[2], [(0.5 * a + b) / 1.5 for a, b in zip(first, second, strict=True)])
+    assert_close(found[3], [(0.25 * a + 0.5 * b + c) / 1.75 for a, b, c in zip(first, second, (2.0, 1.0), strict=True)])
+
+
+def test_without_memory_an_error_counts_in_its_own_step_alone():
+    trace, error = torch.tensor([[torch.inf], [3.0]]), torch.tensor([[0.25]])
+    assert remembered(trace, error, torch.tensor([False]), 0.0)[1].tolist() == [[0.25]]
+
+
+def test_a_memory_keeps_a_model_out_that_was_wrong_before_and_is_the_environments_own():
+    """Model A foresees +1, B +2; the state moves by 1, 2 and 2: A was right, then is not, but its mean is below ρ."""
+    a = specialist(1.0, value=0.0, step=1.0, rho=0.6)
+    b = specialist(2.0, value=5.0, other=6.0, step=2.0, rho=0.4)
+    acts = {}
+    for memory in (0.0, 0.9):
+        composite, still = Composite([a, b], default, Gate(memory)), torch.zeros(2)
+        states, ends = ([0.0, 0.0], [1.0, 2.0], [3.0, 4.0], [5.0, 6.0]), ([0.0, 0.0], [0.0, 1.0], [0.0, 0.0])
+        acts[memory] = []
+        for state, end in zip(states, (*ends, None), strict=True):
+            acts[memory].append(composite(torch.tensor(state)[:, None]).flatten().tolist())
+            if end is not None:
+                composite.observe(still, torch.tensor(end))
+    assert acts[0.0] == [[1.0, 1.0], [1.0, 2.0], [2.0, 1.0], [2.0, 2.0]]
+    assert acts[0.9] == [[1.0, 1.0], [1.0, 2.0], [1.0, 1.0], [2.0, 2.0]]  # the second forgets: another episode
+
+
+def test_the_most_accurate_acts_in_the_unit_of_what_is_usual_for_each_and_the_pessimist_in_the_first_step():
+    sharp = specialist(1.0, value=9.0, other=9.0, step=0.2)._replace(usual=0.1)
+    blunt = specialist(2.0, value=0.0, step=0.6)._replace(usual=1.0)
+    still = torch.zeros(2)
+    for choice, then in (("pessimistic", [2.0, 2.0]), ("accurate", [1.0, 2.0])):
+        composite = Composite([sharp, blunt], default, Gate(choice=choice))
+        assert composite(torch.zeros(2, 1)).flatten().tolist() == [2.0, 2.0]
+        composite.observe(still, still)
+        # errors 0.02 and 0.38, which are 0.2 and 0.38 of the usual; 0.2 and 0.6, which are 2 and 0.6
+        assert composite(torch.tensor([[0.22], [0.0]])).flatten().tolist() == then
+
+
+def test_of_the_most_accurate_only_the_usable_act():
+    near, far = specialist(1.0, step=0.1, rho=0.05), specialist(2.0, step=0.5, rho=1.0)
+    composite = Composite([near, far], default, Gate(choice="accurate"))
+    composite(torch.zeros(1, 1)), composite.observe(torch.zeros(1), torch.zeros(1))
+    assert composite(torch.zeros(1, 1)).tolist() == [[2.0]]
 
 
 def test_steps_are_counted_for_each_episode_of_a_job_and_not_for_the_idle():

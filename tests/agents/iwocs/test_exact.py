@@ -343,6 +343,8 @@ def test_bad_input_is_one_clear_line(walk):
         stack([spread])
     with pytest.raises(ValueError, match="too many to enumerate"):
         brute_force(walk, 0.95)
+    with pytest.raises(ValueError, match="4 states, 3 actions, 3 models are too many to enumerate"):
+        brute_force(rectangular(np.random.default_rng(0), 4, 3, 3), 0.9, rectangular=True)  # 3^4 policies, 3^12 kernels
     with pytest.raises(ValueError, match="rollouts search a finite set, with a generator"):
         iwocs(walk, 0.95, rollouts=10)
     for task, kwargs in ((WindyWalk, {"alpha": 1.5}), (Maintenance, {"wear": -0.1}), (Coupled, {"theta": 2.0})):

@@ -35,6 +35,42 @@ def actions_of(env, count, seed=0):
     return [env.action_space.sample() for _ in range(count)]
 
 
+def test_the_ranges_of_a_hopper_follow_from_its_model():
+    """Gears of 200 and controls of ±1; a torso of 0.05 + 0.2 m; 15.82 kg; 4 physics steps a control step."""
+    found = {one.name: (one.low, one.high) for one in disturbances(EnvConfig("Hopper-v5"), per_part=True).parameters}
+    parts = {
+        name: value
+        for motor in range(3)  # which have no names in this model
+        for name, value in ((f"actuator_gain.{motor}", (0.0, 1.5)), (f"actuator_offset.{motor}", (-0.2, 0.2)))
+    }
+    expected = {
+        "gravity": (4.905, 14.715),
+        "gravity_pitch": (-15.0, 15.0),
+        "body_mass_scale.*": (0.5, 2.0),
+        "body_inertia_scale.*": (0.5, 2.0),
+        "body_ipos_x.torso": (-0.05, 0.05),
+        "geom_friction_scale.*": (0.3, 2.0),
+        "jnt_stiffness.@actuated": (0.0, 100.0),
+        "dof_armature_scale.@actuated": (0.0, 3.0),
+        "dof_frictionloss.@actuated": (0.0, 40.0),
+        "dof_damping_scale.@actuated": (0.0, 3.0),
+        "actuator_gain.*": (0.5, 1.5),
+        "actuator_offset.*": (-0.2, 0.2),
+        "dead_actuator": (0.0, 3.0),
+        "control_delay": (0.0, 5.0),
+        "sensor_noise.@qpos": (0.0, 0.1),
+        "sensor_bias.@qpos": (-0.1, 0.1),
+        "sensor_noise.@qvel": (0.0, 1.0),
+        "sensor_bias.@qvel": (-1.0, 1.0),
+        "sensor_drop": (0.0, 0.9),
+        "frame_skip": (2.0, 8.0),
+        "push.torso": (0.0, 15.82),
+    } | parts
+    assert set(found) == set(expected)
+    for name, bounds in expected.items():
+        assert found[name] == pytest.approx(bounds, abs=1e-4), name
+
+
 @pytest.mark.parametrize("env_id", [*MUJOCO, *OTHERS])
 def test_the_neutral_point_is_the_stock_task_bit_for_bit_also_after_all_extremes(env_id):
     config = EnvConfig(env_id, max_episode_steps=50)

@@ -208,3 +208,36 @@ def test_video_is_written_into_the_run(make_run, monkeypatch, capsys):
     assert "the first 1,000 steps; --video-steps films more" in capsys.readouterr().out  # it returned no True
     with pytest.raises(ValueError, match="--video-steps is 0; it must be at least 1"):
         main([str(run), "--video", "--video-steps", "0"])
+
+
+@pytest.mark.parametrize("name", ["run[_b]", "sl[/b]x"])
+def test_a_run_is_called_by_its_name_whatever_that_is(make_run, name, capsys):
+    assert main([str(make_run(name)), "--episodes", "1"]) == 0
+    assert name in capsys.readouterr().out
+
+
+def without_room(run):
+    """Put files where the folders of results would go, so that not even root can write there; return the run."""
+    for name in ("evaluations", "plots", "videos"):
+        if (run / name).is_dir():
+            (run / name).rmdir()
+        (run / name).touch()
+    return run
+
+
+def test_where_nothing_can_be_written_the_table_is_shown_and_the_place_named(make_run, capsys):
+    run = without_room(make_run("a"))
+    assert main([str(run), "--episodes", "2", "--video", "--video-steps", "2"]) == 1
+    shown = capsys.readouterr()
+    assert "Pendulum-v1: 2 episodes per run" in shown.out
+    assert f"surefoot: error: {run}/evaluations/" in shown.err
+    assert f"{run}/videos" in shown.err
+    assert "could not be written" in shown.err
+
+
+def test_a_grid_is_shown_too_where_it_cannot_be_written(make_run, capsys):
+    run = without_room(make_run("a", env=EnvConfig("surefoot/Pendulum-v0", max_episode_steps=5)))
+    assert main([str(run), "--grid", "pendulum-2", "--n", "2", "--episodes", "1"]) == 1
+    shown = capsys.readouterr()
+    assert "pendulum-2, half-open grid" in shown.out
+    assert f"surefoot: error: {run}/evaluations/" in shown.err

@@ -110,13 +110,13 @@ def test_a_finished_baseline_run_is_taken_only_with_the_settings_of_the_comparis
     run_folder.write_config(child.folder / "config.yaml", "fake", child.config, None)
     for one in (run, child):
         save(one)
+        one.close()
     with pytest.raises(ValueError, match=r"fake-good: trained under other settings: .*seed was 9, not 0.*; move it"):
         session.resume_run(run.folder, "fake", dataclasses.replace(config, steps=90))
     assert baselines.read_baseline(run.folder, "fake/good")[1].steps == 60  # nothing half-written
     child.counters.step = 80
-    run_folder.write_config(
-        child.folder / "config.yaml", "fake", baselines.read_baseline(run.folder, "fake/good")[1], None
-    )
+    longer = dataclasses.replace(baselines.read_baseline(run.folder, "fake/good")[1], steps=90)
+    run_folder.write_config(child.folder / "config.yaml", "fake", longer, None)
     save(child)
     with pytest.raises(ValueError, match=r"fake-good: already at step 80; --steps 70 is less"):
         session.resume_run(run.folder, "fake", dataclasses.replace(config, steps=70))

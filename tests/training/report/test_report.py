@@ -178,9 +178,57 @@ def test_a_damaged_run_is_skipped_and_named(two_agents, name, content):
     bad = write_run(two_agents / "bad", seed=9)
     (bad / name).unlink() if content is None else (bad / name).write_text(content)
     findings = gather([two_agents])
-    assert [one.folder.name for one in findings.skipped] == ["bad"]
+    assert [one.path.name for one in findings.skipped] == ["bad"]
     assert len(findings.runs) == 5
     assert escape_free(findings.skipped[0].reason) in page(findings, numbers(findings))
+
+
+ODD_FILES = {
+    "evaluations/a.json": ["{", "[]", "3", '{"env": 3}', "[" * 100_000, '{"return": {"values": "many"}}', "\udcff"],
+    "evaluations/b.json": ['{"axes": []}', '{"axes": {"mass": [1]}, "table": [], "set": "s", "grid": "g", "n": 1}'],
+    "evaluations/c.json": ['{"objectives": [], "results": [3]}', '{"objectives": 1}'],
+    "objectives.json": ["{}{", '[{"run": 1}]', "3"],
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, text) for name, texts in ODD_FILES.items() for text in texts])
+def test_an_odd_file_beside_a_run_is_named_and_the_run_stays(two_agents, name, content):
+    path = two_agents / "sac0" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    findings = gather([two_agents])
+    assert [one.path for one in findings.skipped] == [path]
+    assert len(findings.runs) == 5
+    assert str(path) in page(findings, numbers(findings))
+
+
+@pytest.mark.parametrize("content", ["{", "[3]", '{"a": 3}', '{"a": {"tries": "many", "end_of_log": ""}}'])
+def test_an_odd_list_of_failures_is_named_and_the_runs_stay(two_agents, content):
+    (two_agents / "sweep.yaml").write_text("agents: [sac]\n")
+    (two_agents / "failures.json").write_text(content)
+    findings = gather([two_agents])
+    assert [one.path for one in findings.skipped] == [two_agents / "failures.json"]
+    assert len(findings.runs) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("evaluations.csv", "step,episode_return,score\n1e999,1,\n"),
+        ("evaluations.csv", "step,episode_return,score\n" + "1" * 200_000 + ",1,\n"),
+        ("metrics.csv", "steps\n3\n"),
+        ("meta.json", '{"status": "finished", "minutes": "few"}'),
+        ("meta.json", "[]"),
+        ("config.yaml", "[" * 5_000),
+    ],
+)
+def test_a_run_whose_own_files_are_odd_is_skipped_whatever_is_wrong(two_agents, name, content):
+    bad = write_run(two_agents / "bad", seed=9)
+    (bad / name).write_text(content)
+    findings = gather([two_agents])
+    assert [one.path.name for one in findings.skipped] == ["bad"]
+    assert findings.skipped[0].reason
+    assert len(findings.runs) == 5
 
 
 def escape_free(text):
@@ -338,12 +386,12 @@ def test_measurements_under_other_dynamics_become_tails_and_a_heat_map(tmp_path)
         run = write_run(tmp_path / str(seed), seed=seed)
         for gravity, friction in ((1.0, 1.0), (2.0, 1.0), (2.0, 0.5)):
             measured(run, gravity, friction, np.arange(20.0) + 10 * gravity + seed)
-        (run / "evaluations" / "grid.json").write_text("[1, 2]")  # of another kind: passed by
+        (run / "evaluations" / "grid.json").write_text("[1, 2]")  # of another kind: left out
     (cell,) = gather([tmp_path]).cells
     names, table, rows, columns, labels, nominal = physics_map(cell)
     assert labels == ("gravity (factor)", "friction (factor)")
     assert nominal == (1.0, 1.0, 20.0)
-    assert cell.runs[0].grids == {}
+    assert cell.runs[0].measurements.grids == {}
     assert (names, rows, columns) == (("gravity", "friction"), [1.0, 2.0], [0.5, 1.0])
     np.testing.assert_allclose(table, [[np.nan, 20.0], [30.0, 30.0]])
     statistic = found(tmp_path, f"CVaR 0.1 in {describe({**vars(PENDULUM), 'physics': vars(Physics())})}")

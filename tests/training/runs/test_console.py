@@ -26,6 +26,16 @@ def test_a_table_that_goes_to_a_file_is_whole_whatever_the_width(capsys, monkeyp
     assert "-12345.678 ± 0.123" in out
 
 
+@pytest.mark.parametrize("name", ["run[_b]", "sl[/b]x", "[red]a", "a:smile:b", "[link=x]", "a\\[b]"])
+def test_a_name_is_printed_as_it_is(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    one = Table(name, title=f"title {name}", caption=f"caption {name}")
+    one.add_row(f"cell {name}")
+    console.print_table(one)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(any(f"{what}{name}" in line for line in lines) for what in ("title ", "caption ", "cell ", "┃ "))
+
+
 @pytest.mark.parametrize("width", [30, 60, 200])
 def test_a_terminal_folds_long_names_but_never_a_number(width, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))

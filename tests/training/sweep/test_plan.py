@@ -1,10 +1,10 @@
 """Sweeps: what a grid expands to, wrong input before anything starts, processes that die, stops, and resuming."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from surefoot.evaluation import policy_files
 from surefoot.training.cli.main import main
 from surefoot.training.cli.sweep import StatusLine, parse
 from surefoot.training.config.presets import default_config
+from surefoot.training.loop.setup import start_or_resume
 from surefoot.training.report.data import gather
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.sweep import local as sweep_local
+from surefoot.training.sweep.entry import Entry
 from surefoot.training.sweep.plan import (
-    Entry,
     SearchObjective,
     Sweep,
     expand,
@@ -329,23 +330,63 @@ def test_ctrl_c_stops_cleanly_and_resume_finishes_only_what_was_missing(tmp_path
     assert "seeds may not change on resume" in capsys.readouterr().err
 
 
+ENTRY = {"name": "a", "agent_name": "sac", "preset": None, "seed": 0}
+
+
 @pytest.mark.slow
-def test_after_the_driver_was_killed_its_runs_save_and_end_and_two_drivers_never_meet(tmp_path, knows_fake, capsys):
+def test_after_the_driver_was_killed_its_runs_save_and_end_and_two_drivers_never_meet(tmp_path, knows_fake):
     process = driver(tmp_path, *sweep_of(tmp_path, steps=[900]))
     folder = tmp_path / "many"
     wait_until(lambda: has_checkpoint(folder))
     process.kill()
     process.communicate()
-    assert main(["sweep", "--resume", str(folder)]) == 2  # its run has not noticed yet
-    assert "under way" in capsys.readouterr().err
+    assert main(["sweep", "--resume", str(folder)]) == 0  # once its run has noticed
     (entry,) = read_plan(folder)
-    wait_until(lambda: run_folder.read_meta(folder / "runs" / entry.name)["status"] == "interrupted")
-    deadline = time.monotonic() + 30
-    while main(["sweep", "--resume", str(folder)]) == 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
     assert is_done(folder, entry.name)
     assert len(run_folder.read_meta(folder / "runs" / entry.name)["resumed"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "../../victim"}, "'../../victim' cannot be the name of a run"),
+        ({"name": ".."}, "'..' cannot be the name of a run"),
+        ({"name": "/tmp"}, "'/tmp' cannot be the name of a run"),
+        ({"name": ["a"]}, "cannot be the name of a run"),
+        ({"agent_name": "evilmod:X"}, "unknown agent 'evilmod:X'"),
+        ({"agent_name": 3}, "unknown agent 3"),
+        ({"seed": "0; rm"}, "preset None and seed '0; rm' are no such"),
+        ({"preset": 1}, "preset 1 and seed 0 are no such"),
+        ({"more": 1}, "not the plan of a sweep"),
+    ],
+)
+def test_a_plan_that_names_something_else_than_its_runs_is_refused_and_nothing_is_touched(
+    tmp_path, knows_fake, capsys, change, message
+):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "thesis.txt").write_text("years")
+    folder = tmp_path / "sweeps" / "many"
+    (folder / "runs").mkdir(parents=True)
+    (folder / "sweep.yaml").write_text("agents: [sac]\n")
+    (folder / "plan.json").write_text(json.dumps([ENTRY | change]))
+    for more in ((), ("--only", str(change.get("name", "a")))):
+        assert main(["sweep", "--resume", str(folder), *more]) == 2
+        assert f"{folder}/plan.json: " in (err := capsys.readouterr().err)
+        assert message in err
+    for text in ("[", "{}", "[3]", ""):
+        (folder / "plan.json").write_text(text)
+        assert main(["sweep", "--resume", str(folder)]) == 2
+        assert "plan.json: not the plan of a sweep" in capsys.readouterr().err
+    assert (victim / "thesis.txt").read_text() == "years"
+
+
+def test_what_is_in_the_way_of_a_run_and_not_ours_stays(tmp_path, tiny):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="run: in the way, and not made by Surefoot; move it away"):
+        start_or_resume(tmp_path / "run", "fake", tiny)
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
 def test_the_runs_are_grouped_and_tagged_for_wandb():

@@ -25,8 +25,8 @@ from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import start
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.session import execute
+from surefoot.training.sweep.entry import Entry
 from surefoot.training.sweep.plan import (
-    Entry,
     SearchObjective,
     Sweep,
     expand,

@@ -105,8 +105,8 @@ def test_what_a_sweep_preloads_starts_no_thread(tmp_path):
     import os
     from surefoot import agents
     from surefoot.training.cli import sweep_server
-    from surefoot.training.sweep import plan
-    sweep_server.read_plan = lambda folder: [plan.Entry("run", name, None, 0) for name in agents.REGISTRY]
+    from surefoot.training.sweep.entry import Entry
+    sweep_server.read_plan = lambda folder: [Entry("run", name, None, 0) for name in agents.REGISTRY]
     sweep_server.preload(None)
     import torch
     assert len(os.listdir("/proc/self/task")) == 1, os.listdir("/proc/self/task")

@@ -1,0 +1,166 @@
+"""The parameters and disturbances of N worlds: written on the host by the code that writes them in C, a row a world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import copy
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import torch
+
+from surefoot.envs.parameters import UncertaintySet
+from surefoot.envs.signals import Signals, put_back
+from surefoot.envs.task_parameters import TaskParameters
+from surefoot.envs.warp.simulation import Simulation
+
+Pushed = list[tuple[int, list[tuple[int, np.ndarray]]]]  # of each world that was pushed, what its bodies had before
+_UNUSED = ("cam_", "light_")  # arrays that only pictures depend on
+
+
+class ParameterRows:
+    """Parameters of a set, and those of `fixed`, of N worlds of one task; neither: nothing differs between them.
+
+    Raises:
+        ValueError: as `TaskParameters`; a disturbance that must be the same in all worlds.
+    """
+
+    def __init__(self, env: gym.Env, uncertainty: UncertaintySet | None, fixed: Mapping[str, float], num_worlds: int):
+        self.task: Any = env.unwrapped  # its model is where parameters are written before they become a row
+        given = uncertainty is not None or bool(fixed)
+        self.parameters = TaskParameters(env, uncertainty, fixed) if given else None
+        self.nominal = self.parameters.nominal[: self.parameters.count] if self.parameters else np.empty(0)
+        layout = self.parameters.layout if self.parameters else None
+        if layout is not None and "frame_skip" in layout.at:
+            raise ValueError(
+                "frame_skip: all worlds of --env.backend warp make the same steps; use --env.backend mujoco"
+            )
+        model = self.task.model
+        own = self.parameters.model if self.parameters else None
+        changes = [name for name in (own.changes if own else ()) if not name.startswith(_UNUSED)]
+        self.varied = [name for name in changes if Simulation.varies(name)]
+        self._offset = "actuator_biastype" in changes
+        self._rows = {name: np.repeat(_array(model, name)[None], num_worlds, axis=0) for name in self.varied}
+        self._written: list[np.ndarray | None] = [None] * num_worlds  # the parameters (D,) that a row has
+        self._stale: set[int] = set()  # rows that the worlds do not have yet
+        self.forces = np.zeros((num_worlds, model.nbody, 6))  # external ones, as `xfrc_applied`
+        self._signals = [Signals(layout) for _ in range(num_worlds)] if layout else []
+        self.disturbed = np.zeros(num_worlds, bool)  # whose episode has a signal that does something
+
+    def shared_model(self) -> mujoco.MjModel:
+        """Return the model that all worlds are made of; what a parameter makes of its kinds holds for every world."""
+        model = copy(self.task.model)
+        if self._offset:  # a bias of no kind is an affine one of zeros
+            none = model.actuator_biastype == mujoco.mjtBias.mjBIAS_NONE
+            model.actuator_biastype[none] = mujoco.mjtBias.mjBIAS_AFFINE
+        return model
+
+    def seed(self, world: int, seed: int) -> None:
+        """Restart the generator of a world's disturbances."""
+        if self._signals:
+            self._signals[world].seed(seed)
+
+    def begin(self, world: int, values: np.ndarray) -> None:
+        """Begin an episode of a world with parameters (d,) of the set."""
+        self.forces[world] = 0.0
+        if self.parameters is None:
+            return
+        full = self.parameters.full(values)
+        if self._signals:
+            self._signals[world].begin(full, self.parameters.untimed)
+            self.disturbed[world], full = self._signals[world].active, self._signals[world].in_force
+        self._write(world, full)
+
+    def change(self, world: int, values: np.ndarray) -> None:
+        """Give a world other parameters (d,) in the middle of an episode."""
+        assert self.parameters is not None
+        full = self.parameters.full(values)
+        if self._signals:
+            self._signals[world].change(full)
+            self.disturbed[world], full = self._signals[world].active, self._signals[world].in_force
+        self._write(world, full)
+
+    def _write(self, world: int, full: np.ndarray) -> None:
+        assert self.parameters is not None
+        self.parameters.push(_data(self.forces[world]), full)
+        written = self._written[world]
+        if written is not None and np.array_equal(written, full):
+            return
+        self.parameters.write(self.task, full)
+        for name, rows in self._rows.items():
+            rows[world] = _array(self.task.model, name)
+        self._written[world] = full.copy()
+        self._stale.add(world)
+
+    # --- in a step ---
+
+    def command(self, world: int, action: np.ndarray) -> np.ndarray:
+        """Let the parameters of this step come into force; return the action that is executed."""
+        assert self.parameters is not None
+        signals = self._signals[world]
+        if signals.advance():
+            self._write(world, signals.in_force)
+        executed: np.ndarray = signals.command(action)
+        return executed
+
+    def push(self, worlds: Iterable[int], seconds: float) -> Pushed:
+        """Push bodies of some worlds in this step of so many seconds; return what is to be put back after it."""
+        pushed = [(i, self._signals[i].push(_data(self.forces[i]), seconds)) for i in worlds]
+        return [(i, before) for i, before in pushed if before]
+
+    def end_pushes(self, pushed: Pushed) -> None:
+        """End the pushes of a step."""
+        for i, before in pushed:
+            put_back(_data(self.forces[i]), before)
+
+    def sense(self, world: int, obs: np.ndarray) -> np.ndarray:
+        """Return what the sensors of a world show of an observation (obs,)."""
+        return self._signals[world].sense(obs)
+
+    def upload(self, simulation: Simulation, worlds: Iterable[int]) -> None:
+        """Let the worlds have their rows, and some of them their external forces."""
+        stale = np.array(sorted(self._stale), np.int64)
+        if len(stale):
+            at = torch.from_numpy(stale).to(simulation.device)
+            for name, rows in self._rows.items():
+                view = simulation.rows(name)
+                view[at] = torch.from_numpy(rows[stale]).to(view)
+            self._stale.clear()
+        forced = np.fromiter(worlds, np.int64)
+        if len(forced):
+            view = simulation.field("xfrc_applied")
+            view[torch.from_numpy(forced).to(simulation.device)] = torch.from_numpy(self.forces[forced]).to(view)
+
+    # --- to resume ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the parameters, forces and disturbances of every world."""
+        return {
+            "written": list(self._written),
+            "forces": self.forces,
+            "disturbed": self.disturbed,
+            "signals": [signals.state_dict() for signals in self._signals],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo `state_dict`; `upload` brings it to the worlds."""
+        for world, full in enumerate(state["written"]):
+            if full is not None:
+                self._written[world] = None
+                self._write(world, full)
+        self.forces[...], self.disturbed[...] = state["forces"], state["disturbed"]
+        for signals, saved in zip(self._signals, state["signals"], strict=True):
+            signals.load_state_dict(saved)
+
+
+def _array(model: mujoco.MjModel, name: str) -> np.ndarray:
+    array: np.ndarray = model.opt.gravity if name == "gravity" else getattr(model, name)
+    return array
+
+
+def _data(forces: np.ndarray) -> Any:
+    """Return external forces (nbody, 6) as a piece of `MjData`, for the code that writes them in C."""
+    return SimpleNamespace(xfrc_applied=forces)

@@ -1,0 +1,145 @@
+"""The smallest run of every agent, and how to carry runs out in forked processes, which have nothing to import."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads cannot be forked
+
+import h5py
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+import record as records  # noqa: E402
+from sameness import assert_same_run, rows  # noqa: E402
+
+from surefoot import agents  # noqa: E402
+from surefoot.envs import EnvConfig  # noqa: E402
+from surefoot.offline_data import DataConfig  # noqa: E402
+from surefoot.training.cli.main import main  # noqa: E402
+from surefoot.training.config.run import EvalConfig, RunConfig  # noqa: E402
+
+__all__ = [
+    "assert_same_run",
+    "ended",
+    "forked",
+    "left_over",
+    "quiet",
+    "records",
+    "rows",
+    "surefoot",
+    "tiny_run",
+    "write_data",
+]
+STEPS = 80
+
+
+def write_data(path: Path) -> Path:
+    """Write a D4RL file of made-up Pendulum transitions, 3 episodes of 40 steps; return it."""
+    generator, size = np.random.default_rng(0), 120
+    with h5py.File(path, "w") as file:
+        for name in ("observations", "next_observations"):
+            file[name] = generator.uniform(-1, 1, (size, 3)).astype(np.float32)
+        file["actions"] = generator.uniform(-0.9, 0.9, (size, 1)).astype(np.float32)
+        file["rewards"] = generator.normal(size=size).astype(np.float32)
+        file["terminals"] = np.zeros(size, bool)
+        file["timeouts"] = np.arange(1, size + 1) % 40 == 0
+    return path
+
+
+def tiny_run(name: str, data: Path, **changes: Any) -> RunConfig[Any]:
+    """Return the tiny run of an agent: dozens of steps, with rows, evaluations and checkpoints between them."""
+    spec = agents.get(name)
+    config = RunConfig(
+        agent=replace(spec.default, **spec.tiny),
+        env=EnvConfig(**(spec.tiny_env or {"id": "Pendulum-v1", "max_episode_steps": 15})),
+        uncertainty="pendulum-2" if spec.needs_uncertainty_set else None,
+        data=DataConfig(source=str(data)) if spec.needs_data else DataConfig(),
+        eval=EvalConfig(every=30, episodes=2),
+        steps=STEPS,
+        log_every=17,
+        checkpoint_every=13,
+        keep_checkpoints=3,
+        keep_finished=3,
+        threads=1,
+        device="cpu",
+    )
+    return replace(config, **changes)
+
+
+def forked(work: Callable[[], object], log: Path) -> int:
+    """Do some work in a process of its own group that prints to `log`; return its number at once."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        torch.set_num_threads(1)
+        code = work()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0)
+    except BaseException as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        os._exit(99)
+
+
+def surefoot(*arguments: object) -> Callable[[], int]:
+    """Return the work of a command line."""
+    return lambda: main(list(map(str, arguments)))
+
+
+def ended(pid: int, patience: float) -> int | None:
+    """Return the exit code of a process (minus the signal), or None where it still runs after so many seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.002)
+
+
+def left_over(session: int, patience: float = 20.0) -> int:
+    """Return how many processes of a session still run after a while."""
+    deadline = time.monotonic() + patience
+    while members := [stat for stat in map(_stat, Path("/proc").glob("[0-9]*")) if stat and stat[3] == str(session)]:
+        if time.monotonic() > deadline:
+            return len(members)
+        time.sleep(0.05)
+    return 0
+
+
+def _stat(process: Path) -> list[str]:
+    """Return state, parent, group and session of a process, as in proc(5); nothing of one that is gone or a zombie."""
+    try:
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+    return [] if fields[0] == "Z" else fields
+
+
+@contextmanager
+def quiet(log: Path) -> Iterator[None]:
+    """Send what is printed to a file."""
+    with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
+        yield

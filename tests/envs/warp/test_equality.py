@@ -1,0 +1,210 @@
+"""The worlds of MuJoCo Warp against Gymnasium's own environments in C: the same seeds, actions, physics, parameters.
+
+Both backends draw starts and parameters from the same generators, so nothing is copied from one to the other. Kernels
+are compiled at the first run on a machine, for 25 to 90 s a task; the tasks that are not `slow` share most of theirs.
+"""
+
+from dataclasses import replace
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from surefoot.envs import (
+    EnvConfig,
+    Parameter,
+    Physics,
+    UncertaintySet,
+    UncertainVectorEnv,
+    disturbances,
+    find_set,
+    make_vec,
+    subset,
+)
+from surefoot.envs.uncertainty.published import SETS
+from surefoot.envs.warp.tasks import TASKS
+
+WORLDS = 4
+CLOSE = 1e-4  # of 1 + |value|
+# A cheetah thrown about at full strength turns a single precision's rounding into 1e-3 rad/s within ten steps, and so
+# does C with another rounding (the test of growth, at full strength): step by step it is compared with smaller actions.
+STRENGTH = {"HalfCheetah-v5": 0.25}
+NEWTON = ("Humanoid-v5", "HumanoidStandup-v5")  # whose solver in C, PGS, Warp does not have: compared with Newton there
+# The tasks that forget a small difference; a robot that is thrown about on its feet does not.
+CALM = ("Hopper-v5", "InvertedDoublePendulum-v5", "InvertedPendulum-v5", "Pusher-v5", "Reacher-v5", "Swimmer-v5")
+DEFAULT = ("Hopper-v5", "HalfCheetah-v5")
+FIFTY = [pytest.param(t, marks=() if t in DEFAULT else pytest.mark.slow) for t in CALM]
+EVERY = [pytest.param(t, marks=() if t in DEFAULT else pytest.mark.slow) for t in TASKS]
+FAST_SETS = ("hopper-3", "hopper-force", "halfcheetah-3")
+EVERY_SET = [
+    pytest.param(name, marks=() if name in FAST_SETS else pytest.mark.slow) for name in SETS if SETS[name].env in TASKS
+]
+
+
+def actions_of(env, steps, strength=1.0):
+    generator = torch.Generator().manual_seed(1)
+    shape = (steps, env.num_envs, *env.single_action_space.shape)
+    return strength * (torch.rand(shape, generator=generator) * 2 - 1)
+
+
+def made(config, uncertainty):
+    env = make_vec(config) if uncertainty is None else UncertainVectorEnv(config, uncertainty)
+    for sub in env.unwrapped.sub_envs.envs if config.backend == "mujoco" and config.id in NEWTON else ():
+        assert sub.unwrapped.model.opt.solver == mujoco.mjtSolver.mjSOL_PGS
+        sub.unwrapped.model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    return env
+
+
+def played(config, uncertainty, backend, steps, *, worlds=WORLDS, strength=None, rounding=0.0):
+    """Every step's observation, true successor, reward and flags, (N, …) each; `rounding` is added in C every step."""
+    env = made(replace(config, backend=backend, num_envs=worlds), uncertainty)
+    obs, _ = env.reset(seed=11)
+    rows, random = [(obs,)], np.random.default_rng(0)
+    for action in actions_of(env, steps, strength or STRENGTH.get(config.id, 1.0)):
+        for sub in env.unwrapped.sub_envs.envs if rounding else ():
+            for values in (sub.unwrapped.data.qpos, sub.unwrapped.data.qvel):
+                values += rounding * random.uniform(-1, 1, len(values)) * (1 + np.abs(values))
+        obs, reward, terminated, truncated, info = env.step(action)
+        rows.append((obs, info["final_obs"], reward[:, None], terminated[:, None], truncated[:, None]))
+    env.close()
+    return rows
+
+
+def error(one, other):
+    """Largest difference (N,) of any number of a step, of 1 + |value|; flags count as numbers."""
+    pairs = [(a.double(), b.double()) for a, b in zip(one, other, strict=True)]
+    return np.max([((a - b).abs() / (1 + a.abs())).max(1).values.numpy() for a, b in pairs], axis=0)
+
+
+def errors(config, uncertainty=None, steps=10):
+    """The error of the start and of every step after it (T + 1, N); episodes that end begin anew on both sides."""
+    both = (played(config, uncertainty, backend, steps) for backend in ("mujoco", "warp"))
+    return np.array([error(a, b) for a, b in zip(*both, strict=True)])
+
+
+def growth(name, steps, worlds=16):
+    """The median error of the worlds after each step: of Warp against C, and of C against itself, rounded otherwise."""
+    config = EnvConfig(name, max_episode_steps=1000, kwargs=unending(name))
+    plays = {"worlds": worlds, "strength": 1.0}
+    reference = played(config, None, "mujoco", steps, **plays)
+    others = played(config, None, "warp", steps, **plays), played(config, None, "mujoco", steps, rounding=1e-7, **plays)
+    return [np.median([error(a, b) for a, b in zip(reference, other, strict=True)], axis=1) for other in others]
+
+
+def unending(name):
+    """Settings with which no fall ends an episode, so that 50 steps are 50 steps."""
+    return {"terminate_when_unhealthy": False} if name in ("Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5") else {}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_ten_steps_of_every_task_are_those_of_c(name):
+    assert errors(EnvConfig(name)).max() < CLOSE
+
+
+@pytest.mark.parametrize("name", FIFTY)
+def test_fifty_steps_and_the_episodes_that_begin_in_them_are_those_of_c(name):
+    assert errors(EnvConfig(name, max_episode_steps=30), steps=50).max() < CLOSE
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_difference_grows_no_faster_than_twice_that_of_c_against_itself(name):
+    """Rounded by 1e-7 at every control step; Warp rounds at every operation, so it starts from a larger difference."""
+    ours, noise = growth(name, 40)
+    assert noise.max() > 1e-7
+    assert (np.maximum.accumulate(ours) <= 10 * np.maximum.accumulate(noise) + 1e-5).all()
+    assert ours.max() < CLOSE or rate(ours) <= 2 * rate(noise)
+
+
+def rate(values):
+    """The slope of the logarithm over steps 2 to 30, before everything is as different as it can be."""
+    steps = np.arange(2, 31)
+    return np.polyfit(steps, np.log(values[steps]), 1)[0]
+
+
+@pytest.mark.parametrize("name", EVERY_SET)
+def test_a_published_set_has_the_same_effect_with_other_parameters_in_every_world(name):
+    uncertainty = SETS[name]
+    found = errors(EnvConfig(uncertainty.env), uncertainty)
+    assert found.max() < CLOSE
+    stock = played(EnvConfig(uncertainty.env), None, "mujoco", 10)
+    changed = played(EnvConfig(uncertainty.env), uncertainty, "mujoco", 10)
+    assert error(stock[-1], changed[-1]).max() > 10 * found.max()  # the parameters do something that would be seen
+
+
+def test_physics_that_differs_and_action_noise_are_those_of_c():
+    physics = Physics(gravity=1.3, friction=0.6, mass=1.2, damping=2.0, action_noise=0.3)
+    config = EnvConfig("Hopper-v5", physics, max_episode_steps=7, time_aware=True)
+    assert errors(config, steps=20).max() < CLOSE
+    stock = EnvConfig("Hopper-v5", max_episode_steps=7, time_aware=True)
+    assert error(played(config, None, "warp", 5)[-1], played(stock, None, "mujoco", 5)[-1]).min() > 0.01
+
+
+def every_disturbance():
+    found = disturbances(EnvConfig("Hopper-v5"))
+    names = [name for name in found.param_names if name != "frame_skip"]  # which this backend refuses
+    return subset(found, *names)
+
+
+def test_every_disturbance_is_that_of_c_also_where_it_begins_and_ends_within_an_episode():
+    config = EnvConfig("Hopper-v5", Physics(parameters=("push_rate=0.5", "onset=3", "duration=8")))
+    assert errors(config, every_disturbance(), steps=25).max() < CLOSE
+
+
+def test_parameters_that_walk_and_masses_that_constants_follow_are_those_of_c():
+    walking = UncertaintySet(
+        "walking",
+        "Hopper-v5",
+        (*find_set("hopper-3").parameters, Parameter("walk", 0.0, 0.2)),
+        recompute_constants=True,
+        scale_inertia=True,
+    )
+    assert errors(EnvConfig("Hopper-v5"), walking, steps=15).max() < CLOSE
+
+
+def test_the_nominal_parameters_change_nothing_bit_for_bit():
+    config = EnvConfig("Hopper-v5", backend="warp", num_envs=2)
+    stock, named = make_vec(config), UncertainVectorEnv(config, find_set("hopper-3"))
+    named.set_params(torch.from_numpy(named.env.worlds.rows.nominal))
+    begun, also = stock.reset(seed=0)[0], named.reset(seed=0)[0]
+    assert torch.equal(begun, also)
+    for action in actions_of(stock, 10):
+        assert torch.equal(stock.step(action)[0], named.step(action)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Hopper-v5", "HalfCheetah-v5"])
+def test_the_mean_return_of_a_fixed_policy_is_that_of_c_within_three_standard_errors(name):
+    """200 short episodes from the same starts; a linear policy that moves the robot."""
+    means, spreads = [], []
+    for backend in ("mujoco", "warp"):
+        env = make_vec(EnvConfig(name, num_envs=200, max_episode_steps=60, backend=backend))
+        obs, _ = env.reset(seed=0)
+        gain = torch.randn(obs.shape[1], env.single_action_space.shape[0], generator=torch.Generator().manual_seed(3))
+        returns, running = torch.zeros(200), torch.ones(200, dtype=torch.bool)
+        for _ in range(60):
+            obs, reward, terminated, truncated, _ = env.step(torch.tanh(obs @ gain))
+            returns += reward * running
+            running &= ~(terminated | truncated)
+        assert not running.any()
+        means.append(float(returns.mean()))
+        spreads.append(float(returns.std()) / 200**0.5)
+    assert abs(means[0] - means[1]) < 3 * np.hypot(*spreads)
+
+
+def test_gymnasiums_own_environment_from_the_same_state_gives_the_same_step():
+    """Not by seeds but by a state that is set, in a task that this package has not touched."""
+    env = make_vec(EnvConfig("Hopper-v5", backend="warp", num_envs=2))
+    env.reset(seed=4)
+    theirs = gym.make("Hopper-v5").unwrapped
+    for world in range(2):
+        theirs.reset()
+        qpos, qvel = (env.worlds.simulation.field(field)[world].double().numpy() for field in ("qpos", "qvel"))
+        theirs.set_state(qpos, qvel)
+        action = torch.full((2, 3), 0.4 - world)
+        obs, reward, *_ = theirs.step(action[world].numpy())
+        moved = env.step(action)
+        np.testing.assert_allclose(moved[0][world].numpy(), obs, rtol=0, atol=1e-5)
+        assert float(moved[1][world]) == pytest.approx(reward, abs=1e-5)
+        env.reset(seed=4)

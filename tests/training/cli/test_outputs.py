@@ -1,0 +1,66 @@
+"""What a command is to write is looked at before it begins."""
+
+import os
+
+import pytest
+
+from surefoot.training.cli.main import main
+from surefoot.training.cli.outputs import require_output
+
+
+def test_a_file_that_can_be_written_passes_and_nothing_is_made(tmp_path):
+    require_output(None, ".json")
+    require_output(tmp_path / "new" / "folder" / "x.JSON", ".json", ".html")
+    require_output(tmp_path / "x.anything")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_the_way_is_said(tmp_path):
+    there = tmp_path / "x.json"
+    there.write_text("")
+    require_output(there, ".json")
+    with pytest.raises(FileExistsError, match="pass --force to replace it"):
+        require_output(there, ".json", force=False)
+    with pytest.raises(ValueError, match=r"x\.txt: the file to write ends in \.json or \.html"):
+        require_output(tmp_path / "x.txt", ".json", ".html")
+    with pytest.raises(ValueError, match="a folder; name the file to write"):
+        require_output(tmp_path)
+    with pytest.raises(OSError, match=r"x\.json is a file, not a folder"):
+        require_output(there / "y.json", ".json")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OSError, match="cannot be written"):
+        require_output(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate {run} --json out.txt",
+        "stress {run} --out out.txt",
+        "plot {run} --out out.txt",
+        "report {run} --out out.txt",
+        "card {run} --out out.txt",
+        "export {run} out.txt",
+        "parameters Pendulum-v1 --yaml out.txt",
+        "solve surefoot/Fork-v0 --out out.txt",
+        "solve surefoot/Fork-v0 --json out.txt",
+        "data collect {run} out.txt --steps 5",
+        "data convert sample:halfcheetah-demo out.txt",
+        "data collect {run} {run} --force",
+        "data convert sample:halfcheetah-demo minari:pendulum",
+    ],
+)
+def test_every_command_refuses_an_output_of_another_kind_at_once(words, make_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = make_run("run")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert main(words.format(run=run).split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert "ends in" in err or ".html file" in err or "[NAMESPACE/]NAME-vVERSION" in err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

@@ -1,0 +1,184 @@
+"""Who owns a folder: one process, also of those that come in the same moment, and no dead one."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from waiting import wait_until
+
+from surefoot.training.runs import lock as locks
+from surefoot.training.runs.lock import is_ours, remove_own, take
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from surefoot.training.runs.lock import take
+lock = take(Path(sys.argv[1]))
+child = len(sys.argv) > 2
+if child:
+    import os
+    if os.fork() == 0:
+        time.sleep(float(sys.argv[2]))
+        os._exit(0)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Return a function that starts a process that takes the lock of a folder."""
+    started = []
+
+    def start(*arguments):
+        call = [sys.executable, "-c", HOLD, str(tmp_path), *map(str, arguments)]
+        process = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_process_is_told_who_has_the_folder_and_a_dead_ones_lock_is_taken_over(tmp_path, holder):
+    process = holder()
+    began = time.monotonic()
+    with pytest.raises(BlockingIOError) as refused:
+        take(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path}: in use by process {process.pid} on {socket.gethostname()}; wait until it ends, or stop it"
+    )
+    assert time.monotonic() - began < 5
+    process.kill()
+    process.wait()
+    lock = take(tmp_path)
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    lock.release()
+    lock.release()
+    assert json.loads((tmp_path / "lock").read_text()) == {"surefoot": "free"}
+    take(tmp_path).release()
+
+
+def test_what_a_killed_process_has_forked_is_waited_for(tmp_path, holder, monkeypatch):
+    process = holder(2.0)
+    process.kill()
+    process.wait()
+    monkeypatch.setattr(locks, "FOR_THE_DEAD", 0.2)
+    with pytest.raises(BlockingIOError, match=f"in use by what is left of process {process.pid} on"):
+        take(tmp_path)
+    monkeypatch.setattr(locks, "FOR_THE_DEAD", 60.0)
+    take(tmp_path).release()
+
+
+def test_the_run_of_a_killed_driver_is_given_time_to_end(tmp_path, holder, monkeypatch):
+    process = holder()
+    monkeypatch.setattr(locks, "FOR_THE_LIVING", 0.3)
+    with pytest.raises(BlockingIOError, match=f"in use by process {process.pid} on"):
+        take(tmp_path, waits=True)
+    monkeypatch.setattr(locks, "FOR_THE_LIVING", 60.0)
+    end = "import os, sys, time; time.sleep(1); os.kill(int(sys.argv[1]), 9)"
+    other = subprocess.Popen([sys.executable, "-c", end, str(process.pid)])
+    try:
+        take(tmp_path, waits=True).release()
+    finally:
+        other.wait()
+
+
+def test_a_folder_has_one_owner_also_within_a_process(tmp_path):
+    lock = take(tmp_path)
+    with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on"):
+        take(tmp_path)
+    del lock  # no one refers to it any more
+    take(tmp_path).release()
+
+
+def test_a_file_system_without_locks_and_one_that_keeps_them_to_one_machine_say_so(tmp_path, monkeypatch, capsys):
+    def none(*arguments):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    take(tmp_path).release()
+    assert "has no locks; start no second process on it" in capsys.readouterr().out
+    monkeypatch.undo()
+    inode = (tmp_path / "lock").stat().st_ino
+    for number, said in ((inode, True), (inode + 1, False)):  # the other one is a copy
+        (tmp_path / "lock").write_text(
+            json.dumps({"surefoot": "in use", "pid": 7, "host": "elsewhere", "inode": number})
+        )
+        take(tmp_path).release()
+        assert ("process 7 on elsewhere has not let go of" in capsys.readouterr().out) is said
+
+    def refused(*arguments):
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(OSError, match=r"lock: cannot be locked \(input/output error\)"):
+        take(tmp_path)
+
+
+def test_only_folders_of_ours_are_deleted(tmp_path, holder):
+    victim = tmp_path / "victim"
+    (victim / "checkpoints").mkdir(parents=True)
+    (victim / "config.yaml").write_text("agent_name: sac\n")
+    with pytest.raises(FileExistsError, match=r"victim: in the way, and not made by Surefoot; move it away"):
+        remove_own(victim)
+    (victim / "lock").write_text("1234\n")  # as many programs have one
+    assert not is_ours(victim)
+    assert (victim / "config.yaml").is_file()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    take(mine).release()
+    (mine / "config.yaml").write_text("agent_name: sac\n")
+    (tmp_path / "link").symlink_to(mine)
+    assert not is_ours(tmp_path / "link")
+    remove_own(mine)
+    remove_own(mine)  # there is none
+    assert not mine.exists()
+
+
+def test_a_folder_that_holds_nothing_yet_is_ours_and_one_in_use_is_not_deleted(tmp_path, holder):
+    begun = tmp_path / "begun"
+    (begun / "checkpoints").mkdir(parents=True)
+    (begun / "lock").touch()
+    assert is_ours(begun)
+    (begun / "checkpoints" / "link").symlink_to(tmp_path)
+    assert not is_ours(begun)
+    holder()
+    with pytest.raises(BlockingIOError, match="in use by process"):
+        remove_own(tmp_path)
+    assert begun.is_dir()
+
+
+TRAIN = ("--env.id", "surefoot/Pendulum-v0", "--env.max-episode-steps", "10", "--steps", "600", "--log-every", "14")
+
+
+def test_of_two_processes_on_one_run_one_trains_and_the_other_says_who(tmp_path, command):
+    slow = os.environ | {"FAKE_PAUSE": "1"}  # minutes for all of it
+    run, rows = tmp_path / "run", tmp_path / "run" / "metrics.csv"
+    first = command("train", "fake", *TRAIN, "--checkpoint-every", "3", "--out", tmp_path, "--name", "run", env=slow)
+    wait_until(lambda: list((run / "checkpoints").glob("step-*.pt")))
+    second = command("train", "--resume", run)
+    out, err = second.communicate(timeout=60)
+    assert (second.returncode, out) == (2, "")
+    assert err.strip() == (
+        f"surefoot: error: {run}: in use by process {first.pid} on {socket.gethostname()}; "
+        "wait until it ends, or stop it"
+    )
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    third = command("train", "--resume", run)
+    out, err = third.communicate(timeout=60)
+    assert third.returncode == 0, err
+    steps = [line.partition(",")[0] for line in rows.read_text().splitlines()]
+    assert len(steps) == len(set(steps))

@@ -24,7 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from tiny_runs import assert_same_run, ended, forked, left_over, records, surefoot, tiny_run, write_data
+from tiny_runs import (
+    assert_same_run,
+    ended,
+    forked,
+    left_over,
+    preload,
+    records,
+    surefoot,
+    surefoot_and_imports,
+    tiny_run,
+    write_data,
+)
 
 from surefoot import agents
 from surefoot.evaluation.policy_files import checkpoint_steps
@@ -95,12 +106,20 @@ def trials(
 
 
 def undisturbed(folder: Path) -> tuple[Path, float, int]:
-    """Return the folder of a run that no one kills, the seconds that it took and its last step."""
-    start = time.perf_counter()
-    pid = forked(surefoot("train", "--config", folder / "config.yaml", "--out", folder, "--name", "s"), folder / "log")
-    if code := ended(pid, LONGEST):
-        raise SystemExit(f"the undisturbed run ended with {code}:\n{(folder / 'log').read_text()[-2000:]}")
-    return folder / "s", time.perf_counter() - start, checkpoint_steps(folder / "s")[-1]
+    """Return the folder of a run that no one kills, the seconds that it took and its last step.
+
+    It is trained twice: the first time tells what there is to import.
+    """
+    for name in ("first", "s"):
+        start, imports = time.perf_counter(), folder / "imports"
+        call = ("train", "--config", folder / "config.yaml", "--out", folder, "--name", name)
+        pid = forked(surefoot_and_imports(imports, *call), folder / "log")
+        if code := ended(pid, LONGEST):
+            raise SystemExit(f"the undisturbed run ended with {code}:\n{(folder / 'log').read_text()[-2000:]}")
+        seconds = time.perf_counter() - start
+        preload(imports)
+    assert_same_run(folder / "first", folder / "s", checkpoint_steps(folder / "s")[-1])
+    return folder / "s", seconds, checkpoint_steps(folder / "s")[-1]
 
 
 def one_trial(

@@ -259,6 +259,45 @@ def data_reading(result: Result) -> str:
     return markdown(header, [(f"{result['rows']:,}", took, result["peak"])])
 
 
+def kills(result: Result) -> str:
+    """Return, of all agents and of each, how many kills its runs have survived, and what became of them."""
+    names = ("trials", "kills", "early", "between", "late", "lost", "unequal", "leaks")
+    jobs = result["jobs"]
+    rows = [(f"all {len(jobs)}", *(sum(job[name] for job in jobs.values()) for name in names))]
+    rows += [(name, *(job[key] for key in names)) for name, job in jobs.items()]
+    moments = ("before the first checkpoint", "between", "after the last")
+    header = ("agent", "runs", "kills", *moments, "lost", "unequal", "processes left")
+    return markdown(header, rows)
+
+
+def resumes(result: Result) -> str:
+    """Return, of all agents and of each, how many variants of a run were the same run after a stop."""
+
+    def row(name: str, outcomes: list[str]) -> tuple[Any, ...]:
+        equal, refused = outcomes.count("equal"), outcomes.count("refused")
+        return name, len(outcomes), equal, refused, len(outcomes) - equal - refused
+
+    jobs = {name: list(job.values()) for name, job in result["jobs"].items()}
+    whole = row(f"all {len(jobs)}", [outcome for job in jobs.values() for outcome in job])
+    header = ("agent", "variants", "equal to the last bit", "refused in a line", "unequal or lost")
+    return markdown(header, [whole, *(row(name, job) for name, job in jobs.items())])
+
+
+def two_writers(result: Result) -> str:
+    """Return what became of two processes that resumed one run at the same moment."""
+    return markdown(tuple(result["jobs"]["sac"]), [tuple(result["jobs"]["sac"].values())])
+
+
+def soak(result: Result) -> str:
+    """Return how much the memory of runs grew after they had warmed up."""
+    rows = [
+        (name, f"{of['hours']:.2f}", f"{of['steps']:,}", of["megabytes"], of["worst_growth_percent"], of["leaks"])
+        for name, of in result["jobs"].items()
+    ]
+    header = ("agent", "hours", "steps of the last run", "MB", "worst growth (%)", "processes left")
+    return markdown(header, rows)
+
+
 def grid_speed(result: Result) -> str:
     """Return the speeds over a grid, in parallel and one environment after another, in wall-clock and CPU time."""
     rows: list[tuple[Any, ...]] = []
@@ -1113,6 +1152,10 @@ def stress_speed(result: Result) -> str:
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
+    "kills": kills,
+    "resumes": resumes,
+    "two_writers": two_writers,
+    "soak": soak,
     "iwocs": iwocs,
     "sepsis": sepsis,
     "iwocs_exact": iwocs_exact,

@@ -642,6 +642,63 @@ def dynlin_ucb_sensitivity(result: Result) -> str:
     return markdown(("setting", "synthetic σ = 0.01", "real data"), rows)
 
 
+def bandit_real_doubling(result: Result) -> str:
+    """Return the regret with T known, and by doubling."""
+    rows = [(name, regret(c["known"]), regret(c["doubled"]), c["ratio"]) for name, c in result["cells"].items()]
+    return markdown(("system, learner", f"T = {result['rounds']:,} known", "doubled from 64", "ratio"), rows)
+
+
+def bandit_real_radius(result: Result) -> str:
+    """Return what becomes of each ρ̄ on a system with a slow state."""
+    rows = [
+        (
+            name,
+            cell["regret_mean"],
+            cell["rho_at_end"],
+            "yes" if cell["warned"] else "no",
+            cell["right_at_end"],
+        )
+        for name, cell in result["cells"].items()
+    ]
+    at = f"regret, T = {result['rounds']:,}"
+    return markdown(("ρ̄ given", at, "ρ̄ at the end", "warned", "share of systems with the best action at the end"), rows)
+
+
+def bandit_real_bias(result: Result) -> str:
+    """Return the regret at each scale of the bias term, on each system."""
+    cells = result["cells"]
+    rows = [(name, *(regret(cells[system][name]) for system in cells)) for name in next(iter(cells.values()))]
+    return markdown(("learner", *cells), rows)
+
+
+def bandit_real_logs(result: Result) -> str:
+    """Return how often the intervals held the truth."""
+    keys = ("reward", "h", "radius", "radius_bound", "error", "radius_error")
+    rows = [(name, *(cell[key] for key in keys)) for name, cell in result["cells"].items()]
+    apart = result["apart_from_control"]
+    heads = (
+        "system, rounds an action is held",
+        "J of an action",
+        "h",
+        "ρ",
+        "ρ ≤ upper end",
+        "error of h",
+        "error of ρ",
+    )
+    note = (
+        f"Beside `control`'s Markov parameters and eigensystem realisation, 10 logs of one system: h at most "
+        f"{apart['h']:.2g} apart, ρ {apart['radius']:.2g}; mean error of h {apart['h_error']:.2g}, of ρ "
+        f"{apart['radius_error']:.2g}, theirs {apart['radius_error_control']:.2g}."
+    )
+    return f"{markdown(heads, rows)}\n\n{note}"
+
+
+def bandit_real_replay(result: Result) -> str:
+    """Return the regret of learners in the identified system and in the true one."""
+    rows = [(name, regret(cell["replayed"]), regret(cell["true"])) for name, cell in result["cells"].items()]
+    return markdown(("learner", "in the identified system", "in the true one"), rows)
+
+
 def dynlin_ucb_ball(result: Result) -> str:
     """Return regret, slope and angle on each random system."""
     keys = ("slope", "angle_mean", "angle_max", "beta")
@@ -1189,6 +1246,11 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "seed_stack": seed_stack,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,
+    "bandit_real_doubling": bandit_real_doubling,
+    "bandit_real_radius": bandit_real_radius,
+    "bandit_real_bias": bandit_real_bias,
+    "bandit_real_logs": bandit_real_logs,
+    "bandit_real_replay": bandit_real_replay,
     "dynlin_ucb_ball": dynlin_ucb_ball,
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,

@@ -259,6 +259,45 @@ def data_reading(result: Result) -> str:
     return markdown(header, [(f"{result['rows']:,}", took, result["peak"])])
 
 
+def kills(result: Result) -> str:
+    """Return, of all agents and of each, how many kills its runs have survived, and what became of them."""
+    names = ("trials", "kills", "early", "between", "late", "lost", "unequal", "leaks")
+    jobs = result["jobs"]
+    rows = [(f"all {len(jobs)}", *(sum(job[name] for job in jobs.values()) for name in names))]
+    rows += [(name, *(job[key] for key in names)) for name, job in jobs.items()]
+    moments = ("before the first checkpoint", "between", "after the last")
+    header = ("agent", "runs", "kills", *moments, "lost", "unequal", "processes left")
+    return markdown(header, rows)
+
+
+def resumes(result: Result) -> str:
+    """Return, of all agents and of each, how many variants of a run were the same run after a stop."""
+
+    def row(name: str, outcomes: list[str]) -> tuple[Any, ...]:
+        equal, refused = outcomes.count("equal"), outcomes.count("refused")
+        return name, len(outcomes), equal, refused, len(outcomes) - equal - refused
+
+    jobs = {name: list(job.values()) for name, job in result["jobs"].items()}
+    whole = row(f"all {len(jobs)}", [outcome for job in jobs.values() for outcome in job])
+    header = ("agent", "variants", "equal to the last bit", "refused in a line", "unequal or lost")
+    return markdown(header, [whole, *(row(name, job) for name, job in jobs.items())])
+
+
+def two_writers(result: Result) -> str:
+    """Return what became of two processes that resumed one run at the same moment."""
+    return markdown(tuple(result["jobs"]["sac"]), [tuple(result["jobs"]["sac"].values())])
+
+
+def soak(result: Result) -> str:
+    """Return how much the memory of runs grew after they had warmed up."""
+    rows = [
+        (name, f"{of['hours']:.2f}", f"{of['steps']:,}", of["megabytes"], of["worst_growth_percent"], of["leaks"])
+        for name, of in result["jobs"].items()
+    ]
+    header = ("agent", "hours", "steps of the last run", "MB", "worst growth (%)", "processes left")
+    return markdown(header, rows)
+
+
 def grid_speed(result: Result) -> str:
     """Return the speeds over a grid, in parallel and one environment after another, in wall-clock and CPU time."""
     rows: list[tuple[Any, ...]] = []
@@ -601,6 +640,63 @@ def dynlin_ucb_sensitivity(result: Result) -> str:
     names = dict.fromkeys([*result["synthetic"], *result["real-data"]])
     rows = [(name, *(regret(result[system].get(name)) for system in ("synthetic", "real-data"))) for name in names]
     return markdown(("setting", "synthetic σ = 0.01", "real data"), rows)
+
+
+def bandit_real_doubling(result: Result) -> str:
+    """Return the regret with T known, and by doubling."""
+    rows = [(name, regret(c["known"]), regret(c["doubled"]), c["ratio"]) for name, c in result["cells"].items()]
+    return markdown(("system, learner", f"T = {result['rounds']:,} known", "doubled from 64", "ratio"), rows)
+
+
+def bandit_real_radius(result: Result) -> str:
+    """Return what becomes of each ρ̄ on a system with a slow state."""
+    rows = [
+        (
+            name,
+            cell["regret_mean"],
+            cell["rho_at_end"],
+            "yes" if cell["warned"] else "no",
+            cell["right_at_end"],
+        )
+        for name, cell in result["cells"].items()
+    ]
+    at = f"regret, T = {result['rounds']:,}"
+    return markdown(("ρ̄ given", at, "ρ̄ at the end", "warned", "share of systems with the best action at the end"), rows)
+
+
+def bandit_real_bias(result: Result) -> str:
+    """Return the regret at each scale of the bias term, on each system."""
+    cells = result["cells"]
+    rows = [(name, *(regret(cells[system][name]) for system in cells)) for name in next(iter(cells.values()))]
+    return markdown(("learner", *cells), rows)
+
+
+def bandit_real_logs(result: Result) -> str:
+    """Return how often the intervals held the truth."""
+    keys = ("reward", "h", "radius", "radius_bound", "error", "radius_error")
+    rows = [(name, *(cell[key] for key in keys)) for name, cell in result["cells"].items()]
+    apart = result["apart_from_control"]
+    heads = (
+        "system, rounds an action is held",
+        "J of an action",
+        "h",
+        "ρ",
+        "ρ ≤ upper end",
+        "error of h",
+        "error of ρ",
+    )
+    note = (
+        f"Beside `control`'s Markov parameters and eigensystem realisation, 10 logs of one system: h at most "
+        f"{apart['h']:.2g} apart, ρ {apart['radius']:.2g}; mean error of h {apart['h_error']:.2g}, of ρ "
+        f"{apart['radius_error']:.2g}, theirs {apart['radius_error_control']:.2g}."
+    )
+    return f"{markdown(heads, rows)}\n\n{note}"
+
+
+def bandit_real_replay(result: Result) -> str:
+    """Return the regret of learners in the identified system and in the true one."""
+    rows = [(name, regret(cell["replayed"]), regret(cell["true"])) for name, cell in result["cells"].items()]
+    return markdown(("learner", "in the identified system", "in the true one"), rows)
 
 
 def dynlin_ucb_ball(result: Result) -> str:
@@ -1134,6 +1230,10 @@ def stress_speed(result: Result) -> str:
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "demo": demo,
     "grid_speed": grid_speed,
+    "kills": kills,
+    "resumes": resumes,
+    "two_writers": two_writers,
+    "soak": soak,
     "iwocs": iwocs,
     "sepsis": sepsis,
     "iwocs_exact": iwocs_exact,
@@ -1167,6 +1267,11 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "seed_stack": seed_stack,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,
+    "bandit_real_doubling": bandit_real_doubling,
+    "bandit_real_radius": bandit_real_radius,
+    "bandit_real_bias": bandit_real_bias,
+    "bandit_real_logs": bandit_real_logs,
+    "bandit_real_replay": bandit_real_replay,
     "dynlin_ucb_ball": dynlin_ucb_ball,
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,

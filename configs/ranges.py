@@ -7,13 +7,13 @@ import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
-LARGEST = 1e15  # beyond it a float64 no longer tells numbers from the next whole one apart
+LARGEST = 1e18  # a number of steps that a million GPUs will not take
 LARGEST_SEED = 2**32 - 1  # of the generators of NumPy and of tasks
 MOST_THREADS = 1024
 
 
 def require_finite(config: Any, prefix: str = "", infinite: Collection[str] = ()) -> None:
-    """Raise `ValueError` for a number in a dataclass, or in a tuple of it, that is not finite or beyond ±1e15.
+    """Raise `ValueError` for a number in a dataclass, or in a tuple of it, that is not finite or beyond ±1e18.
 
     Args:
         config: the dataclass; those inside it see to themselves.

@@ -87,6 +87,8 @@ def load_policy(run: Path, checkpoint: str | int = "latest", device: torch.devic
         raise ValueError(f"{path}: no policy in it; give the run folder, or a policy-*.pt or best.pt file")
     try:
         return _from_payload(payload, path, device)
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
     except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, AssertionError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise ValueError(f"{path}: not a policy file that Surefoot wrote, or a changed one ({reason})") from error

@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.parts import blocks
+from surefoot.evaluation.torch_files import check_claims
 from surefoot.offline_data.files import remove_leftovers, temporary
 
 FORMAT = 3  # of files; 2 had neither checksum nor blocks
@@ -30,6 +32,14 @@ BLOCKS = "blocks"  # the folder of blocks, beside the checkpoints that name them
 _CHECKSUM = b"surefoot sha256 "
 _COMMENT = len(_CHECKSUM) + 64
 _STORED = "stored in blocks"  # the key that marks what stands for a large tensor
+_DAMAGE = (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
+_DAMAGE += (OSError, OverflowError, RecursionError, zipfile.BadZipFile, NotImplementedError, MemoryError)
+OWN_NAMES = frozenset(
+    {"torch.Tensor", "torch.Size", "torch.device", "torch._tensor._rebuild_from_type_v2"}
+    | {"torch.serialization._get_layout", "torch._utils._rebuild_parameter"}
+    | {f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64")}
+    | {f"torch.{name}" for name in ("uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128")}
+)  # that a checkpoint mentions beside storages and their tensors
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.Tensor, torch.dtype, torch.device, torch.Size)
 
 
@@ -96,12 +106,13 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     if checked is False:
         raise DamagedError(f"{path}: damaged (its checksum differs)", "use an earlier one of the run, or another copy")
     try:
+        _require_held(path)
         payload = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused: not a Surefoot checkpoint, or it holds objects whose loading could run code"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _DAMAGE as error:
         raise damaged from error
     if not isinstance(payload, dict) or not isinstance(payload.get("format"), int):
         raise ValueError(f"{path}: not a Surefoot checkpoint")
@@ -109,6 +120,20 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     if payload["format"] >= 3 and checked is None:  # the end of the file is gone
         raise damaged
     return payload
+
+
+def _require_held(path: Path) -> None:
+    """Raise `ValueError` where a file's entries claim more than is in it: PyTorch would take the memory, or read on.
+
+    It stores its tensors as they are, so that an entry is as long as it is stored, and a storage as its entry.
+    """
+    if not zipfile.is_zipfile(path):
+        raise pickle.UnpicklingError("another format")
+    with zipfile.ZipFile(path) as archive:
+        try:
+            check_claims(archive, path.stat().st_size, OWN_NAMES)
+        except ValueError as error:
+            raise pickle.UnpicklingError(str(error)) if str(error).startswith("refused") else error from error
 
 
 def _require_readable(found: int, path: Path) -> None:

@@ -20,7 +20,9 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
+from surefoot.offline_data.d4rl import open_hdf5
 from surefoot.offline_data.files import require_space, temporary_folder
+from surefoot.offline_data.hdf5_files import MOST_TIMES
 from surefoot.offline_data.transitions import Transitions
 
 ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+", re.ASCII)
@@ -54,7 +56,7 @@ def read_minari_arrays(dataset: Any) -> dict[str, np.ndarray]:
     """
     _check_spaces(dataset, dataset.spec.dataset_id)
     columns: dict[str, list[np.ndarray]] = {}
-    for episode in dataset.iterate_episodes():
+    for episode in _episodes(dataset):
         steps = len(episode.rewards)
         if len(episode.observations) != steps + 1 or len(episode.actions) != steps:
             raise ValueError(
@@ -75,6 +77,16 @@ def read_minari_arrays(dataset: Any) -> dict[str, np.ndarray]:
     if not columns:
         raise ValueError(f"{dataset.spec.dataset_id}: no episodes in it")
     return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def _episodes(dataset: Any) -> Iterator[Any]:
+    episodes = iter(dataset.iterate_episodes())
+    while True:
+        with _one_line_errors(dataset.spec.dataset_id):
+            episode = next(episodes, None)
+        if episode is None:
+            return
+        yield episode
 
 
 def write_minari(
@@ -144,13 +156,14 @@ def reference_scores(dataset: Any) -> tuple[float, float] | None:
     """Return the set's own reference returns (random, expert), or None where it has none."""
     metadata = dataset.storage.metadata
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    return None if low is None or high is None else (float(low), float(high))
+    with _one_line_errors(dataset.spec.dataset_id):
+        return None if low is None or high is None else (float(low), float(high))
 
 
 def minari_metadata(source: str | Path) -> dict[str, str]:
     """Return the set's text entries that are not about storage: id, description, author, reference scores …"""
     storage = {"observation_space", "action_space", "data_format", "total_episodes", "total_steps", "dataset_size"}
-    metadata = json.loads((_data_folder(source) / "metadata.json").read_text())
+    metadata = _read_metadata(_data_folder(source))
     kept = {name: value for name, value in metadata.items() if name not in storage | {"jpeg_encoding"}}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in kept.items()}
 
@@ -164,11 +177,52 @@ def open_minari(source: str | Path) -> Any:
         raise FileNotFoundError(
             f"no Minari data set {str(source)!r} in {store()}; there are: {known}; fetch one with `minari download ID`"
         )
-    metadata = json.loads((data / "metadata.json").read_text())
+    metadata = _read_metadata(data)
     if not {"observation_space", "action_space"} <= set(metadata):
         # Minari would import and build the environment named in the file to learn the spaces: that runs code.
         raise ValueError(f"{data}: metadata.json does not state observation_space and action_space; not opened")
-    return minari.MinariDataset(data)
+    _require_within(data, metadata)
+    with _one_line_errors(data):
+        return minari.MinariDataset(data)
+
+
+def _read_metadata(data: Path) -> dict[str, Any]:
+    path = data / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: not the description of a Minari data set ({' '.join(str(error).split())})"
+        ) from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: not the description of a Minari data set")
+    return metadata
+
+
+def _require_within(data: Path, metadata: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where a data set leads out of its folder, or claims more than is in it."""
+    files = [path for path in data.rglob("*") if path.is_file()]
+    if outside := [path for path in files if not path.resolve().is_relative_to(data.resolve())]:
+        raise ValueError(f"{outside[0]}: refused: it leads out of the data set")
+    size = sum(path.stat().st_size for path in files)
+    for name in ("total_episodes", "total_steps"):
+        if not (isinstance(metadata.get(name), int) and 0 <= metadata[name] <= MOST_TIMES * size):
+            raise ValueError(f"{data}: {name} is {str(metadata.get(name))[:40]}, in {size:,} bytes: damaged")
+    for path in files:
+        if path.suffix in (".hdf5", ".h5"):
+            open_hdf5(path).close()
+
+
+@contextmanager
+def _one_line_errors(name: object) -> Iterator[None]:
+    """Say which data set is damaged: Minari raises whatever its parts do, assertions and missing keys among them."""
+    try:
+        yield
+    except (FileNotFoundError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise ValueError(f"{name}: a damaged Minari data set, or not one that can be read ({reason})") from error
 
 
 def _data_folder(source: str | Path) -> Path:

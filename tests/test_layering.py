@@ -36,7 +36,10 @@ LAYERS = {
     "surefoot.training": (),
     "surefoot.evaluation": EVALUATION,
     # What a state says of its large tensors, and the names of files that are being written.
-    "surefoot.evaluation.storage": ("surefoot.agents.parts.blocks", "surefoot.offline_data.files"),
+    "surefoot.evaluation.storage": (
+        *("surefoot.agents.parts.blocks", "surefoot.offline_data.files"),
+        "surefoot.evaluation.torch_files",
+    ),
     "surefoot.agents": ("surefoot.agents",),  # further held by `paper_of`
     "surefoot.agents.interface": (),
     "surefoot.agents.parts": (

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from surefoot.evaluation.policies.pickles import Name, Record
+from surefoot.evaluation.pickles import Name, Record
 
 NAMES = frozenset(
     {

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.evaluation.policies import arrays, pickles
-from surefoot.evaluation.policies.pickles import Record
+from surefoot.evaluation import pickles
+from surefoot.evaluation.pickles import Record
+from surefoot.evaluation.policies import arrays
 
 LARGEST_FILE = 64 * 2**20  # bytes; statistics of vectors take kilobytes
 _VEC = "stable_baselines3.common.vec_env.vec_normalize.VecNormalize"

@@ -84,10 +84,10 @@ def test_a_run_looks_at_the_numbers_of_any_agent():
         flag: bool = True
 
     assert RunConfig(Careless()).agent.rate == 0.1
-    with pytest.raises(ValueError, match=r"--agent\.rate must be finite and within ±1e\+15, not inf"):
+    with pytest.raises(ValueError, match=r"--agent\.rate must be finite and within ±1e\+18, not inf"):
         RunConfig(Careless(rate=math.inf))
     with pytest.raises(ValueError, match=r"--agent\.widths must be finite"):
-        RunConfig(Careless(widths=(8, 10**16)))
+        RunConfig(Careless(widths=(8, 10**19)))
 
 
 def test_the_ends_of_limits_are_within():

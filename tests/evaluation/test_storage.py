@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, and nothing runs when one is read."""
 
+import io
 import os
 import pickle
 import random
@@ -7,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 import torch
 from sameness import assert_same
 
 from surefoot.evaluation import storage
+from surefoot.evaluation.policy_files import load_policy
+from surefoot.evaluation.storage import load, save
 
 PAYLOAD = {
     "tensor": torch.arange(5.0),
@@ -177,3 +181,60 @@ def test_sigkill_during_saves_leaves_a_whole_checkpoint(tmp_path):
     storage.remove_leftovers(tmp_path)
     storage.remove_unused_blocks(tmp_path, [])
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+
+
+def test_parts_of_a_checkpoint_are_files_beside_it_alone(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(range(64)))
+    folder = tmp_path / "run"
+    (folder / "blocks").mkdir(parents=True)
+    path = folder / "evil.pt"
+    stored = {"stored in blocks": ["../../secret"], "shape": [64], "dtype": torch.uint8}
+    for changed, why in (
+        ({}, "names parts that Surefoot did not write"),
+        ({"stored in blocks": ["a" * 64]}, "is missing"),
+        ({"stored in blocks": [], "shape": [10**13]}, "its blocks hold 0 bytes, not 10000000000000"),
+        ({"stored in blocks": [], "shape": [-1]}, "its blocks hold 0 bytes, not -1"),
+        ({"shape": "x"}, "names parts"),
+        ({"dtype": "float32"}, "names parts"),
+    ):
+        save(path, {"tensor": stored | changed})
+        with pytest.raises(ValueError, match=why):
+            load(path)
+
+
+def test_a_checkpoint_that_claims_more_than_it_holds_is_refused(tmp_path):
+    """PyTorch would take the memory of a packed entry, and read past the end of a storage."""
+    path = tmp_path / "evil.pt"
+    save(path, {"tensor": torch.arange(10.0), "keys": {(1, "a"): 0.5, 0.25: torch.float16}})
+    content = path.read_bytes()
+    assert load(path)["keys"] == {(1, "a"): 0.5, 0.25: torch.float16}
+
+    def written(change, method=zipfile.ZIP_STORED):
+        out = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w", method) as new:
+            for info in old.infolist():
+                new.writestr(info.filename, change(info.filename, old.read(info)))
+        with path.open("wb") as file:
+            storage._write_with_checksum(file, out.getbuffer())
+
+    written(lambda name, entry: entry)
+    load(path)
+    written(lambda name, entry: entry[:20] if "/data/" in name else entry)
+    with pytest.raises(ValueError, match="damaged or not a checkpoint"):
+        load(path)
+    written(lambda name, entry: bytes(10**7) if "/data/" in name else entry, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="damaged or not a checkpoint"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": 3}, {"config": {}}, {"agent_name": 3}, {"spaces": {}}, {"policy": {"x": 1}}]
+)
+def test_a_policy_file_with_something_missing_is_refused_in_a_line(change, make_run, tmp_path):
+    path = next((make_run("run") / "checkpoints").glob("policy-*.pt"))
+    payload = load(path)
+    payload.pop("format")
+    save(tmp_path / "changed.pt", payload | change)
+    with pytest.raises(ValueError, match=r"changed\.pt"):
+        load_policy(tmp_path / "changed.pt")

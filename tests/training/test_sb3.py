@@ -188,7 +188,7 @@ def test_deployed_policy_is_the_agents(name):
 def test_bad_settings_are_named(name):
     with pytest.raises(ValueError, match=r"agent\.gamma must be in \[0, 1\]"):
         replace(CONFIGS[name], gamma=1.5)
-    with pytest.raises(ValueError, match=r"--agent\.batch-size must be positive"):
+    with pytest.raises(ValueError, match=r"--agent\.batch-size must be at least 1"):
         replace(CONFIGS[name], batch_size=0)
     setting = Setting(Spaces(None, None), 0, torch.device("cpu"), SimpleNamespace(), compile=True)
     with pytest.raises(ValueError, match="--compile"):

@@ -124,8 +124,14 @@ def method_name(agent_name: str, config: RunConfig[Any]) -> str:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Return the contents of the run's meta.json."""
-    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    """Return the contents of the run's meta.json; `ValueError` where it is none."""
+    path = folder / "meta.json"
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file that a run wrote ({' '.join(str(error).split())})") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path}: not a JSON file that a run wrote")
     return meta
 
 

@@ -35,7 +35,7 @@ def read_stress(path: Path, given: Path | None = None) -> Record | None:
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
         policies = content["policies"] if content["stress"] == 1 else []
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{source}: not a JSON file of surefoot stress") from error
     if len(policies) != 1:
         raise ValueError(f"{source}: stress tests of {len(policies)} policies; a card is of one: stress it alone")

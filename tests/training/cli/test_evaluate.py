@@ -151,9 +151,9 @@ def test_an_older_task_is_run_as_its_v5_and_that_is_said(tmp_path, capsys):
             ["--env.id", "InvertedPendulum-v5"],
             r"observations Box\(3,\) to actions Box\(1,\), but InvertedPendulum-v5 has .*Box\(4,\)",
         ),
-        (["--episodes", "0"], "at least 1"),
+        (["--episodes", "0"], "from 1 to"),
         (["--seeds", "1", "5"], "share start states"),
-        (["--seeds", "-1"], "from 0 on"),
+        (["--seeds", "-1"], "from 0 to"),
         (["--checkpoint", "7"], "no checkpoint '7'; available: 100"),
         (["--device", "cuda:9"], "cuda:9"),
     ],
@@ -206,7 +206,7 @@ def test_video_is_written_into_the_run(make_run, monkeypatch, capsys):
     assert out.parent == run / "videos"
     assert (rest["seed"], rest["steps"]) == (4, 1000)
     assert "the first 1,000 steps; --video-steps films more" in capsys.readouterr().out  # it returned no True
-    with pytest.raises(ValueError, match="--video-steps is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="--video-steps is 0; it must be from 1 to"):
         main([str(run), "--video", "--video-steps", "0"])
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 LARGEST_KEY = 2**31  # of numbers that are keys: chosen large ones would collide
+LONGEST_KEY = 8  # numbers or words of a key that is made of several
 _MARK = object()
 
 
@@ -158,8 +159,10 @@ class _Machine:
 
 def _key(key: Any) -> Any:
     """Return a key that is cheap to compare, whatever it is."""
-    if isinstance(key, str | bytes | bool | None) or (isinstance(key, int) and abs(key) < LARGEST_KEY):
+    if isinstance(key, str | bytes | bool | float | None) or (isinstance(key, int) and abs(key) < LARGEST_KEY):
         return key
+    if isinstance(key, tuple) and len(key) <= LONGEST_KEY:
+        return tuple(map(_key, key))
     raise TypeError(f"a key that is a {type(key).__name__}")
 
 

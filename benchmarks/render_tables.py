@@ -313,6 +313,32 @@ def grid_speed(result: Result) -> str:
     return markdown(header, rows) + f"\n\nLargest process with a grid of {memory}."
 
 
+def worlds(result: Result) -> str:
+    """Return the speed and memory of both backends against the number of worlds."""
+    parts = result["parts"]
+    per = "control steps per second"
+    header = (f"HalfCheetah on {result['device']}, backend", "worlds", per, f"{per} of CPU time", "peak MB, GPU MB")
+    rows = [
+        (
+            part["backend"],
+            f"{part['worlds']:,}",
+            f"{part['steps_per_second']:,}",
+            f"{part['steps_per_cpu_second']:,}",
+            part.get("gpu_mb", part.get("peak_mb")),
+        )
+        for name, part in parts.items()
+        if name.startswith("speed") and "error" not in part
+    ]
+    compiled, same = parts["compile"]["seconds_to_the_first_step"], parts["determinism"]["the_same_bit_for_bit"]
+    error = parts["equality"]["largest_error_after_10_steps"]
+    notes = [
+        f"{compiled} s to the first step, kernels compiled",
+        f"largest error against C after ten steps {error:.0e}",
+        f"two runs {'are the same' if same else 'differ'}",
+    ]
+    return markdown(header, rows) + f"\n\n{'; '.join(notes)}."
+
+
 def iwocs_exact(result: Result) -> str:
     """Return how often exact IWOCS certifies, and its path on the windy walk."""
     rows = [
@@ -1234,6 +1260,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "resumes": resumes,
     "two_writers": two_writers,
     "soak": soak,
+    "worlds": worlds,
     "iwocs": iwocs,
     "sepsis": sepsis,
     "iwocs_exact": iwocs_exact,

@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 EXTRAS := minari,wandb,tensorboard,video,sb3,atari,dm-control,robotics,ray,onnx,hub,warp,benchmarks,docs,dev
 SOURCES := agents envs evaluation offline_data training configs
 
-.PHONY: train test test-slow test-gpu mutants lint format typecheck docs clean
+.PHONY: train test test-slow test-gpu campaign mutants lint format typecheck docs clean
 
 train: $(VENV)/.core
 	$(BIN)/python train.py h2o --preset demo
@@ -19,6 +19,10 @@ test-slow: $(VENV)/.dev
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m gpu
+
+# The commands of docs/reliability.md, small; each alone does more.
+campaign: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m campaign --timeout 3600
 
 # make mutants MODULE=agents/sac.py: which small changes of a file, or of a folder, its tests notice.
 mutants: $(VENV)/.dev

@@ -26,7 +26,7 @@ from record import record
 from scipy import sparse
 
 from surefoot.agents.distributional import Solution, solve
-from surefoot.agents.iwocs.tables import iwocs, prepare, robust_values, solve_worst_case, values_in_all
+from surefoot.agents.iwocs.tables import iwocs, mixtures, prepare, robust_values, solve_worst_case, values_in_all
 from surefoot.agents.parts.sparse import Rows, SparseMDP, absorb
 
 KNOWN = {"optimum": 0.8751417, "clinicians": 0.7818, "uniform": 0.7801}
@@ -184,11 +184,13 @@ def robust(records: Records, table: SparseMDP, nominal: np.ndarray, options: Opt
     path, by_iwocs = timed(lambda: iwocs(models))
     (hull, hull_policy), by_iteration = timed(lambda: robust_values(models))
     found, together = timed(lambda: solve_worst_case(models))
+    mixed = max(mixtures(models), key=lambda candidate: float(candidate[1].min()))[0]
     best = max(path, key=lambda turn: float(turn.values.min()))
     policies = {
         "optimum of the records": nominal,
         "IWOCS": best.policy,
         "robust value iteration": hull_policy,
+        "best of 24 mixtures": mixed,
         "returned": found.policy,
         "clinicians": records.clinicians,
     }

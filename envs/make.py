@@ -23,6 +23,7 @@ from surefoot.configs.allowed_modules import require_allowed_kwargs
 from surefoot.configs.memory import require_memory
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.minatar import NAMESPACE, FlattenedChannels, is_minatar, register_games
 from surefoot.envs.packages import import_tasks, known_problem, package_hint
 from surefoot.envs.parameters import UncertaintySet
 from surefoot.envs.physics import UNMODIFIED, ActionNoise, with_physics
@@ -204,6 +205,8 @@ def find_spec(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     if module:
         import_tasks(module, env_id)
+    if name.startswith(NAMESPACE):
+        register_games()
     try:
         spec = gym.spec(name)
     except gym.error.Error as error:
@@ -272,6 +275,8 @@ def _in_own_units(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> 
         return env
     if is_atari(env):
         env = flattened_frames(env)
+    elif is_minatar(env):
+        env = FlattenedChannels(env)
     env = vector_observations(env, config.flatten, config.id)
     return vector_actions(env, config.flatten, config.action_bound, config.id)
 

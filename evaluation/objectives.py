@@ -40,6 +40,11 @@ class Measured(NamedTuple):
     returns: np.ndarray  # (E,) discounted
     lengths: np.ndarray  # (E,)
 
+    @property
+    def misjudged(self) -> bool:
+        """Whether the network's prediction lies outside of the interval of what was achieved."""
+        return outside(self.predicted, self.interval)
+
 
 def measure_objectives(
     policy: Policy | None,
@@ -111,6 +116,12 @@ def bootstrap(objective: Objective, returns: np.ndarray, level: float = 0.95) ->
     return Interval(float(low), float(high))
 
 
+def outside(predicted: float, interval: Sequence[float]) -> bool:
+    """Return whether a prediction lies outside of an interval; one that is no number does."""
+    low, high = interval
+    return not low <= predicted <= high
+
+
 def warn_outside(stock: float, policy: ObjectivePolicy, objective: Objective) -> None:
     """Warn where an objective starts from a stock that no episode of the training started with."""
     low, high = policy.config.stock_range
@@ -137,6 +148,7 @@ def plain(measured: Measured) -> dict[str, Any]:
         "predicted": measured.predicted,
         "value": measured.value,
         "interval": [low, high],
+        "misjudged": measured.misjudged,
         "episodes": len(measured.returns),
         "mean_return": float(measured.returns.mean()),
         "mean_length": float(measured.lengths.mean()),

@@ -105,7 +105,6 @@ def stationary_values(mdp: TabularMDP, policy: Tensor, discount: float) -> Tenso
 
 def stationary_optimum(mdp: TabularMDP, discount: float) -> Tensor:
     """Return Q* (S, A) of the endless task, γ < 1, by policy iteration: exact, in a few linear solves."""
-    _check_stationary(mdp, discount)
     policy = greedy(mdp.mean_reward[0])
     while True:
         values = stationary_values(mdp, policy, discount)

@@ -11,7 +11,6 @@ forked from this process, which has imported everything already.
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import shutil
@@ -21,10 +20,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
-from tiny_runs import assert_same_run, ended, forked, left_over, records, surefoot, tiny_run, write_data
+from tiny_runs import (
+    assert_same_run,
+    ended,
+    forked,
+    left_over,
+    preload,
+    records,
+    surefoot,
+    surefoot_and_imports,
+    tiny_run,
+    write_data,
+)
 
 from surefoot import agents
 from surefoot.evaluation.policy_files import checkpoint_steps
@@ -84,57 +94,69 @@ def trials(
     counts = {key: (before or {}).get(key, 0) for key in COUNTS}
     folder.mkdir()
     write_config(folder / "config.yaml", name, tiny_run(name, data), None)
-    straight, seconds, last = undisturbed(folder)
+    straight = undisturbed(folder)
     generator = random.Random(f"{options.seed} {name} {counts['kills']}")
     while counts["kills"] < share and time.perf_counter() - began < 60 * options.minutes:
         trial = folder / f"trial{counts['trials']}"
-        one_trial(trial, straight, last, seconds, generator, counts, options.keep)
+        one_trial(trial, straight, generator, counts, options.keep)
         shutil.rmtree(trial)
         print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in counts.items()), flush=True)
     return counts
 
 
-def undisturbed(folder: Path) -> tuple[Path, float, int]:
-    """Return the folder of a run that no one kills, the seconds that it took and its last step."""
-    start = time.perf_counter()
-    pid = forked(surefoot("train", "--config", folder / "config.yaml", "--out", folder, "--name", "s"), folder / "log")
-    if code := ended(pid, LONGEST):
-        raise SystemExit(f"the undisturbed run ended with {code}:\n{(folder / 'log').read_text()[-2000:]}")
-    return folder / "s", time.perf_counter() - start, checkpoint_steps(folder / "s")[-1]
+class Straight(NamedTuple):
+    """A run that no one kills, and its times in seconds."""
+
+    folder: Path
+    last: int  # step
+    seconds: float  # in all
+    training: float  # from its folder to its last checkpoint
+    ending: float  # from there on
+
+
+def undisturbed(folder: Path) -> Straight:
+    """Train twice without a kill: the first time tells what there is to import."""
+    for name in ("first", "s"):
+        start, imports = time.time(), folder / "imports"
+        call = ("train", "--config", folder / "config.yaml", "--out", folder, "--name", name)
+        pid = forked(surefoot_and_imports(imports, *call), folder / "log")
+        if code := ended(pid, LONGEST):
+            raise SystemExit(f"the undisturbed run ended with {code}:\n{(folder / 'log').read_text()[-2000:]}")
+        end = time.time()
+        preload(imports)
+    run, last = folder / "s", checkpoint_steps(folder / "s")[-1]
+    assert_same_run(folder / "first", run, last)
+    made, saved = ((run / name).stat().st_mtime for name in ("config.yaml", f"checkpoints/step-{last:09d}.pt"))
+    return Straight(run, last, end - start, saved - made, end - saved)
 
 
 def one_trial(
-    folder: Path,
-    straight: Path,
-    last: int,
-    seconds: float,
-    generator: random.Random,
-    counts: dict[str, int],
-    keep: Path | None,
+    folder: Path, straight: Straight, generator: random.Random, counts: dict[str, int], keep: Path | None
 ) -> None:
     """Kill one run again and again until it ends by itself; count what became of it."""
     folder.mkdir()
-    run, begun = folder / "run", 0
+    run, log, when = folder / "run0", folder / "log", list[str]()
     counts["trials"] += 1
-    for attempt in itertools.count():
+    while True:
         if checkpoint_steps(run):
             call: Sequence[object] = ("train", "--resume", run)
         else:  # killed before its first checkpoint: a new run, as the command line says
-            run, begun = folder / f"run{begun}", begun + 1
-            call = ("train", "--config", straight.parent / "config.yaml", "--out", folder, "--name", run.name)
-        pid = forked(surefoot(*call), folder / "log")
-        # After some kills the run is let through; else one that takes its time to begin would never end.
-        through = begun >= 4 or attempt >= MOST_KILLS
-        code = ended(pid, LONGEST) if through else survived(pid, run, last, seconds, generator)
+            run = folder / f"run{len(when)}"
+            call = ("train", "--config", straight.folder.parent / "config.yaml", "--out", folder, "--name", run.name)
+        pid = forked(surefoot(*call), log)
+        # After some kills of a kind the run is let through; else it might never end.
+        through = when.count("early") >= 4 or when.count("late") >= 2 or len(when) >= MOST_KILLS
+        code = ended(pid, LONGEST) if through else survived(pid, run, straight, generator)
         if code is None:
             os.kill(pid, signal.SIGKILL)
             code = ended(pid, LONGEST)
         counts["leaks"] += left_over(pid)
         if code != -signal.SIGKILL:
             break
+        when.append(_when(run, straight.last))
         counts["kills"] += 1
-        counts[_when(run, last)] += 1
-    problem = _problem(code, straight, run, last)
+        counts[when[-1]] += 1
+    problem = _problem(code, straight, run)
     if problem:
         counts[problem[0]] += 1
         print(f"{folder}: {problem[1]}", flush=True)
@@ -143,25 +165,26 @@ def one_trial(
             shutil.copytree(folder.parent, keep / f"{folder.parent.name}-{folder.name}", dirs_exist_ok=True)
 
 
-def survived(pid: int, run: Path, last: int, seconds: float, generator: random.Random) -> int | None:
+def survived(pid: int, run: Path, straight: Straight, generator: random.Random) -> int | None:
     """Wait for a random moment; return the exit code of a run that has ended by then.
 
-    One moment in four is any; the others are of the part that matters, from the next checkpoint on, or, where there
-    is none to come, from when the run has its folder.
+    One moment in four is any; the others are of the part that matters: within the training from when the run has its
+    folder, in most cases just after another checkpoint, or within the end of a run that has been trained already.
     """
-    if generator.random() > 0.25:
-        before = checkpoint_steps(run)
-        awaited = (lambda: _holds(run, pid)) if before[-1:] == [last] else (lambda: checkpoint_steps(run) != before)
+    if generator.random() < 0.25:
+        return ended(pid, generator.uniform(0, 1.1 * straight.seconds))
+    before = checkpoint_steps(run)
+    trained = before[-1:] == [straight.last]
+    for awaited in (lambda: _holds(run, pid), lambda: trained or checkpoint_steps(run) != before):
         deadline = time.monotonic() + LONGEST
         while not awaited() and time.monotonic() < deadline:
             if (code := ended(pid, 0.001)) is not None:
                 return code
-        return ended(pid, generator.uniform(0, 0.5 * seconds))
-    return ended(pid, generator.uniform(0, 1.1 * seconds))
+    return ended(pid, generator.uniform(0, straight.ending if trained else 0.6 * straight.training))
 
 
 def _holds(run: Path, pid: int) -> bool:
-    return f'"pid": {pid},' in (run / "lock").read_text()
+    return (run / "lock").is_file() and f'"pid": {pid},' in (run / "lock").read_text()
 
 
 def _when(run: Path, last: int) -> str:
@@ -172,13 +195,13 @@ def _when(run: Path, last: int) -> str:
     return "late" if steps[-1] == last else "between"
 
 
-def _problem(code: int | None, straight: Path, run: Path, last: int) -> tuple[str, str] | None:
+def _problem(code: int | None, straight: Straight, run: Path) -> tuple[str, str] | None:
     if code != 0:
         return "lost", f"ended with {code}: {(run.parent / 'log').read_text()[-1500:]}"
     if read_meta(run)["status"] != "finished":
         return "lost", f"its status is {read_meta(run)['status']}"
     try:
-        assert_same_run(straight, run, last)
+        assert_same_run(straight.folder, run, straight.last)
     except Exception as error:
         return "unequal", f"{type(error).__name__}: {str(error)[:500]}"
     return None

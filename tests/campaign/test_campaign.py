@@ -29,8 +29,7 @@ def test_kills_are_survived_and_a_run_that_is_another_one_afterwards_is_seen(mon
     save = loop.save_checkpoint
     forget = lambda path, state, **more: save(path, state | {"evaluations": {"columns": [], "rows": 0}}, **more)  # noqa: E731
     monkeypatch.setattr(loop, "save_checkpoint", forget)
-    monkeypatch.setattr(kills, "survived", lambda pid, *rest: tiny_runs.ended(pid, 5.0))
-    assert kills.main(kills.Options(kills=9, agents=("sac",))) == 1
+    assert kills.main(kills.Options(kills=12, agents=("sac",))) == 1
 
 
 def test_variants_are_equal_and_one_that_is_not_is_seen(monkeypatch):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,12 @@ __all__ = [
     "ended",
     "forked",
     "left_over",
+    "preload",
     "quiet",
     "records",
     "rows",
     "surefoot",
+    "surefoot_and_imports",
     "tiny_run",
     "write_data",
 ]
@@ -105,6 +108,27 @@ def forked(work: Callable[[], object], log: Path) -> int:
 def surefoot(*arguments: object) -> Callable[[], int]:
     """Return the work of a command line."""
     return lambda: main(list(map(str, arguments)))
+
+
+def surefoot_and_imports(names: Path, *arguments: object) -> Callable[[], int]:
+    """Return the same work, which then writes the names of all modules that it has needed to a file."""
+
+    def work() -> int:
+        code = main(list(map(str, arguments)))
+        names.write_text("\n".join(sorted(sys.modules)))
+        return code
+
+    return work
+
+
+def preload(names: Path) -> None:
+    """Import, before runs are forked, what an earlier one has needed: imports would be most of their time."""
+    for name in names.read_text().split("\n"):
+        if name not in sys.modules and "__main__" not in name:
+            with suppress(Exception):  # what is no module that can be imported by its name
+                importlib.import_module(name)
+    if len(threads := os.listdir("/proc/self/task")) > 1:
+        raise RuntimeError(f"{len(threads)} threads: forks would not be whole")
 
 
 def ended(pid: int, patience: float) -> int | None:

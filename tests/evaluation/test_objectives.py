@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from surefoot import agents
 from surefoot.agents.distributional.dhn.equations import DHNConfig
@@ -18,6 +19,7 @@ from surefoot.evaluation import objectives, policy_files
 from surefoot.evaluation.figures.distributions import count_moves, map_of
 from surefoot.evaluation.objectives import bootstrap, measure_objectives
 from surefoot.training.cli.main import main
+from surefoot.training.comparison import objectives_table
 from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import EvalConfig, RunConfig
 from surefoot.training.runs import folder as run_folder
@@ -62,6 +64,20 @@ def test_the_exact_distributions_of_gate_give_its_best_tail_as_predicted(exact, 
     assert set(tail.returns.tolist()) == {-1.5, 3.0}  # discounted, and risk at B only when behind
     assert tail.lengths.tolist() == [2] * 8000
     assert not capsys.readouterr().err
+
+
+def test_a_prediction_outside_of_the_interval_is_marked(exact):
+    right, wrong = measure_objectives(exact, GATE, ["cvar(1/2)", "cvar(1)"], episodes=8000, seed=0)
+    wrong = wrong._replace(predicted=wrong.interval.high + 0.01)
+    nothing = wrong._replace(predicted=float("nan"))
+    assert [m.misjudged for m in (right, wrong, nothing)] == [False, True, True]
+    assert [objectives.plain(m)["misjudged"] for m in (right, wrong)] == [False, True]
+    console = Console(width=80, record=True)
+    console.print(objectives_table("gate", [right, wrong]))
+    text = console.export_text()
+    assert f"{wrong.predicted:.3f}!" in text
+    assert f"{right.predicted:.3f} " in text
+    assert "prediction lies outside of the interval: cvar(1)" in " ".join(text.split())
 
 
 def test_a_tail_is_that_of_all_episodes_not_the_mean_over_batches(exact, monkeypatch):

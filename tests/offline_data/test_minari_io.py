@@ -8,6 +8,7 @@ import minari
 import numpy as np
 import pytest
 import torch
+from leftovers import leave_half_a_file
 from minari.data_collector import EpisodeBuffer
 
 from surefoot.offline_data import DataConfig, load, load_for, read_minari, write_minari
@@ -20,6 +21,15 @@ FORMATS = ("hdf5", "arrow", "parquet")
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
     return tmp_path / "store"
+
+
+def test_what_a_killed_process_left_in_the_store_goes_with_the_next_set(data, store):
+    store.mkdir()
+    left = leave_half_a_file(store / "new", "folder")
+    (left / "half").write_bytes(b"gigabytes")
+    write_minari("toy/line/ours-v0", data)
+    assert [path.name for path in store.iterdir() if path.name.startswith(".")] == []
+    assert local_ids() == ["toy/line/ours-v0"]
 
 
 def made_by_minari(data_format="hdf5", *, bound=1.0, **extra):

@@ -61,6 +61,7 @@ def summary(files: Sequence[Path], found: RobustTable) -> list[str]:
     )
     return [
         f"worst case: {found.lower:.6f}, in {worst}; no policy exceeds {found.bound:.6f}: {how}",
+        f"the policy comes from {found.source}",
         f"IWOCS: {len(found.iwocs)} models solved; hull, where nature chooses anew at every step: {found.hull:.6f}",
     ]
 
@@ -72,6 +73,7 @@ def plain(files: Sequence[Path], found: RobustTable) -> dict[str, Any]:
         "worst_case": found.lower,
         "bracket": [found.lower, found.bound],
         "status": found.status,
+        "source": found.source,
         "values": found.values.tolist(),
         "optima": found.optima.tolist(),
         "hull": {"value": found.hull, "values": found.hull_values.tolist()},

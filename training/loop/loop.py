@@ -97,6 +97,7 @@ class ActiveRun:
     plan: str = ""  # what will run, in a line
     label: str = ""  # what lines for people call it; its agent, if nothing else
     lock: Lock | None = None  # of its folder
+    closed: bool = False
 
     @property
     def stands(self) -> str:
@@ -104,7 +105,10 @@ class ActiveRun:
         return f"step {self.counters.step}"
 
     def close(self) -> None:
-        """Close its loggers and environments, and let go of its folder."""
+        """Close its loggers and environments, and let go of its folder; does nothing the second time."""
+        if self.closed:
+            return
+        self.closed = True
         try:
             for logger in self.loggers.values():
                 logger.close()

@@ -17,6 +17,7 @@ from surefoot.configs.casting import flattened
 from surefoot.envs import Physics
 from surefoot.evaluation.describe import dynamics
 from surefoot.evaluation.figures.words import parameter_label, physics_label
+from surefoot.evaluation.objectives import outside
 from surefoot.evaluation.regret import last_decade_slope
 from surefoot.evaluation.statistics import (
     Comparison,
@@ -36,6 +37,7 @@ TAIL = 0.1  # level of the CVaR that is reported
 
 
 OBJECTIVE_UNIT = "discounted reward"
+PREDICTED = ", predicted"
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _per_seed(cell: Cell) -> Iterator[tuple[str, str, np.ndarray]]:
         for statistic in ("achieved", "predicted"):
             key = "value" if statistic == "achieved" else statistic
             values = np.array([run.measurements.objectives[name][key] for run in cell.runs])
-            yield f"{name}, {statistic}", OBJECTIVE_UNIT, values
+            yield name + (PREDICTED if statistic == "predicted" else ", achieved"), OBJECTIVE_UNIT, values
     for name in shared("grids", cell):
         records = [run.measurements.grids[name] for run in cell.runs]
         yield f"worst case over {name}", "reward", np.array([record["worst"]["mean"] for record in records])
@@ -163,6 +165,22 @@ def final_values(findings: Findings) -> tuple[EvalFigure, dict[str, dict[str, np
         curves = [run.curves[figure.column] for run in cell.runs]
         table.setdefault(cell.method.label, {})[cell.task] = np.array([curve[max(curve)] for curve in curves])
     return figure, table
+
+
+def misjudged(findings: Findings, statistic: Statistic) -> str:
+    """Return in how many runs a prediction lies outside of the interval of what was achieved; empty for none."""
+    name = statistic.metric.removesuffix(PREDICTED)
+    place = statistic.task, statistic.method
+    cells = [cell for cell in findings.cells if (cell.task, cell.method.label) == place]
+    every = [run.measurements.objectives for cell in cells for run in cell.runs]
+    rows = [found[name] for found in every if name in found]
+    if name == statistic.metric or not (missed := [row for row in rows if _missed(row)]):
+        return ""
+    return f" (outside of the 95% interval of what was achieved in {len(missed)} of {len(rows)} runs)"
+
+
+def _missed(row: dict[str, Any]) -> bool:
+    return "interval" in row and outside(row["predicted"], row["interval"])
 
 
 def shared(kind: Literal["grids", "objectives"], cell: Cell) -> list[str]:

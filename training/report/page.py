@@ -23,6 +23,7 @@ from surefoot.training.report.numbers import (
     grid_map,
     improvements,
     measured_by,
+    misjudged,
     physics_map,
     shared,
     slopes,
@@ -267,7 +268,7 @@ def _perturbed(findings: Findings, numbers: Sequence[Statistic]) -> Iterator[str
             rows.append(
                 [
                     name_of(findings, statistic.method),
-                    escape(statistic.metric),
+                    escape(statistic.metric + misjudged(findings, statistic)),
                     str(statistic.seeds),
                     with_interval(statistic),
                 ]

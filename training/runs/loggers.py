@@ -68,7 +68,7 @@ class CsvLog:
 
     def sync(self) -> None:
         """Force the rows so far to disk: a checkpoint that counts them comes after them."""
-        with explained(self.path), self.path.open("rb") as file:
+        with explained(self.path), self.path.open("ab") as file:
             os.fsync(file.fileno())
 
     def _read(self) -> list[dict[str, str]]:

@@ -56,7 +56,8 @@ class DHNConfig:
     hidden: tuple[int, ...] = (128, 128)
     """Hidden layer widths."""
     image_shape: tuple[int, int, int] | None = None
-    """Frames, height and width of observations that are flattened byte images, for DQN's convolutional network."""
+    """Frames, height and width of observations that are flattened byte images, for DQN's convolutional network; with
+    sides below 36 for MinAtar's, whose images are zeros and ones."""
     lr: float = 1e-3
     """Initial learning rate (Adam)."""
     final_lr: float = 0.05

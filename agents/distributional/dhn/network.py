@@ -62,8 +62,14 @@ class QuantileNetwork(nn.Module):
         return torch.cat([whole_stock_features(stock, z, self.scale), time], -1) if config.stock else time
 
 
+LEAST_SIDE = 36  # of an image for DQN's three convolutions
+
+
 class ImageTorso(nn.Module):
-    """DQN's three convolutions and a linear layer, for images (frames, height, width) of bytes, flattened."""
+    """DQN's three convolutions and a linear layer, for images (frames, height, width) of bytes, flattened.
+
+    Smaller images are MinAtar's, channels of zeros and ones, with its one convolution (arXiv 1903.03176).
+    """
 
     def __init__(self, config: DHNConfig, obs_dim: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -71,7 +77,10 @@ class ImageTorso(nn.Module):
         self.shape = config.image_shape
         if math.prod(self.shape) != obs_dim:
             raise ValueError(f"--agent.image-shape {self.shape} does not match the {obs_dim} numbers of an observation")
+        small = min(self.shape[1:]) < LEAST_SIDE
+        self.largest = 1.0 if small else 255.0
         layers = [(self.shape[0], 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)]  # channels in, out, kernel, stride
+        layers = [(self.shape[0], 16, 3, 1)] if small else layers
         self.convolutions = nn.ModuleList(_convolution(*layer, generator) for layer in layers)
         with torch.no_grad():
             features = self.seen(torch.zeros(1, obs_dim)).shape[1]
@@ -79,7 +88,7 @@ class ImageTorso(nn.Module):
 
     def seen(self, obs: Tensor) -> Tensor:
         """Return the features (B, …) of the convolutions."""
-        x = torch.unflatten(obs, -1, self.shape) / 255
+        x = torch.unflatten(obs, -1, self.shape) / self.largest
         for convolution in self.convolutions:
             x = convolution(x).relu_()
         return x.flatten(1)

@@ -5,6 +5,7 @@ docs/derivations/distributional.md §7.2 and §7.7.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -129,6 +130,8 @@ class StockPolicy:
         generator: torch.Generator | None,
     ) -> None:
         policy.require_served(objective)
+        if start is not None and not math.isfinite(start):
+            raise ValueError(f"the stock to start with is {start}; it must be a finite number")
         self.policy, self.objective, self.start = policy, objective, start
         self.epsilon, self.generator = epsilon, generator
         self.stock: Tensor | None = None  # (N,)

@@ -115,3 +115,44 @@ def test_mixed_models_that_never_end_are_refused_without_discount():
     with pytest.raises(ValueError, match="a policy can go on for ever in state 0"):
         prepare(models, 1.0)
     assert tables.prepare(models, 0.99).longest == pytest.approx(100)
+
+
+@pytest.mark.parametrize("gamma", [0.8, 1.0])
+def test_a_mixture_is_the_mean_of_the_tables(gamma):
+    models = random_models(3, end=0.1 if gamma == 1 else 0.0)
+    weights = np.array([0.5, 0.3, 0.2])
+    b = tables.mixture_of(prepare(models, gamma), weights)
+    chance = sum(weight * dense(model)[0] for weight, model in zip(weights, models, strict=True))
+    reward = sum(weight * dense(model)[1] for weight, model in zip(weights, models, strict=True))
+    values = np.random.default_rng(0).normal(size=STATES)
+    np.testing.assert_allclose(b.matrix @ (b.reward + gamma * values[b.after]), reward + gamma * chance @ values)
+    assert (b.action.tolist(), b.first.tolist()) == ([0, 1] * STATES, [0, 2, 4, 6])
+
+
+def test_mixtures_find_the_best_where_no_model_alone_and_no_path_does():
+    closed = 0
+    for seed in range(60):
+        models = prepare(random_models(seed, models=5), 0.9)
+        found = solve_worst_case(models)
+        if found.source == "the optimum of a mixture of the models":
+            best = max(values_in_all(models, np.array(p)).min() for p in product(range(ACTIONS), repeat=STATES))
+            others = [turn.values.min() for turn in found.iwocs] + [found.hull_values.min()]
+            assert found.lower > max(others)
+            closed += found.lower >= best - 1e-9
+    assert closed >= 1
+
+
+def test_weights_move_to_the_models_where_the_policies_get_least():
+    models = prepare(random_models(5, models=3), 0.9)
+    seen = []
+    original = tables.mixture_of
+    tables.mixture_of = lambda models, weights: seen.append(weights) or original(models, weights)
+    try:
+        found = tables.mixtures(models, 4)
+    finally:
+        tables.mixture_of = original
+    total = np.zeros(3)
+    for (_, values), before, after in zip(found, seen, seen[1:], strict=False):
+        total += values
+        assert after[total.argmin()] == after.max()
+        np.testing.assert_allclose(before.sum(), 1)

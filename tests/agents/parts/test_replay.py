@@ -223,3 +223,8 @@ def test_images_take_a_byte_a_number_and_come_back_with_the_rest():
     other = ImageRing(Frames, [6, None, 2], ["image"], 10, torch.Generator())
     other.load_state_dict(ring.state_dict())
     assert_close(other.sample(3), ring.sample(3), rtol=0, atol=0)
+
+
+def test_rows_that_no_machine_has_memory_for_are_refused_in_a_line():
+    with pytest.raises(ValueError, match=r"a replay of 10,000,000,000,000 transitions needs 360,000\.0 GB of memory"):
+        Replay(10**13, 3, 1, torch.Generator())

@@ -449,7 +449,7 @@ def test_objectives_show_what_was_predicted_and_what_was_achieved(tmp_path):
         own = {"run": "dhn", "objective": "cvar(0.1)", "value": 2.0 + seed, "predicted": 4.0}
         baseline = {"run": "qr-dqn", "objective": "mean", "value": 9.0, "predicted": 9.0}
         (run / "objectives.json").write_text(json.dumps([own, baseline]))
-        later = {"objective": "target(3)", "value": 1.0, "predicted": 2.0 + seed}
+        later = {"objective": "target(3)", "value": 1.0, "predicted": 2.0 + seed, "interval": [0.5, 2.5]}
         record = {"env": vars(PENDULUM) | {"physics": vars(Physics())}, "objectives": ["target(3)"], "results": [later]}
         (run / "evaluations").mkdir()
         (run / "evaluations" / "later.json").write_text(json.dumps(record))
@@ -463,7 +463,11 @@ def test_objectives_show_what_was_predicted_and_what_was_achieved(tmp_path):
             assert (number.value, number.seeds, number.unit) == (value, 2, "discounted reward")
     findings = gather([tmp_path])
     assert not [statistic for statistic in numbers(findings) if statistic.metric.startswith("mean")]
-    assert f"cvar(0.1) in {env}, achieved" in page(findings, numbers(findings))
+    text = page(findings, numbers(findings))
+    assert f"cvar(0.1) in {env}, achieved" in text
+    assert (
+        text.count("outside of the 95% interval of what was achieved in 1 of 2 runs") == 1
+    )  # 2 lies inside, 3 does not
 
 
 def test_bandits_are_measured_by_the_regret_of_their_replicates(tmp_path):

@@ -445,6 +445,12 @@ def test_wrong_settings_are_refused_in_one_line(changes, message):
         replace(SMALL, **changes)
 
 
+@pytest.mark.parametrize("start", [float("nan"), float("inf")])
+def test_a_start_that_is_no_finite_number_is_refused(start):
+    with pytest.raises(ValueError, match=f"the stock to start with is {start}; it must be a finite number"):
+        make_policy().stateful(stock=start)
+
+
 def test_continuous_actions_are_refused():
     box = gym.spaces.Box(-1, 1, (2,), np.float32)
     with pytest.raises(ValueError, match="needs Discrete actions"):
@@ -588,3 +594,13 @@ def test_what_will_run_is_counted_in_whole_iterations_and_whole_updates():
     assert plan(hundred, Budget(108, 4)).updates == 29  # 100·0.29 is 28.999999999999996 in floats
     with pytest.raises(ValueError, match=r"--agent\.replay-capacity is 200, less than a rollout of 201 steps"):
         plan(config, Budget(900, 201))
+
+
+def test_small_images_get_minatars_convolution_and_are_not_scaled():
+    config = replace(SMALL, image_shape=(4, 10, 10), hidden=(16, 8))
+    torso = ImageTorso(config, 400, torch.Generator().manual_seed(0))
+    assert [(c.in_channels, c.out_channels, *c.kernel_size, *c.stride) for c in torso.convolutions] == [
+        (4, 16, 3, 3, 1, 1)
+    ]
+    image = torch.ones(1, 400)
+    assert_close(torso(image), torso.last(torso.convolutions[0](image.view(1, 4, 10, 10)).relu().flatten(1)))

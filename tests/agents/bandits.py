@@ -12,7 +12,8 @@ from surefoot.agents.interface import Setting, Spaces
 from surefoot.envs import EnvConfig, make_vec, spaces_of
 
 ID = "surefoot/DynamicalLinear-v0"
-NAMES = [name for name in agents.REGISTRY if not name.startswith("sb3-") and agents.get(name).regret == "round"]
+BANDITS = [name for name in agents.REGISTRY if not name.startswith("sb3-") and agents.get(name).regret == "round"]
+NAMES = [name for name in BANDITS if agents.get(name).tiny_env["id"] == ID]  # the linear ones
 
 
 def make(name: str, *, num_envs: int = 1, seed: int = 0, env: dict[str, Any] | None = None, **changes: Any) -> Any:

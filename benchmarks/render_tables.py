@@ -725,6 +725,21 @@ def dhn_horizon(result: Result) -> str:
     )
 
 
+def minatar(result: Result) -> str:
+    """Return one row per task and agent, with a figure per seed."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for job, cell in result["jobs"].items():
+        task, agent, _ = job.split("/")
+        groups.setdefault((task, agent), []).append(cell)
+    rows = [
+        (task, agent, f"{cells[0]['steps']:,}", ", ".join(f"{c['mean']:.1f} ± {c['std']:.1f}" for c in cells), tails)
+        for (task, agent), cells in groups.items()
+        for tails in [seeds(cells, "tail", 2)]
+    ]
+    header = ("task", "agent", "steps", "mean ± deviation over 300 episodes, by seed", "CVaR at 0.25, discounted")
+    return markdown(header, rows)
+
+
 def median(cells: list[Result], key: str) -> float:
     return float(np.median([cell[key] for cell in cells]))
 
@@ -1199,6 +1214,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "mutants": mutants,
     "dhn": dhn,
     "dhn_horizon": dhn_horizon,
+    "minatar": minatar,
     "dhn_speed": dhn_speed,
     "dvi_speed": dvi_speed,
 }

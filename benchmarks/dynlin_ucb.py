@@ -49,7 +49,8 @@ def play(name: str, kwargs: dict[str, Any], rounds: int, replicates: int, seed: 
     """Return a bandit after `rounds` rounds."""
     spec, env = agents.get(name), EnvConfig(ID, num_envs=replicates, kwargs=kwargs)
     setting = Setting(Spaces(*spaces_of(env)), seed, torch.device("cpu"), make_vec(env))
-    config = replace(spec.default, horizon=rounds, rounds_per_step=max(1, rounds // 100), **changes)
+    lengths = {"horizon": rounds, "rounds_per_step": max(1, rounds // 100)}
+    config = replace(spec.default, **{**lengths, **changes})
     agent: Any = spec.make_agent(config, setting)
     while agent.regret.t < rounds:
         agent.step()

@@ -313,6 +313,32 @@ def grid_speed(result: Result) -> str:
     return markdown(header, rows) + f"\n\nLargest process with a grid of {memory}."
 
 
+def worlds(result: Result) -> str:
+    """Return the speed and memory of both backends against the number of worlds; of a CPU by its own time alone."""
+    parts, gpu = result["parts"], result["device"] != "CPU"
+    speed = "steps_per_second" if gpu else "steps_per_cpu_second"
+    unit = "control steps per second" if gpu else "control steps per second of CPU time"
+    header = (
+        f"HalfCheetah on {result['device']}, backend",
+        "worlds",
+        unit,
+        "GPU MB" if gpu else "peak MB of the process",
+    )
+    rows = [
+        (part["backend"], f"{part['worlds']:,}", f"{part[speed]:,}", part.get("gpu_mb", part.get("peak_mb")))
+        for name, part in parts.items()
+        if name.startswith("speed") and "error" not in part
+    ]
+    same, error = parts["determinism"]["the_same_bit_for_bit"], parts["equality"]["largest_error_after_10_steps"]
+    notes = [
+        f"Largest error against C after ten steps {error:.0e}",
+        f"two runs {'the same' if same else 'not the same'}",
+    ]
+    if "cpu_seconds" in parts["compile"] and parts["compile"]["fresh_cache"]:
+        notes.append(f"{parts['compile']['cpu_seconds']} s of CPU time until the first step, kernels compiled")
+    return markdown(header, rows) + f"\n\n{'; '.join(notes)}."
+
+
 def iwocs_exact(result: Result) -> str:
     """Return how often exact IWOCS certifies, and its path on the windy walk."""
     rows = [
@@ -640,6 +666,63 @@ def dynlin_ucb_sensitivity(result: Result) -> str:
     names = dict.fromkeys([*result["synthetic"], *result["real-data"]])
     rows = [(name, *(regret(result[system].get(name)) for system in ("synthetic", "real-data"))) for name in names]
     return markdown(("setting", "synthetic σ = 0.01", "real data"), rows)
+
+
+def bandit_real_doubling(result: Result) -> str:
+    """Return the regret with T known, and by doubling."""
+    rows = [(name, regret(c["known"]), regret(c["doubled"]), c["ratio"]) for name, c in result["cells"].items()]
+    return markdown(("system, learner", f"T = {result['rounds']:,} known", "doubled from 64", "ratio"), rows)
+
+
+def bandit_real_radius(result: Result) -> str:
+    """Return what becomes of each ρ̄ on a system with a slow state."""
+    rows = [
+        (
+            name,
+            cell["regret_mean"],
+            cell["rho_at_end"],
+            "yes" if cell["warned"] else "no",
+            cell["right_at_end"],
+        )
+        for name, cell in result["cells"].items()
+    ]
+    at = f"regret, T = {result['rounds']:,}"
+    return markdown(("ρ̄ given", at, "ρ̄ at the end", "warned", "share of systems with the best action at the end"), rows)
+
+
+def bandit_real_bias(result: Result) -> str:
+    """Return the regret at each scale of the bias term, on each system."""
+    cells = result["cells"]
+    rows = [(name, *(regret(cells[system][name]) for system in cells)) for name in next(iter(cells.values()))]
+    return markdown(("learner", *cells), rows)
+
+
+def bandit_real_logs(result: Result) -> str:
+    """Return how often the intervals held the truth."""
+    keys = ("reward", "h", "radius", "radius_bound", "error", "radius_error")
+    rows = [(name, *(cell[key] for key in keys)) for name, cell in result["cells"].items()]
+    apart = result["apart_from_control"]
+    heads = (
+        "system, rounds an action is held",
+        "J of an action",
+        "h",
+        "ρ",
+        "ρ ≤ upper end",
+        "error of h",
+        "error of ρ",
+    )
+    note = (
+        f"Beside `control`'s Markov parameters and eigensystem realisation, 10 logs of one system: h at most "
+        f"{apart['h']:.2g} apart, ρ {apart['radius']:.2g}; mean error of h {apart['h_error']:.2g}, of ρ "
+        f"{apart['radius_error']:.2g}, theirs {apart['radius_error_control']:.2g}."
+    )
+    return f"{markdown(heads, rows)}\n\n{note}"
+
+
+def bandit_real_replay(result: Result) -> str:
+    """Return the regret of learners in the identified system and in the true one."""
+    rows = [(name, regret(cell["replayed"]), regret(cell["true"])) for name, cell in result["cells"].items()]
+    return markdown(("learner", "in the identified system", "in the true one"), rows)
 
 
 def dynlin_ucb_ball(result: Result) -> str:
@@ -1118,10 +1201,13 @@ def zoo_stress(result: Result) -> str:
         for name, job in ordered
     ]
     header = ("task", "policy", "nominal", "average", "worst", "CVaR 10% there", "where", "falls there", "SHA-256")
-    budgets = ", ".join(map(str, sorted({job["budget"] for job in jobs.values()})))
+    budgets = " or ".join(map(str, sorted({job.get("episodes", job["budget"]) for job in jobs.values()})))
     cpu = sum(job["cpu_seconds"] for job in jobs.values())
     refused = [f"{name}: {job['refused']}" for name, job in result["jobs"].items() if "refused" in job]
     notes = f"{len(jobs)} policies, {budgets} episodes each, {cpu / 60:.0f} CPU minutes in all."
+    commits = sorted({job["commit"][:10] for job in jobs.values() if "commit" in job})
+    if len(commits) > 1:
+        notes += f" Policies were measured one by one, at the commits {', '.join(f'`{one}`' for one in commits)}."
     left_out = f" Not opened: {'; '.join(refused)}." if refused else ""
     return f"{markdown(header, rows, right=False)}\n\n{notes}{left_out}"
 
@@ -1133,20 +1219,38 @@ def with_span(sample: Result) -> str:
 
 
 def stress_coverage(result: Result) -> str:
-    """Return, a seed of the 200 policies, the share whose worst case its interval covers."""
+    """Return, a kind of policy, the share whose worst case its interval covers, and how wide that is."""
+    kinds = {"all": result}
+    kinds |= {f"noise: {name}": one for name, one in result["by_noise"].items()}
+    kinds |= {f"shape: {name}": one for name, one in result["by_shape"].items()}
+    kinds |= {f"parameters: {name}": one for name, one in result["by_parameters"].items()}
     rows = [
         (
-            seed,
-            one["policies"],
-            *(f"{share:.1%}" for share in (one["covered"], *one["by_noise"].values(), *one["by_parameters"].values())),
-            f"{one['least_mean_of_the_search']['covered']:.1%}",
+            name,
+            f"{one['covered']:.1%}",
+            one["truth_below"],
+            one["truth_above"],
+            one["median_width"],
+            one["median_width_of_mean"],
+            one["median_gap"],
         )
-        for seed, one in result["by_seed"].items()
+        for name, one in kinds.items()
     ]
-    first = next(iter(result["by_seed"].values()))
-    kinds = [*first["by_noise"], *(f"{count} parameters" for count in first["by_parameters"])]
-    header = ("seed", "policies", "covered", *kinds, "by the least mean of the search, same width")
-    return f"{markdown(header, rows)}\n\n{first['budget']} episodes per policy."
+    header = (
+        "policies",
+        "covered",
+        "truth below it",
+        "above it",
+        "median width",
+        "of which the mean's own",
+        "the found point lies above the worst by",
+    )
+    return (
+        f"{markdown(header, rows)}\n\n{result['policies']} policies of a nominal return of about 1000, "
+        f"{result['budget']} episodes each; gap and widths are medians. The interval of the found point's mean alone "
+        f"would cover {result['mean_only']:.1%}, one as wide around the least mean of the search "
+        f"{result['least_mean_of_the_search']:.1%}."
+    )
 
 
 def stress_speed(result: Result) -> str:
@@ -1171,6 +1275,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "resumes": resumes,
     "two_writers": two_writers,
     "soak": soak,
+    "worlds": worlds,
     "iwocs": iwocs,
     "sepsis": sepsis,
     "iwocs_exact": iwocs_exact,
@@ -1204,6 +1309,11 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "seed_stack": seed_stack,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,
+    "bandit_real_doubling": bandit_real_doubling,
+    "bandit_real_radius": bandit_real_radius,
+    "bandit_real_bias": bandit_real_bias,
+    "bandit_real_logs": bandit_real_logs,
+    "bandit_real_replay": bandit_real_replay,
     "dynlin_ucb_ball": dynlin_ucb_ball,
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,

@@ -3,7 +3,7 @@
 A zoo is a folder ALGORITHM/TASK/TASK.zip, as of DLR-RM/rl-trained-agents. Every policy is a job of its own in
 benchmarks/results/zoo_stress.json: one that is there already, with the same budget, is passed over, so a run that was
 stopped goes on where it was. `--parameters N` takes the task's published set of N parameters, tasks without one (and
-every task with `--disturbances`) all that can be disturbed in them.
+every task with `--disturbances`) all that can be disturbed in them, with as many episodes more as that needs.
 
     python benchmarks/zoo_stress.py ZOO [--budget 2000] [--parameters 2] [--only HalfCheetah Hopper]
 """
@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 import tyro
-from record import record_job, results_of
+from record import STARTED, record_job, results_of
 
 from surefoot.envs import SETS, EnvConfig, UncertaintySet, disturbances
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
 from surefoot.evaluation.policies import load_any, ready_for
 from surefoot.evaluation.stress.measure import SEED, stress
+from surefoot.evaluation.stress.plan import least_budget
 
 NAME = "zoo_stress"
 Record = dict[str, Any]
@@ -40,7 +41,8 @@ def stress_file(path: Path, task_id: str, budget: int, parameters: int, disturbe
     """Return what the table, the picture and a reader need of one policy."""
     cpu = time.process_time()
     policy, task = ready_for(load_any(path), EnvConfig(task_id, num_envs=NUM_ENVS))
-    found = stress(policy.act, task, sets_of(task, parameters, disturbed), budget=budget, seed=SEED)
+    sets = sets_of(task, parameters, disturbed)
+    found = stress(policy.act, task, sets, budget=least_budget(budget, sets), seed=SEED)
     worst = min(found["sets"], key=lambda one: one["worst"]["mean"])
     curves = [curve for one in found["sets"] for curve in one["curves"]]
     return {
@@ -50,6 +52,7 @@ def stress_file(path: Path, task_id: str, budget: int, parameters: int, disturbe
         "sha256": policy.sha256,
         "notes": list(policy.notes),
         "budget": budget,
+        "episodes": found["budget"],
         "sets": {one["name"]: short(one["worst"]) | {"at": one["worst"]["at"]} for one in found["sets"]},
         "worst_set": worst["name"],
         "nominal": short(found["nominal"]),
@@ -95,14 +98,14 @@ def main(
         budget: episodes per policy.
         parameters: of the published set.
         disturbances: stress every task in all that can be disturbed, too.
-        only: beginnings of tasks, such as Hopper; all by default.
+        only: beginnings of tasks, such as Hopper, or policies, such as sac/Hopper-v3; all by default.
         minutes: of the whole run.
     """
     torch.set_num_threads(1)
     began = time.perf_counter()
     for path in sorted(zoo.glob("*/*/*.zip")):
         task_id, job = path.parent.name, f"{path.parent.parent.name}/{path.parent.name}"
-        if only and not task_id.startswith(only):
+        if only and not (task_id.startswith(only) or job in only):
             continue
         if time.perf_counter() - began > 60 * minutes:
             print(f"{job}: not begun, the time is up")
@@ -114,7 +117,7 @@ def main(
             found = stress_file(path, task_id, budget, parameters, disturbances)
         except ValueError as error:
             found = {"refused": str(error), "budget": budget}
-        record_job(NAME, job, found, began=start, seeds=[SEED])
+        record_job(NAME, job, found | {"commit": STARTED["commit"]}, began=start, seeds=[SEED])
 
 
 if __name__ == "__main__":

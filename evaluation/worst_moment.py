@@ -11,6 +11,8 @@ from torch import Tensor
 
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, Parameter, UncertaintySet, point
 from surefoot.envs.quantities import WHOLE_EPISODE
+from surefoot.evaluation.statistics import Interval
+from surefoot.evaluation.stress.statistics import mean_interval
 
 
 class WorstMoment(NamedTuple):
@@ -19,6 +21,7 @@ class WorstMoment(NamedTuple):
     onset: int  # step from which the values hold
     mean: float  # of the seeds that chose it: biased low, being the least of many
     fresh: float  # of seeds that did not
+    interval: Interval | None  # of the mean of the fresh ones; None for a single episode
     nominal: float  # of those fresh seeds without the disturbance
     tried: dict[int, float]  # mean return by onset
     episodes: int  # that were played in all
@@ -59,23 +62,25 @@ def worst_moment(
     seeds, fresh_seeds = ([first + i for i in range(episodes)] for first in (seed, seed + episodes))
     disturbed = point(timed_set, envs.nominal, {"duration": duration, **values})
 
-    def means(onsets: list[int], of: list[int]) -> list[float]:
+    def returns(onsets: list[int], of: list[int]) -> np.ndarray:
         points = np.repeat(disturbed[None], len(onsets), axis=0)
         points[:, timed_set.param_names.index("onset")] = onsets
-        found: list[float] = envs.play(act, points, of).returns.mean(1).tolist()
-        return found
+        return envs.play(act, points, of).returns
+
+    def means(onsets: list[int]) -> list[float]:
+        return list(returns(onsets, seeds).mean(1).tolist())
 
     longest = int(envs.play(act, envs.nominal[None], seeds).lengths.max())
     step = max(longest // moments, 1)
-    onsets = list(range(0, longest, step))
-    tried = dict(zip(onsets, means(onsets, seeds), strict=True))
+    first = list(range(0, longest, step))
+    tried = dict(zip(first, means(first), strict=True))
     while step > 1:
         step = -(-step // 2)
         worst = min(tried, key=lambda onset: tried[onset])
         near = [onset for onset in (worst - step, worst + step) if 0 <= onset < longest and onset not in tried]
-        tried |= dict(zip(near, means(near, seeds), strict=True)) if near else {}
+        tried |= dict(zip(near, means(near), strict=True)) if near else {}
     worst = min(tried, key=lambda onset: tried[onset])
-    fresh = means([worst], fresh_seeds)[0]
+    fresh = returns([worst], fresh_seeds)[0]
     nominal = float(envs.play(act, envs.nominal[None], fresh_seeds).returns.mean())
     played = (len(tried) + 3) * episodes
-    return WorstMoment(worst, tried[worst], fresh, nominal, tried, played)
+    return WorstMoment(worst, tried[worst], float(fresh.mean()), mean_interval(fresh), nominal, tried, played)

@@ -279,3 +279,31 @@ def test_what_was_forgotten_is_an_error_and_not_a_wrong_action(stock):
         loaded.predict(np.eye(3)[:2])
     with pytest.raises(ValueError, match="another than that of mean"):
         surefoot.load_policy(stock[0], objective="mean")
+
+
+def test_a_bandit_is_asked_told_saved_and_opened(tmp_path):
+    polytope = {"polytope": {"matrix": [[1, 0], [0, 1], [-1, 0], [0, -1]], "bound": [1, 1, 0, 0]}}
+    bounds = {"action_weight": 1.0, "input_matrix": 0.5, "noise_std": 0.1, "spectral_radius": 0.5}
+    bandit = surefoot.bandit("dynlin-ucb", actions=polytope, bounds=bounds, horizon=50, bias_scale=0.5)
+    decision = bandit.ask()
+    assert (decision.round, decision.rounds, bandit.pending.round) == (1, 1, 1)
+    assert decision.action.tolist() in [[0, 0], [0, 1], [1, 0], [1, 1]]
+    bandit.tell(0.25)
+    bandit.save(tmp_path / "one.json")
+    opened = surefoot.load_bandit(str(tmp_path / "one.json"), "dynlin-ucb")
+    assert opened.summary() == bandit.summary()
+    assert opened.config.bias_scale == 0.5
+    with pytest.raises(ValueError, match="holds a learner of the kind dynlin-ucb, not exp3"):
+        surefoot.load_bandit(tmp_path / "one.json", "exp3")
+    with pytest.raises(ValueError, match=r"surefoot.bandit: unknown key 'bias_scal'"):
+        surefoot.bandit("dynlin-ucb", actions=[[0], [1]], bounds=bounds, bias_scal=1)
+    with pytest.raises(ValueError, match="polytope"):
+        surefoot.bandit("dynlin-ucb", actions={"polytope": {"matrix": [[1.0]], "bound": [1.0]}}, bounds=bounds)
+
+
+def test_a_log_identifies_its_system():
+    actions = np.random.default_rng(0).choice([-1.0, 1.0], size=(400, 1))
+    rewards = 2 * actions[:, 0] + np.concatenate([[0.0], 0.5 * actions[:-1, 0]])
+    found = surefoot.identify(actions, rewards, lags=3)
+    np.testing.assert_allclose(found.markov[:, 0], [2.0, 0.5, 0.0, 0.0], atol=1e-10)
+    assert found.h[0].value == pytest.approx(2.5)

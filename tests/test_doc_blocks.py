@@ -6,7 +6,7 @@ What becomes of a block, by its language; one without a language, or with anothe
 |---|---|
 | `python` | runs as printed; the blocks of a page share one namespace, and their folder is on the path |
 | `bash`, `console` | `surefoot …` and `python train.py …` go through the real command line, in this process |
-| `yaml` | goes to the reader of what it is: a sweep, an uncertainty set, or a preset of the agent whose page it is |
+| `yaml` | goes to the reader of what it is: a sweep, an uncertainty set, a bandit, or a preset of the page's agent |
 | `text` | is no code; but where it names a command of ours, that command has every option in it |
 
 Of `make …` the target must exist, of `pip install …` the constraints and the extras. A command's exit code is 0, or N
@@ -58,6 +58,7 @@ from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.offline_data import Transitions, write_d4rl
 from surefoot.offline_data.scores import find_d4rl
 from surefoot.training import session
+from surefoot.training.cli import bandit as cli_bandit
 from surefoot.training.cli import data as cli_data
 from surefoot.training.cli import evaluate as cli_evaluate
 from surefoot.training.cli import plot as cli_plot
@@ -333,6 +334,8 @@ class Reader:
             UncertainVectorEnv(EnvConfig(uncertainty.env), uncertainty).close()
         elif "agents" in content:
             plan.expand(plan.read_sweep(path))
+        elif "actions" in content:
+            cli_bandit.new(cli_bandit.New(self.folder / "of_a_block.json", preset=path, force=True))
         else:
             pages = {agents.get(name).page: name for name in reversed(agents.REGISTRY)}
             load_preset(pages.get(Path(self.page).stem, "sac"), str(path))  # the tutorials train SAC
@@ -495,6 +498,7 @@ BROKEN = {
     "an extra that is not there": ("bash", "pip install -e '.[dream]'", "dream"),
     "an unknown field": ("yaml", "agents: [sac]\nseedz: 3", "seedz"),
     "a preset that does not fit": ("yaml", "agent: {hiden: [8]}", "hiden"),
+    "a bandit that does not fit": ("yaml", "actions: [[1, 0], [0, 1]]\nbound: 1", "bound"),
     "a parameter that is not there": (
         "yaml",
         "env: Hopper-v5\nparameters: {body_mass.torsoo: {low: 1, high: 2}}",

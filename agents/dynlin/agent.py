@@ -40,6 +40,7 @@ from torch import Tensor
 
 from surefoot.agents.dynlin.bandit import Bandit, BanditConfig, BanditProblem, derive, make_constant_policy, plan
 from surefoot.agents.dynlin.bounds import Bounds, Constants, bias_radius, constants, epoch_repeats, stationary_radius
+from surefoot.agents.dynlin.diagnosis import dominance
 from surefoot.agents.dynlin.learners import LearnerDefaults, bounds_of, table_of
 from surefoot.agents.dynlin.real import RealBandit
 from surefoot.agents.dynlin.ridge import ActionTable, Ridge, first_best, total
@@ -264,6 +265,10 @@ class DynLinUCB(LearnerDefaults):
             return first_best(total((self.table.columns[..., None] * estimate[:, None]).unbind()))
         length = total(estimate.square().unbind()).sqrt().clamp(min=1e-300)
         return (estimate / length).T.contiguous()
+
+    def note(self, t: int) -> str | None:
+        """Say where bounds, and not data, decide."""
+        return dominance(self, t)
 
     def metrics(self) -> dict[str, Tensor]:
         """Return the radius β and the epoch's number m."""

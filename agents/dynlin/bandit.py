@@ -148,6 +148,10 @@ class Learner(Protocol):
         """Return what to log."""
         ...
 
+    def note(self, t: int) -> str | None:
+        """Return a line for people on what is wrong after t rounds, if anything is."""
+        ...
+
 
 class BanditProblem(NamedTuple):
     """What a learner is built from, in addition to its config."""
@@ -268,7 +272,7 @@ def _merged(known: Tensor, one: Any, other: Any) -> Any:
 class Bandit:
     """A learner in N replicates of a problem; one `step` is at least `rounds_per_step` rounds of each."""
 
-    STATEFUL = ("env", "regret", "turns")
+    STATEFUL = ("env", "regret", "turns", "noted")
 
     def __init__(
         self, make_learner: Callable[[Any, BanditProblem], Learner], config: BanditConfig, setting: Setting
@@ -281,6 +285,7 @@ class Bandit:
         self.learner = make_learner(config, simulated(env, setting.seed, setting.device))
         self.regret = Regret(env.optimum, env.num_envs, setting.device)
         self.turns = Turns(self.learner, config, env.num_envs, setting.device)
+        self.noted = False  # that half of the horizon is over and bounds still decide
 
     @property
     def policy(self) -> ConstantPolicy:
@@ -305,7 +310,15 @@ class Bandit:
             updates += self.play()
         rounds = self.regret.t - began
         gap = (self.regret.total - before) / rounds
-        return Progress(rounds, updates, {"gap": gap, **self.learner.metrics()})
+        return Progress(rounds, updates, {"gap": gap, **self.learner.metrics()}, notes=self.notes())
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what the learner has to say, once, when half of the horizon is over."""
+        if self.noted or self.regret.t < (self.turns.horizon or 0) / 2:
+            return ()
+        line = self.learner.note(self.regret.t)
+        self.noted = line is not None
+        return (line,) if line is not None else ()
 
     def play(self) -> bool:
         """Play the rest of the epoch at once, or one round of it; return whether the learner got a sample."""

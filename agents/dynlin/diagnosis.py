@@ -47,8 +47,8 @@ def bonus_ratio(learner: Any) -> Tensor:
 
 
 def dominance(learner: Any, t: int) -> str | None:
-    """Return a line on bounds that dominate after t rounds in most replicates; None where they do not."""
-    if not learner.holds_bounds or t < FIRST:
+    """Return a line on bounds that dominate DynLin-UCB after t rounds in most replicates; None where they do not."""
+    if t < FIRST:
         return None
     ratio = float(bonus_ratio(learner).median())
     if not ratio > 1 or math.isinf(ratio):

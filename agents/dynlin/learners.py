@@ -69,6 +69,9 @@ class LearnerDefaults:
     def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
         raise NotImplementedError
 
+    def note(self, t: int) -> str | None:
+        return None
+
     def extend(self, horizon: int) -> None:
         """Stay: no constant depends on the horizon."""
 

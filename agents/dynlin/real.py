@@ -25,7 +25,7 @@ from torch import Tensor
 
 from surefoot.agents.dynlin.bandit import FIRST_HORIZON, BanditConfig, BanditProblem, Learner, Turns, where_known
 from surefoot.agents.dynlin.bounds import named
-from surefoot.agents.dynlin.diagnosis import dominance, radius_parts
+from surefoot.agents.dynlin.diagnosis import radius_parts
 from surefoot.agents.dynlin.identification import Identified, excess, identify
 from surefoot.agents.parts.ask_tell import BanditRequest, Decision, given_rewards
 from surefoot.agents.parts.state import pack, unpack
@@ -241,7 +241,7 @@ class RealBandit:
                 self.raised.append([self.turns.t, self.learner.rho])
             elif broken:
                 self._warn("bounds", self._broken(broken, bounds))
-        if line := dominance(self.learner, self.turns.t):
+        if line := self.learner.note(self.turns.t):
             self._warn("dominance", line)
 
     def _excess(self, replicate: int, height: float, bounds: Any) -> list[int]:

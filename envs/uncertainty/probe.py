@@ -38,7 +38,8 @@ def indistinct(
 ) -> dict[str, list[Span]]:
     """Return the ranges (first, last) of neighbouring values of each parameter within which nothing moves differently.
 
-    One start, `steps` random actions or to the episode's end, the other parameters nominal. A parameter is absent where
+    One start, `steps` random actions or to the episode's end, the other parameters nominal; a push comes in every step,
+    and where the set has no `push_rate` so few come that pushes are passed over. A parameter is absent where
     each value makes a difference; one without any effect has its whole axis. A task that hides the difference for
     longer, as a floor that is not slipped on, is reported as it was seen.
 
@@ -54,6 +55,10 @@ def indistinct(
             continue
         rows = np.repeat(nominal[None], len(axis), axis=0)
         rows[:, k] = axis
+        if name.startswith("push."):
+            if "push_rate" not in uncertainty.param_names:
+                continue
+            rows[:, uncertainty.param_names.index("push_rate")] = 1.0
         with quiet_mujoco():
             paths = [path(row, actions, seed) for row in rows]
         if spans := _spans(axis, [np.array_equal(one, other) for one, other in pairwise(paths)]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,8 @@ def _unfitted(obs: Tensor) -> Tensor:
 def act_of(predict: Predict, own_action: gym.Space[Any], label: str | None = None) -> Act:
     """Return a function from observations to actions in the task's own units as an `Act` in [-1, 1].
 
+    A `predict` with a memory, that is with `reset` and `observe` as in `StatefulPolicy`, gives a stateful one.
+
     The `Act` raises `ValueError`, in one line, for actions that are no numbers, of a wrong shape, not finite or beyond
     the task's bounds.
     """
@@ -61,14 +64,42 @@ def act_of(predict: Predict, own_action: gym.Space[Any], label: str | None = Non
     check = _check_box if isinstance(own_action, gym.spaces.Box) else _check_discrete
 
     def act(obs: Tensor) -> Tensor:
-        given = predict(obs.numpy(force=True))
+        given = _called(predict, obs.numpy(force=True), name)
         try:
             actions = check(np.asarray(given), len(obs), own_action)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
         return torch.from_numpy(actions).to(obs.device)
 
-    return act
+    return Stateful(act, predict) if hasattr(predict, "reset") and hasattr(predict, "observe") else act
+
+
+class Stateful:
+    """An `Act` whose memory is that of what it is made of."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor], memory: Any):
+        self._act, self.reset, self.observe = act, memory.reset, memory.observe
+        self.needs_rewards = bool(getattr(memory, "needs_rewards", False))
+
+    def __call__(self, obs: Tensor) -> Tensor:
+        """Return actions (N, act) of observations (N, obs)."""
+        return self._act(obs)
+
+
+def _called(predict: Predict, obs: np.ndarray, name: str) -> Any:
+    """Return what a policy gives; an error of its own is one line, with the place in its code."""
+    try:
+        return predict(obs)
+    except (ValueError, OSError) as error:
+        raise ValueError(str(error) if str(error).startswith(name) else f"{name}: {_where(error)}") from error
+    except Exception as error:  # whatever the code of others raises
+        raise ValueError(f"{name}: {_where(error)}") from error
+
+
+def _where(error: Exception) -> str:
+    """Return an error and the line that raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"raised {type(error).__name__}: {' '.join(str(error).split())} ({last.filename}, line {last.lineno})"
 
 
 def _check_box(actions: np.ndarray, count: int, space: Any) -> np.ndarray:

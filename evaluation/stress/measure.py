@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.envs import EnvConfig, UncertaintySet, find_spec, nominal_params, play
+from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertaintySet, find_spec, nominal_params, play
 from surefoot.envs.quantities import quantity_of
 from surefoot.envs.uncertainty.probe import indistinct, inert
 from surefoot.evaluation.episodes import Act
-from surefoot.evaluation.stress.plan import MOST_PAIRS, SetPlan, make_plan
+from surefoot.evaluation.stress.plan import LEAST, MOST_PAIRS, SetPlan, make_plan
 from surefoot.evaluation.stress.search import SEEDS, Play, Tried, crossed, find_worst, reset_seeds
 from surefoot.evaluation.stress.statistics import (
     KEPT,
@@ -31,6 +31,7 @@ from surefoot.evaluation.stress.statistics import (
     summary,
     threshold,
 )
+from surefoot.evaluation.worst_moment import timed, worst_moment
 
 PROBED = 5  # values of a parameter that are compared, to see whether it changes anything
 SEED = 10_000  # the first reset seed: away from those of evaluations during training
@@ -50,18 +51,24 @@ def stress(
     *,
     budget: int,
     seed: int = SEED,
+    moment: int = 0,
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = lambda line: None,
 ) -> Record:
     """Return everything that `budget` episodes of a policy say of it in a task and its uncertainty sets.
 
     `act` maps (N, obs) to (N, act) in [-1, 1]; `task.num_envs` episodes run side by side. `tell` receives a line per
-    part. The same arguments give the same numbers.
+    part. `moment`: also search for the step from which the worst point of each set hurts most when it lasts so many
+    steps, with episodes beyond the budget; 0: not. The same arguments give the same numbers.
 
     Raises:
         ValueError: too small a budget, a set that does not fit the task, actions that are not finite.
     """
+    if moment < 0:
+        raise ValueError(f"the worst moment is searched for a disturbance of {moment} steps; it must last at least 1")
     plan = make_plan(budget, sets)
+    for one in sets if moment else ():  # what cannot change within an episode is refused before anything is played
+        BatchedPerturbedEnvs(task, timed(one, moment), num_envs=1)
     seeds = reset_seeds("nominal", plan.nominal, seed)
     outcomes, centre = player(act, task, sets[0], device)
     episodes = crossed(outcomes, centre[None], seeds).at(0)
@@ -74,16 +81,17 @@ def stress(
         "limit": nominal.limit,
         "nominal": sample(episodes, nominal.limit),
         "sets": [
-            _labelled(act, task, one, share, nominal, seed, device, tell)
+            _labelled(act, task, one, share, nominal, seed, moment, device, tell)
             for one, share in zip(sets, plan.sets, strict=True)
         ],
-        "method": {
-            "kept": KEPT,
-            "level": LEVEL,
-            "tail": TAIL,
-            "seeds": {part: seed + offset for part, offset in SEEDS.items()},
-        },
+        "method": _method(seed, moment),
     }
+
+
+def _method(seed: int, moment: int) -> Record:
+    """Return what all figures depend on, besides the episodes."""
+    seeds = {part: seed + offset for part, offset in SEEDS.items() if moment or part != "moment"}
+    return {"kept": KEPT, "level": LEVEL, "tail": TAIL, "seeds": seeds}
 
 
 def player(
@@ -137,13 +145,37 @@ def _labelled(
     plan: SetPlan,
     nominal: Nominal,
     seed: int,
+    moment: int,
     device: torch.device | str,
     tell: Callable[[str], None],
 ) -> Record:
-    """Return what a set of a task came to, and which of its parameters change nothing."""
+    """Return what a set of a task came to, which of its parameters change nothing, and when its worst point hurts."""
     outcomes, centre = player(act, task, box, device)
     found = stress_set(outcomes, box, centre, plan, nominal, seed=seed, tell=tell)
+    if moment:
+        found["worst_moment"] = _moment(act, task, box, found["worst"]["at"], moment, seed)
+        tell(f"{box.name}: worst moment, from step {found['worst_moment']['onset']} on")
     return found | {"without_effect": idle_parameters(task, box)}
+
+
+def _moment(act: Act, task: EnvConfig, box: UncertaintySet, at: Record, duration: int, seed: int) -> Record:
+    """Return when the worst point of a set hurts most, where it holds for `duration` steps of an episode only."""
+    values = {name: value for name, value in at.items() if name not in ("onset", "duration")}
+    settings = {"duration": duration, "episodes": LEAST, "seed": seed + SEEDS["moment"]}
+    found = worst_moment(CheckedActions(act), task, box, values, **settings)
+    tried = {str(onset): mean for onset, mean in sorted(found.tried.items())}
+    return {
+        "at": values,
+        "duration": duration,
+        "onset": found.onset,
+        "mean": found.fresh,
+        "interval": found.interval and list(found.interval),
+        "nominal": found.nominal,
+        "mean_when_chosen": found.mean,
+        "tried": tried,
+        "episodes_per_onset": LEAST,
+        "episodes": found.episodes,
+    }
 
 
 def idle_parameters(task: EnvConfig, box: UncertaintySet) -> list[str]:

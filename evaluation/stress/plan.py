@@ -65,15 +65,20 @@ def make_plan(budget: int, sets: Sequence[UncertaintySet]) -> Plan:
         ValueError: too few for every part to have its least; says how many are needed.
     """
     dims = [len(one.parameters) for one in sets]
-    enough = budget
-    while (needed := total(_divided(enough, dims), dims)) > enough:
-        enough = needed
-    if enough > budget:
+    if (enough := least_budget(budget, sets)) > budget:
         raise ValueError(
             f"--budget {budget} is too small: {len(sets)} uncertainty set{'s' * (len(sets) > 1)} of "
             f"{', '.join(map(str, dims))} parameters need {enough} episodes; raise --budget, or name fewer --sets"
         )
     return _divided(budget, dims)
+
+
+def least_budget(budget: int, sets: Sequence[UncertaintySet]) -> int:
+    """Return the budget, or how many episodes the sets need at least where that is more."""
+    dims = [len(one.parameters) for one in sets]
+    while (needed := total(_divided(budget, dims), dims)) > budget:
+        budget = needed
+    return budget
 
 
 def _divided(budget: int, dims: Sequence[int]) -> Plan:

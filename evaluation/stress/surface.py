@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MOST, LEARNED = 300, 100  # points that the surface goes through, and that its hyper-parameters are learned from
+MOST, LEARNED = 600, 150  # points that the surface goes through, and that its hyper-parameters are learned from
+CELL = 0.02  # of the box: points that share a cell of this width are one
 CANDIDATES = 400
 ITERATIONS = 15
 JITTER = 1e-8
@@ -41,11 +42,12 @@ def fit(points: np.ndarray, means: np.ndarray, episodes: np.ndarray, like: Surfa
 
     `like` is one whose hyper-parameters are taken, which saves nearly all of the time.
     """
-    kept = _kept(means, MOST)
-    x, counts = torch.from_numpy(points[kept]), torch.from_numpy(episodes[kept].astype(np.float64))
-    centre, scale = (float(means[kept].mean()), float(means[kept].std()) or 1.0) if like is None else like[-2:]
-    y = torch.from_numpy((means[kept] - centre) / scale)
-    logs = _learned(*(column[_kept(y.numpy(), LEARNED)] for column in (x, y, counts))) if like is None else like.logs
+    points, means, episodes = (column[_some(len(column), MOST)] for column in _merged(points, means, episodes))
+    x, counts = torch.from_numpy(points), torch.from_numpy(episodes)
+    centre, scale = (float(means.mean()), float(means.std()) or 1.0) if like is None else like[-2:]
+    y = torch.from_numpy((means - centre) / scale)
+    some = _some(len(y), LEARNED)
+    logs = _learned(x[some], y[some], counts[some]) if like is None else like.logs
     factor = _factor(logs, x, counts)
     weights = torch.cholesky_solve(y[:, None], factor)[:, 0]
     return Surface(x, weights, factor, logs, centre, scale)
@@ -67,13 +69,18 @@ def _learned(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
     return logs.detach()
 
 
-def _kept(means: np.ndarray, most: int) -> np.ndarray:
-    """Return which points to take: all, or of too many the lowest and some of the others, evenly by their order."""
-    order = np.argsort(means, kind="stable")
-    if len(order) <= most:
-        return order
-    rest = order[most // 2 :]
-    return np.concatenate([order[: most // 2], rest[np.linspace(0, len(rest) - 1, most // 2).astype(int)]])
+def _merged(points: np.ndarray, means: np.ndarray, episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the points with those of one cell averaged, each weighing as much as it has episodes, and their counts."""
+    _, of = np.unique(np.floor(points / CELL), axis=0, return_inverse=True)
+    counts = np.bincount(of.ravel(), episodes)
+    columns = [np.bincount(of.ravel(), episodes * column) / counts for column in (*points.T, means)]
+    return np.stack(columns[:-1], 1), columns[-1], counts
+
+
+def _some(count: int, most: int) -> np.ndarray:
+    """Return which of so many points to take, evenly: a choice by their means would take the unlucky ones."""
+    chosen: np.ndarray = np.linspace(0, count - 1, min(count, most)).astype(int)
+    return chosen
 
 
 def _log_posterior(logs: Tensor, x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
@@ -96,8 +103,9 @@ def _factor(logs: Tensor, x: Tensor, counts: Tensor) -> Tensor:
 def _kernel(x: Tensor, y: Tensor, logs: Tensor) -> Tensor:
     """Return (P, Q) Matérn covariances."""
     lengths, signal = logs[:-2].exp(), logs[-2].exp()
-    square = ((x[:, None] - y[None]) / lengths).square().sum(2)
-    distance = (5 * square + 1e-12).sqrt()
+    x, y = x / lengths, y / lengths
+    square = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
+    distance = (5 * square.clamp_min(0) + 1e-12).sqrt()
     return signal * (1 + distance + distance.square() / 3) * (-distance).exp()
 
 

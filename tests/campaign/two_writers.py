@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from tiny_runs import ended, forked, records, rows, surefoot, tiny_run, write_data
+from tiny_runs import ended, forked, preload, records, rows, surefoot, surefoot_and_imports, tiny_run, write_data
 
 from surefoot.evaluation.policy_files import checkpoint_path, checkpoint_steps
 from surefoot.training.runs.folder import write_config, write_meta
@@ -38,10 +38,12 @@ def main(options: Options) -> int:
         config = tiny_run("sac", write_data(folder / "data.hdf5"), keep_checkpoints=9, keep_finished=9)
         write_config(folder / "config.yaml", "sac", config, None)
         call = ("train", "--config", folder / "config.yaml", "--out", folder, "--name", "whole")
-        assert ended(forked(surefoot(*call), folder / "log"), 600) == 0, (folder / "log").read_text()
+        work = surefoot_and_imports(folder / "imports", *call)
+        assert ended(forked(work, folder / "log"), 600) == 0, (folder / "log").read_text()
+        preload(folder / "imports")
         for _ in range(options.rounds):
             one_round(folder, counts)
-    print(", ".join(f"{value} {key}" for key, value in counts.items()))
+            print(", ".join(f"{value} {key}" for key, value in counts.items()), flush=True)
     records.record_job(NAME, "sac", counts, began=began, seeds=[0])
     return int(any(counts[key] for key in COUNTS[-3:]))
 

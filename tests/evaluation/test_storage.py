@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, and nothing runs when one is read."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -12,6 +13,7 @@ import zipfile
 
 import pytest
 import torch
+from leftovers import leave_half_a_file
 from sameness import assert_same
 
 from surefoot.evaluation import storage
@@ -32,6 +34,22 @@ def test_what_is_saved_comes_back(tmp_path):
     assert loaded.pop("format") == storage.FORMAT
     assert_same(loaded, PAYLOAD)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_the_checksum_is_the_comment_of_a_whole_zip_file(tmp_path):
+    storage.save(tmp_path / "a.pt", PAYLOAD)
+    content = (tmp_path / "a.pt").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        assert archive.testzip() is None
+        comment = archive.comment
+    assert comment.endswith(hashlib.sha256(content[: -len(comment)]).hexdigest().encode())
+    assert content.endswith(comment)
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_goes_with_the_next_one(tmp_path):
+    left = leave_half_a_file(tmp_path / "a.pt")
+    storage.save(tmp_path / "a.pt", PAYLOAD)
+    assert not left.exists()
 
 
 def test_a_value_that_could_not_be_read_back_is_refused_by_name(tmp_path):

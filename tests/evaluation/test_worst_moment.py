@@ -50,6 +50,7 @@ def test_the_search_finds_the_weakest_step_and_measures_it_again_on_other_seeds(
     np.testing.assert_allclose([found.mean - found.tried[0]], -0.5 * 10, atol=1e-5)  # the same seeds, the same luck
     np.testing.assert_allclose(found.fresh - found.nominal, -0.5 * 10, atol=1e-5)
     assert found.mean != found.fresh
+    assert found.interval.low < found.fresh < found.interval.high < found.nominal
     assert found.episodes == 3 * (len(found.tried) + 3)
     assert len(found.tried) < 20  # of 40
 

@@ -1,9 +1,11 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from surefoot.offline_data import Transitions, read_d4rl, write_d4rl
 from surefoot.offline_data.d4rl import from_d4rl_arrays, read_arrays, read_metadata
@@ -239,3 +241,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(data, tmp_path):
         write_d4rl(path, data, {"x": Unprintable()}, force=True)
     assert [item.name for item in tmp_path.iterdir()] == ["data.hdf5"]
     assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_last_row_has_the_time_out_that_it_has_whatever_the_others_have(last, data, tmp_path):
+    truncated = torch.zeros_like(data.truncated)
+    truncated[1], truncated[-1] = not last, last
+    end = torch.zeros_like(data.episode_end)
+    end[[1, -1]] = True
+    changed = replace(data, truncated=truncated, episode_end=end, terminated=torch.zeros_like(data.terminated))
+    write_d4rl(tmp_path / "data.hdf5", changed)
+    with h5py.File(tmp_path / "data.hdf5") as file:
+        assert file["timeouts"][[1, 9]].tolist() == [True, last]

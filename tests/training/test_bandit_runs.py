@@ -177,3 +177,12 @@ def test_bandits_are_compared_with_bandits_only():
     config = replace(load_preset("sac", "demo-sim"), baselines=("linucb/s1",))
     with pytest.raises(ValueError, match="cannot be compared: they are measured by return and regret per round"):
         plan_baselines("sac", config, "demo-sim")
+
+
+def test_a_horizon_below_the_steps_is_refused_and_doubling_needs_none(tmp_path, capsys):
+    short = ("dynlin-ucb", "--preset", "s1", "--steps", "300", "--threads", "1", "--num-envs", 2)
+    assert train(tmp_path, *short, "--agent.horizon", "200") == 2
+    assert "--agent.horizon is 200, but the run has 300 rounds (--steps)" in capsys.readouterr().err
+    assert train(tmp_path, *short, "--agent.doubling", name="anytime") == 0
+    config = yaml.safe_load((tmp_path / "anytime" / "config.yaml").read_text())
+    assert (config["agent"]["doubling"], config["agent"]["horizon"], config["steps"]) == (True, 64, 300)

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import tyro
 
-from surefoot.evaluation.policies import load_any
 from surefoot.evaluation.policy_files import policy_path
 from surefoot.evaluation.storage import write_atomically
+from surefoot.training.cli.opening import Opening, open_all
+from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
 from surefoot.training.report.card import card
 from surefoot.training.runs.shared_policy import facts_of, read_stress
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Opening):
     """The policy, and what its file does not say."""
 
     policy: tyro.conf.Positional[Path]
-    """A run folder, policy file (.pt) or Stable-Baselines3 archive (.zip)."""
+    """A run folder or whatever else `surefoot evaluate` opens."""
     stress: Path | None = None
     """JSON file of `surefoot stress`; default: where that command puts it."""
     out: Path | None = None
@@ -29,20 +30,14 @@ class Request:
     """Licence of the policy, as the Hub names it: mit, apache-2.0, ..."""
     task: str | None = None
     """Gymnasium id of the task, where neither file nor stress test says it."""
-    checkpoint: str = "latest"
-    """Checkpoint of a run folder: `latest`, `best` or its step."""
-    allow_pickle: bool = False
-    """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
-    allow_code: bool = False
-    """Import the module that the file names for its task (`module:EnvId`), and run TorchScript programs."""
 
 
 def main(arguments: list[str]) -> int:
     """Write the card and return the exit code."""
-    request = tyro.cli(Request, args=arguments, prog="surefoot card")
-    require_output(request.out, ".md")
-    text = text_of(request)
+    request = read_options(Request, args=arguments, prog="surefoot card")
     out = request.out or _default_out(request.policy)
+    require_output(out, ".md")
+    text = text_of(request)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, lambda file: file.write(text.encode()))
     print(f"card: {out}")
@@ -52,9 +47,7 @@ def main(arguments: list[str]) -> int:
 def text_of(request: Request, name: str | None = None) -> str:
     """Return the card of a request; `ValueError` where the task is not known."""
     path = request.policy
-    policy = load_any(
-        path, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle, allow_code=request.allow_code
-    )
+    (policy,) = open_all([path], request)
     stress = read_stress(path, request.stress)
     known = [policy.env_config.id] if policy.env_config else []
     known += [stress["policies"][0]["env"]["id"]] if stress else []

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ from surefoot.offline_data.health import Health, check_health
 from surefoot.offline_data.minari_io import Format, local_ids, minari_metadata, require_id
 from surefoot.offline_data.scores import ADDRESS, D4RL_DATASETS, REFERENCE_SCORES, find_d4rl
 from surefoot.offline_data.sources import d4rl_path, is_minari, sample_names
-from surefoot.training.cli.options import REGISTRY, laid_over
+from surefoot.training.cli.options import laid_over, read_options
 from surefoot.training.cli.outputs import require_output
 from surefoot.training.loop.behaviour import documented_epsilon, record_behaviour
 from surefoot.training.runs import folder as run_folder
@@ -53,7 +53,18 @@ def main(arguments: list[str]) -> int:
     if name == "collect":
         command = partial(collect, env=_task_of_policy(rest))
     prog = f"surefoot data {name}"
-    return tyro.cli(command, args=rest, prog=prog, description=command_help(name), registry=REGISTRY) or 0
+    call = read_options(_later(command), args=rest, prog=prog, description=command_help(name))
+    return call() or 0
+
+
+def _later(command: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """Return a function with the parameters of `command` that returns its call: what reads options is done by then."""
+
+    @wraps(command)
+    def call(*given: Any, **named: Any) -> Callable[[], Any]:
+        return partial(command, *given, **named)
+
+    return call
 
 
 def list_sources(*, as_json: Json = False) -> None:

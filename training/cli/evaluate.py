@@ -25,10 +25,11 @@ from surefoot.evaluation.episodes import NUM_ENVS, evaluate
 from surefoot.evaluation.figures.caption import caption_of_policy
 from surefoot.evaluation.figures.video import STEPS as VIDEO_STEPS
 from surefoot.evaluation.figures.video import record_episode
-from surefoot.evaluation.policies import AnyPolicy, fitted, for_task, load_any
+from surefoot.evaluation.policies import AnyPolicy, fitted, for_task
 from surefoot.evaluation.statistics import iqm, stratified_bootstrap
 from surefoot.evaluation.storage import load
-from surefoot.training.cli.options import REGISTRY, laid_over
+from surefoot.training.cli.opening import Opening, open_all
+from surefoot.training.cli.options import laid_over, read_options
 from surefoot.training.cli.outputs import require_output
 from surefoot.training.cli.results import (
     exit_code,
@@ -51,7 +52,7 @@ STATISTICS: dict[str, Callable[..., Any]] = {"iqm": iqm, "mean": np.mean, "media
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Opening):
     """The policies to evaluate, and how."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
@@ -75,14 +76,6 @@ class Request:
     `seed + i`."""
     seeds: tuple[int, ...] = (10_000,)
     """Reset seeds; the default differs from those that training selected its best policy by."""
-    checkpoint: str = "latest"
-    """Checkpoint to evaluate: `latest`, `best` or its step."""
-    normalizer: Path | None = None
-    """The vecnormalize.pkl of the archives, where it does not lie beside them; `none`: leave one that does out."""
-    allow_pickle: bool = False
-    """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
-    allow_code: bool = False
-    """Run TorchScript programs, and import the modules that a file names for its task (`module:EnvId`)."""
     video: bool = False
     """Also record the first episode of every run as an MP4."""
     video_steps: int = VIDEO_STEPS
@@ -99,17 +92,7 @@ def main(arguments: list[str]) -> int:
     request = replace(request, runs=tuple(folder for run in request.runs for folder in seed_folders(run)))
     check(request)
     device = pick_device(request.device)
-    chosen = [
-        load_any(
-            path,
-            checkpoint=request.checkpoint,
-            normalizer=request.normalizer,
-            allow_pickle=request.allow_pickle,
-            allow_code=request.allow_code,
-            device=device,
-        )
-        for path in request.runs
-    ]
+    chosen = open_all(request.runs, request, device)
     for run in request.runs if request.checkpoint == "best" else ():
         if run.is_dir():
             print(f"{run}: best.pt was chosen by {best_in_words(run)}")
@@ -156,7 +139,7 @@ def _film(path: Path, policy: AnyPolicy, task: EnvConfig, request: Request, reco
 def parse(arguments: Sequence[str], env: EnvConfig | None = None) -> Request:
     """Return the request; the fields of `env` are the defaults of the `--env` options."""
     default = Request(runs=()) if env is None else Request(runs=(), env=env)
-    request = tyro.cli(Request, args=arguments, default=default, prog="surefoot evaluate", registry=REGISTRY)
+    request = read_options(Request, args=arguments, default=default, prog="surefoot evaluate")
     return replace(request, env=laid_over(request.env, default.env))
 
 

@@ -15,34 +15,28 @@ from surefoot.envs import EnvConfig
 from surefoot.envs.names import action_signals, observation_signals
 from surefoot.evaluation.describe import describe
 from surefoot.evaluation.onnx_export import CHECKED, TOLERANCE, deployed, export
-from surefoot.evaluation.policies import AnyPolicy, load_any
+from surefoot.evaluation.policies import AnyPolicy
+from surefoot.training.cli.opening import Opening, open_all
+from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
 from surefoot.training.runs.shared_policy import read_stress
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Opening):
     """The policy, and the file to write."""
 
     policy: tyro.conf.Positional[Path]
-    """A run folder, policy file (.pt) or Stable-Baselines3 archive (.zip)."""
+    """A run folder or whatever else `surefoot evaluate` opens whose policy is a network."""
     out: tyro.conf.Positional[Path]
     """The .onnx file."""
-    checkpoint: str = "latest"
-    """Checkpoint of a run folder: `latest`, `best` or its step."""
-    allow_pickle: bool = False
-    """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
-    allow_code: bool = False
-    """Import the module that the file names for its task (`module:EnvId`), and run TorchScript programs."""
 
 
 def main(arguments: list[str]) -> int:
     """Write the model, say what goes in and out, and return the exit code."""
-    request = tyro.cli(Request, args=arguments, prog="surefoot export")
+    request = read_options(Request, args=arguments, prog="surefoot export")
     require_output(request.out, ".onnx")
-    policy = load_any(
-        request.policy, checkpoint=request.checkpoint, allow_pickle=request.allow_pickle, allow_code=request.allow_code
-    )
+    (policy,) = open_all([request.policy], request)
     export(policy, request.out, metadata_of(request.policy, policy), checkpoint=request.checkpoint)
     module = deployed(policy, request.checkpoint)
     inputs, outputs = (["obs", *module.signature.inputs], ["action", *module.signature.outputs])

@@ -1,11 +1,14 @@
-"""What the command lines of several commands share: how a task's keyword arguments are written."""
+"""What the command lines of several commands share: how values are written, and what a wrong one looks like."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 import yaml
@@ -64,6 +67,34 @@ def _write(value: dict[str, Any]) -> list[str]:
         return yaml.safe_dump(item, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
 
     return [word for key, item in value.items() for word in (key, text(item))]
+
+
+T = TypeVar("T")
+# tyro's box around a value that its type refuses: a title, the message, a rule, help.
+REFUSED = re.compile(
+    r"^[^\w\n]*Value error[^\w\n]*\n(?:[ -]*\n)?(?P<message>.*?)\n[│ ]*[─-]{9,}[│ ]*$",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def read_options(form: Callable[..., T] | type[T], **settings: Any) -> T:
+    """Return what `tyro.cli` reads; a value that a type refuses is one line, in the form of all other errors."""
+    said = io.TextIOWrapper(io.BytesIO(), encoding=sys.stderr.encoding or "utf-8")  # tyro draws what that can show
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(form, **{"registry": REGISTRY, **settings})
+    finally:
+        said.seek(0)
+        text = said.read()
+        print(_in_one_line(text) or text, end="", file=sys.stderr)
+
+
+def _in_one_line(text: str) -> str | None:
+    found = REFUSED.search(text)
+    if found is None:
+        return None
+    message = " ".join(found["message"].replace("│", " ").split())
+    return f"surefoot: error: {re.sub(r'^Error parsing (?!-)[^:]*: |^Error parsing ', '', message)}\n"
 
 
 def laid_over(task: EnvConfig, base: EnvConfig) -> EnvConfig:

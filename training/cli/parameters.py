@@ -18,7 +18,7 @@ from surefoot.envs.model_parameters import names_of
 from surefoot.envs.signals import sensor_count, sensor_groups
 from surefoot.envs.task_parameters import TaskParameters, has_model, is_time_aware
 from surefoot.evaluation.storage import write_atomically
-from surefoot.training.cli.options import REGISTRY
+from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
 from surefoot.training.runs.console import print_table
 
@@ -50,7 +50,7 @@ class Request:
 
 def main(arguments: list[str]) -> int:
     """Print the parameters of a task, write the set, and return the exit code."""
-    request = tyro.cli(Request, args=arguments, prog="surefoot parameters", registry=REGISTRY)
+    request = read_options(Request, args=arguments, prog="surefoot parameters")
     require_output(request.yaml, ".yaml", ".yml")
     config = EnvConfig(request.task, request.physics, kwargs=request.kwargs)
     found = disturbances(config, per_part=request.per_part)

@@ -7,10 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from surefoot.evaluation.policy_files import policy_path
 from surefoot.training.cli import card
+from surefoot.training.cli.options import read_options
 from surefoot.training.runs.shared_policy import stress_page
 
 
@@ -26,7 +25,7 @@ class Request(card.Request):
 
 def main(arguments: list[str]) -> int:
     """Send card, policy and stress test in one commit, and return the exit code."""
-    request = tyro.cli(Request, args=arguments, prog="surefoot push")
+    request = read_options(Request, args=arguments, prog="surefoot push")
     if request.to.count("/") != 1 or not all(request.to.split("/")):
         raise ValueError(f"--to is {request.to!r}; it is the repository, ORG/NAME")
     own = {field.name: getattr(request, field.name) for field in fields(card.Request)}

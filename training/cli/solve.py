@@ -24,7 +24,7 @@ from surefoot.envs import EnvConfig, make_vec
 from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.tables import is_table, read_table
 from surefoot.training.cli import solve_models
-from surefoot.training.cli.options import REGISTRY
+from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
 from surefoot.training.runs.console import print_table
 
@@ -71,7 +71,7 @@ class Request:
 def main(arguments: list[str]) -> int:
     """Solve, print the table, draw the distributions, and return the exit code."""
     torch.set_num_threads(1)  # the tensors are small, and threads would wait for each other
-    request = tyro.cli(Request, args=arguments, prog="surefoot solve", registry=REGISTRY)
+    request = read_options(Request, args=arguments, prog="surefoot solve")
     require_output(request.json, ".json")
     require_output(request.out, ".png", ".pdf", ".svg")
     if request.models:

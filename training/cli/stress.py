@@ -16,11 +16,12 @@ from surefoot.configs.ranges import LARGEST_SEED, require_between
 from surefoot.envs import SETS, EnvConfig, UncertaintySet, disturbances
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
 from surefoot.evaluation.describe import Record, describe
-from surefoot.evaluation.policies import AnyPolicy, fitted, for_task, load_any
+from surefoot.evaluation.policies import AnyPolicy, fitted, for_task
 from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.stress.measure import SEED, stress
 from surefoot.evaluation.uncertainty_grid import load_set
-from surefoot.training.cli.options import REGISTRY, laid_over
+from surefoot.training.cli.opening import Opening, open_all
+from surefoot.training.cli.options import laid_over, read_options
 from surefoot.training.cli.outputs import require_output
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.folder import seed_folders
@@ -31,7 +32,7 @@ BUDGET, EVERYTHING = 2_000, "disturbances"
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Opening):
     """The policies to stress, and how."""
 
     policies: tyro.conf.Positional[tuple[Path, ...]]
@@ -43,16 +44,11 @@ class Request:
     ranges. By default that and the task's largest published set."""
     budget: int = BUDGET
     """Episodes per policy, all parts together."""
+    worst_moment: int = 0
+    """Also search for the moment of an episode at which the worst point of each set hurts most, if it lasts so many
+    steps and the dynamics are nominal before and after; 0: not. Its episodes come on top of the budget."""
     seed: int = SEED
     """First reset seed; the parts of the test take theirs from it, 100,000 apart."""
-    checkpoint: str = "latest"
-    """Checkpoint of a run folder: `latest`, `best` or its step."""
-    normalizer: Path | None = None
-    """The vecnormalize.pkl of the archives, where it does not lie beside them; `none`: leave one that does out."""
-    allow_pickle: bool = False
-    """Let Stable-Baselines3 itself open archives that cannot be read otherwise, which runs code stored in them."""
-    allow_code: bool = False
-    """Run TorchScript programs, and import the modules that a file names for its task (`module:EnvId`)."""
     out: Path | None = None
     """The HTML file; the JSON file is written next to it. Default: `stress.html` in the first policy's run folder, or
     its name with `-stress.html` next to its file."""
@@ -65,6 +61,8 @@ def main(arguments: list[str]) -> int:
     request = parse(arguments)
     request = replace(request, policies=tuple(folder for path in request.policies for folder in seed_folders(path)))
     check(request)
+    for suffix in (".html", ".json"):
+        require_output(out_of(request).with_suffix(suffix))
     torch.set_num_threads(1)  # the cores are the physics'; a policy's small products would only wait for each other
     device = pick_device(request.device)
     chosen, task = _opened(arguments, request, device)
@@ -77,7 +75,7 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: Sequence[str], env: EnvConfig | None = None) -> Request:
     """Return the request; the fields of `env` are the defaults of the `--env` options."""
     default = Request(policies=()) if env is None else Request(policies=(), env=env)
-    request = tyro.cli(Request, args=arguments, default=default, prog="surefoot stress", registry=REGISTRY)
+    request = read_options(Request, args=arguments, default=default, prog="surefoot stress")
     return replace(request, env=laid_over(request.env, default.env))
 
 
@@ -89,26 +87,14 @@ def check(request: Request) -> None:
         raise ValueError("the same policy is given twice")
     if not 0 <= request.seed <= LARGEST_SEED:
         raise ValueError(f"--seed is {request.seed}; reset seeds are numbers from 0 to {LARGEST_SEED:,}")
-    require_between(request, {"budget": (1, 100_000_000)})
+    require_between(request, {"budget": (1, 100_000_000), "worst_moment": (0, 1_000_000)})
     if request.out is not None and request.out.suffix != ".html":
         raise ValueError(f"--out {request.out}: the page is an .html file; the JSON file is written next to it")
-    require_output(request.out, ".html")
 
 
 def _opened(arguments: Sequence[str], request: Request, device: torch.device) -> tuple[list[AnyPolicy], EnvConfig]:
     """Return the policies ready for their one task, and that."""
-    opened = [
-        load_any(
-            path,
-            checkpoint=request.checkpoint,
-            normalizer=request.normalizer,
-            allow_pickle=request.allow_pickle,
-            allow_code=request.allow_code,
-            device=device,
-        )
-        for path in request.policies
-    ]
-    ready = [_for_task(arguments, request, policy) for policy in opened]
+    ready = [_for_task(arguments, request, policy) for policy in open_all(request.policies, request, device)]
     tasks = {describe(asdict(task)): task for _, task in ready}
     if len(tasks) > 1:
         raise ValueError(f"the policies are of different tasks ({'; '.join(tasks)}); stress those of one task together")
@@ -160,7 +146,8 @@ def measure(
     policies = []
     for name, policy in zip(short_names(request.policies), chosen, strict=True):
         print(f"{name}: {request.budget:,} episodes on {task.id}, sets {', '.join(one.name for one in sets)}")
-        found = stress(policy.act, task, sets, budget=request.budget, seed=request.seed, device=device, tell=_tell)
+        settings = {"budget": request.budget, "seed": request.seed, "moment": request.worst_moment}
+        found = stress(policy.act, task, sets, **settings, device=device, tell=_tell)
         known = {"label": policy.label, "agent": policy.agent_name, "step": policy.step}
         origin = {"training_seed": policy.training_seed, "sha256": policy.sha256, "notes": list(policy.notes)}
         policies.append({"name": name, **known, **origin, **found})
@@ -196,8 +183,15 @@ def not_tried(policies: Sequence[Record], sets: Sequence[UncertaintySet]) -> lis
     published = {one.name for one in SETS.values() if _same_task(one.env, policies[0]["env"]["id"])}
     if rest := sorted(published - {one.name for one in sets}):
         lines.append(f"further published sets of the task: {', '.join(rest)}")
-    lines.append("parameters that change within an episode, other starts than the task's own, longer episodes")
+    moment = policies[0]["sets"][0].get("worst_moment")
+    change = f" otherwise than for {moment['duration']} steps" if moment else ""
+    lines.append(f"parameters that change within an episode{change}, other starts than the task's own, longer episodes")
     return lines
+
+
+def out_of(request: Request) -> Path:
+    """Return where the page goes."""
+    return request.out or stress_page(request.policies[0])
 
 
 def write(request: Request, content: Record) -> None:
@@ -205,8 +199,7 @@ def write(request: Request, content: Record) -> None:
     from surefoot.training.report.stress import page, parts_of, where  # matplotlib takes half a second
     from surefoot.training.report.stress_figures import worst_set
 
-    out = request.out or stress_page(request.policies[0])
-    text = page(content)
+    out, text = out_of(request), page(content)
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = json.dumps(content, indent=1) + "\n"
     write_atomically(out.with_suffix(".json"), lambda file: file.write(numbers.encode()))

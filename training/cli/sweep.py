@@ -18,6 +18,7 @@ from surefoot.configs.allowed_modules import flag_to_go_on
 from surefoot.configs.casting import option
 from surefoot.configs.yaml_text import parse_yaml
 from surefoot.training.cli.errors import one_line_errors
+from surefoot.training.cli.options import read_options
 from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
 from surefoot.training.runs.console import quoted
@@ -107,7 +108,7 @@ def execute_one(run: AnyRun, stop: StopRequest) -> None:
 def parse(arguments: Sequence[str]) -> Launch:
     """Return the launch: options lie over the file, or over the sweep that is resumed."""
     default = Launch(_starting_point(arguments))
-    launch = tyro.cli(
+    launch = read_options(
         Launch,
         args=arguments,
         default=default,

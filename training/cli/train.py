@@ -15,7 +15,7 @@ from surefoot.configs import preset_names
 from surefoot.configs.allowed_modules import flag_to_go_on
 from surefoot.configs.casting import read_yaml
 from surefoot.training.cli.errors import one_line_errors, program
-from surefoot.training.cli.options import REGISTRY, laid_over, long_names
+from surefoot.training.cli.options import laid_over, long_names, read_options
 from surefoot.training.config.presets import default_config, from_plain, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.finite import NOT_FINITE
@@ -101,10 +101,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, Launch[Any]]:
     spec = agents.get(agent_name)
     presets = ", ".join(preset_names(agent_name)) or "none"
     form: Any = Launch[type(config.agent)]  # type: ignore[misc]  # only known now, which is what tyro is for
-    launch = tyro.cli(
+    launch = read_options(
         form,
         args=options,
-        registry=REGISTRY,
         default=Launch(config, preset),
         prog=f"{program()} {agent_name}",
         description=f"{spec.summary}. Presets: {presets}.",

@@ -27,6 +27,7 @@ def page(content: Record) -> str:
         _curves(records),
         *_maps(records),
         _worst_points(records),
+        *_moments(records),
         _failures(records),
         _untried(content),
         _method(content),
@@ -218,6 +219,41 @@ def _worst_points(records: Sequence[Record]) -> str:
         "allows for points that were not tried, as far as a smooth surface through all that were says.</p>"
     )
     return section("The worst point of each set", table(header, rows, words=True), text)
+
+
+def _moments(records: Sequence[Record]) -> Iterator[str]:
+    if "worst_moment" not in records[0]["sets"][0]:
+        return
+    drawings = [figures.moments(records, b) for b in range(len(records[0]["sets"]))]
+    pairs = [(record, box, box["worst_moment"]) for record in records for box in record["sets"]]
+    rows = [
+        [
+            escape(box["name"]),
+            escape(record["name"]),
+            escape(where(found["at"])),
+            f"{found['duration']} steps from step {found['onset']} on",
+            with_interval(found),
+            shown(found["nominal"]),
+            with_interval(box["worst"]),
+            f"{len(found['tried'])}, {found['episodes']} episodes",
+        ]
+        for record, box, found in pairs
+    ]
+    header = [
+        "set",
+        "policy",
+        "disturbed by",
+        "worst moment",
+        "mean return then",
+        "without it",
+        "for the whole episode",
+    ]
+    text = (
+        "<p class='soft'>An adversary that chooses when: the worst point of the set holds for a few steps only, and "
+        "the dynamics are nominal before and after. It tries moments over the whole episode, then ever nearer to the "
+        "worst one; what is reported comes from seeds that did not choose the moment.</p>"
+    )
+    yield section("The worst moment", gallery(drawings), table([*header, "moments tried"], rows, words=True), text)
 
 
 def _failures(records: Sequence[Record]) -> str:

@@ -88,6 +88,31 @@ def pair_map(record: Record, box: Record, number: int, limits: tuple[float, floa
     return drawing(f"{record['name']}, {box['name']}: {parameter_label(across)}, {parameter_label(up)}", draw, caption)
 
 
+def moments(records: Sequence[Record], box: int) -> str:
+    """Draw the mean return of each policy over the step at which the worst point of a set begins to hold."""
+    found = [record["sets"][box]["worst_moment"] for record in records]
+
+    def draw(axes: Axes) -> None:
+        for record, one, style in zip(records, found, styles(records), strict=True):
+            onsets, means = zip(*((int(onset), mean) for onset, mean in one["tried"].items()), strict=True)
+            axes.plot(onsets, means, style.dash, marker="o", ms=3, color=style.color, lw=1.6)
+            axes.plot([], [], style.dash, color=style.color, label=record["name"])
+            axes.plot(one["onset"], one["mean"], "s", ms=9, color="none", mec=style.color, mew=1.6)
+            axes.axhline(one["nominal"], color=style.color, lw=0.8, ls=":")
+        axes.plot([], [], "s", ms=9, color="none", mec=INK, label="worst, on fresh seeds")
+        axes.plot([], [], ":", color=INK, label="without the disturbance")
+        axes.set(xlabel="step from which the disturbance holds", ylabel=MEAN_RETURN)
+        axes.grid(True, linewidth=0.5, alpha=0.35)
+        _legend_below(axes)
+
+    episodes = found[0]["episodes_per_onset"]
+    shows = (
+        f"point: mean over {episodes} episodes in which the worst point holds for {found[0]['duration']} steps; no band"
+    )
+    caption = caption_of_stress(records, "moment", episodes, shows)
+    return drawing(f"{records[0]['sets'][box]['name']}: when the worst point hurts most", draw, caption)
+
+
 def tail_distributions(record: Record) -> str:
     """Draw which fraction of episodes returned at most so much: nominal, over the worst set, at the worst point."""
     box = worst_set(record)

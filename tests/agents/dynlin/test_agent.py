@@ -295,6 +295,28 @@ def test_with_epochs_of_one_round_and_without_c1_it_is_linucb_log():
 # ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("name", "factor"), [("dynlin-ucb", 1.25), ("batch-exp3", 2.0)])
+def test_without_a_horizon_the_regret_is_not_much_more(name, factor):
+    """Doubling from 64: no sample is lost, and λ and δ are within a factor 2 of those of the round."""
+    known = regret(name, 8192, num_envs=20)
+    doubled = play(make(name, num_envs=20, doubling=True, horizon=64, rounds_per_step=1000), 8192)
+    assert doubled.turns.horizon in (8192, 16384)  # the last epoch may pass 8192
+    assert float(doubled.regret.total.mean()) <= factor * float(known.mean())
+
+
+def test_bounds_that_decide_are_said_once_when_half_of_the_horizon_is_over():
+    loose = make("dynlin-ucb", horizon=1000, state_norm_bound=300.0)
+    notes = []
+    while loose.regret.t < 1000:
+        notes += [(loose.regret.t, line) for line in loose.step().notes]
+    assert len(notes) == 1
+    assert notes[0][0] >= 500
+    assert "bounds decide, not data" in notes[0][1]
+    assert loose.state_dict()["noted"] is True
+    tight = make("dynlin-ucb", horizon=1000, bias_scale=0.0, ridge=0.5)
+    assert not any(tight.step().notes for _ in range(10))
+
+
 def test_epochs_and_rounds_give_the_same_regret():
     epochs, rounds = (regret("dynlin-ucb", 2000, num_envs=40, path=path) for path in ("epochs", "rounds"))
     error = (epochs.var() / 40 + rounds.var() / 40).sqrt()

@@ -394,3 +394,12 @@ def test_a_tensor_task_is_tried_at_its_start_and_step_by_step(num_envs):
     expected = [env.reset(seed=3)[0], *(env.step(torch.full((num_envs, 1), 0.5))[0] for _ in range(2))]
     np.testing.assert_array_equal(seen, torch.stack(expected).numpy())
     assert probe.indistinct(task, own, own.axes(3), steps=5) == {}
+
+
+@pytest.mark.parametrize("rate", [True, False])
+def test_a_push_that_did_not_come_within_the_probe_is_not_called_without_effect(rate):
+    parameters = [Parameter("push.cart", 0.0, 5.0), Parameter("push_rate", 0.0, 0.1)][: 1 + rate]
+    own = UncertaintySet("own", "InvertedPendulum-v5", tuple(parameters))
+    assert probe.indistinct(EnvConfig("InvertedPendulum-v5"), own, own.axes(3), steps=5) == {}
+    found = probe.indistinct(EnvConfig("InvertedPendulum-v5"), own, [np.zeros(3), *own.axes(3)[1:]], steps=5)
+    assert list(found) == ["push.cart"] * rate

@@ -129,6 +129,13 @@ def test_a_function_is_named_by_its_module(tmp_path, monkeypatch):
             load_any(name)
 
 
+def test_a_function_that_raises_is_one_line_with_the_place(tmp_path, monkeypatch):
+    (tmp_path / "my_broken_policies.py").write_text("def act(obs):\n    raise RuntimeError('no\\nmodel')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^my_broken_policies:act: raised RuntimeError: no model \(.*, line 2\)$"):
+        ready("my_broken_policies:act").act(obs())
+
+
 def test_a_function_of_python_is_a_policy_with_its_task():
     loaded = surefoot.load_policy(lambda obs: np.tanh(obs @ WEIGHT), "Pendulum-v1")
     np.testing.assert_allclose(loaded.predict(obs().numpy()), np.tanh(obs().numpy() @ WEIGHT), atol=1e-6)

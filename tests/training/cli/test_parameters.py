@@ -58,3 +58,25 @@ def test_a_fixed_parameter_without_a_value_is_refused_by_the_parser(tmp_path, ca
     assert main(["parameters", "CartPole-v1", "--physics.parameters", "mass", "--yaml", str(file)]) == 2
     assert "'mass' must be NAME=VALUE" in capsys.readouterr().err
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            ["parameters", "CartPole-v1", "--physics.parameters", "gravity=strong"],
+            "physics.parameters: 'gravity=strong' must be NAME=VALUE with a finite number",
+        ),
+        (["stress", "a.zip", "--budget", "many"], "--budget: many is not a whole number"),
+        (["data", "collect", "behaviour", "a.hdf5", "--steps", "many"], "--steps: many is not a whole number"),
+        (
+            ["train", "sac", "--env.physics.parameters", "mass"],
+            "physics.parameters: 'mass' must be NAME=VALUE, each name",
+        ),
+    ],
+)
+def test_a_value_that_its_type_refuses_is_one_line_in_the_programs_own_form(command, message, capsys):
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"surefoot: error: {message}")
+    assert error.count("\n") == 1

@@ -49,6 +49,7 @@ def test_two_policies_on_one_page(make_run, tmp_path, capsys):
         (["--env.id", "Pendulum-v1"], "maps observations"),
         (["--out", "page.md"], ".html"),
         (["--seed", "-1"], "--seed is -1"),
+        (["--budget", "0"], "--budget is 0"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(options, said, make_run, tmp_path, capsys):
@@ -59,6 +60,43 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(options, said, make_ru
     assert said in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_worst_moment_is_on_the_page_and_in_the_numbers(make_run, tmp_path, capsys):
+    run, out = make_run("a", env=POLE), tmp_path / "page.html"
+    call = ["stress", str(run), "--sets", "inverted-pendulum-1", "--budget", "170", "--worst-moment", "3"]
+    assert main([*call, "--out", str(out)]) == 0
+    (box,) = json.loads(out.with_suffix(".json").read_text())["policies"][0]["sets"]
+    found = box["worst_moment"]
+    assert found["at"] == box["worst"]["at"]
+    assert (found["duration"], found["episodes_per_onset"]) == (3, 10)
+    assert found["mean_when_chosen"] == min(found["tried"].values()) == found["tried"][str(found["onset"])]
+    assert found["interval"][0] <= found["mean"] <= found["interval"][1]
+    text = out.read_text()
+    assert "<h2>The worst moment</h2>" in text
+    assert f"3 steps from step {found['onset']} on" in text
+    assert "change within an episode otherwise than for 3 steps" in text
+    assert main([*call[:-1], "-1"]) == 2
+    assert "--worst-moment is -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "name"),
+    [
+        ("stress", ["--out"], "a.html"),
+        ("card", ["--out"], "a.md"),
+        ("export", [], "a.onnx"),
+        ("evaluate", ["--json"], "a.json"),
+    ],
+)
+def test_where_nothing_can_be_written_is_said_before_anything_is_opened(command, options, name, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    call = [command, str(tmp_path / "gone.zip"), *options, str(tmp_path / "file" / name)]
+    assert main(call) == 2
+    error = capsys.readouterr().err
+    assert "is a file, not a folder" in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_policies_of_different_tasks_do_not_share_a_page(make_run, capsys):

@@ -248,3 +248,26 @@ def test_names_of_a_state_are_pytorchs():
         states.append(one.state_dict())
     assert [set(s["state"][0]) for s in states] == [{"step", "exp_avg", "exp_avg_sq"}] * 2
     assert set(states[0]["param_groups"][0]) == set(states[1]["param_groups"][0])
+
+
+def test_a_native_step_moves_a_flat_target_as_a_soft_update_would():
+    ours, theirs = parameters(), parameters()
+    g = torch.Generator().manual_seed(3)
+    start = [torch.randn(shape, generator=g) for shape in SHAPES]
+    targets, wanted = [nn.Parameter(t.clone()) for t in start], [nn.Parameter(t.clone()) for t in start]
+    whole = Flat(targets)
+    for optimiser, params in ((FlatAdam([{"params": ours}], 1e-2, 1e-8, is_native=True), ours), (None, theirs)):
+        for p, gradient in zip(params, gradients(0), strict=True):
+            p.grad = gradient.clone() if optimiser is None else p.grad.copy_(gradient)
+        if optimiser is not None:
+            optimiser.take(whole.values, 0.25)
+    torch.optim.Adam(theirs, lr=1e-2, fused=True).step()
+    soft_update(wanted, theirs, 0.25)
+    assert_close(targets, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_torch_step_takes_any_type():
+    ours, theirs = ([nn.Parameter(p.detach().double()) for p in parameters()] for _ in range(2))
+    for optimiser, params in ((flat(ours, "torch"), ours), (pytorchs(theirs), theirs)):
+        take_step([optimiser], sum(p.square().sum() for p in params))
+    assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

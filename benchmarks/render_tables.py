@@ -313,6 +313,32 @@ def grid_speed(result: Result) -> str:
     return markdown(header, rows) + f"\n\nLargest process with a grid of {memory}."
 
 
+def worlds(result: Result) -> str:
+    """Return the speed and memory of both backends against the number of worlds; of a CPU by its own time alone."""
+    parts, gpu = result["parts"], result["device"] != "CPU"
+    speed = "steps_per_second" if gpu else "steps_per_cpu_second"
+    unit = "control steps per second" if gpu else "control steps per second of CPU time"
+    header = (
+        f"HalfCheetah on {result['device']}, backend",
+        "worlds",
+        unit,
+        "GPU MB" if gpu else "peak MB of the process",
+    )
+    rows = [
+        (part["backend"], f"{part['worlds']:,}", f"{part[speed]:,}", part.get("gpu_mb", part.get("peak_mb")))
+        for name, part in parts.items()
+        if name.startswith("speed") and "error" not in part
+    ]
+    same, error = parts["determinism"]["the_same_bit_for_bit"], parts["equality"]["largest_error_after_10_steps"]
+    notes = [
+        f"Largest error against C after ten steps {error:.0e}",
+        f"two runs {'the same' if same else 'not the same'}",
+    ]
+    if "cpu_seconds" in parts["compile"] and parts["compile"]["fresh_cache"]:
+        notes.append(f"{parts['compile']['cpu_seconds']} s of CPU time until the first step, kernels compiled")
+    return markdown(header, rows) + f"\n\n{'; '.join(notes)}."
+
+
 def iwocs_exact(result: Result) -> str:
     """Return how often exact IWOCS certifies, and its path on the windy walk."""
     rows = [
@@ -717,6 +743,50 @@ def dynlin_ucb_full(result: Result) -> str:
         for name, cell in cells.items()
     ]
     return markdown(("configuration", "algorithm", "regret", "slope of the last decade", "CPU seconds"), rows)
+
+
+# The order of the methods on the pages; the two of the paper first.
+BANDITS = ("neufastcb", "neusquarecb", "neural-ucb, ν = 0.1", "neural-ucb, ν = 0.001", "neural-ts, ν = 0.1")
+BANDITS += ("neural-ts, ν = 0.001", "ee-net", "ε-greedy, ε = 0.05", "ε-greedy on losses", "greedy")
+BANDITS += ("contextual-linucb", "linear-squarecb", "uniform")
+
+
+def neural_bandits(result: Result) -> str:
+    """Return regret by method and task, then slopes, then what the two methods' own settings are worth on digits."""
+    jobs = {tuple(name.split("/", 1)): job for name, job in result["jobs"].items()}
+    tasks = list(dict.fromkeys(task for task, _ in jobs))
+    header = ["regret", *(f"{task}, T = {_rounds(jobs, task):,}" for task in tasks)]
+    rows = [[method, *(regret_cell(jobs.get((task, method))) for task in tasks)] for method in BANDITS]
+    slopes = [[method, *(slope_cell(jobs.get((task, method))) for task in tasks)] for method in BANDITS]
+    own = [
+        (method, regret_cell(job), number(job["quarters"][0]), number(job["last_quarter"]), f"{job['slope']:.2f}")
+        for (task, method), job in jobs.items()
+        if task == "digits" and method not in BANDITS
+    ]
+    parts = [markdown(header, rows), markdown(["slope of the last decade", *tasks], slopes)]
+    parts += [markdown(("on digits", "errors", "first quarter", "last quarter", "slope"), own)] if own else []
+    return "\n\n".join(parts)
+
+
+def _rounds(jobs: dict[tuple[str, ...], Result], task: str) -> int:
+    return next(int(job["rounds"]) for (of, _), job in jobs.items() if of == task)
+
+
+def regret_cell(job: Result | None) -> str:
+    return "" if job is None else f"{job['regret_mean']:.0f} ± {job['regret_std']:.0f}"
+
+
+def slope_cell(job: Result | None) -> str:
+    return "" if job is None else f"{job['slope']:.2f}"
+
+
+def neural_bandits_speed(result: Result) -> str:
+    """Return CPU time of a replicate-round in a loop of one and in a batch."""
+    rows = [
+        (*name.split("/"), number(cell["loop_us"]), number(cell["batch_us"]), number(cell["ratio"], 1))
+        for name, cell in result["cells"].items()
+    ]
+    return markdown(("data", "method", "one at a time, µs", f"{result['replicates']} at a time, µs", "ratio"), rows)
 
 
 def dynlin_speed(result: Result) -> str:
@@ -1234,6 +1304,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "resumes": resumes,
     "two_writers": two_writers,
     "soak": soak,
+    "worlds": worlds,
     "iwocs": iwocs,
     "sepsis": sepsis,
     "iwocs_exact": iwocs_exact,
@@ -1275,6 +1346,8 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dynlin_ucb_ball": dynlin_ucb_ball,
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,
+    "neural_bandits": neural_bandits,
+    "neural_bandits_speed": neural_bandits_speed,
     "dynamics_speed": dynamics_speed,
     "dynamics_speed_gpu": dynamics_speed_gpu,
     "mbpo_update_speed": mbpo_update_speed,

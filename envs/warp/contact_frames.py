@@ -4,7 +4,7 @@ A pyramidal friction cone depends on the two tangents of the contact's frame, an
 lay the first tangent along the capsule's axis, projected into the plane. MuJoCo Warp 4.0 does so only where the
 projection is longer than a half, that is, where the capsule leans by less than 60° from the plane; in C that question
 is asked of the axis itself, so the answer is always yes. Legs are steep: without this module Ant-v5 and Humanoid-v5
-move differently from their first contact on (qacc off by 5 in 165), with it they are equal to single precision.
+move differently from their first contact on; with it they are equal to single precision.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _FLAT = wp.constant(1e-6)  # an axis along the normal has no projection: then x,
 
 @wp.kernel
 def _align(
-    geom_type: wp.array(dtype=int),  # type: ignore[valid-type]
-    geom_xmat: wp.array2d(dtype=wp.mat33),  # type: ignore[valid-type]
-    count: wp.array(dtype=int),  # type: ignore[valid-type]
-    geom: wp.array(dtype=wp.vec2i),  # type: ignore[valid-type]
-    world: wp.array(dtype=int),  # type: ignore[valid-type]
-    frame: wp.array(dtype=wp.mat33),  # type: ignore[valid-type]
-):  # type: ignore[no-untyped-def]
+    geom_type: wp.array(dtype=int),
+    geom_xmat: wp.array2d(dtype=wp.mat33),
+    count: wp.array(dtype=int),
+    geom: wp.array(dtype=wp.vec2i),
+    world: wp.array(dtype=int),
+    frame: wp.array(dtype=wp.mat33),
+) -> None:
     i = wp.tid()
     if i >= count[0]:
         return

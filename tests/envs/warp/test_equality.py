@@ -31,6 +31,8 @@ CLOSE = 1e-4  # of 1 + |value|
 # A cheetah thrown about at full strength turns a single precision's rounding into 1e-3 rad/s within ten steps, and so
 # does C with another rounding (the test of growth, at full strength): step by step it is compared with smaller actions.
 STRENGTH = {"HalfCheetah-v5": 0.25}
+# It lies on up to thirty contacts whose forces it observes: those change by 4e-4 when C is rounded by 1e-7.
+TOLERANCE = {"HumanoidStandup-v5": 1e-3}
 NEWTON = ("Humanoid-v5", "HumanoidStandup-v5")  # whose solver in C, PGS, Warp does not have: compared with Newton there
 # The tasks that forget a small difference; a robot that is thrown about on its feet does not.
 CALM = ("Hopper-v5", "InvertedDoublePendulum-v5", "InvertedPendulum-v5", "Pusher-v5", "Reacher-v5", "Swimmer-v5")
@@ -100,7 +102,7 @@ def unending(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_ten_steps_of_every_task_are_those_of_c(name):
-    assert errors(EnvConfig(name)).max() < CLOSE
+    assert errors(EnvConfig(name)).max() < TOLERANCE.get(name, CLOSE)
 
 
 @pytest.mark.parametrize("name", FIFTY)
@@ -127,7 +129,7 @@ def rate(values):
 def test_a_published_set_has_the_same_effect_with_other_parameters_in_every_world(name):
     uncertainty = SETS[name]
     found = errors(EnvConfig(uncertainty.env), uncertainty)
-    assert found.max() < CLOSE
+    assert found.max() < TOLERANCE.get(uncertainty.env, CLOSE)
     stock = played(EnvConfig(uncertainty.env), None, "mujoco", 10)
     changed = played(EnvConfig(uncertainty.env), uncertainty, "mujoco", 10)
     assert error(stock[-1], changed[-1]).max() > 10 * found.max()  # the parameters do something that would be seen

@@ -1,0 +1,40 @@
+"""The measurement of many worlds: on a CPU it goes through all of its parts, or says in one line what it needs."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "worlds.sh"
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([SCRIPT, *arguments], env=environment, capture_output=True, text=True, timeout=280)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mujoco_warp") is None, reason="the extra warp is not installed")
+def test_a_dry_run_goes_through_every_part_and_prints_a_line_of_each():
+    done = call("--dry-run")
+    lines = {line.pop("part"): line for line in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 0, done.stdout + done.stderr
+    speeds = [f"speed, {backend}, {worlds}" for backend in ("mujoco", "warp") for worlds in (1, 2)]
+    assert list(lines) == ["compile", "equality", "determinism", *speeds, "grid"]
+    assert lines["equality"]["passed"]
+    assert lines["determinism"]["the_same_bit_for_bit"]
+    assert all(lines[name]["steps_per_second"] > 0 for name in speeds)
+    assert (lines["grid"]["episodes"], lines["grid"]["steps"]) == (8, 16)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and it would be measured")
+def test_without_a_gpu_one_line_says_what_can_be_done():
+    done = call()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(
+        "worlds.py: error: no CUDA device here; --device cpu measures this machine, --dry-run goes through all of it\n"
+    )

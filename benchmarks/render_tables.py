@@ -298,6 +298,23 @@ def soak(result: Result) -> str:
     return markdown(header, rows)
 
 
+def wrong_lines(result: Result) -> str:
+    """Return how many wrong command lines were refused."""
+    header = ("wrong lines", "refused", "in one line", "lines of the longest answer", "of these as processes, too")
+    names = ("lines", "refused", "one_line", "longest", "own_processes")
+    return markdown(header, [tuple(f"{result[name]:,}" for name in names)])
+
+
+def hostile_files(result: Result) -> str:
+    """Return, of all readers and of each, what became of changed files."""
+    names = ("trials", "refused", "read", "tracebacks", "hangs", "crashes", "outside")
+    jobs = result["jobs"]
+    rows = [(f"all {len(jobs)}", *(sum(job[name] for job in jobs.values()) for name in names))]
+    rows += [(name, *(job[key] for key in names)) for name, job in jobs.items()]
+    header = ("reader", "files", "refused", "read", "tracebacks", "hangs", "dead processes", "led elsewhere")
+    return markdown(header, [(name, *(f"{count:,}" for count in counts)) for name, *counts in rows])
+
+
 def grid_speed(result: Result) -> str:
     """Return the speeds over a grid, in parallel and one environment after another, in wall-clock and CPU time."""
     rows: list[tuple[Any, ...]] = []
@@ -1305,6 +1322,8 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "two_writers": two_writers,
     "soak": soak,
     "worlds": worlds,
+    "wrong_lines": wrong_lines,
+    "hostile_files": hostile_files,
     "iwocs": iwocs,
     "sepsis": sepsis,
     "iwocs_exact": iwocs_exact,

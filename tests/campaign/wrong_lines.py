@@ -209,7 +209,8 @@ KEPT: dict[Path, bytes] = {}
 
 def snapshot() -> set[tuple[str, int]]:
     """Return all that is in the working folder, with the time of its last change."""
-    return {(str(path), path.stat().st_mtime_ns if path.is_file() else 0) for path in Path().rglob("*")}
+    paths = [path for path in Path().rglob("*") if path.name != "lock"]  # of a run: who looked at it last
+    return {(str(path), path.stat().st_mtime_ns if path.is_file() else 0) for path in paths}
 
 
 def restore() -> None:

@@ -94,6 +94,7 @@ def main(options: Options) -> int:
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         readers = prepare(Path(place))
         for name in options.readers or readers:
+            readers[name].read(readers[name].file)  # which must be valid before it is changed
             before = records.results_of(NAME).get(name, {})
             counts, failures = campaign(readers[name], name, options, int(before.get("trials", 0)))
             found += len(failures)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from surefoot.agents.interface import AgentSpec  # not at run time: it takes PyTorch, and `--help` must be quick
 
 # name -> "module:attribute", in the groups of the README. Modules are imported when asked for, so `--help` stays quick.
-METHODS = {  # the seven papers
+METHODS = {  # the eight papers
     "h2o": "surefoot.agents.h2o:H2O_SPEC",
     "hnpg": "surefoot.agents.hnpg.agent:HNPG_SPEC",
     "nora": "surefoot.agents.nora.agent:NORA_SPEC",
@@ -20,6 +20,8 @@ METHODS = {  # the seven papers
     "dhn": "surefoot.agents.distributional.dhn.agent:DHN_SPEC",
     "mbpo": "surefoot.agents.lipschitz_mbrl.agent:MBPO_SPEC",
     "dynlin-ucb": "surefoot.agents.dynlin.agent:DYNLIN_UCB_SPEC",
+    "neusquarecb": "surefoot.agents.neural_bandits.agent:NEU_SQUARE_CB_SPEC",
+    "neufastcb": "surefoot.agents.neural_bandits.agent:NEU_FAST_CB_SPEC",
 }
 BASELINES = {  # what they are compared with, and the SAC backbone
     "sac-mix": "surefoot.agents.h2o:SAC_MIX_SPEC",
@@ -49,6 +51,12 @@ BASELINES = {  # what they are compared with, and the SAC backbone
     "human-budget": "surefoot.agents.dynlin.baselines:HUMAN_BUDGET_SPEC",
     "oracle": "surefoot.agents.dynlin.baselines:ORACLE_SPEC",
     "uniform": "surefoot.agents.dynlin.baselines:UNIFORM_SPEC",
+    "linear-squarecb": "surefoot.agents.neural_bandits.agent:LINEAR_SQUARE_CB_SPEC",
+    "contextual-linucb": "surefoot.agents.neural_bandits.baselines:CONTEXTUAL_LINUCB_SPEC",
+    "neural-ucb": "surefoot.agents.neural_bandits.baselines:NEURAL_UCB_SPEC",
+    "neural-ts": "surefoot.agents.neural_bandits.baselines:NEURAL_TS_SPEC",
+    "neural-epsilon-greedy": "surefoot.agents.neural_bandits.baselines:NEURAL_EPSILON_GREEDY_SPEC",
+    "ee-net": "surefoot.agents.neural_bandits.baselines:EE_NET_SPEC",
 }
 REFERENCES = {  # other people's implementations
     "sb3-sac": "surefoot.agents.baselines.sb3:SB3_SAC_SPEC",

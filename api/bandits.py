@@ -28,9 +28,10 @@ def bandit(
     """Return a bandit learner that drives a real system: `ask` it for an action, `tell` it the rewards.
 
     Args:
-        learner: `dynlin-ucb`, or one of its baselines: `linucb`, `d-linucb`, `exp3`, `batch-exp3`, `ar2`, …
-        actions: a table (K, d), `{"polytope": {"matrix": …, "bound": …}}` or `{"ball": RADIUS, "dimension": D}`; None
-            for learners that are shown contexts.
+        learner: `dynlin-ucb`, or one of its baselines: `linucb`, `d-linucb`, `exp3`, `batch-exp3`, `ar2`, …; of those
+            that are shown contexts `neusquarecb`, `neufastcb`, `neural-ucb`, `contextual-linucb`, …
+        actions: a table (K, d), `{"polytope": {"matrix": …, "bound": …}}` or `{"ball": RADIUS, "dimension": D}`; for
+            learners that are shown contexts None, or `{"arms": K}` where all arms share one.
         horizon: rounds T that the constants are made for; None: any number, by doubling.
         bounds: what is known of the system: `spectral_radius` (left out: raised as the data demand it),
             `action_weight`, `input_matrix`, `noise_std`, and, if not 1, `non_normality`, `state_weight`; also

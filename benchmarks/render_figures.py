@@ -27,6 +27,17 @@ RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
 GRID, SEED = 5, 3  # of benchmarks/iwocs.py
 WORLDS = {"iwocs": "iwocs", "nominal": "sac in the nominal model", "dr-sac": "dr-sac (domain randomisation)"}
 GRAVITY = (0.25, 0.5, 1.0, 2.0, 4.0)  # of benchmarks/simulator_gap.py
+BANDIT_TASKS = {"digits": "digits: errors", "cosine": "cosine problem: regret"}
+BANDIT_STYLES = {
+    "neufastcb": Style("#D55E00", "-"),
+    "neusquarecb": Style("#0072B2", "-"),
+    "neural-ucb, ν = 0.1": Style("#009E73", "-"),
+    "neural-ts, ν = 0.001": Style("#CC79A7", "-"),
+    "ε-greedy, ε = 0.05": Style("#7F7F7F", "-"),
+    "greedy": Style("#7F7F7F", ":"),
+    "contextual-linucb": Style("#E69F00", "--"),
+    "linear-squarecb": Style("#56B4E9", "--"),
+}
 REAL_RETURN = "real return (sum of rewards)"
 GAP_STYLES = {  # a method's own colour; H2O's ablations in its colour
     "h2o": Style("#0072B2", "-"),
@@ -98,6 +109,28 @@ def _draw_gap_line(axes: Axes, label: str, style: Style, marker: str, cells: dic
         axes.plot([factor] * len(seeds), seeds, linestyle="", marker=marker, markersize=3, color=color)
 
 
+def draw_neural_bandits() -> Path:
+    """Draw regret against rounds on data and where the optimum is known, from `neural_bandits.json`."""
+    jobs: dict[str, Any] = json.loads((RESULTS / "neural_bandits.json").read_text(encoding="utf-8"))["jobs"]
+    figure = Figure(figsize=(9.0, 5.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, (task, title) in zip(panels, BANDIT_TASKS.items(), strict=True):
+        for method, (color, dash) in BANDIT_STYLES.items():
+            curve = {name: np.array(values) for name, values in jobs[f"{task}/{method}"]["curve"].items()}
+            axes.plot(curve["rounds"], curve["mean"], color=color, linestyle=dash, label=method)
+            low, high = curve["mean"] - curve["se"], curve["mean"] + curve["se"]
+            axes.fill_between(curve["rounds"], low, high, color=color, alpha=0.2, linewidth=0)
+        axes.set_title(title)
+        axes.set_xlabel("round")
+        axes.set_ylabel("cumulative regret (excess loss)")
+        axes.grid(True, linewidth=0.5, alpha=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+    legend_below(figure, panels[0])
+    shows = "line: mean over 10 replicates; band: one standard error"
+    caption = Caption("surefoot/ContextualBandit-v0", seeds_in_words([0]), shows)
+    return write_figure(figure, IMAGES / "neural_bandits.png", caption)
+
+
 def draw_zoo() -> Path:
     """Draw nominal against worst case of the policies of `zoo_stress.json`."""
     jobs: dict[str, Any] = json.loads((RESULTS / "zoo_stress.json").read_text(encoding="utf-8"))["jobs"]
@@ -129,3 +162,4 @@ if __name__ == "__main__":
     print(draw_iwocs_worlds())
     print(draw_zoo())
     print(draw_simulator_gap())
+    print(draw_neural_bandits())

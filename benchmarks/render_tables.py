@@ -298,6 +298,23 @@ def soak(result: Result) -> str:
     return markdown(header, rows)
 
 
+def wrong_lines(result: Result) -> str:
+    """Return how many wrong command lines were refused."""
+    header = ("wrong lines", "refused", "in one line", "lines of the longest answer", "of these as processes, too")
+    names = ("lines", "refused", "one_line", "longest", "own_processes")
+    return markdown(header, [tuple(f"{result[name]:,}" for name in names)])
+
+
+def hostile_files(result: Result) -> str:
+    """Return, of all readers and of each, what became of changed files."""
+    names = ("trials", "refused", "read", "tracebacks", "hangs", "crashes", "outside")
+    jobs = result["jobs"]
+    rows = [(f"all {len(jobs)}", *(sum(job[name] for job in jobs.values()) for name in names))]
+    rows += [(name, *(job[key] for key in names)) for name, job in jobs.items()]
+    header = ("reader", "files", "refused", "read", "tracebacks", "hangs", "dead processes", "led elsewhere")
+    return markdown(header, [(name, *(f"{count:,}" for count in counts)) for name, *counts in rows])
+
+
 def grid_speed(result: Result) -> str:
     """Return the speeds over a grid, in parallel and one environment after another, in wall-clock and CPU time."""
     rows: list[tuple[Any, ...]] = []
@@ -743,6 +760,50 @@ def dynlin_ucb_full(result: Result) -> str:
         for name, cell in cells.items()
     ]
     return markdown(("configuration", "algorithm", "regret", "slope of the last decade", "CPU seconds"), rows)
+
+
+# The order of the methods on the pages; the two of the paper first.
+BANDITS = ("neufastcb", "neusquarecb", "neural-ucb, ν = 0.1", "neural-ucb, ν = 0.001", "neural-ts, ν = 0.1")
+BANDITS += ("neural-ts, ν = 0.001", "ee-net", "ε-greedy, ε = 0.05", "ε-greedy on losses", "greedy")
+BANDITS += ("contextual-linucb", "linear-squarecb", "uniform")
+
+
+def neural_bandits(result: Result) -> str:
+    """Return regret by method and task, then slopes, then what the two methods' own settings are worth on digits."""
+    jobs = {tuple(name.split("/", 1)): job for name, job in result["jobs"].items()}
+    tasks = list(dict.fromkeys(task for task, _ in jobs))
+    header = ["regret", *(f"{task}, T = {_rounds(jobs, task):,}" for task in tasks)]
+    rows = [[method, *(regret_cell(jobs.get((task, method))) for task in tasks)] for method in BANDITS]
+    slopes = [[method, *(slope_cell(jobs.get((task, method))) for task in tasks)] for method in BANDITS]
+    own = [
+        (method, regret_cell(job), number(job["quarters"][0]), number(job["last_quarter"]), f"{job['slope']:.2f}")
+        for (task, method), job in jobs.items()
+        if task == "digits" and method not in BANDITS
+    ]
+    parts = [markdown(header, rows), markdown(["slope of the last decade", *tasks], slopes)]
+    parts += [markdown(("on digits", "errors", "first quarter", "last quarter", "slope"), own)] if own else []
+    return "\n\n".join(parts)
+
+
+def _rounds(jobs: dict[tuple[str, ...], Result], task: str) -> int:
+    return next(int(job["rounds"]) for (of, _), job in jobs.items() if of == task)
+
+
+def regret_cell(job: Result | None) -> str:
+    return "" if job is None else f"{job['regret_mean']:.0f} ± {job['regret_std']:.0f}"
+
+
+def slope_cell(job: Result | None) -> str:
+    return "" if job is None else f"{job['slope']:.2f}"
+
+
+def neural_bandits_speed(result: Result) -> str:
+    """Return CPU time of a replicate-round in a loop of one and in a batch."""
+    rows = [
+        (*name.split("/"), number(cell["loop_us"]), number(cell["batch_us"]), number(cell["ratio"], 1))
+        for name, cell in result["cells"].items()
+    ]
+    return markdown(("data", "method", "one at a time, µs", f"{result['replicates']} at a time, µs", "ratio"), rows)
 
 
 def dynlin_speed(result: Result) -> str:
@@ -1276,6 +1337,8 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "two_writers": two_writers,
     "soak": soak,
     "worlds": worlds,
+    "wrong_lines": wrong_lines,
+    "hostile_files": hostile_files,
     "iwocs": iwocs,
     "sepsis": sepsis,
     "iwocs_exact": iwocs_exact,
@@ -1317,6 +1380,8 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dynlin_ucb_ball": dynlin_ucb_ball,
     "dynlin_ucb_full": dynlin_ucb_full,
     "dynlin_speed": dynlin_speed,
+    "neural_bandits": neural_bandits,
+    "neural_bandits_speed": neural_bandits_speed,
     "dynamics_speed": dynamics_speed,
     "dynamics_speed_gpu": dynamics_speed_gpu,
     "mbpo_update_speed": mbpo_update_speed,

@@ -9,6 +9,7 @@ from surefoot.envs.physics import ActionNoise, Physics, apply_physics
 from surefoot.envs.resumable import Resumable
 from surefoot.envs.stock import StockObservation, StockVectorObservation
 from surefoot.envs.tasks.combination_lock import CombinationLock, ImageLock
+from surefoot.envs.tasks.contextual import ContextualBandit
 from surefoot.envs.tasks.dynamical_linear import DynamicalLinear
 from surefoot.envs.tasks.exploration import DeepSea, DiabolicalLock, Forest, GapBandit, RiverSwim
 from surefoot.envs.tasks.finite import FiniteEnv, Outcomes
@@ -34,6 +35,7 @@ __all__ = [
     "BatchedPerturbedEnvs",
     "Bet",
     "CombinationLock",
+    "ContextualBandit",
     "Coupled",
     "Crossing",
     "DeepSea",
@@ -92,6 +94,7 @@ __all__ = [
 register("surefoot/Pendulum-v0", Pendulum, max_episode_steps=200)
 register("surefoot/CombinationLock-v0", CombinationLock, max_episode_steps=None)
 register("surefoot/ImageLock-v0", ImageLock, max_episode_steps=None)
+register("surefoot/ContextualBandit-v0", ContextualBandit, max_episode_steps=None)
 register("surefoot/DynamicalLinear-v0", DynamicalLinear, max_episode_steps=None)
 register("surefoot/Gate-v0", Gate, max_episode_steps=None)
 register("surefoot/Bet-v0", Bet, max_episode_steps=None)

@@ -102,6 +102,7 @@ STAND_INS = {
     "dynlin_ucb.md": ("dynlin-ucb", "s1"),
     "iwocs.md": ("iwocs", "demo"),
     "lipschitz_mbrl.md": ("mbpo", "demo"),
+    "neural_bandits.md": ("neusquarecb", "logistic"),
     "robust_baselines.md": ("m2td3", "hopper-2"),
 }
 PLACEHOLDERS = {**{f"runs/{name}": seed for seed, name in enumerate(("RUN", "A", "B", "C"))}, "RUN": 0}

@@ -211,6 +211,7 @@ def test_the_citation_file_is_complete():
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
     papers = {reference["identifiers"][0]["value"] for reference in citation["references"]}
     known = {"2206.13464", "2311.08384", "2505.03710", "2410.06212", "2501.13028", "2302.01244", "2211.08997"}
+    known |= {"2312.07145"}
     assert papers == {f"arXiv:{paper}" for paper in known}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(paper in readme for paper in known)

@@ -45,6 +45,18 @@ class ReplicateUniforms:
         hashed = _mix(self.keys + step)
         return _shift(hashed, 11).double() * 2.0**-53
 
+    def block(self, count: int) -> Tensor:
+        """Return the next `count` numbers (N, count) of every replicate."""
+        place = torch.arange(self.draws + 1, self.draws + count + 1, device=self.keys.device)
+        self.draws += count
+        hashed = _mix(self.keys[:, None] + place * (_GOLDEN - 2**64))  # int64 products wrap, as in `next`
+        return _shift(hashed, 11).double() * 2.0**-53
+
+    def normals(self, count: int) -> Tensor:
+        """Return standard normal numbers (N, count), by Box and Muller's transform of two uniform ones each."""
+        radius, angle = self.block(2 * count).unflatten(1, (count, 2)).unbind(-1)
+        return (-2 * (-radius).log1p()).sqrt() * (2 * torch.pi * angle).cos()
+
     def state_dict(self) -> dict[str, Any]:
         return {"keys": self.keys.clone(), "draws": self.draws}
 

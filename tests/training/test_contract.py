@@ -91,9 +91,10 @@ def test_an_agent_reads_data_if_it_says_so(name, config_of):
 
 
 @pytest.mark.parametrize("name", BANDITS)
-def test_a_bandits_action_is_of_the_task_and_constant(name, config_of):
+def test_a_bandits_action_is_of_the_task_and_depends_on_the_context_alone(name, config_of):
     agent = build(name, config_of(name))
-    for obs in (torch.zeros(3, 1), torch.ones(7, 1)):
+    width = agent.env.single_observation_space.shape[0]
+    for obs in (torch.zeros(3, width), torch.ones(7, width)):
         action = agent.act(obs)
         assert action.shape == ((len(obs), 3) if name == "human-budget" else (len(obs),))
         assert name == "human-budget" or all(agent.env.single_action_space.contains(index) for index in action.tolist())

@@ -47,17 +47,19 @@ def coverage(agent: Any) -> tuple[list[str], list[str]]:
     for name, network in _networks(agent, ""):
         if network.computed_by:
             computed.append(name)
-        elif any(parameter.requires_grad for parameter in network.parameters()):
+        elif isinstance(network, nn.Module) and any(parameter.requires_grad for parameter in network.parameters()):
             left.append(name)
     return computed, left
 
 
 def _networks(owner: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield the stacked networks in the modules and parts of an agent, by their names in its state."""
+    """Yield the networks in the modules and parts of an agent that kernels can compute, by their names in its state."""
     if isinstance(owner, nn.Module):
         for name, module in owner.named_modules():
             if hasattr(module, "compute_by"):
                 yield f"{path}.{name}".strip("."), module
+    elif hasattr(owner, "computed_by"):  # with gradients by hand
+        yield path, owner
     for name in getattr(owner, "STATEFUL", ()):
         yield from _networks(getattr(owner, name), f"{path}.{name}".strip("."))
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 namespace {
 
@@ -336,6 +337,62 @@ struct Samples {
   }
 };
 inline Index rows_together(Index actions) { return std::max<Index>(1, 2048 / actions); }
+// y = sum_i x_i W_i over the `count` nonzero entries x of a row, at rows `at` of W (rows, m).
+void add_rows(Index count, const Index* at, const float* x, const float* W, Index m, float* y) {
+  auto some = [&](auto lanes, Index k) {  // lanes columns of y from k on, kept in registers over all rows
+    constexpr int V = decltype(lanes)::value;
+    Vec sum[V] = {};
+    for (Index i = 0; i < count; i++) {
+      const float* row = W + at[i] * m + k;
+      const Vec p = broadcast(x[at[i]]);
+      for (int v = 0; v < V; v++) sum[v] += p * load(row + v * WIDTH);
+    }
+    for (int v = 0; v < V; v++) store(y + k + v * WIDTH, sum[v]);
+  };
+  Index k = 0;
+  for (; k + 4 * WIDTH <= m; k += 4 * WIDTH) some(std::integral_constant<int, 4>{}, k);
+  for (; k + WIDTH <= m; k += WIDTH) some(std::integral_constant<int, 1>{}, k);
+  for (; k < m; k++) {
+    y[k] = 0;
+    for (Index i = 0; i < count; i++) y[k] += x[at[i]] * W[at[i] * m + k];
+  }
+}
+
+// y = p x where `at` is positive, else 0.
+void rectify(Index m, float p, const float* x, const float* at, float* y) {
+  Index k = 0;
+  for (; k + WIDTH <= m; k += WIDTH) store(y + k, load(at + k) > 0.0f ? p * load(x + k) : Vec{});
+  for (; k < m; k++) y[k] = at[k] > 0.0f ? p * x[k] : 0.0f;
+}
+
+void add_scaled(Index m, float p, const float* x, float* y) {
+  Index k = 0;
+  for (; k + WIDTH <= m; k += WIDTH) store(y + k, load(y + k) + p * load(x + k));
+  for (; k < m; k++) y[k] += p * x[k];
+}
+
+// theta += pull (theta - start), and the sum of squares of (theta - start) before that.
+double pull_back(Index n, float* __restrict theta, const float* __restrict start, float pull) {
+  double total = 0;
+  for (Index begin = 0; begin < n; begin += 1024) {
+    const Index end = std::min(n, begin + 1024);
+    Vec sum = Vec{};
+    Index k = begin;
+    for (; k + WIDTH <= end; k += WIDTH) {
+      const Vec step = load(theta + k) - load(start + k);
+      sum += step * step;
+      if (pull != 0.0f) store(theta + k, load(theta + k) + pull * step);
+    }
+    for (; k < end; k++) {
+      const float step = theta[k] - start[k];
+      total += double(step) * step;
+      theta[k] += pull * step;
+    }
+    for (int lane = 0; lane < WIDTH; lane++) total += sum[lane];
+  }
+  return total;
+}
+
 }  // namespace
 
 extern "C" {
@@ -596,5 +653,66 @@ void actor_objective(Index rows, const float* q, const float* log_prob, const fl
   metrics[0] = static_cast<float>((alpha * sum - value) / rows), metrics[1] = alpha;
   metrics[2] = static_cast<float>(-sum / rows);
   *by_log_alpha += metrics[2] - target_entropy;
+}
+// SGD of two-layer ReLU networks without biases, f = c1 v'relu(c0 W_a'x), one of each of `n` replicates: `updates` steps
+// on minibatches (n, updates, batch) of indices into a history of contexts (n, length, d), arms (n, length; null: all use
+// block 0) and targets (n, length). Every step is on the mean of the squared loss with its factor 1/2, or of the log loss
+// where `kl`, plus strength/2 |theta - theta_0|^2, which the log loss weighs with sigma'(f). W (n, blocks, d, m),
+// v (n, m). Returns the loss (n) before the first step.
+void bandit_sgd(Index n, Index blocks, Index d, Index m, Index length, Index updates, Index batch, const float* contexts,
+                const Index* arms, const float* targets, const Index* index, float* W, const float* W0, float* v,
+                const float* v0, float rate, float c0, float c1, float strength, int kl, float* losses, int threads) {
+  const Index weights = blocks * d * m;
+  share(n, n > 1 ? threads : 1, [&](Index r) {
+    float *w = W + r * weights, *u = v + r * m;
+    scratch.reserve(room(batch * m) + room(batch) + 3 * room(m) + room(2 * batch * d) + 2 * room(2 * batch));
+    float *hidden = scratch.take(batch * m), *slope = scratch.take(batch), *change = scratch.take(m),
+          *delta = scratch.take(m), *error = scratch.take(m);
+    Index* at = reinterpret_cast<Index*>(scratch.take(2 * batch * d));
+    Index* counts = reinterpret_cast<Index*>(scratch.take(2 * batch));
+    Index* chosen = reinterpret_cast<Index*>(scratch.take(2 * batch));
+    for (Index step = 0; step < updates; step++) {
+      const Index* given = index + (r * updates + step) * batch;
+      const auto arm_of = [&](Index sample) { return arms ? arms[r * length + sample] : 0; };
+      std::copy(given, given + batch, chosen);  // samples of an arm together: its weights stay in the first-level cache
+      std::stable_sort(chosen, chosen + batch, [&](Index a, Index b) { return arm_of(a) < arm_of(b); });
+      double distance = 0;
+      if (kl && strength != 0.0f) distance = pull_back(weights, w, W0 + r * weights, 0) + pull_back(m, u, v0 + r * m, 0);
+      double loss = 0, curvature = 0;
+      for (Index b = 0; b < batch; b++) {
+        const float* x = contexts + (r * length + chosen[b]) * d;
+        const float y = targets[r * length + chosen[b]];
+        float* h = hidden + b * m;
+        Index count = 0;
+        for (Index i = 0; i < d; i++) at[b * d + count] = i, count += x[i] != 0.0f;  // no branch: none is predictable
+        counts[b] = count;
+        add_rows(count, at + b * d, x, w + arm_of(chosen[b]) * d * m, m, h);
+        rectify(m, c0, h, h, h);
+        const double f = c1 * dot(m, h, u);
+        if (!kl) {
+          slope[b] = static_cast<float>(f - y), loss += 0.5 * (f - y) * (f - y), curvature += 1;
+          continue;
+        }
+        const double p = 1 / (1 + std::exp(-f)), bend = p * (1 - p);
+        loss += (f > 0 ? f + std::log1p(std::exp(-f)) : std::log1p(std::exp(f))) - y * f;
+        curvature += bend;
+        slope[b] = static_cast<float>(p - y + 0.5 * strength * distance * bend * (1 - 2 * p));
+      }
+      if (step == 0) losses[r] = static_cast<float>(loss / batch);
+      const float pull = static_cast<float>(-rate * strength * curvature / batch);
+      memcpy(delta, u, m * sizeof(float));  // the gradient is at the weights before the step
+      memset(change, 0, m * sizeof(float));
+      if (pull != 0.0f) pull_back(weights, w, W0 + r * weights, pull), pull_back(m, u, v0 + r * m, pull);
+      for (Index b = 0; b < batch; b++) {
+        const float g = -rate * slope[b] / batch * c1;
+        const float *h = hidden + b * m, *x = contexts + (r * length + chosen[b]) * d;
+        float* block = w + arm_of(chosen[b]) * d * m;
+        add_scaled(m, g, h, change);
+        rectify(m, g * c0, delta, h, error);
+        for (Index j = 0; j < counts[b]; j++) add_scaled(m, x[at[b * d + j]], error, block + at[b * d + j] * m);
+      }
+      for (Index k = 0; k < m; k++) u[k] += change[k];
+    }
+  });
 }
 }  // extern "C"

@@ -30,6 +30,7 @@ SIGNATURES = {
     "soft_target": [INTEGER, *[POINTER] * 4, INTEGER, POINTER, INTEGER, FLOAT, POINTER],
     "squared_error": [INTEGER, *[POINTER] * 4],
     "actor_objective": [INTEGER, *[POINTER] * 3, FLOAT, *[POINTER] * 4],
+    "bandit_sgd": [*[INTEGER] * 7, *[POINTER] * 8, *[FLOAT] * 4, ctypes.c_int, POINTER, ctypes.c_int],
 }
 
 

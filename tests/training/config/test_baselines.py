@@ -109,7 +109,8 @@ def test_every_setting_of_a_run_is_tried_and_most_presets_have_baselines():
     tried = set(settings_of(RunConfig(agent=None)))
     assert {"steps", "seed", "env.id", "env.physics.gravity", "env.kwargs", "uncertainty", "data.source"} <= tried
     assert set(OTHER) <= tried
-    assert {"h2o", "hnpg", "nora", "iwocs", "dhn", "mbpo", "dynlin-ucb"} <= {name for name, *_ in COMPARISONS}
+    methods = {"h2o", "hnpg", "nora", "iwocs", "dhn", "mbpo", "dynlin-ucb", "neusquarecb", "neufastcb"}
+    assert methods <= {name for name, *_ in COMPARISONS}
 
 
 @pytest.mark.parametrize(("agent_name", "preset"), sorted({one[:2] for one in COMPARISONS}))

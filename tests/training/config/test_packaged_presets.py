@@ -102,6 +102,7 @@ def test_every_robot_of_the_paper_has_its_presets_and_the_demo_the_budget_of_its
 def test_shared_presets_are_for_agents_that_there_are():
     shared = configs._shared_folders()
     assert set(shared["linear-bandits"]) >= {"dynlin-ucb", "linucb", "oracle"}
+    assert set(shared["contextual-bandits"]) >= {"neusquarecb", "neufastcb", "neural-ucb"}
     assert not {name for names in shared.values() for name in names} - set(agents.REGISTRY)
     assert preset_names("linucb") == preset_names("exp3") != preset_names("human-budget")
     assert "_agents" not in preset_names("linucb")

@@ -223,7 +223,7 @@ def load_policy(
         if callable(path):
             opened = own_policy(path, getattr(path, "__qualname__", type(path).__name__), "function")
         else:
-            settings = {"normalizer": normalizer and Path(normalizer), "device": device}
+            settings: dict[str, Any] = {"normalizer": normalizer and Path(normalizer), "device": device}
             settings |= {"allow_pickle": allow_pickle, "allow_code": allow_code}
             opened = load_any(path, checkpoint=checkpoint, **settings)
         if env is not None:
@@ -336,5 +336,5 @@ def _open(policy: Any, checkpoint: str | int, allow_code: bool, device: str) -> 
         return policy
     if isinstance(policy, Run):
         return policy.policy(checkpoint, allow_code=allow_code, device=device)
-    allowed = {"checkpoint": checkpoint, "allow_code": allow_code, "device": device}
+    allowed: dict[str, Any] = {"checkpoint": checkpoint, "allow_code": allow_code, "device": device}
     return load_policy(policy, **allowed) if isinstance(policy, str | Path) else None

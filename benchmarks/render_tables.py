@@ -298,6 +298,23 @@ def soak(result: Result) -> str:
     return markdown(header, rows)
 
 
+def wrong_lines(result: Result) -> str:
+    """Return how many wrong command lines were refused."""
+    header = ("wrong lines", "refused", "in one line", "lines of the longest answer", "of these as processes, too")
+    names = ("lines", "refused", "one_line", "longest", "own_processes")
+    return markdown(header, [tuple(f"{result[name]:,}" for name in names)])
+
+
+def hostile_files(result: Result) -> str:
+    """Return, of all readers and of each, what became of changed files."""
+    names = ("trials", "refused", "read", "tracebacks", "hangs", "crashes", "outside")
+    jobs = result["jobs"]
+    rows = [(f"all {len(jobs)}", *(sum(job[name] for job in jobs.values()) for name in names))]
+    rows += [(name, *(job[key] for key in names)) for name, job in jobs.items()]
+    header = ("reader", "files", "refused", "read", "tracebacks", "hangs", "dead processes", "led elsewhere")
+    return markdown(header, [(name, *(f"{count:,}" for count in counts)) for name, *counts in rows])
+
+
 def grid_speed(result: Result) -> str:
     """Return the speeds over a grid, in parallel and one environment after another, in wall-clock and CPU time."""
     rows: list[tuple[Any, ...]] = []
@@ -852,6 +869,21 @@ def dhn_horizon(result: Result) -> str:
     )
 
 
+def minatar(result: Result) -> str:
+    """Return one row per task and agent, with a figure per seed."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for job, cell in result["jobs"].items():
+        task, agent, _ = job.split("/")
+        groups.setdefault((task, agent), []).append(cell)
+    rows = [
+        (task, agent, f"{cells[0]['steps']:,}", ", ".join(f"{c['mean']:.1f} ± {c['std']:.1f}" for c in cells), tails)
+        for (task, agent), cells in groups.items()
+        for tails in [seeds(cells, "tail", 2)]
+    ]
+    header = ("task", "agent", "steps", "mean ± deviation over 300 episodes, by seed", "CVaR at 0.25, discounted")
+    return markdown(header, rows)
+
+
 def median(cells: list[Result], key: str) -> float:
     return float(np.median([cell[key] for cell in cells]))
 
@@ -1305,6 +1337,8 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "two_writers": two_writers,
     "soak": soak,
     "worlds": worlds,
+    "wrong_lines": wrong_lines,
+    "hostile_files": hostile_files,
     "iwocs": iwocs,
     "sepsis": sepsis,
     "iwocs_exact": iwocs_exact,
@@ -1355,6 +1389,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "mutants": mutants,
     "dhn": dhn,
     "dhn_horizon": dhn_horizon,
+    "minatar": minatar,
     "dhn_speed": dhn_speed,
     "dvi_speed": dvi_speed,
 }

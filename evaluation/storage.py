@@ -32,8 +32,10 @@ BLOCKS = "blocks"  # the folder of blocks, beside the checkpoints that name them
 _CHECKSUM = b"surefoot sha256 "
 _COMMENT = len(_CHECKSUM) + 64
 _STORED = "stored in blocks"  # the key that marks what stands for a large tensor
-_DAMAGE = (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
-_DAMAGE += (OSError, OverflowError, RecursionError, zipfile.BadZipFile, NotImplementedError, MemoryError)
+_DAMAGE: tuple[type[Exception], ...] = (  # what PyTorch raises at a damaged place
+    *(RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, OSError),
+    *(OverflowError, RecursionError, zipfile.BadZipFile, NotImplementedError, MemoryError),
+)
 OWN_NAMES = frozenset(
     {"torch.Tensor", "torch.Size", "torch.device", "torch._tensor._rebuild_from_type_v2"}
     | {"torch.serialization._get_layout", "torch._utils._rebuild_parameter"}

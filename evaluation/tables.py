@@ -134,6 +134,8 @@ def _of_rows(fields: dict[str, np.ndarray]) -> TableFile:
     if min(state.min(), action.min(), after.min()) < 0:
         raise ValueError("state, action and next_state are counted from 0; one is negative")
     states, actions = 1 + int(max(state.max(), after.max(), len(fields.get("start", ())) - 1)), 1 + int(action.max())
+    if 24.0 * states * actions > MAX_BYTES:
+        raise ValueError(f"its largest numbers stand for {states:,} states of {actions:,} actions: too many to solve")
     pair = state * actions + action
     order = np.lexsort((after, pair))
     kept = order[probability[order] != 0]

@@ -12,7 +12,7 @@ docs/derivations/distributional.md; the paper's own numbers are not known to us.
 | (2.1) greedy step; §4.5 ties | – | `exact.greedy` |
 | §5.2 search over c_0 | – | `exact.best_start`, `exact.returns` |
 | (5.4), (5.5) the search of an upper tail | – | `exact._least` |
-| (3.4), (5.6) the search of mean − variance | – | `exact._vertices`, `exact._crossing` |
+| (3.4), (5.7) the search of mean − variance | – | `exact._vertices`, `exact._crossing` |
 
 A distribution is {return: probability}. A node is (step, state, stock); its distribution is that of the return still
 to come.

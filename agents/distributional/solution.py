@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.distributional import distributions, exact, stock_grid
+from surefoot.agents.distributional.mixture import Drawn, best_mixture
 from surefoot.agents.distributional.objectives import Objective, parse
 from surefoot.agents.distributional.policy import Law, SolvedPolicy, law_of
 from surefoot.agents.distributional.start_search import Tried
@@ -61,6 +62,10 @@ class Solution:
     """Searches for the start of another objective, for `again`."""
     projected: tuple[stock_grid.Problem, stock_grid.SolvedGrid] | None = None
     """The tables of `dvi` or `dpi`."""
+    mixed: float | None = None
+    """What the best mixture of policies achieves, where one was found that is better than the policy; else None."""
+    mixture: tuple[Drawn, ...] = ()
+    """That mixture: one of these is drawn at the start of an episode, and followed to its end."""
 
     def again(self, objective: Objective | str) -> Solution:
         """Return the solution of another objective with the same utility, as all cvars have, or all targets.
@@ -101,7 +106,10 @@ def evaluated(found: Found) -> Solution:
     lower = value - error
     if objective.outer != "min":
         lower = max(lower, float(tried.lower.max()))
+    mixed, mixture = _mixture(objective, value, [(c, act, each.values, each.chances) for c, act, each in laws])
     return Solution(
+        mixed=mixed,
+        mixture=mixture,
         objective=objective,
         value=value,
         error=error,
@@ -120,6 +128,18 @@ def evaluated(found: Found) -> Solution:
         rational=None,
         anew=found.anew,
     )
+
+
+def _mixture(
+    objective: Objective, value: float, laws: Sequence[tuple[float, SolvedPolicy, Tensor, Tensor]]
+) -> tuple[float | None, tuple[Drawn, ...]]:
+    """Return what the best mixture of policies, each with its c_0 and distribution, achieves, if more than `value`."""
+    if objective.outer != "min":
+        return None, ()
+    found = best_mixture([(v.numpy(force=True), w.numpy(force=True)) for *_, v, w in laws], 1 / float(objective.weight))
+    if found.value <= value + CERTAIN * (1 + abs(value)):
+        return None, ()
+    return found.value, tuple(Drawn(chance, *laws[which][:2]) for chance, which in found.parts)
 
 
 def law(task: Task, policy: SolvedPolicy, start: float) -> Law:
@@ -157,15 +177,22 @@ def from_particles(program: exact.Program, note: str, method: str) -> Solution:
     """Return the solution in fractions of a program, by a method of `exact`."""
     found = exact.best_start(program, method)
     atoms = sorted(found.best.distribution.items())
-    value = float(found.best.score)
+    value, policy = float(found.best.score), _particle_policy(program, found.solved.actions)
+    laws = [
+        (float(start.stock), policy, _float64([*start.distribution]), _float64([*start.distribution.values()]))
+        for start in found.tried
+    ]
+    mixed, mixture = _mixture(program.objective, value, laws)
     return Solution(
+        mixed=mixed,
+        mixture=mixture,
         objective=program.objective,
         value=value,
         error=0.0,
         lower=value,
         bound=value if found.bound is None else float(found.bound),
         stock=float(found.best.stock),
-        policy=_particle_policy(program, found.solved.actions),
+        policy=policy,
         returns=_float64([value for value, _ in atoms]),
         chances=_float64([weight for _, weight in atoms]),
         stocks=_float64([start.stock for start in found.tried]),

@@ -22,13 +22,13 @@ _FLAT = wp.constant(1e-6)  # an axis along the normal has no projection: then x,
 
 @wp.kernel
 def _align(
-    geom_type: wp.array(dtype=int),  # type: ignore[valid-type]
-    geom_xmat: wp.array2d(dtype=wp.mat33),  # type: ignore[valid-type]
-    count: wp.array(dtype=int),  # type: ignore[valid-type]
-    geom: wp.array(dtype=wp.vec2i),  # type: ignore[valid-type]
-    world: wp.array(dtype=int),  # type: ignore[valid-type]
-    frame: wp.array(dtype=wp.mat33),  # type: ignore[valid-type]
-):  # type: ignore[no-untyped-def]
+    geom_type: wp.array(dtype=int),
+    geom_xmat: wp.array2d(dtype=wp.mat33),
+    count: wp.array(dtype=int),
+    geom: wp.array(dtype=wp.vec2i),
+    world: wp.array(dtype=int),
+    frame: wp.array(dtype=wp.mat33),
+) -> None:
     i = wp.tid()
     if i >= count[0]:
         return

@@ -94,6 +94,7 @@ def main(options: Options) -> int:
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         readers = prepare(Path(place))
         for name in options.readers or readers:
+            readers[name].read(readers[name].file)  # which must be valid before it is changed
             before = records.results_of(NAME).get(name, {})
             counts, failures = campaign(readers[name], name, options, int(before.get("trials", 0)))
             found += len(failures)
@@ -123,8 +124,11 @@ def batch(reader: Reader, name: str, options: Options, first: int) -> Iterator[t
     to_read, to_write = os.pipe()
     if (pid := os.fork()) == 0:
         os.close(to_read)
-        _trials(reader, name, options, first, os.fdopen(to_write, "w"))
-        os._exit(0)
+        try:  # whatever happens, the child does not go on with what its parent does
+            _trials(reader, name, options, first, os.fdopen(to_write, "w"))
+            os._exit(0)
+        finally:
+            os._exit(1)
     os.close(to_write)
     done = first
     with os.fdopen(to_read) as answers:
@@ -309,7 +313,7 @@ def changed_archive(content: bytes, chance: random.Random) -> bytes:
         case 0:
             del entries[place]
         case 1:
-            entries[place] = (chance.choice(("../secret", "/etc/passwd", name + "x", "")), old)
+            entries[place] = (chance.choice(("../secret", "/etc/passwd", name + "x", "x")), old)
         case 2:
             entries.append((name, changed_bytes(old, chance)))
         case 3:

@@ -1,14 +1,19 @@
 """Each command of the campaign, small: that it finds nothing here, and that it would find what it is for."""
 
+import os
 import random
+from pathlib import Path
 
+import hostile_files
 import kills
 import pytest
 import resumes
 import soak
 import tiny_runs
 import two_writers
+import wrong_lines
 
+from surefoot.evaluation.storage import _checksum_holds, load, save
 from surefoot.training.loop import loop
 from surefoot.training.runs import lock
 
@@ -50,3 +55,50 @@ def test_growth_is_the_rise_of_the_line_after_the_warm_up():
     generator = random.Random(0)
     rising = [10**8 + 10**4 * i + generator.randrange(1000) for i in range(300)]
     assert 1.9 < soak.growth(rising) < 2.0
+
+
+def test_wrong_lines_are_refused_and_one_that_is_not_is_seen(monkeypatch):
+    some = wrong_lines.Options(only="solve table.npz --", own_process=False)
+    assert wrong_lines.main(some) == 0
+    for answer in (lambda words: 0, lambda words: print("Traceback") or 2, lambda words: 1 / 0, lambda words: 2):
+        real = wrong_lines.surefoot
+        monkeypatch.setattr(
+            wrong_lines,
+            "surefoot",
+            lambda words, real=real, answer=answer: (
+                answer(words) if words[:2] == ["solve", "table.npz"] else real(words)
+            ),
+        )
+        assert wrong_lines.main(some) == 1
+        monkeypatch.setattr(wrong_lines, "surefoot", real)
+
+
+def test_hostile_files_find_nothing_and_what_they_are_for_is_seen(monkeypatch):
+    def tables(place):
+        (place / "secret").write_bytes(hostile_files.SECRET)
+        return hostile_files._tables(place)
+
+    monkeypatch.setattr(hostile_files, "prepare", tables)
+    assert hostile_files.main(hostile_files.Options(readers=("table csv",), minutes=0.02)) == 0
+    for read in (lambda path: {}["x"], lambda path: os.abort(), lambda path: Path("secret").read_text()):
+        monkeypatch.setattr(hostile_files, "read_table", read)
+        assert hostile_files.main(hostile_files.Options(readers=("table csv",), minutes=0.001)) == 1
+
+
+def test_changed_archives_have_checksums_that_fit(tmp_path):
+    path = tmp_path / "a.pt"
+    save(path, {"x": 1})
+    chance, loaded = random.Random(0), 0
+    for _ in range(30):
+        path.write_bytes(hostile_files.changed_archive(path.read_bytes(), chance))
+        assert _checksum_holds(path)
+        loaded += is_read(path)
+        save(path, {"x": 1})
+    assert 0 < loaded < 30
+
+
+def is_read(path):
+    try:
+        return bool(load(path))
+    except ValueError:
+        return False

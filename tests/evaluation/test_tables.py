@@ -106,6 +106,12 @@ def test_objects_are_never_loaded_and_damage_is_said(tmp_path):
         read_table(tmp_path / "none.npz")
 
 
+def test_a_number_of_states_that_no_memory_holds_is_refused(tmp_path):
+    rows = {"action": [0, 0], "next_state": [1, 0], "probability": [1.0, 1.0], "reward": [1.0, 0.0]}
+    with pytest.raises(ValueError, match="stand for 35,184,372,088,833 states of 1 actions"):
+        read_table(saved(tmp_path, state=[0, 2**45], **rows))
+
+
 def test_what_a_file_needs_is_known_before_it_is_read(tmp_path, monkeypatch):
     path = saved(tmp_path, P=P, R=R)
     monkeypatch.setattr(tables, "read_npz", None)

@@ -226,6 +226,9 @@ def notes(one: Solution) -> Iterator[str]:
             f"{one.objective.name}: the policy has too many different returns; nearby ones were merged, which may "
             "have moved the value by what follows the ±"
         )
+    if one.mixed is not None:
+        drawn = " or ".join(f"{part.stock:.4f} (chance {part.chance:.3g})" for part in one.mixture)
+        yield f"{one.objective.name}: {one.mixed:.4f} with the start drawn before each episode, from {drawn}"
 
 
 def plain(solution: Solution) -> dict[str, Any]:
@@ -237,6 +240,8 @@ def plain(solution: Solution) -> dict[str, Any]:
         "error": solution.error,
         "bracket": [solution.lower, solution.bound],
         "stock": solution.stock,
+        "mixed": solution.mixed,
+        "mixture": [{"chance": part.chance, "stock": part.stock} for part in solution.mixture],
         "exact_value": None if exact is None else str(exact.best.score),
         "exact_stock": None if exact is None else str(exact.best.stock),
         "sweeps": solution.sweeps,

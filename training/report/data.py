@@ -150,6 +150,8 @@ def read_run(folder: Path) -> RunFacts:
     measure = measure_of(agent_name, config)
     if curves and measure.column not in curves:
         measure = RETURN  # of a version whose evaluations measured nothing else
+    if curves and measure.column not in curves:
+        raise ValueError(f"its evaluations.csv has no values of {measure.column}")
     found = _speed(folder), read_measurements(folder, config), regret
     return RunFacts(folder, agent_name, config, meta, measure, curves, *found)
 

@@ -216,6 +216,8 @@ def test_an_odd_list_of_failures_is_named_and_the_runs_stay(two_agents, content)
     [
         ("evaluations.csv", "step,episode_return,score\n1e999,1,\n"),
         ("evaluations.csv", "step,episode_return,score\n" + "1" * 200_000 + ",1,\n"),
+        ("evaluations.csv", "step,-pisode_return,score\n100,1,2\n"),
+        ("evaluations.csv", "step,episode_return,score\n100,,2\n"),
         ("metrics.csv", "steps\n3\n"),
         ("meta.json", '{"status": "finished", "minutes": "few"}'),
         ("meta.json", "[]"),

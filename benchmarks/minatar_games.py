@@ -1,6 +1,6 @@
 """QR-DQN and DηN on two games of MinAtar beside SB3-contrib's QR-DQN, and QR-DQN on CartPole-v1.
 
-    python benchmarks/minatar.py [--jobs cartpole/qr-dqn/0 breakout/dhn/0 …] [--runs runs/minatar]
+    python benchmarks/minatar_games.py [--jobs cartpole/qr-dqn/0 breakout/dhn/0 …] [--runs runs/minatar]
 
 A job is TASK/AGENT/SEED. On CartPole-v1 the preset `cartpole` is trained for 50,000 steps and evaluated for 300
 episodes, as RL Baselines3 Zoo does, which publishes 500 ± 0. On MinAtar the presets `minatar` are trained for 500,000

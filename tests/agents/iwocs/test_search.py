@@ -233,3 +233,19 @@ def test_equally_bad_points_are_counted_once_each_and_only_those_of_the_least_va
     same._evaluated = [(torch.zeros(3, 2), torch.zeros(3))]  # CMA-ES may propose a corner of the box twice
     same.best, same.least = torch.zeros(2), 0.0
     assert same.found.ties == 1
+
+
+@pytest.mark.parametrize(
+    ("around", "ends"),
+    [({}, (2.0, 12.0)), ({"start": [7.0], "sigma": 0.2}, (5.0, 9.0)), ({"start": [11.5], "sigma": 0.1}, (10.5, 12.0))],
+)
+def test_in_one_dimension_the_points_fill_the_interval_around_the_start(around, ends):
+    """Of a box from 2 to 12: all of it by default, else so many tenths on both sides, as far as the box goes."""
+    search, asked = cma_search([2.0], [12.0], seed=0, population=2_000, generations=2, **around), []
+    while not search.done:
+        asked.append(search.ask()[:, 0])
+        search.tell(asked[-1])
+    for points in asked:
+        assert ends[0] <= points.min() < ends[0] + 0.1
+        assert ends[1] - 0.1 < points.max() <= ends[1]
+    assert not torch.equal(*asked)

@@ -128,8 +128,7 @@ def from_given(known: Mapping[str, float], u_bound: float, needs: Sequence[str] 
     missing = [name for name, field in NAMES.items() if field in needs and field not in bounds and field != "x"]
     if missing:
         raise ValueError(
-            f"bounds: {', '.join(missing)} missing; give what is known of the system, such as "
-            'bounds={"spectral_radius": 0.7, "action_weight": 1, "input_matrix": 0.5, "noise_std": 0.1}'
+            f"bounds: {', '.join(missing)} missing; give what is known of the system, as in docs/guides/bandits.md"
         )
     return Bounds(**{field: bounds.get(field, math.nan) for field in Bounds._fields})
 

@@ -39,7 +39,7 @@ format: $(VENV)/.dev
 # mypy finds no sub-packages through an editable install; it reads them through links under one parent.
 typecheck: $(VENV)/.dev
 	mkdir -p build/typing/surefoot
-	for file in __init__.py api.py py.typed; do ln -sfn ../../../api/$$file build/typing/surefoot/$$file; done
+	for file in api/*.py api/py.typed; do ln -sfn ../../../$$file build/typing/surefoot/$$(basename $$file); done
 	for package in $(SOURCES); do ln -sfn ../../../$$package build/typing/surefoot/$$package; done
 	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 LARGEST = 1e18  # a number of steps that a million GPUs will not take
@@ -29,7 +29,7 @@ def require_finite(config: Any, prefix: str = "", infinite: Collection[str] = ()
                 raise ValueError(f"{option} must be finite and within ±{LARGEST:g}, not {number}")
 
 
-def require_between(config: Any, limits: dict[str, tuple[float, float]], prefix: str = "") -> None:
+def require_between(config: Any, limits: Mapping[str, tuple[float, float]], prefix: str = "") -> None:
     """Raise `ValueError` for a field, unless it is None, that is not within its limits, both included."""
     for name, (least, most) in limits.items():
         value = getattr(config, name)

@@ -21,7 +21,7 @@ def register_games() -> None:
         ImportError: the package is missing.
     """
     try:
-        from minatar.gym import register_envs
+        from minatar.gym import register_envs  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise ImportError(f'MinAtar cannot be imported ({error}): pip install "surefoot[benchmarks]"') from error
     if f"{NAMESPACE}Breakout-v1" not in gym.registry:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Agent, Policy, StatefulPolicy
-from surefoot.envs import EnvConfig, TaskError, TensorEnv, TensorVectorEnv, make_vec
+from surefoot.envs import EnvConfig, TaskError, make_vec
 from surefoot.offline_data import normalized_score
 
 NUM_ENVS = 32  # most environments stepped side by side; more episodes run in further waves
@@ -87,7 +87,7 @@ def evaluate(
 
 
 def _first_episodes(
-    act: Act, env: TensorVectorEnv | TensorEnv, seed: int, gamma: float
+    act: Act, env: Any, seed: int, gamma: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (N,) returns, discounted returns and lengths of each environment's first episode.
 

@@ -74,5 +74,5 @@ def _require_own_storage(item: h5py.Dataset, path: str | Path) -> None:
 
 def _largest(item: h5py.Dataset) -> int:
     """Return the bytes that reading a data set takes, or one of its chunks where that is more."""
-    size = item.dtype.itemsize
+    size: int = item.dtype.itemsize
     return max(math.prod(item.shape or ()), math.prod(item.chunks or ())) * size

@@ -41,7 +41,7 @@ from surefoot.agents.interface import AgentSpec, Style
 def spec(
     config: BanditConfig, make_learner: Callable[[Any, BanditProblem], Any], summary: str, style: Style
 ) -> AgentSpec:
-    made = {"make_agent": partial(Bandit, make_learner), "make_ask_tell": partial(RealBandit, make_learner)}
+    made: dict[str, Any] = {"make_agent": partial(Bandit, make_learner), "make_ask_tell": partial(RealBandit, make_learner)}
     return replace(DYNLIN_UCB_SPEC, default=config, summary=summary, style=style, **made)
 
 

@@ -61,7 +61,7 @@ def non_normality(A: np.ndarray, powers: int = POWERS) -> float:
 
 
 def from_system(
-    system: LinearSystem, u_bound: float, given: dict[str, float | None] | None = None, powers: int = POWERS
+    system: LinearSystem, u_bound: float, given: Mapping[str, float | None] | None = None, powers: int = POWERS
 ) -> Bounds:
     """Return the exact bounds of a system, as the paper grants them to the learner, `given` ones in their place.
 

@@ -39,11 +39,13 @@ def bonus_ratio(learner: Any) -> Tensor:
     if learner.table is not None:
         mean, squared_width = learner.table.values(learner.ridge)
         spread = mean.amax(0) - mean.amin(0)
-        return learner.beta * squared_width.amin(0).clamp(min=0.0).sqrt() / spread.clamp(min=1e-300)
+        ratio: Tensor = learner.beta * squared_width.amin(0).clamp(min=0.0).sqrt() / spread.clamp(min=1e-300)
+        return ratio
     estimate = learner.ridge.estimate()  # (d, N)
     length = total(estimate.square().unbind()).sqrt().clamp(min=1e-300)
     whitened = forward(cholesky(learner.ridge.gram), (estimate / length).unbind())
-    return learner.beta * total([w.square() for w in whitened]).sqrt() / length
+    ratio = learner.beta * total([w.square() for w in whitened]).sqrt() / length
+    return ratio
 
 
 def dominance(learner: Any, t: int) -> str | None:

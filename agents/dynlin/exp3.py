@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -66,7 +67,7 @@ class Exp3(LearnerDefaults):
 
     def __init__(self, config: Exp3Config, problem: BanditProblem, *, batched: bool = False) -> None:
         horizon = require_horizon(config)
-        self.batched = partial(rounds_per_batch, config, problem) if batched else lambda horizon: 1
+        self.batched: Callable[[int], int] = partial(rounds_per_batch, config, problem) if batched else lambda _: 1
         self.length = self.batched(horizon)
         needs = ("rho", "theta", "omega", "b", "u")
         self.bound, self.arms = reward_bound(bounds_of(problem, needs)), len(table_of(problem).actions)

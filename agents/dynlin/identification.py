@@ -205,9 +205,9 @@ def lagged(u: np.ndarray, y: np.ndarray, lags: int) -> tuple[np.ndarray, np.ndar
 
 def choose_lags(u: np.ndarray, y: np.ndarray) -> int:
     """Return twice the L of the smallest T ln(RSS/T) + 2p, so that what is cut off hides in the noise."""
-    most = max(1, min(MOST_LAGS, len(u) // (4 * u.shape[1]) - 1))
+    most: int = max(1, min(MOST_LAGS, len(u) // (4 * u.shape[1]) - 1))
     tried = sorted({min(most, lag) for lag in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)})
-    scores = {}
+    scores: dict[int, float] = {}
     for lag in tried:  # all on the same rounds
         x, target = lagged(u[most - lag :], y[most - lag :], lag)
         if len(x) <= x.shape[1]:

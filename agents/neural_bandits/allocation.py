@@ -76,7 +76,7 @@ def fast_rate(arms: int, best_loss: Tensor, regret: float) -> Tensor:
 
 def growing_rate(scale: float, power: float, t: int) -> float:
     """Return γ_t = c·t^q in round t, from 1."""
-    return scale * t**power
+    return float(scale * t**power)
 
 
 def doubled(total: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -145,7 +145,7 @@ class ContextualLinUCB(Stateful):
 class NeuralBaseline(Stateful):
     """A network that learns rewards (or losses); what explores is added by each method."""
 
-    STATEFUL = ("oracle", "uniforms", "loss")
+    STATEFUL: ClassVar[tuple[str, ...]] = ("oracle", "uniforms", "loss")
 
     def __init__(self, config: NeuralBaselineConfig, problem: ContextualProblem) -> None:
         shape, seed, device, engine = problem
@@ -254,7 +254,7 @@ class EENet(NeuralBaseline):
 def pooled(values: Tensor, size: int) -> Tensor:
     """Return means (…, ⌈n/size⌉) of `size` neighbours each of values (…, n); the last group is filled up with zeros."""
     filled = torch.nn.functional.pad(values, (0, -values.shape[-1] % size))
-    return filled.unflatten(-1, (-1, size)).mean(-1)
+    return torch.unflatten(filled, -1, (-1, size)).mean(-1)
 
 
 def spec(config: Any, make_learner: Any, summary: str, style: Style) -> Any:

@@ -87,7 +87,7 @@ class Network:
 
     def blocks(self, layer: Tensor) -> Tensor:
         """Return a first layer (N, Kd, m) as blocks (N, K, d, m)."""
-        return layer.unflatten(1, (self.shape.blocks, self.features))
+        return torch.unflatten(layer, 1, (self.shape.blocks, self.features))
 
     def widen(self, contexts: Tensor) -> Tensor:
         """Return contexts with a 1 at their end where there is an intercept."""
@@ -213,4 +213,4 @@ def _draw(uniforms: ReplicateUniforms, rows: int, columns: int, fan: int, initia
     """Return a Gaussian layer (N, in, out): of variance 1 in theory, 2/in in practice (He); the last one 1/in."""
     variance = 1.0 if initialisation == "theory" else (1.0 if columns == 1 else 2.0) / fan
     normal = uniforms.normals(rows * columns) * math.sqrt(variance)
-    return normal.float().unflatten(1, (rows, columns))
+    return torch.unflatten(normal.float(), 1, (rows, columns))

@@ -172,11 +172,11 @@ class NetworkRegression(Stateful):
         self.history = History(
             shape.replicates, self.network.features, config.replay_capacity if config.replay else 1, device
         )
-        perturbed = isinstance(config, PerturbedConfig)
-        self.perturbation = config.perturbation if perturbed and config.perturbation_scale else "none"
-        self.scale = config.perturbation_scale * self.network.width**-0.25 if perturbed else 0.0  # c_p m^(−1/4)
-        self.radius = config.radius if perturbed else None
-        draws = config.perturbation_draws if perturbed and self.perturbation == "sampled" else 0
+        perturbed = config if isinstance(config, PerturbedConfig) else None
+        self.perturbation = perturbed.perturbation if perturbed and perturbed.perturbation_scale else "none"
+        self.scale = perturbed.perturbation_scale * self.network.width**-0.25 if perturbed else 0.0  # c_p m^(−1/4)
+        self.radius = perturbed.radius if perturbed else None
+        draws = perturbed.perturbation_draws if perturbed and self.perturbation == "sampled" else 0
         self.signs = _signs(weights, draws, self.network.size)  # (N, S, p), ±1
         self.round = 0
         plain = self.perturbation != "sampled" and self.radius is None and len(config.hidden) == 1
@@ -220,7 +220,8 @@ class NetworkRegression(Stateful):
     def minibatch(self) -> Tensor:
         """Return the samples (N, updates, B) of this round's steps: the newest first, the others uniform."""
         updates, size = self.config.updates_per_round, self.config.batch_size if self.config.replay else 1
-        index = (self.uniforms.block(updates * size) * len(self.history)).long().unflatten(1, (updates, size))
+        drawn = (self.uniforms.block(updates * size) * len(self.history)).long()
+        index = torch.unflatten(drawn, 1, (updates, size))
         index[..., 0] = self.history.newest
         return index
 
@@ -296,4 +297,5 @@ class NetworkRegression(Stateful):
 
 def _signs(uniforms: ReplicateUniforms, draws: int, size: int) -> Tensor:
     """Return random signs (N, S, p), int8."""
-    return ((uniforms.block(draws * size) < 0.5).to(torch.int8) * 2 - 1).unflatten(1, (draws, size))
+    signs = (uniforms.block(draws * size) < 0.5).to(torch.int8) * 2 - 1
+    return torch.unflatten(signs, 1, (draws, size))

@@ -21,7 +21,7 @@ class Decision(NamedTuple):
 
     round: int  # the number of its first round
     rounds: int  # for how many rounds the action is held
-    index: int | np.ndarray | None  # the row of the action, in the set or among the contexts; None on a ball
+    index: int | np.ndarray | None  # type: ignore[assignment]  # the row of the action, in the set or among the contexts; None on a ball
     action: np.ndarray  # float64: the action, or the context of the arm
 
 

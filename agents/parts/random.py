@@ -50,12 +50,14 @@ class ReplicateUniforms:
         place = torch.arange(self.draws + 1, self.draws + count + 1, device=self.keys.device)
         self.draws += count
         hashed = _mix(self.keys[:, None] + place * (_GOLDEN - 2**64))  # int64 products wrap, as in `next`
-        return _shift(hashed, 11).double() * 2.0**-53
+        uniform: Tensor = _shift(hashed, 11).double() * 2.0**-53
+        return uniform
 
     def normals(self, count: int) -> Tensor:
         """Return standard normal numbers (N, count), by Box and Muller's transform of two uniform ones each."""
         radius, angle = self.block(2 * count).unflatten(1, (count, 2)).unbind(-1)
-        return (-2 * (-radius).log1p()).sqrt() * (2 * torch.pi * angle).cos()
+        normal: Tensor = (-2 * (-radius).log1p()).sqrt() * (2 * torch.pi * angle).cos()
+        return normal
 
     def state_dict(self) -> dict[str, Any]:
         return {"keys": self.keys.clone(), "draws": self.draws}

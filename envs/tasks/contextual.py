@@ -27,7 +27,8 @@ class Problem(NamedTuple):
 
 
 def _on_the_sphere(z: np.ndarray) -> np.ndarray:
-    return z / np.linalg.norm(z, axis=-1, keepdims=True)
+    unit: np.ndarray = z / np.linalg.norm(z, axis=-1, keepdims=True)
+    return unit
 
 
 PROBLEMS = {

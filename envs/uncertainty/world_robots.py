@@ -33,8 +33,9 @@ class WorldRobots:
         self._actions = torch.zeros((num_envs, *(self.spaces[1].shape or ())), device=self.worlds.device)
 
     def begin(self, indices: np.ndarray, values: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
-        obs = self.worlds.begin(indices, values, seeds).numpy(force=True)
-        return obs[indices]
+        obs: np.ndarray = self.worlds.begin(indices, values, seeds).numpy(force=True)
+        begun: np.ndarray = obs[indices]
+        return begun
 
     def advance(self, indices: np.ndarray, actions: np.ndarray) -> Moved:
         busy = np.zeros(len(self._actions), bool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from copy import copy
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import mujoco
@@ -29,7 +29,7 @@ class ParameterRows:
     """
 
     def __init__(self, env: gym.Env, uncertainty: UncertaintySet | None, fixed: Mapping[str, float], num_worlds: int):
-        self.task: Any = env.unwrapped  # its model is where parameters are written before they become a row
+        self.task = cast(Any, env.unwrapped)  # its model is where parameters are written before they become a row
         given = uncertainty is not None or bool(fixed)
         self.parameters = TaskParameters(env, uncertainty, fixed) if given else None
         self.nominal = self.parameters.nominal[: self.parameters.count] if self.parameters else np.empty(0)

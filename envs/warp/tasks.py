@@ -263,7 +263,8 @@ def _effort(weight: float, values: Tensor) -> Tensor:
 
 
 def _alive(healthy: Tensor, task: Any, like: Tensor) -> Tensor:
-    return healthy.to(like) * task._healthy_reward  # a bool times a number would be of torch's default precision
+    reward: Tensor = healthy.to(like) * task._healthy_reward  # a bool times a number: of torch's default precision
+    return reward
 
 
 def _no_end(action: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import mujoco
@@ -63,7 +63,8 @@ class Worlds:
         require_served(config)
         wp_device(torch.device(device))
         self.num_worlds, self.device, self.limit = num_worlds, torch.device(device), limit
-        self.spaces, self.task = (env.observation_space, env.action_space), env.unwrapped
+        self.spaces = (env.observation_space, env.action_space)
+        self.task = cast(Any, env.unwrapped)
         self.definition, self.noise = TASKS[config.id], config.physics.action_noise
         self._time_aware, bounds = is_time_aware(env), self.task.action_space
         low, high = (torch.from_numpy(bound).to(self.device) for bound in (bounds.low, bounds.high))

@@ -60,7 +60,7 @@ def act_of(predict: Predict, own_action: gym.Space[Any], label: str | None = Non
     The `Act` raises `ValueError`, in one line, for actions that are no numbers, of a wrong shape, not finite or beyond
     the task's bounds.
     """
-    name = label or getattr(predict, "__qualname__", type(predict).__name__)
+    name = str(label or getattr(predict, "__qualname__", type(predict).__name__))
     check = _check_box if isinstance(own_action, gym.spaces.Box) else _check_discrete
 
     def act(obs: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> int:
     if verb not in VERBS:
         raise ValueError(f"bandit {verb!r}: {USAGE}")
     form, run = VERBS[verb]
-    request = tyro.cli(form, args=_numbers_first(rest), prog=f"surefoot bandit {verb}", registry=REGISTRY)
+    request: Any = tyro.cli(form, args=_numbers_first(rest), prog=f"surefoot bandit {verb}", registry=REGISTRY)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they stand in the line
         print(json.dumps(run(request), ensure_ascii=False))
@@ -137,7 +137,7 @@ def new(request: New) -> dict[str, Any]:
 
 
 def _preset(request: New) -> dict[str, Any]:
-    known = {"actions": None, "bounds": {}, "settings": {}, "horizon": None, "replicates": 1, "seed": 0}
+    known: dict[str, Any] = {"actions": None, "bounds": {}, "settings": {}, "horizon": None, "replicates": 1, "seed": 0}
     content = read_yaml(request.preset) if request.preset else {}
     if unknown := sorted(set(content) - set(known)):
         raise ValueError(f"{request.preset}: unknown key {unknown[0]!r}; known: {', '.join(known)}")

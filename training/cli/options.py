@@ -82,7 +82,8 @@ def read_options(form: Callable[..., T] | type[T], **settings: Any) -> T:
     said = io.TextIOWrapper(io.BytesIO(), encoding=sys.stderr.encoding or "utf-8")  # tyro draws what that can show
     try:
         with redirect_stderr(said):
-            return tyro.cli(form, **{"registry": REGISTRY, **settings})
+            read: T = tyro.cli(form, **{"registry": REGISTRY, **settings})
+            return read
     finally:
         said.seek(0)
         text = said.read()

@@ -50,8 +50,8 @@ def latest_whole(paths: Sequence[Path]) -> Found:
         except DamagedError as error:
             errors.append((path, error))
             continue
-        for _, error in errors:
-            tqdm.write(f"note: {error.what}; the run goes on from the checkpoint before, {path.name}")
+        for _, passed in errors:
+            tqdm.write(f"note: {passed.what}; the run goes on from the checkpoint before, {path.name}")
         return Found(path, state, [damaged for damaged, _ in errors])
     raise errors[0][1]
 

@@ -86,9 +86,7 @@ def evaluate(
     return EvalResult(returns, lengths, normalized_score(env_config.id, returns), discounted)
 
 
-def _first_episodes(
-    act: Act, env: Any, seed: int, gamma: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _first_episodes(act: Act, env: Any, seed: int, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return (N,) returns, discounted returns and lengths of each environment's first episode.
 
     An environment whose episode is over waits for the others.

@@ -41,8 +41,10 @@ from surefoot.agents.interface import AgentSpec, Style
 def spec(
     config: BanditConfig, make_learner: Callable[[Any, BanditProblem], Any], summary: str, style: Style
 ) -> AgentSpec:
-    made: dict[str, Any] = {"make_agent": partial(Bandit, make_learner), "make_ask_tell": partial(RealBandit, make_learner)}
-    return replace(DYNLIN_UCB_SPEC, default=config, summary=summary, style=style, **made)
+    made = partial(Bandit, make_learner), partial(RealBandit, make_learner)
+    return replace(
+        DYNLIN_UCB_SPEC, default=config, summary=summary, style=style, make_agent=made[0], make_ask_tell=made[1]
+    )
 
 
 LINUCB_SPEC = spec(LinUCBConfig(), LinUCB, "linear UCB (OFUL) on every round's reward", style=Style("#E69F00", "-"))

@@ -77,6 +77,27 @@ def test_equal_models_are_certified_at_once():
     assert found.hull == pytest.approx(found.lower, abs=1e-8)
 
 
+def test_the_path_goes_on_while_some_model_is_below_the_bound():
+    """Every first policy has the bound's value in the model that it is the best of; that ends nothing."""
+    ends = []
+    for seed in range(8):
+        models = prepare(random_models(seed), 0.9)
+        path = tables.iwocs(models)
+        for turn, following in zip(path, path[1:], strict=False):
+            assert turn.values.min() < turn.upper - 1e-9
+            assert following.model == turn.values.argmin()
+        assert turn_ends(path)
+        ends.append(len(path))
+    assert max(ends) > 1
+
+
+def turn_ends(path):
+    """Whether the last turn is certified, or its worst model was solved before."""
+    last = path[-1]
+    met = abs(last.upper - last.values.min()) <= 1e-8 * (1 + abs(last.upper))
+    return met or int(last.values.argmin()) in [turn.model for turn in path]
+
+
 def test_a_policy_of_chances_is_evaluated_too():
     models = random_models(0)
     half = np.full((STATES, ACTIONS), 0.5)

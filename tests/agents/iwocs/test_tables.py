@@ -1,6 +1,6 @@
 """The worst of several sparse models: against enumeration, with and without discount, and what is refused."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_the_path_goes_on_while_some_model_is_below_the_bound():
     for seed in range(8):
         models = prepare(random_models(seed), 0.9)
         path = tables.iwocs(models)
-        for turn, following in zip(path, path[1:], strict=False):
+        for turn, following in pairwise(path):
             assert turn.values.min() < turn.upper - 1e-9
             assert following.model == turn.values.argmin()
         assert turn_ends(path)

@@ -29,13 +29,6 @@ class EnvConfig:
     """Number of environments stepped in parallel."""
     vectorization: Literal["sync", "async"] = "sync"
     """`async` runs each environment in a process of its own; batched tensor tasks ignore it."""
-    backend: Literal["mujoco", "warp"] = "mujoco"
-    """What steps MuJoCo's tasks: MuJoCo in C, or MuJoCo Warp, all environments at once on `--device`, in single
-    precision; for thousands of environments on a GPU (docs/guides/warp.md)."""
-    nconmax: int | None = None
-    """warp: contacts per environment that there is room for, on average; None: a number that suits the task."""
-    njmax: int | None = None
-    """warp: rows of constraints in an environment that there is room for; None: a number that suits the task."""
     max_episode_steps: int | None = None
     """Time limit of an episode; None: the task's own."""
     time_aware: bool = False
@@ -50,6 +43,13 @@ class EnvConfig:
     termination: str | None = None
     """Termination rule for model-based agents: `module:function` of tensors (obs, action, next_obs) to (N,) bool. None:
     the rule known for the id. It is checked against the task at the start of a run."""
+    backend: Literal["mujoco", "warp"] = "mujoco"
+    """What steps MuJoCo's tasks: MuJoCo in C, or MuJoCo Warp, all environments at once on `--device`, in single
+    precision; for thousands of environments on a GPU (docs/guides/warp.md)."""
+    nconmax: int | None = None
+    """warp: contacts per environment that there is room for, on average; None: a number that suits the task."""
+    njmax: int | None = None
+    """warp: rows of constraints in an environment that there is room for; None: a number that suits the task."""
 
     def __post_init__(self) -> None:
         require_finite(self, "env.")

@@ -29,6 +29,7 @@ from surefoot.offline_data.files import remove_leftovers, temporary
 FORMAT = 3  # of files; 2 had neither checksum nor blocks
 READABLE = (2, 3)
 BLOCKS = "blocks"  # the folder of blocks, beside the checkpoints that name them
+_ZIP = b"PK\x03\x04"  # how a zip file, which a checkpoint is, begins
 _CHECKSUM = b"surefoot sha256 "
 _COMMENT = len(_CHECKSUM) + 64
 _STORED = "stored in blocks"  # the key that marks what stands for a large tensor
@@ -129,8 +130,10 @@ def _require_held(path: Path) -> None:
 
     It stores its tensors as they are, so that an entry is as long as it is stored, and a storage as its entry.
     """
-    if not zipfile.is_zipfile(path):
-        raise pickle.UnpicklingError("another format")
+    if not zipfile.is_zipfile(path):  # its index is at the end
+        with path.open("rb") as file:
+            cut = file.read(len(_ZIP)) in (_ZIP, b"")
+        raise EOFError if cut else pickle.UnpicklingError("another format")
     with zipfile.ZipFile(path) as archive:
         try:
             check_claims(archive, path.stat().st_size, OWN_NAMES)

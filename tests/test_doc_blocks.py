@@ -62,6 +62,7 @@ from surefoot.training.cli import bandit as cli_bandit
 from surefoot.training.cli import data as cli_data
 from surefoot.training.cli import evaluate as cli_evaluate
 from surefoot.training.cli import plot as cli_plot
+from surefoot.training.cli import stress as cli_stress
 from surefoot.training.cli import sweep as cli_sweep
 from surefoot.training.cli import train as cli_train
 from surefoot.training.cli.main import main
@@ -423,6 +424,8 @@ def parse(words: list[str]) -> int:
         cli_evaluate.check(cli_evaluate.parse(rest))
     elif command == "plot":
         cli_plot.parse(rest)
+    elif command == "stress":
+        cli_stress.check(cli_stress.parse(rest))
     else:
         assert command == "data", command
         parse_data(rest)

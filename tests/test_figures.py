@@ -25,6 +25,7 @@ from surefoot.training.report import figures as report
 from surefoot.training.report import stress_figures
 from surefoot.training.report.data import gather
 from surefoot.training.report.numbers import COMMON, Nominal, ParameterMap, improvements
+from surefoot.training.report.records import Measurements
 from surefoot.training.runs import folder as run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,7 +150,7 @@ class Examples:
     def report_return_distributions(self):
         record = {"env": vars_of(HEAVY), "return": {"values": [1.0, 2.0, 5.0]}}
         cell = self.cells().cells[0]
-        runs = tuple(replace(run, measured=(record,)) for run in cell.runs)
+        runs = tuple(replace(run, measurements=Measurements(single=[record])) for run in cell.runs)
         return report.return_distributions([replace(cell, runs=runs)], "Pendulum-v1, gravity 2.0")
 
     def report_heat_map(self):
@@ -168,6 +169,11 @@ class Examples:
         task = EnvConfig("surefoot/Pendulum-v0", Physics(gravity=2.0), max_episode_steps=3, num_envs=64)
         found = stress(lambda obs: obs[:, :1], task, [SETS["pendulum-2"]], budget=230)
         return [{"name": name, "agent": "sac", "training_seed": 0, **found} for name in ("a", "b")]
+
+    def report_moments(self):
+        task = EnvConfig("surefoot/Pendulum-v0", Physics(gravity=2.0), max_episode_steps=4, num_envs=64)
+        found = stress(lambda obs: obs[:, :1], task, [SETS["pendulum-2"]], budget=230, moment=1)
+        return stress_figures.moments([{"name": "a", "agent": "sac", "training_seed": 0, **found}], 0)
 
     def report_response_curves(self):
         return stress_figures.response_curves(self.stressed(), 0, 1)

@@ -187,6 +187,7 @@ def test_the_console_command_is_there(installed, target):
         "onnx",
         "hub",
         "warp",
+        "sklearn",
         "benchmarks",
         "docs",
         "dev",

@@ -30,14 +30,18 @@ SHARED: dict[str, Rule] = {
     "tau": FRACTION,
     "log_std_min": (lambda x: x < LOG_STD_MAX, f"below {LOG_STD_MAX:g}"),
     **dict.fromkeys(["policy_lr", "critic_lr", "alpha_lr", "classifier_lr", "learning_rate", "lr"], RATE),
-    **dict.fromkeys(["initial_alpha", "updates_per_step", "adam_eps", "classifier_bound"], POSITIVE),
+    **dict.fromkeys(["initial_alpha", "updates_per_step", "adam_eps"], POSITIVE),
     **dict.fromkeys(
         ["batch_size", "replay_capacity", "rollout_steps", "classifier_batch_size", "policy_delay"], AT_LEAST_1
     ),
     **dict.fromkeys(["random_steps", "learning_starts", "real_batch_size", "classifier_noise"], AT_LEAST_0),
     **dict.fromkeys(["exploration_noise", "target_noise", "target_noise_clip"], AT_LEAST_0),
 }
-SHARED |= {"horizon": optional(AT_LEAST_1), "last_layer_gain": optional(AT_LEAST_0)}
+SHARED |= {
+    "horizon": optional(AT_LEAST_1),
+    "last_layer_gain": optional(AT_LEAST_0),
+    "classifier_bound": optional(POSITIVE),
+}
 
 
 def check_ranges(config: Any, more: Mapping[str, Rule] | None = None) -> None:

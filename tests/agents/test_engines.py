@@ -73,6 +73,7 @@ VALUES = {  # of options that are None by default; None: not of the updates
     "clip_reward": None,  # not with a stock, and nothing of the network
     "decay_steps": 24,
     "error_quantile": 0.5,
+    "horizon": None,  # needs a task that tells the time: tests/agents/distributional/dhn/test_horizon.py
     "image_shape": None,  # of Atari; its convolutions are PyTorch's
     "last_layer_gain": 0.5,
     "max_grad_norm": 0.1,

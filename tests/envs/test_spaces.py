@@ -129,7 +129,7 @@ def test_a_bound_cuts_larger_ones_and_must_do_something():
     with pytest.raises(ValueError, match=r"Discrete\(3\); leave --env.action-bound out"):
         spaces_of(task(action="Number", action_bound=9.0))
     for bad in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match=r"--env.action-bound must be positive and finite"):
+        with pytest.raises(ValueError, match=r"--env.action-bound must be (positive and )?finite"):
             task(action_bound=bad)
 
 

@@ -243,8 +243,8 @@ def test_a_grid_of_more_than_three_parameters_has_no_figure(tmp_path):
         (["--grid", "hoper-1"], "unknown uncertainty set 'hoper-1'"),
         (["--grid", "hopper-1"], "hopper-1 is for Hopper-v5, not for InvertedPendulum-v5"),
         (["--grid", "absent.yaml"], "absent.yaml: no such file"),
-        (["--grid", "inverted-pendulum-1", "--n", "1"], "at least 2 values"),
-        (["--grid", "inverted-pendulum-1", "--episodes", "0"], "at least 1"),
+        (["--grid", "inverted-pendulum-1", "--n", "1"], "--n is 1; it must be from 2 to 10,000"),
+        (["--grid", "inverted-pendulum-1", "--episodes", "0"], "--episodes is 0; it must be from 1 to 10,000,000"),
         (["--grid", "inverted-pendulum-1", "--video"], "leave it out with --grid"),
     ],
 )

@@ -101,7 +101,7 @@ def moments(records: Sequence[Record], box: int) -> str:
             axes.axhline(one["nominal"], color=style.color, lw=0.8, ls=":")
         axes.plot([], [], "s", ms=9, color="none", mec=INK, label="worst, on fresh seeds")
         axes.plot([], [], ":", color=INK, label="without the disturbance")
-        axes.set(xlabel="step from which the disturbance holds", ylabel=MEAN_RETURN)
+        axes.set(xlabel="onset of the disturbance (environment steps)", ylabel=MEAN_RETURN)
         axes.grid(True, linewidth=0.5, alpha=0.35)
         _legend_below(axes)
 

@@ -122,8 +122,9 @@ def test_an_agent_keeps_its_colour_in_every_figure_and_its_baseline_runs_have_ot
     assert second != first
     markers = [line.get_marker() for line in figure[1].axes[0].get_lines()]
     assert len(set(markers)) == 2
-    bandits = {name for name, entry in agents.REGISTRY.items() if "bandits" in entry or "dynlin" in entry}
-    for names in (bandits, set(agents.REGISTRY) - bandits):  # the two kinds never share a figure
+    bandits = {name for name, entry in agents.REGISTRY.items() if "dynlin" in entry}
+    contextual = {name for name, entry in agents.REGISTRY.items() if "neural_bandits" in entry}
+    for names in (bandits, contextual, set(agents.REGISTRY) - bandits - contextual):  # kinds that never share a figure
         assert len({agent_style(name) for name in names}) == len(names)
     assert agent_style("a new one") == agent_style("a new one")
 

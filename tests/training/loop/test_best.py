@@ -206,5 +206,5 @@ def test_worlds_are_the_largest_grid_with_its_corners_and_then_random_points_of_
 
 
 def test_a_worst_case_of_one_world_is_refused(tiny):
-    with pytest.raises(ValueError, match=r"--eval\.worlds is 1; a worst case needs at least 2"):
+    with pytest.raises(ValueError, match=r"--eval\.worlds is 1; it must be from 2 to 1,000,000"):
         change(tiny.eval, worlds=1)

@@ -22,6 +22,7 @@ import torch
 import tyro
 from record import record_job, results_of
 from torch import Tensor, nn
+from trained import train_to_the_end
 
 from surefoot.agents.distributional.objectives import parse
 from surefoot.envs import EnvConfig
@@ -30,10 +31,6 @@ from surefoot.evaluation.episodes import Act, evaluate, make_act
 from surefoot.evaluation.policy_files import load_policy
 from surefoot.training.config.presets import load_preset
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.interrupt import stop_on_signals
-from surefoot.training.loop.setup import start_or_resume
-from surefoot.training.runs.folder import read_meta
-from surefoot.training.session import execute
 
 NAME = "minatar"
 GAMES = {"breakout": "MinAtar/Breakout-v1", "asterix": "MinAtar/Asterix-v1"}  # of 4 channels both
@@ -66,13 +63,7 @@ def ours(job: str, runs: Path, steps: int | None) -> dict[str, Any]:
     """Train the policy of a job, from where it stopped if it did, and return what its last policy achieves."""
     task, agent, seed = job.split("/")
     config, folder = configuration(task, agent, int(seed), steps), runs / job.replace("/", "-")
-    with stop_on_signals() as stop:
-        active = start_or_resume(folder, agent, config)
-        if active is not None:
-            execute(active, stop)
-    meta = read_meta(folder)
-    if meta["status"] != "finished":
-        raise SystemExit(f"{job}: stopped by a signal; the same command goes on with it")
+    meta = train_to_the_end(job, folder, agent, config)
     figures = achieved(make_act(load_policy(folder).policy), config.env, config.agent.gamma)
     return {"steps": config.steps, **figures, "minutes": meta["minutes"], "commit": meta["commit"]}
 

@@ -19,14 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from record import record_job, results_of
+from trained import carry_out, train_to_the_end
 
 from surefoot.training.config.presets import default_config
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.interrupt import stop_on_signals
-from surefoot.training.loop.setup import start_or_resume
-from surefoot.training.runs.folder import read_meta
-from surefoot.training.session import execute
 
 NAME = "sac_sb3"
 TASKS = ("Hopper-v5", "HalfCheetah-v5")
@@ -68,13 +64,7 @@ def run(job: str, runs: Path, steps: int) -> dict[str, Any]:
     task, agent, seed = job.split("/")
     config = configuration(task, agent, int(seed), steps)
     folder = runs / job.replace("/", "-")
-    with stop_on_signals() as stop:
-        active = start_or_resume(folder, agent, config)
-        if active is not None:
-            execute(active, stop)
-    meta = read_meta(folder)
-    if meta["status"] != "finished":
-        raise SystemExit(f"{job}: stopped by a signal; the same command goes on with it")
+    meta = train_to_the_end(job, folder, agent, config)
     curve = evaluations(folder)
     returns = [round(value, 1) for value in curve.values()]
     return {
@@ -100,11 +90,7 @@ def main(options: Options) -> None:
     began = time.perf_counter()
     torch.set_num_threads(1)
     options.runs.mkdir(parents=True, exist_ok=True)
-    for job in options.jobs:
-        if job in results_of(NAME):
-            continue
-        figures = run(job, options.runs, options.steps)
-        record_job(NAME, job, figures, began=began, seeds=list(SEEDS))
+    carry_out(NAME, options.jobs, lambda job: run(job, options.runs, options.steps), SEEDS, began)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,13 @@ import numpy as np
 import torch
 import tyro
 from record import RESULTS, record_job, results_of
+from trained import carry_out, train_to_the_end
 
 from surefoot.envs import Physics
 from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
 from surefoot.evaluation.policy_files import load_policy
 from surefoot.training.config.presets import load_preset
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.interrupt import stop_on_signals
-from surefoot.training.loop.setup import start_or_resume
-from surefoot.training.runs.folder import read_meta
-from surefoot.training.session import execute
 
 NAME = "simulator_gap"
 NO_SIMULATOR = "none"
@@ -134,13 +131,7 @@ def run(job: str, runs: Path, steps: int | None) -> dict[str, Any]:
     method = METHODS[name]
     config = configuration(gap, method, int(seed), steps)
     folder = runs / job.replace("/", "-")
-    with stop_on_signals() as stop:
-        active = start_or_resume(folder, method.agent, config, method.preset)
-        if active is not None:
-            execute(active, stop)
-    meta = read_meta(folder)
-    if meta["status"] != "finished":
-        raise SystemExit(f"{job}: stopped by a signal; the same command goes on with it")
+    meta = train_to_the_end(job, folder, method.agent, config, method.preset)
     return {"steps": config.steps, **measured(folder, config), "minutes": meta["minutes"], "commit": meta["commit"]}
 
 
@@ -169,11 +160,7 @@ def main(options: Options) -> None:
     for job, figures in jobs_of_the_demo() if options.steps is None else ():
         if job not in results_of(NAME):
             record_job(NAME, job, figures, began=began, seeds=list(SEEDS))
-    for job in options.jobs:
-        if job in results_of(NAME):
-            continue
-        figures = run(job, options.runs, options.steps)
-        record_job(NAME, job, figures, began=began, seeds=list(SEEDS))
+    carry_out(NAME, options.jobs, lambda job: run(job, options.runs, options.steps), SEEDS, began)
 
 
 if __name__ == "__main__":

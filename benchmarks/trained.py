@@ -1,0 +1,36 @@
+"""Benchmarks that are made of runs: each trained from where it stopped, each result recorded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from record import record_job, results_of
+
+from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.interrupt import stop_on_signals
+from surefoot.training.loop.setup import start_or_resume
+from surefoot.training.runs.folder import read_meta
+from surefoot.training.session import execute
+
+
+def train_to_the_end(
+    job: str, folder: Path, agent: str, config: RunConfig[Any], preset: str | None = None
+) -> dict[str, Any]:
+    """Train the run of a job, from where it stopped if it did, and return its meta; a signal ends the process."""
+    with stop_on_signals() as stop:
+        active = start_or_resume(folder, agent, config, preset)
+        if active is not None:
+            execute(active, stop)
+    meta = read_meta(folder)
+    if meta["status"] != "finished":
+        raise SystemExit(f"{job}: stopped by a signal; the same command goes on with it")
+    return meta
+
+
+def carry_out(name: str, jobs: Sequence[str], run: Callable[[str], Any], seeds: Sequence[int], began: float) -> None:
+    """Run and record the jobs of a benchmark that have no result yet; `began` as for `record`."""
+    for job in jobs:
+        if job not in results_of(name):
+            record_job(name, job, run(job), began=began, seeds=list(seeds))

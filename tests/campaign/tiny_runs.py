@@ -15,14 +15,13 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads cannot be forked
 
-import h5py
-import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 import record as records  # noqa: E402
+from recordings import write_data  # noqa: E402
 from sameness import assert_same_run, rows  # noqa: E402
 
 from surefoot import agents  # noqa: E402
@@ -46,19 +45,6 @@ __all__ = [
     "write_data",
 ]
 STEPS = 80
-
-
-def write_data(path: Path) -> Path:
-    """Write a D4RL file of made-up Pendulum transitions, 3 episodes of 40 steps; return it."""
-    generator, size = np.random.default_rng(0), 120
-    with h5py.File(path, "w") as file:
-        for name in ("observations", "next_observations"):
-            file[name] = generator.uniform(-1, 1, (size, 3)).astype(np.float32)
-        file["actions"] = generator.uniform(-0.9, 0.9, (size, 1)).astype(np.float32)
-        file["rewards"] = generator.normal(size=size).astype(np.float32)
-        file["terminals"] = np.zeros(size, bool)
-        file["timeouts"] = np.arange(1, size + 1) % 40 == 0
-    return path
 
 
 def tiny_run(name: str, data: Path, **changes: Any) -> RunConfig[Any]:

@@ -10,7 +10,6 @@ whose number is wrong, where it takes longer than `LONGEST` seconds, or where a 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
 import re
@@ -24,15 +23,16 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 import numpy as np  # noqa: E402
 import record as records  # noqa: E402
 import tyro  # noqa: E402
+from numeric_fields import numeric_fields  # noqa: E402
 
 from surefoot import agents  # noqa: E402
 from surefoot.training.cli.main import main as surefoot  # noqa: E402
@@ -100,32 +100,18 @@ def _numbers() -> Iterator[str]:
     """Yield a line for every numeric field of every agent, of a run and of a sweep, with a number out of its range."""
     seen = set[tuple[type, str]]()
     for name in agents.REGISTRY:
-        for parent, option, pair in _fields(default_config(name)):
+        for parent, option, hint, _ in numeric_fields(default_config(name)):
             if (type(parent), option) not in seen:
                 seen.add((type(parent), option))
-                yield f"train {name} {TRAIN} --{option.replace('_', '-')} {_wrong(option, pair)}"
-    for _, option, pair in _fields(Sweep()):
-        yield f"sweep --agents sac --out new --{option.replace('_', '-')} {_wrong(option, pair)}"
+                yield f"train {name} {TRAIN} --{option.replace('_', '-')} {_wrong(option, hint)}"
+    for _, option, hint, _ in numeric_fields(Sweep()):
+        yield f"sweep --agents sac --out new --{option.replace('_', '-')} {_wrong(option, hint)}"
 
 
-def _wrong(option: str, pair: bool) -> str:
+def _wrong(option: str, hint: Any) -> str:
+    pair = "tuple[float, float]" in str(hint)  # which takes two
     number = "nan" if option.rpartition(".")[2] in ANY_SIGN or pair else "-1"
     return f"{number} {number}" if pair else number
-
-
-def _fields(config: Any, prefix: str = "") -> Iterator[tuple[Any, str, bool]]:
-    """Yield dataclass, option and whether it takes two numbers, of every field that holds numbers."""
-    hints = get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _fields(value, f"{prefix}{field.name}.")
-        elif _kinds(hints[field.name]) & {int, float}:
-            yield config, prefix + field.name, "tuple[float, float]" in str(hints[field.name])
-
-
-def _kinds(hint: Any) -> set[Any]:
-    return {hint}.union(*map(_kinds, get_args(hint)))
 
 
 # --- running one ------------------------------------------------------------------------------------------------------

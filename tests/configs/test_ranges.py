@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from typing import get_args, get_type_hints
+from typing import get_type_hints
 
 import pytest
+from numeric_fields import kinds, numeric_fields
 
 from surefoot import agents
 from surefoot.configs.memory import require_memory, total_memory
@@ -17,22 +18,6 @@ from surefoot.training.sweep.plan import SearchObjective, Sweep
 ANY_SIGN = {"gravity", "log_std_min", "log_std_offset", "target_entropy", "lagrange_target", "success_return"}
 ANY_SIGN |= {"gradient_steps", "stock_range", "reward_range"}
 INFINITE = {"on_policy_weight", "critic_on_policy_weight", "policy_on_policy_weight"}  # inf: on-policy only
-
-
-def kinds(hint):
-    """Return all types that a hint is made of."""
-    return {hint}.union(*map(kinds, get_args(hint)))
-
-
-def numeric_fields(config, prefix=""):
-    """Yield dataclass, option, annotation and value of every field that holds numbers."""
-    hints = get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from numeric_fields(value, f"{prefix}{field.name}.")
-        elif kinds(hints[field.name]) & {int, float}:
-            yield config, prefix + field.name, hints[field.name], value
 
 
 def cases():

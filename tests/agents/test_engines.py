@@ -25,9 +25,10 @@ UPDATES = 20
 
 def run_config(name: str, data: str, **changes: Any) -> RunConfig[Any]:
     spec = agents.get(name)
+    env = spec.tiny_env or {"id": "Pendulum-v1", "max_episode_steps": 15}
     return RunConfig(
         agent=dataclasses.replace(spec.default, **{**spec.tiny, **changes}),
-        env=EnvConfig(**(spec.tiny_env or {"id": "Pendulum-v1", "max_episode_steps": 15})),
+        env=EnvConfig(**env, time_aware="horizon" in changes),
         uncertainty="pendulum-2" if spec.needs_uncertainty_set else None,
         data=DataConfig(source=data) if spec.needs_data else DataConfig(),
     )
@@ -73,7 +74,7 @@ VALUES = {  # of options that are None by default; None: not of the updates
     "clip_reward": None,  # not with a stock, and nothing of the network
     "decay_steps": 24,
     "error_quantile": 0.5,
-    "horizon": None,  # needs a task that tells the time: tests/agents/distributional/dhn/test_horizon.py
+    "horizon": 2,  # Gate's steps
     "image_shape": None,  # of Atari; its convolutions are PyTorch's
     "last_layer_gain": 0.5,
     "max_grad_norm": 0.1,

@@ -23,6 +23,12 @@ def test_two_arms_by_hand():
     assert {which: chance for chance, which in found.parts} == {0: pytest.approx(1 / 9), 1: pytest.approx(8 / 9)}
 
 
+def test_a_law_that_is_a_little_better_is_not_taken_for_an_equal_one():
+    """The best quarter of the second pays 2·10⁻⁸ more than a sure 3; a share of the first would take from that."""
+    laws = [(np.array([3.0]), np.array([1.0])), (np.array([2.0, 3.00000002]), np.array([0.75, 0.25]))]
+    assert best_mixture(laws, 0.25) == (pytest.approx(3.00000002, abs=1e-12), ((1.0, 1),))
+
+
 @pytest.mark.parametrize("tau", [0.1, 0.35, 0.8, 1.0])
 def test_no_weights_of_random_laws_do_better_and_the_value_is_that_of_the_mixture(tau):
     generator = np.random.default_rng(0)

@@ -167,12 +167,12 @@ def test_the_entropic_optimum_is_that_of_risk_sensitive_dynamic_programming(meth
 
 
 @pytest.mark.parametrize("method", ["vi", "exact"])
-@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e6])
-def test_what_is_safe_is_taken_whatever_the_size_of_rewards(method, unit):
+@pytest.mark.parametrize(("unit", "rate"), [(1.0, "1"), (1e-6, "1000000"), (1e-9, "1000000000"), (1e6, "1")])
+def test_what_is_safe_is_taken_whatever_the_size_of_rewards(method, unit, rate):
     """Safe 20 against {0, 60}: 60 is certain in three steps; at 10⁶ times the rewards exponents reach 6·10⁷."""
     arms = two_arms((20 * unit, 20 * unit), (0, 60 * unit))
-    solution = solve(arms, "entropic(1)" if unit >= 1 else "entropic(1000000)", gamma=1.0, horizon=3, method=method)
-    assert solution.value == pytest.approx(60 * unit, rel=1e-9)
+    solution = solve(arms, f"entropic({rate})", gamma=1.0, horizon=3, method=method)
+    assert solution.value == pytest.approx(60 * unit, rel=1e-9, abs=0)
 
 
 def test_projections_refuse_the_exponential():

@@ -10,11 +10,11 @@ import torch
 from tiny import DriftEnv, make_batch, make_setting, small
 from torch.testing import assert_close
 
-from surefoot.agents.interface import Setting, Spaces
+from surefoot.agents.interface import Budget, Setting, Spaces
 from surefoot.agents.iwocs import Composite, is_valid
 from surefoot.agents.iwocs.agent import IWOCS, OWN_EPISODES
 from surefoot.agents.iwocs.composite import Gate
-from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver
+from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver, plan
 from surefoot.agents.sac import SACNoise
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertainVectorEnv, find_set, make_single
 
@@ -307,12 +307,18 @@ def test_entropy_free_critic_and_predictor_are_learned_by_adams_of_their_own():
         entropy_free: lambda: (entropy_free(batch.obs, batch.action) - y.detach()).square().mean(1).sum(),
         predictor: lambda: (predictor(pair) - batch.next_obs).abs().sum(-1).mean(),
     }
+    logged = {
+        "entropy_free_critic_loss": losses[entropy_free]().detach(),
+        "prediction_error": losses[predictor]().detach(),
+        "q": entropy_free(batch.obs, batch.action).detach().mean(),
+    }
     for net, loss in losses.items():
         optimiser = torch.optim.Adam(net.parameters(), 1e-3, eps=1e-5)
         loss().backward()
         optimiser.step()
     target = [parameter.clone() for parameter in solver.entropy_free_target.parameters()]
-    solver.update_eager(batch, draw)
+    metrics = solver.update_eager(batch, draw)
+    assert_close({name: metrics[name] for name in logged}, logged)
     for mine, theirs in ((solver.entropy_free, entropy_free), (solver.predictor, predictor)):
         for left, right in zip(mine.parameters(), theirs.parameters(), strict=True):
             assert_close(left, right)
@@ -445,6 +451,7 @@ def test_the_critic_that_decides_who_acts(gate_critic):
         ({"thresholds": ()}, "--agent.thresholds must be numbers from 0 on, up"),
         ({"thresholds": (0.5, 0.1)}, "--agent.thresholds must be numbers from 0 on, up"),
         ({"error_quantile": 1.0}, r"--agent.error-quantile must be in \(0, 1\), or None, not 1.0"),
+        ({"gate_memory": 1.0}, r"--agent.gate-memory must be in \[0, 1\), not 1.0"),
         ({"grid_n": 1}, "--agent.grid-n must be at least 2"),
         ({"iterations": -1}, "--agent.iterations must be at least 0"),
         ({"model_steps": 0}, "--agent.model-steps must be at least 1"),
@@ -455,3 +462,26 @@ def test_the_critic_that_decides_who_acts(gate_critic):
 def test_settings_out_of_range_are_one_line(changes, message):
     with pytest.raises(ValueError, match=message):
         IWOCSConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("steps", "iterations", "phases"),
+    [
+        (20, 0, ("default policy, 20 steps",)),
+        (32, 3, ("default policy, 20 steps", "up to 1 model of 12 steps")),
+        (
+            47,
+            3,
+            (
+                "default policy, 20 steps",
+                "up to 2 models of 12 steps",
+                "3 of 12 steps in model 3, which stays unfinished",
+            ),
+        ),
+        (999, 3, ("default policy, 20 steps", "up to 3 models of 12 steps")),
+    ],
+)
+def test_the_plan_names_the_phases_that_fit_into_the_steps(steps, iterations, phases):
+    planned = plan(dataclasses.replace(CONFIG, iterations=iterations), Budget(steps, 2))
+    assert planned.phases == phases
+    assert planned.steps == min(steps, 20 + 12 * iterations)

@@ -145,7 +145,6 @@ def _require_same_sweep(before: Sweep, now: Sweep, folder: Path) -> None:
 def prepare(launch: Launch) -> Path:
     """Return the sweep's folder, made anew or, with `resume`, as it is; whatever is wrong is found here."""
     if launch.resume:
-        plan.save_sweep(launch.resume, launch.sweep)
         return launch.resume
     if not launch.sweep.agents:
         raise ValueError("name the agents to train: a YAML file, or --agents h2o,sac")

@@ -18,8 +18,7 @@ from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.runs.console import quoted
-from surefoot.training.runs.lock import NAME as LOCK
-from surefoot.training.runs.lock import Lock, take
+from surefoot.training.runs.lock import Lock, is_begun, make
 from surefoot.training.runs.provenance import provenance
 
 SUBFOLDERS = ("checkpoints", "plots", "videos")
@@ -33,8 +32,8 @@ def default_name(agent_name: str, config: RunConfig[Any], preset: str | None) ->
 
 
 def require_free(folder: Path) -> None:
-    """Raise unless a new run can be made at `folder`."""
-    if folder.is_dir() and any(folder.iterdir()):
+    """Raise unless a new run can be made at `folder`: nothing, or what a process left that was killed at once."""
+    if folder.is_dir() and any(folder.iterdir()) and not is_begun(folder):
         raise FileExistsError(
             f"{folder}: not empty; resume that run with --resume {quoted(folder)}, or choose another --name"
         )
@@ -51,18 +50,10 @@ def create(
     subfolders: tuple[str, ...] = SUBFOLDERS,
 ) -> Lock:
     """Make the run's folder with config.yaml and meta.json, and return its lock; nothing is left where that fails."""
-    require_free(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"{folder}: cannot make the run folder ({error.strerror}); choose another --out") from error
-    lock = take(folder)
-    if [path.name for path in folder.iterdir()] != [LOCK]:  # made by another process since
-        lock.release()
-        require_free(folder)
+    lock = make(folder, "the run folder", require_free)
     try:
         for name in subfolders:
-            (folder / name).mkdir()
+            (folder / name).mkdir(exist_ok=True)
         write_config(folder / "config.yaml", agent_name, config, preset)
         what = {"agent": agent_name, "preset": preset, "seed": config.seed, "engine": engine}
         write_meta(folder, {**what, "started": _now(), **provenance()})

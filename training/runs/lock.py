@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,31 @@ def take(folder: Path, *, waits: bool = False) -> Lock:
             tqdm.write(f"note: waiting for {_in_words(holder)} to let go of {folder}")
             told = True
         time.sleep(LOOK_EVERY)
+    return lock
+
+
+def make(folder: Path, what: str, require_free: Callable[[Path], None]) -> Lock:
+    """Make a folder and return its lock; one that a killed process has begun is taken over, in a line.
+
+    Raises:
+        FileExistsError: by `require_free`, where something else is there.
+        BlockingIOError: another process makes it.
+        OSError: it cannot be made.
+    """
+    require_free(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: cannot make {what} ({error.strerror}); choose another --out") from error
+    left = (folder / NAME).exists()
+    lock = take(folder)
+    try:
+        require_free(folder)  # made by another process since?
+    except BaseException:
+        lock.release()
+        raise
+    if left:
+        tqdm.write(f"note: {folder}: begun by a process that was killed before it had made all of it; taken over")
     return lock
 
 
@@ -151,6 +177,21 @@ def is_ours(folder: Path) -> bool:
     if MARK in _read(folder / NAME):
         return True
     return all(_is_nothing(path) for path in folder.rglob("*"))
+
+
+def is_begun(folder: Path, first: Sequence[str] = ()) -> bool:
+    """Whether a folder holds our lock and no more than was written before it was whole: who made it was killed then.
+
+    That is: empty folders, half-written files, and what matches the patterns `first`.
+    """
+    lock = folder / NAME
+    if not (MARK in _read(lock) or (lock.is_file() and lock.stat().st_size == 0)):
+        return False
+    others = [path for path in folder.rglob("*") if path != lock and not is_leftover(path)]
+    return all(
+        not path.is_symlink() and (path.is_dir() or any(path.relative_to(folder).match(name) for name in first))
+        for path in others
+    )
 
 
 def _is_nothing(path: Path) -> bool:

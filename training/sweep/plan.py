@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,11 +35,13 @@ from surefoot.training.loop.budget import settle
 from surefoot.training.loop.seeds import seeds_apart
 from surefoot.training.runs.console import quoted
 from surefoot.training.runs.folder import read_meta
+from surefoot.training.runs.lock import is_begun, make
 from surefoot.training.runs.loggers import require_installed
 from surefoot.training.sweep.entry import Entry, read_entries
 from surefoot.training.sweep.seeds import parse_seeds, split_words
 
 RAY_FOLDER = "ray-tune"  # where Ray Tune keeps its own state and copies of the runs
+MADE_FIRST = ("configs/*.yaml", "plan.json")  # before sweep.yaml, by which a folder is known as that of a sweep
 MOST_RUNS = 10_000  # without --yes
 LONGEST_NAME = 100  # characters of a run folder
 ROBUST_METRICS = ("worst_case", "cvar")
@@ -300,14 +303,29 @@ def _require_apart(run: PlannedRun, seeds: Sequence[int], sweep: Sweep) -> None:
 
 
 def create(folder: Path, sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
-    """Make the folder of a new sweep. `FileExistsError` where something is in the way, `OSError` where it cannot be."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: not empty; resume it with --resume {quoted(folder)}, or take another --name")
+    """Make the folder of a new sweep; one that a killed process has only begun is made anew.
+
+    Raises:
+        FileExistsError: something is in the way.
+        BlockingIOError: another process makes it.
+        OSError: it cannot be made.
+    """
+    lock = make(folder, "the sweep's folder", _require_free)
     try:
-        for name in ("configs", "runs", "logs"):
-            (folder / name).mkdir(parents=True)
-    except OSError as error:
-        raise OSError(f"{folder}: cannot make the sweep's folder ({error.strerror}); choose another --out") from error
+        _fill(folder, sweep, runs)
+    finally:
+        lock.release()
+
+
+def _require_free(folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and (is_begun(folder, MADE_FIRST) or not any(folder.iterdir()))):
+        raise FileExistsError(f"{folder}: not empty; resume it with --resume {quoted(folder)}, or take another --name")
+
+
+def _fill(folder: Path, sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
+    shutil.rmtree(folder / "configs", ignore_errors=True)  # those of one that was killed meanwhile
+    for name in ("configs", "runs", "logs"):
+        (folder / name).mkdir(exist_ok=True)
     for run in runs:
         text = yaml.safe_dump(to_plain(run.agent_name, run.config), sort_keys=False)
         (folder / "configs" / f"{run.name}.yaml").write_text(text, encoding="utf-8")

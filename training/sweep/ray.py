@@ -59,8 +59,8 @@ def execute_on_ray(folder: Path, sweep: Sweep, show: Callable[[SweepProgress], N
     """
     entries = plan.read_plan(folder)
     studies = [[entry] for entry in entries] if sweep.search else [entries]
-    plan.write_json(folder / "failures.json", {})
-    with one_driver(folder), cluster(sweep):
+    with one_driver(folder, sweep), cluster(sweep):
+        plan.write_json(folder / "failures.json", {})
         for study in studies:
             if stop:
                 return

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
+import glob
 import importlib.machinery
 import os
 import platform
 import shlex
 import shutil
+import socket
 import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -95,16 +99,41 @@ def compiled(capability: str) -> Path:
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # others may compile as well
-                part = Path(folder) / path.name
-                _compile(capability, part)
-                os.replace(part, path)
+            with _folder_to_compile_in(path.parent) as folder:
+                if not path.is_file():  # compiled by another process since
+                    _compile(capability, folder / path.name)
+                    os.replace(folder / path.name, path)
         except OSError as error:
             raise Unavailable(
                 f"the native engine could not be kept in {path.parent} ({error.strerror}); "
                 "set XDG_CACHE_HOME to a folder that can be written"
             ) from error
     return path
+
+
+@contextmanager
+def _folder_to_compile_in(cache: Path) -> Iterator[Path]:
+    """Yield a folder that goes at the end, while no other process compiles; what killed ones have left goes, too."""
+    ours = f"compiling-{socket.gethostname()}-"  # locks need not reach from one machine to another
+    with _locked(cache) as is_alone:
+        for left in cache.glob(f"{glob.escape(ours)}*") if is_alone else ():
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=ours) as folder:
+            yield Path(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the kernel's lock of a folder, which ends with the process; yield False where its file system has none."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        locked = False
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            locked = True
+        yield locked
+    finally:
+        os.close(descriptor)
 
 
 def cache_folder() -> Path:

@@ -13,8 +13,12 @@ import time
 import pytest
 from waiting import wait_until
 
+from surefoot.evaluation import storage
+from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs import lock as locks
 from surefoot.training.runs.lock import is_ours, remove_own, take
+from surefoot.training.sweep import plan
+from surefoot.training.sweep.plan import Sweep
 
 HOLD = """
 import sys, time
@@ -158,6 +162,73 @@ def test_a_folder_that_holds_nothing_yet_is_ours_and_one_in_use_is_not_deleted(t
     with pytest.raises(BlockingIOError, match="in use by process"):
         remove_own(tmp_path)
     assert begun.is_dir()
+
+
+def killed(work, monkeypatch, writing):
+    """Do some work in a process that is killed half-way through writing the file of that name."""
+    replace = os.replace
+
+    def kill(part, path):
+        if path.name == writing:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(part, path)
+
+    if (pid := os.fork()) == 0:
+        monkeypatch.setattr(storage.os, "replace", kill)
+        work()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_run_folder_that_was_only_begun_is_taken_over_and_one_with_anything_else_is_not(
+    tmp_path, tiny, monkeypatch, capsys
+):
+    run = tmp_path / "run"
+
+    def make():
+        return run_folder.create(run, "fake", tiny, None)
+
+    killed(make, monkeypatch, "config.yaml")
+    left = {path.name for path in run.iterdir()} - {"lock", *run_folder.SUBFOLDERS}
+    assert [name[:13] for name in left] == [".config.yaml."]
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not empty"):
+        make()
+    (run / "notes.txt").unlink()
+    make().release()
+    assert f"note: {run}: begun by a process that was killed before it had made all of it" in capsys.readouterr().out
+    assert {path.name for path in run.iterdir()} == {"lock", *run_folder.SUBFOLDERS, "config.yaml", "meta.json"}
+    with pytest.raises(FileExistsError, match="not empty"):
+        make()
+
+
+def test_a_folder_that_another_process_has_just_begun_is_not_taken_over(tmp_path, tiny, holder):
+    process = holder()
+    with pytest.raises(BlockingIOError, match=f"in use by process {process.pid}"):
+        run_folder.create(tmp_path, "fake", tiny, None)
+    with pytest.raises(BlockingIOError, match=f"in use by process {process.pid}"):
+        plan.create(tmp_path, Sweep(("bc",)), [])
+    assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_a_sweep_that_was_only_begun_is_made_anew(tmp_path, tiny, monkeypatch, capsys):
+    folder = tmp_path / "many"
+
+    def make(*names):
+        plan.create(folder, Sweep(("sac",)), [plan.PlannedRun(name, "fake", None, tiny) for name in names])
+
+    killed(lambda: make("a", "b"), monkeypatch, "sweep.yaml")
+    assert (folder / "configs" / "b.yaml").is_file()
+    (folder / "runs" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not empty"):
+        make("a")
+    (folder / "runs" / "notes.txt").unlink()
+    make("a")
+    assert "taken over" in capsys.readouterr().out
+    assert [path.name for path in (folder / "configs").iterdir()] == ["a.yaml"]
+    assert [entry.name for entry in plan.read_entries(folder / "plan.json")] == ["a"]
+    with pytest.raises(FileExistsError, match="not empty; resume it"):
+        make("a")
 
 
 TRAIN = ("--env.id", "surefoot/Pendulum-v0", "--env.max-episode-steps", "10", "--steps", "600", "--log-every", "14")

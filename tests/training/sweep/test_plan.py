@@ -22,11 +22,13 @@ from surefoot.training.config.presets import default_config
 from surefoot.training.loop.setup import start_or_resume
 from surefoot.training.report.data import gather
 from surefoot.training.runs import folder as run_folder
+from surefoot.training.runs.lock import take
 from surefoot.training.sweep import local as sweep_local
 from surefoot.training.sweep.entry import Entry
 from surefoot.training.sweep.plan import (
     SearchObjective,
     Sweep,
+    create,
     expand,
     is_done,
     parse_seeds,
@@ -328,6 +330,19 @@ def test_ctrl_c_stops_cleanly_and_resume_finishes_only_what_was_missing(tmp_path
             assert (run / "meta.json").read_text() == text
     assert main(["sweep", "--resume", str(folder), "--seeds", "0..9"]) == 2
     assert "seeds may not change on resume" in capsys.readouterr().err
+
+
+def test_who_is_refused_a_sweep_changes_nothing_in_it(tmp_path, capsys):
+    folder = tmp_path / "many"
+    create(folder, Sweep(("sac",)), [])
+    lock = take(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(["sweep", "--resume", str(folder), "--max-restarts", "7"]) == 2
+    assert f"{folder}: in use by process" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    lock.release()
+    assert main(["sweep", "--resume", str(folder), "--max-restarts", "7"]) == 0
+    assert read_sweep(folder / "sweep.yaml").max_restarts == 7
 
 
 ENTRY = {"name": "a", "agent_name": "sac", "preset": None, "seed": 0}

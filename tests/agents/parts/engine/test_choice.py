@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,32 @@ def test_a_library_that_cannot_be_opened(afresh):
     path.write_bytes(b"half of it")
     assert refused().startswith(f"the native engine could not be loaded ({path}: ")
     assert refused().endswith("; delete that file, or pass --engine torch")
+
+
+def test_what_a_killed_compilation_left_goes_with_the_next_and_one_under_way_is_waited_for(
+    afresh, monkeypatch, tmp_path
+):
+    capability, kill = torch.backends.cpu.get_cpu_capability(), tmp_path / "kill"
+    kill.write_text('#!/bin/sh\necho half > "$(echo "$@" | sed "s/.* -o //")"\nkill -9 $PPID\n')
+    kill.chmod(0o755)
+    if (pid := os.fork()) == 0:
+        os.environ["CXX"] = str(kill)
+        native.compiled(capability)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -9
+    (left,) = (afresh / "surefoot").iterdir()
+    assert left.name.startswith("compiling-")
+    calls: list[Path] = []
+    monkeypatch.setattr(native, "_compile", lambda capability, out: calls.append(out) or out.write_text("kernels"))
+    with ThreadPoolExecutor() as pool:
+        with native._locked(afresh / "surefoot") as locked:
+            others = [pool.submit(native.compiled, capability) for _ in range(2)]
+            assert locked
+            assert not wait(others, timeout=0.1).done
+            assert not calls
+        assert {other.result() for other in others} == {native.compiled(capability)}
+    assert len(calls) == 1
+    assert list((afresh / "surefoot").iterdir()) == [native.compiled(capability)]
 
 
 def fake_library(folder: Path, key: str) -> str:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from waiting import wait_until
@@ -175,7 +176,8 @@ def killed(work, monkeypatch, writing):
 
     if (pid := os.fork()) == 0:
         monkeypatch.setattr(storage.os, "replace", kill)
-        work()
+        with suppress(Exception):
+            work()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 

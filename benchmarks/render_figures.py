@@ -17,7 +17,7 @@ from render_tables import GAP_METHODS
 
 from surefoot.agents.interface import Style
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, find_set
-from surefoot.evaluation.figures.caption import Caption, seeds_in_words, task_with_dynamics
+from surefoot.evaluation.figures.caption import UNMODIFIED, Caption, seeds_in_words, task_with_dynamics
 from surefoot.evaluation.figures.maps import Surface, parameter_maps
 from surefoot.evaluation.figures.robustness import Point, nominal_against_worst
 from surefoot.evaluation.figures.style import legend_below, write_figure
@@ -132,26 +132,32 @@ def draw_neural_bandits() -> Path:
 
 
 def draw_zoo() -> Path:
-    """Draw nominal against worst case of the policies of `zoo_stress.json`."""
-    jobs: dict[str, Any] = json.loads((RESULTS / "zoo_stress.json").read_text(encoding="utf-8"))["jobs"]
-    known = {name: job for name, job in jobs.items() if "refused" not in job}
-    points = [
+    """Draw nominal against worst case of the policies of `zoo_stress.json`, with ours of `zoo_stress_ours.json`."""
+    points = sorted([*_stressed("zoo_stress"), *_stressed("zoo_stress_ours", ours=True)], key=lambda point: point.group)
+    shows = (
+        "panel: a task and its uncertainty set; point: a policy, ours with its training steps; worst: lowest mean "
+        "return found in the set, on episodes that did not choose it; bar: 95% interval"
+    )
+    tasks = ", ".join(dict.fromkeys(point.group.partition(",")[0] for point in points))
+    seeds = "unknown training seeds, ours 0, reset seeds from 10000"
+    return nominal_against_worst(points, IMAGES / "zoo_stress.png", Caption(f"{tasks}, {UNMODIFIED}", seeds, shows))
+
+
+def _stressed(name: str, *, ours: bool = False) -> list[Point]:
+    """Return the points of a benchmark's policies, but of those that it refused."""
+    path = RESULTS / f"{name}.json"
+    jobs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["jobs"] if path.is_file() else {}
+    return [
         Point(
-            job["task"],
-            name.partition("/")[0],
+            f"{job['task']}, {job['worst_set']}",
+            job_name.partition("/")[0] + (f", {job['step'] // 1000}k steps" if ours else ""),
             *(job[part]["mean"] for part in ("nominal", "worst")),
             *(tuple(job[part]["interval"]) for part in ("nominal", "worst")),
+            ours=ours,
         )
-        for name, job in sorted(known.items(), key=lambda item: item[1]["task"])
+        for job_name, job in jobs.items()
+        if "refused" not in job
     ]
-    sets = ", ".join(dict.fromkeys(job["worst_set"] for job in known.values()))
-    shows = (
-        f"point: a public policy; worst: lowest mean return found in its task's uncertainty set ({sets}), on episodes "
-        "that did not choose it; bar: 95% interval"
-    )
-    tasks = ", ".join(dict.fromkeys(point.group for point in points))
-    caption = Caption(f"{tasks}, unmodified dynamics", "unknown training seeds, reset seeds from 10000", shows)
-    return nominal_against_worst(points, IMAGES / "zoo_stress.png", caption)
 
 
 def _surface(table: np.ndarray, nominal: np.ndarray, nominal_value: float) -> Surface:

@@ -61,13 +61,17 @@ def style_of(folder: Path) -> Style:
 def write_figure(figure: Figure, out: Path, caption: Caption) -> Path:
     """Write the figure with its caption above, whole or not at all; no global matplotlib state is touched."""
     FigureCanvasAgg(figure)  # a canvas of our own
-    width = figure.get_figwidth()
-    size = min(max(8.0, width), 11.0)  # points: a wide figure is shown smaller
-    text = caption.wrapped(int(width * 132 / size))
-    figure.suptitle(text, x=0.01, ha="left", fontsize=size, color="0.25")
+    entitle(figure, caption)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, lambda file: figure.savefig(file, dpi=150, format=out.suffix.removeprefix(".") or "png"))
     return out
+
+
+def entitle(figure: Figure, caption: Caption) -> None:
+    """Put the caption above the figure."""
+    width = figure.get_figwidth()
+    size = min(max(8.0, width), 11.0)  # points: a wide figure is shown smaller
+    figure.suptitle(caption.wrapped(int(width * 132 / size)), x=0.01, ha="left", fontsize=size, color="0.25")
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:

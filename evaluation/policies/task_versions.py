@@ -3,7 +3,8 @@
 A policy was trained on one version and is run on another only where the physics is the same. v5 of Walker2d and Pusher
 has another model, so they are run with the older file. Five tasks show fewer numbers in v5: what it leaves out was
 always zero (Gymnasium's notes on v5), except for the contact forces of v4, which v5 shows too. With the MuJoCo of v2
-and v3 (mujoco-py, from MuJoCo 2.0 on) these were always zero.
+and v3 (mujoco-py, from MuJoCo 2.0 on) these were always zero. That MuJoCo also took a capsule for a cylinder when it
+computed masses and inertias (until 2.1.1), so that a Hopper weighed 3.5 % less (`benchmarks/zoo_older.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import gymnasium as gym
 from surefoot.envs import EnvConfig
 
 Piece = tuple[int, int] | int  # numbers `first` up to `last` of the v5 observation, or so many zeros
+CAPSULES = "capsules weigh some per cent more than in v2 and v3, whose MuJoCo (before 2.1.1) took them for cylinders"
 FALLING = "v5 pays no healthy reward for the step on which it falls"
 
 
@@ -77,7 +79,8 @@ def notes_on(trained_on: str, config: EnvConfig) -> tuple[str, ...]:
     model = (
         "the same model" if not change.model else "with the older model" if older else f"another model: {change.model}"
     )
-    return (f"trained on {trained_on}, run on {config.id}, {model}" + (f"; {change.reward}" if change.reward else ""),)
+    line = f"trained on {trained_on}, run on {config.id}, {model}" + (f"; {change.reward}" if change.reward else "")
+    return (line, CAPSULES) if split(trained_on)[1] in (2, 3) else (line,)
 
 
 def id_within(text: str) -> str | None:

@@ -86,7 +86,8 @@ def test_a_padded_observation_is_said(tmp_path):
     ready = fitted(opened, opened.env_config)
     assert ready.spaces.observation.shape == (105,)
     assert "counts contact forces as a cost" in ready.notes[0]
-    assert ready.notes[1] == "the observation of Ant-v3 is made of v5's: 27 numbers of it, 84 zeros, 78 of v5 left out"
+    assert "took them for cylinders" in ready.notes[1]
+    assert ready.notes[2] == "the observation of Ant-v3 is made of v5's: 27 numbers of it, 84 zeros, 78 of v5 left out"
     obs = torch.randn(5, 105)
     padded = torch.cat([obs[:, :27], torch.zeros(5, 84)], 1)
     assert torch.equal(ready.act(obs), opened.act(padded))
@@ -112,6 +113,7 @@ def test_a_model_that_differs_is_the_older_one_unless_v5_is_asked_for(tmp_path):
     assert asked.env_config == EnvConfig("Walker2d-v5")
     assert "another model: one foot of v5 has another friction" in asked.notes[0]
     assert for_task(opened, "Hopper-v5").notes == ()
+    assert len(task_named("Walker2d-v4").notes) == 1  # its MuJoCo is today's
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,9 @@ class IWOCSConfig(SACConfig):
     gate_choice: Literal["pessimistic", "accurate"] = "pessimistic"
     """Who acts of the usable specialists: the one with the smallest value (`pessimistic`), or with the smallest error
     in the unit of `error_quantile` (`accurate`, ours)."""
+    gate_first: Literal["pessimistic", "max-min"] = "pessimistic"
+    """Who acts in the first step of an episode, where nothing was foreseen: the specialist whose own action has the
+    smallest value (`pessimistic`), or whoever's, the default's too, every critic finds least bad (`max-min`, ours)."""
 
     def __post_init__(self) -> None:
         counts = ("default_steps", "model_steps", "generations", "search_episodes")
@@ -261,7 +264,7 @@ class IWOCSPolicy(nn.Module):
         self.register_buffer("rho", torch.zeros(config.iterations, dtype=torch.float64))
         self.register_buffer("usual", torch.ones(config.iterations, dtype=torch.float64))
         self.register_buffer("used", torch.tensor(0))
-        self.gate = Gate(config.gate_memory, config.gate_choice)
+        self.gate = Gate(config.gate_memory, config.gate_choice, config.gate_first)
         self.requires_grad_(False)
 
     def specialists(

@@ -90,7 +90,9 @@ def test_networks_without_a_memory(agent, task, settings, plainly, tmp_path):
     np.testing.assert_allclose(given, scale * wanted.numpy(), atol=3e-6)
 
 
-@pytest.mark.parametrize("gate", [{}, {"gate_memory": 0.6, "gate_choice": "accurate"}])
+@pytest.mark.parametrize(
+    "gate", [{}, {"gate_memory": 0.6, "gate_choice": "accurate"}, {"gate_memory": 0.6, "gate_first": "max-min"}]
+)
 def test_iwocs_goes_on_from_the_steps_before(gate, plainly, tmp_path):
     policy = opened("iwocs", POLE, hidden=(8,), entropy_free_hidden=(8,), iterations=2, **gate)
     policy.policy.usual.copy_(torch.tensor([1.0, 1.2]))

@@ -50,7 +50,7 @@ def is_valid(error: Tensor, rho: float) -> Tensor:
 
 
 def usable(error: Tensor, fresh: Tensor, rho: float) -> Tensor:
-    """Return (N,) where a model may be used, (4.11): in first steps, fresh (N,), always; never one that ρ = 0 rejected."""
+    """Return (N,) where a model is usable, (4.11): in first steps, fresh (N,), always; with ρ = 0, rejected, never."""
     return is_valid(error, rho) | fresh if rho > 0 else torch.zeros_like(fresh)
 
 

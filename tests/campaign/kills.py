@@ -1,23 +1,29 @@
 """Kill runs of every agent at random moments until they are through, and compare them with runs that no one killed.
 
-    python tests/campaign/kills.py --kills 1000            # hours; adds to what earlier calls have come to
+    python tests/campaign/kills.py --kills 1000            # adds to what earlier calls have come to
     python tests/campaign/kills.py --kills 3 --agents sac  # seconds, and recorded as well
 
 Each trial is one run: SIGKILL after a random time, `--resume` (or a new start, where there was no checkpoint yet), and
 so on until it ends by itself. Then everything that it wrote must be, to the last bit, what the undisturbed run wrote. A
-trial is lost where a resume fails, unequal where anything differs; a process that outlives its run is a leak. Runs are
-forked from this process, which has imported everything already.
+trial is lost where a resume fails, unequal where anything differs; a process that outlives its run is a leak.
+
+A kill costs a fraction of a second: runs are forked from this process, which has imported everything already, figures
+are files without a picture, and it is the kernel that kills, by a timer of the CPU time that a run has used. So moments
+are spread over what a run does, not over how long it waits for a busy machine, and nobody has to look on.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import random
 import shutil
 import signal
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,25 +31,26 @@ from typing import Any, NamedTuple
 import tyro
 from tiny_runs import (
     assert_same_run,
+    draw_nothing,
     ended,
     forked,
     left_over,
     preload,
     records,
-    surefoot,
-    surefoot_and_imports,
     tiny_run,
     write_data,
 )
 
 from surefoot import agents
 from surefoot.evaluation.policy_files import checkpoint_steps
-from surefoot.training.runs.folder import read_meta, write_config
+from surefoot.training import session
+from surefoot.training.runs.folder import read_config, read_meta
+from surefoot.training.runs.lock import is_begun
 
 NAME = "kills"
 # Kills before the first checkpoint, between two, and after the last one add up to all kills.
 COUNTS = ("trials", "kills", "early", "between", "late", "lost", "unequal", "leaks")
-MOST_KILLS = 10  # of one run
+MOST = {"early": 4, "between": 10, "late": 6}  # kills of one run, so that it ends
 LONGEST = 600.0  # seconds that a tiny run may take
 
 
@@ -65,13 +72,14 @@ class Options:
 
 def main(options: Options) -> int:
     """Carry the campaign out, and return 1 where a trial was lost, unequal or left a process."""
+    draw_nothing()
     began, names = time.perf_counter(), options.agents or tuple(agents.REGISTRY)
     share = -(-options.kills // len(names))
     with tempfile.TemporaryDirectory() as folder:
         data = write_data(Path(folder) / "data.hdf5")
         for name in names:
             before = records.results_of(NAME).get(name)
-            if before and before["kills"] >= share:
+            if (before and before["kills"] >= share) or time.perf_counter() - began > 60 * options.minutes:
                 continue
             found = trials(name, data, Path(folder) / name, share, before, options, began)
             if found["trials"]:
@@ -93,60 +101,82 @@ def trials(
     """Kill runs of an agent until its share of kills is reached; return the counts, those of before included."""
     counts = {key: (before or {}).get(key, 0) for key in COUNTS}
     folder.mkdir()
-    write_config(folder / "config.yaml", name, tiny_run(name, data), None)
-    straight = undisturbed(folder)
+    straight = undisturbed(name, data, folder)
     generator = random.Random(f"{options.seed} {name} {counts['kills']}")
     while counts["kills"] < share and time.perf_counter() - began < 60 * options.minutes:
         trial = folder / f"trial{counts['trials']}"
-        one_trial(trial, straight, generator, counts, options.keep)
+        one_trial(trial, straight, generator, counts, share, options.keep)
         shutil.rmtree(trial)
         print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in counts.items()), flush=True)
     return counts
 
 
 class Straight(NamedTuple):
-    """A run that no one kills, and its times in seconds."""
+    """A run that no one kills, and how many seconds of CPU time its parts take."""
 
     folder: Path
     last: int  # step
-    seconds: float  # in all
-    training: float  # from its folder to its last checkpoint
-    ending: float  # from there on
+    begin: Callable[[Path], Callable[[], object]]  # the work of such a run in a folder
+    setting_up: float
+    training: float
+    ending: float
 
 
-def undisturbed(folder: Path) -> Straight:
-    """Train twice without a kill: the first time tells what there is to import."""
-    for name in ("first", "s"):
-        start, imports = time.time(), folder / "imports"
-        call = ("train", "--config", folder / "config.yaml", "--out", folder, "--name", name)
-        pid = forked(surefoot_and_imports(imports, *call), folder / "log")
-        if code := ended(pid, LONGEST):
+def undisturbed(name: str, data: Path, folder: Path) -> Straight:
+    """Train without a kill; again where the first time had something to import, which is imported here then."""
+    config, seconds, runs = tiny_run(name, data), folder / "seconds", list[Path]()
+
+    def begin(run: Path) -> Callable[[], object]:
+        return lambda: session.train(name, config, out=run.parent, name=run.name) and 0
+
+    while True:
+        runs.append(folder / f"s{len(runs)}")
+        pid = forked(_timed(begin(runs[-1]), seconds), folder / "log")
+        if code := ended(pid, LONGEST, every=0.1):
             raise SystemExit(f"the undisturbed run ended with {code}:\n{(folder / 'log').read_text()[-2000:]}")
-        end = time.time()
-        preload(imports)
-    run, last = folder / "s", checkpoint_steps(folder / "s")[-1]
-    assert_same_run(folder / "first", run, last)
-    made, saved = ((run / name).stat().st_mtime for name in ("config.yaml", f"checkpoints/step-{last:09d}.pt"))
-    return Straight(run, last, end - start, saved - made, end - saved)
+        if not preload(folder / "imports"):
+            break
+    last = checkpoint_steps(runs[0])[-1]
+    for other in runs[1:]:
+        assert_same_run(runs[0], other, last)
+    return Straight(runs[0], last, begin, *json.loads(seconds.read_text()))
+
+
+def _timed(work: Callable[[], object], out: Path) -> Callable[[], object]:
+    """Return the same work, which notes the CPU time of its parts, and in `imports` beside it the modules it needed."""
+
+    def timed() -> object:
+        marks = [time.process_time()]
+
+        def loop(*arguments: Any) -> None:
+            marks.append(time.process_time())
+            train(*arguments)
+            marks.append(time.process_time())
+
+        train, session.run_loop = session.run_loop, loop
+        code = work()
+        marks.append(time.process_time())
+        out.write_text(json.dumps([after - before for before, after in itertools.pairwise(marks)]))
+        out.with_name("imports").write_text("\n".join(sorted(sys.modules)))
+        return code
+
+    return timed
 
 
 def one_trial(
-    folder: Path, straight: Straight, generator: random.Random, counts: dict[str, int], keep: Path | None
+    folder: Path, straight: Straight, generator: random.Random, counts: dict[str, int], share: int, keep: Path | None
 ) -> None:
     """Kill one run again and again until it ends by itself; count what became of it."""
     folder.mkdir()
-    run, log, when = folder / "run0", folder / "log", list[str]()
+    run, when = folder / "run0", list[str]()
     counts["trials"] += 1
     while True:
-        if checkpoint_steps(run):
-            call: Sequence[object] = ("train", "--resume", run)
-        else:  # killed before its first checkpoint: a new run, as the command line says
-            run = folder / f"run{len(when)}"
-            call = ("train", "--config", straight.folder.parent / "config.yaml", "--out", folder, "--name", run.name)
-        pid = forked(surefoot(*call), log)
-        # After some kills of a kind the run is let through; else it might never end.
-        through = when.count("early") >= 4 or when.count("late") >= 2 or len(when) >= MOST_KILLS
-        code = ended(pid, LONGEST) if through else survived(pid, run, straight, generator)
+        begun = checkpoint_steps(run)
+        if not begun and run.exists() and any(run.iterdir()) and not is_begun(run):
+            run = folder / f"run{len(when)}"  # killed before its first checkpoint: a new run, as the command line says
+        lifetime = None if counts["kills"] >= share else _lifetime(straight, begun, when, generator)
+        pid = forked(_resume(run) if begun else straight.begin(run), folder / "log", lifetime)
+        code = ended(pid, LONGEST, every=0.05)
         if code is None:
             os.kill(pid, signal.SIGKILL)
             code = ended(pid, LONGEST)
@@ -165,26 +195,30 @@ def one_trial(
             shutil.copytree(folder.parent, keep / f"{folder.parent.name}-{folder.name}", dirs_exist_ok=True)
 
 
-def survived(pid: int, run: Path, straight: Straight, generator: random.Random) -> int | None:
-    """Wait for a random moment; return the exit code of a run that has ended by then.
+def _resume(run: Path) -> Callable[[], object]:
+    return lambda: session.resume_run(run, *read_config(run)) and 0
 
-    One moment in four is any; the others are of the part that matters: within the training from when the run has its
-    folder, in most cases just after another checkpoint, or within the end of a run that has been trained already.
+
+def _lifetime(straight: Straight, steps: list[int], when: list[str], generator: random.Random) -> float | None:
+    """Return after how much CPU time a run with checkpoints of these steps is killed; None: it is let through.
+
+    One moment in five is any of a whole run; the others are of the part that matters: of the beginning, of what is left
+    of the training, or of the end. After some kills of a kind those of the next kind have their turn.
     """
-    if generator.random() < 0.25:
-        return ended(pid, generator.uniform(0, 1.1 * straight.seconds))
-    before = checkpoint_steps(run)
-    trained = before[-1:] == [straight.last]
-    for awaited in (lambda: _holds(run, pid), lambda: trained or checkpoint_steps(run) != before):
-        deadline = time.monotonic() + LONGEST
-        while not awaited() and time.monotonic() < deadline:
-            if (code := ended(pid, 0.001)) is not None:
-                return code
-    return ended(pid, generator.uniform(0, straight.ending if trained else 0.6 * straight.training))
-
-
-def _holds(run: Path, pid: int) -> bool:
-    return (run / "lock").is_file() and f'"pid": {pid},' in (run / "lock").read_text()
+    _, last, _, setting_up, training, ending = straight
+    enough = {kind for kind, most in MOST.items() if when.count(kind) >= most}
+    left, patience = training * (1 - (steps[-1] if steps else 0) / last), 1 + len(when) / 100
+    if "late" in enough:
+        return None
+    if not enough and generator.random() < 0.2:
+        return generator.uniform(0, setting_up + left + ending)
+    if steps[-1:] == [last]:
+        return setting_up + generator.uniform(0, ending)
+    if "between" in enough:
+        return patience * (setting_up + left + generator.uniform(0, ending))
+    if steps or "early" in enough:
+        return patience * (setting_up + generator.uniform(0, left))
+    return generator.uniform(0, setting_up + 0.3 * training)
 
 
 def _when(run: Path, last: int) -> str:

@@ -12,6 +12,7 @@ import soak
 import tiny_runs
 import two_writers
 import wrong_lines
+from matplotlib.figure import Figure
 
 from surefoot.evaluation.storage import _checksum_holds, load, save
 from surefoot.training.loop import loop
@@ -22,8 +23,9 @@ pytestmark = pytest.mark.campaign
 
 @pytest.fixture(autouse=True)
 def results(tmp_path, monkeypatch):
-    """Let results go to a folder of the test."""
+    """Let results go to a folder of the test; what a command does to figures ends with it."""
     monkeypatch.setattr(tiny_runs.records, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(Figure, "savefig", Figure.savefig)
 
 
 def test_kills_are_survived_and_a_run_that_is_another_one_afterwards_is_seen(monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
 import os
 import signal
@@ -16,6 +18,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads cannot be forked
 
 import torch
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
@@ -32,6 +35,7 @@ from surefoot.training.config.run import EvalConfig, RunConfig  # noqa: E402
 
 __all__ = [
     "assert_same_run",
+    "draw_nothing",
     "ended",
     "forked",
     "left_over",
@@ -45,6 +49,7 @@ __all__ = [
     "write_data",
 ]
 STEPS = 80
+TRIED = set[str]()  # modules that were to be preloaded
 
 
 def tiny_run(name: str, data: Path, **changes: Any) -> RunConfig[Any]:
@@ -67,8 +72,11 @@ def tiny_run(name: str, data: Path, **changes: Any) -> RunConfig[Any]:
     return replace(config, **changes)
 
 
-def forked(work: Callable[[], object], log: Path) -> int:
-    """Do some work in a process of its own group that prints to `log`; return its number at once."""
+def forked(work: Callable[[], object], log: Path, lifetime: float | None = None) -> int:
+    """Do some work in a process of its own group that prints to `log`; return its number at once.
+
+    The kernel kills it by SIGKILL when it has used `lifetime` seconds of CPU time.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -82,6 +90,8 @@ def forked(work: Callable[[], object], log: Path) -> int:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         torch.set_num_threads(1)
+        if lifetime is not None:
+            _kill_after(lifetime)
         code = work()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -89,6 +99,22 @@ def forked(work: Callable[[], object], log: Path) -> int:
     except BaseException as error:
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
         os._exit(99)
+
+
+def _kill_after(seconds: float) -> None:
+    """Let the kernel send this process SIGKILL when it has used so much CPU time: however busy the machine is."""
+    libc, timer = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p()
+    event = (ctypes.c_int * 16)(0, 0, signal.SIGKILL)  # struct sigevent: a value of 8 bytes, the signal, SIGEV_SIGNAL
+    at = (ctypes.c_long * 4)(0, 0, int(seconds), max(1, int(seconds % 1 * 1e9)))  # no interval; seconds, nanoseconds
+    if libc.timer_create(time.CLOCK_PROCESS_CPUTIME_ID, event, ctypes.byref(timer)):
+        raise OSError(ctypes.get_errno(), "timer_create")
+    if libc.timer_settime(timer, 0, at, None):
+        raise OSError(ctypes.get_errno(), "timer_settime")
+
+
+def draw_nothing() -> None:
+    """Let figures be files without a picture: drawing them is two thirds of the time of a tiny run."""
+    Figure.savefig = lambda figure, file, **options: file.write(b"no picture")
 
 
 def surefoot(*arguments: object) -> Callable[[], int]:
@@ -107,17 +133,25 @@ def surefoot_and_imports(names: Path, *arguments: object) -> Callable[[], int]:
     return work
 
 
-def preload(names: Path) -> None:
-    """Import, before runs are forked, what an earlier one has needed: imports would be most of their time."""
-    for name in names.read_text().split("\n"):
-        if name not in sys.modules and "__main__" not in name:
+def preload(names: Path) -> int:
+    """Import, before runs are forked, what an earlier one has needed: imports would be most of their time.
+
+    Returns how many modules there were to import.
+    """
+    missing = [name for name in names.read_text().split("\n") if name not in sys.modules and name not in TRIED]
+    for name in missing:
+        if "__main__" not in name:
             with suppress(Exception):  # what is no module that can be imported by its name
                 importlib.import_module(name)
+    TRIED.update(missing)
+    gc.collect()
+    gc.freeze()  # else the collections of each fork would go through, and so copy, all of it
     if len(threads := os.listdir("/proc/self/task")) > 1:
         raise RuntimeError(f"{len(threads)} threads: forks would not be whole")
+    return len(missing)
 
 
-def ended(pid: int, patience: float) -> int | None:
+def ended(pid: int, patience: float, every: float = 0.002) -> int | None:
     """Return the exit code of a process (minus the signal), or None where it still runs after so many seconds."""
     deadline = time.monotonic() + patience
     while True:
@@ -126,7 +160,7 @@ def ended(pid: int, patience: float) -> int | None:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() >= deadline:
             return None
-        time.sleep(0.002)
+        time.sleep(every)
 
 
 def left_over(session: int, patience: float = 20.0) -> int:

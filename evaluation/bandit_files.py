@@ -12,11 +12,13 @@ import hashlib
 import io
 import json
 import math
+import operator
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from surefoot.envs.tasks.linear_system import make_actions
 from surefoot.evaluation.storage import write_atomically
 
 FORMAT = 1
+MISFITS = (KeyError, TypeError, IndexError, RuntimeError, AttributeError)  # what a state of something else brings about
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,24 @@ class OpenBandit:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all there is to its state: tensors and plain values."""
-        return self.learner.state_dict()
+        return {"kind": self.kind, "replicates": self.request.replicates, "state": self.learner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of the same learner with the same settings."""
-        self.learner.load_state_dict(state)
+        """Go on from a state of the same learner with the same settings.
+
+        Raises:
+            ValueError: a state of another learner, or none at all; nothing changes.
+        """
+        own = {"kind": self.kind, "replicates": self.request.replicates}
+        told = {name: state.get(name) for name in own} if isinstance(state, Mapping) else {}
+        if told != own:
+            raise ValueError(f"no state of this learner: it is of {told or 'nothing'}, not {own}")
+        before = self.learner.state_dict()
+        try:
+            self.learner.load_state_dict(state["state"])
+        except MISFITS as error:
+            self.learner.load_state_dict(before)
+            raise ValueError(f"the state does not fit this {self.kind} ({error})") from error
 
     def save(self, path: str | Path) -> None:
         """Write it to a file, JSON or `.npz` by the suffix, whole or not at all; `surefoot.load_bandit` opens it."""
@@ -109,8 +125,42 @@ def make(
     spec = agents.get(kind)
     if spec.make_ask_tell is None:
         raise ValueError(f"{where}: {kind} cannot be asked and told; choose one of {', '.join(kinds())}")
-    config = overlay(spec.default, dict(settings), where)
-    return OpenBandit(kind, config, request, spec.make_ask_tell(config, request, torch.device(device)))
+    request = _checked(request)
+    try:
+        config = overlay(spec.default, _mapping("settings", settings), where)
+        return OpenBandit(kind, config, request, spec.make_ask_tell(config, request, _device(device)))
+    except ValueError as error:  # of a run's command line, whose flags this is not
+        named = re.sub(r"--agent\.([a-z-]+)", lambda flag: flag[1].replace("-", "_"), str(error))
+        raise ValueError(named) from error
+
+
+def _checked(request: BanditRequest) -> BanditRequest:
+    """Return the request with plain numbers; `ValueError` for what are none."""
+    whole = {name: _whole(name, getattr(request, name)) for name in ("replicates", "seed")}
+    if whole["seed"] < 0:
+        raise ValueError(f"seed is {whole['seed']}; it must be at least 0")
+    return replace(request, bounds=_mapping("bounds", request.bounds), **whole)
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number") from error
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is {value!r}; it must hold names and their values")
+    return dict(value)
+
+
+def _device(name: torch.device | str) -> torch.device:
+    """Return the device; `ValueError` where there is none of that name."""
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device is {str(name)!r}, which is not here; cpu always is") from error
 
 
 def action_set(actions: Any) -> Any:
@@ -119,13 +169,23 @@ def action_set(actions: Any) -> Any:
     A linear reward is largest at a vertex. `ValueError` for a polytope that is none.
     """
     if isinstance(actions, Mapping) and "polytope" in actions:
-        description = {"polytope": actions["polytope"]}
+        if len(actions) > 1:
+            raise ValueError(
+                f"actions: a polytope comes alone, not with {', '.join(sorted(set(actions) - {'polytope'}))}"
+            )
         matrix = actions["polytope"].get("matrix") if isinstance(actions["polytope"], Mapping) else None
-        d = len(matrix[0]) if matrix is not None and len(matrix) else 0
-        return np.asarray(make_actions(description, d)).tolist()
+        return np.asarray(make_actions(actions, _columns(matrix))).tolist()
     if isinstance(actions, Mapping):
         return dict(actions)
     return actions.tolist() if isinstance(actions, np.ndarray | Tensor) else actions
+
+
+def _columns(matrix: Any) -> int:
+    """Return how many columns a matrix has; 0 where it is none, of which `make_actions` says more."""
+    try:
+        return np.asarray(matrix, dtype=np.float64).shape[-1]
+    except (TypeError, ValueError, IndexError):
+        return 0
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -164,7 +224,7 @@ def load(path: Path, kind: str | None = None, *, device: torch.device | str = "c
         request = BanditRequest(**content["request"])
         opened = make(content["learner"], content["settings"], request, device=device, where=str(path))
         opened.learner.load_state_dict(_decode(content["state"], array_of))
-    except (KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
+    except MISFITS as error:
         raise ValueError(f"{path}: its state does not fit {content['learner']} ({error})") from error
     return opened
 

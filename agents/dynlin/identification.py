@@ -124,7 +124,11 @@ class Identified:
         return Interval(value, min(float(low), value), max(float(high), value))
 
     def bounds(self) -> dict[str, float]:
-        """Return bounds for `surefoot.bandit`, two standard errors above what was found; Ω = 1, Φ̄ = 1."""
+        """Return bounds for `surefoot.bandit`, two standard errors above what was found; Ω = 1, Φ̄ = 1.
+
+        `ValueError` where the actions leave h open: the effects of what never varied have no bound.
+        """
+        self.require_decided()
         rho = min(self.spectral_radius.high, 0.999)
         sizes, errors = self.sizes()
         # A lag that its error hides says nothing of the envelope M ρ̄^{s−1}.
@@ -133,8 +137,22 @@ class Identified:
         found = {"spectral_radius": rho, "action_weight": float(sizes[0] + 2 * errors[0])}
         return found | {"input_matrix": float(height), "noise_std": self.noise_std}
 
+    @property
+    def decided(self) -> bool:
+        """Whether the actions vary enough for all of h to be known."""
+        return all(np.isfinite(one.high) for one in self.h)
+
+    def require_decided(self) -> None:
+        """Raise `ValueError` where they do not."""
+        if not self.decided:
+            raise ValueError("the logs leave h open: their actions do not vary in all components")
+
     def system(self) -> dict[str, Any]:
-        """Return A, B, omega, theta and noise, as `surefoot/DynamicalLinear-v0` takes them: a simulator of the logs."""
+        """Return A, B, omega, theta and noise, as `surefoot/DynamicalLinear-v0` takes them: a simulator of the logs.
+
+        `ValueError` where the actions leave h open.
+        """
+        self.require_decided()
         decided = self.decided_by
         response = self.markov[1:] @ decided
         lags = len(self.markov)
@@ -163,6 +181,8 @@ def identify(actions: Any, rewards: Any, *, lags: int | None = None) -> Identifi
     """
     u, y = _log(actions, rewards)
     lags = choose_lags(u, y) if lags is None else lags
+    if lags < 0:
+        raise ValueError(f"lags is {lags}; an action acts for 0 rounds after its own, or more")
     x, target = lagged(u, y, lags)
     if len(x) <= x.shape[1]:
         raise ValueError(f"{len(x)} rounds with a reward and {lags} before them, for {x.shape[1]} parameters: too few")

@@ -47,8 +47,9 @@ def posed(request: BanditRequest, device: torch.device) -> BanditProblem:
     rest = request.replicates, request.seed, device, None, known
     if isinstance(request.actions, Mapping):
         radius, d = request.actions.get("ball"), request.actions.get("dimension")
-        if not isinstance(radius, int | float) or not 0 < radius < NEVER or not isinstance(d, int) or d < 1:
-            raise ValueError('actions: a ball is {"ball": RADIUS, "dimension": D}, both positive')
+        plain = type(radius) in (int, float) and type(d) is int and len(request.actions) == 2  # True is no number
+        if not plain or not 0 < radius < NEVER or d < 1:
+            raise ValueError('actions: a ball is {"ball": RADIUS, "dimension": D}, both positive, and no more')
         return BanditProblem(None, float(radius), d, *rest)
     try:
         table = np.array(request.actions if request.actions is not None else [], dtype=np.float64)
@@ -115,6 +116,8 @@ class RealBandit:
         if self.turns.left:
             at = self.turns.t + 1
             raise ValueError(f"the decision of round {self.first} is under way; tell the reward of round {at} first")
+        if self.config.needs_horizon and not self.config.doubling and self.turns.t == self.turns.horizon:
+            self._warn("horizon", f"{self.turns.t} rounds are over, and the constants were made for no more")
         self.turns.begin()
         self.first = self.turns.t + 1
         self.rewards = self._rewards(self.turns.length)
@@ -238,7 +241,7 @@ class RealBandit:
             broken = sorted({lag for i in range(self.replicates) for lag in self._excess(i, height, bounds)})
             if broken and self.adaptive and bounds.rho < LAST_RHO:
                 self.learner.rho = min(LAST_RHO, (1 + bounds.rho) / 2)
-                self.raised.append([self.turns.t, self.learner.rho])
+                self.raised = [*self.raised, [self.turns.t, self.learner.rho]]  # a state taken before keeps its own
             elif broken:
                 self._warn("bounds", self._broken(broken, bounds))
         if line := self.learner.note(self.turns.t):
@@ -283,9 +286,7 @@ class RealBandit:
             raise ValueError("a warm start comes before the first decision")
         if found.markov.shape[1] != self.problem.d:
             raise ValueError(f"the logs have actions of {found.markov.shape[1]} components, not {self.problem.d}")
-        known = [np.isfinite(one.high) for one in found.h]
-        if not all(known):
-            raise ValueError("the logs leave h open: their actions do not vary in all components")
+        found.require_decided()
         noise = max(learner.known.sigma2, found.noise_std**2)
         information = noise * np.linalg.pinv(found.h_covariance, hermitian=True)
         estimate = information @ np.array([one.value for one in found.h])
@@ -306,7 +307,9 @@ class RealBandit:
         facts |= {"best": vectors[0] if self.replicates == 1 else vectors}
         if pending is not None:
             facts["pending"] = {"round": self.turns.t + 1, "left": self.turns.left}
-        facts |= {"missing": sum(int(one["rewards"].isnan().any(1).sum()) for one in self.open)}
+        told = [self.rewards[: self.turns.length - self.turns.left]] if self.turns.left else []
+        waited_for = [*told, *(one["rewards"] for one in self.open)]
+        facts |= {"missing": sum(int(rewards.isnan().any(1).sum()) for rewards in waited_for)}
         facts |= {"given_up": self.given_up}
         if self.learner.holds_bounds:
             estimate = self.learner.ridge.estimate().T.tolist()

@@ -79,19 +79,23 @@ class ContextualLearner(Protocol):
 
 
 def require_contexts(shape: Shape, contexts: Tensor) -> None:
-    """Raise `ValueError` unless contexts are finite and (N, d), or (N, K, d), as the learner was made for."""
+    """Raise `ValueError` unless contexts are finite and (N, d), or (N, K, d), as the learner was made for.
+
+    Messages speak of (d,) or (K, d) where there is one replicate, as it is asked.
+    """
     n, arms, features, shared = shape
-    needed = (n, features) if shared else (n, arms, features)
+    needed = (features,) if shared else (arms, features)
+    shown, needed = (contexts[0], needed) if n == len(contexts) == 1 else (contexts, (n, *needed))
     if 0 in contexts.shape:
-        raise ValueError(f"contexts have shape {tuple(contexts.shape)}: there is nothing to choose from; give {needed}")
-    if tuple(contexts.shape) != needed:
+        raise ValueError(f"contexts have shape {tuple(shown.shape)}: there is nothing to choose from")
+    if tuple(shown.shape) != needed:
         raise ValueError(
-            f"contexts have shape {tuple(contexts.shape)}, and this learner was made for {needed}; arms and features "
+            f"contexts have shape {tuple(shown.shape)}, and this learner was made for {needed}; arms and features "
             "cannot change, start another one"
         )
-    if not bool(contexts.isfinite().all()):
-        where = tuple(contexts.isfinite().logical_not().nonzero()[0].tolist())
-        raise ValueError(f"contexts{list(where)} is {contexts[where].item()}; contexts must be finite numbers")
+    if not bool(shown.isfinite().all()):
+        where = tuple(shown.isfinite().logical_not().nonzero()[0].tolist())
+        raise ValueError(f"contexts{list(where)} is {shown[where].item()}; contexts must be finite numbers")
 
 
 def require_rewards(reward: Tensor) -> None:

@@ -6,6 +6,7 @@ simulator's arms.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,10 +22,12 @@ from surefoot.agents.neural_bandits.bandit import (
     shape_from,
 )
 from surefoot.agents.neural_bandits.network import Shape
+from surefoot.agents.neural_bandits.regression import NetworkRegression
 from surefoot.agents.parts.ask_tell import BanditRequest, Decision, given_rewards
 
 OPEN = 1000  # rounds of which rewards may be missing; the oldest are given up
 NEVER = float("inf")  # in place of a reward that will not come; NaN: not yet
+LONG = 10.0  # of a context: networks and their step sizes are made for lengths of about 1
 
 
 class RealContextualBandit:
@@ -43,11 +46,14 @@ class RealContextualBandit:
     ) -> None:
         self.make_learner, self.config, self.device, self.seed = make_learner, config, device, request.seed
         self.replicates, self.arms = _checked(request)
+        # Arms and features come with the first contexts; settings that make no learner are refused before.
+        make_learner(config, ContextualProblem(Shape(1, 2, 1, shared=False), request.seed, device))
         self.learner: ContextualLearner | None = None
         self.shape: Shape | None = None
         self.asked = 0  # rounds
         self.learnt = 0
         self.given_up = 0
+        self.longest = 0.0  # length of a context so far
         self.open: list[dict[str, Any]] = []  # rounds that are not wholly told, the oldest first
         self.under_way = False  # the last one has not been told at all
 
@@ -61,10 +67,11 @@ class RealContextualBandit:
         if self.under_way:
             raise ValueError(f"the decision of round {self.asked} is under way; tell its reward first")
         given, shape = self._contexts(contexts)
-        if self.learner is None:
-            problem = ContextualProblem(shape, self.seed, self.device)
-            self.learner, self.shape = self.make_learner(self.config, problem), shape
-        arm = self.learner.choose(given)
+        learner = self.learner or self.make_learner(self.config, ContextualProblem(shape, self.seed, self.device))
+        self._require_finite(learner, given, "no prediction in these contexts is a number")
+        self.learner, self.shape = learner, shape
+        arm = learner.choose(given)
+        self._measure(given)
         self.asked += 1
         rewards = torch.full((self.replicates,), torch.nan, dtype=torch.float64, device=self.device)
         self.open.append({"round": self.asked, "contexts": given, "arm": arm, "rewards": rewards})
@@ -80,6 +87,7 @@ class RealContextualBandit:
         require_rewards(torch.where(there, values, 0.0))
         one = self._round(of)
         wanted = one["rewards"].isnan()
+        before = self.state_dict() if self._is_long(one["contexts"]) else None
         if of is not None and not bool((wanted if reward is None else wanted[there]).any()):
             raise ValueError(f"the reward of round {of} is known already")
         never = of is not None and reward is None
@@ -88,6 +96,41 @@ class RealContextualBandit:
         if one["round"] == self.asked:
             self.under_way = False
         self._take(one)
+        if before is not None:
+            try:
+                assert self.learner is not None
+                self._require_finite(
+                    self.learner, one["contexts"], f"the reward of round {one['round']} makes the network diverge"
+                )
+            except ValueError:
+                self.load_state_dict(before)
+                raise
+
+    def _is_long(self, contexts: Tensor) -> bool:
+        """Whether contexts (N, d) or (N, K, d) are longer than a network can be trusted with."""
+        return self._network and _length(contexts) > LONG
+
+    @property
+    def _network(self) -> bool:
+        return self.learner is not None and isinstance(self.learner.oracle, NetworkRegression)
+
+    def _measure(self, contexts: Tensor) -> None:
+        """Keep the length of the longest context; warn of the first that is too long for a network."""
+        first = self._is_long(contexts) and self.longest <= LONG
+        self.longest = max(self.longest, _length(contexts))
+        if first:
+            warnings.warn(self._warning(), stacklevel=4)
+
+    def _warning(self) -> str:
+        return f"contexts are up to {self.longest:.3g} long, and a network learns from lengths of about 1: scale them"
+
+    def _require_finite(self, learner: ContextualLearner, contexts: Tensor, what: str) -> None:
+        if not bool(learner.predicted_losses(contexts).isfinite().all()):
+            longest = max(self.longest, _length(contexts))
+            raise ValueError(
+                f"{what}, and nothing was changed: contexts are up to {longest:.3g} long; scale them to lengths of "
+                "about 1 and start another learner"
+            )
 
     def _round(self, of: int | None) -> dict[str, Any]:
         if of is None and not self.under_way:
@@ -151,10 +194,12 @@ class RealContextualBandit:
         shown = {name: float(value.double().mean()) for name, value in metrics.items()}
         shape = None if self.shape is None else {"arms": self.shape.arms, "features": self.shape.features}
         counts = {"rounds": self.asked, "learnt": self.learnt, "open": len(self.open), "given_up": self.given_up}
-        return {**counts, "replicates": self.replicates, "contexts": shape, **shown}
+        said = [self._warning()] if self._network and self.longest > LONG else []
+        return {**counts, "replicates": self.replicates, "contexts": shape, **shown, "warnings": said}
 
     def state_dict(self) -> dict[str, Any]:
         counts = {"asked": self.asked, "learnt": self.learnt, "given_up": self.given_up, "under_way": self.under_way}
+        counts["longest"] = self.longest
         learner = None if self.learner is None else self.learner.state_dict()
         shape = None if self.shape is None else list(self.shape)
         return {**counts, "open": [dict(one) for one in self.open], "shape": shape, "learner": learner}
@@ -173,7 +218,12 @@ class RealContextualBandit:
         self.learner, self.shape = learner, shape
         self.open = [{name: self._here(value) for name, value in one.items()} for one in state["open"]]
         self.asked, self.learnt, self.given_up = state["asked"], state["learnt"], state["given_up"]
-        self.under_way = state["under_way"]
+        self.under_way, self.longest = state["under_way"], state["longest"]
+
+
+def _length(contexts: Tensor) -> float:
+    """Return the length of the longest context; float32 cannot hold every square."""
+    return float(contexts.double().norm(dim=-1).max())
 
 
 def _checked(request: BanditRequest) -> tuple[int, int]:

@@ -96,5 +96,7 @@ def _number(entry: Any) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"the reward {entry!r} is not a finite number; tell None for one that is not there")
+        raise ValueError(
+            f"the reward {entry!r} is not a finite number; tell None (in JSON null) for one that is not there"
+        )
     return value

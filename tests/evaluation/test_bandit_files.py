@@ -3,7 +3,7 @@
 import json
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -127,3 +127,63 @@ def test_rewards_are_numbers_or_missing():
     for wrong in (math.nan, math.inf, "1", True, [0.1, math.nan], [1.0], object(), [[1.0], [2.0]]):
         with pytest.raises(ValueError, match=r"not a finite number|were told"):
             given_rewards(wrong, 2 if isinstance(wrong, list) else 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replicates": 1.5}, "replicates is 1.5; it must be a whole number"),
+        ({"replicates": "2"}, "replicates is '2'"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"bounds": [1]}, r"bounds is \[1\]; it must hold names and their values"),
+    ],
+)
+def test_requests_of_the_wrong_kind_are_named(kinds, changes, message):
+    with pytest.raises(ValueError, match=message):
+        bandit_files.make("toy", {}, BanditRequest(**changes))
+    assert bandit_files.make("toy", {}, BanditRequest(replicates=np.int64(2))).request.replicates == 2
+
+
+def test_devices_that_are_not_here_and_settings_out_of_range_are_named(kinds):
+    with pytest.raises(ValueError, match="device is 'nowhere', which is not here; cpu always is"):
+        bandit_files.make("toy", {}, BanditRequest(), device="nowhere")
+    with pytest.raises(ValueError, match=r"where: bias_scale must be at least 0"):  # no flag of a run's
+        bandit_files.make("dynlin-ucb", {"bias_scale": -1}, BanditRequest([[0], [1]]), where="where")
+
+
+def test_a_state_of_another_learner_is_refused_and_changes_nothing():
+    request = BanditRequest([[1.0, 0.0], [0.0, 1.0]], {"action_weight": 1.0, "noise_std": 0.1})
+    learner, other = (bandit_files.make(kind, {}, request) for kind in ("linucb", "uniform"))
+    two = bandit_files.make("linucb", {}, replace(request, replicates=2))
+    for one, reward in ((learner, 0.5), (other, 0.5), (two, [0.5, 0.5])):
+        one.ask(), one.tell(reward)
+    before, whole = bandit_files._encode(learner.state_dict(), bandit_files._inline), learner.state_dict()
+    turns = whole["state"]["turns"]
+    part = whole | {"state": whole["state"] | {"turns": turns | {"t": 9, "learner": {}}}}
+    for state, message in (
+        ({}, "no state of this learner: it is of"),
+        (3, "it is of nothing"),
+        (other.state_dict(), "'kind': 'uniform'"),
+        (two.state_dict(), "'replicates': 2"),
+        (part, "does not fit this linucb"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            learner.load_state_dict(state)
+        assert bandit_files._encode(learner.state_dict(), bandit_files._inline) == before
+    again = bandit_files.make("linucb", {}, request)
+    again.load_state_dict(learner.state_dict())
+    assert bandit_files._encode(again.state_dict(), bandit_files._inline) == before
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ({"polytope": {"matrix": 3, "bound": [1]}}, r"polytope.matrix is empty|expected 2 dimension"),
+        ({"polytope": {"matrix": [3], "bound": [1]}}, "polytope.matrix is 1; expected 2 dimension"),
+        ({"polytope": {"matrix": [[1, 0], [1]], "bound": [1]}}, "not a matrix of numbers"),
+        ({"polytope": {"matrix": [[1, 0]], "bound": [1]}, "ball": 1}, "a polytope comes alone, not with ball"),
+    ],
+)
+def test_polytopes_that_are_none_are_named(actions, message):
+    with pytest.raises(ValueError, match=message):
+        bandit_files.action_set(actions)

@@ -141,11 +141,13 @@ def _preset(request: New) -> dict[str, Any]:
     content = read_yaml(request.preset) if request.preset else {}
     if unknown := sorted(set(content) - set(known)):
         raise ValueError(f"{request.preset}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
-    given = {**known, **content}
+    given = known | {name: value for name, value in content.items() if value is not None}
+    for name in ("bounds", "settings"):
+        if not isinstance(given[name], dict):
+            raise ValueError(f"{request.preset}: {name} is {given[name]!r}; it must hold names and their values")
+        given[name] = {**given[name], **getattr(request, name)}
     for name in ("horizon", "replicates", "seed"):
         given[name] = given[name] if getattr(request, name) is None else getattr(request, name)
-    given["bounds"] = {**given["bounds"], **request.bounds}
-    given["settings"] = {**given["settings"], **request.settings}
     if given["horizon"] is not None:
         given["settings"]["horizon"] = given["horizon"]
     given["actions"] = given["actions"] if request.actions is None else _json(request.actions, "--actions")
@@ -169,7 +171,9 @@ def tell(request: Tell) -> dict[str, Any]:
     def call(opened: OpenBandit) -> dict[str, Any]:
         opened.tell(reward, request.of)
         summary = opened.summary()
-        return {name: summary[name] for name in ("rounds", "pending", "missing") if name in summary} | _said(opened)
+        return {name: summary[name] for name in ("rounds", "pending", "missing", "open") if name in summary} | _said(
+            opened
+        )
 
     return _changed(request.state, call)
 
@@ -203,6 +207,8 @@ def shown(decision: Decision) -> dict[str, Any]:
 
 def _json(text: str, what: str) -> Any:
     """Return a JSON value, or that in a .json file; `ValueError` for neither."""
+    if text.endswith(".json") and not Path(text).is_file():
+        raise FileNotFoundError(f"{what} {text}: no such file")
     try:
         return json.loads(Path(text).read_text(encoding="utf-8") if text.endswith(".json") else text)
     except ValueError as error:
@@ -241,8 +247,9 @@ def identified(request: Identify) -> dict[str, Any]:
     found: Identified = identify(*read_log(request.log), lags=request.lags)
     intervals = {"h": [_interval(one) for one in found.h], "spectral_radius": _interval(found.spectral_radius)}
     markov = [[_interval(one) for one in row] for row in found.parameters]
-    rest = {"noise_std": found.noise_std, "rounds": found.rounds, "lags": len(markov) - 1, "bounds": found.bounds()}
-    return {**intervals, **rest, "markov": markov}
+    rest = {"noise_std": found.noise_std, "rounds": found.rounds, "lags": len(markov) - 1}
+    made = {"bounds": found.bounds(), "system": found.system()} if found.decided else {"bounds": None, "system": None}
+    return {**intervals, **rest, **made, "markov": markov}
 
 
 def _interval(one: Interval) -> list[float | None]:

@@ -195,7 +195,9 @@ def test_a_missing_last_reward_gives_no_sample_and_a_late_one_the_same_sample():
         learner.tell(rewards[1])
         assert learner.ask().rounds == 2
     prompt.tell(rewards[2]), prompt.tell(rewards[3])
-    waiting.tell(rewards[2]), waiting.tell(None)
+    waiting.tell(None)
+    assert waiting.summary()["missing"] == 1  # of the decision under way, whose other round is not told
+    waiting.tell(rewards[2], of=2), waiting.tell(None)
     assert waiting.turns.t == prompt.turns.t == 3
     assert waiting.summary()["missing"] == 1
     assert float(waiting.learner.ridge.gram.diagonal().sum()) == pytest.approx(2 * math.log(100) + 1)
@@ -333,6 +335,8 @@ def test_wrong_calls_are_refused_and_change_nothing():
         ({"actions": [[1.0], [1.0, 2.0]]}, "not a table of numbers"),
         ({"actions": [[1.0], [1.0]]}, "nothing to choose from"),
         ({"actions": {"ball": -1, "dimension": 2}}, "a ball is"),
+        ({"actions": {"ball": True, "dimension": 2}}, "a ball is"),
+        ({"actions": {"ball": 1, "dimension": 2, "centre": 0}}, "and no more"),
         ({"replicates": 0}, "at least one system"),
         ({"bounds": {"noise": 0.1}}, "unknown name 'noise'; choose from spectral_radius"),
         ({"bounds": {**S1, "spectral_radius": 1.0}}, r"spectral_radius is 1.0; it must be in \[0, 1\)"),
@@ -401,6 +405,16 @@ def test_without_a_horizon_the_constants_are_made_anew_whenever_it_is_over():
     np.testing.assert_allclose(own.ridge.gram[..., 0], expected, rtol=1e-12)
     log = learner.summary()
     assert (log["horizon"], log["doubling"]) == (512, True)
+
+
+def test_rounds_after_the_horizon_are_warned_of():
+    learner = real("linucb", horizon=2)
+    for _ in range(2):
+        learner.ask(), learner.tell(0.1)
+    assert learner.warned == []
+    with pytest.warns(UserWarning, match="2 rounds are over, and the constants were made for no more"):
+        learner.ask()
+    assert learner.summary()["warnings"] == ["horizon: 2 rounds are over, and the constants were made for no more"]
 
 
 def test_a_radius_that_is_not_given_is_raised_until_the_data_agree():

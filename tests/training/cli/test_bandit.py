@@ -8,6 +8,7 @@ from io import StringIO
 import numpy as np
 import pytest
 
+from surefoot.envs import DynamicalLinear
 from surefoot.evaluation import bandit_files
 from surefoot.training.cli.main import main
 
@@ -70,6 +71,7 @@ def test_wrong_calls_say_one_line_and_leave_the_file_as_it_is(state, tmp_path):
     assert "not among contexts" in refused("ask", state, "--contexts", "[[1]]")
     assert state.read_bytes() == before
     assert "no such file" in refused("ask", tmp_path / "none.json")
+    assert "--actions none.json: no such file" in refused("new", tmp_path / "b.json", "--actions", "none.json")
     assert "actions: a table" in refused("new", tmp_path / "b.json", *BOUNDS)
     assert "action_weight, input_matrix, noise_std missing" in refused("new", tmp_path / "b.json", "--actions", ACTIONS)
     assert "new|ask|tell|show" in refused("sell", state)
@@ -107,6 +109,8 @@ def test_a_preset_file_and_a_log_to_start_from(tmp_path):
     found = line("identify", tmp_path / "log.csv")
     assert found["h"][0][1] < 1.0 < found["h"][0][2]
     assert found["h"][1][1] < 0.0 < found["h"][1][2]
+    assert found["bounds"]["spectral_radius"] == pytest.approx(found["spectral_radius"][2])
+    assert DynamicalLinear(1, **found["system"], actions=json.loads(ACTIONS)).h[0] == pytest.approx(found["h"][0][0])
     assert found["spectral_radius"][1] < 0.5 < found["spectral_radius"][2]
     (tmp_path / "own.yaml").write_text(
         f"actions: {ACTIONS}\nhorizon: 500\nsettings: {{bias_scale: 0.5}}\n"
@@ -116,10 +120,20 @@ def test_a_preset_file_and_a_log_to_start_from(tmp_path):
     assert started["best"] == [1.0, 0.0]
     assert started["estimate"][0] > started["estimate"][1] + 0.3  # shrunk by λ = ln 500
     assert bandit_files.load(tmp_path / "a.json").config.bias_scale == 0.5
-    (tmp_path / "own.yaml").write_text("acts: []")
-    assert "unknown key 'acts'" in refused("new", tmp_path / "c.json", "--preset", tmp_path / "own.yaml")
+    for text, message in (
+        ("acts: []", "unknown key 'acts'"),
+        ("settings: 3", "settings is 3; it must hold names"),
+        (f"actions: {ACTIONS}\nreplicates: two", "replicates is 'two'"),
+        ("bounds:\nseed:", "actions: a table"),  # left open: as if left out
+    ):
+        (tmp_path / "own.yaml").write_text(text)
+        assert message in refused("new", tmp_path / "c.json", "--preset", tmp_path / "own.yaml")
     (tmp_path / "log.csv").write_text("1,2,3\n1,2\n")
     assert "as many in each" in refused("identify", tmp_path / "log.csv")
+    (tmp_path / "log.csv").write_text("1,0,0.5\n" * 50)  # the second component never moved
+    told = line("identify", tmp_path / "log.csv")
+    assert (told["h"][1][1:], told["bounds"], told["system"]) == ([None, None], None, None)
+    assert "lags is -1" in refused("identify", tmp_path / "log.csv", "--lags", -1)
 
 
 def ask_and_tell(path, number, results):

@@ -16,6 +16,7 @@ import torch
 from leftovers import leave_half_a_file
 from sameness import assert_same
 
+from surefoot.agents.parts import blocks
 from surefoot.evaluation import storage
 from surefoot.evaluation.policy_files import load_policy
 from surefoot.evaluation.storage import load, save
@@ -73,6 +74,23 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=f"{name}: refused"):
             storage.load(tmp_path / name)
     assert not (tmp_path / "malicious-was-here").exists()
+
+
+def test_pytorch_is_told_not_to_run_code_either(tmp_path, monkeypatch):
+    storage.save(tmp_path / "a.pt", PAYLOAD)
+    seen, own = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *what, **how: seen.append(how["weights_only"]) or own(*what, **how))
+    storage.load(tmp_path / "a.pt")
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("in_blocks", [True, False])
+def test_large_tensors_lie_beside_a_checkpoint_only_where_that_is_asked_for(tmp_path, in_blocks, monkeypatch):
+    monkeypatch.setattr(blocks, "SIZE", 64)
+    payload = {"large": torch.arange(40.0), "small": torch.arange(15.0)}
+    storage.save(tmp_path / "a.pt", payload, in_blocks=in_blocks)
+    assert sorted(path.stat().st_size for path in tmp_path.glob("blocks/*")) == ([32, 64, 64] if in_blocks else [])
+    assert_same({name: storage.load(tmp_path / "a.pt")[name] for name in payload}, payload)
 
 
 def test_truncated_and_foreign_files_are_refused_in_one_line(tmp_path):

@@ -199,6 +199,12 @@ def test_an_episode_cut_inside_the_file_is_written_as_a_time_out(rows, tmp_path)
     assert not (stored["timeouts"] & stored["terminals"]).any()
 
 
+def test_a_time_out_at_the_very_end_of_the_file_is_written_as_one(rows, tmp_path):
+    rows["timeouts"][-1] = True
+    write_d4rl(tmp_path / "data.hdf5", from_d4rl_arrays(rows))
+    assert np.flatnonzero(read_arrays(tmp_path / "data.hdf5")["timeouts"]).tolist() == [6, 9]
+
+
 def test_an_existing_file_is_kept_unless_forced(data, tmp_path):
     path = tmp_path / "data.hdf5"
     path.write_text("mine")

@@ -47,6 +47,20 @@ def test_what_another_machine_has_left_goes_after_a_day(tmp_path, monkeypatch):
     assert not left.exists()
 
 
+def test_what_has_gone_meanwhile_and_what_another_user_writes_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.socket, "gethostname", lambda: "elsewhere")
+    gone = temporary(tmp_path / "a")
+    monkeypatch.undo()
+    assert not is_leftover(gone)
+
+    def another_users(pid, signal):
+        raise PermissionError
+
+    monkeypatch.setattr(files.os, "kill", another_users)
+    assert files.runs(1)
+    assert not is_leftover(temporary(tmp_path / "a"))
+
+
 def test_folders_in_the_making_go_too_and_links_are_not_followed(tmp_path):
     left = leave_half_a_file(tmp_path / "set", "folder")
     (left / "data").mkdir()

@@ -101,6 +101,12 @@ def test_steps_are_counted_where_only_the_task_shows_them(rows, save, data):
     np.testing.assert_array_equal(loaded.obs[:, :2], data.obs)
 
 
+def test_steps_are_not_added_where_the_data_have_as_many_coordinates_as_the_task(rows, save):
+    rows["observations"][:, -1], rows["next_observations"][:, -1] = 3.0, 4.0
+    loaded = load_for(DataConfig(source=str(save(rows))), *time_aware(1), seed=0)
+    np.testing.assert_array_equal(loaded.obs, rows["observations"])
+
+
 def test_steps_are_not_counted_over_missing_rows_or_for_another_space(rows, save):
     holes = {name: np.delete(values, 4, axis=0) for name, values in rows.items()}
     with pytest.raises(ValueError, match=r"cannot be counted for --env.time-aware: rows are missing after row 3"):

@@ -1,5 +1,7 @@
 """The parts of the sweeps over states and stocks, one by one: ties, sizes, what lies between and beyond grid points."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,11 @@ from surefoot.agents.distributional.interpolated import (
     solve_on_grid,
 )
 from surefoot.agents.distributional.objectives import own, parse
-from surefoot.agents.distributional.task import Task
+from surefoot.agents.distributional.policy import SolvedPolicy
+from surefoot.agents.distributional.solution import Found, _contenders, evaluated
+from surefoot.agents.distributional.solve import _searched, _unclipped
+from surefoot.agents.distributional.start_search import Tried, peaks_between, search
+from surefoot.agents.distributional.task import Bracketed, Task
 from surefoot.agents.distributional.utilities import Shape
 from surefoot.agents.parts.sparse import Backup, Optimum, from_tabular
 from surefoot.agents.parts.tabular import TabularMDP
@@ -139,3 +145,95 @@ def test_what_policy_iteration_left_to_gain_is_in_the_bound(gamma, monkeypatch):
     found = neutral.solve_states(task)
     assert (found.value, found.sweeps) == (3.0, 7)
     assert found.bound == pytest.approx(3 + 1 / 8 / (1 - gamma))
+
+
+# --- the start, and which policies are looked at ----------------------------------------------------------------------
+
+
+def test_how_much_may_lie_between_two_starts():
+    """Slopes of J from −1 to 2; then J + κx² convex, 0 → 1 within 2: a chord and (3/2)·(1/2)/2 above it."""
+    starts = np.array([0.0, 3.0, 5.0])
+    of = lambda **how: replace(parse("mean-cvar(0.5, 0.5)"), **how)  # noqa: E731
+    lines = of(weight=3, charge=1, outer="max")
+    peak, place = peaks_between(lines, starts, np.array([1.0, 1.0, 2.5]), Shape(0.0, 1.0))
+    np.testing.assert_allclose(place, [1.0, 3 + 3.5 / 3])
+    np.testing.assert_allclose(peak, [3.0, 1 + 2 * 3.5 / 3])
+    bent = of(weight=2, charge=0, outer="max")
+    peak, place = peaks_between(bent, np.array([0.0, 2.0]), np.array([0.0, 1.0]), Shape(-100.0, 100.0, 0.25))
+    np.testing.assert_allclose((peak, place), [[1.125], [1.5]])
+    flat, _ = peaks_between(bent, np.array([0.0, 2.0]), np.array([0.0, 1.0]), Shape(-100.0, 100.0, 0.0))
+    assert flat.tolist() == [1.0]  # convex: at an end
+
+
+def test_of_several_given_starts_the_bound_is_the_largest():
+    goal = parse("target(2)")
+    found = search(goal, lambda c: Bracketed(-np.abs(c) - 1, -np.abs(c)), np.array([-3.0, -1.0]), Shape(-1, 1), 0.0)
+    assert found.bound == -1.0
+
+
+def test_the_search_for_a_start_knows_the_slopes_of_all_stocks_that_can_come():
+    """A sure 5 has J(c) = 5 − (c + 5)²; both given starts are 25 below it, and 10 and 9.999 are the largest returns."""
+    task = Task(one_state((5, 5), (10, 0), (9.999, 0)), parse("mean-variance(1)"), 1.0, 1, 1e-6)
+    sums = partial_sums(task)
+    found = _searched(task, sums, enumerated.Known(task, sums), torch.tensor([-10.0, 0.0]), 1e-6)
+    assert found.lower.max() == pytest.approx(5, abs=1e-6)
+    assert found.bound == pytest.approx(5, abs=1e-6)
+
+
+def test_starts_that_may_be_the_best_are_all_looked_at_unless_the_bracket_is_closed():
+    stocks = np.arange(-11.0, 1.0)
+    figures = np.array([1.0, 3.0, 3.0, 2.0, 3.0, 3.0, 2.9, 0.0, 0.5, 1.5, 2.5, 2.8])
+    goal = parse("cvar(0.5)")
+    assert _contenders(goal, Tried(stocks, figures, figures, 3.0)) == [-10.0, -9.0, -7.0]  # the first three that tie
+    open_ = Tried(stocks, figures - 0.1, figures + 0.1, 3.1)
+    assert _contenders(goal, open_) == [-10.0, -9.0, -8.0, -7.0, -6.0, -5.0, -1.0, 0.0]
+
+
+def test_a_larger_mean_does_not_make_up_for_a_figure_that_is_smaller_by_a_millionth():
+    """Of a sure 1 and {1 − 10⁻⁶, 3} the worse half is 1 and 1 − 10⁻⁶; both starts are looked at."""
+    task = Task(one_state((1, 1), (1 - 1e-6, 3)), parse("cvar(0.5)"), 1.0, 1, 1e-6)
+    tried = Tried(np.array([-3.0, -1.0]), np.array([0.9, 0.9]), np.array([1.1, 1.1]), 1.1)
+    arm = lambda start: SolvedPolicy((torch.zeros(1).double(),), (torch.tensor([[int(start == -3)]]),))  # noqa: E731
+    found = evaluated(Found(task, tried, arm, 1, 0.0, True, "", lambda objective: None))
+    assert (found.value, found.stock, found.returns.tolist()) == (1.0, -1.0, [1.0])
+
+
+@pytest.mark.parametrize(("gamma", "horizon"), [(1.0, 3), (0.5, 2), (0.5, None), (0.9, 10)])
+def test_no_projection_reaches_the_ends_of_the_categories(gamma, horizon):
+    """As many spacings beyond the returns as there are pushes by one spacing: 1 + γ + γ² + …"""
+    low, high = _unclipped(-1.0, 4.0, 32, gamma, horizon)
+    spacing = (high - low) / 31
+    pushes = sum(gamma**t for t in range(horizon or 100))
+    assert (-1 - low, high - 4) == (pytest.approx(pushes * spacing), pytest.approx(pushes * spacing))
+
+
+# --- how long ---------------------------------------------------------------------------------------------------------
+
+
+def geometric(pay):
+    """Pays in every step, and is over after each with chance 1/2."""
+    chance, after = torch.tensor([[[0.5, 0.5]], [[1.0, 0.0]]]), torch.tensor([[[0, 1]], [[1, 1]]])
+    reward = torch.tensor([[[pay, pay]], [[0.0, 0.0]]], dtype=torch.float64)
+    return from_tabular(TabularMDP(torch.tensor([1.0, 0.0]).double(), after[None], chance.double()[None], reward[None]))
+
+
+@pytest.mark.parametrize(("pay", "sweeps"), [(1.0, 4), (1e-3, 3), (-8.0, 7)])
+def test_without_a_discount_sweeps_go_on_until_little_is_left_and_the_episode_is_over(pay, sweeps):
+    """2·pay·2⁻ⁿ is still to come after n steps, and with chance 2⁻ⁿ the episode is not over: both at most 0.13."""
+    task = Task(geometric(pay), parse("target(0)"), 1.0, None, 0.13)
+    assert (task.sweeps, task.left) == (sweeps, pytest.approx(0.125))
+    assert task.bounds == (min(0.0, pay) * sweeps, max(0.0, pay) * sweeps)
+
+
+def test_with_a_discount_the_bounds_are_those_of_the_endless_return():
+    task = Task(one_state((1.0, -3.0)), parse("target(0)"), 0.5, None, 0.5)
+    assert task.sweeps < 5
+    assert task.bounds == (pytest.approx(-6, abs=1e-8), pytest.approx(2, abs=1e-8))
+
+
+def test_a_bend_far_from_0_is_no_homogeneous_utility():
+    for bend in (1e-6, 1e6):
+        with pytest.raises(ValueError, match="leave degree out"):
+            own(lambda x, bend=bend: x.clamp(max=bend), degree=1)
+        with pytest.raises(ValueError, match="leave degree out"):
+            own(lambda x, bend=bend: torch.where(x.abs() < bend, 2 * x, x), degree=1)

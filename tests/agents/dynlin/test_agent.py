@@ -212,6 +212,19 @@ def test_the_ball_maximiser_at_the_start_and_where_the_estimate_points_along_an_
     torch.testing.assert_close(nearly[1], f64(0.986577), rtol=0, atol=6e-7)
 
 
+def test_the_first_action_on_a_ball_is_either_end_of_any_axis():
+    learner = make("dynlin-ucb", num_envs=200, env={"system": "synthetic", "ball": 1.5}, horizon=100).learner
+    ends = torch.cat([torch.eye(learner.d), -torch.eye(learner.d)]).tolist()
+    assert sorted({tuple(row) for row in learner.random().tolist()}) == sorted(map(tuple, ends))
+
+
+def test_another_spectral_radius_is_that_of_bounds_and_constants():
+    learner = make("dynlin-ucb", horizon=100).learner
+    before, learner.rho = learner.bounds, 0.75
+    assert learner.bounds == before._replace(rho=0.75, x=before.u / 0.25)
+    assert learner.known == constants(learner.bounds)
+
+
 @pytest.mark.parametrize("d", [2, 3, 5])
 def test_the_ball_maximiser_is_never_worse_than_projected_ascent(d):
     generator = torch.Generator().manual_seed(d)

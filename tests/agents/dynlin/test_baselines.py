@@ -207,6 +207,21 @@ def test_an_arm_of_ar2_is_triggered_exactly_where_its_reward_may_have_drifted_ab
     assert learner.triggered[:, 0].tolist() == [9.0, math.inf, math.inf, 9.0, math.inf, 9.0]
 
 
+def test_ar2_forgets_by_alpha_a_round_and_takes_a_late_reward_unless_it_knows_a_later_one():
+    """Estimates αᵏ·y and drifts α^{2(k + 1)}, k the rounds since the arm was played."""
+    learner, y = make("ar2", horizon=10, num_envs=2, env=SYNTHETIC).learner, torch.tensor([0.5, -0.25]).double()
+    alpha = learner.alpha
+    learner.observe(torch.tensor([3, 1]), y, y)
+    learner.skip(torch.tensor([0, 1]))
+    learner.late(torch.tensor([0, 1]), 2 * y, None, 0)  # of the round just skipped
+    learner.skip(torch.tensor([2, 2]))
+    for learned in (lambda: None, lambda: learner.late(torch.tensor([0, 1]), 9 * y, None, 2)):  # of a round before
+        learned()
+        rows = [(0, 3, alpha**3 * 0.5), (0, 0, alpha**2 * 1.0), (1, 1, alpha**2 * -0.5)]
+        assert [float(learner.estimates[arm, i]) for i, arm, _ in rows] == pytest.approx([value for *_, value in rows])
+        assert [float(learner.drift[arm, i]) for i, arm, _ in rows] == pytest.approx([alpha**8, alpha**6, alpha**6])
+
+
 def test_ar2_needs_memory_and_noise():
     with pytest.raises(ValueError, match="AR2 divides by the spectral radius"):
         make("ar2", horizon=100, env={"system": "s1", "noise": 0.0})

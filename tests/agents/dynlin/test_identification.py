@@ -1,6 +1,7 @@
 """Identification from logs: exact without noise, intervals that cover as they say, and what logs leave open."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,6 +43,14 @@ def test_without_noise_the_markov_parameters_and_the_radius_are_exact():
     again = make_system({**found.system(), "noise": 0.0})
     np.testing.assert_allclose(cumulative_markov(again), cumulative_markov(system), atol=1e-6)
     assert spectral_radius(again.A) == pytest.approx(0.6, abs=1e-4)
+
+
+def test_a_lag_is_above_its_bound_only_where_it_exceeds_it_by_more_than_the_standard_errors():
+    """Bounds 4, 2, 1 of the first three of six lags."""
+    of = lambda *sizes, doubt=0.0: SimpleNamespace(sizes=lambda: (np.array([9.0, *sizes]), np.full(7, doubt)))  # noqa: E731
+    for sizes, lags in (((4, 2, 1, 9, 9, 9), []), ((4.1, 2, 1.1, 9, 9, 9), [1, 3]), ((4.1, 2.6, 1, 9, 9, 9), [1, 2])):
+        assert excess(of(*sizes), 4.0, 0.5) == lags
+    assert excess(of(4.1, 2.6, 1, 9, 9, 9, doubt=0.1), 4.0, 0.5, z=5.0) == [2]
 
 
 def test_a_scalar_regression_by_hand():

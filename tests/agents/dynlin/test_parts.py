@@ -10,17 +10,22 @@ import torch
 from bandits import make
 
 from surefoot import agents
-from surefoot.agents.dynlin.bandit import BanditProblem, ConstantPolicy, derive
+from surefoot.agents.dynlin.bandit import BanditProblem, ConstantPolicy, Turns, derive, plan
 from surefoot.agents.dynlin.bounds import (
+    Bounds,
+    constants,
     epoch_repeats,
     epochs_within,
+    from_given,
     from_system,
+    named,
     non_normality,
     spectral_radius,
 )
 from surefoot.agents.dynlin.exp3 import arm_probabilities
 from surefoot.agents.dynlin.fixed import FixedConfig, HumanBudgetConfig, human_budget_action, make_oracle
 from surefoot.agents.dynlin.learners import bounds_of, require_horizon, table_of
+from surefoot.agents.interface import Budget
 
 A = np.array([[0.5, 1.0], [0.0, -0.8]])
 SYSTEM = SimpleNamespace(
@@ -55,6 +60,56 @@ def test_given_bounds_stand_in_place_of_the_systems_and_one_too_small_is_warned_
         from_system(SYSTEM, 2.0, {"rho": 0.79, "phi": 1.0})
 
 
+def test_the_constants_of_the_radius_are_those_of_the_derivation():
+    """ŪΩΦ̄(ŪB̄/(1 − ρ̄) + X̄), Θ + ΩB̄Φ̄/(1 − ρ̄) and σ²(1 + Ω²Φ̄²/(1 − ρ̄²))."""
+    bounds = Bounds(rho=0.5, phi=2.0, omega=3.0, theta=5.0, b=7.0, u=11.0, x=13.0, sigma=2.0)
+    assert constants(bounds) == pytest.approx((66 * (154 + 13), 5 + 84, 4 * (1 + 36 / 0.75)))
+
+
+def test_bounds_that_are_left_out_are_those_of_a_normal_system_and_the_others_have_ranges():
+    known = named({"spectral_radius": 0.5, "action_weight": 0, "input_matrix": 2.0, "noise_std": 0.1})
+    assert known == {"rho": 0.5, "theta": 0.0, "b": 2.0, "sigma": 0.1}
+    assert from_given(known, 3.0) == Bounds(0.5, 1.0, 1.0, 0.0, 2.0, 3.0, 6.0, 0.1)
+    assert from_given(known | {"phi": 4.0, "omega": 2.0, "u": 5.0}, 3.0)[1:3] == (4.0, 2.0)
+    assert from_given(known | {"u": 5.0}, 3.0).x == 10.0
+    assert named({"non_normality": 1, "spectral_radius": 0.0}) == {"phi": 1.0, "rho": 0.0}
+    for wrong in ({"non_normality": 0.9}, {"spectral_radius": 1.0}, {"noise_std": -0.1}, {"state_norm": True}):
+        with pytest.raises(ValueError, match=r"it must be in \[[01], (1|inf)\)"):
+            named(wrong)
+
+
+def test_a_horizon_that_is_over_is_doubled_as_often_as_it_takes_if_it_may_be():
+    learner = SimpleNamespace(choose=lambda t: (torch.zeros(1), 1), extended=[])
+    learner.extend = learner.extended.append
+    for doubling, t, horizon, seen in (
+        (True, 3, 4, []),
+        (True, 4, 8, [8]),
+        (True, 33, 64, [8, 16, 32, 64]),
+        (False, 4, 4, []),
+    ):
+        learner.extended.clear()
+        turns = Turns(learner, SimpleNamespace(doubling=doubling, horizon=4), 1, torch.device("cpu"))
+        turns.t = t
+        turns.begin()
+        assert (turns.horizon, learner.extended) == (horizon, seen)
+
+
+def test_no_round_is_planned_after_the_horizon_that_constants_are_made_for():
+    config = replace(agents.get("linucb").default, horizon=900)
+    assert plan(config, Budget(900)).phases == ("900 rounds",)
+    assert plan(config, Budget(700)).phases == ("700 rounds, constants for 900",)
+    assert plan(FixedConfig(), Budget(700)).phases == ("700 rounds",)
+    assert "doubled when over" in plan(replace(config, doubling=True), Budget(5_000)).phases[0]
+    with pytest.raises(ValueError, match=r"--agent.horizon is 900, but the run has 901 rounds"):
+        plan(config, Budget(901))
+
+
+@pytest.mark.parametrize("name", ["linucb", "linucb-log", "d-linucb"])
+def test_linucb_chooses_anew_in_every_round(name):
+    learner = make(name, num_envs=3, horizon=100).learner
+    assert [learner.choose(t)[1] for t in (0, 1, 50)] == [1, 1, 1]
+
+
 def test_epochs_repeat_by_the_logarithm_of_their_number_and_fill_the_horizon():
     assert [epoch_repeats(m, 0.5) for m in (1, 2, 3, 4, 8)] == [0, 1, 1, 2, 3]
     assert [epoch_repeats(m, 0.5, "ceil") for m in (1, 2, 3, 4, 8)] == [0, 1, 2, 2, 3]
@@ -76,6 +131,7 @@ def test_the_oracle_plays_the_best_action_and_the_bound_on_actions_is_that_of_th
     actions = [[0.6, 0.0], [0.0, 2.0], [1.0, 1.0]]
     assert make_oracle(FixedConfig(), problem(actions, h=np.array([1.0, 0.25]))).greedy().tolist() == [2, 2]
     assert bounds_of(problem(actions)).u == pytest.approx(2.0)
+    assert bounds_of(problem([[3.0, 4.0], [1.0, 1.0]])).u == pytest.approx(5.0)
     assert table_of(problem(actions)).actions.tolist() == actions
     with pytest.raises(ValueError, match="only dynlin-ucb plays on a ball"):
         table_of(problem(None))

@@ -183,6 +183,21 @@ def test_a_scalar_system_by_hand():
     assert scaled.learner.beta == pytest.approx(0.1 * c1 / 2 + c2 * 2)
 
 
+@pytest.mark.parametrize("actions", [[[1.0], [2.0], [4.0]], {"ball": 4.0, "dimension": 1}])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_smallest_bonus_over_the_difference_of_the_estimates_by_hand(actions, sign):
+    """V = 9, b = ±6, so ĥ = ±2/3: of a table the width of 1 is 1/3 and means differ by 2; of a ball (β/3)/(2/3)."""
+    learner = real("dynlin-ucb", actions=actions, horizon=100)
+    learner.ask()
+    own = learner.learner
+    own.ridge.gram[:], own.ridge.moment[:] = 9.0, 6.0 * sign
+    wanted = own.beta / 3 / 2 if isinstance(actions, list) else own.beta / 2
+    assert bonus_ratio(own).tolist() == [pytest.approx(wanted)]
+    assert learner.summary()["radius"] == radius_parts(own, 0)
+    own.ridge.moment[:] = 0.0
+    assert own.table is None or 1e200 < float(bonus_ratio(own)) < math.inf  # estimates that do not differ
+
+
 # --- missing and late rewards -----------------------------------------------------------------------------------------
 
 

@@ -92,6 +92,7 @@ def test_without_offline_weight_an_iteration_is_plain_trpo():
     for _ in range(3):
         ours, theirs = hybrid.step(), plain.step()
         assert_close(ours.metrics["kl"], theirs.metrics["kl"], rtol=1e-4, atol=1e-7)
+        assert_close(ours.metrics["on_policy_loss"], theirs.metrics["on_policy_loss"], rtol=1e-4, atol=1e-7)
         assert "offline_loss" not in ours.metrics  # (f − r)² is not (f − z)², and there is no z
     assert "offline_loss" in make(replace(SMALL, policy_on_policy_weight=math.inf)).step().metrics
     assert_close(hybrid.nets.policy.vector(), plain.nets.policy.vector(), rtol=1e-4, atol=1e-6)

@@ -15,9 +15,9 @@ import torch
 from tiny import ACT, OBS, make_data, make_setting
 from torch.testing import assert_close
 
-from surefoot.agents.interface import Spaces
+from surefoot.agents.interface import Budget, Spaces
 from surefoot.agents.lipschitz_mbrl.agent import MBPO_SPEC, LipschitzMBRL, regulariser, state_value
-from surefoot.agents.lipschitz_mbrl.settings import VARIANTS, LipschitzMBRLConfig
+from surefoot.agents.lipschitz_mbrl.settings import VARIANTS, LipschitzMBRLConfig, plan
 from surefoot.agents.lipschitz_mbrl.smoothing import Ball, find_perturbation
 from surefoot.agents.lipschitz_mbrl.spectral_norm import power_iterate, spectral_norms
 from surefoot.agents.parts.acceleration import leaves
@@ -101,6 +101,18 @@ def test_every_variant_learns_and_reports_numbers(variant):
     assert {*MBPO_SPEC.shown, *MBPO_SPEC.drawn} <= set(seen)
     assert all(bool(value.isfinite().all()) for value in seen.values())
     assert ("robust_loss" in seen) == (variant == "rr")
+    assert not any(value.requires_grad for value in seen.values())
+
+
+@pytest.mark.parametrize(
+    ("interval", "num_envs", "models"),
+    [(4, 2, "5 models"), (18, 2, "1 model"), (17, 2, "2 models"), (1, 2, "9 models")],
+)
+def test_the_plan_counts_models_and_updates_of_the_steps_after_the_random_ones(interval, num_envs, models):
+    """24 steps, the first 6 random; a model at the first of the other 18 and whenever an interval has passed."""
+    config = replace(LipschitzMBRLConfig(), random_steps=5, updates_per_step=3, real_ratio=0, model_interval=interval)
+    found = plan(config, Budget(23, num_envs))
+    assert found == (24, 54, ("24 environment steps, the first 6 random", f"then {models} and 54 updates"))
 
 
 @pytest.mark.parametrize("changes", [{}, {"attack": "uniform"}, {"reference": "policy", "centre": "next_obs"}])

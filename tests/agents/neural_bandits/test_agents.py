@@ -1,12 +1,17 @@
 """The linear classes, and all methods at play: docs/derivations/neural_bandits.md E8, E11, E13."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from neural_play import make, play
 
 from surefoot import agents
-from surefoot.agents.interface import Setting, Spaces
+from surefoot.agents.interface import Budget, Setting, Spaces
+from surefoot.agents.neural_bandits.agent import InverseGapConfig, derive, plan
+from surefoot.agents.neural_bandits.bandit import as_contexts
 from surefoot.agents.neural_bandits.linear import Logistic, Ridge
 from surefoot.agents.neural_bandits.network import Shape
 from surefoot.envs import EnvConfig, make_vec, spaces_of
@@ -117,6 +122,65 @@ def test_theory_needs_a_horizon_and_the_guess_of_the_best_loss_doubles():
     assert float(agent.learner.rate()) == pytest.approx(np.sqrt(3 * 2**19 / (3 * regret)))
     square = make("neusquarecb", gamma_rule="theory", horizon=1000, oracle="linear").learner
     assert square.rate() == pytest.approx(np.sqrt(3 * 1000 / (10 * np.log(1000) + np.log(2 / 0.05))))
+
+
+def test_the_horizon_of_the_theory_is_the_run_and_no_round_comes_after_it():
+    theory, growing = InverseGapConfig(gamma_rule="theory"), InverseGapConfig()
+    assert derive(theory, Budget(700)).horizon == 700
+    assert derive(replace(theory, horizon=900), Budget(700)).horizon == 900
+    assert derive(growing, Budget(700)).horizon is None
+    assert derive(replace(theory, loss="kl"), Budget(700)).horizon is None
+    for config in (replace(theory, horizon=700), growing):
+        assert plan(config, Budget(700)) == (700, None, ("700 rounds",))
+    with pytest.raises(ValueError, match=r"--agent.horizon is 699, but the run has 700 rounds \(--steps\)"):
+        plan(replace(theory, horizon=699), Budget(700))
+
+
+def test_an_environment_of_an_evaluation_acts_as_the_replicate_of_its_number_modulo_theirs():
+    """Each of two replicates knows of one feature that it pays; the third arm has the one, the second the other."""
+    agent = make("contextual-linucb", num_envs=2)
+    weights = agent.learner.oracle.weights.zero_()
+    weights[0, 0, 0], weights[1, 0, 1] = 0.5, 0.25
+    obs = torch.zeros(5, 6)
+    obs[:, 2 * 2 + 0], obs[:, 2 * 1 + 1] = 1.0, 1.0
+    assert agent.act(obs).tolist() == [2, 1, 2, 1, 2]
+    losses = agent.learner.predicted_losses(as_contexts(agent.shape, obs[:2]))
+    assert losses.tolist() == [[1.0, 1.0, 0.5], [1.0, 0.75, 1.0]]
+
+
+def test_a_width_that_rounding_put_below_0_is_0():
+    learner = make("contextual-linucb", num_envs=4).learner
+    learner.oracle.inverse.copy_(-1e-18 * torch.eye(3))
+    learner.oracle.weights[..., 0] = 1.0
+    contexts = torch.zeros(4, 3, 2)
+    contexts[:, 2, 0] = 1.0
+    assert learner.choose(contexts).tolist() == [2] * 4
+
+
+@pytest.mark.parametrize(("played", "arm"), [(999, 1), (1000, 0)])
+def test_what_the_second_network_predicts_is_added_at_a_tenth_and_after_1000_rounds_at_a_hundredth(played, arm):
+    learner = make("ee-net", exploration_weight=0.1).learner
+    learner.t, found = played, learner.oracle.outputs(torch.zeros(1, 3, 2))
+    first, second = torch.tensor([[0.5, 0.4, 0.3]]), torch.tensor([[0.0, 2.0, 0.5]])
+    learner.oracle.outputs = lambda contexts: found._replace(output=first)
+    learner.explorer.outputs = lambda contexts: SimpleNamespace(output=second)
+    assert learner.choose(torch.zeros(1, 3, 2)).tolist() == [arm]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("neusquarecb", {"failure_probability": 1.0}, r"--agent.failure-probability must be in \(0, 1\), not 1.0"),
+        ("contextual-linucb", {"width": -1.0}, "--agent.width must be at least 0, not -1.0"),
+        ("neural-ucb", {"ridge": 0.0}, "--agent.ridge must be"),
+        ("neural-ts", {"exploration": -1.0}, "--agent.exploration must be at least 0, not -1.0"),
+        ("neural-epsilon-greedy", {"epsilon": 1.5}, "--agent.epsilon must be"),
+        ("ee-net", {"pool": 0}, "--agent.pool must be at least 1, not 0"),
+    ],
+)
+def test_settings_out_of_range_are_one_line(name, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(agents.get(name).default, **change)
 
 
 def test_other_tasks_are_refused():

@@ -83,6 +83,13 @@ def test_with_the_true_losses_the_regret_of_a_round_is_that_of_the_closed_form(r
     np.testing.assert_allclose(frequency, p, atol=0.004)
 
 
+def test_a_number_on_a_border_is_of_the_next_arm_and_no_arm_without_a_chance_is_drawn():
+    p = f64([0.0, 0.25, 0.25, 0.5]).expand(6, 4)
+    uniform = f64(0.0, 0.2499, 0.25, 0.4999, 0.5, 0.9999)
+    assert draw_arm(p, uniform).tolist() == [1, 1, 2, 2, 3, 3]
+    assert draw_arm(f64([0.5, 0.0, 0.5]).expand(2, 3), f64(0.4999, 0.5)).tolist() == [0, 2]
+
+
 def test_the_learning_rates_are_those_of_the_theory():
     assert square_rate(10, 10_000, 90.0, 0.05) == pytest.approx(math.sqrt(1e5 / (90 + math.log(40))))
     rates = fast_rate(4, f64(0.0, 3e5, 1200.0), 10.0)

@@ -273,6 +273,16 @@ def test_the_loss_rule_refreshes_rarely():
     assert lazy.refreshes == 1
 
 
+def test_the_loss_rule_by_hand():
+    """Values from −1 to 4: more than 3 times what is left after a refresh, 0.2, and 0.01·25 for noise, is 0.85."""
+    agent = agent_of(switch="loss", switch_ratio=3.0, loss_slack=0.01, max_gap=1000)
+    agent.step()
+    agent.critic.low.fill_(-1.0), agent.critic.high.fill_(4.0), agent.fresh_excess.fill_(0.2)
+    for excess, drifted in ((0.84, False), (0.86, True)):
+        agent.critic.excess_loss = lambda data, generator, excess=excess: torch.tensor(excess)
+        assert agent.drifted() == drifted
+
+
 def test_the_ensembles_bonus_is_its_spread_and_its_growth_the_squares_of_it():
     agent = agent_of(uncertainty="ensemble", ensemble_size=5, bonus_weight=0.5, switch_growth=1e9)
     critic, obs = agent.critic, torch.eye(16)[:5]
@@ -323,6 +333,13 @@ def test_a_state_put_into_another_agent_goes_on_as_the_same():
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fast", ["compile", "cudagraph"])
+def test_a_compiled_or_captured_form_is_refused(fast):
+    setting = Setting(Spaces(*spaces_of(SEA)), 0, torch.device("cpu"), make_vec(SEA), **{fast: True})
+    with pytest.raises(ValueError, match="no compiled or captured form; leave --compile and --cudagraph out"):
+        DeepNORA(DeepNORAConfig(**SMALL), setting)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import zlib
 
 import numpy as np
+import pytest
 import torch
 
 from surefoot.agents.parts.random import _GOLDEN, ReplicateUniforms, _mix, make_generator, normal, uniform
@@ -51,3 +52,13 @@ def test_uniform_numbers_fill_both_signs_and_normal_ones_have_their_shapes():
     assert (one.shape, other.shape) == ((3, 4000), (2,))
     assert abs(float(one.std()) - 1) < 0.02
     assert torch.equal(one, torch.randn(3, 4000, generator=make_generator(0, "noise")))
+
+
+def test_normal_numbers_of_a_replicate_are_box_and_mullers_of_two_uniform_ones_each():
+    one, other = ReplicateUniforms(0, "noise", 3), ReplicateUniforms(0, "noise", 3)
+    drawn, pairs = one.normals(4000), torch.stack([other.next() for _ in range(8000)], 1).unflatten(1, (4000, 2))
+    by_hand = np.sqrt(-2 * np.log(1 - pairs[..., 0].numpy())) * np.cos(2 * np.pi * pairs[..., 1].numpy())
+    np.testing.assert_allclose(drawn, by_hand, rtol=1e-12, atol=1e-12)
+    assert float(drawn.mean()) == pytest.approx(0, abs=0.03)
+    assert float(drawn.std()) == pytest.approx(1, abs=0.03)
+    assert torch.equal(one.next(), other.next())

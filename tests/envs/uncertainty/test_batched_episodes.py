@@ -187,6 +187,30 @@ def test_a_tensor_task_is_played_in_waves_with_a_row_of_parameters_per_environme
         np.testing.assert_array_equal(played.returns[first:last], total[: len(rows)])
 
 
+def test_a_policy_is_told_in_which_job_each_environment_is_and_which_are_not_counted():
+    """Three jobs for two environments: the last wave is filled up. Episodes have two steps."""
+    one, config, told = SETS["pendulum-2"], EnvConfig("surefoot/Pendulum-v0", max_episode_steps=2), []
+
+    class Act:
+        def reset(self):
+            told.append("reset")
+
+        def track(self, job, of):
+            told.append((job.tolist(), of))
+
+        def __call__(self, obs):
+            return torch.zeros(len(obs), 1)
+
+    play(Act(), config, one, corners(one, n=3), range(3), num_envs=2)
+    assert told == ["reset", *[([0, 1], 3)] * 2, "reset", *[([2, -1], 3)] * 2]
+
+
+@pytest.mark.parametrize("params", [[[0.5, 0.5]], [0.5], [[np.nan]]])
+def test_parameters_that_are_no_rows_of_the_set_are_refused_before_anything_begins(params):
+    with pytest.raises(ValueError, match=r"parameters have the shape|cannot be nan"):
+        BatchedEpisodes(EnvConfig("Hopper-v5"), SETS["hopper-1"], params, [0])
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_return_of_a_tensor_task_that_is_no_number_is_reported_as_broken(bad, monkeypatch):
     one = SETS["pendulum-2"]

@@ -47,6 +47,13 @@ def test_a_run_and_its_policy_file_are_the_same_policy(make_run, as_file):
     assert [space.shape for space in loaded.spaces] == [(3,), (1,)]
 
 
+def test_a_policy_is_brought_to_the_device_that_it_is_asked_for(make_run, monkeypatch):
+    run, seen = make_run("a"), []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: seen.append((type(self).__name__, device)) or self)
+    policy = load_policy(run, device="cpu").policy
+    assert seen[-1] == (type(policy).__name__, "cpu")
+
+
 def test_evaluation_defaults_to_the_real_dynamics_of_the_run(make_run):
     run = make_run("a", env=EnvConfig("InvertedPendulum-v5", Physics(gravity=2.0), num_envs=4))
     loaded = load_any(run)

@@ -15,6 +15,7 @@ from surefoot.evaluation.storage import save
 from surefoot.offline_data import load as load_data
 from surefoot.training.loop.setup import resume
 from surefoot.training.runs import folder as run_folder
+from surefoot.training.runs import lock as lock_of
 from surefoot.training.session import train
 
 
@@ -71,6 +72,37 @@ def test_an_existing_run_is_never_written_over(run, tiny, tmp_path):
     with pytest.raises(FileExistsError, match=f"{run}: not empty; resume that run with --resume {run}, or choose"):
         train("fake", tiny, out=tmp_path, name="run")
     assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_the_folders_above_a_run_are_made(tmp_path, tiny):
+    run_folder.create(tmp_path / "a" / "b" / "run", "fake", tiny, None).release()
+    assert (tmp_path / "a" / "b" / "run" / "config.yaml").is_file()
+
+
+def test_a_folder_that_another_process_has_filled_meanwhile_is_left_to_it(tmp_path, tiny, monkeypatch):
+    def take_second(folder):
+        lock = lock_of.take(folder)
+        (folder / "config.yaml").write_text("another's")
+        return lock
+
+    monkeypatch.setattr(run_folder, "take", take_second)
+    with pytest.raises(FileExistsError, match=r"run: not empty; resume that run"):
+        run_folder.create(tmp_path / "run", "fake", tiny, None)
+    assert (tmp_path / "run" / "config.yaml").read_text() == "another's"
+    lock_of.take(tmp_path / "run").release()  # nobody holds it any more
+
+
+def test_a_seed_of_a_run_is_named_with_its_run_and_any_other_folder_by_itself(tmp_path):
+    run, alone = tmp_path / "run", tmp_path / "seed-3"
+    for folder in (run, run / "seed-10", run / "seed-9", run / "seed-x", alone):
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").touch()
+    assert run_folder.seed_folders(run) == [run / "seed-9", run / "seed-10"]
+    assert run_folder.seed_folders(alone) == [alone]
+    assert [run_folder.full_name(folder) for folder in (run / "seed-9", run, alone, run / "seed-x")] == [
+        "run-seed-9", "run", "seed-3", "seed-x",
+    ]  # fmt: skip
+    assert run_folder.whole_run(run / "seed-10") == run
 
 
 def test_an_empty_folder_may_be_used(tmp_path, tiny):

@@ -385,6 +385,21 @@ def test_n_step_transitions_add_up_rewards_until_n_or_the_episodes_end():
     assert_close(again.add(rows, episodes.ended)[0].reward, n_step.add(rows, episodes.ended)[0].reward)
 
 
+@pytest.mark.parametrize("anew", [False, True])
+def test_where_episodes_begin_anew_no_transition_and_no_sum_goes_on(anew):
+    config = replace(SMALL, n_step=3, relabel_probability=0.0, learning_starts=50, gamma=0.5)
+    agent, other = make_agent(config), make_agent(config, seed=1)
+    for _ in range(2):
+        agent.step()
+    load = other.envs.interaction.env.load_state_dict
+    other.envs.interaction.env.load_state_dict = lambda state: (load(state), torch.zeros(4, OBS) if anew else None)[1]
+    other.load_state_dict(agent.state_dict())
+    assert len(other.n_step.window) == (0 if anew else 2)
+    assert other.envs.scale.tolist() == [1.0 if anew else 0.25] * 4
+    assert bool(other.envs.earned.any()) != anew
+    assert torch.equal(other.envs.stock, agent.envs.stock) != anew
+
+
 @pytest.mark.parametrize("how", ["free", "trajectory"])
 def test_a_relabelled_stock_is_what_a_fresh_start_would_have_made(how):
     rows, _ = walk(WIDE, 3)
@@ -564,6 +579,10 @@ def test_episode_limits_are_known_to_the_agent():
 def test_the_stock_enters_in_units_of_the_farther_end_of_its_range():
     net = QuantileNetwork(OBS, 2, SMALL, torch.Generator().manual_seed(0))  # stocks from −5 to 1
     obs, stock = torch.randn(6, OBS, generator=torch.Generator().manual_seed(1)), torch.linspace(-5, 1, 6)
+    assert [tuple(weight.shape[-2:]) for weight in net.of_stock.weights] == [
+        (3, 4),
+        (4, 8),
+    ]  # half as wide
     hidden = (net.torso(obs) + net.of_stock(stock_features(stock, 5.0))).relu()
     assert_close(net(obs, stock), net.head(hidden).view(6, 2, SMALL.quantiles))
     assert not torch.equal(net(obs, stock), net(obs, stock.flip(0)))

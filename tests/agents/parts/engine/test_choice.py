@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -221,6 +222,11 @@ def test_what_stays_with_autograd_is_told_unless_nothing_trains_it():
     assert coverage(agent) == ([], ["critic", "normalised"])
     compute_by("torch", agent)
     assert coverage(agent) == (["critic"], ["normalised"])
+    parts = SimpleNamespace(STATEFUL=("nets", "steps"), nets=agent, steps=3)
+    assert coverage(SimpleNamespace(STATEFUL=("parts",), parts=parts)) == (
+        ["parts.nets.critic"],
+        ["parts.nets.normalised"],
+    )
 
 
 def test_a_flat_tensor_is_that_of_all_of_its_parameters_in_their_order():

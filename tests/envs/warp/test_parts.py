@@ -1,0 +1,131 @@
+"""Parts of the worlds one by one, with stand-ins for the simulator: frames of contacts, rows, who is stepped."""
+
+from types import SimpleNamespace
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+import warp as wp
+from mujoco_warp._src import collision_driver
+
+from surefoot.envs import EnvConfig, find_set, make_single
+from surefoot.envs.uncertainty.world_robots import WorldRobots
+from surefoot.envs.warp import simulation
+from surefoot.envs.warp.contact_frames import frames_as_in_c
+from surefoot.envs.warp.parameter_rows import ParameterRows
+from surefoot.envs.warp.vector_env import WarpVectorEnv
+from surefoot.envs.warp.worlds import Worlds
+
+SCENE = """<mujoco><worldbody><geom type="plane" size="5 5 1" euler="{tilt} 0 0"/>
+<body pos="0 0 0.05"><freejoint/><geom type="{kind}" size="0.1 0.3" euler="{lean} 20 0"/></body>
+</worldbody></mujoco>"""
+
+
+@pytest.mark.parametrize("kind", ["capsule", "cylinder"])
+@pytest.mark.parametrize(("tilt", "lean"), [(0, 10), (0, 80), (15, -75)])
+def test_contacts_of_a_steep_capsule_with_a_plane_have_the_frames_of_c(kind, tilt, lean, monkeypatch):
+    """Frames with the normals of C and other tangents are turned into those of C; those of other geoms are left."""
+    model = mujoco.MjModel.from_xml_string(SCENE.format(kind=kind, tilt=tilt, lean=lean))
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    wanted = data.contact.frame.reshape(-1, 3, 3)
+    assert len(wanted) > 0
+    turned = np.stack(
+        [np.stack([normal, *np.linalg.qr(normal[:, None], "complete")[0].T[1:]]) for normal, *_ in wanted]
+    )
+    contact = SimpleNamespace(
+        geom=wp.array(data.contact.geom, dtype=wp.vec2i, device="cpu"),
+        worldid=wp.zeros(len(wanted), dtype=int, device="cpu"),
+        frame=wp.array(turned, dtype=wp.mat33, device="cpu"),
+    )
+    warped = SimpleNamespace(
+        contact=contact,
+        geom_xmat=wp.array(data.geom_xmat.reshape(1, -1, 3, 3), dtype=wp.mat33, device="cpu"),
+        nacon=wp.array([len(wanted)], dtype=int, device="cpu"),
+        naconmax=len(wanted),
+    )
+    types = SimpleNamespace(geom_type=wp.array(model.geom_type, dtype=int, device="cpu"))
+    monkeypatch.setattr(collision_driver, "collision", lambda model, data: None)
+    with frames_as_in_c():
+        collision_driver.collision(types, warped)
+    np.testing.assert_allclose(contact.frame.numpy(), wanted if kind == "capsule" else turned, atol=1e-6)
+
+
+def test_only_rows_that_changed_are_brought_to_the_worlds_and_no_force_was_there_before():
+    uncertainty = find_set("hopper-2")
+    rows = ParameterRows(make_single(EnvConfig("Hopper-v5")), uncertainty, {}, 3)
+    assert not rows.forces.any()
+    views = {name: torch.zeros(rows._rows[name].shape) for name in rows.varied}
+    stand_in = SimpleNamespace(device="cpu", rows=views.__getitem__)
+    for world in (0, 2):
+        rows.begin(world, uncertainty.low)
+    rows.upload(stand_in, [])
+    for name, view in views.items():
+        np.testing.assert_allclose(view[[0, 2]], rows._rows[name][[0, 2]].astype(np.float32))
+        assert not view[1].any()
+        view.zero_()
+    rows.begin(0, uncertainty.low)  # what it has
+    rows.upload(stand_in, [])
+    assert not any(view.any() for view in views.values())
+    rows.begin(2, uncertainty.high)
+    rows.upload(stand_in, [])
+    assert {tuple(view.flatten(1).any(1).tolist()) for view in views.values()} == {(False, False, True)}
+
+
+def test_parameters_that_change_at_once_are_brought_to_the_worlds():
+    env, calls = object.__new__(WarpVectorEnv), []
+    rows = SimpleNamespace(
+        change=lambda world, row: calls.append((world, row)), upload=lambda to, worlds: calls.append((to, [*worlds]))
+    )
+    env.num_envs, env.worlds = 2, SimpleNamespace(rows=rows, simulation="all")
+    env.send("params", ["first", "second"])
+    assert calls == [(0, "first"), (1, "second"), ("all", [0, 1])]
+
+
+@pytest.mark.parametrize("kind", ["NEFC", "NJMAX_NNZ", "BROADPHASE", "NARROWPHASE", "CCD"])
+def test_every_kind_of_full_buffer_names_the_number_to_raise(kind):
+    """The third world's does not count."""
+    full = int(getattr(simulation.mjw.OverflowType, kind))
+    one = object.__new__(simulation.Simulation)
+    one.label, one.sizes = "Hopper-v5", {simulation.CONTACTS: 7, simulation.CONSTRAINTS: 9}
+    one.field = lambda name: torch.tensor([0, full, full])
+    one.check_buffers(np.array([True, False, False]))
+    option = (
+        "--env.njmax, which is 9" if kind.startswith("N") and kind != "NARROWPHASE" else "--env.nconmax, which is 7"
+    )
+    with pytest.raises(simulation.TaskError, match=rf"Hopper-v5: world 1 has more .*; raise {option}"):
+        one.check_buffers(np.array([True, True, False]))
+
+
+def test_only_the_worlds_that_are_named_are_busy_and_the_others_get_no_action():
+    robots, seen = object.__new__(WorldRobots), []
+    robots._actions = torch.full((4, 1), 9.0)
+    columns = torch.arange(4.0), 10 * torch.arange(4.0), *torch.eye(4)[:3].bool()
+
+    def advance(actions, busy):
+        seen.append((actions.tolist(), busy.tolist()))
+        return columns
+
+    robots.worlds = SimpleNamespace(advance=advance)
+    moved = robots.advance(np.array([3, 1]), np.array([[0.5], [-0.25]]))
+    assert seen == [([[0.0], [-0.25], [0.0], [0.5]], [False, True, False, True])]
+    assert [column.tolist() for column in moved] == [[3, 1], [30, 10], [False, False], [False, True], [False, False]]
+    assert moved.reward.dtype == np.float64
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_what_follows_from_a_start_is_computed_before_it_is_observed_where_a_task_shows_it(needed):
+    worlds, order = object.__new__(Worlds), []
+    worlds.rows = SimpleNamespace(begin=lambda world, values: None)
+    worlds.generators, worlds.device, worlds.task = [None] * 3, torch.device("cpu"), None
+    worlds.definition = SimpleNamespace(start=lambda task, generator: (np.zeros(1), np.zeros(1)))
+    worlds._put = lambda at, qpos, qvel: order.append("put")
+    worlds._observed = lambda: order.append("observed") or torch.tensor([[1.0], [2.0], [3.0]])
+    worlds._sensed = lambda obs, at: obs
+    worlds._needs_forward, worlds._obs = needed, torch.zeros(3, 1)
+    worlds._before, held = {"xpos": torch.zeros(3)}, torch.tensor([4.0, 5.0, 6.0])
+    worlds.simulation = SimpleNamespace(forward=lambda: order.append("forward"), field={"xpos": held}.__getitem__)
+    obs = worlds.begin(np.array([0, 2]), np.zeros((2, 0)))
+    assert order == ["put", *(["forward"] if needed else []), "observed"]
+    assert (obs[:, 0].tolist(), worlds._before["xpos"].tolist()) == ([1.0, 0.0, 3.0], [4.0, 0.0, 6.0])

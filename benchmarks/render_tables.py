@@ -290,11 +290,15 @@ def two_writers(result: Result) -> str:
 
 def soak(result: Result) -> str:
     """Return how much the memory of runs grew after they had warmed up."""
-    rows = [
-        (name, f"{of['hours']:.2f}", f"{of['steps']:,}", of["megabytes"], of["worst_growth_percent"], of["leaks"])
-        for name, of in result["jobs"].items()
-    ]
-    header = ("agent", "hours", "steps of the last run", "MB", "worst growth (%)", "processes left")
+    jobs = result["jobs"]
+    hours = [f"{sum(of.get(key, 0) for of in jobs.values()):.2f}" for key in ("hours", "cpu_hours")]
+    worst = max(of["worst_growth_percent"] for of in jobs.values())
+    rows = [(f"all {len(jobs)}", *hours, "", "", worst, sum(of["leaks"] for of in jobs.values()))]
+    for name, of in jobs.items():
+        cpu = f"{of['cpu_hours']:.2f}" if "cpu_hours" in of else "not measured"
+        what = f"{of['steps']:,}", of["megabytes"], of["worst_growth_percent"], of["leaks"]
+        rows.append((name, f"{of['hours']:.2f}", cpu, *what))
+    header = ("agent", "hours", "CPU hours", "steps of the last run", "MB", "worst growth (%)", "processes left")
     return markdown(header, rows)
 
 

@@ -59,6 +59,27 @@ def test_growth_is_the_rise_of_the_line_after_the_warm_up():
     assert 1.9 < soak.growth(rising) < 2.0
 
 
+def test_several_agents_are_soaked_the_least_soaked_first_and_their_hours_add_up(monkeypatch):
+    soaked, found = [], {"hours": 0.5, "cpu_hours": 0.25, "leaks": 0, "growth_percent": 0.5}
+
+    def soak_one(name, folder, seconds):
+        if name == "hnpg":
+            raise RuntimeError("hnpg ended with 1")
+        soaked.append(name)
+        return found | {"growth_percent": 0.5 - len(soaked) / 10}
+
+    monkeypatch.setattr(soak, "soak", soak_one)
+    assert soak.main(soak.Options(agents=("sac",))) == 0
+    assert soak.main(soak.Options(agents=("sac", "bc"))) == 0
+    assert soak.main(soak.Options(agents=("sac", "hnpg"))) == 1
+    assert soaked == ["sac", "bc", "sac", "sac"]
+    jobs = tiny_runs.records.results_of("soak")
+    assert {name: job["hours"] for name, job in jobs.items()} == {"sac": 1.5, "bc": 0.5}
+    assert (jobs["sac"]["cpu_hours"], jobs["sac"]["worst_growth_percent"]) == (0.75, 0.4)
+    monkeypatch.setattr(soak, "soak", lambda name, folder, seconds: found | {"leaks": 1})
+    assert soak.main(soak.Options(agents=("bc",))) == 1
+
+
 def test_wrong_lines_are_refused_and_one_that_is_not_is_seen(monkeypatch):
     some = wrong_lines.Options(only="solve table.npz --", own_process=False)
     assert wrong_lines.main(some) == 0

@@ -112,6 +112,10 @@ def test_what_the_actions_leave_open_has_no_interval():
     constant = identify(np.tile([1.0, 0.0], (100, 1)), np.ones(100), lags=2)
     assert constant.long_run(np.array([1.0, 0.0])).value == pytest.approx(1.0)
     assert math.isinf(constant.long_run(np.array([0.0, 1.0])).high)
+    assert (found.decided, constant.decided) == (True, False)
+    for call in (constant.bounds, constant.system):
+        with pytest.raises(ValueError, match="leave h open: their actions do not vary"):
+            call()
 
 
 def test_bounds_from_logs_hold_for_the_system_that_made_them():
@@ -158,3 +162,5 @@ def test_lags_grow_with_the_memory_of_the_system():
 def test_logs_that_say_nothing_are_refused(actions, rewards, message):
     with pytest.raises(ValueError, match=message):
         identify(np.array(actions), np.array(rewards))
+    with pytest.raises(ValueError, match="lags is -1; an action acts for 0 rounds"):
+        identify(np.ones((9, 1)), np.ones(9), lags=-1)

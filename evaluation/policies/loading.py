@@ -14,6 +14,7 @@ from surefoot.evaluation.policies import functions, hub
 from surefoot.evaluation.policies.onnx_models import load_onnx
 from surefoot.evaluation.policies.opened import AnyPolicy, Permissions, sha256_of
 from surefoot.evaluation.policies.sb3 import load_archive
+from surefoot.evaluation.policies.sb3_archives import is_archive
 from surefoot.evaluation.policies.torchscript import is_torchscript, load_torchscript
 from surefoot.evaluation.policy_files import load_policy
 
@@ -64,7 +65,7 @@ def _load_file(
     hint: str = "",
 ) -> AnyPolicy:
     """Return the policy of a file or folder; `hint` is another name that may contain the id of its task."""
-    if path.suffix == ".zip":
+    if path.suffix == ".zip" or is_archive(path):
         return load_archive(path, allowed, normalizer, device, hint)
     if normalizer is not None:
         raise ValueError(f"{path}: --normalizer is for archives of Stable-Baselines3; leave it out")

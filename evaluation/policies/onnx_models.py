@@ -25,6 +25,7 @@ NAMES = ("action", "actions")  # of the output that is taken where there are sev
 TASK = "task"  # in the model's metadata, as `surefoot export` writes it
 NEXT = "next_"  # before the name of a state: the output that is fed in at the next step
 FRESH, REWARD = "fresh", "reward"  # inputs of a model with a memory that are no state
+LARGEST = 2**31  # bytes of a protobuf message, as which a model is read whole
 
 
 def load_onnx(path: Path) -> AnyPolicy:
@@ -59,6 +60,8 @@ def _session(path: Path) -> Any:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise ImportError('onnxruntime is not installed: pip install "surefoot[onnx]"') from error
+    if (size := path.stat().st_size) > LARGEST:
+        raise ValueError(f"{path}: no ONNX model: it has {size:,} bytes, and one is at most {LARGEST:,}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4

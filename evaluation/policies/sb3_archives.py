@@ -51,6 +51,17 @@ class Archive(NamedTuple):
         return found if isinstance(found, dict) else {}
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file is an archive, whatever its name ends in."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"data", "policy.pth"} <= set(archive.namelist())
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, OSError):
+        return False
+
+
 def read_data(path: Path) -> dict[str, Any]:
     """Return the archive's JSON; `ValueError` where the file is no archive."""
     with path.open("rb") as file:

@@ -85,7 +85,7 @@ def _divided(budget: int, dims: Sequence[int]) -> Plan:
     """Return a plan in which every part has its share, or its least where that is more."""
     nominal = min(100, max(LEAST, round(0.06 * budget)))
     weights = [math.sqrt(d) for d in dims]
-    shares = [(budget - nominal) * weight / sum(weights) for weight in weights]
+    shares = [max(0, budget - nominal) * weight / sum(weights) for weight in weights]
     return Plan(nominal, tuple(map(_plan_set, shares, dims)))
 
 

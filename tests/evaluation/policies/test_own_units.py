@@ -81,6 +81,13 @@ def test_a_damaged_onnx_file_is_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_a_file_too_large_for_a_model_is_not_read(tmp_path):
+    with (tmp_path / "large.onnx").open("wb") as file:
+        file.truncate(10 * 2**30)  # a sparse one
+    with pytest.raises(ValueError, match=r"large\.onnx: no ONNX model: it has 10,737,418,240 bytes"):
+        load_any(tmp_path / "large.onnx")
+
+
 def test_a_policy_for_another_task_is_refused_with_its_shape(tmp_path):
     with pytest.raises(ValueError, match=r"sees Box\(3,\), but CartPole-v1 shows Box\(4,\)"):
         ready(onnx_model(tmp_path / "p.onnx"), "CartPole-v1")

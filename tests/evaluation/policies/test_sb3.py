@@ -327,6 +327,13 @@ def test_an_archive_that_was_zipped_again_is_the_same(tmp_path):
     assert torch.equal(load_any(rezipped(path, zipfile.ZIP_DEFLATED)).act(torch.ones(1, 3)), before)
 
 
+@pytest.mark.parametrize("name", ["model", "model.pt", "model.onnx"])
+def test_an_archive_that_was_renamed_is_the_same(name, tmp_path):
+    path = old_archives.write(tmp_path / "Pendulum-v1.zip")
+    before = load_any(path).act(torch.ones(1, 3))
+    assert torch.equal(load_any(path.rename(tmp_path / name)).act(torch.ones(1, 3)), before)
+
+
 def test_an_archive_that_claims_ten_gigabytes_is_refused(tmp_path):
     path = rezipped(old_archives.write(tmp_path / "model.zip"), zipfile.ZIP_DEFLATED, data=10 * 2**30)
     with pytest.raises(ValueError, match=r"not a Stable-Baselines3 archive \(data claims 10,737,418,240 bytes in"):

@@ -27,10 +27,12 @@ def test_a_plan_spends_no_more_than_its_budget_and_most_of_it(budget, dims):
     assert all(one.worst >= 10 and min(one.episodes(d).values()) >= 0 for one, d in zip(plan.sets, dims, strict=True))
 
 
-def test_too_small_a_budget_says_what_is_needed_and_that_is_enough():
+@pytest.mark.parametrize("budget", [1, 9, 100])
+def test_too_small_a_budget_says_what_is_needed_and_that_is_enough(budget):
     sets = [box(2), box(6)]
-    with pytest.raises(ValueError, match=r"--budget 100 is too small: 2 uncertainty sets of 2, 6 parameters") as error:
-        plans.make_plan(100, sets)
+    said = rf"--budget {budget} is too small: 2 uncertainty sets of 2, 6 parameters"
+    with pytest.raises(ValueError, match=said) as error:
+        plans.make_plan(budget, sets)
     needed = int(re.search(r"need (\d+) episodes", str(error.value))[1])
     assert plans.total(plans.make_plan(needed, sets), [2, 6]) <= needed
 

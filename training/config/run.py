@@ -31,6 +31,7 @@ LIMITS = {  # of an evaluation: what none that ends goes beyond
     "worlds": (2, 1_000_000),
     "grid": (2, 10_000),
     "seed": (0, LARGEST_SEED),
+    "patience": (1, 1_000_000),
 }
 
 
@@ -60,6 +61,9 @@ class EvalConfig:
     """Points of `uncertainty` in which every evaluation measures the worst case, `episodes` each, so that it takes this
     many times longer: the largest grid that fits, with both ends of each range, and then random points, the same in all
     evaluations. The policy with the best worst case is kept as best.pt."""
+    patience: int | None = None
+    """Stop where this many evaluations in a row were no better than the best before them, by what the run is for: its
+    return, worst case or objective. None: the budget alone ends a run."""
 
     def __post_init__(self) -> None:
         require_finite(self, "eval.")

@@ -20,6 +20,8 @@ def settle(agent_name: str, config: C) -> tuple[C, Plan]:
     Raises `ValueError` where lengths do not go together, such as a budget that ends before the first update.
     """
     spec = agents.get(agent_name)
+    if spec.regret and config.eval.patience is not None:
+        raise ValueError(f"--eval.patience has no meaning for {agent_name}, which has its regret and no evaluations")
     length = partial(_episode_length, config.env)
     budget = Budget(config.steps, config.env.num_envs, config.data.source is not None, length)
     settled = replace(config, agent=spec.derive(config.agent, budget))

@@ -7,6 +7,7 @@ two rows is part of the checkpoint: N + M steps are the same run as N, a stop an
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,6 +62,7 @@ class Counters:
     logged_step: int = 0
     logged_seconds: float = 0.0
     evaluated_step: int = -1
+    unimproved: int = 0  # evaluations since one that was better than all before it
     done: bool = False
 
     def advance(self, progress: Progress, offline: bool) -> None:
@@ -141,8 +143,16 @@ def progress_bar(*runs: ActiveRun) -> tqdm[Any]:
 
 
 def is_over(run: ActiveRun, until: int | None = None) -> bool:
-    """Whether the budget is spent, or the agent has reached what it was to stop at."""
-    return run.counters.done or run.counters.step >= (run.config.steps if until is None else until)
+    """Whether the budget is spent, the agent has reached what it was to stop at, or nothing gets better any more."""
+    return (
+        run.counters.done or out_of_patience(run) or run.counters.step >= (run.config.steps if until is None else until)
+    )
+
+
+def out_of_patience(run: ActiveRun) -> bool:
+    """Whether as many evaluations in a row as `eval.patience` were no better than the best before them."""
+    patience = run.config.eval.patience
+    return patience is not None and run.counters.unimproved >= patience
 
 
 def take_in(
@@ -246,13 +256,18 @@ def log_evaluation(run: ActiveRun) -> Row:
     """Measure the policy in `eval.physics`, append its episodes to evaluations.csv, keep the best policy."""
     found = evaluate_policy(run.agent_name, run.config, run.agent, run.perturbed_envs, run.device)
     run.evaluations.write([{**_place(run), **row} for row in found.rows()])
-    run.counters.evaluated_step = run.counters.step
+    counters, highest = run.counters, run.best.value if run.best else -math.inf
+    counters.evaluated_step = counters.step
+    counters.unimproved = 0 if found.value > highest else counters.unimproved + 1
     if improves(found, run.best):
         policy = copy.deepcopy(run.agent.policy.state_dict())
         engine = engine_of(run.agent.policy)
-        run.best = Best(found.measure.name, found.value, run.counters.step, policy, engine)
+        run.best = Best(found.measure.name, found.value, counters.step, policy, engine)
         keep_best(run.folder, run.agent_name, run.config, run.spaces, run.own_action, run.best)
-    tqdm.write(f"{run.label or run.agent_name} at {run.counters.step:,}: {found.summary()}")
+    tqdm.write(f"{run.label or run.agent_name} at {counters.step:,}: {found.summary()}")
+    if out_of_patience(run) and counters.step < run.config.steps:
+        name, before = found.measure.name, f"{counters.unimproved} evaluations were no better than {highest:.4g}"
+        tqdm.write(f"it ends here, before --steps {run.config.steps:,}: {before} ({name}; --eval.patience)")
     return found.row()
 
 

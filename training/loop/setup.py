@@ -62,7 +62,7 @@ from surefoot.training.runs.loggers import (
 )
 from surefoot.training.runs.meters import Meter
 
-CHANGEABLE = ("steps", *NO_NUMBER)
+CHANGEABLE = ("steps", "eval.patience", *NO_NUMBER)
 
 
 def start(

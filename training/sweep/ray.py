@@ -27,7 +27,7 @@ from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest
-from surefoot.training.loop.loop import ActiveRun
+from surefoot.training.loop.loop import ActiveRun, is_over
 from surefoot.training.loop.setup import start_or_resume
 from surefoot.training.runs.folder import write_meta
 from surefoot.training.runs.lock import remove_own
@@ -261,7 +261,7 @@ class Reporter:
     def send(self) -> None:
         """Report the latest values, with the run's folder where it holds a new checkpoint or is finished."""
         counters = self.run.counters
-        finished = counters.done or counters.step >= self.run.config.steps
+        finished = is_over(self.run)
         folder = None
         if finished or self.run.saved_step > self.handed_over:
             folder = tune.Checkpoint.from_directory(str(self.run.folder))

@@ -155,6 +155,57 @@ def test_a_run_whose_budget_is_extended_has_the_best_policy_of_the_longer_run(tm
     assert_same_run(straight, parts, 120)
 
 
+def ended_by(curve, patience):
+    """Return the step at which so many figures in a row were not above the highest before."""
+    highest, waited = -np.inf, 0
+    for step, value in curve.items():
+        highest, waited = (value, 0) if value > highest else (highest, waited + 1)
+        if waited == patience:
+            return step
+    return None
+
+
+def test_patience_is_for_what_the_run_is_for(tmp_path, tiny, for_objective):
+    config = change(tiny, agent=ObjectiveConfig(), steps=300, eval=change(tiny.eval, episodes=8))
+    straight = train("fake", config, out=tmp_path, name="straight")
+    expected = ended_by(by_step(straight, "objective"), 2)
+    assert expected not in (None, 300, ended_by(means(straight), 2))  # else nothing is shown here
+    stopped = train("fake", change(config, eval=change(config.eval, patience=2)), out=tmp_path, name="stopped")
+    assert max(by_step(stopped, "objective")) == expected
+    assert read_meta(stopped)["status"] == "finished"
+
+
+def test_a_run_that_ended_early_goes_on_without_patience_as_the_same_run(tmp_path, tiny, monkeypatch, capsys):
+    """An evaluation that is as good is no better: the second in a row ends the run, and an extension forgets that."""
+    figures, found = {27: 1.0, 51: 3.0, 75: 3.0, 102: float("nan"), 120: 9.0}, []
+    evaluate = evaluation.evaluate
+
+    def scripted(act, env, **rest):
+        return evaluate(act, env, **rest)._replace(returns=np.full(2, figures[3 * found[-1].steps]))
+
+    class Watched(fake_agent.Fake):
+        def __init__(self, *args):
+            super().__init__(*args)
+            found.append(self)
+
+    monkeypatch.setattr(fake_agent, "FAKE_SPEC", change(fake_agent.FAKE_SPEC, make_agent=Watched))
+    monkeypatch.setattr(evaluation, "evaluate", scripted)
+    longer = change(tiny, steps=120)
+    straight = train("fake", longer, out=tmp_path, name="straight")
+    impatient = change(longer, eval=change(tiny.eval, patience=2))
+    parts = train("fake", impatient, out=tmp_path, name="parts")
+    assert list(means(parts)) == [27, 51, 75, 102]
+    assert (
+        "before --steps 120: 2 evaluations were no better than 3 (return; --eval.patience)" in capsys.readouterr().out
+    )
+    execute(resume(parts, "fake", impatient), StopRequest())
+    assert list(means(parts)) == [27, 51, 75, 102]
+    execute(resume(parts, "fake", longer), StopRequest())
+    assert list(means(parts)) == [*figures]
+    assert best_of(straight)[0] == best_of(parts)[0] == 120
+    assert_same_run(straight, parts, 120)
+
+
 def test_a_run_in_a_set_is_resumed_as_the_same_run(tmp_path, robust):
     robust = change(robust, steps=90)
     straight = train("fake", robust, out=tmp_path, name="straight")

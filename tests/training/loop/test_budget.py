@@ -151,6 +151,13 @@ def test_lengths_that_do_not_go_together_are_one_line(name, changes, message):
     assert "\n" not in str(raised.value)
 
 
+def test_patience_is_not_for_what_has_no_evaluations():
+    config = load_preset("dynlin-ucb", "s1")
+    impatient = dataclasses.replace(config, eval=dataclasses.replace(config.eval, patience=3))
+    with pytest.raises(ValueError, match="has no meaning for dynlin-ucb, which has its regret"):
+        settle("dynlin-ucb", impatient)
+
+
 def test_lengths_that_follow_from_the_run_are_filled_in_and_kept(tmp_path):
     config = dataclasses.replace(load_preset("dynlin-ucb", "s1"), steps=300)
     run = start("dynlin-ucb", config, tmp_path / "run")

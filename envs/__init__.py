@@ -15,7 +15,7 @@ from surefoot.envs.tasks.exploration import DeepSea, DiabolicalLock, Forest, Gap
 from surefoot.envs.tasks.finite import FiniteEnv, Outcomes
 from surefoot.envs.tasks.linear_mdp import LinearMDP
 from surefoot.envs.tasks.pendulum import Pendulum
-from surefoot.envs.tasks.risk import Bet, Crossing, Drain, Fork, Gate, Pantry
+from surefoot.envs.tasks.risk import Bet, Crossing, Drain, Fork, Gate, Larder, Pantry
 from surefoot.envs.tasks.robust import Arms, Coupled, Maintenance, WindyWalk
 from surefoot.envs.tasks.tetris import Tetris
 from surefoot.envs.tensor_env import SingleEnv, TensorEnv, register
@@ -50,6 +50,7 @@ __all__ = [
     "Gate",
     "ImageLock",
     "JobOutcomes",
+    "Larder",
     "LinearMDP",
     "Maintenance",
     "Outcomes",
@@ -98,6 +99,7 @@ register("surefoot/ContextualBandit-v0", ContextualBandit, max_episode_steps=Non
 register("surefoot/DynamicalLinear-v0", DynamicalLinear, max_episode_steps=None)
 register("surefoot/Gate-v0", Gate, max_episode_steps=None)
 register("surefoot/Bet-v0", Bet, max_episode_steps=None)
+register("surefoot/Larder-v0", Larder, max_episode_steps=None)
 for grid in (Crossing, Fork, Pantry, Drain):
     register(f"surefoot/{grid.__name__}-v0", grid, max_episode_steps=50)
 for task in (RiverSwim, DeepSea, DiabolicalLock, GapBandit, Forest, LinearMDP, Tetris):

@@ -27,12 +27,13 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from surefoot.agents.distributional.objectives import Objective, as_fraction, next_stock
+from surefoot.agents.distributional.objectives import as_fraction, next_stock
+from surefoot.agents.distributional.vector import Vector, sum_of
 from surefoot.agents.parts.tabular import TabularMDP
 
-Distribution = dict[Fraction, Fraction]
-Node = tuple[int, int, Fraction]
-Outcome = tuple[Fraction, int, Fraction]  # probability, next state, reward
+Distribution = dict[Any, Fraction]  # of returns: fractions, or a `Vector` of them
+Node = tuple[int, int, Any]  # the stock: as the returns
+Outcome = tuple[Fraction, int, Any]  # probability, next state, reward
 
 MAX_NODES = 200_000
 NOTHING_MORE: Distribution = {Fraction(0): Fraction(1)}
@@ -44,7 +45,7 @@ class Program:
 
     start: tuple[tuple[int, Fraction], ...]  # states that can come first, with their chances
     outcomes: list[list[list[list[Outcome]]]]  # of every step (or of one that is every step), state and action
-    objective: Objective
+    objective: Any  # an `Objective`, or a `VectorObjective`
     gamma: Fraction
     horizon: int
     scaled: bool  # maximise E u(γ^t·(c + G)) instead of E u(c + G)
@@ -61,12 +62,12 @@ class Program:
     def _ends(self) -> set[int]:
         def stays(state: int) -> bool:
             rows = (row for table in self.outcomes for row in table[state])
-            return all(after == state and reward == 0 for row in rows for _, after, reward in row)
+            return all(after == state and not reward for row in rows for _, after, reward in row)
 
         return {state for state in range(len(self.outcomes[0])) if stays(state)}
 
 
-def make_program(mdp: TabularMDP, objective: Objective, gamma: float, horizon: int, scaled: bool) -> Program:
+def make_program(mdp: TabularMDP, objective: Any, gamma: float, horizon: int, scaled: bool) -> Program:
     """Return the MDP with every float as the simplest fraction that rounds to it; chances sum to 1 exactly."""
     table = [
         [[_outcomes(*row) for row in zip(*state, strict=True)] for state in zip(*step, strict=True)]
@@ -77,11 +78,15 @@ def make_program(mdp: TabularMDP, objective: Objective, gamma: float, horizon: i
     return Program(start, table, objective, as_fraction(gamma), horizon, scaled)
 
 
-def _outcomes(chances: list[float], states: list[int], rewards: list[float]) -> list[Outcome]:
+def _outcomes(chances: list[float], states: list[int], rewards: list[Any]) -> list[Outcome]:
     exact = [as_fraction(chance) for chance in chances]
-    total = sum(exact)
+    whole = sum(exact)
     rows = zip(exact, states, rewards, strict=True)
-    return [(chance / total, state, as_fraction(reward)) for chance, state, reward in rows if chance]
+    return [(chance / whole, state, _exact(reward)) for chance, state, reward in rows if chance]
+
+
+def _exact(reward: float | list[float]) -> Fraction | Vector:
+    return Vector(tuple(map(as_fraction, reward))) if isinstance(reward, list) else as_fraction(reward)
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------
@@ -122,7 +127,7 @@ def greedy(
 ) -> tuple[int, Distribution]:
     """Return the action of the largest E u and its distribution. Ties: `keep`, else the larger mean, else the first."""
     found = [bellman(program, node, action, distributions) for action in range(len(program.outcomes[0][node[1]]))]
-    worth = [(expected_utility(program, node, distribution), _moment(distribution, 1)) for distribution in found]
+    worth = [(expected_utility(program, node, distribution), _mean(distribution)) for distribution in found]
     most = max(worth)[0]
     slack = 1e-12 * (1 + abs(most)) if isinstance(most, float) else 0  # floats that differ by rounding are tied
     tied = [action for action, (utility, _) in enumerate(worth) if utility >= most - slack]
@@ -349,6 +354,11 @@ def _crossing(one: Distribution, other: Distribution, aversion: Fraction) -> Fra
     """Return c_0 where E[G − λ(c_0 + G)²] of two distributions are equal; None where their difference is constant."""
     mean, square = (_moment(one, power) - _moment(other, power) for power in (1, 2))
     return None if mean == 0 else 1 / (2 * aversion) - square / (2 * mean)
+
+
+def _mean(distribution: Distribution) -> Fraction:
+    """Return E[G]; of a vector, the sum of its entries' means."""
+    return sum((weight * sum_of(value) for value, weight in distribution.items()), Fraction(0))
 
 
 def _moment(distribution: Distribution, power: int) -> Fraction:

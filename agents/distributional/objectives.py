@@ -23,7 +23,6 @@ Which of them distributional dynamic programming gets right for a given γ and h
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,6 +33,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.distributional import distributions, utilities
+from surefoot.agents.distributional.parsing import numbers_of
 
 Number = Fraction | float
 
@@ -173,27 +173,10 @@ def parse(text: str) -> Objective:
     form = next((form for form in OBJECTIVES if form.partition("(")[0] == word.strip()), None)
     if form is None or (rest and not rest.endswith(")")):
         raise ValueError(f"unknown objective {text!r}; choose one of {', '.join(OBJECTIVES)}")
-    given = [piece.strip() for piece in rest[:-1].split(",")] if rest else []
-    if len(given) != (form.count(",") + 1 if "(" in form else 0):
-        raise ValueError(f"objective {text!r} has {len(given)} arguments; write {form}")
-    try:
-        arguments = [_fraction(piece) for piece in given]
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"objective {text!r}: {', '.join(given)} must be numbers; write {form}") from None
-    except OverflowError:
-        raise ValueError(
-            f"objective {text!r}: numbers must lie within ±1e300, and not nearer to 0 than 1e-300"
-        ) from None
+    arguments = numbers_of(text, form)
+    if len(arguments) != (form.count(",") + 1 if "(" in form else 0):
+        raise ValueError(f"objective {text!r} has {len(arguments)} arguments; write {form}")
     return OBJECTIVES[form](text.strip(), *arguments)
-
-
-def _fraction(text: str) -> Fraction:
-    """Return the fraction that a text names; `OverflowError` where a float cannot hold it."""
-    for part in text.split("/"):
-        size = abs(float(part))  # first: as a fraction 1e999999999 would be a billion digits
-        if size > 1e300 or (size < 1e-300 and re.search("[1-9]", part.lower().partition("e")[0])):
-            raise OverflowError(text)
-    return Fraction(text)
 
 
 def _mean(name: str) -> Objective:

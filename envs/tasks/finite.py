@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -35,6 +36,8 @@ class FiniteEnv(TensorEnv):
 
     With a horizon every episode has that many steps and is truncated there; a table that differs by step needs one.
     An episode terminates on entering a state that is marked `terminal` (S,). Observations are one-hot, (N, S).
+
+    `parts` are rewards beside the reward, by name, tables as that of the reward: each is in the info of a step, (N,).
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class FiniteEnv(TensorEnv):
         *,
         horizon: int | None = None,
         terminal: Tensor | None = None,
+        parts: Mapping[str, Tensor] | None = None,
         observation_space: gym.Space[Any] | None = None,
         **kwargs: Any,
     ):
@@ -58,6 +62,7 @@ class FiniteEnv(TensorEnv):
         self._start = _cumulative(self.outcomes.start)
         self._chances = _cumulative(self.outcomes.probability).flatten(0, 2)  # (H·S·A, K)
         self._next_state, self._reward = (field.flatten() for field in self.outcomes[1:4:2])
+        self.parts = {name: table.to(self.device) for name, table in (parts or {}).items()}
         self._terminal = torch.zeros(states, dtype=torch.bool) if terminal is None else terminal
         self._terminal = self._terminal.to(self.device)
         if self._terminal.shape != (states,) or self._terminal.dtype != torch.bool:
@@ -68,6 +73,11 @@ class FiniteEnv(TensorEnv):
     def tabular(self) -> Outcomes:
         """Return the tabular MDP, from which exact values are computed; a terminal state stays, and pays nothing."""
         return absorbing(self.outcomes, self._terminal)
+
+    def vector_tabular(self) -> Outcomes:
+        """Return the tabular MDP with the vector of `parts` as the reward, (H or 1, S, A, K, m)."""
+        tables = (absorbing(self.outcomes._replace(reward=part), self._terminal) for part in self.parts.values())
+        return self.tabular()._replace(reward=torch.stack([table.reward for table in tables], -1))
 
     def state_index(self, state: State) -> Tensor:
         """Return the index (N,) of each environment's state."""
@@ -91,6 +101,8 @@ class FiniteEnv(TensorEnv):
         row = (step * states + state[0]) * actions + action
         cell = row * outcomes + self._draw(self._chances[row])
         successor = self._next_state[cell]
+        if self.parts:
+            self.extra_info = {name: part.flatten()[cell].float() for name, part in self.parts.items()}
         return (successor,), self._reward[cell].float(), self._terminal[successor]
 
     def observe(self, state: State) -> Tensor:

@@ -8,6 +8,7 @@ their exact values by objective. Each is a tabular MDP. `discount` is the γ tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import torch
@@ -71,6 +72,37 @@ class Bet(Ladder):
 
     discount = 0.9
     gambles = (([(1.0, 0.0)], [(0.9, 1.0), (0.1, -1.0)], [(0.6, 5.0), (0.4, -2.0)]),) * 3
+
+
+class Larder(FiniteEnv):
+    """What to fetch, three times, γ = 9/10: two stocks at once. Actions: 0 rest, 1 food, 2 water.
+
+    The rewards by name, `food` and `water`, are in the info of a step and in `vector_tabular`; the reward is their sum.
+    State and observation contain the step, so an episode ends by termination.
+    """
+
+    discount = 0.9
+    times = 3
+    needs = ("food", "water")
+    pays: ClassVar[Sequence[Sequence[tuple[float, tuple[float, float]]]]] = (  # of every action: probability, rewards
+        [(1.0, (0.0, 0.0))],
+        [(0.75, (2.0, -1.0)), (0.25, (0.0, -1.0))],
+        [(0.5, (0.0, 2.0)), (0.5, (0.0, 1.0))],
+    )
+
+    def __init__(self, num_envs: int = 1, **kwargs: Any):
+        def table(reward: Callable[[tuple[float, float]], float]) -> Outcomes:
+            def chances(state: int, action: int) -> Chances:
+                if state == self.times:
+                    return [(1.0, state, 0.0)]
+                return [(chance, state + 1, reward(pay)) for chance, pay in self.pays[action]]
+
+            return tabulate(self.times + 1, len(self.pays), chances)
+
+        parts = {name: table(itemgetter(i)).reward for i, name in enumerate(self.needs)}
+        end = torch.arange(self.times + 1) == self.times
+        super().__init__(table(sum), num_envs, terminal=end, parts=parts, **kwargs)
+        self.horizon = self.times
 
 
 class Grid(FiniteEnv):

@@ -23,7 +23,7 @@ from surefoot.agents.parts.tabular import TabularMDP
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.tables import is_table, read_table
-from surefoot.training.cli import solve_models
+from surefoot.training.cli import solve_models, solve_vectors
 from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
 from surefoot.training.runs.console import print_table
@@ -39,7 +39,7 @@ class Request:
     task: tyro.conf.Positional[str] = ""
     """Gymnasium id of a tabular MDP, such as surefoot/Fork-v0, or a file of one: table.npz, table.csv."""
     objective: tuple[str, ...] = DEFAULT_OBJECTIVE
-    """Objectives of the return to optimise: mean, cvar(0.1), target(2), …"""
+    """Objectives of the return to optimise: mean, cvar(0.1), target(2), …; or of several rewards: targets(2, 1), …"""
     models: tuple[Path, ...] = ()
     """Files of several models of one task, in place of it: find the best mean return in the worst of them."""
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +76,8 @@ def main(arguments: list[str]) -> int:
     require_output(request.out, ".png", ".pdf", ".svg")
     if request.models:
         return _worst_case(request)
+    if solve_vectors.wanted(request.objective):
+        return _of_vectors(request)
     from surefoot.evaluation.figures.distributions import solution_distributions
 
     solutions = solve_all(request)
@@ -101,6 +103,23 @@ def _worst_case(request: Request) -> int:
     print("\n".join(solve_models.summary(request.models, found)))
     if request.json is not None:
         write_json(request.json, solve_models.plain(request.models, found))
+    return 0
+
+
+def _of_vectors(request: Request) -> int:
+    """Solve for objectives of several rewards, print what each comes to, and return the exit code."""
+    default = Request()
+    given = ("representation", "atoms", "stocks", "stock_range", "return_range")
+    wrong = [name for name in given if getattr(request, name) != getattr(default, name)]
+    if wrong := wrong + ["method"] * (request.method not in ("vi", "exact")):
+        flag = "--" + wrong[0].replace("_", "-")
+        raise ValueError(f"{flag} has no meaning for {request.objective[0]}, which is solved in fractions")
+    _require_task(request)
+    _check_numbers(request)
+    found = solve_vectors.solve_task(request.task, request.kwargs, request.objective, request.gamma, request.horizon)
+    print_table(solve_vectors.table(request.task, found))
+    if request.json is not None:
+        write_json(request.json, [solve_vectors.plain(one) for one in found])
     return 0
 
 
@@ -168,12 +187,16 @@ def _from_file(request: Request) -> tuple[SparseMDP, float | None, int | None]:
 
 
 def _from_task(request: Request) -> tuple[TabularMDP, float | None, int | None]:
-    if not request.task:
-        raise ValueError("name a task, such as surefoot/Fork-v0 or table.npz, or several files after --models")
+    _require_task(request)
     env: Any = make_vec(EnvConfig(request.task, kwargs=request.kwargs))
     if not hasattr(env, "tabular"):
         raise ValueError(f"{request.task} is not a tabular MDP; surefoot solve is for tasks such as surefoot/Fork-v0")
     return TabularMDP(*env.tabular()), getattr(env, "discount", None), env.horizon
+
+
+def _require_task(request: Request) -> None:
+    if not request.task:
+        raise ValueError("name a task, such as surefoot/Fork-v0 or table.npz, or several files after --models")
 
 
 def _options(request: Request, gamma: float, horizon: int | None) -> dict[str, Any]:

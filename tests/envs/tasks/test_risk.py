@@ -116,7 +116,24 @@ def test_the_pantry_pays_where_one_lands(task, drains):
     assert env.mark(env.cells[int(table.next_state[0, centre, UP, 0])]) == "E"
 
 
-@pytest.mark.parametrize("name", ["Gate", "Bet", "Crossing", "Fork", "Pantry", "Drain"])
+def test_the_larder_pays_food_and_water_apart_and_together():
+    env = make_vec(EnvConfig("surefoot/Larder-v0", num_envs=400))
+    table = env.vector_tabular()
+    env.reset(seed=0)
+    for _ in range(3):
+        state, action = env.state, torch.arange(400) % 3
+        _, reward, terminated, _, info = env.step(action)
+        pair = torch.stack([info["food"], info["water"]], -1)
+        possible = (table.reward[0, state, action].float() == pair[:, None]).all(-1)
+        assert (possible & (table.probability[0, state, action] > 0)).any(-1).all()
+        assert torch.equal(pair.sum(-1), reward)
+    assert terminated.all()
+    assert len(torch.cat([action[:, None], pair], -1).unique(dim=0)) == 5  # every outcome occurs
+    assert_close(table.reward.sum(-1), env.tabular().reward)
+    assert not table.reward[0, 3].any()
+
+
+@pytest.mark.parametrize("name", ["Gate", "Bet", "Larder", "Crossing", "Fork", "Pantry", "Drain"])
 def test_environments_play_the_table_and_end_where_it_says(name):
     env = make_vec(EnvConfig(f"surefoot/{name}-v0", num_envs=500))
     table = env.tabular()

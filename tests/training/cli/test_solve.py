@@ -34,6 +34,18 @@ def test_exact_values_in_the_table_the_file_and_the_figure(capsys, tmp_path):
     assert matplotlib.image.imread(figure).std() > 0.05
 
 
+def test_several_budgets_at_once(capsys, tmp_path):
+    file = tmp_path / "larder.json"
+    objectives = ("shortfalls(2, 1)", "targets(1, 2)")
+    assert command("surefoot/Larder-v0", "--objective", *objectives, "--json", file) == 0
+    printed = capsys.readouterr().out
+    assert "shortfalls(2, 1)   -0.5469   -2.0000, -1.0000   1.6519, 1.3119" in printed
+    saved = json.loads(file.read_text())
+    assert [one["exact_value"] for one in saved] == ["-35/64", None]
+    assert saved[1]["value"] == pytest.approx(-0.917206, abs=1e-6)
+    assert np.dot(saved[0]["chances"], saved[0]["returns"]) == pytest.approx([1.651875, 1.311875])
+
+
 def test_a_grid_solves_all_cvars_at_once(monkeypatch):
     calls, solve = [], commands_solve.solve
     monkeypatch.setattr(commands_solve, "solve", lambda *a, **k: (calls.append(a), solve(*a, **k))[1])
@@ -69,6 +81,12 @@ def test_the_figure_shows_distribution_and_search(monkeypatch, tmp_path):
         (("surefoot/Fork-v0", "--method", "exact"), "needs a horizon"),
         (("surefoot/Fork-v0", "--method", "dvi", "--stocks", "99999"), "more than max_bytes"),
         (("surefoot/Fork-v0", "--objective", "target(1e400)"), "numbers must lie within ±1e300"),
+        (("surefoot/Fork-v0", "--objective", "targets(1, 2)"), "surefoot/Fork-v0 has one reward alone"),
+        (("surefoot/Larder-v0", "--objective", "targets(1)"), "targets(1) has 1 numbers, the task 2 rewards"),
+        (("surefoot/Larder-v0", "--objective", "targets(1, 2)", "mean"), "targets(1, 2) is of a vector of rewards"),
+        (("surefoot/Larder-v0", "--objective", "targets(1, 2)", "--atoms", "9"), "--atoms has no meaning for targets"),
+        (("surefoot/Larder-v0", "--objective", "targets(1, 2)", "--method", "dvi"), "--method has no meaning for"),
+        (("--objective", "targets(1, 2)"), "name a task, such as surefoot/Fork-v0"),
         (("surefoot/Fork-v0", "--horizon", "0"), "--horizon must be at least 1, got 0"),
         (("surefoot/Fork-v0", "--stocks", "1"), "--stocks must be at least 2, got 1"),
         (("surefoot/Fork-v0", "--stock-range", "nan", "1"), "--stock-range must be two finite numbers"),

@@ -149,6 +149,19 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_no_file(make_run, tmp_pa
     assert not list(tmp_path.glob("*.onnx"))
 
 
+def test_what_float32_rounds_coarser_is_allowed_and_nothing_beyond(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(4, 256), torch.nn.Tanh(), torch.nn.Linear(256, 1)).requires_grad_(
+        False
+    )
+    policy = opened("bc", POLE, hidden=(8,))._replace(policy=None, act=lambda obs: 100 * network(obs))
+    path, module = onnx_export.export(policy, tmp_path / "a.onnx", {}), onnx_export.deployed(policy)
+    assert onnx_export.TOLERANCE < onnx_export.difference_of(path, module, policy) < onnx_export.COARSEST
+    monkeypatch.setattr(onnx_export, "COARSEST", 0)
+    with pytest.raises(ValueError, match="other actions than the policy"):
+        onnx_export.export(policy, tmp_path / "b.onnx", {})
+
+
 @pytest.mark.parametrize("agent", ["iwocs", "dhn"])
 def test_a_model_with_a_memory_is_loaded_back_and_plays_the_same_episodes(agent, plainly, tmp_path):
     if agent == "iwocs":

@@ -14,7 +14,7 @@ import tyro
 from surefoot.envs import EnvConfig
 from surefoot.envs.names import action_signals, observation_signals
 from surefoot.evaluation.describe import describe
-from surefoot.evaluation.onnx_export import CHECKED, TOLERANCE, deployed, export
+from surefoot.evaluation.onnx_export import CHECKED, TOLERANCE, deployed, difference_of, export
 from surefoot.evaluation.policies import AnyPolicy
 from surefoot.training.cli.opening import Opening, open_all
 from surefoot.training.cli.options import read_options
@@ -41,7 +41,9 @@ def main(arguments: list[str]) -> int:
     module = deployed(policy, request.checkpoint)
     inputs, outputs = (["obs", *module.signature.inputs], ["action", *module.signature.outputs])
     print(f"model: {request.out}, from {', '.join(inputs)} to {', '.join(outputs)}")
-    print(f"compared with the policy on {CHECKED} inputs: the same to {TOLERANCE:g}")
+    difference = difference_of(request.out, module, policy)
+    coarser = "" if difference <= TOLERANCE else ", the rounding of this policy in float32"
+    print(f"compared with the policy on {CHECKED} inputs: the same to {max(difference, TOLERANCE):.2g}{coarser}")
     return 0
 
 

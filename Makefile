@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+# What pip would do on one core, for over a minute with all extras; a file or two are templates, in no Python.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 EXTRAS := minari,wandb,tensorboard,video,sb3,atari,dm-control,robotics,ray,onnx,hub,warp,benchmarks,docs,dev
 SOURCES := agents envs evaluation offline_data training configs
 
@@ -11,8 +13,9 @@ SOURCES := agents envs evaluation offline_data training configs
 train: $(VENV)/.core
 	$(BIN)/python train.py h2o --preset demo
 
+# Tests start many processes of ours: these read compiled modules, also where the shell asks for none to be written.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow --timeout 3600
@@ -54,10 +57,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable .
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[$(EXTRAS)]'
+	$(COMPILE)
 	touch $@ $(VENV)/.core
 
 clean:

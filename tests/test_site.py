@@ -26,7 +26,9 @@ FETCHED = {"link": "href", "script": "src", "img": "src", "iframe": "src", "sour
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Build the site once, also where several processes share the tests."""
+    """Build the site once, also where several processes share the tests; `.ci/run` has just built it."""
+    if "SUREFOOT_SITE" in os.environ:
+        return ROOT / os.environ["SUREFOOT_SITE"]
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     built, done = folder / "site", folder / "site.done"

@@ -20,9 +20,11 @@ def run(code: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def slow_imports(code: str) -> set[str]:
-    """Return which slow modules a fresh process has imported after running the code."""
-    return set(json.loads(run(f"{code}\nimport json, sys\nprint(json.dumps([m for m in {SLOW} if m in sys.modules]))")))
+def slow_imports(*codes: str) -> list[set[str]]:
+    """Return which slow modules a fresh process has imported after each piece of code, run one after another."""
+    look = f"found.append([name for name in {SLOW} if name in sys.modules])"
+    code = "\n".join(["import json, sys", "found = []", *(f"{code}\n{look}" for code in codes)])
+    return [set(names) for names in json.loads(run(f"{code}\nprint(json.dumps(found))"))]
 
 
 def command(*arguments: str) -> str:
@@ -31,7 +33,7 @@ def command(*arguments: str) -> str:
 
 @pytest.mark.parametrize("arguments", ["--help", "--version", "train --help", "plot --help", "report --help", "fly"])
 def test_help_imports_nothing_slow(arguments):
-    assert slow_imports(command(*arguments.split())) == set()
+    assert slow_imports(command(*arguments.split())) == [set()]
 
 
 @pytest.fixture(scope="module")
@@ -84,28 +86,24 @@ def test_only_a_call_that_wants_help_alone_gets_stand_ins(arguments):
     assert not _asks_for_help(arguments)
 
 
-def test_agents_do_not_import_the_compiler_or_figures():
-    found = slow_imports("from surefoot import agents\nfor name in agents.REGISTRY: agents.get(name)")
-    assert "torch" in found
-    assert not found & {"torch._dynamo", "matplotlib", "pandas", "stable_baselines3"}
+def test_neither_agents_nor_an_evaluation_nor_figures_import_what_they_do_not_need(make_run, tmp_path):
+    """In one process, as PyTorch takes seconds: what an earlier step has imported is there in every later one."""
+    run = str(make_run("run"))
+    agents, evaluation, curves, page = slow_imports(
+        "from surefoot import agents\nfor name in agents.REGISTRY: agents.get(name)",
+        command("evaluate", run, "--episodes", "1", "--env.max-episode-steps", "2"),
+        command("plot", run, "--out", str(tmp_path / "figure.png")),
+        command("report", run, "--out", str(tmp_path / "page.html")),
+    )
+    assert "torch" in agents
+    assert "matplotlib" not in evaluation
+    assert "matplotlib" in curves
+    assert not page & {"torch._dynamo", "pandas", "h5py", "stable_baselines3"}  # the compiler, recorded data
 
 
-def test_an_evaluation_without_figures_imports_no_matplotlib_and_no_compiler(make_run):
-    found = slow_imports(command("evaluate", str(make_run("run")), "--episodes", "1", "--env.max-episode-steps", "2"))
-    assert "torch" in found
-    assert not found & {"torch._dynamo", "matplotlib", "pandas", "h5py"}
-
-
-@pytest.mark.parametrize(("name", "file"), [("plot", "figure.png"), ("report", "page.html")])
-def test_figures_of_runs_need_no_recorded_data_and_no_compiler(name, file, make_run, tmp_path):
-    found = slow_imports(command(name, str(make_run("run")), "--out", str(tmp_path / file)))
-    assert "matplotlib" in found
-    assert not found & {"torch._dynamo", "pandas", "h5py", "stable_baselines3"}
-
-
-@pytest.mark.parametrize("name", ["train", "sweep", "data"])
-def test_commands_without_figures_import_no_matplotlib(name):
-    assert not slow_imports(f"import surefoot.training.cli.{name}") & {"torch._dynamo", "matplotlib", "pandas"}
+def test_commands_without_figures_import_no_matplotlib():
+    (found,) = slow_imports("\n".join(f"import surefoot.training.cli.{name}" for name in ("train", "sweep", "data")))
+    assert not found & {"torch._dynamo", "matplotlib", "pandas"}
 
 
 def test_help_takes_a_moment():

@@ -1,6 +1,7 @@
 """What tests of several packages share: a task with known returns, untrained policies in run folders, recordings."""
 
 import csv
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from surefoot import agents
 from surefoot.agents.interface import Spaces
@@ -24,6 +26,12 @@ from surefoot.training.runs import folder as run_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # test folders are no packages; they share sameness.py
 os.environ[ALLOWED] = "*"  # tests write the modules that they name; those of the permission itself take it away
+
+
+def pytest_collection_finish():
+    """Leave the million objects of imports and tests out of garbage collections: every run in here starts one."""
+    gc.collect()
+    gc.freeze()
 
 
 class Scripted(gym.Env):
@@ -72,6 +80,12 @@ def make_run(tmp_path):
         return folder
 
     return make
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Make figures and write them without pixels, of which a run's own take longer than a tiny run."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: file.write(b"no pixels"))
 
 
 def write_curve(folder, steps, value):

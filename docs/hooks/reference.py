@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 SOURCES = ROOT / "build" / "typing"
+SOURCES.mkdir(parents=True, exist_ok=True)  # before mkdocstrings looks for it: it drops a path that is not there
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

@@ -165,9 +165,12 @@ def test_a_state_put_into_another_agent_makes_it_the_same(name, config_of):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_seed_decides_the_run_whole_or_in_two_parts_and_its_policy_can_be_deployed(name, config_of, tmp_path):
+def test_the_seed_decides_the_run_whole_or_in_two_parts_and_its_policy_can_be_deployed(
+    name, config_of, tmp_path, request
+):
     config = config_of(name)
     straight = train(name, config, out=tmp_path, name="straight")
+    request.getfixturevalue("unrendered")  # from here on: the figures are those of the first run again
     parts = train(name, dataclasses.replace(config, steps=45), out=tmp_path, name="parts")
     run = resume(parts, name, config)
     execute(run, StopRequest())

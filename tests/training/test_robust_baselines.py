@@ -17,6 +17,8 @@ from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume
 from surefoot.training.session import execute, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 NAMES = ("dr-sac", "rarl", "m2td3")
 PUBLISHED = [name for name in SETS if name.rpartition("-")[2] in "123" and name != "pendulum-2"]
 BUDGET = {1: 2_000_000, 2: 4_000_000, 3: 5_000_000}

@@ -20,6 +20,8 @@ from surefoot.training.config.run import EvalConfig, RunConfig
 from surefoot.training.loop import setup
 from surefoot.training.loop.setup import start
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 NEEDS_OWN_TASK = {name for name in agents.REGISTRY if agents.get(name).regret or agents.get(name).needs_uncertainty_set}
 # What an agent needs of any task: NORA an horizon, rewards within known bounds, and the step in the observation.
 EXTRA = {"nora-deep": ({"reward_range": (0.0, 1.0)}, {"time_aware": True})}

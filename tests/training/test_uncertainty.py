@@ -14,6 +14,8 @@ from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume
 from surefoot.training.session import execute, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 TINY = ["--env.id", "InvertedPendulum-v5", "--steps", "20", "--agent.hidden", "4", "--eval.episodes", "1"]
 EARLY = ["--agent.learning-starts", "10", "--agent.random-steps", "10"]
 

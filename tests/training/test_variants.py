@@ -72,7 +72,7 @@ def test_what_a_run_has_not_measured_yet_has_no_figure(tmp_path):
     run = train("mbpo", load_preset("mbpo", preset(tmp_path, steps=12)), out=tmp_path, name="short")
     assert diagnostics({"mbpo": run}, tmp_path / "none.png", ["value_aware_error"]) is None
     assert not (tmp_path / "none.png").exists()
-    assert (run / "plots" / "learning_curve.png").exists()
+    assert (run / "plots" / "learning_curve.png").stat().st_size > 1000
 
 
 def test_variants_have_colours_of_their_own(tmp_path, monkeypatch):

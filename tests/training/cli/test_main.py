@@ -15,6 +15,8 @@ from surefoot.training.cli import main as cli
 from surefoot.training.cli.train import parse
 from surefoot.training.runs import folder as run_folder
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 TASK = ("--env.id", "surefoot/Pendulum-v0", "--env.max-episode-steps", "10", "--eval.episodes", "2")
 
 

@@ -6,6 +6,8 @@ from surefoot.envs import EnvConfig, disturbances
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.training.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def test_the_table_has_every_parameter_with_its_unit_and_the_names_that_fit_behind_the_dot(capsys):
     assert main(["parameters", "Hopper-v5"]) == 0

@@ -22,6 +22,8 @@ from surefoot.training.loop.setup import resume
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.session import execute, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 COMMAND = baselines.BaselineRuns._command  # as it is before a fixture takes its place
 PRESET = """
 steps: {steps}

@@ -23,6 +23,8 @@ from surefoot.training.loop.setup import resume
 from surefoot.training.runs.folder import read_meta
 from surefoot.training.session import execute, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 LOCK = EnvConfig("surefoot/CombinationLock-v0", num_envs=20, kwargs={"horizon": 3}, time_aware=True)
 SMALL = {"policy_hidden": (8,), "critic_hidden": (8,), "batch_steps": 60, "critic_steps": 2, "value_samples": 2}
 

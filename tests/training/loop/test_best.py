@@ -25,6 +25,8 @@ from surefoot.training.loop.setup import resume
 from surefoot.training.runs.folder import read_meta, write_meta
 from surefoot.training.session import execute, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 change = dataclasses.replace
 
 

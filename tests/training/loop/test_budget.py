@@ -17,6 +17,8 @@ from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.budget import settle, what_will_run
 from surefoot.training.loop.setup import start, training_env
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 NAMES = sorted(agents.REGISTRY)
 LEARN_FROM_THE_FIRST_STEP = [name for name in NAMES if agents.get(name).offline or agents.get(name).regret]
 DECIDED_BY_WHAT_IS_SEEN = ("iwocs", "nora-deep")  # when they end, or when they learn

@@ -17,6 +17,8 @@ from surefoot.training.loop.setup import resume, start
 from surefoot.training.runs import loggers
 from surefoot.training.session import execute, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 @pytest.fixture
 def many(tiny):

@@ -17,6 +17,8 @@ from surefoot.training.loop.setup import require_not_beyond, resume
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.session import execute, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 RUN = ("--env.id", "surefoot/Pendulum-v0", "--env.max-episode-steps", "10", "--eval.episodes", "1", "--steps", "40")
 OVERSHOOTS = ("--agent.env-steps", "17")  # plays 51 steps of 40
 MOMENTS = [(loop, "log_metrics"), (loop, "log_evaluation"), (loop, "_drop_old"), (session, "finish")]

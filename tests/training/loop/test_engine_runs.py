@@ -21,6 +21,8 @@ from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume
 from surefoot.training.session import execute, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 ENGINES = ["eager", "torch", "native"]
 
 

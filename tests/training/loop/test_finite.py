@@ -19,6 +19,8 @@ from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs.meters import Meter
 from surefoot.training.session import train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 @pytest.fixture(autouse=True)
 def _tasks_are_importable(monkeypatch):

@@ -19,6 +19,8 @@ from surefoot.training.loop.setup import resume
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.session import execute, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def run_of(name, task, **changes):
     spec = agents.get(name)

@@ -20,6 +20,8 @@ from surefoot.training.loop.setup import resume, start
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.session import execute, train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def change(config, **changes):
     return dataclasses.replace(config, **changes)
@@ -55,7 +57,7 @@ def test_rows_evaluations_and_checkpoints_come_when_their_interval_is_crossed(tm
     assert policy_files.checkpoint_steps(folder, "policy") == [42, 60]
     assert policy_files.checkpoint_steps(folder) == [60]  # it is finished
     assert run_folder.read_meta(folder)["status"] == "finished"
-    assert (folder / "plots" / "learning_curve.png").stat().st_size > 1000
+    assert (folder / "plots" / "learning_curve.png").is_file()
 
 
 def test_a_metric_row_is_the_mean_of_its_interval(tmp_path, tiny):

@@ -18,6 +18,8 @@ from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs import lock as lock_of
 from surefoot.training.session import train
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 @pytest.fixture
 def run(tmp_path, tiny):

@@ -13,6 +13,8 @@ from surefoot.agents.interface import Episodes, Progress
 from surefoot.training.runs.loggers import CsvLog, make_loggers, require_installed
 from surefoot.training.runs.meters import Meter
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 BLOCK = 2**15  # bytes, of LevelDB's log format
 
 

@@ -40,6 +40,8 @@ from surefoot.training.sweep.plan import (
 )
 from surefoot.training.sweep.progress import SweepProgress, fraction_done
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 # --- the grid ---------------------------------------------------------------------------------------------------------
 
 

@@ -82,16 +82,18 @@ def test_the_folders_above_a_run_are_made(tmp_path, tiny):
 
 
 def test_a_folder_that_another_process_has_filled_meanwhile_is_left_to_it(tmp_path, tiny, monkeypatch):
-    def take_second(folder):
-        lock = lock_of.take(folder)
+    take = lock_of.take
+
+    def take_second(folder, **how):
+        lock = take(folder, **how)
         (folder / "config.yaml").write_text("another's")
         return lock
 
-    monkeypatch.setattr(run_folder, "take", take_second)
+    monkeypatch.setattr(lock_of, "take", take_second)
     with pytest.raises(FileExistsError, match=r"run: not empty; resume that run"):
         run_folder.create(tmp_path / "run", "fake", tiny, None)
     assert (tmp_path / "run" / "config.yaml").read_text() == "another's"
-    lock_of.take(tmp_path / "run").release()  # nobody holds it any more
+    take(tmp_path / "run").release()  # nobody holds it any more
 
 
 def test_a_seed_of_a_run_is_named_with_its_run_and_any_other_folder_by_itself(tmp_path):

@@ -11,8 +11,6 @@ import pytest
 from surefoot.envs import EnvConfig
 from surefoot.training.cli.main import main
 
-pytestmark = pytest.mark.usefixtures("unrendered")
-
 POLE = EnvConfig("InvertedPendulum-v5", max_episode_steps=12)
 STRESS = ["--sets", "inverted-pendulum-1", "--budget", "170"]
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 FOREIGN = b"owner = 'openai-agents'\n"  # a distribution whose top-level package is called as one of our folders
 TIMEOUT = 120
+COMPILERS = ("c++", "g++", "clang++")
 ENGINE = "surefoot/agents/parts/engine"
 WHICH = (
     "from surefoot.agents.parts.engine import native\n"
@@ -39,9 +40,20 @@ def run(*arguments: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def pip(*arguments: str | Path, cwd: Path) -> None:
+def pip(*arguments: str | Path, cwd: Path, **environment: str) -> None:
     """Run pip without a network."""
-    run("-m", "pip", "--disable-pip-version-check", *arguments, "--no-deps", "--no-index", "--quiet", cwd=cwd)
+    always = ("--no-deps", "--no-index", "--quiet")
+    run("-m", "pip", "--disable-pip-version-check", *arguments, *always, cwd=cwd, **environment)
+
+
+def quick_compiler(folder: Path) -> dict[str, str]:
+    """Return settings by which kernels are compiled without optimising: it is not their speed that is tested here."""
+    if (compiler := next(filter(None, map(shutil.which, COMPILERS)), None)) is None:
+        return {}
+    path = folder / "compiler"
+    path.write_text(f'#!/bin/sh\nexec {compiler} "$@" -O0\n')
+    path.chmod(0o755)
+    return {"CC": str(path), "CXX": str(path)}
 
 
 def copy_of_the_checkout(to: Path) -> Path:
@@ -66,7 +78,7 @@ def foreign_wheel(folder: Path) -> Path:
 
 def libraries() -> set[str]:
     """Return the names in a wheel of the kernels that are compiled here."""
-    built = platform.machine() == "x86_64" and any(map(shutil.which, ("c++", "g++", "clang++")))
+    built = platform.machine() == "x86_64" and any(map(shutil.which, COMPILERS))
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     return {f"{ENGINE}/kernels_{name.lower()}{suffix}" for name in flags.INSTRUCTIONS} if built else set()
 
@@ -79,7 +91,8 @@ def site_packages() -> str:
 def wheel(tmp_path_factory):
     """Build the wheel once."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    pip("wheel", copy_of_the_checkout(source), "--no-build-isolation", "--wheel-dir", out, cwd=out)
+    quick = quick_compiler(tmp_path_factory.mktemp("compiler"))
+    pip("wheel", copy_of_the_checkout(source), "--no-build-isolation", "--wheel-dir", out, cwd=out, **quick)
     (built,) = out.glob("*.whl")
     return built
 

@@ -21,7 +21,7 @@ from surefoot.evaluation.figures.words import MEAN_RETURN
 COLUMNS = 4
 LOOKS: dict[bool, dict[str, Any]] = {
     False: {"color": "#0072B2", "marker": "o", "markersize": 5, "label": "policy of others"},
-    True: {"color": "#D55E00", "marker": "*", "markersize": 10, "label": "robust policy of ours"},
+    True: {"color": "#D55E00", "marker": "*", "markersize": 10, "label": "agent of ours, trained in the set"},
 }
 # Where a label may lie: pixels away from its point, and sixteenths of a turn around it, the right first.
 PLACES = tuple(product((9, 16, 24, 34, 46, 60, 76), (1, 0, 15, 2, 14, 7, 8, 9, 6, 10, 4, 12, 3, 5, 11, 13)))
@@ -104,7 +104,7 @@ def _place_labels(axes: Axes, points: Sequence[Point]) -> None:
         at = (point.nominal, point.worst)
         label = axes.annotate(point.name, at, (0, 0), textcoords="offset points", fontsize=7.5, zorder=5)
         label.set(ha="center", va="center", in_layout=False)
-        size = label.get_window_extent()
+        size = label.get_window_extent().padded(2)
         distance, offset = min(PLACES, key=lambda place: _cost(_box(size, spot, place), place[0], taken, axes.bbox))
         box = _box(size, spot, (distance, offset))
         taken.append(box)

@@ -93,6 +93,7 @@ def objects(config: EnvConfig) -> Iterator[str]:
 
 def as_yaml(uncertainty: UncertaintySet) -> str:
     """Return the set as a file that --uncertainty and --grid read."""
-    ranges = {p.name: {"low": p.low, "high": p.high, "nominal": p.nominal} for p in uncertainty.parameters}
+    given = {p.name: {"low": p.low, "high": p.high, "nominal": p.nominal} for p in uncertainty.parameters}
+    ranges = {name: {key: x for key, x in one.items() if x is not None} for name, one in given.items()}
     switches = {name: getattr(uncertainty, name) for name in ("recompute_constants", "scale_inertia")}
     return yaml.safe_dump({"env": uncertainty.env, "parameters": ranges, **switches}, sort_keys=False)

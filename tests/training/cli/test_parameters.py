@@ -2,9 +2,10 @@
 
 import pytest
 
-from surefoot.envs import EnvConfig, disturbances
+from surefoot.envs import SETS, EnvConfig, disturbances
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.training.cli.main import main
+from surefoot.training.cli.parameters import as_yaml
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -17,6 +18,11 @@ def test_the_table_has_every_parameter_with_its_unit_and_the_names_that_fit_behi
     assert "m/s²" in out
     assert "bodies: world, torso, thigh, leg, foot" in out
     assert "sensors: @qpos, @qvel, 0 to 10" in out
+
+
+def test_a_published_set_whose_nominal_values_are_the_models_own_is_read_back(tmp_path):
+    (tmp_path / "own.yaml").write_text(as_yaml(SETS["hopper-2"]))
+    assert load_set(str(tmp_path / "own.yaml")).parameters == SETS["hopper-2"].parameters
 
 
 def test_the_file_is_a_set_that_grid_and_uncertainty_read(tmp_path, capsys):

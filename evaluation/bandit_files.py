@@ -183,7 +183,7 @@ def action_set(actions: Any) -> Any:
 def _columns(matrix: Any) -> int:
     """Return how many columns a matrix has; 0 where it is none, of which `make_actions` says more."""
     try:
-        return np.asarray(matrix, dtype=np.float64).shape[-1]
+        return int(np.asarray(matrix, dtype=np.float64).shape[-1])
     except (TypeError, ValueError, IndexError):
         return 0
 

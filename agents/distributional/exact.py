@@ -147,7 +147,7 @@ class SolvedNodes:
     sweeps: int = 1
 
 
-def reachable(program: Program, stocks: Iterable[Fraction]) -> list[list[Node]]:
+def reachable(program: Program, stocks: Iterable[Any]) -> list[list[Node]]:
     """Return the nodes that any policy can reach from the start with any of `stocks`, one list per step.
 
     Raises:
@@ -315,7 +315,8 @@ def returns(program: Program) -> set[Fraction]:
 
 def _least(search: _Search, low: Fraction, high: Fraction) -> Fraction:
     """Return min over c_0 of a convex, piecewise linear score: cut by tangents until one is touched where two meet."""
-    tau = 1 / search.program.objective.weight
+    weight: Fraction = search.program.objective.weight
+    tau = 1 / weight
 
     def slope(start: Start) -> Fraction:
         return sum((w for value, w in start.distribution.items() if start.stock + value > 0), Fraction(0)) / tau - 1

@@ -46,7 +46,8 @@ def posed(request: BanditRequest, device: torch.device) -> BanditProblem:
     known = named(request.bounds)
     rest = request.replicates, request.seed, device, None, known
     if isinstance(request.actions, Mapping):
-        radius, d = request.actions.get("ball"), request.actions.get("dimension")
+        radius: Any = request.actions.get("ball")
+        d: Any = request.actions.get("dimension")
         plain = type(radius) in (int, float) and type(d) is int and len(request.actions) == 2  # True is no number
         if not plain or not 0 < radius < NEVER or d < 1:
             raise ValueError('actions: a ball is {"ball": RADIUS, "dimension": D}, both positive, and no more')

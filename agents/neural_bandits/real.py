@@ -199,10 +199,10 @@ class RealContextualBandit:
 
     def state_dict(self) -> dict[str, Any]:
         counts = {"asked": self.asked, "learnt": self.learnt, "given_up": self.given_up, "under_way": self.under_way}
-        counts["longest"] = self.longest
         learner = None if self.learner is None else self.learner.state_dict()
         shape = None if self.shape is None else list(self.shape)
-        return {**counts, "open": [dict(one) for one in self.open], "shape": shape, "learner": learner}
+        kept = [dict(one) for one in self.open]
+        return {**counts, "longest": self.longest, "open": kept, "shape": shape, "learner": learner}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of the same learner; `ValueError` for one of another problem, and nothing is changed."""

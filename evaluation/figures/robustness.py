@@ -109,7 +109,7 @@ def _place_labels(axes: Axes, points: Sequence[Point]) -> None:
         box = _box(size, spot, (distance, offset))
         taken.append(box)
         centre = ((box.x0 + box.x1) / 2 - spot[0], (box.y0 + box.y1) / 2 - spot[1])
-        away = tuple(pixels * 72 / axes.get_figure(root=True).dpi for pixels in centre)
+        away = tuple(pixels * 72 / axes.figure.dpi for pixels in centre)
         label.set_position(away)
         if distance > NEAR:
             tie = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.5, "shrinkA": 3, "shrinkB": 3}
@@ -127,4 +127,5 @@ def _box(size: Bbox, spot: Any, place: tuple[float, int]) -> Bbox:
 def _cost(box: Bbox, distance: float, taken: Sequence[Bbox], inside: Bbox) -> float:
     """Return how bad a place is: covering something is worse than any distance, and leaving the panel too."""
     leaves = box.x0 < inside.x0 or box.x1 > inside.x1 or box.y0 < inside.y0 or box.y1 > inside.y1
-    return distance + 1000 * (sum(box.overlaps(other) for other in taken) + leaves)
+    covered = sum(bool(box.overlaps(other)) for other in taken)
+    return float(distance + 1000 * (covered + leaves))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from tiny_runs import STEPS, assert_same_run, quiet, records, tiny_run, write_data
+from tiny_runs import STEPS, assert_same_run, draw_nothing, quiet, records, tiny_run, write_data
 
 from surefoot import agents
 from surefoot.envs import EnvConfig
@@ -60,6 +60,7 @@ class Options:
 
 def main(options: Options) -> int:
     """Carry the matrix out, and return 1 where a resumed run was another one or could not be resumed."""
+    draw_nothing()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         data = write_data(Path(folder) / "data.hdf5")

@@ -89,6 +89,8 @@ def forked(work: Callable[[], object], log: Path, lifetime: float | None = None)
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        for name, number in (("stdout", 1), ("stderr", 2)):  # a test has captured what they were
+            setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115 - until the process ends
         torch.set_num_threads(1)
         if lifetime is not None:
             _kill_after(lifetime)

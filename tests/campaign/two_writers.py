@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from tiny_runs import ended, forked, preload, records, rows, surefoot, surefoot_and_imports, tiny_run, write_data
+from tiny_runs import (
+    draw_nothing,
+    ended,
+    forked,
+    preload,
+    records,
+    rows,
+    surefoot,
+    surefoot_and_imports,
+    tiny_run,
+    write_data,
+)
 
 from surefoot.evaluation.policy_files import checkpoint_path, checkpoint_steps
 from surefoot.training.runs.folder import write_config, write_meta
@@ -31,6 +42,7 @@ class Options:
 
 def main(options: Options) -> int:
     """Carry the rounds out, and return 1 where two trained at once, neither did, or a row stands twice."""
+    draw_nothing()
     began = time.perf_counter()
     counts = {key: records.results_of(NAME).get("sac", {}).get(key, 0) for key in COUNTS}
     with tempfile.TemporaryDirectory() as name:

@@ -243,8 +243,7 @@ class TanhGaussianPolicy(nn.Module):
         """
         outputs, tape = self.net.record(obs, keep=keep)
         outputs = outputs.view(*noise.shape[:-1], -1)
-        sample = stack.SampleTape(outputs, self.log_std_affine, noise, (self.log_std_min, LOG_STD_MAX), tape)
-        return *stack.sample(sample), sample
+        return stack.sample(outputs, self.log_std_affine, noise, (self.log_std_min, LOG_STD_MAX), tape)
 
     def backpropagate(self, tape: stack.SampleTape, by_action: Tensor, by_log_prob: Tensor) -> None:
         """Add the gradient of all parameters, given those by action (B, act) and log-probability (B,)."""

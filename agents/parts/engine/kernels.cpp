@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <type_traits>
+#include <vector>
 
 namespace {
 
@@ -24,27 +24,36 @@ enum Activation { NONE = 0, RELU = 1, TANH = 2, SWISH = 3 };
 
 inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void store(float* p, Vec x) { *reinterpret_cast<Vec*>(p) = x; }
+// The same of the first n numbers where there are no more; the others are read as zeros.
+inline Vec load(const float* p, Index n) {
+  if (n >= WIDTH) return load(p);
+  Vec x{};
+  if (n > 0) memcpy(&x, p, n * sizeof(float));
+  return x;
+}
+inline void store(float* p, Vec x, Index n) {
+  if (n >= WIDTH) return store(p, x);
+  memcpy(p, &x, n * sizeof(float));
+}
 inline Vec broadcast(float x) { return x - Vec{}; }
 inline Index room(Index floats) { return (floats + 15) / 16 * 16; }
 inline Index padded(Index n) { return (n + COLUMNS - 1) / COLUMNS * COLUMNS; }
 
-// Scratch memory of a thread: grows, is never given back, and is handed out like a stack.
+// Scratch memory of a thread, handed out piece by piece until the next task begins; it grows, and is never given back.
 struct Scratch {
-  float* memory = nullptr;
+  std::vector<float*> blocks;  // the last one is handed out; what came before was too small, and goes with the task
   Index capacity = 0, used = 0;
-  void reserve(Index floats) {
-    used = 0;
-    if (floats <= capacity) return;
-    free(memory);
-    capacity = (floats + 1023) / 1024 * 1024;
-    memory = static_cast<float*>(aligned_alloc(64, capacity * sizeof(float)));
-    if (!memory) abort();
+  void begin() {
+    for (used = 0; blocks.size() > 1; blocks.erase(blocks.begin())) free(blocks.front());
   }
   float* take(Index floats) {
-    float* block = memory + used;
+    if (used + room(floats) > capacity) {
+      used = 0, capacity = std::max(2 * capacity, room(floats));
+      blocks.push_back(static_cast<float*>(aligned_alloc(64, capacity * sizeof(float))));
+      if (!blocks.back()) abort();
+    }
     used += room(floats);
-    if (used > capacity) abort();  // never: a wrong sum in `reserve` must not become a wrong number
-    return block;
+    return blocks.back() + used - room(floats);
   }
 };
 thread_local Scratch scratch;
@@ -58,17 +67,14 @@ inline Vec exponential(Vec x) {
   Vec n = shifted - 12582912.0f;
   y = (y - n * 0.693359375f) + n * 2.12194440e-4f;
   Vec p = broadcast(1.9875691500e-4f);
-  p = p * y + 1.3981999507e-3f;
-  p = p * y + 8.3334519073e-3f;
-  p = p * y + 4.1665795894e-2f;
-  p = p * y + 1.6666665459e-1f;
-  p = p * y + 5.0000001201e-1f;
+#pragma GCC unroll 5
+  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    p = p * y + c;
   p = p * y * y + y + 1.0f;
   Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
   Vec scale;
   memcpy(&scale, &power, sizeof scale);
-  Vec result = p * scale;
-  return x != x ? x : result;
+  return x != x ? x : p * scale;
 }
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
 inline Vec hyperbolic_tangent(Vec x) {
@@ -76,8 +82,7 @@ inline Vec hyperbolic_tangent(Vec x) {
   Vec s = x * x, small = x + x * s * (-0.333333333f + s * (0.133333333f - s * 0.053968254f));
   Vec e = exponential(-2.0f * (x < 0.0f ? -x : x));
   Vec large = (1.0f - e) / (1.0f + e);
-  large = x < 0.0f ? -large : large;
-  return s < 0.01f ? small : large;
+  return s < 0.01f ? small : x < 0.0f ? -large : large;
 }
 
 // What is done to a block of the product before it is stored.
@@ -108,17 +113,18 @@ inline Vec gated(Vec x, Vec at, int gate) {
   }
 }
 
-// C (M x COLUMNS) = A (M x K, any strides) times a packed panel of B (K x COLUMNS).
-template <int M, int V>
+// Columns [column0, column0 + columns) of C = A (M x K, any strides) times a packed panel of B (K x COLUMNS).
+template <int M, int V, bool WHOLE>
 inline __attribute__((always_inline)) void block(Index K, const float* A, Index row, Index column, const float* B,
                                                  float* C, Index stride, Index column0, Index columns,
                                                  const Finish& finish) {
+  const auto present = [columns](int j) { return WHOLE ? Index{WIDTH} : columns - j * WIDTH; };
   Vec c[M][V];
-  const bool whole = columns == V * WIDTH;
   for (int m = 0; m < M; m++)
     for (int j = 0; j < V; j++) {
-      if (finish.add && whole) c[m][j] = load(C + m * stride + j * WIDTH);
-      else c[m][j] = finish.bias ? load(finish.bias + column0 + j * WIDTH) : Vec{};
+      const Index at = column0 + j * WIDTH;
+      if (finish.add) c[m][j] = load(C + m * stride + at, present(j));
+      else c[m][j] = finish.bias ? load(finish.bias + at, present(j)) : Vec{};
     }
   for (Index k = 0; k < K; k++) {
     Vec b[V];
@@ -132,38 +138,24 @@ inline __attribute__((always_inline)) void block(Index K, const float* A, Index 
       for (int j = 0; j < V; j++) c[m][j] += x * b[j];
     }
   }
-  if (whole) {
-    for (int m = 0; m < M; m++)
-      for (int j = 0; j < V; j++) {
-        Vec x = c[m][j];
-        if (finish.before) store(finish.before + m * stride + column0 + j * WIDTH, x);
-        if (finish.activation) x = activated(x, finish.activation);
-        if (finish.gate) x = gated(x, load(finish.at + m * finish.at_stride + column0 + j * WIDTH), finish.gate);
-        store(C + m * stride + j * WIDTH, x);
-      }
-    return;
-  }
-  float tile[V * WIDTH], at[V * WIDTH] = {0};
-  for (int m = 0; m < M; m++) {
-    for (int j = 0; j < V; j++) store(tile + j * WIDTH, c[m][j]);
-    if (finish.add) for (Index n = 0; n < columns; n++) tile[n] += C[m * stride + n];
-    if (finish.before) memcpy(finish.before + m * stride + column0, tile, columns * sizeof(float));
-    if (finish.gate) memcpy(at, finish.at + m * finish.at_stride + column0, columns * sizeof(float));
+  for (int m = 0; m < M; m++)
     for (int j = 0; j < V; j++) {
-      Vec x = activated(load(tile + j * WIDTH), finish.activation);
-      if (finish.gate) x = gated(x, load(at + j * WIDTH), finish.gate);
-      store(tile + j * WIDTH, x);
+      const Index at = column0 + j * WIDTH;
+      Vec x = c[m][j];
+      if (finish.before) store(finish.before + m * stride + at, x, present(j));
+      if (finish.activation) x = activated(x, finish.activation);
+      if (finish.gate) x = gated(x, load(finish.at + m * finish.at_stride + at, present(j)), finish.gate);
+      store(C + m * stride + at, x, present(j));
     }
-    memcpy(C + m * stride, tile, columns * sizeof(float));
-  }
 }
 
 template <int M>
 void block_of(int rows, Index K, const float* A, Index row, Index column, const float* B, float* C, Index stride,
               Index column0, Index columns, const Finish& finish) {
   if (rows == M) {
-    if (columns <= WIDTH) return block<M, 1>(K, A, row, column, B, C, stride, column0, columns, finish);
-    return block<M, VECTORS>(K, A, row, column, B, C, stride, column0, columns, finish);
+    if (columns == COLUMNS) return block<M, VECTORS, true>(K, A, row, column, B, C, stride, column0, columns, finish);
+    if (columns > WIDTH) return block<M, VECTORS, false>(K, A, row, column, B, C, stride, column0, columns, finish);
+    return block<M, 1, false>(K, A, row, column, B, C, stride, column0, columns, finish);
   }
   if constexpr (M > 1) block_of<M - 1>(rows, K, A, row, column, B, C, stride, column0, columns, finish);
 }
@@ -174,18 +166,18 @@ void product(Index M, Index N, Index K, const float* A, Index row, Index column,
   for (Index k = 0; k < K || k == 0; k += DEPTH) {
     const Index depth = std::min(DEPTH, K - k);
     const bool last = k + depth >= K;
-    Finish finish;
+    Finish finish = wanted;
     finish.add = k || wanted.add;
-    if (!k) finish.bias = wanted.bias;
-    if (last) finish.activation = wanted.activation, finish.gate = wanted.gate, finish.at_stride = wanted.at_stride;
+    if (k) finish.bias = nullptr;
+    if (!last) finish.activation = finish.gate = NONE, finish.before = nullptr;
     for (Index m0 = 0; m0 < M; m0 += HEIGHT)
       for (Index n = from; n < to; n += COLUMNS)
         for (Index m = m0, end = std::min(M, m0 + HEIGHT); m < end; m += ROWS) {
           const int rows = static_cast<int>(std::min<Index>(ROWS, end - m));
-          if (last && wanted.before) finish.before = wanted.before + m * stride;
-          if (last && wanted.gate) finish.at = wanted.at + m * wanted.at_stride;
-          block_of<ROWS>(rows, depth, A + m * row + k * column, row, column, B + n * K + k * COLUMNS,
-                         C + m * stride + n, stride, n, std::min<Index>(COLUMNS, N - n), finish);
+          if (finish.before) finish.before = wanted.before + m * stride;
+          if (finish.gate) finish.at = wanted.at + m * wanted.at_stride;
+          block_of<ROWS>(rows, depth, A + m * row + k * column, row, column, B + n * K + k * COLUMNS, C + m * stride,
+                         stride, n, std::min<Index>(COLUMNS, N - n), finish);
         }
   }
 }
@@ -193,16 +185,10 @@ void product(Index M, Index N, Index K, const float* A, Index row, Index column,
 // Columns [from, to) of B (K x N) as panels, zeros beyond N.
 void pack(Index K, Index N, const float* B, Index stride, float* out, Index from, Index to) {
   for (Index n = from; n < to; n += COLUMNS) {
-    const Index columns = std::min<Index>(COLUMNS, N - n);
-    float* panel = out + n * K;
-    for (Index k = 0; k < K; k++, panel += COLUMNS) {
-      if (columns == COLUMNS) {
-        for (int j = 0; j < VECTORS; j++) store(panel + j * WIDTH, load(B + k * stride + n + j * WIDTH));
-      } else {
-        memset(panel, 0, COLUMNS * sizeof(float));
-        memcpy(panel, B + k * stride + n, columns * sizeof(float));
-      }
-    }
+    const bool whole = n + COLUMNS <= N;
+    for (Index k = 0; k < K; k++)
+      for (Index j = n; j < n + COLUMNS; j += WIDTH)
+        store(out + n * K + k * COLUMNS + j - n, whole ? load(B + k * stride + j) : load(B + k * stride + j, N - j));
   }
 }
 
@@ -238,11 +224,8 @@ void pack_transposed(Index K, Index N, const float* B, Index stride, float* out,
     for (Index k0 = 0; k0 < K; k0 += WIDTH) {
       float* square = out + n0 / COLUMNS * COLUMNS * K + k0 * COLUMNS + n0 % COLUMNS;
       const Index n1 = std::min(std::min(N, to), n0 + WIDTH), k1 = std::min(K, k0 + WIDTH);
-      if (n1 - n0 == WIDTH && k1 - k0 == WIDTH) {
-        transpose_square(B + n0 * stride + k0, stride, square);
-        continue;
-      }
-      for (Index n = n0; n < n1; n++)
+      if (n1 - n0 == WIDTH && k1 - k0 == WIDTH) transpose_square(B + n0 * stride + k0, stride, square);
+      else for (Index n = n0; n < n1; n++)
         for (Index k = k0; k < k1; k++) square[(k - k0) * COLUMNS + n - n0] = B[n * stride + k];
     }
 }
@@ -261,35 +244,37 @@ template <class Task> void over_panels(Index N, Index threads, Task task) {
   share(parts, parts, [&](Index t) { task(panels * t / parts * COLUMNS, panels * (t + 1) / parts * COLUMNS); });
 }
 
-float dot(Index K, const float* a, const float* b) {
-  Vec s{};
-  Index k = 0;
-  for (; k + WIDTH <= K; k += WIDTH) s += load(a + k) * load(b + k);
+float dot(Index n, const float* a, const float* b) {
   float sum = 0;
-  for (int i = 0; i < WIDTH; i++) sum += s[i];
-  for (; k < K; k++) sum += a[k] * b[k];
+#pragma omp simd reduction(+ : sum)
+  for (Index i = 0; i < n; i++) sum += a[i] * b[i];
   return sum;
 }
 
-void add_columns(Index rows, Index columns, const float* d, float* out) {
-  for (Index i = 0; i < rows; i++) for (Index j = 0; j < columns; j++) out[j] += d[i * columns + j];
+double squared_distance(Index n, const float* a, const float* b) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (Index i = 0; i < n; i++) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return sum;
 }
 
-void adam_piece(Index n, float* __restrict__ p, float* __restrict__ mean, float* __restrict__ square,
-                float* __restrict__ gradient, float rate, float move, float keep, float take, float epsilon,
-                float decay, float root) {
-  for (Index i = 0; i < n; i++) {
-    const float g = gradient[i] + decay * p[i];
-    mean[i] += move * (g - mean[i]);
-    square[i] = keep * square[i] + take * g * g;
-    p[i] -= rate * mean[i] / (std::sqrt(square[i]) * root + epsilon);
-    gradient[i] = 0;
-  }
+void add_scaled(Index n, float p, const float* __restrict__ x, float* __restrict__ y) {
+  for (Index i = 0; i < n; i++) y[i] += p * x[i];
+}
+
+void add_two(Index n, float p, const float* x, float q, const float* z, float* __restrict__ y) {
+  for (Index i = 0; i < n; i++) y[i] = y[i] + p * x[i] + q * z[i];
+}
+
+// y = p x where `at` is positive, else 0; y may be x or `at`.
+void rectify(Index n, float p, const float* x, const float* at, float* y) {
+#pragma GCC ivdep
+  for (Index i = 0; i < n; i++) y[i] = at[i] > 0.0f ? p * x[i] : 0.0f;
 }
 
 inline float smaller(float a, float b) { return a < b || a != a ? a : b; }  // a NaN wins, as in PyTorch
 
-void move_piece(Index n, float* __restrict__ target, const float* __restrict__ p, float tau) {
+void approach(Index n, float* __restrict__ target, const float* __restrict__ p, float tau) {
   for (Index i = 0; i < n; i++) target[i] += tau * (p[i] - target[i]);
 }
 
@@ -301,96 +286,14 @@ inline Vec log_1_plus(Vec x) {
   return 2.0f * z * p;
 }
 
-// The samples of some rows of a tanh-Gaussian side by side, `count` numbers each, padded to whole vectors.
-struct Samples {
-  Index count;
-  float *raw, *log_std, *spread, *pre_tanh, *action, *term;  // spread: std * noise
-  Samples(Index rows, Index actions) : count(rows * actions) {
-    const Index each = room(count);
-    scratch.reserve(6 * each);
-    for (float** part : {&raw, &log_std, &spread, &pre_tanh, &action, &term}) {
-      *part = scratch.take(each);
-      memset(*part + count, 0, (each - count) * sizeof(float));
-    }
-  }
-  void compute(Index rows, Index actions, const float* outputs, const float* affine, const float* noise, float low,
-               float high) {
-    for (Index i = 0; i < rows; i++)
-      for (Index a = 0; a < actions; a++) {
-        const Index k = i * actions + a;
-        raw[k] = outputs[2 * i * actions + actions + a];
-        const float value = affine[0] * raw[k] + affine[1];
-        log_std[k] = value < low ? low : value > high ? high : value;
-        pre_tanh[k] = outputs[2 * i * actions + a];
-        term[k] = noise[k];
-      }
-    for (Index k = 0; k < count; k += WIDTH) {
-      const Vec n = load(term + k), deviation = exponential(load(log_std + k)) * n, u = load(pre_tanh + k) + deviation;
-      const Vec x = -2.0f * u, e = exponential(x < 0.0f ? x : -x);
-      const Vec softplus = (x > 0.0f ? x : Vec{}) + log_1_plus(e);
-      store(spread + k, deviation);
-      store(pre_tanh + k, u);
-      store(action + k, hyperbolic_tangent(u));
-      store(term + k, -0.5f * n * n - load(log_std + k) - 0.91893853320467274f
-                          - 2.0f * (0.69314718055994531f - u - softplus));
-    }
-  }
+// A loss of f: its value, its derivative, and the two derivatives of the mean that the loss takes for a target.
+struct Loss {
+  double value, slope, bend, twist;
 };
-inline Index rows_together(Index actions) { return std::max<Index>(1, 2048 / actions); }
-// y = sum_i x_i W_i over the `count` nonzero entries x of a row, at rows `at` of W (rows, m).
-void add_rows(Index count, const Index* at, const float* x, const float* W, Index m, float* y) {
-  auto some = [&](auto lanes, Index k) {  // lanes columns of y from k on, kept in registers over all rows
-    constexpr int V = decltype(lanes)::value;
-    Vec sum[V] = {};
-    for (Index i = 0; i < count; i++) {
-      const float* row = W + at[i] * m + k;
-      const Vec p = broadcast(x[at[i]]);
-      for (int v = 0; v < V; v++) sum[v] += p * load(row + v * WIDTH);
-    }
-    for (int v = 0; v < V; v++) store(y + k + v * WIDTH, sum[v]);
-  };
-  Index k = 0;
-  for (; k + 4 * WIDTH <= m; k += 4 * WIDTH) some(std::integral_constant<int, 4>{}, k);
-  for (; k + WIDTH <= m; k += WIDTH) some(std::integral_constant<int, 1>{}, k);
-  for (; k < m; k++) {
-    y[k] = 0;
-    for (Index i = 0; i < count; i++) y[k] += x[at[i]] * W[at[i] * m + k];
-  }
-}
-
-// y = p x where `at` is positive, else 0.
-void rectify(Index m, float p, const float* x, const float* at, float* y) {
-  Index k = 0;
-  for (; k + WIDTH <= m; k += WIDTH) store(y + k, load(at + k) > 0.0f ? p * load(x + k) : Vec{});
-  for (; k < m; k++) y[k] = at[k] > 0.0f ? p * x[k] : 0.0f;
-}
-
-void add_scaled(Index m, float p, const float* x, float* y) {
-  Index k = 0;
-  for (; k + WIDTH <= m; k += WIDTH) store(y + k, load(y + k) + p * load(x + k));
-  for (; k < m; k++) y[k] += p * x[k];
-}
-
-// theta += pull (theta - start), and the sum of squares of (theta - start) before that.
-double pull_back(Index n, float* __restrict theta, const float* __restrict start, float pull) {
-  double total = 0;
-  for (Index begin = 0; begin < n; begin += 1024) {
-    const Index end = std::min(n, begin + 1024);
-    Vec sum = Vec{};
-    Index k = begin;
-    for (; k + WIDTH <= end; k += WIDTH) {
-      const Vec step = load(theta + k) - load(start + k);
-      sum += step * step;
-      if (pull != 0.0f) store(theta + k, load(theta + k) + pull * step);
-    }
-    for (; k < end; k++) {
-      const float step = theta[k] - start[k];
-      total += double(step) * step;
-      theta[k] += pull * step;
-    }
-    for (int lane = 0; lane < WIDTH; lane++) total += sum[lane];
-  }
-  return total;
+inline Loss square_loss(double f, double y) { return {0.5 * (f - y) * (f - y), f - y, 1, 0}; }
+inline Loss log_loss(double f, double y) {
+  const double p = 1 / (1 + std::exp(-f)), bend = p * (1 - p);
+  return {std::max(f, 0.0) + std::log1p(std::exp(-std::abs(f))) - y * f, p - y, bend, bend * (1 - 2 * p)};
 }
 
 }  // namespace
@@ -412,29 +315,21 @@ const char* kernel_key() { return KEY; }
 // widths[l + 1]) keeps the activations of layer l, `before[l]` what SWISH was given; null: nothing is kept.
 void stack_forward(const Stack* s, Index rows, const float* x, Index member_stride, Index x_stride,
                    float* const* hidden, float* const* before, float* out, int threads) {
-  constexpr Index CHUNK = HEIGHT;  // rows that go through all layers together
-  const Index E = s->members, L = s->layers;
-  Index widest = 0, weights = 0;
-  for (Index l = 0; l < L; l++) {
-    const Index width = s->widths[l + 1];
-    widest = std::max(widest, width), weights += room(padded(width) * s->widths[l]) + room(padded(width));
-  }
+  const Index E = s->members, L = s->layers, widest = *std::max_element(s->widths + 1, s->widths + L + 1);
   const Index parts = threads > 1 && E % threads ? threads : 1;
   share(E * parts, threads, [&](Index task) {
     const Index e = task / parts, begin = rows * (task % parts) / parts, end = rows * (task % parts + 1) / parts;
     if (begin == end) return;
-    scratch.reserve(weights + room(padded(widest)) + 2 * room(CHUNK * widest));
-    float *panels[64], *bias[64];
+    scratch.begin();
+    float* panels[64];
     for (Index l = 0; l < L; l++) {
       const Index in = s->widths[l], width = s->widths[l + 1];
-      panels[l] = scratch.take(padded(width) * in), bias[l] = scratch.take(padded(width));
-      memset(bias[l], 0, padded(width) * sizeof(float));
-      memcpy(bias[l], s->biases[l] + e * width, width * sizeof(float));
-      if (width > 1 || l + 1 < L) pack(in, width, s->weights[l] + e * in * width, width, panels[l], 0, padded(width));
+      panels[l] = scratch.take(padded(width) * in);
+      pack(in, width, s->weights[l] + e * in * width, width, panels[l], 0, padded(width));
     }
-    float* spare[2] = {scratch.take(CHUNK * widest), scratch.take(CHUNK * widest)};
-    for (Index r = begin; r < end; r += CHUNK) {
-      const Index n = std::min(CHUNK, end - r);
+    float* spare[2] = {scratch.take(HEIGHT * widest), scratch.take(HEIGHT * widest)};
+    for (Index r = begin; r < end; r += HEIGHT) {  // these rows go through all layers together
+      const Index n = std::min(HEIGHT, end - r);
       const float* input = x + e * member_stride + r * x_stride;
       Index stride = x_stride;
       for (Index l = 0; l < L; l++) {
@@ -442,15 +337,10 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
         const bool last = l + 1 == L;
         const Index place = (e * rows + r) * width;
         float* output = last ? out + place : hidden ? hidden[l] + place : spare[l % 2];
-        if (width == 1 && last) {
-          for (Index i = 0; i < n; i++) output[i] = dot(in, input + i * stride, s->weights[l] + e * in) + bias[l][0];
-        } else {
-          Finish finish;
-          finish.bias = bias[l];
-          if (!last) finish.activation = static_cast<int>(s->activation);
-          if (!last && before) finish.before = before[l] + (e * rows + r) * width;
-          product(n, width, in, input, stride, 1, panels[l], output, width, finish, 0, padded(width));
-        }
+        Finish finish{s->biases[l] + e * width};
+        if (!last) finish.activation = static_cast<int>(s->activation);
+        if (!last && before) finish.before = before[l] + place;
+        product(n, width, in, input, stride, 1, panels[l], output, width, finish, 0, padded(width));
         input = output, stride = width;
       }
     }
@@ -466,33 +356,24 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
                     Index last_column, int threads) {
   const Index E = s->members, L = s->layers, out = s->widths[L], columns = last_column - first;
   const int team = E % threads ? 1 : threads, inner = E % threads ? threads : 1;  // over members, or in each of them
-  Index widest = std::max(out, columns), copies = 0, largest = 0;
-  for (Index l = 0; l < L; l++) {
-    const Index in = s->widths[l], width = s->widths[l + 1];
-    widest = std::max(widest, width);
-    largest = std::max(largest, std::max(padded(in) * width, padded(width) * rows));
-    copies += room(rows * in) * (before && l ? 2 : 1);
-  }
+  const Index widest = std::max(columns, *std::max_element(s->widths + 1, s->widths + L + 1));
   share(E, team, [&](Index e) {
-    scratch.reserve(copies + 3 * room(rows * widest) + room(largest) + room(padded(columns) * rows) + room(rows) + 64);
+    scratch.begin();
     const float* grad = grad_out + e * rows * out;
     const float *inputs[64], *gates[64];
-    Index strides[64], n = rows;
+    Index strides[64], n = rows, live = 0;
     inputs[0] = x + e * member_stride, strides[0] = x_stride;
     for (Index l = 1; l < L; l++) {
       inputs[l] = hidden[l - 1] + e * rows * s->widths[l], strides[l] = s->widths[l];
       gates[l] = before ? before[l - 1] + e * rows * s->widths[l] : inputs[l];
     }
     int32_t* kept = reinterpret_cast<int32_t*>(scratch.take(rows));
-    Index live = 0;
     for (Index i = 0; i < rows; i++) {
-      bool zero = true;
-      for (Index j = 0; j < out && zero; j++) zero = grad[i * out + j] == 0.0f;
-      if (!zero) kept[live++] = static_cast<int32_t>(i);
+      const float* row = grad + i * out;
+      if (std::any_of(row, row + out, [](float g) { return g != 0.0f; })) kept[live++] = static_cast<int32_t>(i);
     }
     const bool compressed = live * 4 < rows * 3;
-    float* delta = scratch.take(rows * widest);
-    float* next = scratch.take(rows * widest);
+    float *delta = scratch.take(rows * widest), *next = scratch.take(rows * widest);
     if (compressed) {
       n = live;
       const auto gathered = [&](const float* from, Index stride, Index width) {
@@ -507,24 +388,19 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
         if (l) gates[l] = before ? gathered(gates[l], width, width) : inputs[l];
       }
     }
-    float* panels = scratch.take(largest);
+    float* panels = scratch.take(padded(widest) * std::max(widest, n));
     if (grad_x && compressed) memset(grad_x + e * rows * columns, 0, rows * columns * sizeof(float));
     for (Index l = L - 1; l >= 0; l--) {
       const Index in = s->widths[l], width = s->widths[l + 1];
       const float* W = s->weights[l] + e * in * width;
       if (grad_weights) {
-        add_columns(n, width, grad, grad_biases[l] + e * width);
+        for (Index i = 0; i < n; i++) add_scaled(width, 1, grad + i * width, grad_biases[l] + e * width);
         float* G = grad_weights[l] + e * in * width;
-        if (width == 1) {
-          for (Index i = 0; i < n; i++) for (Index k = 0; k < in; k++) G[k] += grad[i] * inputs[l][i * strides[l] + k];
-        } else {
-          Finish finish;
-          finish.add = true;
-          over_panels(width, inner, [&](Index from, Index to) {
-            pack(n, width, grad, width, panels, from, to);
-            product(in, width, n, inputs[l], 1, strides[l], panels, G, width, finish, from, to);
-          });
-        }
+        const Finish added{nullptr, true};
+        over_panels(width, inner, [&](Index from, Index to) {
+          pack(n, width, grad, width, panels, from, to);
+          product(in, width, n, inputs[l], 1, strides[l], panels, G, width, added, from, to);
+        });
       }
       if (l == 0 && !grad_x) break;
       Finish finish;
@@ -532,13 +408,11 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
       const Index wanted = l ? in : columns;
       float* target = l || compressed ? next : grad_x + e * rows * columns;
       if (width == 1 && l) {
-        for (Index i = 0; i < n; i++) {
-          const Vec g = broadcast(grad[i]);
-          Index k = 0;
-          for (; k + WIDTH <= in; k += WIDTH)
-            store(target + i * in + k, gated(g * load(W + k), load(finish.at + i * in + k), finish.gate));
-          for (; k < in; k++) target[i * in + k] = gated(g * W[k], broadcast(finish.at[i * in + k]), finish.gate)[0];
-        }
+        for (Index i = 0; i < n; i++)
+          for (Index k = 0; k < in; k += WIDTH) {
+            const Vec x = grad[i] * load(W + k, in - k), at = load(gates[l] + i * in + k, in - k);
+            store(target + i * in + k, gated(x, at, finish.gate), in - k);
+          }
       } else {
         over_panels(wanted, inner, [&](Index from, Index to) {
           pack_transposed(width, wanted, W + (l ? 0 : first * width), width, panels, from, to);
@@ -559,61 +433,69 @@ void adam_step(Index n, float* p, float* mean, float* square, float* gradient, f
                float epsilon, float decay, double steps, float* target, float tau, int threads) {
   const float rate = lr / static_cast<float>(1 - std::pow(beta1, steps));
   const float root = 1 / static_cast<float>(std::sqrt(1 - std::pow(beta2, steps)));
+  const float move = float(1 - beta1), keep = float(beta2), take = float(1 - beta2);
   constexpr Index PIECE = 4096;  // of the tensors, in the first-level cache
   const Index pieces = (n + PIECE - 1) / PIECE;
-  share(pieces, pieces > 4 ? threads : 1, [&](Index piece) {
-    const Index begin = piece * PIECE, length = std::min(PIECE, n - begin);
-    adam_piece(length, p + begin, mean + begin, square + begin, gradient + begin, rate, float(1 - beta1), float(beta2),
-               float(1 - beta2), epsilon, decay, root);
-    if (target) move_piece(length, target + begin, p + begin, tau);
+  share(pieces, pieces > 4 ? threads : 1, [=](Index piece) {
+    const Index begin = piece * PIECE, end = std::min(n, begin + PIECE);
+#pragma GCC ivdep
+    for (Index i = begin; i < end; i++) {
+      const float g = gradient[i] + decay * p[i];
+      mean[i] += move * (g - mean[i]);
+      square[i] = keep * square[i] + take * g * g;
+      p[i] -= rate * mean[i] / (std::sqrt(square[i]) * root + epsilon);
+      gradient[i] = 0;
+    }
+    if (target) approach(end - begin, target + begin, p + begin, tau);
   });
 }
 
 // action (rows, actions) = tanh(u) and log_prob (rows) of a tanh-Gaussian with outputs (rows, 2 actions): the means, and
-// what affine[0] * . + affine[1], clipped to [low, high], makes log standard deviations of; u = mean + std * noise.
+// what affine[0] * . + affine[1], clipped to [low, high], makes log standard deviations of; u = mean + spread, where
+// spread (rows, actions) = std * noise.
 void tanh_gaussian(Index rows, Index actions, const float* outputs, const float* affine, const float* noise, float low,
-                   float high, float* action, float* log_prob) {
-  const Index step = rows_together(actions);
-  for (Index r = 0; r < rows; r += step) {
-    const Index n = std::min(step, rows - r);
-    Samples s(n, actions);
-    s.compute(n, actions, outputs + 2 * r * actions, affine, noise + r * actions, low, high);
-    memcpy(action + r * actions, s.action, n * actions * sizeof(float));
-    for (Index i = 0; i < n; i++) {
-      float sum = 0;
-      for (Index a = 0; a < actions; a++) sum += s.term[i * actions + a];
-      log_prob[r + i] = sum;
+                   float high, float* action, float* log_prob, float* spread) {
+  const Index count = rows * actions;
+  scratch.begin();
+  float *mean = scratch.take(count), *log_std = scratch.take(count), *term = scratch.take(count);
+  for (Index i = 0; i < rows; i++)
+    for (Index a = 0; a < actions; a++) {
+      const Index k = i * actions + a;
+      const float value = affine[0] * outputs[k + (i + 1) * actions] + affine[1];
+      mean[k] = outputs[k + i * actions];
+      log_std[k] = value < low ? low : value > high ? high : value;
     }
+  for (Index k = 0; k < count; k += WIDTH) {
+    const Vec z = load(noise + k, count - k), log = load(log_std + k, count - k), deviation = exponential(log) * z;
+    const Vec u = load(mean + k, count - k) + deviation, x = -2.0f * u, e = exponential(x < 0.0f ? x : -x);
+    const Vec softplus = (x > 0.0f ? x : Vec{}) + log_1_plus(e);
+    store(spread + k, deviation, count - k);
+    store(action + k, hyperbolic_tangent(u), count - k);
+    store(term + k, -0.5f * z * z - log - 0.91893853320467274f - 2.0f * (0.69314718055994531f - u - softplus));
+  }
+  for (Index i = 0; i < rows; i++) {
+    log_prob[i] = 0;
+    for (Index a = 0; a < actions; a++) log_prob[i] += term[i * actions + a];
   }
 }
 
-// Gradient by outputs, and by affine (2), of `tanh_gaussian`, from those by action and log_prob (either may be null).
-void tanh_gaussian_backward(Index rows, Index actions, const float* outputs, const float* affine, const float* noise,
-                            float low, float high, const float* grad_action, const float* grad_log_prob,
-                            float* grad_outputs, float* grad_affine) {
-  const Index step = rows_together(actions);
+// Gradient by outputs, and by affine (2), of `tanh_gaussian`, from those by action and log_prob and what it returned.
+void tanh_gaussian_backward(Index rows, Index actions, const float* outputs, const float* affine, float low, float high,
+                            const float* action, const float* spread, const float* by_action, const float* by_log_prob,
+                            float* by_outputs, float* by_affine) {
   double scale = 0, offset = 0;
-  for (Index r = 0; r < rows; r += step) {
-    const Index n = std::min(step, rows - r);
-    Samples s(n, actions);
-    s.compute(n, actions, outputs + 2 * r * actions, affine, noise + r * actions, low, high);
-    for (Index i = 0; i < n; i++) {
-      const float by_log_prob = grad_log_prob ? grad_log_prob[r + i] : 0.0f;
-      float* grad = grad_outputs + 2 * (r + i) * actions;
-      for (Index a = 0; a < actions; a++) {
-        const Index k = i * actions + a;
-        const float by_action = grad_action ? grad_action[(r + i) * actions + a] : 0.0f;
-        const float by_u = by_action * (1 - s.action[k] * s.action[k]) + 2 * by_log_prob * s.action[k];
-        const float value = affine[0] * s.raw[k] + affine[1];
-        const float by_log_std = value < low || value > high ? 0.0f : by_u * s.spread[k] - by_log_prob;
-        grad[a] = by_u;
-        grad[actions + a] = by_log_std * affine[0];
-        scale += double(by_log_std) * s.raw[k];
-        offset += by_log_std;
-      }
+  for (Index i = 0; i < rows; i++)
+    for (Index a = 0; a < actions; a++) {
+      const Index k = i * actions + a, of_mean = k + i * actions, of_std = of_mean + actions;
+      const float by_u = by_action[k] * (1 - action[k] * action[k]) + 2 * by_log_prob[i] * action[k];
+      const float value = affine[0] * outputs[of_std] + affine[1];
+      const float by_log_std = value < low || value > high ? 0.0f : by_u * spread[k] - by_log_prob[i];
+      by_outputs[of_mean] = by_u;
+      by_outputs[of_std] = by_log_std * affine[0];
+      scale += double(by_log_std) * outputs[of_std];
+      offset += by_log_std;
     }
-  }
-  grad_affine[0] = static_cast<float>(scale), grad_affine[1] = static_cast<float>(offset);
+  by_affine[0] = static_cast<float>(scale), by_affine[1] = static_cast<float>(offset);
 }
 
 // y = r + gamma (1 - d) (min_j q_j - alpha log_prob) of rows; q (2, rows); no entropy where log_alpha is null.
@@ -654,6 +536,7 @@ void actor_objective(Index rows, const float* q, const float* log_prob, const fl
   metrics[2] = static_cast<float>(-sum / rows);
   *by_log_alpha += metrics[2] - target_entropy;
 }
+
 // SGD of two-layer ReLU networks without biases, f = c1 v'relu(c0 W_a'x), one of each of `n` replicates: `updates` steps
 // on minibatches (n, updates, batch) of indices into a history of contexts (n, length, d), arms (n, length; null: all use
 // block 0) and targets (n, length). Every step is on the mean of the squared loss with its factor 1/2, or of the log loss
@@ -662,56 +545,54 @@ void actor_objective(Index rows, const float* q, const float* log_prob, const fl
 void bandit_sgd(Index n, Index blocks, Index d, Index m, Index length, Index updates, Index batch, const float* contexts,
                 const Index* arms, const float* targets, const Index* index, float* W, const float* W0, float* v,
                 const float* v0, float rate, float c0, float c1, float strength, int kl, float* losses, int threads) {
+  struct Sample {
+    const float* x;
+    float *weights, target, slope;  // of the first layer, those of its arm; dloss/df
+    Index count, *at;               // of entries of x that are not 0, and where they are
+  };
   const Index weights = blocks * d * m;
   share(n, n > 1 ? threads : 1, [&](Index r) {
     float *w = W + r * weights, *u = v + r * m;
-    scratch.reserve(room(batch * m) + room(batch) + 3 * room(m) + room(2 * batch * d) + 2 * room(2 * batch));
-    float *hidden = scratch.take(batch * m), *slope = scratch.take(batch), *change = scratch.take(m),
-          *delta = scratch.take(m), *error = scratch.take(m);
-    Index* at = reinterpret_cast<Index*>(scratch.take(2 * batch * d));
-    Index* counts = reinterpret_cast<Index*>(scratch.take(2 * batch));
-    Index* chosen = reinterpret_cast<Index*>(scratch.take(2 * batch));
+    const float *w0 = W0 + r * weights, *u0 = v0 + r * m;
+    std::vector<Sample> samples(batch);
+    std::vector<Index> entries(batch * d);
+    scratch.begin();
+    float *hidden = scratch.take(batch * m), *error = scratch.take(m);
     for (Index step = 0; step < updates; step++) {
-      const Index* given = index + (r * updates + step) * batch;
-      const auto arm_of = [&](Index sample) { return arms ? arms[r * length + sample] : 0; };
-      std::copy(given, given + batch, chosen);  // samples of an arm together: its weights stay in the first-level cache
-      std::stable_sort(chosen, chosen + batch, [&](Index a, Index b) { return arm_of(a) < arm_of(b); });
-      double distance = 0;
-      if (kl && strength != 0.0f) distance = pull_back(weights, w, W0 + r * weights, 0) + pull_back(m, u, v0 + r * m, 0);
-      double loss = 0, curvature = 0;
       for (Index b = 0; b < batch; b++) {
-        const float* x = contexts + (r * length + chosen[b]) * d;
-        const float y = targets[r * length + chosen[b]];
+        const Index i = r * length + index[(r * updates + step) * batch + b];
+        samples[b] = {contexts + i * d, w + (arms ? arms[i] : 0) * d * m, targets[i], 0, 0, nullptr};
+      }
+      // Samples of an arm together: its weights stay in the first-level cache.
+      std::stable_sort(samples.begin(), samples.end(), [](auto& a, auto& b) { return a.weights < b.weights; });
+      double distance = 0, loss = 0, curvature = 0;
+      if (kl && strength != 0.0f) distance = squared_distance(weights, w, w0) + squared_distance(m, u, u0);
+      for (Index b = 0; b < batch; b++) {
+        Sample& s = samples[b];
         float* h = hidden + b * m;
-        Index count = 0;
-        for (Index i = 0; i < d; i++) at[b * d + count] = i, count += x[i] != 0.0f;  // no branch: none is predictable
-        counts[b] = count;
-        add_rows(count, at + b * d, x, w + arm_of(chosen[b]) * d * m, m, h);
+        s.at = &entries[b * d];
+        for (Index i = 0; i < d; i++) s.at[s.count] = i, s.count += s.x[i] != 0.0f;  // no branch: none is predictable
+        const auto row = [&](Index j) { return s.weights + s.at[j] * m; };
+        const Index pairs = s.count / 2 * 2;  // two rows at once: half the loads and stores of what they are added to
+        memset(h, 0, m * sizeof(float));
+        for (Index j = 0; j < pairs; j += 2) add_two(m, s.x[s.at[j]], row(j), s.x[s.at[j + 1]], row(j + 1), h);
+        if (pairs < s.count) add_scaled(m, s.x[s.at[pairs]], row(pairs), h);
         rectify(m, c0, h, h, h);
-        const double f = c1 * dot(m, h, u);
-        if (!kl) {
-          slope[b] = static_cast<float>(f - y), loss += 0.5 * (f - y) * (f - y), curvature += 1;
-          continue;
-        }
-        const double p = 1 / (1 + std::exp(-f)), bend = p * (1 - p);
-        loss += (f > 0 ? f + std::log1p(std::exp(-f)) : std::log1p(std::exp(f))) - y * f;
-        curvature += bend;
-        slope[b] = static_cast<float>(p - y + 0.5 * strength * distance * bend * (1 - 2 * p));
+        const Loss at = (kl ? log_loss : square_loss)(c1 * dot(m, h, u), s.target);
+        loss += at.value, curvature += at.bend;
+        s.slope = static_cast<float>(at.slope + 0.5 * strength * distance * at.twist);
       }
       if (step == 0) losses[r] = static_cast<float>(loss / batch);
-      const float pull = static_cast<float>(-rate * strength * curvature / batch);
-      memcpy(delta, u, m * sizeof(float));  // the gradient is at the weights before the step
-      memset(change, 0, m * sizeof(float));
-      if (pull != 0.0f) pull_back(weights, w, W0 + r * weights, pull), pull_back(m, u, v0 + r * m, pull);
+      const float pull = static_cast<float>(rate * strength * curvature / batch);
+      if (pull != 0.0f) approach(weights, w, w0, pull);
       for (Index b = 0; b < batch; b++) {
-        const float g = -rate * slope[b] / batch * c1;
-        const float *h = hidden + b * m, *x = contexts + (r * length + chosen[b]) * d;
-        float* block = w + arm_of(chosen[b]) * d * m;
-        add_scaled(m, g, h, change);
-        rectify(m, g * c0, delta, h, error);
-        for (Index j = 0; j < counts[b]; j++) add_scaled(m, x[at[b * d + j]], error, block + at[b * d + j] * m);
+        Sample& s = samples[b];
+        s.slope *= -rate / batch * c1;
+        rectify(m, s.slope * c0, u, hidden + b * m, error);
+        for (Index j = 0; j < s.count; j++) add_scaled(m, s.x[s.at[j]], error, s.weights + s.at[j] * m);
       }
-      for (Index k = 0; k < m; k++) u[k] += change[k];
+      if (pull != 0.0f) approach(m, u, u0, pull);  // last: the gradient is at the weights before the step
+      for (Index b = 0; b < batch; b++) add_scaled(m, samples[b].slope, hidden + b * m, u);
     }
   });
 }

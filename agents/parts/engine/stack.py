@@ -222,36 +222,40 @@ def described(net: Parameters) -> Description:
 
 
 class SampleTape(NamedTuple):
-    """What a sample of a tanh-Gaussian is made of; for S seeds side by side every tensor has a first axis S."""
+    """What a sample of a tanh-Gaussian keeps for its backward; for S seeds side by side all have a first axis S."""
 
     outputs: Tensor  # (B, 2·act): mean, and what makes log std
     affine: Tensor  # (2,)
-    noise: Tensor  # (B, act)
     bounds: tuple[float, float]  # of log std
+    action: Tensor  # (B, act)
+    spread: Tensor  # (B, act), std·noise
     of_net: Tape | None = None
 
 
-def sample(tape: SampleTape) -> tuple[Tensor, Tensor]:
-    """Return action (B, act) and log-probability (B,)."""
-    noise, outputs = tape.noise, tape.outputs
+def sample(
+    outputs: Tensor, affine: Tensor, noise: Tensor, bounds: tuple[float, float], of_net: Tape | None = None
+) -> tuple[Tensor, Tensor, SampleTape]:
+    """Return action (B, act), log-probability (B,) and what the backward needs of them."""
     wanted = (*noise.shape[:-1], 2 * noise.shape[-1])
     if outputs.shape != wanted or not outputs.dtype == noise.dtype == torch.float32:
         raise ValueError(f"outputs {tuple(outputs.shape)} do not go with noise {tuple(noise.shape)}, both float32")
     if not outputs.is_contiguous() or not noise.is_contiguous():
         raise ValueError("outputs and noise of a sample must be contiguous")
-    action, log_prob = torch.empty(noise.shape), torch.empty(noise.shape[:-1])
-    for *inputs, of_action, of_log_prob in native.by_seed(log_prob, outputs, tape.affine, noise, action, log_prob):
-        native.library().tanh_gaussian(*noise.shape[-2:], *inputs, *tape.bounds, of_action, of_log_prob)
-    return action, log_prob
+    action, log_prob, spread = torch.empty(noise.shape), torch.empty(noise.shape[:-1]), torch.empty(noise.shape)
+    parts = native.by_seed(log_prob, outputs, affine, noise, action, log_prob, spread)
+    for of_outputs, of_affine, of_noise, *results in parts:
+        native.library().tanh_gaussian(*noise.shape[-2:], of_outputs, of_affine, of_noise, *bounds, *results)
+    return action, log_prob, SampleTape(outputs, affine, bounds, action, spread, of_net)
 
 
 def sample_backward(tape: SampleTape, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients by outputs and affine, from those by action and log-probability."""
     by_action, by_log_prob = by_action.contiguous(), by_log_prob.contiguous()
     by_outputs, by_affine = torch.empty_like(tape.outputs), torch.empty(tape.affine.shape)
-    inputs = (tape.outputs, tape.affine, tape.noise)
-    for *of_inputs, a, b, c, d in native.by_seed(by_log_prob, *inputs, by_action, by_log_prob, by_outputs, by_affine):
-        native.library().tanh_gaussian_backward(*tape.noise.shape[-2:], *of_inputs, *tape.bounds, a, b, c, d)
+    tensors = (tape.action, tape.spread, by_action, by_log_prob, by_outputs, by_affine)
+    for of_outputs, of_affine, *others in native.by_seed(by_log_prob, tape.outputs, tape.affine, *tensors):
+        shape = tape.action.shape[-2:]
+        native.library().tanh_gaussian_backward(*shape, of_outputs, of_affine, *tape.bounds, *others)
     return by_outputs, by_affine
 
 
@@ -262,8 +266,8 @@ class SampleNode(torch.autograd.Function):
     def forward(
         ctx: Any, outputs: Tensor, affine: Tensor, noise: Tensor, bounds: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
-        ctx.tape = SampleTape(outputs.contiguous(), affine.contiguous(), noise.contiguous(), bounds)
-        return sample(ctx.tape)
+        action, log_prob, ctx.tape = sample(outputs.contiguous(), affine.contiguous(), noise.contiguous(), bounds)
+        return action, log_prob
 
     @staticmethod
     def backward(ctx: Any, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -276,7 +280,7 @@ def run_sample(outputs: Tensor, affine: Tensor, noise: Tensor, bounds: tuple[flo
     if torch.is_grad_enabled():
         pair: tuple[Tensor, Tensor] = SampleNode.apply(outputs, affine, noise, bounds)  # type: ignore[no-untyped-call]
         return pair
-    return sample(SampleTape(outputs.contiguous(), affine, noise.contiguous(), bounds))
+    return sample(outputs.contiguous(), affine, noise.contiguous(), bounds)[:2]
 
 
 # --- as a node of autograd's graph ------------------------------------------------------------------------------------

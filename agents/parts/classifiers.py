@@ -8,6 +8,7 @@ Derivation: docs/derivations/h2o.md §3. Class 0 is the real system, class 1 the
 | (3.3), from (3.1) and (3.2): log P_real/P_sim | – | `log_ratio` |
 | (3.2), (3.6) the logits f and g, bounded | – | `DomainClassifiers.f`, `DomainClassifiers.g` |
 | (3.4), (3.5) losses L_sa and L_sas | – | `domain_loss`, `DomainClassifiers.losses` |
+| the same, derived by the logits | – | `domain_loss_gradient`, `DomainClassifiers.backpropagate` |
 | §3.2 one step on both, with noise on the inputs | – | `classifier_step` |
 """
 
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surefoot.agents.interface import Batch, OfflineData, Setting
-from surefoot.agents.parts.acceleration import take_step
+from surefoot.agents.parts.acceleration import step_all, take_step
 from surefoot.agents.parts.networks import MLP
 from surefoot.agents.parts.normaliser import Normaliser
 from surefoot.agents.parts.random import make_generator
@@ -60,6 +61,12 @@ def domain_loss(real_logits: Tensor, sim_logits: Tensor) -> Tensor:
     """Return −mean log p(real) over real rows − mean log p(sim) over simulated rows; logits (B, 2)."""
     real, sim = F.log_softmax(real_logits, -1), F.log_softmax(sim_logits, -1)
     return -real[..., REAL].mean() - sim[..., SIM].mean()
+
+
+def domain_loss_gradient(logits: Tensor) -> Tensor:
+    """Return the derivative of `domain_loss` by logits (2, B, 2), those of real rows first: (p − 1{domain})/B."""
+    domain = torch.eye(2, dtype=logits.dtype, device=logits.device)[:, None]
+    return (logits.softmax(-1) - domain) / logits.shape[1]
 
 
 def transition_rows(batch: Batch | OfflineData) -> Tensor:
@@ -106,13 +113,43 @@ class DomainClassifiers(nn.Module):
         loss_sas = domain_loss(f_real + self.g(real), f_sim + self.g(sim))
         return loss_sa, loss_sas
 
+    @property
+    def is_native(self) -> bool:
+        return self.f_net.is_native and self.g_net.is_native
+
+    @torch.no_grad()
+    def backpropagate(self, real: Tensor, sim: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the gradient of both `losses` without autograd, on kernels; return the losses."""
+        rows = self.normaliser(torch.cat([real, sim]))
+        (f_raw, f_tape), (g_raw, g_tape) = self.f_net.record(rows[:, : self.pair]), self.g_net.record(rows)
+        f, f_slope = self._bounded(f_raw)
+        g, g_slope = self._bounded(g_raw)
+        pair, triple = (logits.view(2, -1, 2) for logits in (f, f + g))
+        by_triple = domain_loss_gradient(triple)
+        by_pair = domain_loss_gradient(pair) + by_triple
+        self.f_net.backpropagate(f_tape, by_pair.view(f.shape) * f_slope)
+        self.g_net.backpropagate(g_tape, by_triple.view(g.shape) * g_slope)
+        return domain_loss(*pair), domain_loss(*triple)
+
+    def _bounded(self, raw: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return logits of what a network gave, and their derivative by it."""
+        if self.bound is None:
+            return raw, 1.0
+        inside = raw.tanh()
+        return self.bound * inside, self.bound * (1 - inside.square())
+
 
 def classifier_step(
     classifiers: DomainClassifiers, optimiser: torch.optim.Optimizer, real: Batch, sim: Batch, noise: Tensor
 ) -> dict[str, Tensor]:
     """One Adam step on both networks; `noise` (2, B, 2·obs + act) is added to the inputs of both domains."""
-    loss_sa, loss_sas = classifiers.losses(transition_rows(real) + noise[REAL], transition_rows(sim) + noise[SIM])
-    take_step([optimiser], loss_sa + loss_sas)
+    rows = transition_rows(real) + noise[REAL], transition_rows(sim) + noise[SIM]
+    if classifiers.is_native:
+        loss_sa, loss_sas = classifiers.backpropagate(*rows)
+        step_all([optimiser])
+    else:
+        loss_sa, loss_sas = classifiers.losses(*rows)
+        take_step([optimiser], loss_sa + loss_sas)
     return {"classifier_loss_sa": loss_sa.detach(), "classifier_loss_sas": loss_sas.detach()}
 
 

@@ -13,6 +13,7 @@ from surefoot.agents.parts.classifiers import (
     DomainClassifiers,
     classifier_step,
     domain_loss,
+    domain_loss_gradient,
     log_ratio,
     make_classifiers,
     transition_rows,
@@ -150,3 +151,9 @@ def test_inputs_are_scaled_by_the_real_data_only_if_asked():
 def test_rows_are_state_action_successor():
     batch = make_batch(4)
     assert_close(transition_rows(batch), torch.cat([batch.obs, batch.action, batch.next_obs], 1))
+
+
+def test_the_gradient_by_the_logits_is_autograds():
+    logits = torch.randn(2, 7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(domain_loss(*logits), logits)
+    assert_close(domain_loss_gradient(logits.detach()), expected, rtol=1e-12, atol=1e-15)

@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def provenance() -> dict[str, Any]:
     return {
         "command": shlex.join(sys.argv),
         **git_commit(),
-        "versions": _versions(),
+        "versions": dict(_versions()),
         "hardware": _hardware(),
     }
 
@@ -47,6 +48,7 @@ def _git(*arguments: str) -> str:
     return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
+@cache
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     for package in ("surefoot", "gymnasium", "mujoco", "numpy"):

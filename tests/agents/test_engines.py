@@ -79,6 +79,7 @@ VALUES = {  # of options that are None by default; None: not of the updates
     "last_layer_gain": 0.5,
     "max_grad_norm": 0.1,
     "parameter_noise_updates": 12,
+    "return_range": (-0.5, 0.5),
     "success_return": None,
     "target_entropy": -0.3,
 }

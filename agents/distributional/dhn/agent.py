@@ -22,6 +22,7 @@ recipe of docs/derivations/distributional.md §7; the exact solvers are in `agen
 | (7.14) choice of c_0 at test time | – | `policy.QuantilePolicy.outer` |
 | (7.15) stock and time with a horizon | – | `equations.whole_stock_features`, `equations.time_features` |
 | (7.16) score of the whole return, z = γ^t | – | `equations.scores`, `equations.elapsed_scale` |
+| (7.18) targets within the range of the return | – | `agent.DHN.target_quantiles` |
 | §2.4 the guard | – | `agent.DHN.check_sound` |
 
 QR-DQN (Dabney et al. 2018, arXiv 1710.10044) is this agent with objective `mean` and the stock off (§7.8).
@@ -263,7 +264,7 @@ class DHN(Stateful):
     def target_quantiles(self, batch: Stocked, stock: Tensor) -> Tensor:
         """Return y (B, N) = r + γ(1 − d)·Z⁻(s', c', a'), a' greedy at the successor's own stock c'.
 
-        d is 1 where the task ended and, with a horizon, where the successor has reached it.
+        d is 1 where the task ended and, with a horizon, where the successor has reached it. Within `return_range`.
         """
         config = self.config
         following = clamped(next_stock(stock, batch.reward, batch.discount), config)
@@ -275,7 +276,8 @@ class DHN(Stateful):
         if config.horizon is not None:
             going_on = going_on * (batch.next_obs[:, -1] < config.horizon)
         discount = batch.discount * going_on
-        return batch.reward[:, None] + discount[:, None] * chosen(quantiles, action)
+        y = batch.reward[:, None] + discount[:, None] * chosen(quantiles, action)
+        return y if config.return_range is None else y.clamp(*config.return_range)
 
 
 def adds_up_rewards(config: DHNConfig) -> bool:

@@ -77,7 +77,8 @@ class DHNConfig:
     updates_per_step: float = 0.25
     """Gradient updates per environment step: 0.25 with 16 environments are 4 per vector step."""
     target_update_interval: int = 200
-    """Updates between two updates of the target network."""
+    """Updates between two updates of the target network. Each carries values one step further back: a run needs more of
+    them than an episode has steps, or 1/(1 − gamma) several times over, eq. (7.17)."""
     tau: float = 1.0
     """Polyak averaging rate of the target network; 1: a hard update."""
     double: bool = False
@@ -95,6 +96,9 @@ class DHNConfig:
     """Probability that the stock of a replayed transition is relabelled; 0: never."""
     n_step: int = 1
     """n of n-step returns; above 1 only without relabelling, which would make such targets wrong."""
+    return_range: tuple[float, float] | None = None
+    """Bounds that the return from every state keeps, to which targets are clipped, eq. (7.18): with rewards from 0 to 1
+    for ever 0 and 1/(1 − gamma). None: estimates may exceed what can be earned."""
     clip_reward: float | None = None
     """Clip rewards to ± this for learning (QR-DQN on Atari: 1). Not allowed with a stock, which needs the unclipped
     rewards."""
@@ -110,6 +114,7 @@ class DHNConfig:
         rules["horizon"] = optional(AT_LEAST_1)
         rules["image_shape"] = optional(WIDTHS)
         rules["stock_range"] = (lambda x: x[0] < x[1] and max(map(abs, x)) < float("inf"), "finite, its low end first")
+        rules["return_range"] = optional((rules["stock_range"][0], "finite, its low end first, or None"))
         check_ranges(self, rules)
         self._check_together()
 

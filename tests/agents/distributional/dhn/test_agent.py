@@ -450,6 +450,7 @@ def test_the_probability_and_range_of_relabelled_stocks(monkeypatch):
         ({"stock": False}, r"--agent.objective cvar\(0.25\) needs --agent.stock"),
         ({"stock_range": (1.0, 1.0)}, "--agent.stock-range must be finite, its low end first"),
         ({"stock_range": (-float("inf"), 1.0)}, "--agent.stock-range must be finite"),
+        ({"return_range": (1.0, 0.0)}, "--agent.return-range must be finite, its low end first, or None"),
         ({"quantiles": 0}, "--agent.quantiles must be at least 1"),
         ({"huber_threshold": -1.0}, "--agent.huber-threshold must be at least 0"),
         ({"relabel_probability": 1.1}, r"--agent.relabel-probability must be in \[0, 1\]"),
@@ -495,6 +496,16 @@ def test_the_mean_takes_the_same_targets_with_and_without_a_stock():
     without = make_agent(PLAIN)
     without.target = with_stock.target
     assert_close(with_stock.target_quantiles(batch, batch.stock), without.target_quantiles(batch, batch.stock))
+
+
+def test_targets_keep_to_the_range_of_the_return():
+    rows, _ = walk(WIDE, 2)
+    batch = Stocked(*(field[1] for field in rows))
+    free, bounded = make_agent(WIDE), make_agent(replace(WIDE, return_range=(-1.0, 1.5)))
+    free.target = bounded.target = fixed([-9.0, 9.0], [-9.0, 9.0])
+    y = free.target_quantiles(batch, batch.stock)
+    assert (float(y.min()) < -1, float(y.max()) > 1.5) == (True, True)
+    assert_close(bounded.target_quantiles(batch, batch.stock), y.clamp(-1.0, 1.5))
 
 
 # --- the tabular limit ------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ from surefoot.training.runs.loggers import (
 )
 from surefoot.training.runs.meters import Meter
 
-CHANGEABLE = ("steps", "eval.patience", *NO_NUMBER)
+CHANGEABLE = ("steps", *NO_NUMBER, "eval.patience")
 
 
 def start(

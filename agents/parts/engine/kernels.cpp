@@ -120,6 +120,7 @@ inline __attribute__((always_inline)) void block(Index K, const float* A, Index 
                                                  const Finish& finish) {
   const auto present = [columns](int j) { return WHOLE ? Index{WIDTH} : columns - j * WIDTH; };
   Vec c[M][V];
+#pragma GCC unroll 16
   for (int m = 0; m < M; m++)
     for (int j = 0; j < V; j++) {
       const Index at = column0 + j * WIDTH;
@@ -138,6 +139,7 @@ inline __attribute__((always_inline)) void block(Index K, const float* A, Index 
       for (int j = 0; j < V; j++) c[m][j] += x * b[j];
     }
   }
+#pragma GCC unroll 16
   for (int m = 0; m < M; m++)
     for (int j = 0; j < V; j++) {
       const Index at = column0 + j * WIDTH;
@@ -338,8 +340,7 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
         const Index place = (e * rows + r) * width;
         float* output = last ? out + place : hidden ? hidden[l] + place : spare[l % 2];
         Finish finish{s->biases[l] + e * width};
-        if (!last) finish.activation = static_cast<int>(s->activation);
-        if (!last && before) finish.before = before[l] + place;
+        if (!last) finish.activation = int(s->activation), finish.before = before ? before[l] + place : nullptr;
         product(n, width, in, input, stride, 1, panels[l], output, width, finish, 0, padded(width));
         input = output, stride = width;
       }

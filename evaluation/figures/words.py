@@ -45,8 +45,12 @@ def parameter_label(name: str) -> str:
     unit = "factor" if scaled else UNITS.get(field, quantity.unit)
     if field not in FIELDS:
         return f"{in_words(name)} ({unit})"
-    thing = "everything" if thing == EVERYTHING else thing.removeprefix("@")
-    return f"{FIELDS[field]} {'number ' if thing.isdecimal() else ''}{in_words(thing)} ({unit})"
+    words, _, kind = FIELDS[field].rpartition(" ")
+    if thing == EVERYTHING:
+        every = f"every {kind}" if kind in ("sensor", "actuator") else f"{kind} everything"
+        return f"{words} {every} ({unit})"
+    thing = thing.removeprefix("@")
+    return f"{words} {kind} {'number ' if thing.isdecimal() else ''}{in_words(thing)} ({unit})"
 
 
 def physics_label(name: str) -> str:

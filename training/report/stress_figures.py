@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from surefoot.agents.interface import Style
 from surefoot.evaluation.describe import Record
@@ -49,10 +50,12 @@ def response_curves(records: Sequence[Record], box: int, number: int) -> str:
         axes.plot([], [], "*", ms=11, color="none", mec=INK, label="nominal")
         axes.plot([], [], ":", color=INK, label="80 % of nominal")
         axes.set(xlabel=parameter_label(name), ylabel=MEAN_RETURN)
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # more of numbers such as −0.075 run into one another
         axes.grid(True, linewidth=0.5, alpha=0.35)
         _legend_below(axes)
 
     shows = f"point: mean over {curves[0]['episodes']} episodes; band: its 95% interval, point by point"
+    shows += f"; star: over {records[0]['nominal']['episodes']}"
     caption = caption_of_stress(records, "choosing", curves[0]["episodes"], shows)
     return drawing(f"{records[0]['sets'][box]['name']}: {parameter_label(name)}", draw, caption)
 

@@ -174,6 +174,7 @@ def test_labels_are_words():
     assert parameter_label("body_mass.4") == "mass of number 4 (kg)"
     assert parameter_label("dof_damping_scale.@actuated") == "damping of actuated (factor)"
     assert parameter_label("sensor_noise.@qpos") == "noise of sensor qpos (units of the observation)"
+    assert parameter_label("sensor_noise.*") == "noise of every sensor (units of the observation)"
     assert parameter_label("control_delay") == "control delay (steps)"
     assert parameter_label("pole_length") == "pole length (in the task's unit)"
 

@@ -25,10 +25,12 @@ UPDATES = 20
 
 def run_config(name: str, data: str, **changes: Any) -> RunConfig[Any]:
     spec = agents.get(name)
-    env = spec.tiny_env or {"id": "Pendulum-v1", "max_episode_steps": 15}
+    env = dict(spec.tiny_env or {"id": "Pendulum-v1", "max_episode_steps": 15})
+    if "horizon" in changes:
+        env["time_aware"] = True
     return RunConfig(
         agent=dataclasses.replace(spec.default, **{**spec.tiny, **changes}),
-        env=EnvConfig(**env, time_aware="horizon" in changes),
+        env=EnvConfig(**env),
         uncertainty="pendulum-2" if spec.needs_uncertainty_set else None,
         data=DataConfig(source=data) if spec.needs_data else DataConfig(),
     )

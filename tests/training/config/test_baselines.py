@@ -40,6 +40,7 @@ OTHER = {
     "data.max_episode_steps": 55,
     "eval.objectives": ("mean",),
     "eval.grid": 7,
+    "eval.patience": 3,
     "device": "cuda:1",
     "resume_episodes": "fresh",
     "engine": "eager",

@@ -153,6 +153,29 @@ def test_bad_text_is_refused_in_one_line(text, words):
     assert "\n" not in str(error.value)
 
 
+def test_numbers_may_be_as_large_and_as_small_as_a_message_says():
+    for text in ("1e300", "-9.9e299", "1e-300", "-2e-300", "0", "0e-400", "1/9"):
+        assert parse(f"target({text})").stock == -Fraction(text)
+    for text in ("1.01e300", "-1.4e300", "9.9e-301", "1/9.9e-301"):
+        with pytest.raises(ValueError, match="numbers must lie within ±1e300, and not nearer to 0 than 1e-300"):
+            parse(f"target({text})")
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_the_slopes_of_a_utility_lie_where_its_shape_says_and_come_to_both_ends(text):
+    """x − λx², from 1 − 2λ·2 to 1 + 2λ·3; what jumps may have any slope."""
+    objective, low, high = parse(text), -3.0, 2.0
+    x = torch.linspace(low, high, 5001, dtype=torch.float64)
+    u = objective.utility(x)
+    slopes, shape = u.diff() / x.diff(), objective.shape(low, high)
+    assert float(slopes.min()) == pytest.approx(shape.least_slope, abs=5e-3)
+    if np.isfinite(shape.largest_slope):
+        assert float(slopes.max()) == pytest.approx(shape.largest_slope, abs=5e-3)
+    if np.isfinite(shape.curvature):
+        assert float((u + shape.curvature * x.square()).diff().diff().min()) > -1e-12
+        assert shape.curvature == (0.25 if "variance" in text else 0)
+
+
 # --- soundness --------------------------------------------------------------------------------------------------------
 
 

@@ -158,6 +158,9 @@ def test_how_much_may_lie_between_two_starts():
     peak, place = peaks_between(lines, starts, np.array([1.0, 1.0, 2.5]), Shape(0.0, 1.0))
     np.testing.assert_allclose(place, [1.0, 3 + 3.5 / 3])
     np.testing.assert_allclose(peak, [3.0, 1 + 2 * 3.5 / 3])
+    rising = of(weight=1, charge=0, outer="max")  # 1 at most from 0, and 1.5 less half of what is left
+    peak, place = peaks_between(rising, np.array([0.0, 2.0]), np.array([0.0, 1.5]), Shape(0.5, 1.0))
+    np.testing.assert_allclose((peak, place), [[1.0], [1.0]])
     bent = of(weight=2, charge=0, outer="max")
     peak, place = peaks_between(bent, np.array([0.0, 2.0]), np.array([0.0, 1.0]), Shape(-100.0, 100.0, 0.25))
     np.testing.assert_allclose((peak, place), [[1.125], [1.5]])

@@ -15,8 +15,8 @@ import torch
 
 from surefoot.agents.distributional import exact
 from surefoot.agents.distributional.objectives import as_fraction
-from surefoot.agents.distributional.vector import Vector
-from surefoot.agents.distributional.vectors import VectorObjective, solve_vectors
+from surefoot.agents.distributional.vector import Vector, sum_of
+from surefoot.agents.distributional.vectors import OBJECTIVES, VectorObjective, solve_vectors
 from surefoot.agents.parts.tabular import TabularMDP
 from surefoot.envs import Larder
 
@@ -134,6 +134,19 @@ def test_a_utility_without_a_degree_carries_the_discount_along():
     best = max(sum(p * capped(own.stock + Vector(value)) for value, p in law) for law in larder_laws())
     assert solve_vectors(LARDER, own, gamma=0.9, horizon=3).value == best
     assert solve_vectors(LARDER, replace(own, degree=1), gamma=0.9, horizon=3).value < best
+
+
+def test_the_sum_and_the_truth_of_a_vector():
+    """The sum breaks ties, and a reward of (0, 1) is one: only all zeros are none."""
+    assert (sum_of(Vector((F(1, 2), F(-2)))), sum_of(F(3, 4))) == (F(-3, 2), F(3, 4))
+    assert [bool(Vector((F(a), F(b)))) for a, b in ((0, 0), (0, 1), (1, 0), (1, 2))] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("word", UTILITIES)
+def test_utilities_are_homogeneous_of_the_degree_that_is_claimed(word):
+    utility, degree = OBJECTIVES[word]
+    for entries in product(map(F, (-3, -1, 2)), repeat=2):
+        assert utility(Vector(entries) * 4) == pytest.approx(4**degree * utility(Vector(entries)))
 
 
 @pytest.mark.parametrize("wrong", ["c' = c + r", "c' = γc + r", "c' = c"])

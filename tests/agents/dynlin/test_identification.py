@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from surefoot.agents.dynlin.identification import choose_lags, excess, hankel, identify, long_run_covariance, realise
+from surefoot.agents.dynlin.identification import (
+    choose_lags,
+    excess,
+    hankel,
+    identify,
+    long_run_covariance,
+    model_order,
+    realise,
+)
 from surefoot.envs import DynamicalLinear
 from surefoot.envs.tasks.linear_system import SYSTEMS, cumulative_markov, make_system, spectral_radius
 
@@ -146,6 +154,22 @@ def test_lags_grow_with_the_memory_of_the_system():
     long = logs({**OWN, "A": [[0.9, 0.0], [0.0, 0.0]], "noise": 0.05}, 1, 1000, actions=CORNERS)
     few, many = (choose_lags(actions[:, 0], rewards[:, 0]) for actions, rewards in (short, long))
     assert few < 10 < many
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 4, 6, 8, 12, 16, 24, 32])
+def test_twice_the_lag_of_a_delay_that_is_tried(lag):
+    rng = np.random.default_rng(0)
+    u = rng.choice([-1.0, 1.0], (600, 1))
+    assert choose_lags(u, np.roll(u[:, 0], lag) + 0.1 * rng.standard_normal(600)) == min(32, 2 * lag)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_the_order_and_what_varies_do_not_depend_on_the_units(unit):
+    response = unit * np.array([[0.7**s, -0.5 * 0.7**s] for s in range(9)])
+    assert model_order(response, np.zeros((18, 18))) == 1
+    actions, rewards = logs({**OWN, "noise": 0.0}, 1, 200, actions=[[1.0, 0.0], [0.5, 0.0], [-1.0, 0.0]])
+    found = identify(unit * actions[:, 0], rewards[:, 0], lags=3)
+    np.testing.assert_allclose(np.abs(found.decided_by), [[1.0], [0.0]], atol=1e-9)
 
 
 @pytest.mark.parametrize(

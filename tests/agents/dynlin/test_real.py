@@ -272,6 +272,17 @@ def test_rewards_in_any_order_give_the_same_regression(name):
     assert late.open == []
 
 
+def test_the_log_holds_a_late_reward_at_its_round_beside_the_actions():
+    learner, actions = real("linucb", horizon=9), []
+    for reward in (0.5, None, 2.0):
+        actions.append(learner.ask().action)
+        learner.tell(reward)
+    np.testing.assert_array_equal(learner.log()[1], [0.5, math.nan, 2.0])
+    learner.tell(-1.0, of=2)
+    np.testing.assert_array_equal(learner.log()[0], np.reshape(actions, (3, 2)))
+    np.testing.assert_array_equal(learner.log()[1], [0.5, -1.0, 2.0])
+
+
 def test_a_batch_waits_for_all_its_rewards_or_for_what_is_given_up():
     learner = real("batch-exp3", horizon=1000, repeat=3)
     decision = learner.ask()
@@ -362,6 +373,12 @@ def test_wrong_calls_are_refused_and_change_nothing():
 def test_what_makes_no_problem_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         real("dynlin-ucb", **changes)
+
+
+@pytest.mark.parametrize("radius", [0.25, 1, 3.0])
+def test_a_ball_may_be_of_any_size(radius):
+    learner = real("dynlin-ucb", actions={"ball": radius, "dimension": 1}, horizon=9)
+    assert abs(learner.ask().action.item()) == pytest.approx(radius)
 
 
 def test_learners_ask_only_for_the_bounds_that_they_use():

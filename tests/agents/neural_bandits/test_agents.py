@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from neural_play import make, play
+from sameness import assert_same
 
 from surefoot import agents
 from surefoot.agents.interface import Budget, Setting, Spaces
@@ -188,3 +189,14 @@ def test_other_tasks_are_refused():
     setting = Setting(Spaces(*spaces_of(config)), 0, CPU, make_vec(config))
     with pytest.raises(ValueError, match="a contextual bandit plays surefoot/ContextualBandit-v0"):
         spec.make_agent(spec.default, setting)
+
+
+def test_an_agent_goes_on_from_the_state_of_another():
+    agent = make("neusquarecb", num_envs=2, seed=3, env={"arms": 3, "features": 2, "problem": "linear"}, hidden=(6,))
+    other = make("neusquarecb", num_envs=2, seed=4, env={"arms": 3, "features": 2, "problem": "linear"}, hidden=(6,))
+    for _ in range(5):
+        agent.play()
+    other.load_state_dict(agent.state_dict())
+    assert_same(other.state_dict(), agent.state_dict())
+    agent.play(), other.play()
+    assert_same(other.state_dict(), agent.state_dict())

@@ -183,6 +183,16 @@ def test_linear_classes_take_contexts_of_any_length():
     assert learner.summary()["warnings"] == []
 
 
+def test_the_length_of_the_longest_context_is_said():
+    """5 alone and 13 with others; not the 12.2 of a component in all of them."""
+    learner = new()
+    learner.ask(np.array([[3.0, 4.0], [0.0, 1.0]]))
+    assert learner.longest == 5.0
+    learner.tell(0.5)
+    with pytest.warns(UserWarning, match="contexts are up to 13 long"):
+        learner.ask(np.array([[2.0, 0.0], [12.0, 5.0]]))
+
+
 def test_calls_out_of_turn_and_requests_that_make_no_sense_are_refused():
     learner = new()
     with pytest.raises(ValueError, match="no decision is under way"):
@@ -197,6 +207,8 @@ def test_calls_out_of_turn_and_requests_that_make_no_sense_are_refused():
     for actions in ([[1, 0], [0, 1]], {"arms": 1}, {"ball": 1.0}):
         with pytest.raises(ValueError, match="two at least"):
             bandit_files.make("neusquarecb", {}, BanditRequest(actions))
+    with pytest.raises(ValueError, match="replicates is 0; there is at least one system"):
+        new(replicates=0)
     with pytest.raises(ValueError, match=r"^horizon is missing"):
         new(gamma_rule="theory")
 

@@ -599,6 +599,28 @@ def test_the_stock_enters_in_units_of_the_farther_end_of_its_range():
     assert not torch.equal(net(obs, stock), net(obs, stock.flip(0)))
 
 
+def test_as_many_updates_as_are_due_are_made_the_last_at_once():
+    agent = make_agent(replace(SMALL, learning_starts=0, updates_per_step=0.375))  # 4 environments: 1.5 a step
+    assert [agent.step().updates for _ in range(4)] == [1, 2, 1, 2]
+    agent = make_agent(replace(SMALL, learning_starts=4, updates_per_step=0.25))
+    assert [agent.step().updates for _ in range(3)] == [0, 1, 1]
+
+
+def test_an_update_takes_the_mean_of_the_loss_over_the_batch():
+    """Its gradient is that of SGD's step, and both are those of eq. (7.9) written out."""
+    agent = make_agent(replace(SMALL, max_grad_norm=None))
+    for _ in range(3):
+        agent.step()
+    net, batch = agent.policy.net, agent.replay.sample(6)
+    agent.optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
+    y = agent.target_quantiles(batch, batch.stock)
+    loss = pairwise_loss(chosen(net(batch.obs, batch.stock), batch.action.long()), y, SMALL.huber_threshold).sum() / 6
+    before, gradient = [p.detach().clone() for p in net.parameters()], torch.autograd.grad(loss, [*net.parameters()])
+    found = agent.update_eager(batch, torch.zeros(6), torch.zeros(6, dtype=torch.bool))
+    assert_close(found["loss"], loss.detach())
+    assert_close([p.detach() for p in net.parameters()], [a - g for a, g in zip(before, gradient, strict=True)])
+
+
 def test_the_torso_for_images_is_dqns_and_starts_as_pytorch_starts_layers():
     config = replace(SMALL, image_shape=(2, 84, 84), hidden=(16, 8))
     torso = ImageTorso(config, 2 * 84 * 84, torch.Generator().manual_seed(0))

@@ -18,6 +18,7 @@ from surefoot.agents.parts.classifiers import (
     make_classifiers,
     transition_rows,
 )
+from surefoot.agents.parts.engine import stack
 
 STD = 0.5  # of the toy's next state
 
@@ -109,6 +110,21 @@ def test_f_receives_gradient_from_both_losses_and_g_from_one():
     assert all(grad.abs().sum() > 0 for grad in from_sa[: len(f)])
     assert all(grad is None for grad in from_sa[len(f) :])
     assert all(grad.abs().sum() > 0 for grad in from_sas)
+
+
+@pytest.mark.parametrize("bound", [0.5, 2.0, None])
+def test_kernels_derive_both_losses_as_autograd_does(bound):
+    eager, native = make_toy(bound), make_toy(bound)
+    assert all(net.compute_by(stack.kernels_of("native")) for net in (native.f_net, native.g_net))
+    for parameter in native.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    generator = torch.Generator().manual_seed(0)
+    real, sim = (transition_rows(draw(16, shift, generator)) for shift in (0.0, 0.4))
+    expected = eager.losses(real, sim)
+    assert_close(native.backpropagate(real, sim), tuple(loss.detach() for loss in expected))
+    sum(expected).backward()
+    for one, other in zip(native.parameters(), eager.parameters(), strict=True):
+        assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_noise_enters_every_input_of_both_domains():

@@ -351,6 +351,35 @@ def test_noise_is_read_in_its_own_layout_and_broadcast_as_before():
         assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_seeds_side_by_side_are_sampled_and_derived_as_each_alone(seeds):
+    draw = lambda *shape, seed: torch.randn(seeds, *shape, generator=draws(seed))  # noqa: E731
+    outputs, affine, noise = draw(5, 4, seed=0), draw(2, seed=1), draw(5, 2, seed=2)
+    together = stack.sample(outputs, affine, noise, (-5.0, 2.0))
+    by = draw(5, 2, seed=3), draw(5, seed=4)
+    derived = stack.sample_backward(together[2], *by)
+    for s in range(seeds):
+        alone = stack.sample(outputs[s], affine[s], noise[s], (-5.0, 2.0))
+        assert_close((together[0][s], together[1][s]), alone[:2], rtol=0, atol=0)
+        one = stack.sample_backward(alone[2], by[0][s], by[1][s])
+        assert_close((derived[0][s], derived[1][s]), one, rtol=0, atol=0)
+
+
+def test_a_recorded_sample_and_its_gradient_are_those_of_autograd():
+    eager, fast = (TanhGaussianPolicy(4, 3, (8,), generator=draws(0), learn_log_std_affine=True) for _ in range(2))
+    fast.net.compute_by(stack.kernels_of("native"))
+    for parameter in fast.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    obs, noise = torch.randn(5, 4, generator=draws(1)), torch.randn(5, 3, generator=draws(2))
+    expected = eager.sample(obs, noise)
+    action, log_prob, tape = fast.record(obs, noise)
+    assert_close((action, log_prob), tuple(one.detach() for one in expected), rtol=1e-5, atol=1e-5)
+    (expected[0].square().sum() + 2 * expected[1].sum()).backward()
+    fast.backpropagate(tape, 2 * action, torch.full((5,), 2.0))
+    for one, other in zip(fast.parameters(), eager.parameters(), strict=True):
+        assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("grad", [True, False])
 def test_a_sample_that_does_not_fit_is_refused(grad):
     affine, bounds = torch.tensor([1.0, 0.0]), (-5.0, 2.0)

@@ -858,6 +858,19 @@ def dhn_tails(jobs: Result) -> str:
     return markdown(("task", "exact", "achieved", "predicted", "mean return", "steps", "achieved by seed"), rows)
 
 
+def dhn_cartpole(result: Result) -> str:
+    """Return one row per run: CVaR predicted and achieved at every quarter, the last with its interval."""
+    rows = []
+    for job, cell in sorted(result["jobs"].items()):
+        variant, seed = job.split("/")
+        parts, last = cell["rows"], cell["rows"][-1]
+        series = (" ".join(number(part[key], 1) for part in parts) for key in ("reach", "predicted", "achieved"))
+        interval = f"[{number(last['low'], 1)}, {number(last['high'], 1)}]"
+        rows.append((variant, seed, f"{last['steps']:,}", *series, interval))
+    header = ("variant", "seed", "steps", "reach of the target", "predicted", "achieved", "the last within")
+    return markdown(header, rows)
+
+
 def dhn_horizon(result: Result) -> str:
     """Return one row per task and objective; an optimum that is only bracketed as two numbers."""
     rows = []
@@ -1436,6 +1449,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "mbpo_update_speed_gpu": mbpo_update_speed_gpu,
     "mutants": mutants,
     "dhn": dhn,
+    "dhn_cartpole": dhn_cartpole,
     "dhn_horizon": dhn_horizon,
     "minatar": minatar,
     "dhn_speed": dhn_speed,

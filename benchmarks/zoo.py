@@ -84,8 +84,6 @@ def measure(path: Path, published: dict[str, float], options: Options) -> dict[s
     )
     policy = fitted(opened, task)
     played = evaluate(policy.act, task, episodes=options.episodes, seed=options.seed, num_envs=options.episodes)
-    mean, std = float(played.returns.mean()), float(played.returns.std(ddof=1))
-    allowed = 3 * published["std"] + 3 * std / math.sqrt(options.episodes)
     figures = {
         "sha256": policy.sha256,
         "agent": policy.agent_name,
@@ -94,14 +92,18 @@ def measure(path: Path, published: dict[str, float], options: Options) -> dict[s
         "kwargs": task.kwargs,
         "wrappers": list(policy.wrappers),
         "episodes": options.episodes,
-        "mean": mean,
-        "std": std,
         "length": float(played.lengths.mean()),
-        "published": published,
-        "allowed": allowed,
-        "agrees": abs(mean - published["mean"]) <= allowed,
+        **agreement(played.returns, published),
     }
     return figures | ({"library": compare(path)} if options.library else {})
+
+
+def agreement(returns: np.ndarray, published: dict[str, float]) -> dict[str, Any]:
+    """Return mean and deviation of returns (E,), and whether the mean agrees with the published one."""
+    mean, std = float(returns.mean()), float(returns.std(ddof=1))
+    allowed = 3 * published["std"] + 3 * std / math.sqrt(len(returns))
+    agrees = abs(mean - published["mean"]) <= allowed
+    return {"mean": mean, "std": std, "published": published, "allowed": allowed, "agrees": agrees}
 
 
 def compare(path: Path) -> dict[str, Any]:

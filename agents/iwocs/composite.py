@@ -128,8 +128,8 @@ class Composite:
             error, fresh = self.errors(*self._before, obs), self._fresh
         trace = torch.zeros(len(error) + 1, len(obs)).to(obs) if self._trace is None else self._trace
         self._trace, error = remembered(trace, error, fresh, self.gate.memory)
-        known = self.gate.first == "pessimistic" or bool(fresh.any())  # (J + 1)² critics are for first steps only
-        action, chosen = self.decide(obs, error, fresh, any_fresh=known)
+        any_fresh = self.gate.first == "max-min" and bool(fresh.any())  # (J + 1)² critics are for first steps only
+        action, chosen = self.decide(obs, error, fresh, any_fresh=any_fresh)
         self._before = obs, action
         self._count(chosen)
         return action

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+from collections import defaultdict
 
 import fake_agent
 import numpy as np
@@ -131,15 +132,12 @@ def test_of_equally_good_policies_the_later_is_kept_and_nan_never(tmp_path, tiny
     assert not improves(nothing, Best("return", -5.0, 1, {}))
 
 
-def test_a_run_whose_budget_is_extended_has_the_best_policy_of_the_longer_run(tmp_path, tiny, monkeypatch):
-    """The last evaluation of the shorter run, here the best of all, is none of the longer one."""
-    short, found = change(tiny, steps=60, eval=change(tiny.eval, every=40)), []
-    evaluate = evaluation.evaluate
+def script_returns(monkeypatch, figures):
+    """Let evaluations find the return of `figures` that belongs to their environment step."""
+    found, evaluate = [], evaluation.evaluate
 
-    def rising_until_60(act, env, **rest):
-        result = evaluate(act, env, **rest)
-        value = {42: 1.0, 60: 9.0}.get(3 * found[-1].steps, 0.0)
-        return result._replace(returns=np.full(2, value))
+    def scripted(act, env, **rest):
+        return evaluate(act, env, **rest)._replace(returns=np.full(2, figures[3 * found[-1].steps]))
 
     class Watched(fake_agent.Fake):
         def __init__(self, *args):
@@ -147,7 +145,13 @@ def test_a_run_whose_budget_is_extended_has_the_best_policy_of_the_longer_run(tm
             found.append(self)
 
     monkeypatch.setattr(fake_agent, "FAKE_SPEC", change(fake_agent.FAKE_SPEC, make_agent=Watched))
-    monkeypatch.setattr(evaluation, "evaluate", rising_until_60)
+    monkeypatch.setattr(evaluation, "evaluate", scripted)
+
+
+def test_a_run_whose_budget_is_extended_has_the_best_policy_of_the_longer_run(tmp_path, tiny, monkeypatch):
+    """The last evaluation of the shorter run, here the best of all, is none of the longer one."""
+    short = change(tiny, steps=60, eval=change(tiny.eval, every=40))
+    script_returns(monkeypatch, defaultdict(float, {42: 1.0, 60: 9.0}))
     longer = change(short, steps=120)
     straight = train("fake", longer, out=tmp_path, name="straight")
     parts = train("fake", short, out=tmp_path, name="parts")
@@ -179,19 +183,8 @@ def test_patience_is_for_what_the_run_is_for(tmp_path, tiny, for_objective):
 
 def test_a_run_that_ended_early_goes_on_without_patience_as_the_same_run(tmp_path, tiny, monkeypatch, capsys):
     """An evaluation that is as good is no better: the second in a row ends the run, and an extension forgets that."""
-    figures, found = {27: 1.0, 51: 3.0, 75: 3.0, 102: float("nan"), 120: 9.0}, []
-    evaluate = evaluation.evaluate
-
-    def scripted(act, env, **rest):
-        return evaluate(act, env, **rest)._replace(returns=np.full(2, figures[3 * found[-1].steps]))
-
-    class Watched(fake_agent.Fake):
-        def __init__(self, *args):
-            super().__init__(*args)
-            found.append(self)
-
-    monkeypatch.setattr(fake_agent, "FAKE_SPEC", change(fake_agent.FAKE_SPEC, make_agent=Watched))
-    monkeypatch.setattr(evaluation, "evaluate", scripted)
+    figures = {27: 1.0, 51: 3.0, 75: 3.0, 102: float("nan"), 120: 9.0}
+    script_returns(monkeypatch, figures)
     longer = change(tiny, steps=120)
     straight = train("fake", longer, out=tmp_path, name="straight")
     impatient = change(longer, eval=change(tiny.eval, patience=2))

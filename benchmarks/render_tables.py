@@ -289,17 +289,18 @@ def two_writers(result: Result) -> str:
 
 
 def soak(result: Result) -> str:
-    """Return how much the memory of runs grew after they had warmed up."""
+    """Return how much of what runs hold grew after they had warmed up."""
+    sums, worst = ("hours", "cpu_hours", "steps", "leaks"), ("worst_growth_percent", "more_files", "more_threads")
+    rest = ("megabytes", *worst, "leaks")
     jobs = result["jobs"]
-    hours = [f"{sum(of.get(key, 0) for of in jobs.values()):.2f}" for key in ("hours", "cpu_hours")]
-    worst = max(of["worst_growth_percent"] for of in jobs.values())
-    rows = [(f"all {len(jobs)}", *hours, "", "", worst, sum(of["leaks"] for of in jobs.values()))]
-    for name, of in jobs.items():
-        cpu = f"{of['cpu_hours']:.2f}" if "cpu_hours" in of else "not measured"
-        what = f"{of['steps']:,}", of["megabytes"], of["worst_growth_percent"], of["leaks"]
-        rows.append((name, f"{of['hours']:.2f}", cpu, *what))
-    header = ("agent", "hours", "CPU hours", "steps of the last run", "MB", "worst growth (%)", "processes left")
-    return markdown(header, rows)
+    whole = {key: sum(of[key] for of in jobs.values()) for key in sums}
+    whole |= {key: max(of[key] for of in jobs.values()) for key in worst} | {"megabytes": ""}
+    rows = [
+        (name, *(f"{of[key]:.2f}" for key in sums[:2]), f"{of['steps']:,}", *(of[key] for key in rest))
+        for name, of in [(f"all {len(jobs)}", whole), *jobs.items()]
+    ]
+    more = ("worst growth (%)", "more open files", "more threads", "processes left")
+    return markdown(("agent", "hours", "CPU hours", "steps", "MB", *more), rows)
 
 
 def wrong_lines(result: Result) -> str:
@@ -313,10 +314,10 @@ def hostile_files(result: Result) -> str:
     """Return, of all readers and of each, what became of changed files."""
     names = ("trials", "refused", "read", "tracebacks", "hangs", "crashes", "outside")
     jobs = result["jobs"]
-    rows = [(f"all {len(jobs)}", *(sum(job[name] for job in jobs.values()) for name in names))]
-    rows += [(name, *(job[key] for key in names)) for name, job in jobs.items()]
-    header = ("reader", "files", "refused", "read", "tracebacks", "hangs", "dead processes", "led elsewhere")
-    return markdown(header, [(name, *(f"{count:,}" for count in counts)) for name, *counts in rows])
+    rows = [(f"all {len(jobs)}", *(sum(job[name] for job in jobs.values()) for name in ("minutes", *names)))]
+    rows += [(name, *(job[key] for key in ("minutes", *names))) for name, job in jobs.items()]
+    header = ("reader", "minutes", "files", "refused", "read", "tracebacks", "hangs", "dead processes", "led elsewhere")
+    return markdown(header, [(name, f"{at:.1f}", *(f"{count:,}" for count in counts)) for name, at, *counts in rows])
 
 
 def grid_speed(result: Result) -> str:

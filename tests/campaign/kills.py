@@ -8,8 +8,9 @@ so on until it ends by itself. Then everything that it wrote must be, to the las
 trial is lost where a resume fails, unequal where anything differs; a process that outlives its run is a leak.
 
 A kill costs a fraction of a second: runs are forked from this process, which has imported everything already, figures
-are files without a picture, and it is the kernel that kills, by a timer of the CPU time that a run has used. So moments
-are spread over what a run does, not over how long it waits for a busy machine, and nobody has to look on.
+are files without a picture, and it is the kernel that kills, by a timer of the CPU time that a run has used since a
+part of it began: set-up, training or end. So moments are spread over what a run does, not over how long it waits for a
+busy machine, every part has its share of them, and nobody has to look on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import tyro
 from tiny_runs import (
@@ -34,6 +35,7 @@ from tiny_runs import (
     draw_nothing,
     ended,
     forked,
+    kill_after,
     left_over,
     preload,
     records,
@@ -50,7 +52,7 @@ from surefoot.training.runs.lock import is_begun
 NAME = "kills"
 # Kills before the first checkpoint, between two, and after the last one add up to all kills.
 COUNTS = ("trials", "kills", "early", "between", "late", "lost", "unequal", "leaks")
-MOST = {"early": 4, "between": 10, "late": 6}  # kills of one run, so that it ends
+MOST = 3  # kills of a kind in one run, so that it ends
 LONGEST = 600.0  # seconds that a tiny run may take
 
 
@@ -109,6 +111,16 @@ def trials(
         shutil.rmtree(trial)
         print(f"{name}: " + ", ".join(f"{value} {key}" for key, value in counts.items()), flush=True)
     return counts
+
+
+Part = Literal["set-up", "training", "end"]
+
+
+class Moment(NamedTuple):
+    """When a run is killed: when it has used so many seconds of CPU time in a part of it."""
+
+    part: Part
+    seconds: float
 
 
 class Straight(NamedTuple):
@@ -174,12 +186,13 @@ def one_trial(
         begun = checkpoint_steps(run)
         if not begun and run.exists() and any(run.iterdir()) and not is_begun(run):
             run = folder / f"run{len(when)}"  # killed before its first checkpoint: a new run, as the command line says
-        lifetime = None if counts["kills"] >= share else _lifetime(straight, begun, when, generator)
-        pid = forked(_resume(run) if begun else straight.begin(run), folder / "log", lifetime)
+        moment = None if counts["kills"] >= share else _moment(straight, begun, when, generator)
+        work = _resume(run) if begun else straight.begin(run)
+        pid = forked(work if moment is None else _killed(work, moment), folder / "log")
         code = ended(pid, LONGEST, every=0.05)
         if code is None:
-            os.kill(pid, signal.SIGKILL)
-            code = ended(pid, LONGEST)
+            os.killpg(pid, signal.SIGKILL)
+            ended(pid, LONGEST)
         counts["leaks"] += left_over(pid)
         if code != -signal.SIGKILL:
             break
@@ -199,26 +212,57 @@ def _resume(run: Path) -> Callable[[], object]:
     return lambda: session.resume_run(run, *read_config(run)) and 0
 
 
-def _lifetime(straight: Straight, steps: list[int], when: list[str], generator: random.Random) -> float | None:
-    """Return after how much CPU time a run with checkpoints of these steps is killed; None: it is let through.
+def _killed(work: Callable[[], object], moment: Moment) -> Callable[[], object]:
+    """Return the same work, in a process that is killed at a moment of it."""
 
-    One moment in five is any of a whole run; the others are of the part that matters: of the beginning, of what is left
-    of the training, or of the end. After some kills of a kind those of the next kind have their turn.
+    def begins(part: str) -> None:
+        if part == moment.part:
+            kill_after(moment.seconds)
+
+    def killed() -> object:
+        def loop(*arguments: Any) -> None:
+            begins("training")
+            train(*arguments)
+            begins("end")
+
+        train, session.run_loop = session.run_loop, loop
+        begins("set-up")
+        return work()
+
+    return killed
+
+
+def _moment(straight: Straight, steps: list[int], when: list[str], generator: random.Random) -> Moment | None:
+    """Return when a run with checkpoints of these steps is killed; None: it is let through.
+
+    One moment in five is any of what is left of the run; the others are of the beginning until there have been `MOST`,
+    then between two checkpoints, then of the end.
     """
     _, last, _, setting_up, training, ending = straight
-    enough = {kind for kind, most in MOST.items() if when.count(kind) >= most}
-    left, patience = training * (1 - (steps[-1] if steps else 0) / last), 1 + len(when) / 100
-    if "late" in enough:
+    left = training * (1 - (steps[-1] if steps else 0) / last)
+
+    def one(part: Part, until: float, since: float = 0.0) -> Moment:
+        return Moment(part, generator.uniform(since, until))
+
+    if when.count("late") >= MOST:
         return None
-    if not enough and generator.random() < 0.2:
-        return generator.uniform(0, setting_up + left + ending)
-    if steps[-1:] == [last]:
-        return setting_up + generator.uniform(0, ending)
-    if "between" in enough:
-        return patience * (setting_up + left + generator.uniform(0, ending))
-    if steps or "early" in enough:
-        return patience * (setting_up + generator.uniform(0, left))
-    return generator.uniform(0, setting_up + 0.3 * training)
+    if generator.random() < 0.2:
+        return _at(generator.uniform(0, setting_up + left + ending), setting_up, left)
+    if not steps and when.count("early") < MOST:
+        return _at(generator.uniform(0, setting_up + 0.2 * training), setting_up, training)
+    anew = bool(steps) and generator.random() < 0.3  # while it is set up again
+    if left > 0 and when.count("between") < MOST:
+        first = 0 if steps else 0.2 * training  # where there is no checkpoint yet, one is to be made before
+        return one("set-up", setting_up) if anew else one("training", left, first)
+    return one("set-up", setting_up) if anew and left == 0 else one("end", ending)
+
+
+def _at(seconds: float, setting_up: float, training: float) -> Moment:
+    """Return the moment of a run that is so many seconds after its beginning."""
+    if seconds < setting_up:
+        return Moment("set-up", seconds)
+    seconds -= setting_up
+    return Moment("training", seconds) if seconds < training else Moment("end", seconds - training)
 
 
 def _when(run: Path, last: int) -> str:
@@ -230,7 +274,7 @@ def _when(run: Path, last: int) -> str:
 
 
 def _problem(code: int | None, straight: Straight, run: Path) -> tuple[str, str] | None:
-    if code != 0:
+    if code != 0:  # None: it hung
         return "lost", f"ended with {code}: {(run.parent / 'log').read_text()[-1500:]}"
     if read_meta(run)["status"] != "finished":
         return "lost", f"its status is {read_meta(run)['status']}"

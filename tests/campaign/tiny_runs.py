@@ -38,6 +38,7 @@ __all__ = [
     "draw_nothing",
     "ended",
     "forked",
+    "kill_after",
     "left_over",
     "preload",
     "quiet",
@@ -49,6 +50,7 @@ __all__ = [
     "write_data",
 ]
 STEPS = 80
+TIMER_ABSTIME = 1  # Linux's time.h
 TRIED = set[str]()  # modules that were to be preloaded
 
 
@@ -72,11 +74,8 @@ def tiny_run(name: str, data: Path, **changes: Any) -> RunConfig[Any]:
     return replace(config, **changes)
 
 
-def forked(work: Callable[[], object], log: Path, lifetime: float | None = None) -> int:
-    """Do some work in a process of its own group that prints to `log`; return its number at once.
-
-    The kernel kills it by SIGKILL when it has used `lifetime` seconds of CPU time.
-    """
+def forked(work: Callable[[], object], log: Path) -> int:
+    """Do some work in a process of its own group that prints to `log`; return its number at once."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -92,8 +91,6 @@ def forked(work: Callable[[], object], log: Path, lifetime: float | None = None)
         for name, number in (("stdout", 1), ("stderr", 2)):  # a test has captured what they were
             setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115 - until the process ends
         torch.set_num_threads(1)
-        if lifetime is not None:
-            _kill_after(lifetime)
         code = work()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -103,14 +100,15 @@ def forked(work: Callable[[], object], log: Path, lifetime: float | None = None)
         os._exit(99)
 
 
-def _kill_after(seconds: float) -> None:
-    """Let the kernel send this process SIGKILL when it has used so much CPU time: however busy the machine is."""
+def kill_after(seconds: float) -> None:
+    """Let the kernel send this process SIGKILL when it has used so much more CPU time: however busy the machine is."""
     libc, timer = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p()
+    seconds += time.process_time()
     event = (ctypes.c_int * 16)(0, 0, signal.SIGKILL)  # struct sigevent: a value of 8 bytes, the signal, SIGEV_SIGNAL
     at = (ctypes.c_long * 4)(0, 0, int(seconds), max(1, int(seconds % 1 * 1e9)))  # no interval; seconds, nanoseconds
     if libc.timer_create(time.CLOCK_PROCESS_CPUTIME_ID, event, ctypes.byref(timer)):
         raise OSError(ctypes.get_errno(), "timer_create")
-    if libc.timer_settime(timer, 0, at, None):
+    if libc.timer_settime(timer, TIMER_ABSTIME, at, None):
         raise OSError(ctypes.get_errno(), "timer_settime")
 
 

@@ -1,7 +1,6 @@
 """What tests of several packages share: a task with known returns, untrained policies in run folders, recordings."""
 
 import csv
-import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -22,16 +21,17 @@ from surefoot.envs import EnvConfig, own_action_space, spaces_of
 from surefoot.evaluation import policy_files
 from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import RunConfig
+from surefoot.training.loop.process import leave_out_for_good
 from surefoot.training.runs import folder as run_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # test folders are no packages; they share sameness.py
+os.fsync = os.fstat  # no test cuts the power, so none waits for the disk; either raises where the file is not open
 os.environ[ALLOWED] = "*"  # tests write the modules that they name; those of the permission itself take it away
 
 
 def pytest_collection_finish():
     """Leave the million objects of imports and tests out of garbage collections: every run in here starts one."""
-    gc.collect()
-    gc.freeze()
+    leave_out_for_good()
 
 
 class Scripted(gym.Env):

@@ -13,6 +13,7 @@ Equations and sections: docs/derivations/dynlin.md.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -53,11 +54,8 @@ def non_normality(A: np.ndarray, powers: int = POWERS) -> float:
                 "--agent.non-normality-bound"
             )
         return 1.0
-    power, largest = np.eye(len(A)), 1.0
-    for _ in range(powers):
-        power = power @ (A / rho)
-        largest = max(largest, float(np.linalg.norm(power, 2)))
-    return largest
+    scaled = itertools.accumulate(itertools.repeat(A / rho, powers), np.matmul)
+    return float(np.linalg.norm(np.stack(list(scaled)), 2, axis=(1, 2)).max(initial=1.0))
 
 
 def from_system(

@@ -21,6 +21,8 @@ from surefoot.envs.signals import TIMING
 from surefoot.envs.task_parameters import full_vector, nominal_of
 
 Span = tuple[float, float]
+Path = Callable[[np.ndarray, list[Any], int], np.ndarray]  # parameters, actions, seed -> observations (T, obs)
+FEW = 3  # steps, in which most parameters show
 
 
 def nominal_params(config: EnvConfig, uncertainty: UncertaintySet) -> np.ndarray:
@@ -60,10 +62,20 @@ def indistinct(
                 continue
             rows[:, uncertainty.param_names.index("push_rate")] = 1.0
         with quiet_mujoco():
-            paths = [path(row, actions, seed) for row in rows]
-        if spans := _spans(axis, [np.array_equal(one, other) for one, other in pairwise(paths)]):
+            same = _neighbours_alike(path, rows, actions, seed)
+        if spans := _spans(axis, same):
             found[name] = spans
     return found
+
+
+def _neighbours_alike(path: Path, rows: np.ndarray, actions: list[Any], seed: int) -> list[bool]:
+    """Return which neighbours among parameters (n, d) move alike: tried to the end only where a few steps show none."""
+    for some in (actions[:FEW], actions):
+        paths = [path(row, some, seed) for row in rows]
+        alike = [np.array_equal(one, other) for one, other in pairwise(paths)]
+        if not any(alike):
+            break
+    return alike
 
 
 def inert(uncertainty: UncertaintySet, axes: Sequence[np.ndarray], spans: dict[str, list[Span]]) -> list[str]:
@@ -80,9 +92,6 @@ def without_effect(config: EnvConfig, uncertainty: UncertaintySet, n: int = 5) -
     """
     axes = [np.linspace(p.low, p.high, n) for p in uncertainty.parameters]  # one after the other, so any number of them
     return inert(uncertainty, axes, indistinct(config, uncertainty, axes))
-
-
-Path = Callable[[np.ndarray, list[Any], int], np.ndarray]  # parameters, actions, seed -> observations (T, obs)
 
 
 def _open(config: EnvConfig, uncertainty: UncertaintySet) -> tuple[np.ndarray, gym.Space[Any], Path]:

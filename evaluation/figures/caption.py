@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,4 +99,16 @@ def band_of_runs(counts: Iterable[int]) -> str:
 
 def configs_of(folders: Sequence[Path]) -> list[Record]:
     """Return the configurations of run folders as plain values."""
-    return [read_yaml(folder / "config.yaml") for folder in folders]
+    return [config_of(folder) for folder in folders]
+
+
+def config_of(folder: Path) -> Record:
+    """Return the configuration of a run folder as plain values."""
+    path = folder / "config.yaml"
+    return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, changed: int) -> Record:
+    """Return a configuration, read once: every line of every panel asks whose it is, and YAML takes its time."""
+    return read_yaml(path)

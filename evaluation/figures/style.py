@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 from matplotlib.axes import Axes
@@ -15,8 +13,7 @@ from matplotlib.figure import Figure
 
 from surefoot import agents
 from surefoot.agents.interface import Style
-from surefoot.configs.casting import read_yaml
-from surefoot.evaluation.figures.caption import Caption
+from surefoot.evaluation.figures.caption import Caption, config_of
 from surefoot.evaluation.storage import write_atomically
 
 # Okabe and Ito's colours; an agent keeps the colour and dash of its `AgentSpec` in every figure.
@@ -48,25 +45,14 @@ def distinct_styles(wanted: Sequence[Style]) -> list[Style]:
 
 def agent_of(folder: Path) -> str:
     """Return which agent made a run."""
-    name: str = _config(folder)["agent_name"]
+    name: str = config_of(folder)["agent_name"]
     return name
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
-    return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
-
-
-@lru_cache(maxsize=64)
-def _read(path: Path, changed: int) -> dict[str, Any]:
-    """Return a configuration, read once: every line of every panel asks whose it is, and YAML takes its time."""
-    return read_yaml(path)
 
 
 def style_of(folder: Path) -> Style:
     """Return the style of a run: that of its variant, where its agent has variants, else of its agent."""
     agent = agent_of(folder)
-    settings = _config(folder).get("agent") or {}
+    settings = config_of(folder).get("agent") or {}
     style = agents.get(agent).style_of(settings) if agent in agents.REGISTRY else None
     return style or agent_style(agent)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import importlib
 import os
 import signal
@@ -32,6 +31,7 @@ from surefoot.envs import EnvConfig  # noqa: E402
 from surefoot.offline_data import DataConfig  # noqa: E402
 from surefoot.training.cli.main import main  # noqa: E402
 from surefoot.training.config.run import EvalConfig, RunConfig  # noqa: E402
+from surefoot.training.loop.process import leave_out_for_good  # noqa: E402
 
 __all__ = [
     "assert_same_run",
@@ -144,8 +144,7 @@ def preload(names: Path) -> int:
             with suppress(Exception):  # what is no module that can be imported by its name
                 importlib.import_module(name)
     TRIED.update(missing)
-    gc.collect()
-    gc.freeze()  # else the collections of each fork would go through, and so copy, all of it
+    leave_out_for_good()  # else the collections of each fork would go through, and so copy, all of it
     if len(threads := os.listdir("/proc/self/task")) > 1:
         raise RuntimeError(f"{len(threads)} threads: forks would not be whole")
     return len(missing)

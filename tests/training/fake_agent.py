@@ -44,7 +44,8 @@ class LinearPolicy(nn.Module):
     def __init__(self, spaces: Spaces) -> None:
         super().__init__()
         width, actions = spaces.observation.shape[0], spaces.action.shape[0]
-        self.linear = nn.utils.skip_init(nn.Linear, width, actions)  # leaves the global generator alone
+        with torch.random.fork_rng(devices=[]):  # leaves the global generator alone; `skip_init` imports SymPy
+            self.linear = nn.Linear(width, actions)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 

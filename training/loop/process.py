@@ -12,6 +12,17 @@ import torch
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
+_left_out_for_good = False
+
+
+def leave_out_for_good() -> None:
+    """Leave what exists now out of garbage collections until the process ends."""
+    global _left_out_for_good
+    gc.collect()
+    gc.freeze()
+    _left_out_for_good = True
+
+
 @contextmanager
 def quick_process() -> Iterator[None]:
     """Flush denormals, keep freed memory, and leave what exists now out of garbage collections.
@@ -20,18 +31,18 @@ def quick_process() -> Iterator[None]:
     - PyTorch gives every freed CPU tensor back to malloc, which by default gives pages back to the system: an update
       of 256-unit networks then takes hundreds of page faults.
     - Imports leave half a million objects, and an update makes enough new ones for Python to walk through them often.
-      Where the caller has left them out already, as a sweep's server and the tests do, they stay so.
+      Where they are left out for good, as by a sweep's server and the tests, they stay so.
     """
     torch.set_flush_denormal(True)
     keep_freed_memory()
-    frozen = gc.get_freeze_count() > 0
-    if not frozen:
+    for_good = _left_out_for_good  # counting what is left out would go through all of it
+    if not for_good:
         gc.collect()
         gc.freeze()
     try:
         yield
     finally:
-        if not frozen:
+        if not for_good:
             gc.unfreeze()
 
 

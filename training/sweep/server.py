@@ -6,7 +6,6 @@ is a process of its own, in a session of its own, and ends as any Python process
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import random
@@ -26,6 +25,7 @@ import torch
 
 from surefoot.offline_data.files import runs
 from surefoot.training.loop.interrupt import DRIVER
+from surefoot.training.loop.process import leave_out_for_good
 
 LARGEST = 2**17  # bytes of a message
 LOST = -signal.SIGKILL  # what stands for the exit code of a run whose server was killed
@@ -129,8 +129,7 @@ class ForkedRun:
 
 def serve(channel: socket.socket) -> list[str] | None:
     """Fork a process for every request. Return twice: its arguments in each of them, None here when the driver ends."""
-    gc.collect()
-    gc.freeze()  # a run's collections would write to, and so copy, every page of what it shares
+    leave_out_for_good()  # a run's collections would write to, and so copy, every page of what it shares
     pids = set[int]()
     with _children_wake() as alarm:
         while True:

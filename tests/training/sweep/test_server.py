@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
 from waiting import wait_until
@@ -24,21 +24,35 @@ if arguments is not None:
 """
 
 
-@pytest.fixture
-def server():
+@contextmanager
+def serving():
     server = WarmServer([sys.executable, "-c", SERVER], ())
     yield server
     server.close()
 
 
+@pytest.fixture(scope="module")
+def shared():
+    """Start one server for all tests that leave it as it was: it takes seconds."""
+    with serving() as server:
+        yield server
+
+
 @pytest.fixture
-def run(server, tmp_path):
-    """Return a function that starts a run of some code, and the function's log."""
+def server():
+    """Start a server that a test may end."""
+    with serving() as server:
+        yield server
 
-    def start(code, name="log", **environment):
-        return server.start(Request([textwrap.dedent(code)], environment, str(tmp_path / name)))
 
-    return start
+def request(code, log, **environment):
+    return Request([textwrap.dedent(code)], environment, str(log))
+
+
+@pytest.fixture
+def run(shared, tmp_path):
+    """Return a function that starts a run of some code, whose log has that name."""
+    return lambda code, name="log", **environment: shared.start(request(code, tmp_path / name, **environment))
 
 
 def test_a_run_ends_with_its_own_code_and_its_output_is_in_its_log(run, tmp_path):
@@ -81,9 +95,9 @@ def test_signals_reach_a_run_and_one_that_has_ended_is_left_alone(run):
     assert sleeping.poll() == -signal.SIGTERM
 
 
-def test_when_the_server_is_killed_a_run_counts_until_it_has_ended(server, run, tmp_path):
+def test_when_the_server_is_killed_a_run_counts_until_it_has_ended(server, tmp_path):
     code = "Path('LOG.on').touch()\nwhile not Path('LOG.off').exists(): time.sleep(0.01)"
-    waiting = run(code.replace("LOG", str(tmp_path / "log")))
+    waiting = server.start(request(code.replace("LOG", str(tmp_path / "log")), tmp_path / "log"))
     wait_until((tmp_path / "log.on").exists)
     server.process.kill()
     server.process.wait()
@@ -92,7 +106,7 @@ def test_when_the_server_is_killed_a_run_counts_until_it_has_ended(server, run, 
     (tmp_path / "log.off").touch()
     assert waiting.wait() == LOST
     with pytest.raises(OSError, match=r"Broken pipe|has ended"):
-        run("pass")
+        server.start(request("pass", tmp_path / "log"))
 
 
 def test_the_server_ends_with_its_driver(server):
@@ -116,10 +130,9 @@ def test_what_a_sweep_preloads_starts_no_thread(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, check=True, timeout=120)
 
 
-def test_a_log_that_cannot_be_written_fails_the_run_alone(server, tmp_path):
-    request = Request(["pass"], {}, str(Path(tmp_path, "nowhere", "log")))
-    assert server.start(request).wait() == 1
-    assert server.alive
+def test_a_log_that_cannot_be_written_fails_the_run_alone(shared, run):
+    assert run("pass", "nowhere/log").wait() == 1
+    assert shared.alive
 
 
 def test_a_quick_end_still_flushes_joins_threads_and_carries_out_what_was_registered():

@@ -10,6 +10,7 @@ before anything is made.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import shutil
@@ -61,6 +62,8 @@ class Options:
 def main(options: Options) -> int:
     """Carry the matrix out, and return 1 where a resumed run was another one or could not be resumed."""
     draw_nothing()
+    gc.collect()
+    gc.freeze()  # or every run would walk through what was imported
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         data = write_data(Path(folder) / "data.hdf5")

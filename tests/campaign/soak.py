@@ -3,12 +3,12 @@
     python tests/campaign/soak.py --minutes 32 --at-once 12    # of every agent, the least soaked first: 24 hours
     python tests/campaign/soak.py --minutes 2 --at-most 30     # begin no agent after half an hour; hours add up
 
-Agents train their tiny runs without an end, with rows, evaluations and checkpoints all the time. What counts is what a
-run has done, not how long it has waited for a busy machine: its resident set, open files and threads are read at most
-once a second, where there is a new checkpoint, and a line is fitted over steps. The first third of the steps is
-warm-up, and at least `WARM_UP` steps, by when replays are full; the rise of the line over the rest, in percent of its
-mean, is the growth. A soak goes on until `ENOUGH` checkpoints have been seen after the warm-up; one that does not get
-there in three times its minutes counts for nothing.
+Agents train their tiny runs without an end, with rows, evaluations and checkpoints all the time, and give way to
+whatever else the machine has to do. What counts is what a run has done, not how long it has waited for a busy machine:
+its resident set, open files and threads are read at most once a second, where there is a new checkpoint, and a line is
+fitted over steps. The first third of the steps is warm-up, and at least `WARM_UP` steps, by when replays are full; the
+rise of the line over the rest, in percent of its mean, is the growth. A soak goes on until `ENOUGH` checkpoints have
+been seen after the warm-up; one that does not get there in three times its minutes counts for nothing.
 """
 
 from __future__ import annotations
@@ -25,11 +25,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
-from tiny_runs import ended, forked, left_over, records, surefoot, tiny_run, write_data
+from tiny_runs import (
+    ended,
+    forked,
+    left_over,
+    preload,
+    records,
+    surefoot,
+    surefoot_and_imports,
+    tiny_run,
+    write_data,
+)
 
 from surefoot import agents
 from surefoot.evaluation.policy_files import checkpoint_steps
-from surefoot.training.config.run import RunConfig
+from surefoot.training.config.run import EvalConfig, RunConfig
 from surefoot.training.runs.folder import write_config
 
 NAME = "soak"
@@ -38,9 +48,10 @@ BOUND = 1.0  # per cent
 WARM_UP = 2000  # steps
 ENOUGH = 20  # checkpoints seen after the warm-up
 PATIENCE = 3  # times the minutes
-EVERY = 100  # steps: a row of metrics and a checkpoint
+EVERY = 100  # steps: a row of metrics, an evaluation and a checkpoint
 ENDLESS = 10**9  # rounds or episodes of agents that are made for a number of them; steps of others
 REPLAY = 400  # rows
+LEAST = 19  # of priorities
 
 
 @dataclass
@@ -123,6 +134,7 @@ def soak_all(names: list[str], options: Options, done: Callable[[str, dict[str, 
     """Train agents, so many at once, and hand over what was found of each; None where it failed."""
     waiting, running, until = list(names), list[Soak](), time.monotonic() + 60 * options.at_most
     with tempfile.TemporaryDirectory() as place:
+        import_all(Path(place), names)
         while waiting or running:
             while waiting and len(running) < options.at_once and time.monotonic() < until:
                 running.append(begin(waiting.pop(0), Path(place)))
@@ -148,13 +160,26 @@ def is_over(soak: Soak, seconds: float) -> bool:
     return soak.seconds >= seconds * (1 if enough else PATIENCE)
 
 
+def import_all(place: Path, names: Sequence[str]) -> None:
+    """Import what the runs of these agents need, once and not in each of them."""
+    for name in names:
+        agents.get(name)
+    write_config(place / "config.yaml", "sac", tiny_run("sac", place), None)
+    call = surefoot_and_imports(place / "imports", "train", "--config", place / "config.yaml", "--out", place)
+    if code := ended(forked(call, place / "log"), 600):
+        raise RuntimeError(f"a tiny run ended with {code}: {(place / 'log').read_text()[-2000:]}")
+    preload(place / "imports")
+
+
 def begin(name: str, place: Path) -> Soak:
     """Start a run without an end."""
     folder = place / name
     folder.mkdir()
     write_config(folder / "config.yaml", name, endless(name, write_data(folder / "data.hdf5")), None)
     call = surefoot("train", "--config", folder / "config.yaml", "--out", folder, "--name", "r")
-    return Soak(name, folder, forked(call, folder / "log"))
+    pid = forked(call, folder / "log")
+    os.setpriority(os.PRIO_PROCESS, pid, LEAST)
+    return Soak(name, folder, pid)
 
 
 def endless(name: str, data: Path) -> RunConfig[Any]:
@@ -162,7 +187,8 @@ def endless(name: str, data: Path) -> RunConfig[Any]:
 
     IWOCS, which ends after its models, stays with its default policy.
     """
-    config = tiny_run(name, data, steps=ENDLESS, log_every=EVERY, checkpoint_every=EVERY)
+    evaluations = EvalConfig(every=EVERY, episodes=2)
+    config = tiny_run(name, data, steps=ENDLESS, eval=evaluations, log_every=EVERY, checkpoint_every=EVERY)
     lengths = dict.fromkeys(agents.get(name).task_fields, ENDLESS) | {"default_steps": ENDLESS // 2}
     changes = {key: length for key, length in lengths.items() if key in agents.get(name).tiny}
     changes |= {"replay_capacity": REPLAY} if hasattr(config.agent, "replay_capacity") else {}

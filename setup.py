@@ -28,7 +28,8 @@ def libraries() -> list[Extension]:
     return [
         Extension(
             f"surefoot.agents.parts.engine.kernels_{capability.lower()}",
-            [f"{FOLDER}/kernels.cpp"],
+            [f"{FOLDER}/{name}" for name in flags["SOURCES"]],
+            depends=[f"{FOLDER}/{name}" for name in flags["HEADERS"]],
             extra_compile_args=flags["compile_flags"](capability),
             extra_link_args=flags["LINK"],
             language="c++",

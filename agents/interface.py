@@ -146,7 +146,7 @@ class Setting:
     data: OfflineData | None = None  # None for agents that only act
     compile: bool = False  # wrap update phases in torch.compile
     cudagraph: bool = False  # capture update phases as CUDA graphs
-    engine: Literal["eager", "torch", "native"] = "eager"  # what computes the updates: `parts.engine`
+    engine: Literal["eager", "torch", "native", "native-bf16"] = "eager"  # what computes the updates: `parts.engine`
     num_seeds: int = 1  # seeds trained side by side; the environments of `env` are divided among them
     termination: TerminationFn | None = None  # when the task ends, for model-based agents
     perturbed_envs: PerturbedEnvs | None = None  # where the run has an uncertainty set; `env` is an `UncertainEnv` then

@@ -1,7 +1,7 @@
-"""Time per update of every agent with gradients: the native engine against eager, in turn, in one process.
+"""Time per update of every agent with gradients: the native engine, in float32 and bf16, against eager, in turn.
 
-Published sizes of networks and batches, one update per environment step; the step in the environment is part of it. CPU
-seconds on one thread, so that other work on the machine counts as little as it can.
+All in one process. Published sizes of networks and batches, one update per environment step; the step in the
+environment is part of it. CPU seconds on one thread, so that other work on the machine counts as little as it can.
 
     python benchmarks/engine_speed.py [--agents sac h2o] [--rounds 5]
 """
@@ -24,13 +24,14 @@ from surefoot import agents
 from surefoot.agents.interface import Batch, Setting, Spaces, VectorEnv
 from surefoot.agents.lipschitz_mbrl.dynamics import DynamicsConfig
 from surefoot.agents.lipschitz_mbrl.dynamics_training import DynamicsModel
+from surefoot.agents.parts.engine import native
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertainVectorEnv, make_vec, spaces_of
 from surefoot.envs.termination import never
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.training.loop.process import quick_process
 
-Engine = Literal["eager", "native"]
-ENGINES: tuple[Engine, ...] = ("eager", "native")
+Engine = Literal["eager", "native", "native-bf16"]
+ENGINES: tuple[Engine, ...] = ("eager", "native", *(("native-bf16",) if native.bf16_capabilities() else ()))
 DATA_ROWS = 20_000
 
 
@@ -139,16 +140,21 @@ def model_trainer(engine: Engine) -> Callable[[], float]:
 
 
 def compare(name: str, rounds: int) -> dict[str, Any]:
-    """Return milliseconds under each engine, and the ratio of each round."""
+    """Return milliseconds under each engine, and the ratios of each round: to native of eager, to bf16 of native."""
     runs = {e: model_trainer(e) if name == MODEL else stepper(CASES[name], e) for e in ENGINES}
     seconds: dict[Engine, list[float]] = {engine: [] for engine in ENGINES}
     for _ in range(rounds):
         for engine, run in runs.items():
             seconds[engine].append(run())
-    ratios = sorted(a / b for a, b in zip(seconds["eager"], seconds["native"], strict=True))
     milliseconds = {engine: round(1000 * statistics.median(values), 2) for engine, values in seconds.items()}
-    spread = {"ratio": statistics.median(ratios), "low": ratios[0], "high": ratios[-1]}
-    return milliseconds | {key: round(value, 2) for key, value in spread.items()}
+    in_bf16 = {"bf16": spread(seconds["native"], seconds["native-bf16"])} if "native-bf16" in seconds else {}
+    return milliseconds | spread(seconds["eager"], seconds["native"]) | in_bf16
+
+
+def spread(slower: list[float], faster: list[float]) -> dict[str, float]:
+    ratios = sorted(a / b for a, b in zip(slower, faster, strict=True))
+    found = {"ratio": statistics.median(ratios), "low": ratios[0], "high": ratios[-1]}
+    return {name: round(value, 2) for name, value in found.items()}
 
 
 def main(options: Options) -> None:

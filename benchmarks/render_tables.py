@@ -191,37 +191,81 @@ def throughput(result: Result) -> str:
     peers, sample = training["versions_of_peers"], replay["microseconds"]
     names = {
         "ours": "Surefoot, native engine",
+        "bf16": "Surefoot, `--precision bf16`",
         "eager": "Surefoot, `--engine eager`",
         "sb3": f"Stable-Baselines3 {peers.get('sb3', '')}",
         "sbx": f"SBX {peers.get('sbx', '')} (JAX)",
         "floor": "the matrix products of one update alone, by PyTorch",
     }
+    compared = {"ratio_to_ours": "time ÷ ours, of each round", "ratio_to_bf16": "time ÷ ours in bf16"}
     rows: list[tuple[Any, ...]] = []
     for name, label in names.items():
         if name not in training["milliseconds_per_step"]:
             continue
-        ratio = training["ratio_to_ours"].get(name)
-        spread = f"{ratio['median']} ({ratio['low']} to {ratio['high']})" if ratio else "1" * (name == "ours")
+        ratios = [spread(training[to][name]) if name in training.get(to, {}) else "" for to in compared]
         rows.append(
-            (label, training["steps_per_second"].get(name, ""), training["milliseconds_per_step"][name], spread)
+            (label, training["steps_per_second"].get(name, ""), training["milliseconds_per_step"][name], *ratios)
         )
     threads = f"SAC on HalfCheetah-v5, {training['threads']} thread{'s' * (training['threads'] > 1)}"
-    parts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in training["milliseconds_of_ours"].items())
-    table = markdown((threads, "steps per second", "ms per step", "time ÷ ours, of each round"), rows)
-    notes = (
-        f"Medians of {training['rounds']} rounds. Of our step, ms: {parts}. A sample of 256 from a replay of a million"
-    )
-    rows_of = f"rows ({replay['megabytes']} MB) takes {sample['ours']} µs, Stable-Baselines3's {sample['sb3']}."
-    return f"{table}\n\n{notes} {rows_of}"
+    parts, in_bf16 = (parts_of(training.get(f"milliseconds_of_{name}", {})) for name in ("ours", "bf16"))
+    table = markdown((threads, "steps per second", "ms per step", *compared.values()), rows)
+    in_bf16 = f" In bf16: {in_bf16}." if in_bf16 else ""
+    notes = f"Medians of {training['rounds']} rounds. Of our step, ms: {parts}.{in_bf16}"
+    of_rows = f"A sample of 256 from a replay of a million rows ({replay['megabytes']} MB) takes {sample['ours']} µs"
+    return f"{table}\n\n{notes} {of_rows}, Stable-Baselines3's {sample['sb3']}."
+
+
+def parts_of(milliseconds: Result) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in milliseconds.items())
+
+
+def spread(of: Result, middle: str = "median") -> str:
+    return f"{of[middle]} ({of['low']} to {of['high']})"
 
 
 def engine_speed(result: Result) -> str:
-    """Return the time per update of every agent, under the eager definition and the native engine."""
+    """Return the time per update of every agent: the eager definition, the native engine, and its products in bf16."""
     rows = [
-        (name, of["eager"], of["native"], f"{of['ratio']} ({of['low']} to {of['high']})")
+        (name, of["eager"], of["native"], spread(of, "ratio"), of.get("native-bf16", ""), bf16_of(of))
         for name, of in result["agents"].items()
     ]
-    return markdown(("CPU ms per update, one thread", "eager", "native", "eager ÷ native, of each round"), rows)
+    header = (
+        "CPU ms per update, one thread",
+        "eager",
+        "native",
+        "eager ÷ native, of each round",
+        "bf16",
+        "native ÷ bf16",
+    )
+    return markdown(header, rows)
+
+
+def bf16_of(figures: Result) -> str:
+    return spread(figures["bf16"], "ratio") if "bf16" in figures else ""
+
+
+def bf16_learning(result: Result) -> str:
+    """Return last evaluation and area under the curve in float32 and in bf16 on every task, and their difference."""
+    rows = []
+    for task in dict.fromkeys(job.split("/")[0] for job in result["jobs"]):
+        runs = {
+            precision: {
+                job.split("/")[2]: of for job, of in result["jobs"].items() if job.startswith(f"{task}/{precision}/")
+            }
+            for precision in ("float32", "bf16")
+        }
+        for precision, by_seed in runs.items():
+            final, area = ([of[name] for of in by_seed.values()] for name in ("final", "area"))
+            steps = f"{next(iter(by_seed.values()))['steps']:,}"
+            each = " ".join(map(number, final)), with_interval(area), " ".join(map(number, area))
+            rows.append((task, precision, steps, with_interval(final), *each))
+        both = [seed for seed in runs["float32"] if seed in runs["bf16"]]
+        apart = [[runs["bf16"][s][name] - runs["float32"][s][name] for s in both] for name in ("final", "area")]
+        rows.append(
+            (task, "bf16 − float32, seed by seed", "", with_interval(apart[0]), "", with_interval(apart[1]), "")
+        )
+    header = ("task", "products", "steps", "return at the end", "by seed", "mean of all evaluations", "by seed")
+    return markdown(header, rows)
 
 
 def seed_stack(result: Result) -> str:
@@ -1431,6 +1475,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "start": start,
     "data_reading": data_reading,
     "engine_speed": engine_speed,
+    "bf16_learning": bf16_learning,
     "seed_stack": seed_stack,
     "dynlin_ucb_systems": dynlin_ucb_systems,
     "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,

@@ -1,8 +1,9 @@
 """Environment steps per second of SAC on HalfCheetah-v5: ours, Stable-Baselines3's and SBX's, in turn, in one call.
 
-Same networks (256-256), batch 256, one update per step, same CPUs; each in a process of its own, as a user gets it.
-Also, in the same call: replay sampling at a million rows, and the floor under any update of these shapes, the time of
-its matrix products alone. SBX (JAX) runs in an environment of its own, build/sbx, which the script makes.
+Ours in float32 and, where the processor can, with products in bf16. Same networks (256-256), batch 256, one update per
+step, same CPUs; each in a process of its own, as a user gets it. Also, in the same call: replay sampling at a million
+rows, and the floor under any update of these shapes, the time of its matrix products alone. SBX (JAX) runs in an
+environment of its own, build/sbx, which the script makes.
 
     python benchmarks/throughput.py [--threads 1] [--rounds 7] [--steps 200] [--no-sbx]
 """
@@ -27,6 +28,7 @@ import torch
 import tyro
 from record import record
 
+from surefoot.agents.parts.engine import native
 from surefoot.training.loop.process import quick_process
 
 # Of 256³ products, a critic's layers 23→256→256→1 take 1.1, a policy's 17→256→256→12 as well. An update needs: targets
@@ -111,7 +113,13 @@ def timed(run: Callable[[int], Any]) -> Iterator[float]:
         seconds = time.perf_counter() - began
 
 
-WORKERS = {"ours": ours, "eager": partial(ours, "eager"), "sb3": stable_baselines3, "floor": floor}
+WORKERS = {
+    "ours": ours,
+    "bf16": partial(ours, "native-bf16"),
+    "eager": partial(ours, "eager"),
+    "sb3": stable_baselines3,
+    "floor": floor,
+}
 SBX = Path(__file__).resolve().parents[1] / "build" / "sbx"
 SBX_PACKAGES = ("sbx-rl==0.28.0", "gymnasium[mujoco]")
 
@@ -120,7 +128,7 @@ def serve(name: str, threads: int) -> None:
     """Run in a child: read a number of steps per line, answer the seconds they took."""
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
     torch.set_num_threads(threads)
-    with quick_process() if name in ("ours", "eager") else nullcontext():
+    with quick_process() if name in ("ours", "bf16", "eager") else nullcontext():
         worker = WORKERS[name]()
         next(worker)
         print(f"ready {importlib.metadata.version('stable-baselines3') if name == 'sb3' else ''}", flush=True)
@@ -169,6 +177,8 @@ def sbx_python() -> str:
 
 def time_training(options: Options) -> dict[str, Any]:
     names = [*WORKERS, *(["sbx"] if options.sbx else [])]
+    if not native.bf16_capabilities():
+        names.remove("bf16")
     children = {name: Child(name, options.threads) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.rounds):
@@ -182,11 +192,15 @@ def time_training(options: Options) -> dict[str, Any]:
         "rounds": options.rounds,
         "versions_of_peers": {name: child.version for name, child in children.items() if child.version},
         "steps_per_second": {name: round(1 / per_step[name], 1) for name in names if name != "floor"},
-        "ratio_to_ours": {
-            name: spread(seconds[name], seconds["ours"]) for name in names if name not in ("ours", "floor")
-        },
+        "ratio_to_ours": ratios_to("ours", seconds),
+        **({"ratio_to_bf16": ratios_to("bf16", seconds)} if "bf16" in names else {}),
         "milliseconds_per_step": {name: round(1000 * value, 2) for name, value in per_step.items()},
     }
+
+
+def ratios_to(ours: str, seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Return the others' times over those of one of ours."""
+    return {name: spread(seconds[name], seconds[ours]) for name in seconds if name not in (ours, "floor")}
 
 
 def spread(theirs: list[float], ours: list[float]) -> dict[str, float]:
@@ -195,9 +209,9 @@ def spread(theirs: list[float], ours: list[float]) -> dict[str, float]:
     return {"median": round(statistics.median(ratios), 2), "low": round(min(ratios), 2), "high": round(max(ratios), 2)}
 
 
-def time_parts(steps: int = 300) -> dict[str, float]:
+def time_parts(engine: str = "auto", steps: int = 300) -> dict[str, float]:
     """Return where one of our environment steps spends its time, in milliseconds."""
-    agent = make_agent()
+    agent = make_agent(engine)
     for _ in range(WARM_UP):
         agent.step()
     seconds = dict.fromkeys(("act_and_environment", "sample", "update"), 0.0)
@@ -258,6 +272,8 @@ def main(options: Options) -> None:
     figures: dict[str, Any] = {"training": time_training(options)}
     with quick_process():
         figures["training"]["milliseconds_of_ours"] = time_parts()
+        if native.bf16_capabilities():
+            figures["training"]["milliseconds_of_bf16"] = time_parts("native-bf16")
         figures["replay"] = time_replay()
     name = "throughput" if options.threads == 1 else f"throughput_{options.threads}_threads"
     record(name, figures, began=began, seeds=[0])

@@ -126,7 +126,7 @@ def files_of_the_packages() -> set[str]:
         f"{package.replace('.', '/')}/{path.relative_to(ROOT / folder).as_posix()}"
         for package, folder in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".yaml", ".hdf5", ".md", ".cpp") or path.name == "py.typed"
+        if path.suffix in (".py", ".yaml", ".hdf5", ".md", ".cpp", ".h") or path.name == "py.typed"
     }
 
 

@@ -61,7 +61,7 @@ def adam(
             groups.setdefault(decayed.get(id(parameter), 0.0), []).append(parameter)
     learned = [{"params": params, "weight_decay": c} for c, params in groups.items()]
     if setting.engine != "eager":
-        return FlatAdam(learned, lr, eps, is_native=setting.engine == "native")
+        return FlatAdam(learned, lr, eps, is_native=setting.engine.startswith("native"))
     optimiser = torch.optim.Adam(learned, lr=lr, eps=eps, fused=True, capturable=setting.cudagraph)
     if setting.cudagraph:
         for parameter in itertools.chain.from_iterable(groups.values()):
@@ -109,7 +109,7 @@ def accelerate(phase: Phase, setting: Setting, owners: Sequence[Owner], by_hand:
     """
     if setting.engine != "eager":
         attach(setting.engine, owners)
-        return by_hand if by_hand and setting.engine == "native" else phase
+        return by_hand if by_hand and setting.engine.startswith("native") else phase
     if setting.compile:
         _disable_tracing()
         phase = torch.compile(phase)

@@ -44,7 +44,7 @@ class StackableAgent(Agent, Protocol):
 
 def stacks(agent: Agent, engine: str) -> bool:
     """Whether the update of several seeds of an agent can be one."""
-    return engine == "native" and hasattr(agent, "PER_SEED")
+    return engine.startswith("native") and hasattr(agent, "PER_SEED")
 
 
 class SeedStack:

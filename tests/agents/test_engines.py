@@ -12,7 +12,7 @@ from torch import Tensor
 
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
-from surefoot.agents.parts.engine import ENGINES, coverage
+from surefoot.agents.parts.engine import coverage, native
 from surefoot.agents.parts.seeds import SeedStack, stacks
 from surefoot.envs import EnvConfig, spaces_of
 from surefoot.envs.termination import never
@@ -20,7 +20,9 @@ from surefoot.offline_data import DataConfig, load_for
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.setup import training_env
 
+ENGINES = ("eager", "torch", "native")  # equal up to rounding
 UPDATES = 20
+has_bf16 = pytest.mark.skipif(not native.bf16_capabilities(), reason="this processor has no bf16 products")
 
 
 def run_config(name: str, data: str, **changes: Any) -> RunConfig[Any]:
@@ -196,6 +198,40 @@ def test_two_hundred_updates_stay_together(name, data_file):
         assert off(found[engine], eager) < 4e-4, engine
 
 
+@has_bf16
+@pytest.mark.parametrize("name", KERNELS)
+def test_wide_layers_of_every_agent_are_in_bf16_and_near_float32(name, data_file):
+    """Moments are left out: of gradients that are near zero the rounding is what they are.
+
+    A single step of Adam moves some output layers, which begin small, by a twentieth.
+    """
+    config = run_config(name, str(data_file), hidden=(40, 33))
+    float32, bf16 = (after(name, config, engine)[0] for engine in ("native", "native-bf16"))
+    learned = {key: value for key, value in float32.items() if ".exp_avg" not in key}
+    assert 1e-5 < off(bf16, learned) < 0.1
+
+
+@has_bf16
+def test_what_two_hundred_updates_log_in_bf16_is_within_a_hundredth_of_float32(data_file):
+    config, logged = run_config("sac", str(data_file), hidden=(64, 64)), []
+    for engine in ("native", "native-bf16"):
+        agent, metrics = make("sac", config, engine), {}
+        for _ in range(220):
+            metrics = agent.step().metrics or metrics
+        logged.append(metrics)
+    float32, bf16 = logged
+    differences = {name: float((bf16[name] - value).abs() / value.abs()) for name, value in float32.items()}
+    assert 0 < differences["alpha"] < 1e-4
+    assert max(differences.values()) < 1e-2
+
+
+@has_bf16
+def test_narrow_networks_are_those_of_float32_bit_for_bit(data_file):
+    config = run_config("sac", str(data_file), hidden=(31, 31))
+    float32, bf16 = (after("sac", config, engine)[0] for engine in ("native", "native-bf16"))
+    assert all(torch.equal(float32[key], bf16[key]) for key in float32)
+
+
 OF_A_STACK = [  # of what differs between seeds, every form that the update by hand has
     ("sac", {}),
     ("sac", {"learn_log_std_affine": True, "entropy_in_target": False}),
@@ -208,11 +244,13 @@ OF_A_STACK = [  # of what differs between seeds, every form that the update by h
 ]
 
 
+@pytest.mark.parametrize("engine", ["native", pytest.param("native-bf16", marks=has_bf16)])
 @pytest.mark.parametrize(("name", "change"), OF_A_STACK, ids=[f"{n}-{c or 'default'}" for n, c in OF_A_STACK])
-def test_seeds_side_by_side_are_each_seed_alone_bit_for_bit(name, change, data_file):
+def test_seeds_side_by_side_are_each_seed_alone_bit_for_bit(name, change, engine, data_file):
     """Also after one of them has left, as one that diverges does: what remains is stacked anew."""
-    config = run_config(name, str(data_file), **change)
-    alone, beside = ([make(name, config, "native", seed) for seed in (3, 4, 5)] for _ in range(2))
+    wide = {"hidden": (32, 33)} if engine == "native-bf16" else {}
+    config = run_config(name, str(data_file), **change, **wide)
+    alone, beside = ([make(name, config, engine, seed) for seed in (3, 4, 5)] for _ in range(2))
     left = list(zip(alone, beside, strict=True))
     for updates in (7, 5):
         stack, done = SeedStack([agent for _, agent in left]), 0
@@ -231,4 +269,5 @@ def test_which_agents_stack_their_seeds(data_file):
     assert stacked == ["h2o", "sac-mix", "sac", "dr-sac", "darc", "darc-plus"]
     agent = make("sac", run_config("sac", str(data_file)), "native")
     assert stacks(agent, "native")
+    assert stacks(agent, "native-bf16")
     assert not stacks(agent, "eager")

@@ -120,6 +120,9 @@ class RunConfig(Generic[C]):
     engine: Literal["auto", "native", "torch", "eager"] = "auto"
     """What computes the updates: `native` (C++ kernels, float32 on a CPU), `torch` (the same plan in PyTorch), `eager`
     (autograd, the definition). All give the same numbers up to rounding. `auto`: the fastest there is."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of the products in the native engine's layers of 32 units and more: `bf16` rounds what is multiplied to 8 binary
+    digits and adds up in float32, where the processor has AVX512_BF16; all else stays float32. docs/guides/speed.md."""
     resume_episodes: Literal["replayed", "fresh"] = "replayed"
     """What a resumed run does with the episodes that were under way: bring them back to their exact state, or begin
     fresh ones, for tasks that cannot be brought back (global random numbers, hardware)."""

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from surefoot.agents.interface import Agent
-from surefoot.agents.parts.engine import Engine, choose, coverage
+from surefoot.agents.parts.engine import Engine, choose, coverage, option_of
 from surefoot.training.config.run import RunConfig, require_device
 
 
@@ -27,10 +27,21 @@ def pick_device(name: str) -> torch.device:
 
 def new_engine(config: RunConfig[Any]) -> Engine:
     """Return the engine of a new run; say where the fastest one cannot be had."""
-    engine, note = choose(config.engine, pick_device(config.device), traced=config.compile or config.cudagraph)
+    engine, note = choose(wanted_engine(config), pick_device(config.device), traced=config.compile or config.cudagraph)
     if note:
         tqdm.write(note)
     return engine
+
+
+def wanted_engine(config: RunConfig[Any]) -> str:
+    """Return what --engine and --precision ask for together; `ValueError` where they do not go together."""
+    if config.precision == "float32":
+        return config.engine
+    if config.engine not in ("auto", "native"):
+        raise ValueError(
+            f"--precision bf16 is the native engine's, which --engine {config.engine} is not; leave one of them out"
+        )
+    return "native-bf16"
 
 
 def same_engine(config: RunConfig[Any], engine: str, path: Path) -> Engine:
@@ -38,12 +49,17 @@ def same_engine(config: RunConfig[Any], engine: str, path: Path) -> Engine:
     try:
         return choose(engine, pick_device(config.device), traced=config.compile or config.cudagraph)[0]
     except ValueError as error:
-        raise ValueError(f"{path}: began with --engine {engine}, and a run keeps its engine: {error}") from error
+        raise ValueError(f"{path}: began with {option_of(engine)}, and a run keeps its engine: {error}") from error
 
 
 def engine_in_use(agent_name: str, agent: Agent, engine: Engine) -> Engine:
-    """Return what computes the updates of an agent, and say which of its networks the engine lacks."""
+    """Return what computes the updates of an agent, and say which of its networks the engine lacks.
+
+    Raises `ValueError` where it lacks all of them and their precision was asked for.
+    """
     computed, left = coverage(agent)
+    if engine == "native-bf16" and not computed:
+        raise ValueError(f"--precision bf16: the native engine computes no network of {agent_name}; leave it out")
     if engine == "eager" or not computed:
         return "eager"
     if left:

@@ -229,6 +229,7 @@ def _build(
     setting = Setting(spaces, config.seed, device, env, data, *how, termination=ends, perturbed_envs=perturbed_envs)
     try:
         agent = spec.make_agent(config.agent, setting)
+        engine = engine_in_use(agent_name, agent, engine)
         if config.eval.objectives:
             served(agent.policy, config.eval.objectives)
     except BaseException:
@@ -239,7 +240,6 @@ def _build(
     logs = CsvLog(folder / "metrics.csv", METRIC_COLUMNS), CsvLog(folder / "evaluations.csv", columns)
     task = spaces, own_action_space(config.env), device, env
     measured_in = perturbed_envs and perturbed_envs.in_dynamics(config.eval.physics)
-    engine = engine_in_use(agent_name, agent, engine)
     of_run = agent_name, config, folder, spec, *task, agent, Meter(device), *logs
     return ActiveRun(*of_run, engine=engine, replayable=replayable, perturbed_envs=measured_in)
 

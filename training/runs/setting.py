@@ -13,7 +13,7 @@ from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import NO_NUMBER, RunConfig
 
 Settings = dict[str, Any]  # by dotted names, such as `env.physics.gravity`
-NO_SETTING = ("seed", "log_every", "env.vectorization", *NO_NUMBER)
+NO_SETTING = ("seed", "log_every", "env.vectorization", "precision", *NO_NUMBER)  # the engine that was used has its own
 
 
 def setting_of(agent_name: str, config: RunConfig[Any], meta: Mapping[str, Any]) -> Settings:

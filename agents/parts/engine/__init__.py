@@ -6,6 +6,15 @@ tensor each, of which the modules hold views. Only what lies between the network
 """
 
 from surefoot.agents.parts.engine.adam import FlatAdam
-from surefoot.agents.parts.engine.choice import ENGINES, Engine, attach, choose, compute_by, coverage, engine_of
+from surefoot.agents.parts.engine.choice import (
+    ENGINES,
+    Engine,
+    attach,
+    choose,
+    compute_by,
+    coverage,
+    engine_of,
+    option_of,
+)
 
-__all__ = ["ENGINES", "Engine", "FlatAdam", "attach", "choose", "compute_by", "coverage", "engine_of"]
+__all__ = ["ENGINES", "Engine", "FlatAdam", "attach", "choose", "compute_by", "coverage", "engine_of", "option_of"]

@@ -12,15 +12,15 @@ from surefoot.agents.parts.engine import native
 from surefoot.agents.parts.engine.flat import Flat
 from surefoot.agents.parts.engine.stack import kernels_of
 
-Engine = Literal["eager", "torch", "native"]
+Engine = Literal["eager", "torch", "native", "native-bf16"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 
 
 def choose(wanted: str, device: torch.device, *, traced: bool = False) -> tuple[Engine, str | None]:
     """Return the engine for `auto` or one of `ENGINES`, and a line for people where `auto` is not the fastest one.
 
-    `traced`: the update is compiled or captured, which only the eager one can be. Raises `ValueError` for an engine
-    that cannot be had here.
+    `native-bf16` is `native` with products in bf16. `traced`: the update is compiled or captured, which only the eager
+    one can be. Raises `ValueError` for an engine that cannot be had here.
     """
     if wanted == "auto":
         if traced or device.type != "cpu":
@@ -28,16 +28,23 @@ def choose(wanted: str, device: torch.device, *, traced: bool = False) -> tuple[
         if reason := native_is_missing():
             return "torch", f"note: {reason}; updates run in PyTorch, at about half the speed"
         return "native", None
+    option, in_bf16 = option_of(wanted), wanted == "native-bf16"
     if traced and wanted != "eager":
-        raise ValueError(
-            f"--engine {wanted} does not go with --compile or --cudagraph; drop them, or pass --engine eager"
-        )
-    if wanted == "native":
+        instead = "leave it out" if in_bf16 else "pass --engine eager"
+        raise ValueError(f"{option} does not go with --compile or --cudagraph; drop them, or {instead}")
+    if wanted in native.PRECISIONS:
         if device.type != "cpu":
-            raise ValueError(f"--engine native runs on a CPU, not on {device}; pass --device cpu or --engine torch")
-        if reason := native_is_missing():
-            raise ValueError(f"{reason}, or pass --engine torch") from reason
+            instead = "leave it out" if in_bf16 else "--engine torch"
+            raise ValueError(f"{option} runs on a CPU, not on {device}; pass --device cpu or {instead}")
+        if reason := native_is_missing(wanted):
+            instead = "leave out --precision bf16" if in_bf16 else "pass --engine torch"
+            raise ValueError(f"{reason}, or {instead}") from reason
     return wanted, None  # type: ignore[return-value]
+
+
+def option_of(engine: str) -> str:
+    """Return how the command line says an engine."""
+    return "--precision bf16" if engine == "native-bf16" else f"--engine {engine}"
 
 
 def coverage(agent: Any) -> tuple[list[str], list[str]]:
@@ -75,15 +82,15 @@ def compute_by(engine: str, module: Any) -> None:
     """Let a deployed policy be computed as it was in its run, where that can be: elsewhere its last digits differ."""
     if engine == "eager" or not isinstance(module, nn.Module):
         return
-    if engine == "native" and (next(module.parameters()).device.type != "cpu" or native_is_missing()):
+    if engine in native.PRECISIONS and (next(module.parameters()).device.type != "cpu" or native_is_missing(engine)):
         return
     _attach(engine, module)
 
 
-def native_is_missing() -> native.Unavailable | None:
-    """Return why there are no native kernels here, or None."""
+def native_is_missing(engine: str = "native") -> native.Unavailable | None:
+    """Return why there are no native kernels here, or not those of one engine, or None."""
     try:
-        native.library()
+        native.library(native.PRECISIONS[engine])
     except native.Unavailable as reason:
         return reason
     return None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.parts.engine.adam import STATE, FlatAdam
-from surefoot.agents.parts.engine.choice import attach
+from surefoot.agents.parts.engine.choice import attach, engine_of
 
 
 def joined_parts(seeds: Sequence[Any]) -> Any:
@@ -34,7 +34,8 @@ def joined_parts(seeds: Sequence[Any]) -> Any:
     for name, adams in optimisers.items():
         if isinstance(adams[0], FlatAdam):
             setattr(whole, name, _joined_adam(adams, of))
-    attach("native", [getattr(whole, name) for name in whole.STATEFUL])
+    every = [getattr(whole, name) for name in whole.STATEFUL]
+    attach(next(filter("eager".__ne__, map(engine_of, every))), every)
     for joint, own in parts.items():
         for parameter, value in zip(own, views(joint.data, own), strict=True):
             parameter.data = value

@@ -1,20 +1,22 @@
 // Stacked multi-layer perceptrons, forward and backward, and Adam with a moving target; float32.
 //
-// One file, compiled once for each instruction set (-DWIDTH=16 for AVX-512, 8 for AVX2); the loader picks one. Every
-// entry of a product is one chain of fused multiply-adds in the order of k, whatever the number of rows, threads or
-// members: a row's result does not depend on what it is computed together with.
+// Compiled once for each instruction set (-DWIDTH=16 for AVX-512, 8 for AVX2); the loader picks one. Every entry of a
+// product is one chain of fused multiply-adds in the order of k, whatever the number of rows, threads or members: a row's
+// result does not depend on what it is computed together with. With -DBF16, and -DTILES where the processor has AMX, the
+// products of wide layers are of numbers rounded to bf16, added up in float32, also in an order that is k's alone.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
+#ifdef BF16
+#include <immintrin.h>
+#endif
+
+#include "vectors.h"
 
 namespace {
-
-using Index = int64_t;
-typedef float Vec __attribute__((vector_size(4 * WIDTH), aligned(4)));
-typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
 
 // A block of the product is ROWS x (VECTORS * WIDTH): as many accumulators as the registers hold beside the operands.
 constexpr int ROWS = WIDTH == 16 ? 8 : 6, VECTORS = 2, COLUMNS = VECTORS * WIDTH;
@@ -22,20 +24,6 @@ constexpr Index DEPTH = 256, HEIGHT = 256;  // of what is multiplied at a time, 
 
 enum Activation { NONE = 0, RELU = 1, TANH = 2, SWISH = 3 };
 
-inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
-inline void store(float* p, Vec x) { *reinterpret_cast<Vec*>(p) = x; }
-// The same of the first n numbers where there are no more; the others are read as zeros.
-inline Vec load(const float* p, Index n) {
-  if (n >= WIDTH) return load(p);
-  Vec x{};
-  if (n > 0) memcpy(&x, p, n * sizeof(float));
-  return x;
-}
-inline void store(float* p, Vec x, Index n) {
-  if (n >= WIDTH) return store(p, x);
-  memcpy(p, &x, n * sizeof(float));
-}
-inline Vec broadcast(float x) { return x - Vec{}; }
 inline Index room(Index floats) { return (floats + 15) / 16 * 16; }
 inline Index padded(Index n) { return (n + COLUMNS - 1) / COLUMNS * COLUMNS; }
 
@@ -57,33 +45,6 @@ struct Scratch {
   }
 };
 thread_local Scratch scratch;
-
-// exp, to 2 units in the last place (Cephes' polynomial); ends at the range of float32.
-inline Vec exponential(Vec x) {
-  const Vec high = broadcast(88.3762626647949f), low = broadcast(-87.3365478515625f);
-  Vec y = x > high ? high : x;
-  y = y < low ? low : y;
-  Vec shifted = y * 1.44269504088896341f + 12582912.0f;  // rounds to the nearest integer: 1.5 * 2^23
-  Vec n = shifted - 12582912.0f;
-  y = (y - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec p = broadcast(1.9875691500e-4f);
-#pragma GCC unroll 5
-  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    p = p * y + c;
-  p = p * y * y + y + 1.0f;
-  Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-  Vec scale;
-  memcpy(&scale, &power, sizeof scale);
-  return x != x ? x : p * scale;
-}
-inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
-inline Vec hyperbolic_tangent(Vec x) {
-  // Near 0 the quotient cancels: there the series x - x^3/3 + 2x^5/15 - 17x^7/315 is exact to rounding.
-  Vec s = x * x, small = x + x * s * (-0.333333333f + s * (0.133333333f - s * 0.053968254f));
-  Vec e = exponential(-2.0f * (x < 0.0f ? -x : x));
-  Vec large = (1.0f - e) / (1.0f + e);
-  return s < 0.01f ? small : x < 0.0f ? -large : large;
-}
 
 // What is done to a block of the product before it is stored.
 struct Finish {
@@ -111,6 +72,26 @@ inline Vec gated(Vec x, Vec at, int gate) {
     case SWISH: return x * (sigmoid(at) * (1.0f + at * (1.0f - sigmoid(at))));
     default: return x;
   }
+}
+
+// Store x in row m and column `at`, of which n are left, of C, and do before what is wanted.
+inline __attribute__((always_inline)) void finish_at(Vec x, Index m, Index at, Index n, float* C, Index stride,
+                                                     const Finish& finish) {
+  if (finish.before) store(finish.before + m * stride + at, x, n);
+  if (finish.activation) x = activated(x, finish.activation);
+  if (finish.gate) x = gated(x, load(finish.at + m * finish.at_stride + at, n), finish.gate);
+  store(C + m * stride + at, x, n);
+}
+
+// What is done to the part of a product that adds numbers [k, k + depth) of K, from row m on.
+inline Finish part_of(const Finish& wanted, Index k, bool last, Index m, Index stride) {
+  Finish finish = wanted;
+  finish.add = k || wanted.add;
+  if (k) finish.bias = nullptr;
+  if (!last) finish.activation = finish.gate = NONE, finish.before = nullptr;
+  if (finish.before) finish.before += m * stride;
+  if (finish.gate) finish.at += m * wanted.at_stride;
+  return finish;
 }
 
 // Columns [column0, column0 + columns) of C = A (M x K, any strides) times a packed panel of B (K x COLUMNS).
@@ -141,14 +122,7 @@ inline __attribute__((always_inline)) void block(Index K, const float* A, Index 
   }
 #pragma GCC unroll 16
   for (int m = 0; m < M; m++)
-    for (int j = 0; j < V; j++) {
-      const Index at = column0 + j * WIDTH;
-      Vec x = c[m][j];
-      if (finish.before) store(finish.before + m * stride + at, x, present(j));
-      if (finish.activation) x = activated(x, finish.activation);
-      if (finish.gate) x = gated(x, load(finish.at + m * finish.at_stride + at, present(j)), finish.gate);
-      store(C + m * stride + at, x, present(j));
-    }
+    for (int j = 0; j < V; j++) finish_at(c[m][j], m, column0 + j * WIDTH, present(j), C, stride, finish);
 }
 
 template <int M>
@@ -167,17 +141,11 @@ void product(Index M, Index N, Index K, const float* A, Index row, Index column,
              const Finish& wanted, Index from, Index to) {
   for (Index k = 0; k < K || k == 0; k += DEPTH) {
     const Index depth = std::min(DEPTH, K - k);
-    const bool last = k + depth >= K;
-    Finish finish = wanted;
-    finish.add = k || wanted.add;
-    if (k) finish.bias = nullptr;
-    if (!last) finish.activation = finish.gate = NONE, finish.before = nullptr;
     for (Index m0 = 0; m0 < M; m0 += HEIGHT)
       for (Index n = from; n < to; n += COLUMNS)
         for (Index m = m0, end = std::min(M, m0 + HEIGHT); m < end; m += ROWS) {
           const int rows = static_cast<int>(std::min<Index>(ROWS, end - m));
-          if (finish.before) finish.before = wanted.before + m * stride;
-          if (finish.gate) finish.at = wanted.at + m * wanted.at_stride;
+          const Finish finish = part_of(wanted, k, k + depth >= K, m, stride);
           block_of<ROWS>(rows, depth, A + m * row + k * column, row, column, B + n * K + k * COLUMNS, C + m * stride,
                          stride, n, std::min<Index>(COLUMNS, N - n), finish);
         }
@@ -196,9 +164,7 @@ void pack(Index K, Index N, const float* B, Index stride, float* out, Index from
 
 // The transpose of WIDTH x WIDTH numbers in registers: at each distance the halves of pairs of rows change places.
 #if defined(__GNUC__) && !defined(__clang__)
-inline void transpose_square(const float* from, Index stride, float* to) {
-  Vec row[WIDTH];
-  for (int i = 0; i < WIDTH; i++) row[i] = load(from + i * stride);
+inline __attribute__((always_inline)) void transpose(Vec row[WIDTH]) {
 #pragma GCC unroll 4
   for (int d = 1; d < WIDTH; d *= 2) {
     Ints low, high;
@@ -210,14 +176,22 @@ inline void transpose_square(const float* from, Index stride, float* to) {
         row[i] = __builtin_shuffle(a, b, low), row[i + d] = __builtin_shuffle(a, b, high);
       }
   }
-  for (int i = 0; i < WIDTH; i++) store(to + i * COLUMNS, row[i]);
 }
 #else
-inline void transpose_square(const float* from, Index stride, float* to) {
+inline void transpose(Vec row[WIDTH]) {
   for (int i = 0; i < WIDTH; i++)
-    for (int j = 0; j < WIDTH; j++) to[j * COLUMNS + i] = from[i * stride + j];
+    for (int j = 0; j < i; j++) {
+      const float x = row[i][j];
+      row[i][j] = row[j][i], row[j][i] = x;
+    }
 }
 #endif
+inline void transpose_square(const float* from, Index stride, float* to) {
+  Vec row[WIDTH];
+  for (int i = 0; i < WIDTH; i++) row[i] = load(from + i * stride);
+  transpose(row);
+  for (int i = 0; i < WIDTH; i++) store(to + i * COLUMNS, row[i]);
+}
 
 // Columns [from, to) of the transpose of B (N x K), packed; in squares, so that both sides stay in the cache.
 void pack_transposed(Index K, Index N, const float* B, Index stride, float* out, Index from, Index to) {
@@ -231,6 +205,131 @@ void pack_transposed(Index K, Index N, const float* B, Index stride, float* out,
         for (Index k = k0; k < k1; k++) square[(k - k0) * COLUMNS + n - n0] = B[n * stride + k];
     }
 }
+
+// How the products of a layer are computed: what packs their second operand, as it lies or transposed, and what
+// multiplies with it.
+struct Arithmetic {
+  decltype(&pack) packed, packed_transposed;
+  decltype(&product) multiply;
+};
+constexpr Arithmetic FLOAT32{pack, pack_transposed, product};
+
+#ifdef BF16
+// Words are pairs of numbers in bf16, those of k and k + 1, in memory that is a float's. Products read 16 x 16 of them at
+// a time, with zeros beyond K: A as rows of words, B as panels of COLUMNS words a pair.
+inline Index words(Index K) { return (K + 31) / 32 * 16; }
+
+// A matrix (rows x columns) as words, whose pairs lie in its rows, or ACROSS two of them; TURNED: as the transpose.
+template <bool ACROSS, bool TURNED>
+void to_words(Index rows, Index columns, const float* from, Index stride, float* to, Index to_stride) {
+  constexpr Index down = ACROSS ? 2 : 1, right = ACROSS ? 1 : 2;
+  typedef uint16_t Halves __attribute__((vector_size(64)));
+  Halves in_turn;  // one of the first row, one of the second
+  for (int k = 0; k < 32; k++) in_turn[k] = k / 2 + k % 2 * 16;
+  for (Index i = 0; i * down < rows; i += 16)
+    for (Index j = 0; j * right < columns; j += 16) {
+      Vec word[16];
+#pragma GCC unroll 16
+      for (Index k = 0; k < 16; k++) {
+        const Index r = (i + k) * down, c = j * right;
+        const auto at = [=](Index r, Index c) { return load(from + r * stride + c, r < rows ? columns - c : 0); };
+        const Vec low = at(r, c), high = ACROSS ? at(r + 1, c) : at(r, c + 16);
+        const __m512i pair = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+        word[k] = (Vec)(ACROSS ? _mm512_permutexvar_epi16((__m512i)in_turn, pair) : pair);
+      }
+      if (TURNED) transpose(word);
+      float* square = to + (TURNED ? j * to_stride + i : i * to_stride + j);
+      for (Index k = 0; k < 16; k++) store(square + k * to_stride, word[k]);
+    }
+}
+
+void pack_words(Index K, Index N, const float* B, Index stride, float* out, Index from, Index to) {
+  for (Index n = from; n < to; n += COLUMNS)
+    to_words<true, false>(K, std::min<Index>(COLUMNS, N - n), B + n, stride, out + n * words(K), COLUMNS);
+}
+void pack_words_transposed(Index K, Index N, const float* B, Index stride, float* out, Index from, Index to) {
+  for (Index n = from; n < to; n += COLUMNS)
+    to_words<false, true>(std::min<Index>(COLUMNS, N - n), K, B + n * stride, stride, out + n * words(K), COLUMNS);
+}
+
+// sums (16 x COLUMNS) = 16 rows of W words times a panel; of `rows` rows they are wanted.
+#ifdef TILES
+struct Tiles {  // of 16 rows of 64 bytes, eight of them, as long as this lives
+  Tiles() {
+    alignas(64) uint8_t shape[64] = {1};
+    for (int i = 0; i < 8; i++) shape[16 + 2 * i] = 64, shape[48 + i] = 16;
+    _tile_loadconfig(shape);
+  }
+  ~Tiles() { _tile_release(); }
+};
+inline void multiply_words(Index, Index W, const float* A, const float* B, float* sums) {
+  asm volatile("" ::: "memory");  // compilers do not know that tiles are loaded from what was written
+  _tile_zero(0);
+  _tile_zero(1);
+  for (Index k = 0; k < W; k += 16) {
+    _tile_loadd(2, A + k, 4 * W);
+    _tile_loadd(3, B + k * COLUMNS, 4 * COLUMNS);
+    _tile_loadd(4, B + k * COLUMNS + 16, 4 * COLUMNS);
+    _tile_dpbf16ps(0, 2, 3);
+    _tile_dpbf16ps(1, 2, 4);
+  }
+  _tile_stored(0, sums, 4 * COLUMNS);
+  _tile_stored(1, sums + 16, 4 * COLUMNS);
+}
+#else
+struct Tiles {
+  Tiles() {}
+};
+inline void multiply_words(Index rows, Index W, const float* A, const float* B, float* sums) {
+  for (Index m0 = 0; m0 < std::min<Index>(rows, 16); m0 += 8) {
+    __m512 c[8][2] = {};
+    for (Index k = 0; k < W; k++) {
+      const __m512bh b[2] = {(__m512bh)load(B + k * COLUMNS), (__m512bh)load(B + k * COLUMNS + 16)};
+#pragma GCC unroll 8
+      for (int m = 0; m < 8; m++) {
+        const __m512bh a = (__m512bh)_mm512_set1_ps(A[(m0 + m) * W + k]);
+        for (int j = 0; j < 2; j++) c[m][j] = _mm512_dpbf16_ps(c[m][j], a, b[j]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < 8; m++)
+      for (int j = 0; j < 2; j++) store(sums + (m0 + m) * COLUMNS + 16 * j, (Vec)c[m][j]);
+  }
+}
+#endif
+
+// As `product`, of words; A's rows, or its columns, are contiguous.
+void product_of_words(Index M, Index N, Index K, const float* A, Index row, Index column, const float* B, float* C,
+                      Index stride, const Finish& wanted, Index from, Index to) {
+  alignas(64) static thread_local float a[HEIGHT * DEPTH / 2];
+  alignas(64) float sums[16 * COLUMNS];
+  const Tiles tiles;
+  for (Index k = 0; k < K || k == 0; k += DEPTH)
+    for (Index m0 = 0; m0 < M; m0 += HEIGHT) {
+      const Index depth = std::min(DEPTH, K - k), height = std::min(HEIGHT, M - m0), W = words(depth);
+      const Finish finish = part_of(wanted, k, k + depth >= K, m0, stride);
+      const float* part = A + m0 * row + k * column;
+      if (column == 1) to_words<false, false>(height, depth, part, row, a, W);
+      else to_words<true, true>(depth, height, part, column, a, W);
+      for (Index n = from; n < to; n += COLUMNS)
+        for (Index m = 0; m < height; m++) {
+          if (m % 16 == 0) multiply_words(height - m, W, a + m * W, B + n * words(K) + k / 2 * COLUMNS, sums);
+          for (Index at = n; at < std::min(N, n + COLUMNS); at += WIDTH) {
+            Vec x = load(sums + m % 16 * COLUMNS + at - n);
+            if (finish.add) x += load(C + (m0 + m) * stride + at, N - at);
+            else if (finish.bias) x += load(finish.bias + at, N - at);
+            finish_at(x, m, at, N - at, C + m0 * stride, stride, finish);
+          }
+        }
+    }
+}
+
+constexpr Arithmetic WORDS{pack_words, pack_words_transposed, product_of_words};
+// Narrow layers, such as the first and the last, stay float32: they cost little, and see what the losses are made of.
+inline const Arithmetic& arithmetic(Index in, Index width) { return std::min(in, width) < 32 ? FLOAT32 : WORDS; }
+#else
+inline const Arithmetic& arithmetic(Index, Index) { return FLOAT32; }
+#endif
 
 // Run task(i) for i < n on threads. A region within a region, even of one thread, would start its threads anew each time.
 template <class Task> void share(Index n, int threads, Task task) {
@@ -246,56 +345,14 @@ template <class Task> void over_panels(Index N, Index threads, Task task) {
   share(parts, parts, [&](Index t) { task(panels * t / parts * COLUMNS, panels * (t + 1) / parts * COLUMNS); });
 }
 
-float dot(Index n, const float* a, const float* b) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (Index i = 0; i < n; i++) sum += a[i] * b[i];
-  return sum;
-}
-
-double squared_distance(Index n, const float* a, const float* b) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (Index i = 0; i < n; i++) sum += (a[i] - b[i]) * (a[i] - b[i]);
-  return sum;
-}
-
 void add_scaled(Index n, float p, const float* __restrict__ x, float* __restrict__ y) {
   for (Index i = 0; i < n; i++) y[i] += p * x[i];
-}
-
-void add_two(Index n, float p, const float* x, float q, const float* z, float* __restrict__ y) {
-  for (Index i = 0; i < n; i++) y[i] = y[i] + p * x[i] + q * z[i];
-}
-
-// y = p x where `at` is positive, else 0; y may be x or `at`.
-void rectify(Index n, float p, const float* x, const float* at, float* y) {
-#pragma GCC ivdep
-  for (Index i = 0; i < n; i++) y[i] = at[i] > 0.0f ? p * x[i] : 0.0f;
 }
 
 inline float smaller(float a, float b) { return a < b || a != a ? a : b; }  // a NaN wins, as in PyTorch
 
 void approach(Index n, float* __restrict__ target, const float* __restrict__ p, float tau) {
   for (Index i = 0; i < n; i++) target[i] += tau * (p[i] - target[i]);
-}
-
-// log(1 + x) for x in (0, 1]: 2 atanh(x / (2 + x)), whose argument is at most 1/3.
-inline Vec log_1_plus(Vec x) {
-  const Vec z = x / (2.0f + x), s = z * z;
-  Vec p = broadcast(1.0f / 15);
-  for (int odd = 13; odd > 0; odd -= 2) p = p * s + 1.0f / odd;
-  return 2.0f * z * p;
-}
-
-// A loss of f: its value, its derivative, and the two derivatives of the mean that the loss takes for a target.
-struct Loss {
-  double value, slope, bend, twist;
-};
-inline Loss square_loss(double f, double y) { return {0.5 * (f - y) * (f - y), f - y, 1, 0}; }
-inline Loss log_loss(double f, double y) {
-  const double p = 1 / (1 + std::exp(-f)), bend = p * (1 - p);
-  return {std::max(f, 0.0) + std::log1p(std::exp(-std::abs(f))) - y * f, p - y, bend, bend * (1 - 2 * p)};
 }
 
 }  // namespace
@@ -327,7 +384,7 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
     for (Index l = 0; l < L; l++) {
       const Index in = s->widths[l], width = s->widths[l + 1];
       panels[l] = scratch.take(padded(width) * in);
-      pack(in, width, s->weights[l] + e * in * width, width, panels[l], 0, padded(width));
+      arithmetic(in, width).packed(in, width, s->weights[l] + e * in * width, width, panels[l], 0, padded(width));
     }
     float* spare[2] = {scratch.take(HEIGHT * widest), scratch.take(HEIGHT * widest)};
     for (Index r = begin; r < end; r += HEIGHT) {  // these rows go through all layers together
@@ -341,7 +398,8 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
         float* output = last ? out + place : hidden ? hidden[l] + place : spare[l % 2];
         Finish finish{s->biases[l] + e * width};
         if (!last) finish.activation = int(s->activation), finish.before = before ? before[l] + place : nullptr;
-        product(n, width, in, input, stride, 1, panels[l], output, width, finish, 0, padded(width));
+        arithmetic(in, width)
+            .multiply(n, width, in, input, stride, 1, panels[l], output, width, finish, 0, padded(width));
         input = output, stride = width;
       }
     }
@@ -394,13 +452,14 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
     for (Index l = L - 1; l >= 0; l--) {
       const Index in = s->widths[l], width = s->widths[l + 1];
       const float* W = s->weights[l] + e * in * width;
+      const Arithmetic& by = arithmetic(in, width);
       if (grad_weights) {
         for (Index i = 0; i < n; i++) add_scaled(width, 1, grad + i * width, grad_biases[l] + e * width);
         float* G = grad_weights[l] + e * in * width;
         const Finish added{nullptr, true};
         over_panels(width, inner, [&](Index from, Index to) {
-          pack(n, width, grad, width, panels, from, to);
-          product(in, width, n, inputs[l], 1, strides[l], panels, G, width, added, from, to);
+          by.packed(n, width, grad, width, panels, from, to);
+          by.multiply(in, width, n, inputs[l], 1, strides[l], panels, G, width, added, from, to);
         });
       }
       if (l == 0 && !grad_x) break;
@@ -416,8 +475,8 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
           }
       } else {
         over_panels(wanted, inner, [&](Index from, Index to) {
-          pack_transposed(width, wanted, W + (l ? 0 : first * width), width, panels, from, to);
-          product(n, wanted, width, grad, width, 1, panels, target, wanted, finish, from, to);
+          by.packed_transposed(width, wanted, W + (l ? 0 : first * width), width, panels, from, to);
+          by.multiply(n, wanted, width, grad, width, 1, panels, target, wanted, finish, from, to);
         });
       }
       if (l == 0 && compressed)
@@ -538,63 +597,4 @@ void actor_objective(Index rows, const float* q, const float* log_prob, const fl
   *by_log_alpha += metrics[2] - target_entropy;
 }
 
-// SGD of two-layer ReLU networks without biases, f = c1 v'relu(c0 W_a'x), one of each of `n` replicates: `updates` steps
-// on minibatches (n, updates, batch) of indices into a history of contexts (n, length, d), arms (n, length; null: all use
-// block 0) and targets (n, length). Every step is on the mean of the squared loss with its factor 1/2, or of the log loss
-// where `kl`, plus strength/2 |theta - theta_0|^2, which the log loss weighs with sigma'(f). W (n, blocks, d, m),
-// v (n, m). Returns the loss (n) before the first step.
-void bandit_sgd(Index n, Index blocks, Index d, Index m, Index length, Index updates, Index batch, const float* contexts,
-                const Index* arms, const float* targets, const Index* index, float* W, const float* W0, float* v,
-                const float* v0, float rate, float c0, float c1, float strength, int kl, float* losses, int threads) {
-  struct Sample {
-    const float* x;
-    float *weights, target, slope;  // of the first layer, those of its arm; dloss/df
-    Index count, *at;               // of entries of x that are not 0, and where they are
-  };
-  const Index weights = blocks * d * m;
-  share(n, n > 1 ? threads : 1, [&](Index r) {
-    float *w = W + r * weights, *u = v + r * m;
-    const float *w0 = W0 + r * weights, *u0 = v0 + r * m;
-    std::vector<Sample> samples(batch);
-    std::vector<Index> entries(batch * d);
-    scratch.begin();
-    float *hidden = scratch.take(batch * m), *error = scratch.take(m);
-    for (Index step = 0; step < updates; step++) {
-      for (Index b = 0; b < batch; b++) {
-        const Index i = r * length + index[(r * updates + step) * batch + b];
-        samples[b] = {contexts + i * d, w + (arms ? arms[i] : 0) * d * m, targets[i], 0, 0, nullptr};
-      }
-      // Samples of an arm together: its weights stay in the first-level cache.
-      std::stable_sort(samples.begin(), samples.end(), [](auto& a, auto& b) { return a.weights < b.weights; });
-      double distance = 0, loss = 0, curvature = 0;
-      if (kl && strength != 0.0f) distance = squared_distance(weights, w, w0) + squared_distance(m, u, u0);
-      for (Index b = 0; b < batch; b++) {
-        Sample& s = samples[b];
-        float* h = hidden + b * m;
-        s.at = &entries[b * d];
-        for (Index i = 0; i < d; i++) s.at[s.count] = i, s.count += s.x[i] != 0.0f;  // no branch: none is predictable
-        const auto row = [&](Index j) { return s.weights + s.at[j] * m; };
-        const Index pairs = s.count / 2 * 2;  // two rows at once: half the loads and stores of what they are added to
-        memset(h, 0, m * sizeof(float));
-        for (Index j = 0; j < pairs; j += 2) add_two(m, s.x[s.at[j]], row(j), s.x[s.at[j + 1]], row(j + 1), h);
-        if (pairs < s.count) add_scaled(m, s.x[s.at[pairs]], row(pairs), h);
-        rectify(m, c0, h, h, h);
-        const Loss at = (kl ? log_loss : square_loss)(c1 * dot(m, h, u), s.target);
-        loss += at.value, curvature += at.bend;
-        s.slope = static_cast<float>(at.slope + 0.5 * strength * distance * at.twist);
-      }
-      if (step == 0) losses[r] = static_cast<float>(loss / batch);
-      const float pull = static_cast<float>(rate * strength * curvature / batch);
-      if (pull != 0.0f) approach(weights, w, w0, pull);
-      for (Index b = 0; b < batch; b++) {
-        Sample& s = samples[b];
-        s.slope *= -rate / batch * c1;
-        rectify(m, s.slope * c0, u, hidden + b * m, error);
-        for (Index j = 0; j < s.count; j++) add_scaled(m, s.x[s.at[j]], error, s.weights + s.at[j] * m);
-      }
-      if (pull != 0.0f) approach(m, u, u0, pull);  // last: the gradient is at the weights before the step
-      for (Index b = 0; b < batch; b++) add_scaled(m, samples[b].slope, hidden + b * m, u);
-    }
-  });
-}
 }  // extern "C"

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from surefoot.agents.parts.engine import flags
 
+PRECISIONS = {"native": "float32", "native-bf16": "bf16"}  # of the products, by engine
 POINTER, INTEGER, FLOAT, DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_double
 SIGNATURES = {
     "stack_forward": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, *[POINTER] * 3, ctypes.c_int],
@@ -42,23 +43,55 @@ class Unavailable(RuntimeError):
     """Why there are no native kernels here, and what to do about it."""
 
 
-def library() -> ctypes.CDLL:
-    """Return the kernels for this processor; raises `Unavailable`."""
-    found = _library()
+def library(precision: str = "float32") -> ctypes.CDLL:
+    """Return the kernels for this processor, of `float32` or `bf16` products; raises `Unavailable`."""
+    found = _library(precision)
     if isinstance(found, Unavailable):
         raise found
     return found
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | Unavailable:  # a failure is kept as well: finding it out takes seconds
-    capability = torch.backends.cpu.get_cpu_capability()
-    if capability not in flags.INSTRUCTIONS:
-        return Unavailable(f"the native engine needs AVX2 or AVX-512, which this {platform.machine()} lacks")
+def _library(precision: str) -> ctypes.CDLL | Unavailable:  # a failure is kept as well: finding it out takes seconds
     try:
-        return load(capability)
+        return load(capability_for(precision))
     except Unavailable as error:
         return error
+
+
+def capability_for(precision: str) -> str:
+    """Return the best instructions that this processor has for a precision; raises `Unavailable`."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability not in flags.INSTRUCTIONS:
+        raise Unavailable(f"the native engine needs AVX2 or AVX-512, which this {platform.machine()} lacks")
+    if precision == "float32":
+        return capability
+    if not (found := bf16_capabilities()):
+        raise Unavailable(f"bf16 products need a processor with AVX512_BF16, which this {platform.machine()} lacks")
+    return found[-1]
+
+
+def bf16_capabilities() -> list[str]:
+    """Return which instructions for bf16 products this processor has, the best last."""
+    known = processor_flags()
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or "avx512_bf16" not in known:
+        return []
+    return ["AVX512_BF16", *(["AMX_BF16"] if {"amx_tile", "amx_bf16"} <= known and _may_use_tiles() else [])]
+
+
+def processor_flags() -> set[str]:
+    """Return what Linux says the processor has; nothing elsewhere."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return set(line.split())
+    return set()
+
+
+def _may_use_tiles() -> bool:
+    """Ask Linux for AMX's registers, which a process has to; it may refuse."""
+    arch_prctl, request, tile_data = 158, 0x1023, 18  # of x86-64: ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return ctypes.CDLL(None).syscall(arch_prctl, request, tile_data) == 0
 
 
 @functools.cache
@@ -74,7 +107,7 @@ def load(capability: str) -> ctypes.CDLL:
 def installed(capability: str) -> ctypes.CDLL | None:
     """Return the library that was compiled when the package was installed, unless its source has changed since."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX") or importlib.machinery.EXTENSION_SUFFIXES[0]
-    path = flags.SOURCE.with_name(f"kernels_{capability.lower()}{suffix}")
+    path = flags.FOLDER / f"kernels_{capability.lower()}{suffix}"
     try:
         kernels = opened(path) if path.is_file() else None
         if kernels is None:
@@ -145,7 +178,8 @@ def _compile(capability: str, out: Path) -> None:
     compiler = shlex.split(os.environ.get("CXX", "")) or list(filter(shutil.which, ("c++", "g++", "clang++")))[:1]
     if not compiler:
         raise Unavailable("no C++ compiler was found for the native engine; install g++, or set CXX")
-    command = [*compiler, *flags.compile_flags(capability), *flags.LINK, str(flags.SOURCE), "-o", str(out)]
+    sources = [str(flags.FOLDER / name) for name in flags.SOURCES]
+    command = [*compiler, *flags.compile_flags(capability), *flags.LINK, *sources, "-o", str(out)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         reason = _first_error(done.stderr) or f"exit status {done.returncode}"

@@ -107,12 +107,10 @@ GATE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {  # autograd's ow
 
 
 class NativeKernels:
-    """The primitives of kernels.cpp: float32 on a CPU."""
+    """The primitives of kernels.cpp: float32 on a CPU, or the products of wide layers in bf16."""
 
-    engine = "native"
-
-    def __init__(self, library: ctypes.CDLL | None = None) -> None:
-        self.library = library or native.library()
+    def __init__(self, library: ctypes.CDLL | None = None, engine: str = "native") -> None:
+        self.library, self.engine = library or native.library(native.PRECISIONS[engine]), engine
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeKernels:
         return self
@@ -324,4 +322,4 @@ def run(kernels: Kernels, net: Parameters, x: Tensor, *, frozen: bool) -> Tensor
 @functools.cache
 def kernels_of(engine: str) -> Kernels:
     """Return the primitives of an engine."""
-    return NativeKernels() if engine == "native" else TorchKernels()
+    return NativeKernels(engine=engine) if engine in native.PRECISIONS else TorchKernels()

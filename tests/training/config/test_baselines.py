@@ -44,6 +44,7 @@ OTHER = {
     "device": "cuda:1",
     "resume_episodes": "fresh",
     "engine": "eager",
+    "precision": "bf16",
     "logger": ("tensorboard",),
 }
 WITHOUT_DATA = ("sac/demo-sim", "trpo/demo", "trpo/lock-h5", "trpo/lock-h10", "trpo/lock-h15")

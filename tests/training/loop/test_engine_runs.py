@@ -11,7 +11,7 @@ import yaml
 from sameness import assert_same_run
 
 from surefoot import agents
-from surefoot.agents.parts.engine import engine_of, native
+from surefoot.agents.parts.engine import compute_by, engine_of, native
 from surefoot.envs import EnvConfig
 from surefoot.evaluation.policy_files import checkpoint_path, load_policy
 from surefoot.evaluation.storage import load, save
@@ -23,7 +23,8 @@ from surefoot.training.session import execute, train
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
-ENGINES = ["eager", "torch", "native"]
+has_bf16 = pytest.mark.skipif(not native.bf16_capabilities(), reason="this processor has no bf16 products")
+ENGINES = ["eager", "torch", "native", pytest.param("native-bf16", marks=has_bf16)]
 
 
 @pytest.fixture
@@ -34,12 +35,13 @@ def sac():
 
     def make(engine: str, steps: int = 40) -> RunConfig:
         return RunConfig(
-            agent=dataclasses.replace(spec.default, **spec.tiny),
+            agent=dataclasses.replace(spec.default, **{**spec.tiny, "hidden": (32, 32)}),
             env=EnvConfig(id="surefoot/Pendulum-v0", max_episode_steps=15),
             eval=EvalConfig(every=20, episodes=1),
             steps=steps,
             checkpoint_every=20,
-            engine=engine,
+            engine=engine.removesuffix("-bf16"),
+            precision="bf16" if engine.endswith("-bf16") else "float32",
         )
 
     return make
@@ -48,14 +50,16 @@ def sac():
 @pytest.fixture
 def without_kernels(monkeypatch):
     """Return the function that takes the native engine away from here on."""
-    return lambda: monkeypatch.setattr(native, "_library", lambda: native.Unavailable("no kernels here"))
+    return lambda: monkeypatch.setattr(native, "_library", lambda precision: native.Unavailable("no kernels here"))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_run_names_its_engine_and_its_policy_acts_as_in_the_run(engine, sac, tmp_path):
     folder = train("sac", sac(engine), out=tmp_path, name="run")
     assert json.loads((folder / "meta.json").read_text())["engine"] == engine
-    assert yaml.safe_load((folder / "config.yaml").read_text())["engine"] == engine
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["engine"] == engine.removesuffix("-bf16")
+    assert config["precision"] == ("bf16" if engine.endswith("-bf16") else "float32")
     path = checkpoint_path(folder, "step", 40)
     assert load(path)["engine"] == engine
     run, policy = resume(folder, "sac", sac(engine)), load_policy(folder).policy
@@ -99,7 +103,7 @@ def test_a_resumed_run_keeps_its_engine_or_is_refused(sac, tmp_path, without_ker
 
 def test_a_run_that_began_in_pytorch_stays_there(sac, tmp_path, monkeypatch, without_kernels):
     with monkeypatch.context() as then:
-        then.setattr(native, "_library", lambda: native.Unavailable("no kernels here"))
+        then.setattr(native, "_library", lambda precision: native.Unavailable("no kernels here"))
         folder = train("sac", sac("auto", 20), out=tmp_path, name="run")
     assert resume(folder, "sac", sac("auto")).engine == "torch"
 
@@ -108,6 +112,54 @@ def test_another_engine_is_refused_on_resume(sac, tmp_path):
     folder = train("sac", sac("torch", 20), out=tmp_path, name="run")
     with pytest.raises(ValueError, match="engine was 'torch', not 'native'"):
         resume(folder, "sac", sac("native"))
+
+
+@has_bf16
+def test_another_precision_is_refused_on_resume(sac, tmp_path):
+    for one, other in (("native", "native-bf16"), ("native-bf16", "native")):
+        folder = train("sac", sac(one, 20), out=tmp_path, name=one)
+        with pytest.raises(ValueError, match=r"precision was '(bf16|float32)', not '(bf16|float32)'"):
+            resume(folder, "sac", sac(other))
+
+
+@has_bf16
+def test_a_run_in_bf16_is_refused_where_there_are_no_such_products_and_its_policy_acts(sac, tmp_path, without_kernels):
+    folder = train("sac", sac("native-bf16", 20), out=tmp_path, name="run")
+    without_kernels()
+    with pytest.raises(ValueError, match=r"began with --precision bf16, and a run keeps its engine: no kernels here"):
+        resume(folder, "sac", sac("native-bf16"))
+    assert engine_of(load_policy(folder).policy) == "eager"
+
+
+@has_bf16
+def test_a_policy_in_bf16_differs_from_that_of_float32(sac, tmp_path):
+    run = resume(train("sac", sac("native-bf16", 20), out=tmp_path, name="run"), "sac", sac("native-bf16", 20))
+    obs = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    found = run.agent.policy.act(obs)
+    compute_by("native", run.agent.policy)
+    exact = run.agent.policy.act(obs)
+    assert not torch.equal(found, exact)
+    torch.testing.assert_close(found, exact, rtol=0.05, atol=0.01)
+
+
+@pytest.mark.parametrize("engine", ["torch", "eager"])
+def test_bf16_is_refused_with_another_engine(engine, sac, tmp_path):
+    config = dataclasses.replace(sac(engine), precision="bf16")
+    with pytest.raises(ValueError, match=f"bf16 is the native engine's, which --engine {engine} is not; leave one of"):
+        train("sac", config, out=tmp_path, name="run")
+    assert not list(tmp_path.iterdir())
+
+
+@has_bf16
+@pytest.mark.parametrize("name", ["trpo", "neusquarecb"])
+def test_bf16_is_refused_where_it_would_be_of_nothing(name, sac, tmp_path):
+    spec = agents.get(name)
+    env = EnvConfig(**spec.tiny_env) if spec.tiny_env else sac("native").env
+    agent = dataclasses.replace(spec.default, **spec.tiny)
+    config = dataclasses.replace(sac("native-bf16"), agent=agent, env=env)
+    with pytest.raises(ValueError, match=f"^--precision bf16: the native engine computes no network of {name}; leave"):
+        train(name, config, out=tmp_path, name="run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_from_before_engines_is_eager(sac, tmp_path):

@@ -297,7 +297,13 @@ NOT_SHARED = {  # settings by which runs are no seeds of one setting, and how th
     "num_seeds": (2, "num_seeds 2"),
 }
 SHARED = {"log_every": 7, "checkpoint_every": 8, "threads": 2, "logger": ("tensorboard",), "keep_finished": 3}
-SHARED |= {"env.vectorization": "async", "seed": 9, "keep_checkpoints": 3, "resume_episodes": "fresh"}
+SHARED |= {
+    "env.vectorization": "async",
+    "seed": 9,
+    "keep_checkpoints": 3,
+    "resume_episodes": "fresh",
+    "precision": "bf16",
+}
 
 
 def test_everything_but_the_seed_and_what_decides_no_number_separates_runs(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +57,36 @@ def test_native_runs_on_a_cpu_only():
 def test_a_traced_update_is_the_eager_one(engine):
     line = f"--engine {engine} does not go with --compile or --cudagraph; drop them, or pass --engine eager"
     assert refused(wanted=engine, traced=True) == line
+
+
+def test_bf16_products_are_the_native_engines_on_a_cpu():
+    line = "--precision bf16 runs on a CPU, not on cuda; pass --device cpu or leave it out"
+    assert refused(GPU, "native-bf16") == line
+    line = "--precision bf16 does not go with --compile or --cudagraph; drop them, or leave it out"
+    assert refused(wanted="native-bf16", traced=True) == line
+
+
+@pytest.mark.parametrize("known", [{"avx512f"}, {"amx_bf16", "amx_tile"}, set()])
+def test_bf16_products_need_the_processor(afresh, monkeypatch, known):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(native, "processor_flags", lambda: known)
+    monkeypatch.setattr(native.platform, "machine", lambda: "x86_64")
+    reason = "bf16 products need a processor with AVX512_BF16, which this x86_64 lacks"
+    assert refused(wanted="native-bf16") == f"{reason}, or leave out --precision bf16"
+    assert choose("auto", CPU) == ("native", None)
+
+
+def test_tiles_are_taken_where_processor_and_system_have_them(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(native, "_may_use_tiles", lambda: True)
+    monkeypatch.setattr(native, "processor_flags", lambda: {"avx512_bf16"})
+    assert native.capability_for("bf16") == "AVX512_BF16"
+    monkeypatch.setattr(native, "processor_flags", lambda: {"avx512_bf16", "amx_bf16", "amx_tile"})
+    assert native.capability_for("bf16") == "AMX_BF16"
+    monkeypatch.setattr(native, "_may_use_tiles", lambda: False)
+    assert native.capability_for("bf16") == "AVX512_BF16"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert native.bf16_capabilities() == []
 
 
 def falls_back(reason: str) -> None:
@@ -163,18 +194,22 @@ def test_an_installed_library_of_another_source_is_not_used(stale, monkeypatch, 
     key = flags.key(torch.backends.cpu.get_cpu_capability())
     capability = fake_library(tmp_path, "another" if stale else key)
     monkeypatch.setattr(flags, "key", lambda capability: key)
-    monkeypatch.setattr(flags, "SOURCE", tmp_path / "kernels.cpp")
+    monkeypatch.setattr(flags, "FOLDER", tmp_path)
     assert (native.installed(capability) is None) == stale
 
 
 def test_the_key_changes_with_source_and_flags(monkeypatch, tmp_path):
-    keys = {flags.key("AVX2"), flags.key("AVX512")}
+    keys = set(map(flags.key, flags.INSTRUCTIONS))
     monkeypatch.setattr(flags, "COMPILE", [*flags.COMPILE, "-g"])
     keys.add(flags.key("AVX2"))
-    monkeypatch.setattr(flags, "SOURCE", tmp_path / "kernels.cpp")
-    flags.SOURCE.write_text("// another")
-    keys.add(flags.key("AVX2"))
-    assert len(keys) == 4
+    names = (*flags.SOURCES, *flags.HEADERS)
+    for name in names:
+        shutil.copy(flags.FOLDER / name, tmp_path)
+    monkeypatch.setattr(flags, "FOLDER", tmp_path)
+    for name in names:
+        (tmp_path / name).write_text("// another")
+        keys.add(flags.key("AVX2"))
+    assert len(keys) == len(flags.INSTRUCTIONS) + 1 + len(names)
 
 
 def test_a_network_tells_its_engine_and_takes_one_that_is_there(monkeypatch):
@@ -183,7 +218,7 @@ def test_a_network_tells_its_engine_and_takes_one_that_is_there(monkeypatch):
     compute_by("eager", net)
     assert net.computed_by is None
     with monkeypatch.context() as without:
-        without.setattr(native, "_library", lambda: native.Unavailable("none here"))
+        without.setattr(native, "_library", lambda precision: native.Unavailable("none here"))
         compute_by("native", net)
         assert engine_of(net) == "eager"
     compute_by("native", net)

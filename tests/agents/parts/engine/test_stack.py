@@ -38,6 +38,11 @@ def kernels(request: pytest.FixtureRequest) -> NativeKernels:
     return NativeKernels(native.load(request.param))
 
 
+@pytest.fixture(params=[*LEVELS, *native.bf16_capabilities()])
+def kernels_of_any_precision(request: pytest.FixtureRequest) -> NativeKernels:
+    return NativeKernels(native.load(request.param))
+
+
 @pytest.fixture
 def threads():
     """Return the function that sets the number of threads; the test's end restores it."""
@@ -206,35 +211,37 @@ def test_a_number_that_is_none_is_not_hidden(kernels, activation, value):
 
 
 @pytest.mark.parametrize(("members", "rows", "widths"), SHAPES)
-def test_two_threads_give_the_same_bits(kernels, threads, members, rows, widths):
+def test_two_threads_give_the_same_bits(kernels_of_any_precision, threads, members, rows, widths):
     net, (x, grad) = make(members, widths, "swish", torch.float32), case(members, rows, widths, shared=False)
     found = []
     for count in (1, 2, 3):
         threads(count)
-        found.append(results(copy(net, torch.float32), x, grad, through(kernels)))
+        found.append(results(copy(net, torch.float32), x, grad, through(kernels_of_any_precision)))
         with torch.no_grad():
-            found[-1].append(stack.run(kernels, net, x, frozen=False))
+            found[-1].append(stack.run(kernels_of_any_precision, net, x, frozen=False))
     assert_close(found[1:], found[:1] * 2, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("activation", stack.ACTIVATIONS)
 @pytest.mark.parametrize(("members", "rows", "widths"), SHAPES)
-def test_a_row_does_not_depend_on_rows_and_members_beside_it(kernels, members, rows, widths, activation):
+def test_a_row_does_not_depend_on_rows_and_members_beside_it(
+    kernels_of_any_precision, members, rows, widths, activation
+):
     net, (x, grad) = make(members, widths, activation, torch.float32), case(members, rows, widths, shared=False)
-    out, *_, by_input = results(net, x, grad, through(kernels))
+    out, *_, by_input = results(net, x, grad, through(kernels_of_any_precision))
     for row in {0, rows // 2, rows - 1}:
         for e in range(members):
             one = Parameters(
                 *([t[e : e + 1].detach().clone() for t in part] for part in (net.weights, net.biases)), net.activation
             )
             alone = x[e, row : row + 1].clone().requires_grad_()
-            its_out = stack.run(kernels, one, alone, frozen=True)
+            its_out = stack.run(kernels_of_any_precision, one, alone, frozen=True)
             its_out.backward(grad[e : e + 1, row : row + 1])
             assert torch.equal(its_out[0, 0], out[e, row])
             assert torch.equal(alone.grad[0], by_input[e, row])
 
 
-def test_nothing_is_written_beside_the_results(kernels, monkeypatch):
+def test_nothing_is_written_beside_the_results(kernels_of_any_precision, monkeypatch):
     guarded, real = [], torch.empty
 
     def empty(*shape: int) -> Tensor:
@@ -249,10 +256,15 @@ def test_nothing_is_written_beside_the_results(kernels, monkeypatch):
                 monkeypatch.setattr(torch, "empty", real)
                 t.grad = empty(*t.shape).zero_()
             monkeypatch.setattr(torch, "empty", empty)
-            results(net, x, grad, through(kernels))
-            results(net, x, grad.where(torch.rand(rows, 1, generator=draws(9)) < 0.3, 0.0), through(kernels))
+            results(net, x, grad, through(kernels_of_any_precision))
+            results(
+                net,
+                x,
+                grad.where(torch.rand(rows, 1, generator=draws(9)) < 0.3, 0.0),
+                through(kernels_of_any_precision),
+            )
             with torch.no_grad():
-                stack.run(kernels, net, x, frozen=False)
+                stack.run(kernels_of_any_precision, net, x, frozen=False)
     assert guarded
     assert all(flat[:64].eq(7.25).all() and flat[-64:].eq(7.25).all() for flat in guarded)
 

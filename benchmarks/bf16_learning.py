@@ -37,8 +37,8 @@ class Task(NamedTuple):
 WIDE = {"learning_starts": 1000, "random_steps": 1000}
 TASKS = {
     "Pendulum-v1": Task(15_000, {**WIDE, "hidden": (64, 64), "policy_lr": 1e-3, "critic_lr": 1e-3, "alpha_lr": 1e-3}),
-    "Hopper-v5": Task(30_000, WIDE),
-    "HalfCheetah-v5": Task(30_000, WIDE),
+    "Hopper-v5": Task(20_000, WIDE),
+    "HalfCheetah-v5": Task(20_000, WIDE),
 }
 PRECISIONS = ("float32", "bf16")
 SEEDS = (0, 1, 2, 3, 4)
@@ -68,7 +68,7 @@ def configuration(task: str, precision: str, seed: int) -> RunConfig[Any]:
         threads=1,
         engine="native",
         precision=cast(Literal["float32", "bf16"], precision),
-        checkpoint_every=15_000,
+        checkpoint_every=10_000,
         keep_checkpoints=1,
     )
 

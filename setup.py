@@ -4,8 +4,10 @@ One library for each set of instructions, none of them tuned to the machine that
 them, or where their source has changed since, `surefoot.agents.parts.engine.native` compiles at first use.
 """
 
+import os
 import platform
 import runpy
+from copy import copy
 from typing import Any
 
 from setuptools import Extension, setup
@@ -16,7 +18,16 @@ flags: dict[str, Any] = runpy.run_path(f"{FOLDER}/flags.py")
 
 
 class BuildLibraries(build_ext):
-    """Compile libraries for ctypes, which export no module."""
+    """Compile libraries for ctypes, which export no module, side by side."""
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.parallel = len(flags["INSTRUCTIONS"])
+
+    def build_extension(self, ext: Extension) -> None:
+        own = copy(self)
+        own.build_temp = os.path.join(self.build_temp, ext.name)  # all have one source, but each an object of its own
+        super(BuildLibraries, own).build_extension(ext)
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return []

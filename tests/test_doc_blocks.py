@@ -22,6 +22,7 @@ blocks after it: it is written, and as Python not run by itself. There are these
   `mine.hdf5` is a tiny recording of the task of the command, `own.yaml` and `FILE.yaml` are blocks of other pages.
 - What needs a GPU, a download or a service is recognised by its options, and only parsed and resolved (`PARSED_ONLY`).
 - Runs that are named by the second they start in get a number as well.
+- Of the figures with one name and as many panels the first is rendered; the others are made, and get its pixels.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 
 import surefoot
 from surefoot import agents
@@ -168,6 +170,24 @@ def cut(config: Any) -> Any:
     return replace(config, agent=agent, env=env, eval=shown, data=data, **budget)
 
 
+@functools.cache
+def renderer(render: Any) -> Any:
+    """Return `Figure.savefig` that renders the first of all figures with the same name and as many panels."""
+    rendered: dict[tuple[str, int], bytes] = {}
+
+    def save(figure: Figure, file: Any, **options: Any) -> None:
+        if not isinstance(getattr(file, "name", None), str):  # a figure within a page
+            render(figure, file, **options)
+            return
+        kind = Path(file.name).name.split(".")[1], len(figure.axes)  # .NAME.png.….tmp
+        if kind not in rendered:
+            render(figure, pixels := io.BytesIO(), **options)
+            rendered[kind] = pixels.getvalue()
+        file.write(rendered[kind])
+
+    return save
+
+
 class BaselinesHere(BaselineRuns):
     """Baseline runs one after the other in this process, by the arguments that their own processes would get."""
 
@@ -216,6 +236,7 @@ def aids(monkeypatch):
     monkeypatch.setattr(cli_sweep, "execute_locally", sweep_here)
     monkeypatch.setattr(cli_data, "record", lambda act, env, steps, **kw: record(act, env, min(steps, RECORDED), **kw))
     monkeypatch.setattr(sys, "argv", ["surefoot"])
+    monkeypatch.setattr(Figure, "savefig", renderer(Figure.savefig))
     named, count = run_folder.default_name, itertools.count()  # short runs start several times in a second
     monkeypatch.setattr(run_folder, "default_name", lambda *which: f"{named(*which)}-{next(count)}")
     monkeypatch.setenv("MPLBACKEND", "Agg")

@@ -207,8 +207,9 @@ def throughput(result: Result) -> str:
             (label, training["steps_per_second"].get(name, ""), training["milliseconds_per_step"][name], *ratios)
         )
     threads = f"SAC on HalfCheetah-v5, {training['threads']} thread{'s' * (training['threads'] > 1)}"
+    cpu = "CPU " * (training["threads"] == 1)
     parts, in_bf16 = (parts_of(training.get(f"milliseconds_of_{name}", {})) for name in ("ours", "bf16"))
-    table = markdown((threads, "steps per second", "ms per step", *compared.values()), rows)
+    table = markdown((threads, f"steps per {cpu}second", f"{cpu}ms per step", *compared.values()), rows)
     in_bf16 = f" In bf16: {in_bf16}." if in_bf16 else ""
     notes = f"Medians of {training['rounds']} rounds. Of our step, ms: {parts}.{in_bf16}"
     of_rows = f"A sample of 256 from a replay of a million rows ({replay['megabytes']} MB) takes {sample['ours']} µs"

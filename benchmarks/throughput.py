@@ -3,7 +3,8 @@
 Ours in float32 and, where the processor can, with products in bf16. Same networks (256-256), batch 256, one update per
 step, same CPUs; each in a process of its own, as a user gets it. Also, in the same call: replay sampling at a million
 rows, and the floor under any update of these shapes, the time of its matrix products alone. SBX (JAX) runs in an
-environment of its own, build/sbx, which the script makes.
+environment of its own, build/sbx, which the script makes. One thread is timed by its CPU seconds, which other work on
+the machine changes little; several by the clock, for it is by waiting that they are slow.
 
     python benchmarks/throughput.py [--threads 1] [--rounds 7] [--steps 200] [--no-sbx]
 """
@@ -57,6 +58,10 @@ class Options:
 # --- the workers: one generator each, which takes the number of steps and yields the seconds they took ----------------
 
 
+def seconds_so_far(threads: int) -> float:
+    return time.process_time() if threads == 1 else time.perf_counter()
+
+
 def make_agent(engine: str = "auto") -> Any:
     """Return our SAC on HalfCheetah-v5, as the command line makes it."""
     from surefoot import agents
@@ -108,9 +113,9 @@ def timed(run: Callable[[int], Any]) -> Iterator[float]:
     seconds = 0.0
     while True:
         steps = yield seconds
-        began = time.perf_counter()
+        began = seconds_so_far(torch.get_num_threads())
         run(steps)
-        seconds = time.perf_counter() - began
+        seconds = seconds_so_far(torch.get_num_threads()) - began
 
 
 WORKERS = {

@@ -40,10 +40,13 @@ class Interaction(Stateful):
         """Take `action` (N, act) in every environment; `next_obs` is the true successor, also at an episode's end."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         batch = Batch(self.obs, action, reward.float(), info["final_obs"], terminated.float())
-        ended = terminated | truncated
+        none_ended = info["final_obs"] is obs  # as on most steps of a CPU: each operation left out saves 10 µs
+        ended = terminated if none_ended else terminated | truncated
         episodes = Episodes(ended, self.episode_return + reward, self.length + 1)
-        self.episode_return = torch.where(ended, 0.0, episodes.episode_return)
-        self.length = torch.where(ended, 0, episodes.length)
+        self.episode_return, self.length = episodes[1:]
+        if not none_ended:
+            self.episode_return = torch.where(ended, 0.0, episodes.episode_return)
+            self.length = torch.where(ended, 0, episodes.length)
         self.obs = obs
         return batch, episodes
 

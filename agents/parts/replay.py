@@ -54,7 +54,8 @@ class Ring(Generic[Rows]):
         rows = self.pack(columns)[-self.capacity :]
         head = min(len(rows), self.capacity - self.position)
         self.rows[self.position : self.position + head] = rows[:head]
-        self.rows[: len(rows) - head] = rows[head:]
+        if head < len(rows):
+            self.rows[: len(rows) - head] = rows[head:]
         self.position = (self.position + len(rows)) % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
         self.pushed += len(rows)

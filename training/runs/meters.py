@@ -33,7 +33,8 @@ class Meter:
             self.sums[name].add_(value if value.ndim == 0 else value.double().mean())
             self.counts[name] += 1
         for episodes in progress.episodes:
-            self.episodes += _totals(episodes)
+            if self.device.type != "cpu" or episodes.ended.any():
+                self.episodes += _totals(episodes)
 
     def read(self) -> dict[str, float]:
         """Return the means and start anew: one transfer from the device. No episode ended: no return, no length."""

@@ -7,6 +7,7 @@ import torch
 from tiny import ACT, OBS, DriftEnv
 
 from surefoot.agents.parts.interaction import Collector, Interaction, RolloutConfig, crosses
+from surefoot.envs import EnvConfig, make_vec
 
 
 class Still:
@@ -47,6 +48,20 @@ def test_a_transition_holds_the_true_successor_and_an_episode_its_sums():
         if step == 7:
             expected, total = torch.zeros(OBS), 0.0
     assert batch.reward.dtype == batch.terminated.dtype == torch.float32
+
+
+def test_sums_of_an_episode_are_those_of_its_steps_in_a_gymnasium_task():
+    """Which says by one tensor that no episode ended."""
+    interaction = Interaction(make_vec(EnvConfig(id="Pendulum-v1", max_episode_steps=5, num_envs=2)), seed=0)
+    rewards = []
+    for step in range(1, 13):
+        batch, episodes = interaction.step(torch.full((2, 1), 0.1 * step))
+        rewards.append(batch.reward.double())
+        assert episodes.ended.tolist() == [step % 5 == 0] * 2
+        assert episodes.length.tolist() == [(step - 1) % 5 + 1] * 2
+        torch.testing.assert_close(episodes.episode_return, sum(rewards), rtol=1e-6, atol=0)
+        if step % 5 == 0:
+            rewards.clear()
 
 
 @pytest.mark.parametrize("begun", [None, torch.full((1, OBS), 9.0)])

@@ -23,7 +23,7 @@ in `agents/iwocs/exact.py`.
 | (4.19) nothing better is possible | – | `choice.highest_return`, `agent.IWOCS.ending` |
 | (4.20) ρ_i by the mean over the models | – | `agent.IWOCS.chosen` |
 | (4.21) errors remembered, (4.22) the most accurate acts | – | `composite.remembered`, `composite.Composite.decide` |
-| (4.23) who acts first | – | `composite.Composite.safest` |
+| (4.23) the default acts first | – | `composite.Composite.decide` |
 | §4.6 the loop | – | `agent.IWOCS.step` |
 | (5.1) value of a point; grid (IWOCS*), CMA-ES (IWOCS) | – | `agent.IWOCS.play`, `search.Search` |
 
@@ -34,7 +34,7 @@ Where this differs from the paper, or the paper leaves it open, and why:
 - Critics, predictor and policy are networks of their own, with fresh weights and a fresh replay for every model.
 - All losses of an update come from the same parameters; each network has its own Adam (the paper: one after the other).
 - All models that were not rejected (ρ = 0) are usable in the first step of an episode: there is no step before it.
-  `gate_first="max-min"` lets every critic judge every proposal there, (4.23). Specialists propose mean actions.
+  `gate_first="default"` lets the default act there, (4.23). Specialists propose mean actions.
 - The run ends where the worst model repeats one that was trained in. |J_i − Q_i| ≤ ε ends nothing: Q is discounted and
   learned, J is neither. So nothing is ever certified here.
 - `threshold_by="mean"` chooses ρ by the mean over the models of the search, (4.20): by the worst value alone it is

@@ -31,7 +31,7 @@ class Gate(NamedTuple):
 
     memory: float = 0.0  # by which a remembered error fades in a step, (4.21); 0: that of the last step alone
     choice: Literal["pessimistic", "accurate"] = "pessimistic"  # (4.13) or (4.22)
-    first: Literal["pessimistic", "max-min"] = "pessimistic"  # in the first step of an episode: (4.13) or (4.23)
+    first: Literal["pessimistic", "default"] = "pessimistic"  # in the first step of an episode: (4.13) or (4.23)
 
 
 def prediction_error(predicted: Tensor, next_obs: Tensor) -> Tensor:
@@ -128,8 +128,7 @@ class Composite:
             error, fresh = self.errors(*self._before, obs), self._fresh
         trace = torch.zeros(len(error) + 1, len(obs)).to(obs) if self._trace is None else self._trace
         self._trace, error = remembered(trace, error, fresh, self.gate.memory)
-        any_fresh = self.gate.first == "max-min" and bool(fresh.any())  # (J + 1)² critics are for first steps only
-        action, chosen = self.decide(obs, error, fresh, any_fresh=any_fresh)
+        action, chosen = self.decide(obs, error, fresh)
         self._before = obs, action
         self._count(chosen)
         return action
@@ -140,39 +139,25 @@ class Composite:
             return torch.zeros(0, len(obs)).to(obs)
         return torch.stack([prediction_error(one.predict(before, action), obs) for one in self.specialists])
 
-    def decide(self, obs: Tensor, error: Tensor, fresh: Tensor, *, any_fresh: bool = True) -> tuple[Tensor, Tensor]:
+    def decide(self, obs: Tensor, error: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
         """Return actions (N, act) and who acts (N,), the last being the default.
 
         Specialists are judged by their errors (J, N); where there is no step before, fresh (N,), all with ρ > 0 are
-        usable. `any_fresh` False says that there is a step before everywhere.
+        usable, or by (4.23) none.
         """
         proposals = torch.stack([*(one.act(obs) for one in self.specialists), self.default(obs)])  # (J + 1, N, act)
         chosen = torch.full_like(proposals[0, :, 0], -1, dtype=torch.int64)
         if self.specialists:
             valid = torch.stack([usable(e, fresh, one.rho) for e, one in zip(error, self.specialists, strict=True)])
             order = torch.stack([one.q(obs, a).amin(0) for one, a in zip(self.specialists, proposals, strict=False)])
+            if self.gate.first == "default":
+                valid = valid & ~fresh
             if self.gate.choice == "accurate":  # with no step before nothing is known, and the pessimist acts
                 usual = torch.tensor([one.usual for one in self.specialists]).to(error)
                 order = torch.where(fresh, order, error / usual[:, None])
             chosen = choose(order, valid)
-        if self.gate.first == "max-min" and any_fresh:
-            chosen = torch.where(fresh, self.safest(obs, proposals), chosen)
         chosen = chosen % len(proposals)  # −1 is the last, the default
         return proposals.gather(0, chosen[None, :, None].expand_as(proposals[:1]))[0], chosen
-
-    def safest(self, obs: Tensor, proposals: Tensor) -> Tensor:
-        """Return (N,) which of the proposals (J + 1, N, act) the critic that likes it least likes most, (4.23).
-
-        Specialists whose ρ is 0 neither judge nor act.
-        """
-        admitted = [j for j, one in enumerate(self.specialists) if one.rho > 0]
-        if not admitted:
-            return torch.full_like(proposals[0, :, 0], -1, dtype=torch.int64)
-        able = [*admitted, len(self.specialists)]
-        actions, many = proposals[able].flatten(0, 1), obs.repeat(len(able), 1)
-        values = torch.stack([self.specialists[j].q(many, actions).amin(0) for j in admitted])  # (judges, able · N)
-        best = values.amin(0).view(len(able), -1).argmax(0)
-        return torch.tensor(able, device=obs.device)[best]
 
     def _count(self, chosen: Tensor) -> None:
         job = torch.zeros_like(chosen) if self._job is None else self._job.to(chosen.device)

@@ -99,9 +99,9 @@ class IWOCSConfig(SACConfig):
     gate_choice: Literal["pessimistic", "accurate"] = "pessimistic"
     """Who acts of the usable specialists: the one with the smallest value (`pessimistic`), or with the smallest error
     in the unit of `error_quantile` (`accurate`, ours)."""
-    gate_first: Literal["pessimistic", "max-min"] = "pessimistic"
+    gate_first: Literal["pessimistic", "default"] = "pessimistic"
     """Who acts in the first step of an episode, where nothing was foreseen: the specialist whose own action has the
-    smallest value (`pessimistic`), or whoever's, the default's too, every critic finds least bad (`max-min`, ours)."""
+    smallest value (`pessimistic`), or the `default` policy, which was trained in all models (ours)."""
 
     def __post_init__(self) -> None:
         counts = ("default_steps", "model_steps", "generations", "search_episodes")

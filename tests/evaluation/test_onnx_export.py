@@ -91,7 +91,7 @@ def test_networks_without_a_memory(agent, task, settings, plainly, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "gate", [{}, {"gate_memory": 0.6, "gate_choice": "accurate"}, {"gate_memory": 0.6, "gate_first": "max-min"}]
+    "gate", [{}, {"gate_memory": 0.6, "gate_choice": "accurate"}, {"gate_memory": 0.6, "gate_first": "default"}]
 )
 def test_iwocs_goes_on_from_the_steps_before(gate, plainly, tmp_path):
     policy = opened("iwocs", POLE, hidden=(8,), entropy_free_hidden=(8,), iterations=2, **gate)

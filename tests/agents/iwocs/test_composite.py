@@ -173,40 +173,21 @@ def test_the_most_accurate_acts_in_the_unit_of_what_is_usual_for_each_and_the_pe
 @pytest.mark.parametrize("choice", ["pessimistic", "accurate"])
 def test_a_rejected_specialist_does_not_act_in_the_first_step_either(choice):
     rejected, kept = specialist(1.0, value=-5.0, rho=0.0), specialist(2.0, value=3.0, rho=0.1)
-    for first in ("pessimistic", "max-min"):
-        gate = Gate(choice=choice, first=first)
-        assert Composite([rejected, kept], default, gate)(torch.zeros(2, 1)).flatten().tolist() == [2.0, 2.0]
-        assert Composite([rejected], default, gate)(torch.zeros(2, 1)).flatten().tolist() == [-9.0, -9.0]
+    gate = Gate(choice=choice)
+    assert Composite([rejected, kept], default, gate)(torch.zeros(2, 1)).flatten().tolist() == [2.0, 2.0]
+    assert Composite([rejected], default, gate)(torch.zeros(2, 1)).flatten().tolist() == [-9.0, -9.0]
 
 
-def judge(action, best, slope=1.0, rho=1.0):
-    """A specialist that proposes `action`, whose two critics like actions the less the farther they are from `best`."""
-    score = lambda a: -slope * (a[:, 0] - best).abs()  # noqa: E731
-    return Specialist(
-        lambda obs: torch.full((len(obs), 1), action), lambda obs, a: torch.stack([score(a) + 1, score(a)]),
-        lambda obs, a: obs, rho,
-    )  # fmt: skip
-
-
-def test_first_acts_whom_the_critic_that_likes_it_least_likes_most():
-    """Values (4.23) by hand: 4 is −8 to the second, 0 is −4 to the first, 1 is −3; the default's −9 is −13."""
-    wide, careful, middle = judge(4.0, best=4.0), judge(0.0, best=0.0, slope=2.0), judge(1.0, best=1.0)
-    gate = Gate(first="max-min")
-    for order in ((wide, careful, middle), (middle, careful, wide), (careful, middle, wide)):
-        composite = Composite(order, default, gate)
-        assert composite(torch.zeros(3, 1)).flatten().tolist() == [1.0] * 3
-        composite.observe(torch.zeros(3), torch.tensor([1.0, 0.0, 0.0]))  # the others go on, and the pessimist acts
-        pessimist = Composite(order, default)
-        pessimist(torch.zeros(3, 1)), pessimist.observe(torch.zeros(3), torch.zeros(3))
-        later = pessimist(torch.zeros(3, 1)).flatten().tolist()
-        assert composite(torch.zeros(3, 1)).flatten().tolist() == [1.0, *later[1:]]
-    assert Composite([wide, careful._replace(rho=0.0)], default, gate)(torch.zeros(1, 1)).item() == 4.0
-
-
-def test_the_default_acts_first_where_every_critic_likes_it_better():
-    left, right = judge(-3.0, best=-3.0), judge(3.0, best=3.0)  # each −6 to the other; 0 is −3 to both
-    gate = Gate(first="max-min")
-    assert Composite([left, right], lambda obs: obs * 0, gate)(torch.ones(2, 1)).flatten().tolist() == [0.0, 0.0]
+@pytest.mark.parametrize("choice", ["pessimistic", "accurate"])
+def test_the_default_acts_in_first_steps_alone_where_it_is_asked_to(choice):
+    one = specialist(1.0, step=1.0, rho=0.1)
+    composite = Composite([one], default, Gate(memory=0.5, choice=choice, first="default"))
+    assert composite(torch.zeros(3, 1)).flatten().tolist() == [-9.0] * 3
+    composite.observe(torch.zeros(3), torch.tensor([1.0, 0.0, 0.0]))  # the first begins anew
+    assert composite(torch.tensor([[1.0], [1.0], [5.0]])).flatten().tolist() == [-9.0, 1.0, -9.0]  # 5: unforeseen
+    composite.observe(torch.zeros(3), torch.zeros(3))
+    assert composite(torch.tensor([[2.0], [2.0], [6.0]])).flatten().tolist() == [1.0, 1.0, -9.0]
+    assert Composite([one], default)(torch.zeros(1, 1)).item() == 1.0
 
 
 def test_of_the_most_accurate_only_the_usable_act():

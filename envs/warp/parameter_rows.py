@@ -24,11 +24,24 @@ _UNUSED = ("cam_", "light_")  # arrays that only pictures depend on
 class ParameterRows:
     """Parameters of a set, and those of `fixed`, of N worlds of one task; neither: nothing differs between them.
 
+    A set may change masses and leave alone what was compiled from them, as the published ones do. C then reckons about
+    a point that is no centre of mass, but `ratio` (N, nbody) times it: with a torso of ten times its mass, metres away
+    from the robot. The motion is the same about any point, its rounding is not: with `own_centres` every world has the
+    centre of its own masses.
+
     Raises:
         ValueError: as `TaskParameters`; a disturbance that must be the same in all worlds.
     """
 
-    def __init__(self, env: gym.Env, uncertainty: UncertaintySet | None, fixed: Mapping[str, float], num_worlds: int):
+    def __init__(
+        self,
+        env: gym.Env,
+        uncertainty: UncertaintySet | None,
+        fixed: Mapping[str, float],
+        num_worlds: int,
+        *,
+        own_centres: bool,
+    ):
         self.task = cast(Any, env.unwrapped)  # its model is where parameters are written before they become a row
         given = uncertainty is not None or bool(fixed)
         self.parameters = TaskParameters(env, uncertainty, fixed) if given else None
@@ -42,6 +55,10 @@ class ParameterRows:
         own = self.parameters.model if self.parameters else None
         changes = [name for name in (own.changes if own else ()) if not name.startswith(_UNUSED)]
         self.varied = [name for name in changes if Simulation.varies(name)]
+        self.own_centres = own_centres and "body_mass" in self.varied and "body_subtreemass" not in self.varied
+        if self.own_centres:
+            self.varied.append("body_subtreemass")
+        self.ratio = np.ones((num_worlds, model.nbody))
         self._offset = "actuator_biastype" in changes
         self._rows = {name: np.repeat(_array(model, name)[None], num_worlds, axis=0) for name in self.varied}
         self._written: list[np.ndarray | None] = [None] * num_worlds  # the parameters (D,) that a row has
@@ -92,6 +109,10 @@ class ParameterRows:
         self.parameters.write(self.task, full)
         for name, rows in self._rows.items():
             rows[world] = _array(self.task.model, name)
+        if self.own_centres:
+            own, of_c = _subtree_masses(self.task.model), self.task.model.body_subtreemass
+            self._rows["body_subtreemass"][world] = own
+            self.ratio[world] = np.divide(own, of_c, out=np.ones_like(own), where=of_c > 0)
         self._written[world] = full.copy()
         self._stale.add(world)
 
@@ -159,6 +180,13 @@ class ParameterRows:
 def _array(model: mujoco.MjModel, name: str) -> np.ndarray:
     array: np.ndarray = model.opt.gravity if name == "gravity" else getattr(model, name)
     return array
+
+
+def _subtree_masses(model: mujoco.MjModel) -> np.ndarray:
+    masses: np.ndarray = model.body_mass.copy()
+    for body in range(model.nbody - 1, 0, -1):  # children come after their parents
+        masses[model.body_parentid[body]] += masses[body]
+    return masses
 
 
 def _data(forces: np.ndarray) -> Any:

@@ -44,6 +44,12 @@ class Moved(NamedTuple):
     info: dict[str, Tensor]  # (N, …), what Gymnasium's task has in its info
 
 
+def about_other_points(forces: Tensor, points: Tensor, ratio: Tensor) -> Tensor:
+    """Return torques and forces (…, 6) about ratio (…, 1) times the points (…, 3) about which they are given."""
+    torque, force = forces.split(3, -1)
+    return torch.cat([torque + torch.linalg.cross((1 - ratio) * points, force), force], -1)
+
+
 class Worlds:
     """The worlds of a task; `env` is one of `make_single` without fixed parameters, which is not stepped.
 
@@ -69,7 +75,9 @@ class Worlds:
         self._time_aware, bounds = is_time_aware(env), self.task.action_space
         low, high = (torch.from_numpy(bound).to(self.device) for bound in (bounds.low, bounds.high))
         self._middle, self._half = (low + high) / 2, (high - low) / 2
-        self.rows = ParameterRows(env, uncertainty, config.physics.fixed(), num_worlds)
+        # Of inertias and velocities about C's own point an observation shows the numbers: they stay about that point.
+        own_centres = not {"cinert", "cvel"} & {*self.definition.before, *self.definition.after}
+        self.rows = ParameterRows(env, uncertainty, config.physics.fixed(), num_worlds, own_centres=own_centres)
         self.simulation = self._simulation(config)
         self.generators = [np.random.default_rng() for _ in range(num_worlds)]
         self._elapsed = torch.zeros(num_worlds, dtype=torch.int64, device=self.device)
@@ -153,7 +161,12 @@ class Worlds:
         return self._fields()
 
     def _fields(self) -> Fields:
-        return {name: self.simulation.field(name) for name in self.definition.after}
+        fields = {name: self.simulation.field(name) for name in self.definition.after}
+        if "cfrc_ext" in fields and self.rows.own_centres:
+            roots, centres = self.task.model.body_rootid, self.simulation.field("subtree_com")
+            ratio = torch.from_numpy(self.rows.ratio[:, roots, None]).to(centres)
+            fields["cfrc_ext"] = about_other_points(fields["cfrc_ext"], centres[:, roots], ratio)
+        return fields
 
     def _observed(self) -> Tensor:
         obs = self.definition.observe(self.task, self._fields())

@@ -129,10 +129,10 @@ def rate(values):
 def test_a_published_set_has_the_same_effect_with_other_parameters_in_every_world(name):
     uncertainty = SETS[name]
     found = errors(EnvConfig(uncertainty.env), uncertainty)
-    # Bodies of a hundredth of a kilogram amplify any rounding within ten steps, in C as well.
+    # Bodies of a hundredth of a kilogram amplify any rounding within ten steps, in C as well: by as much.
     both = (played(EnvConfig(uncertainty.env), uncertainty, "mujoco", 10, rounding=size) for size in (0.0, 1e-7))
     noise = np.array([error(a, b) for a, b in zip(*both, strict=True)]).max(0)
-    assert (found.max(0) < np.maximum(TOLERANCE.get(uncertainty.env, CLOSE), 10 * noise)).all()
+    assert (found.max(0) < np.maximum(TOLERANCE.get(uncertainty.env, CLOSE), 3 * noise)).all()
     stock = played(EnvConfig(uncertainty.env), None, "mujoco", 10)
     changed = played(EnvConfig(uncertainty.env), uncertainty, "mujoco", 10)
     assert error(stock[-1], changed[-1]).max() > 10 * np.median(found)  # the parameters do something that would be seen

@@ -1,5 +1,6 @@
 """Parts of the worlds one by one, with stand-ins for the simulator: frames of contacts, rows, who is stepped."""
 
+from copy import copy
 from types import SimpleNamespace
 
 import mujoco
@@ -9,13 +10,13 @@ import torch
 import warp as wp
 from mujoco_warp._src import collision_driver
 
-from surefoot.envs import EnvConfig, find_set, make_single
+from surefoot.envs import EnvConfig, UncertainVectorEnv, find_set, make_single
 from surefoot.envs.uncertainty.world_robots import WorldRobots
 from surefoot.envs.warp import simulation
 from surefoot.envs.warp.contact_frames import frames_as_in_c
 from surefoot.envs.warp.parameter_rows import ParameterRows
 from surefoot.envs.warp.vector_env import WarpVectorEnv
-from surefoot.envs.warp.worlds import Worlds
+from surefoot.envs.warp.worlds import Worlds, about_other_points
 
 SCENE = """<mujoco><worldbody><geom type="plane" size="5 5 1" euler="{tilt} 0 0"/>
 <body pos="0 0 0.05"><freejoint/><geom type="{kind}" size="0.1 0.3" euler="{lean} 20 0"/></body>
@@ -52,9 +53,39 @@ def test_contacts_of_a_steep_capsule_with_a_plane_have_the_frames_of_c(kind, til
     np.testing.assert_allclose(contact.frame.numpy(), wanted if kind == "capsule" else turned, atol=1e-6)
 
 
+def test_a_world_reckons_about_the_centre_of_its_own_masses_and_shows_forces_about_the_point_of_c():
+    """The published sets leave subtree masses as compiled: C's point is then `ratio` times the centre of mass."""
+    env, uncertainty = make_single(EnvConfig("Ant-v5")), find_set("ant-2")
+    rows = ParameterRows(env, uncertainty, {}, 2, own_centres=True)
+    rows.begin(1, uncertainty.high)
+    model = env.unwrapped.model  # as world 1 has it in C
+    changed = copy(model)
+    mujoco.mj_setConst(changed, mujoco.MjData(changed))
+    np.testing.assert_allclose(rows._rows["body_subtreemass"][1], changed.body_subtreemass)
+    assert rows.ratio[1, 1] > 2
+    assert (rows.ratio[0] == 1).all()
+    of_c, own = mujoco.MjData(model), mujoco.MjData(model)
+    changed.body_invweight0[:], changed.dof_invweight0[:] = model.body_invweight0, model.dof_invweight0
+    for data, which in ((of_c, model), (own, changed)):
+        data.qpos[:3] = (2.0, -1.0, 0.2)  # it lies on the floor, off the origin
+        mujoco.mj_step(which, data)
+        mujoco.mj_rnePostConstraint(which, data)
+    roots, ratio = model.body_rootid, torch.from_numpy(rows.ratio[1])
+    given = torch.from_numpy(own.cfrc_ext), torch.from_numpy(own.subtree_com[roots]), ratio[roots, None]
+    assert np.abs(of_c.cfrc_ext - own.cfrc_ext).max() > 1.0  # else nothing is compared
+    np.testing.assert_allclose(about_other_points(*given).numpy(), of_c.cfrc_ext, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("ant-2", True), ("humanoidstandup-1", False)])
+def test_a_task_that_shows_inertias_keeps_the_point_of_c(name, kept):
+    uncertainty = find_set(name)
+    env = UncertainVectorEnv(EnvConfig(uncertainty.env, backend="warp", num_envs=1), uncertainty)
+    assert env.env.worlds.rows.own_centres == kept
+
+
 def test_only_rows_that_changed_are_brought_to_the_worlds_and_no_force_was_there_before():
     uncertainty = find_set("hopper-2")
-    rows = ParameterRows(make_single(EnvConfig("Hopper-v5")), uncertainty, {}, 3)
+    rows = ParameterRows(make_single(EnvConfig("Hopper-v5")), uncertainty, {}, 3, own_centres=False)
     assert not rows.forces.any()
     views = {name: torch.zeros(rows._rows[name].shape) for name in rows.varied}
     stand_in = SimpleNamespace(device="cpu", rows=views.__getitem__)

@@ -541,12 +541,18 @@ def mbpo_update_speed(result: Result) -> str:
     return markdown(("an update of batch 256", "CPU milliseconds", "ratio"), rows)
 
 
+def by_seed(item: tuple[str, Any]) -> tuple[str, int]:
+    """Return method and seed of a job METHOD/SEED and its cell, to sort by."""
+    method, seed = item[0].split("/")
+    return method, int(seed)
+
+
 def robust_baselines(result: Result) -> str:
     """Return, per method, what its seeds get over the grid of parameters."""
     methods = list(dict.fromkeys(job.split("/")[0] for job in result["jobs"]))
     rows = []
     for method in sorted(methods):
-        cells = [cell for job, cell in sorted(result["jobs"].items()) if job.split("/")[0] == method]
+        cells = [cell for job, cell in sorted(result["jobs"].items(), key=by_seed) if job.split("/")[0] == method]
         figures = [[cell[name] for cell in cells] for name in ("worst", "average", "nominal", "cpu_seconds")]
         listed = [" ".join(map(number, values)) for values in figures]
         steps = f"{cells[0]['steps'] // 1000}k"
@@ -594,7 +600,7 @@ def zoo(result: Result) -> str:
 def iwocs(result: Result) -> str:
     """Return what the seeds of every method get over the grid, and the path of every seed of IWOCS itself."""
     rows = []
-    for job, cell in sorted(result["jobs"].items()):
+    for job, cell in sorted(result["jobs"].items(), key=by_seed):
         for entry in cell.get("path", ()) if job.startswith("iwocs/") else ():
             own = entry["in_its_own_model"]
             rows.append(

@@ -5,15 +5,15 @@ import io
 import os
 import pickle
 import random
+import resource
 import signal
-import subprocess
-import sys
 import time
 import zipfile
+from contextlib import suppress
 
 import pytest
 import torch
-from leftovers import leave_half_a_file
+from leftovers import FORK, leave_half_a_file
 from sameness import assert_same
 
 from surefoot.agents.parts import blocks
@@ -154,27 +154,34 @@ def test_a_file_without_its_end_is_not_taken_for_an_older_one_without_a_checksum
             storage.load(path)
 
 
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-import torch
-from surefoot.evaluation import storage
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # the kernel refuses to grow a file beyond this
-try:
-    ballast = torch.arange(3_000_000).float()
-    storage.save(Path(sys.argv[1]), {"version": 2, "ballast": ballast}, in_blocks=sys.argv[2] == "blocks")
-except OSError as error:
-    print(error)
-"""
+def begin(work, *arguments):
+    """Return a process of its own that does some work, and what it sends."""
+    ours, theirs = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=work, args=(*arguments, theirs))
+    process.start()
+    theirs.close()  # what is received ends with the process
+    return process, ours
+
+
+def save_on_a_full_disk(path, way, told):
+    torch.set_num_threads(1)  # a fork has no other
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # the kernel refuses to grow a file beyond this
+    try:
+        ballast = torch.arange(3_000_000).float()
+        storage.save(path, {"version": 2, "ballast": ballast}, in_blocks=way == "blocks")
+    except OSError as error:
+        told.send(str(error))
 
 
 @pytest.mark.parametrize("way", ["whole", "blocks"])
 def test_a_disk_that_is_full_leaves_the_previous_checkpoint(tmp_path, way):
     path = tmp_path / "a.pt"
     storage.save(path, {"version": 1})
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path), way], capture_output=True, text=True)
-    assert f"{path}: could not be written (" in done.stdout, done.stderr
-    assert done.stdout.count("\n") == 1
+    process, told = begin(save_on_a_full_disk, path, way)
+    message = told.recv()
+    process.join()
+    assert f"{path}: could not be written (" in message
+    assert "\n" not in message
     assert storage.load(path)["version"] == 1
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
 
@@ -184,33 +191,29 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         storage.save(tmp_path / "absent" / "a.pt", {})
 
 
-SAVE_FOREVER = """
-import sys
-from pathlib import Path
-import torch
-from surefoot.agents.parts import blocks
-from surefoot.evaluation import storage
-torch.set_num_threads(1)
-blocks.SIZE = 2**18
-for version in range(10**6):
-    payload = {"a": torch.full((500_000,), version), "b": version}
-    storage.save(Path(sys.argv[1]), payload, in_blocks=version % 3 > 0)
-    storage.remove_unused_blocks(Path(sys.argv[1]).parent, [Path(sys.argv[1])])
-    print(version, flush=True)
-"""
+def save_forever(path, announced):
+    torch.set_num_threads(1)
+    blocks.SIZE = 2**18
+    for version in range(10**6):
+        payload = {"a": torch.full((500_000,), version), "b": version}
+        storage.save(path, payload, in_blocks=version % 3 > 0)
+        storage.remove_unused_blocks(path.parent, [path])
+        announced.send(version)
 
 
 def test_sigkill_during_saves_leaves_a_whole_checkpoint(tmp_path):
     """Kill a process that does nothing but save, at random moments; the file is always one of its versions, whole."""
     path, delay = tmp_path / "a.pt", random.Random(0)
-    for _ in range(4):
-        process = subprocess.Popen([sys.executable, "-c", SAVE_FOREVER, str(path)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        process.stdout.readline()  # the first save is done
+    for _ in range(20):
+        process, versions = begin(save_forever, path)
+        announced = versions.recv()  # the first save is done
         time.sleep(delay.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        announced = [0, *map(int, process.stdout.read().split())][-1]
-        process.wait()
+        process.kill()
+        with suppress(EOFError):
+            while True:
+                announced = versions.recv()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         loaded = storage.load(path)
         assert loaded["b"] >= announced
         assert bool((loaded["a"] == loaded["b"]).all())

@@ -15,7 +15,7 @@ AT_LEAST_1: Rule = (lambda x: x >= 1, "at least 1")
 POSITIVE: Rule = (lambda x: x > 0, "positive")
 FRACTION: Rule = (lambda x: 0 < x <= 1, "in (0, 1]")
 UNIT_INTERVAL: Rule = (lambda x: 0 <= x <= 1, "in [0, 1]")
-WIDTHS: Rule = (lambda x: len(x) > 0 and min(x) >= 1 and max(x) <= 2**16, "one or more widths of at least 1")
+WIDTHS: Rule = (lambda x: len(x) > 0 and min(x) >= 1 and max(x) <= 2**16, "one or more widths from 1 to 65,536")
 RATE: Rule = (lambda x: 0 < x <= 10, "positive, at most 10")
 
 

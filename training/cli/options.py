@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -87,15 +88,28 @@ def read_options(form: Callable[..., T] | type[T], **settings: Any) -> T:
     finally:
         said.seek(0)
         text = said.read()
-        print(_in_one_line(text) or text, end="", file=sys.stderr)
+        message = _uncut(form, settings) if REFUSED.search(text) else None
+        print(text if message is None else f"surefoot: error: {message}\n", end="", file=sys.stderr)
 
 
-def _in_one_line(text: str) -> str | None:
-    found = REFUSED.search(text)
+def _uncut(form: Any, settings: dict[str, Any]) -> str | None:
+    """Return the message of a value that is refused, read again for a terminal so wide that nothing of it is cut.
+
+    A box of 80 columns cuts at commas and within long words, and no one can tell afterwards what was one word.
+    """
+    said, before = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100000"
+    try:
+        with redirect_stderr(said), suppress(SystemExit):
+            tyro.cli(form, **{"registry": REGISTRY, **settings})
+    finally:
+        os.environ.pop("COLUMNS")
+        os.environ.update({} if before is None else {"COLUMNS": before})
+    found = REFUSED.search(said.getvalue())
     if found is None:
         return None
     message = " ".join(found["message"].replace("│", " ").split())
-    return f"surefoot: error: {re.sub(r'^Error parsing (?!-)[^:]*: |^Error parsing ', '', message)}\n"
+    return re.sub(r"^Error parsing (?!-)[^:]*: |^Error parsing ", "", message)
 
 
 def laid_over(task: EnvConfig, base: EnvConfig) -> EnvConfig:

@@ -26,14 +26,14 @@ def main(arguments: list[str]) -> int:
     request = tyro.cli(Request, args=arguments, default=Request(folders=()), prog="surefoot report")
     if not request.folders:
         raise ValueError("name at least one run folder, sweep or folder that holds some")
-    require_output(request.out, ".html")
+    out = request.out or request.folders[0] / "report.html"
+    require_output(out, ".html")
     with quick_imports():  # not sooner: `--help` needs neither PyTorch nor matplotlib
         from surefoot.evaluation.storage import write_atomically
         from surefoot.training.report.data import gather
         from surefoot.training.report.numbers import numbers, write_csv
         from surefoot.training.report.page import page
     findings = gather(request.folders)
-    out = request.out or request.folders[0] / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     statistics = numbers(findings)
     text = page(findings, statistics)

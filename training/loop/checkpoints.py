@@ -41,7 +41,7 @@ def find_checkpoints(folder: Path, from_step: int | None = None) -> list[Path]:
 def latest_whole(paths: Sequence[Path]) -> Found:
     """Return the first checkpoint that can be read; say which ones before it are damaged.
 
-    Raises `DamagedError` of the first one where none is whole.
+    Raises `DamagedError` that names the first one where none is whole.
     """
     errors: list[tuple[Path, DamagedError]] = []
     for path in paths:
@@ -53,7 +53,9 @@ def latest_whole(paths: Sequence[Path]) -> Found:
         for _, passed in errors:
             tqdm.write(f"note: {passed.what}; the run goes on from the checkpoint before, {path.name}")
         return Found(path, state, [damaged for damaged, _ in errors])
-    raise errors[0][1]
+    if len(paths) < len(checkpoint_steps(paths[0].parents[1])):
+        raise DamagedError(errors[0][1].what, "there are others: leave --from out")
+    raise DamagedError(errors[0][1].what, "no checkpoint of the run is whole: use a copy, or train anew")
 
 
 def set_later_aside(folder: Path, found: Found) -> None:

@@ -1,6 +1,7 @@
 """What a command is to write is looked at before it begins."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,14 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # permissions do not stop a root user
     with pytest.raises(OSError, match="cannot be written"):
         require_output(tmp_path / "x.json")
+
+
+def test_a_report_in_a_folder_that_cannot_be_written_is_refused_before_the_runs_are_read(make_run, monkeypatch, capsys):
+    run = make_run("run")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run.absolute())
+    assert main(["report", str(run)]) == 2
+    assert f"{run}/report.html: {run} cannot be written; choose another place" in capsys.readouterr().err
+    assert not list(run.glob("report.*"))
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ def test_a_fixed_parameter_without_a_value_is_refused_by_the_parser(tmp_path, ca
             ["train", "sac", "--env.physics.parameters", "mass"],
             "physics.parameters: 'mass' must be NAME=VALUE, each name",
         ),
+        (["train", "sac", "--env.num-envs", "1e9"], "--env.num-envs is 1000000000; it must be from 1 to 10,000,000\n"),
+        (["train", "sac", "--env.num-envs", "x" * 300], f"--env.num-envs: {'x' * 300} is not a whole number\n"),
     ],
 )
 def test_a_value_that_its_type_refuses_is_one_line_in_the_programs_own_form(command, message, capsys):

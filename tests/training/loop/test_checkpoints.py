@@ -75,8 +75,11 @@ def test_without_a_whole_checkpoint_the_newest_is_named_and_nothing_is_changed(t
     for step in checkpoint_steps(folder):
         flip_a_bit(checkpoint_path(folder, "step", step))
     files = sorted(path.name for path in folder.rglob("*"))
-    with pytest.raises(DamagedError, match=rf"step-{step:09d}\.pt: damaged \(its checksum differs\); use an earlier"):
+    damaged = rf"step-{step:09d}\.pt: damaged \(its checksum differs\); "
+    with pytest.raises(DamagedError, match=damaged + "no checkpoint of the run is whole: use a copy, or train anew"):
         resume(folder, "fake", many)
+    with pytest.raises(DamagedError, match=damaged + "there are others: leave --from out"):
+        resume(folder, "fake", many, from_step=step)
     assert sorted(path.name for path in folder.rglob("*")) == files
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import signal
 import sys
@@ -74,9 +75,19 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "train" and rest in ([], ["-h"], ["--help"]):
         print(agents_overview())
         return 0 if rest else 2
+    with one_line_errors(2):
+        _require_words(rest)
     named = {"*"} if "--allow-code" in rest else named_modules(rest)
     with stand_ins() if _asks_for_help(rest) else nullcontext(), imports_allowed(named):
         return _run(command, rest)
+
+
+def _require_words(rest: list[str]) -> None:
+    """Raise `ValueError` for a word that is empty, as a variable of the shell is that was never set."""
+    for before, word in zip(["", *rest], rest, strict=False):
+        if word == "" or re.fullmatch(r"--[\w.-]+=", word):
+            option = word.rstrip("=") or (before if before.startswith("--") else "an argument")
+            raise ValueError(f"{option} is empty; leave it out, or say what it is to be")
 
 
 def _asks_for_help(rest: list[str]) -> bool:

@@ -162,6 +162,24 @@ def test_wrong_options_show_what_was_meant_and_exit_code_2(arguments, capsys):
     assert str(arguments[0]).lstrip("-").replace(".episodes", "") in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["train", "sac", "--name", ""], "--name"),
+        (["train", "--config", "", "--steps", "5"], "--config"),
+        (["train", "sac", "--resume="], "--resume"),
+        (["sweep", "--agents", "sac", "--name", ""], "--name"),
+        (["report", ""], "an argument"),
+        (["evaluate", "run", ""], "an argument"),
+    ],
+)
+def test_an_empty_word_is_refused_whatever_it_stands_for(arguments, what, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == f"surefoot: error: {what} is empty; leave it out, or say what it is to be\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_debug_shows_where_an_error_comes_from(monkeypatch):
     monkeypatch.setenv("SUREFOOT_DEBUG", "1")
     with pytest.raises(ValueError, match="unknown agent"):

@@ -15,12 +15,13 @@ blocks after it: it is written, and as Python not run by itself. There are these
 
 - Budgets are cut where a run starts or resumes: to `STEPS` steps, one episode per evaluation, `EPISODE` steps per
   episode of tasks that have 1000, `ROLLOUT` steps of PPO (a rollout is one step of the agent), few episodes for
-  objectives, grids and recorded behaviour, `RECORDED` steps of a collected file. Networks, batches and all else that an
-  agent is set to stay.
+  objectives, grids, stress and recorded behaviour, `RECORDED` steps of a collected file. Networks, batches and all
+  else that an agent is set to stay.
 - The first `FIRST` baseline runs of a run, and of every method of a sweep, are executed in this process.
 - Placeholders are made beforehand: `runs/RUN`, `runs/A`, … are tiny real runs of the agent of the page (`STAND_INS`),
   `mine.hdf5` is a tiny recording of the task of the command, `own.yaml` and `FILE.yaml` are blocks of other pages.
 - What needs a GPU, a download or a service is recognised by its options, and only parsed and resolved (`PARSED_ONLY`).
+- What several pages train, evaluate or stress by one command they do on the last of them, and the others only parse.
 - Runs that are named by the second they start in get a number as well.
 - Of the figures with one name and as many panels the first is rendered; the others are made, and get its pixels.
 """
@@ -56,6 +57,7 @@ from surefoot.agents.interface import Plan
 from surefoot.configs.allowed_modules import ALLOWED
 from surefoot.envs import EnvConfig, UncertainVectorEnv, spaces_of
 from surefoot.envs.make import find_spec
+from surefoot.evaluation.stress.plan import least_budget
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.offline_data import Transitions, write_d4rl
 from surefoot.offline_data.scores import find_d4rl
@@ -152,6 +154,37 @@ def commands_of(block: Block) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
+def without_variables(words: list[str]) -> list[str]:
+    """Return a command without the variables that it sets."""
+    return list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
+
+
+def pathlike(word: str) -> bool:
+    """Return whether a word may name a file, which can be another one on every page."""
+    value = word.partition("=")[2] if word.startswith("--") else word
+    return re.search(r":|\.[a-z]\w*$", value) is not None
+
+
+def deed(words: list[str], page: str) -> tuple[str, ...]:
+    """Return what two pages have in common that do the same: the words, and whose run a placeholder stands for."""
+    return (*words, "" if words[0] == "train" else str(STAND_INS.get(Path(page).name)))
+
+
+@functools.cache
+def last_pages() -> dict[tuple[str, ...], str]:
+    """Return the last page on which a command stands that takes long and leaves nothing that the page comes back to."""
+    found = {}
+    for page in PAGES:
+        blocks = blocks_of(page.read_text(encoding="utf-8"))
+        for command in (one for block in blocks if block.language == "bash" for one in commands_of(block)):
+            words = without_variables(shlex.split(command, comments=True))
+            words = ["train", *words[2:]] if words[:2] == ["python", "train.py"] else words[words[0] == "surefoot" :]
+            of_the_page = {"--help", "--resume", "--name", "--out"} & {*words} or any(map(pathlike, words))
+            if words[:1] in (["train"], ["evaluate"], ["stress"]) and not of_the_page:
+                found[deed(words, page.name)] = str(page.relative_to(ROOT))
+    return found
+
+
 # --- the aids ---------------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +244,11 @@ def sweep_here(folder: Path, sweep: Any, show: Any, stop: Any) -> None:
                 session.execute(run, stop)
 
 
+def stress_little(measure: Any, request: Any, chosen: Any, task: Any, sets: Any, device: Any) -> Any:
+    """Measure with the fewest episodes that there can be."""
+    return measure(replace(request, budget=least_budget(1, sets)), chosen, task, sets, device)
+
+
 @pytest.fixture
 def aids(monkeypatch):
     """Cut budgets, and let nothing start a process of its own."""
@@ -234,6 +272,7 @@ def aids(monkeypatch):
     monkeypatch.setattr(session, "quick_process", nullcontext)
     monkeypatch.setattr(cli_evaluate.objectives, "EPISODES", 200)
     monkeypatch.setattr(cli_sweep, "execute_locally", sweep_here)
+    monkeypatch.setattr(cli_stress, "measure", functools.partial(stress_little, cli_stress.measure))
     monkeypatch.setattr(cli_data, "record", lambda act, env, steps, **kw: record(act, env, min(steps, RECORDED), **kw))
     monkeypatch.setattr(sys, "argv", ["surefoot"])
     monkeypatch.setattr(Figure, "savefig", renderer(Figure.savefig))
@@ -302,7 +341,7 @@ class Reader:
     def command(self, command: str, line: int) -> None:
         words = shlex.split(command, comments=True)
         expected = int(found[1]) if (found := re.search(r"#.*\bexit code (\d)", command)) else 0
-        words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
+        words = without_variables(words)
         if not any(re.search(pattern, command) for pattern in PARSED_ONLY):
             self.lay_out_runs(words)
         self.lay_out_files(words)
@@ -323,7 +362,8 @@ class Reader:
             reason = None
             try:
                 reason = reason_to_parse(words)
-                code = parse(words) if reason else main(words)
+                later = last_pages().get(deed(words, self.page), self.page) != self.page
+                code = parse(words) if reason or later else main(words)
             except (Exception, SystemExit) as error:
                 code = f"{type(error).__name__} {error}"
         if code != expected:

@@ -24,8 +24,8 @@ def wait_for_rows(run, number):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_saves_and_says_how_to_resume_and_the_run_is_the_same(tmp_path, command, number, code):
-    process = command(*RUN, "--out", tmp_path, "--name", "parts", env=SLOW)
+def test_a_signal_saves_and_says_how_to_resume_and_the_run_is_the_same(tmp_path, forked, number, code):
+    process = forked(*RUN, "--out", tmp_path, "--name", "parts", env=SLOW)
     wait_for_rows(tmp_path / "parts", 2)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -59,8 +59,8 @@ def test_a_run_saves_and_ends_when_the_process_it_belongs_to_is_killed(tmp_path,
     wait_until(lambda: run_folder.read_meta(run)["status"] == "interrupted")
 
 
-def test_sigkill_leaves_a_run_that_can_be_resumed(tmp_path, command):
-    process = command(*RUN, "--out", tmp_path, "--name", "parts", env=SLOW)
+def test_sigkill_leaves_a_run_that_can_be_resumed(tmp_path, forked):
+    process = forked(*RUN, "--out", tmp_path, "--name", "parts", env=SLOW)
     wait_for_rows(tmp_path / "parts", 6)
     process.kill()
     process.communicate()
@@ -74,9 +74,9 @@ def assert_goes_on_as_if_nothing_had_happened(folder):
     assert_same_run(folder / "straight", folder / "parts", 600)
 
 
-def test_a_second_ctrl_c_ends_at_once(tmp_path, command):
+def test_a_second_ctrl_c_ends_at_once(tmp_path, forked):
     env = os.environ | {"FAKE_PAUSE": "20", "FAKE_STEPPING": str(tmp_path / "stepping")}
-    process = command(*RUN, "--log-every", "1", "--out", tmp_path, "--name", "run", env=env)
+    process = forked(*RUN, "--log-every", "1", "--out", tmp_path, "--name", "run", env=env)
     wait_until((tmp_path / "stepping").is_file)  # in its first agent step
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)

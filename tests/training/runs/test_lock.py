@@ -236,12 +236,12 @@ def test_a_sweep_that_was_only_begun_is_made_anew(tmp_path, tiny, monkeypatch, c
 TRAIN = ("--env.id", "surefoot/Pendulum-v0", "--env.max-episode-steps", "10", "--steps", "600", "--log-every", "14")
 
 
-def test_of_two_processes_on_one_run_one_trains_and_the_other_says_who(tmp_path, command):
+def test_of_two_processes_on_one_run_one_trains_and_the_other_says_who(tmp_path, forked):
     slow = os.environ | {"FAKE_PAUSE": "1"}  # minutes for all of it
     run, rows = tmp_path / "run", tmp_path / "run" / "metrics.csv"
-    first = command("train", "fake", *TRAIN, "--checkpoint-every", "3", "--out", tmp_path, "--name", "run", env=slow)
+    first = forked("train", "fake", *TRAIN, "--checkpoint-every", "3", "--out", tmp_path, "--name", "run", env=slow)
     wait_until(lambda: list((run / "checkpoints").glob("step-*.pt")))
-    second = command("train", "--resume", run)
+    second = forked("train", "--resume", run)
     out, err = second.communicate(timeout=60)
     assert (second.returncode, out) == (2, "")
     assert err.strip() == (
@@ -250,7 +250,7 @@ def test_of_two_processes_on_one_run_one_trains_and_the_other_says_who(tmp_path,
     )
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    third = command("train", "--resume", run)
+    third = forked("train", "--resume", run)
     out, err = third.communicate(timeout=60)
     assert third.returncode == 0, err
     steps = [line.partition(",")[0] for line in rows.read_text().splitlines()]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Agent, Policy, StatefulPolicy
+from surefoot.agents.parts.interaction import require_rewards, rewards_of
 from surefoot.envs import EnvConfig, TaskError, make_vec
 from surefoot.offline_data import normalized_score
 
@@ -37,7 +38,7 @@ def reset_policy(act: Act) -> None:
 
 
 def observe(act: Act, reward: Tensor, ended: Tensor) -> None:
-    """Pass reward and end of episode (N,) to a stateful policy."""
+    """Pass reward and end of episode (N,) to a stateful policy; (N, m) rewards to one that names them."""
     if hasattr(act, "observe"):
         act.observe(reward, ended)
 
@@ -48,7 +49,7 @@ class EvalResult(NamedTuple):
     returns: np.ndarray  # (E,) float64, undiscounted
     lengths: np.ndarray  # (E,) int64, steps
     score: np.ndarray | None  # (E,) D4RL-normalised, x100; None where the task has no reference returns
-    discounted: np.ndarray  # (E,) float64, by the `gamma` that was given; without one the returns
+    discounted: np.ndarray  # (E,) float64, by the `gamma` that was given; (E, m) of a policy for m `rewards`
 
 
 @torch.inference_mode()
@@ -91,20 +92,23 @@ def _first_episodes(act: Act, env: Any, seed: int, gamma: float) -> tuple[Tensor
 
     An environment whose episode is over waits for the others.
     """
+    names: tuple[str, ...] = getattr(act, "rewards", ())
+    require_rewards(env, names)
     obs, _ = env.reset(seed=seed)
     reset_policy(act)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
-    returns, discounted = torch.zeros(2, env.num_envs, dtype=torch.float64, device=obs.device)
+    returns = torch.zeros(env.num_envs, dtype=torch.float64, device=obs.device)
+    discounted = returns.new_zeros((env.num_envs, len(names)) if names else (env.num_envs,))
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=obs.device)
     longest = env.episode_limit or LONGEST_EPISODE
     for step in range(longest):
-        obs, reward, terminated, truncated, _ = env.step(act(obs))
-        earned = torch.where(running, reward.double(), 0.0)
-        returns += earned
-        discounted += gamma**step * earned
+        obs, reward, terminated, truncated, info = env.step(act(obs))
+        rewards = rewards_of(info, reward.double(), names)
+        returns += torch.where(running, reward.double(), 0.0)
+        discounted += gamma**step * torch.where(running[:, None] if names else running, rewards, 0.0)
         lengths += running
         ended = (terminated | truncated).bool()
-        observe(act, reward, ended)
+        observe(act, rewards, ended)
         running &= ~ended
         if not running.any():
             return returns, discounted, lengths

@@ -137,6 +137,8 @@ def deployed(policy: AnyPolicy, checkpoint: str | int = "latest") -> Any:
     if isinstance(act, Composite):
         assert isinstance(policy.own_action, gym.spaces.Box)
         return Gated(act, policy.own_action, _width(policy))
+    if isinstance(act, StockPolicy) and act.rewards:
+        raise ValueError(f"{policy.label}: a policy with a stock for each of several rewards has no form in ONNX here")
     if isinstance(act, StockPolicy):
         act.start = act.start if act.start is not None else _best_start(act, policy.env_config)
         return Stocked(act)

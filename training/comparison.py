@@ -288,16 +288,16 @@ def objectives_table(title: str, measured: Sequence[Measured]) -> Table:
     """Return one row per objective, narrow enough for a terminal of 80 columns; predictions that missed have a mark."""
     caption = "95% bootstrap interval over episodes; mean of the discounted return"
     if missed := [m.objective for m in measured if m.misjudged]:
-        caption += f"\n! the network's prediction lies outside of the interval: {', '.join(missed)}"
+        caption += f"\n! the prediction lies outside of the interval: {', '.join(missed)}"
     shown = Table(title=title, caption=caption, box=SIMPLE_HEAD)
     for name in ("objective", "start", "predicted", "achieved", "mean", "steps"):
         shown.add_column(name, justify="left" if name == "objective" else "right", no_wrap=True)
     for m in measured:
         low, high = m.interval
         achieved = f"{m.value:.3f} [{low:.3f}, {high:.3f}]"
-        means = f"{m.returns.mean():.3f}", f"{m.lengths.mean():.1f}"
+        means = objectives.written(m.returns.mean(0), 3), f"{m.lengths.mean():.1f}"
         predicted = f"{m.predicted:.3f}{'!' if m.misjudged else ' '}"
-        shown.add_row(m.objective, f"{m.stock:.2f}", predicted, achieved, *means)
+        shown.add_row(m.objective, objectives.written(m.stock, 2), predicted, achieved, *means)
     return shown
 
 

@@ -88,12 +88,14 @@ class Objective:
             return self.weight * expected - self.charge * stock
         return float(self.weight) * expected - float(self.charge) * stock
 
-    def expected(self, values: Tensor) -> Tensor:
-        """Return E u (…) of equally likely stocks plus returns (…, K).
+    def expected(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return E u (…) of stocks plus returns (…, K); without weights all weigh the same.
 
         Of the exponential its certainty equivalent, eq. (4.13), which orders alike and which a float can hold.
         """
-        return self.utility(values).mean(-1) if self.aversion is None else self.measure(values)
+        if self.aversion is not None:
+            return self.measure(values if weights is None else values.expand_as(weights), weights)
+        return self.utility(values).mean(-1) if weights is None else distributions.mean(self.utility(values), weights)
 
     def pooled(self, stock: Tensor, expected: Tensor, chances: Tensor) -> Tensor:
         """Return the figures (C,) of initial stocks (C,), from `expected` (S, C) at states with chances (S,)."""

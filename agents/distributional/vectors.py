@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.distributional import exact
-from surefoot.agents.distributional.objectives import Number
+from surefoot.agents.distributional.objectives import Number, Objective, parse
 from surefoot.agents.distributional.parsing import numbers_of
 from surefoot.agents.distributional.vector import Vector
 from surefoot.agents.parts.tabular import TabularMDP, check
@@ -39,8 +39,36 @@ class VectorObjective:
     """p with u(ax) = a^p·u(x) for every a > 0; None where there is no such p, and then γ^t is carried along."""
     stock: Vector
     """c_0."""
+    utility: Callable[[Tensor], Tensor] | None = None
+    """The same u of tensors (…, m), which DηN needs."""
+    flat: bool = False
+    """Whether u is constant somewhere: then actions tie often, and the sum of the mean returns breaks the ties."""
     aversion: None = None
     """No exponential: `exact.expected_utility` asks."""
+    outer: None = None
+    """Nothing is searched for: c_0 is given."""
+
+    def expected(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return E u (…) of stocks plus returns (…, K, m); without weights (…, K) all weigh the same."""
+        assert self.utility is not None
+        u = self.utility(values)
+        return u.mean(-1) if weights is None else (weights * u).sum(-1)
+
+    def pooled(self, stock: Tensor, expected: Tensor, chances: Tensor) -> Tensor:
+        """Return the figures (C,) of initial stocks (C, m), from `expected` (S, C) at states with chances (S,)."""
+        return (chances[:, None] * expected).sum(0)
+
+    def measure(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the objective (…) of distributions (…, K, m) of returns; without weights (…, K) all weigh the same."""
+        start = torch.tensor([float(entry) for entry in self.stock.entries], dtype=values.dtype, device=values.device)
+        return self.expected(start + values, weights)
+
+
+class _Kind(NamedTuple):
+    rational: Callable[[Vector], Number]
+    degree: int
+    utility: Callable[[Tensor], Tensor]
+    flat: bool
 
 
 def _distance(x: Vector) -> float:
@@ -55,10 +83,22 @@ def _all_kept(x: Vector) -> Fraction:
     return Fraction(all(entry >= 0 for entry in x.entries))
 
 
-OBJECTIVES: dict[str, tuple[Callable[[Vector], Number], int]] = {  # utility and degree
-    "targets": (_distance, 1),
-    "shortfalls": (_shortfall, 1),
-    "joint-probability": (_all_kept, 0),
+def _distances(x: Tensor) -> Tensor:
+    return -torch.linalg.vector_norm(x, dim=-1)
+
+
+def _shortfalls(x: Tensor) -> Tensor:
+    return x.clamp(max=0).sum(-1)
+
+
+def _kept(x: Tensor) -> Tensor:
+    return (x >= 0).all(-1).to(x.dtype)
+
+
+OBJECTIVES: dict[str, _Kind] = {
+    "targets": _Kind(_distance, 1, _distances, False),
+    "shortfalls": _Kind(_shortfall, 1, _shortfalls, True),
+    "joint-probability": _Kind(_all_kept, 0, _kept, True),
 }
 FORMS = tuple(f"{word}(a, b, ...)" for word in OBJECTIVES)
 
@@ -83,7 +123,14 @@ def parse_vector(text: str) -> VectorObjective:
     goals = numbers_of(text, f"{word}(a, b, ...)")
     if not goals:
         raise ValueError(f"objective {text!r} has no numbers; write {word}(a, b, ...), one for each reward")
-    return VectorObjective(text.strip(), *OBJECTIVES[word], Vector(tuple(-goal for goal in goals)))
+    kind = OBJECTIVES[word]
+    stock = Vector(tuple(-goal for goal in goals))
+    return VectorObjective(text.strip(), kind.rational, kind.degree, stock, kind.utility, kind.flat)
+
+
+def parse_any(text: str) -> Objective | VectorObjective:
+    """Return the objective, of one reward or of several, that a text names; `ValueError` where it names none."""
+    return parse_vector(text) if is_vector(text) else parse(text)
 
 
 class VectorPolicy(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,10 +35,12 @@ class Interaction(Stateful):
         self.episode_return = torch.zeros(env.num_envs, dtype=torch.float64, device=self.obs.device)
         self.length = torch.zeros(env.num_envs, dtype=torch.int64, device=self.obs.device)
         self.begun_anew = False  # whether loading a state began new episodes
+        self.info: dict[str, Any] = {}  # of the last step
 
     def step(self, action: Tensor) -> tuple[Batch, Episodes]:
         """Take `action` (N, act) in every environment; `next_obs` is the true successor, also at an episode's end."""
         obs, reward, terminated, truncated, info = self.env.step(action)
+        self.info = info
         batch = Batch(self.obs, action, reward.float(), info["final_obs"], terminated.float())
         none_ended = info["final_obs"] is obs  # as on most steps of a CPU: each operation left out saves 10 µs
         ended = terminated if none_ended else terminated | truncated
@@ -59,6 +61,19 @@ class Interaction(Stateful):
             self.obs = begun
             self.episode_return.zero_()
             self.length.zero_()
+
+
+def rewards_of(info: dict[str, Any], reward: Tensor, names: Sequence[str]) -> Tensor:
+    """Return the rewards (N, m) of these names in the info of a step, or without names the reward (N,)."""
+    return torch.stack([info[name].to(reward.dtype) for name in names], -1) if names else reward
+
+
+def require_rewards(env: Any, names: Sequence[str]) -> None:
+    """Raise `ValueError` unless the steps of a task report rewards of these names."""
+    known = list(getattr(env, "parts", ()))
+    if wrong := [name for name in names if name not in known]:
+        has = f"the rewards {', '.join(known)}" if known else "one reward alone; Larder has food and water"
+        raise ValueError(f"--agent.rewards names {wrong[0]!r}, but this task has {has}")
 
 
 @dataclass(frozen=True)

@@ -40,16 +40,19 @@ def return_histograms(measured: Sequence[Measured], out: Path, caption: Caption)
     columns = min(COLUMNS, len(measured))
     rows = -(-len(measured) // columns)
     figure = Figure(figsize=(3.9 * max(columns, 1.6), 2.5 * rows + 1.0), layout="constrained")
-    edges = np.histogram_bin_edges(np.concatenate([m.returns for m in measured]), bins=60)
+    edges = np.histogram_bin_edges(np.concatenate([m.returns.ravel() for m in measured]), bins=60)
     axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
     for axis, m in zip(axes, measured, strict=False):
-        axis.hist(m.returns, edges, weights=np.full(len(m.returns), 1 / len(m.returns)), color="#56B4E9")
         low, high = m.interval
-        if parse(m.objective).charge:
+        if isinstance(m.stock, tuple):
+            _draw_several(axis, m, edges)
+        else:
+            axis.hist(m.returns, edges, weights=np.full(len(m.returns), 1 / len(m.returns)), color="#56B4E9")
+        if isinstance(m.stock, float) and not parse(m.objective).charge:
+            axis.axvline(-m.stock, color="0.3", linewidth=1.2, linestyle="--")
+        elif isinstance(m.stock, float):
             axis.axvspan(low, high, color="#D55E00", alpha=0.25, linewidth=0)
             axis.axvline(m.value, color="#D55E00", linewidth=1.4)
-        else:
-            axis.axvline(-m.stock, color="0.3", linewidth=1.2, linestyle="--")
         axis.set_title(f"{m.objective} = {m.value:.3f}  [{low:.3f}, {high:.3f}]", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(measured) :]:
@@ -59,6 +62,16 @@ def return_histograms(measured: Sequence[Measured], out: Path, caption: Caption)
     marks = "orange: the objective's value and band of its 95% bootstrap interval over episodes; dashed: its target"
     shows = f"bars: {len(measured[0].returns):,} episodes; {marks}"
     return write_figure(figure, out, caption._replace(shows=shows))
+
+
+def _draw_several(axis: Axes, m: Measured, edges: np.ndarray) -> None:
+    """Draw the returns of each of several rewards as an outline, its target or budget dashed in the same colour."""
+    assert isinstance(m.stock, tuple)
+    weights = np.full(len(m.returns), 1 / len(m.returns))
+    for i, (returns, start) in enumerate(zip(m.returns.T, m.stock, strict=True)):
+        axis.hist(returns, edges, weights=weights, histtype="step", color=f"C{i}", label=f"reward {i + 1}")
+        axis.axvline(-start, color=f"C{i}", linewidth=1.2, linestyle="--")
+    axis.legend(fontsize=7, frameon=False)
 
 
 def solution_distributions(solutions: Sequence[Solution], out: Path, task: str) -> Path:

@@ -74,6 +74,7 @@ LEFT = {"hnpg": ["nets.policy.net", "nets.critic"], "trpo": ["nets.policy.net", 
 WITHOUT = {"hnpg", "trpo", "nora-deep"}  # natural gradients, and a regression of their own
 KERNELS = [n for n in TRAINED if n not in WITHOUT]
 VALUES = {  # of options that are None by default; None: not of the updates
+    "categories": 5,
     "classifier_bound": 2.0,
     "clip_reward": None,  # not with a stock, and nothing of the network
     "decay_steps": 24,
@@ -90,6 +91,7 @@ VALUES = {  # of options that are None by default; None: not of the updates
 NOT_ALONE = {("dhn", "stock"), ("qr-dqn", "stock"), ("mbpo", "model_output", "gaussian")}  # other agents and variants
 WITH: dict[str, dict[str, Any]] = {  # what a switch needs beside it
     "centre": {"reference": "policy"},
+    "categories": {"return_range": (-0.5, 0.5)},
     "search": {"population": 4, "generations": 2},
     "learn_log_var_bounds": {"variant": "pe"},
     "bounding": {"variant": "sn"},

@@ -16,6 +16,7 @@ from surefoot.agents.distributional.objectives import parse
 from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig, spaces_of
 from surefoot.evaluation import objectives, policy_files
+from surefoot.evaluation.episodes import EvalResult
 from surefoot.evaluation.figures.distributions import count_moves, map_of
 from surefoot.evaluation.objectives import bootstrap, measure_objectives
 from surefoot.training.cli.main import main
@@ -78,6 +79,41 @@ def test_a_prediction_outside_of_the_interval_is_marked(exact):
     assert f"{wrong.predicted:.3f}!" in text
     assert f"{right.predicted:.3f} " in text
     assert "prediction lies outside of the interval: cvar(1)" in " ".join(text.split())
+
+
+def test_a_search_by_episodes_corrects_a_network_that_promises_too_much(exact, monkeypatch):
+    figures = exact.outer(torch.eye(3)[:1], parse("cvar(1/2)"))
+    monkeypatch.setattr(exact, "outer", lambda obs, objective: figures._replace(stock=-5.0, predicted=9.0))
+    (misled,) = measure_objectives(exact, GATE, ["cvar(1/2)"], episodes=4000, seed=0)
+    assert (misled.stock, misled.misjudged, misled.forecast) == (-5.0, True, None)
+    (found,) = measure_objectives(exact, GATE, ["cvar(1/2)"], episodes=4000, seed=0, search_episodes=4000)
+    assert found.value == pytest.approx(0.75, abs=0.1)
+    assert misled.value < found.value - 0.3
+    assert found.predicted == pytest.approx(0.75, abs=0.1)
+    assert found.forecast.low < found.predicted < found.forecast.high
+    assert not found.misjudged
+    assert (objectives.plain(misled)["predicted_by"], objectives.plain(found)["predicted_by"]) == (
+        "network",
+        "episodes",
+    )
+    off = found._replace(forecast=found.forecast._replace(low=found.interval.high + 0.01, high=9.0))
+    assert off.misjudged
+
+
+def test_a_search_by_episodes_compares_starts_on_the_same_seeds_and_predicts_on_others():
+    seen = []
+
+    def play(stock, episodes, seed):
+        seen.append((stock, episodes, seed))
+        return EvalResult(None, None, None, np.array([0.0, 4.0 - (stock + 1) ** 2]))
+
+    assert objectives.best_of(parse("cvar(1)"), [-3.0, -1.0, 2.0], 2, 7, play) == -1.0
+    assert seen == [(-3.0, 2, 7), (-1.0, 2, 7), (2.0, 2, 7)]
+
+
+def test_an_objective_with_a_start_of_its_own_is_not_searched_for(exact):
+    (m,) = measure_objectives(exact, GATE, ["shortfall(1)"], episodes=100, seed=0, search_episodes=50)
+    assert (m.stock, m.forecast) == (-1.0, None)
 
 
 def test_a_tail_is_that_of_all_episodes_not_the_mean_over_batches(exact, monkeypatch):

@@ -65,6 +65,9 @@ class Request(Opening):
     objective: tuple[str, ...] = ()
     """Objectives to evaluate on the discounted return instead, for runs of dhn: mean, cvar(0.1), target(2), ... The
     policy acts for each in turn, without retraining. Results are values with 95%% intervals, and figures."""
+    search_episodes: int | None = None
+    """Choose the initial stock of each objective by the returns of so many episodes from each of ten stocks, in place
+    of the network's estimates, and predict by as many others."""
     grid: str | None = None
     """Evaluate over this uncertainty set instead: hopper-2, ..., or a YAML file (docs/methods/iwocs.md)."""
     n: int = 10
@@ -148,7 +151,10 @@ def check(request: Request) -> None:
     if not request.runs:
         raise ValueError("name at least one run folder, policy file or archive to evaluate")
     require_output(request.json, ".json")
-    require_between(request, {"episodes": (1, 10_000_000), "n": (2, 10_000), "video_steps": (1, 10**9)})
+    require_between(
+        request,
+        {"episodes": (1, 10_000_000), "search_episodes": (1, 10_000_000), "n": (2, 10_000), "video_steps": (1, 10**9)},
+    )
     if len({path.resolve() for path in request.runs}) < len(request.runs):
         raise ValueError("the same run is given twice; an interval over runs needs different ones")
     starts, episodes = sorted(request.seeds), episodes_of(request)
@@ -162,6 +168,8 @@ def check(request: Request) -> None:
         raise ValueError(f"--seeds must be numbers from 0 to {LARGEST_SEED:,}, not {starts}")
     if request.objective and (len(starts) > 1 or request.video):
         raise ValueError("--objective takes one of --seeds, and no --video: a tail is that of all episodes together")
+    if request.search_episodes is not None and not request.objective:
+        raise ValueError("--search-episodes is for --objective, whose initial stock is searched for")
     for one, following in pairwise(starts):
         if following - one < episodes:
             raise ValueError(
@@ -286,6 +294,7 @@ def _for_objectives(
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
         record |= {"checkpoint": request.checkpoint, "seeds": list(request.seeds), "episodes": episodes_of(request)}
         settings = {"episodes": record["episodes"], "seed": request.seeds[0], "device": device}
+        settings["search_episodes"] = request.search_episodes
         measured = objectives.measure_objectives(policy.policy, task, request.objective, **settings)
         record["objectives"] = list(request.objective)
         where = (output_path(path, "plots", record, f"-{name}.png") for name in ("distribution", "paths"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from surefoot.agents.distributional.objectives import parse
+from surefoot.agents.distributional.vectors import parse_any
 from surefoot.agents.interface import Agent
 from surefoot.envs import BatchedPerturbedEnvs
 from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
@@ -79,7 +79,7 @@ def evaluate_policy(
     result = evaluate(make_act(agent), env, **plays)
     further, where = {}, ""
     if OBJECTIVE_COLUMN in columns:
-        objective = parse(config.agent.objective)
+        objective = parse_any(config.agent.objective)
         further[OBJECTIVE_COLUMN] = float(objective.measure(torch.from_numpy(result.discounted)))
     if perturbed_envs is not None:
         points = worlds(perturbed_envs.uncertainty, settings.worlds, settings.seed)

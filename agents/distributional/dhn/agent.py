@@ -45,19 +45,24 @@ from torch import Tensor, nn
 from surefoot.agents.distributional.dhn.equations import (
     DHNConfig,
     Stocked,
+    beside,
     clamped,
+    cross_entropy,
     elapsed_scale,
+    energy_distance,
     fading,
+    law_of,
     plan,
     quantile_huber_loss,
     relabelled,
     scores,
 )
 from surefoot.agents.distributional.dhn.policy import StockPolicy, chosen, dims, make_policy
+from surefoot.agents.distributional.distributions import project_categorical, quantile
 from surefoot.agents.distributional.objectives import next_stock, soundness
 from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Style, VectorEnv
 from surefoot.agents.parts.acceleration import accelerate, adam, set_lr
-from surefoot.agents.parts.interaction import Interaction
+from surefoot.agents.parts.interaction import Interaction, require_rewards, rewards_of
 from surefoot.agents.parts.networks import soft_update
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.replay import ImageRing, Ring
@@ -73,30 +78,34 @@ class StockEnvs(Stateful):
 
     def __init__(self, config: DHNConfig, setting: Setting) -> None:
         assert setting.env is not None, "an online agent needs an environment"
+        require_rewards(setting.env, config.rewards)
         self.config, self.interaction = config, Interaction(setting.env, setting.seed)
         self.generator = make_generator(setting.seed, "stock", setting.device)
-        num_envs = setting.env.num_envs
-        self.stock = self.draw(num_envs)
-        self.earned, self.scale = torch.zeros_like(self.stock), torch.ones_like(self.stock)
+        self.begin(setting.env.num_envs)
+
+    def begin(self, count: int) -> None:
+        """Give every environment the stock of a new episode."""
+        self.stock = self.draw(count)
+        self.earned, self.scale = torch.zeros_like(self.stock), torch.ones(count, device=self.stock.device)
 
     def draw(self, count: int) -> Tensor:
-        """Return fresh c_0 (count,), uniform within the range."""
-        low, high = self.config.stock_range
-        random = torch.rand(count, generator=self.generator, device=self.generator.device)
+        """Return fresh c_0 (count,), of m rewards (count, m), uniform within the range."""
+        (low, high), names = self.config.stock_range, self.config.rewards
+        shape = (count, len(names)) if names else (count,)
+        random = torch.rand(shape, generator=self.generator, device=self.generator.device)
         return low + (high - low) * random
 
     def step(self, action: Tensor, first: int) -> tuple[Stocked, Episodes]:
         """Take the actions (N,), numbered from `first` by the task, and move the stocks with what they earn."""
         config, (stock, earned, scale) = self.config, (self.stock, self.earned, self.scale)
         batch, episodes = self.interaction.step(action + first)
-        reward, bound = batch.reward, config.clip_reward
-        if bound is not None:
-            reward = reward.clamp(-bound, bound)
-        gamma = torch.full_like(reward, config.gamma)
+        true = rewards_of(self.interaction.info, batch.reward, config.rewards)
+        bound, gamma = config.clip_reward, torch.full_like(scale, config.gamma)
+        reward = true if bound is None else true.clamp(-bound, bound)
         rows = Stocked(batch.obs, action.float(), reward, batch.next_obs, batch.terminated, gamma, stock, earned, scale)
-        following = clamped(next_stock(stock, batch.reward, config.gamma), config)
-        self.stock = torch.where(episodes.ended, self.draw(len(stock)), following)
-        self.earned = torch.where(episodes.ended, 0.0, earned + scale * batch.reward)
+        following, ended = clamped(next_stock(stock, true, config.gamma), config), beside(episodes.ended, stock)
+        self.stock = torch.where(ended, self.draw(len(stock)), following)
+        self.earned = torch.where(ended, 0.0, earned + beside(scale, true) * true)
         self.scale = torch.where(episodes.ended, 1.0, scale * config.gamma)
         return rows, episodes
 
@@ -104,8 +113,7 @@ class StockEnvs(Stateful):
         """Take the state back; new episodes, begun in place of the saved ones, start with a stock of their own."""
         super().load_state_dict(state)
         if self.interaction.begun_anew:
-            self.stock = self.draw(len(self.stock))
-            self.earned, self.scale = torch.zeros_like(self.stock), torch.ones_like(self.stock)
+            self.begin(len(self.stock))
 
 
 class NStep:
@@ -169,7 +177,8 @@ class DHN(Stateful):
         self.optimiser = adam(self.policy.parameters(), config.lr, setting, eps=config.adam_eps)
         self.envs, self.n_step = StockEnvs(config, setting), NStep(config.n_step)
         obs_dim, _, _ = dims(setting.spaces)
-        widths = [obs_dim, None, None, obs_dim, None, None, None, None, None]
+        several = len(config.rewards) or None
+        widths = [obs_dim, None, several, obs_dim, None, None, several, several, None]
         ring = make_generator(setting.seed, "replay", self.device)
         size = config.replay_capacity, ring, self.device
         self.replay: Ring[Stocked] = (
@@ -236,29 +245,50 @@ class DHN(Stateful):
             lr = fading(self.env_steps, config.lr, config.lr * config.final_lr, config.decay_steps)
             set_lr(self.optimiser, lr)
         batch = self.replay.sample(config.batch_size)
-        low, high = config.stock_range
-        random = torch.rand(2, config.batch_size, generator=self.relabel_generator, device=self.device)
-        metrics = self.update(batch, low + (high - low) * random[0], random[1] < config.relabel_probability)
+        (low, high), several = config.stock_range, len(config.rewards)
+        rows = (several or 1) + 1, config.batch_size
+        random = torch.rand(rows, generator=self.relabel_generator, device=self.device)
+        fresh = low + (high - low) * (random[:-1].T if several else random[0])
+        metrics = self.update(batch, fresh, random[-1] < config.relabel_probability)
         self.updates += 1
         if self.updates % config.target_update_interval == 0:
             soft_update(self.target.parameters(), self.policy.net.parameters(), config.tau)
         return metrics
 
     def update_eager(self, batch: Stocked, fresh: Tensor, replaced: Tensor) -> dict[str, Tensor]:
-        """One gradient step, §7.4; `fresh` (B,) are new c_0, `replaced` (B,) where they replace the stock."""
+        """One gradient step, §7.4; `fresh` (B,), of m rewards (B, m), are new c_0, `replaced` (B,) where they count."""
         config, stock = self.config, batch.stock
         if config.stock:
             stock = clamped(relabelled(batch, fresh, replaced, config), config)
-        y = self.target_quantiles(batch, stock)
-        z = chosen(self.policy.net(batch.obs, stock), batch.action.long())
-        loss = quantile_huber_loss(z, y, config.huber_threshold).mean()
+        head = chosen(self.policy.net(batch.obs, stock), batch.action.long())
+        if config.rewards:
+            z = law_of(head, config).values
+            loss = energy_distance(z, self.target_points(batch, stock)).mean()
+        elif config.categories is None:
+            loss = quantile_huber_loss(head, self.target_quantiles(batch, stock), config.huber_threshold).mean()
+        else:
+            loss = cross_entropy(head, self.target_categories(batch, stock)).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm, foreach=True)
         self.optimiser.step()
-        z, n = z.detach(), config.quantiles
-        return {"loss": loss.detach(), "q": z.mean(), "spread": (z[:, 3 * n // 4] - z[:, n // 4]).mean()}
+        return {"loss": loss.detach()} | self.described(head.detach())
+
+    def described(self, head: Tensor) -> dict[str, Tensor]:
+        """Return mean and interquartile range of what the network says of the actions taken, outputs (B, N).
+
+        Of several rewards mean and standard deviation of their sum.
+        """
+        law, n = law_of(head, self.config), self.config.quantiles
+        if law.several:
+            middle = law.values.sum(-1).std(-1)
+        elif law.weights is None:
+            middle = head[:, 3 * n // 4] - head[:, n // 4]
+        else:
+            levels = torch.tensor([0.25, 0.75], dtype=head.dtype, device=head.device)
+            middle = quantile(law.values.expand_as(head), law.weights, levels).diff().squeeze(-1)
+        return {"q": law.mean.mean(), "spread": middle.mean()}
 
     @torch.no_grad()
     def target_quantiles(self, batch: Stocked, stock: Tensor) -> Tensor:
@@ -266,18 +296,39 @@ class DHN(Stateful):
 
         d is 1 where the task ended and, with a horizon, where the successor has reached it. Within `return_range`.
         """
+        quantiles, discount = self.following(batch, stock)
+        y = batch.reward[:, None] + discount[:, None] * quantiles
+        return y if self.config.return_range is None else y.clamp(*self.config.return_range)
+
+    @torch.no_grad()
+    def target_points(self, batch: Stocked, stock: Tensor) -> Tensor:
+        """Return y (B, N, m) = r + γ(1 − d)·Z⁻, points in place of quantiles where there are m rewards."""
+        head, discount = self.following(batch, stock)
+        z = law_of(head, self.config).values
+        y = batch.reward[:, None] + beside(discount, z) * z
+        return y if self.config.return_range is None else y.clamp(*self.config.return_range)
+
+    @torch.no_grad()
+    def target_categories(self, batch: Stocked, stock: Tensor) -> Tensor:
+        """Return the chances (B, N) of the categories in the distribution of the same r + γ(1 − d)·Z⁻, eq. (7.20)."""
+        head, discount = self.following(batch, stock)
+        law = law_of(head, self.config)
+        assert law.weights is not None
+        y = batch.reward[:, None] + discount[:, None] * law.values
+        return project_categorical(y, law.weights, law.values)
+
+    def following(self, batch: Stocked, stock: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the target network's outputs (B, N) for (s', c', a'), and their discount γ(1 − d) (B,)."""
         config = self.config
-        following = clamped(next_stock(stock, batch.reward, batch.discount), config)
-        quantiles = self.target(batch.next_obs, following)
-        choosing = self.policy.net(batch.next_obs, following) if config.double else quantiles
+        after = clamped(next_stock(stock, batch.reward, beside(batch.discount, stock)), config)
+        head = self.target(batch.next_obs, after)
+        choosing = self.policy.net(batch.next_obs, after) if config.double else head
         z = elapsed_scale(batch.next_obs, config)
-        action = scores(choosing, following, self.policy.objective, z).argmax(-1)
+        action = scores(law_of(choosing, config), after, self.policy.objective, z).argmax(-1)
         going_on = 1 - batch.terminated
         if config.horizon is not None:
             going_on = going_on * (batch.next_obs[:, -1] < config.horizon)
-        discount = batch.discount * going_on
-        y = batch.reward[:, None] + discount[:, None] * chosen(quantiles, action)
-        return y if config.return_range is None else y.clamp(*config.return_range)
+        return chosen(head, action), batch.discount * going_on
 
 
 def adds_up_rewards(config: DHNConfig) -> bool:

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from surefoot.agents.distributional.objectives import Objective, parse
+from surefoot.agents.distributional.objectives import Objective
+from surefoot.agents.distributional.vectors import VectorObjective, parse_any
 from surefoot.agents.interface import Budget, Plan
 from surefoot.agents.parts.budget import counted, require_room, require_updates, require_warm_up, rounded_up
 from surefoot.agents.parts.ranges import (
@@ -38,7 +39,11 @@ class DHNConfig:
     objective: str = "cvar(0.25)"
     """Objective to maximise: mean, cvar(tau), upper-cvar(tau), mean-cvar(lam, tau), target(g), homeostasis(set-point),
     shortfall(b), probability(b), ... Its utility f decides what is learned. Its numbers can be changed at evaluation if
-    f stays the same: cvar serves every tau and shortfall(b), target every g."""
+    f stays the same: cvar serves every tau and shortfall(b), target every g. Of several `rewards`: targets(a, b, ...),
+    shortfalls(a, b, ...), joint-probability(a, b, ...)."""
+    rewards: tuple[str, ...] = ()
+    """Names of the rewards that an objective of several is of, as the task's steps report them (Larder: `food water`),
+    with a stock for each; `stock_range` is that of every one. None: the reward."""
     stock: bool = True
     """Condition the networks on the stock; without it the objective must be the mean (QR-DQN)."""
     stock_range: tuple[float, float] = (-10.0, 10.0)
@@ -51,6 +56,9 @@ class DHNConfig:
     end the return."""
     quantiles: int = 32
     """Quantiles per action (N); use 64 for tau at most 0.1."""
+    categories: int | None = None
+    """Learn chances of this many returns, evenly over `return_range`, in place of quantiles, and take the cross-entropy
+    as the loss: for episodes that seldom fail, which N quantiles leave out if a step has less than 1/(2N) of it."""
     huber_threshold: float = 0.0
     """Threshold κ of the quantile Huber loss; 0: the plain quantile loss. A large κ biases CVaR."""
     hidden: tuple[int, ...] = (128, 128)
@@ -112,6 +120,7 @@ class DHNConfig:
             ["max_grad_norm", "clip_reward", "decay_steps"], optional((POSITIVE[0], "positive, or None"))
         )
         rules["horizon"] = optional(AT_LEAST_1)
+        rules["categories"] = optional((lambda x: x >= 2, "at least 2, or None"))
         rules["image_shape"] = optional(WIDTHS)
         rules["stock_range"] = (lambda x: x[0] < x[1] and max(map(abs, x)) < float("inf"), "finite, its low end first")
         rules["return_range"] = optional((rules["stock_range"][0], "finite, its low end first, or None"))
@@ -119,7 +128,10 @@ class DHNConfig:
         self._check_together()
 
     def _check_together(self) -> None:
-        objective = parse(self.objective)
+        objective = parse_any(self.objective)
+        self._check_rewards(objective)
+        if self.categories is not None and self.return_range is None:
+            raise ValueError("--agent.categories needs --agent.return-range: it is what they are spread over")
         if self.horizon is not None and self.image_shape is not None:
             raise ValueError("--agent.horizon does not go with --agent.image-shape: bytes do not hold every step")
         largest = max(map(abs, self.stock_range))
@@ -137,6 +149,23 @@ class DHNConfig:
             )
         if not self.stock and objective.name != "mean":
             raise ValueError(f"--agent.objective {self.objective} needs --agent.stock; else there is only the mean")
+
+    def _check_rewards(self, objective: Objective | VectorObjective) -> None:
+        """Raise `ValueError` unless there is a reward for every number of an objective of several, and for no other."""
+        if not isinstance(objective, VectorObjective):
+            if self.rewards:
+                raise ValueError(f"--agent.rewards has no meaning for {objective.name}, which is of one reward")
+            return
+        numbers, named = len(objective.stock.entries), len(self.rewards)
+        if numbers != named:
+            raise ValueError(
+                f"--agent.objective {objective.name!r} is of {numbers} rewards, --agent.rewards names {named}: "
+                "name one for each number"
+            )
+        alone = {"categories": None, "n_step": 1, "huber_threshold": 0.0}
+        if wrong := [name for name, value in alone.items() if getattr(self, name) != value]:
+            flag = wrong[0].replace("_", "-")
+            raise ValueError(f"--agent.{flag} is for one reward, --agent.objective {objective.name!r} of {numbers}")
 
 
 def plan(config: DHNConfig, budget: Budget) -> Plan:
@@ -181,6 +210,11 @@ def elapsed_scale(obs: Tensor, config: DHNConfig) -> Tensor | None:
     return torch.pow(torch.full_like(obs[..., -1], config.gamma), obs[..., -1])
 
 
+def beside(x: Tensor, like: Tensor) -> Tensor:
+    """Return x (B,) in the shape (B, 1, …) that broadcasts to `like` (B, …)."""
+    return x.view(-1, *[1] * (like.ndim - 1))
+
+
 def stock_features(stock: Tensor, scale: float) -> Tensor:
     """Return φ(c) = (clip(x, ±1.5), tanh 4x, tanh 16x), (…, 3), of x = c/scale (…)."""
     x = stock / scale
@@ -189,7 +223,7 @@ def stock_features(stock: Tensor, scale: float) -> Tensor:
 
 def whole_stock_features(stock: Tensor, z: Tensor, scale: float) -> Tensor:
     """Return φ (…, 3) of x = z·c/scale (…), the whole return so far; x itself, for f may bend anywhere: eq. (7.15)."""
-    x = z * stock / scale
+    x = beside(z, stock) * stock / scale
     return torch.stack([x, (4 * x).tanh(), (16 * x).tanh()], -1)
 
 
@@ -199,29 +233,75 @@ def time_features(obs: Tensor, z: Tensor, horizon: int) -> Tensor:
     return torch.stack([left / horizon, 1 / left.clamp(min=1), z], -1)
 
 
-def scores(quantiles: Tensor, stock: Tensor, objective: Objective, z: Tensor | None = None) -> Tensor:
-    """Return (…, A) = mean_i f(c + Z_i) + ε_tie·mean_i Z_i of quantiles (…, A, N) and stock (…), eq. (7.4).
+class Law(NamedTuple):
+    """Distributions of returns."""
 
-    With z = γ^t (…) the same of the whole return, f(z·(c + Z)), eq. (7.16).
+    values: Tensor  # (…, N), or (N,) where all have the same; of several rewards (…, N, m)
+    weights: Tensor | None  # (…, N); None: all values weigh the same
+    several: bool = False  # rewards
+
+    @property
+    def mean(self) -> Tensor:
+        """E G (…); of several rewards that of their sum."""
+        values = self.values.sum(-1) if self.several else self.values
+        return values.mean(-1) if self.weights is None else (self.weights * values).sum(-1)
+
+
+def law_of(head: Tensor, config: DHNConfig) -> Law:
+    """Return the distributions that outputs of the network (…, N), of m rewards (…, N·m), stand for."""
+    if config.rewards:
+        return Law(torch.unflatten(head, -1, (-1, len(config.rewards))), None, True)
+    return Law(head, None) if config.categories is None else Law(support_of(config, head), head.softmax(-1))
+
+
+def support_of(config: DHNConfig, like: Tensor) -> Tensor:
+    """Return the returns (N,) of which the network gives the chances."""
+    assert config.categories is not None
+    assert config.return_range is not None
+    return torch.linspace(*config.return_range, config.categories, dtype=like.dtype, device=like.device)
+
+
+def scores(law: Law, stock: Tensor, objective: Objective | VectorObjective, z: Tensor | None = None) -> Tensor:
+    """Return (B, A) = E f(c + Z) + ε_tie·E Z of distributions (B, A, N) of Z and stocks (B,), eq. (7.4).
+
+    With z = γ^t (B,) the same of the whole return, f(z·(c + Z)), eq. (7.16). Of m rewards the stocks are (B, m).
     """
-    returns, total = quantiles, stock[..., None, None] + quantiles
+    mean, total = law.mean, stock[:, None, None] + law.values
     if z is not None:
-        returns, total = z[..., None, None] * returns, z[..., None, None] * total
-    value = objective.expected(total)
-    return value + TIE_BREAK * returns.mean(-1) if objective.flat else value
+        mean, total = beside(z, mean) * mean, beside(z, total) * total
+    value = objective.expected(total, law.weights)
+    return value + TIE_BREAK * mean if objective.flat else value
 
 
 def relabelled(batch: Stocked, fresh: Tensor, replaced: Tensor, config: DHNConfig) -> Tensor:
     """Return the stock (B,) of replayed rows: as it was, or where `replaced` (B,) as a fresh c_0 (B,) makes it.
 
+    Of m rewards stocks are (B, m).
+
     The task never looks at the stock, so a transition holds for every one of them. `free`: the fresh one itself, with
     a horizon γ^-t·c_0. `trajectory`: γ^-t·(c_0 + Σ_{k<t} γ^k r), what the same rewards would have made of it.
     """
+    scale = beside(batch.scale, fresh)
     if config.relabel == "trajectory":
-        new = (fresh + batch.earned) / batch.scale
+        new = (fresh + batch.earned) / scale
     else:
-        new = fresh if config.horizon is None else fresh / batch.scale
-    return torch.where(replaced, new, batch.stock)
+        new = fresh if config.horizon is None else fresh / scale
+    return torch.where(beside(replaced, new), new, batch.stock)
+
+
+def energy_distance(z: Tensor, y: Tensor) -> Tensor:
+    """Return (B,) 2·E‖Z − Y‖ − E‖Z − Z'‖ of equally likely points z (B, N, m) and targets y (B, M, m), eq. (7.22).
+
+    Least, over distributions of Z, where Z is distributed as Y; and what is left out depends on Y alone.
+    """
+    plainly = "donot_use_mm_for_euclid_dist"  # the other way loses digits of small distances
+    apart, among = (torch.cdist(z, other, compute_mode=plainly).mean((1, 2)) for other in (y, z))
+    return 2 * apart - among
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return −Σ_i m_i log p_i (B,) of logits (B, N) and the chances m (B, N) of the target, eq. (7.21)."""
+    return -(target * logits.log_softmax(-1)).sum(-1)
 
 
 def quantile_huber_loss(z: Tensor, y: Tensor, kappa: float) -> Tensor:
@@ -267,10 +347,10 @@ class Stocked(NamedTuple):
 
     obs: Tensor  # (B, obs)
     action: Tensor  # (B,), counted from 0
-    reward: Tensor  # (B,), the discounted sum of n rewards
+    reward: Tensor  # (B,), the discounted sum of n rewards; of m rewards (B, m)
     next_obs: Tensor  # (B, obs), the true successor n steps on
     terminated: Tensor  # (B,), 1 where the task ended; a time-out is 0 and does not mask a bootstrap
     discount: Tensor  # (B,), γ^n
-    stock: Tensor  # (B,), clamped
-    earned: Tensor  # (B,), Σ_{k<t} γ^k r of the episode so far
+    stock: Tensor  # (B,), of m rewards (B, m); clamped
+    earned: Tensor  # (B,), of m rewards (B, m): Σ_{k<t} γ^k r of the episode so far
     scale: Tensor  # (B,), γ^t

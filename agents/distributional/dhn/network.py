@@ -21,7 +21,10 @@ from surefoot.agents.parts.networks import MLP, uniform_
 
 
 class QuantileNetwork(nn.Module):
-    """Z(s, c, ·): N quantile estimates of G per action; not of c + G. With a horizon the time is an input, too."""
+    """Z(s, c, ·): N quantile estimates of G per action; not of c + G. With a horizon the time is an input, too.
+
+    With `categories` the logits of their chances in place of quantiles: `equations.law_of` says what comes out.
+    """
 
     def __init__(
         self,
@@ -38,14 +41,19 @@ class QuantileNetwork(nn.Module):
             if config.image_shape is not None
             else MLP(obs_dim - finite, (), width, generator=generator)
         )
-        self.head = MLP(width, config.hidden[1:], actions * config.quantiles, generator=generator)
+        several = len(config.rewards) or 1
+        outputs = actions * (config.categories or config.quantiles * several)
+        self.head = MLP(width, config.hidden[1:], outputs, generator=generator)
         self.scale = max(map(abs, config.stock_range))
         if config.stock or finite:
-            features = 3 * config.stock + 3 * finite
+            features = 3 * several * config.stock + 3 * finite
             self.of_stock = MLP(features, (width // 2 or 1,), width, generator=generator)
 
     def forward(self, obs: Tensor, stock: Tensor) -> Tensor:
-        """Map obs (B, obs) and clamped stock (B,) to quantiles (B, A, N)."""
+        """Map obs (B, obs) and clamped stock (B,) to quantiles or logits (B, A, N).
+
+        Of m rewards stocks (B, m) to points (B, A, N·m).
+        """
         config = self.config
         x = self.torso(obs if config.horizon is None else obs[:, :-1])
         if config.stock or config.horizon is not None:
@@ -54,12 +62,13 @@ class QuantileNetwork(nn.Module):
         return torch.unflatten(quantiles, -1, (self.actions, -1))
 
     def beside(self, obs: Tensor, stock: Tensor) -> Tensor:
-        """Return the features (B, 3 or 6) of the stock, of the time, or of both."""
+        """Return the features (B, 3 or 6) of the stock, of the time, or of both; 3 of every stock."""
         config, z = self.config, elapsed_scale(obs, self.config)
         if z is None or config.horizon is None:
-            return stock_features(stock, self.scale)
+            return stock_features(stock, self.scale).flatten(1)
         time = time_features(obs, z, config.horizon)
-        return torch.cat([whole_stock_features(stock, z, self.scale), time], -1) if config.stock else time
+        whole = whole_stock_features(stock, z, self.scale).flatten(1)
+        return torch.cat([whole, time], -1) if config.stock else time
 
 
 LEAST_SIDE = 36  # of an image for DQN's three convolutions

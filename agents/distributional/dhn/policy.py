@@ -6,7 +6,7 @@ docs/derivations/distributional.md §7.2 and §7.7.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -14,15 +14,22 @@ from torch import Tensor, nn
 
 from surefoot.agents.distributional.dhn.equations import (
     DHNConfig,
+    beside,
     clamped,
     elapsed_scale,
+    law_of,
     scores,
 )
 from surefoot.agents.distributional.dhn.network import QuantileNetwork
-from surefoot.agents.distributional.objectives import Objective, next_stock, parse
+from surefoot.agents.distributional.objectives import Objective, next_stock
+from surefoot.agents.distributional.vector import Vector
+from surefoot.agents.distributional.vectors import VectorObjective, parse_any
 from surefoot.agents.interface import Spaces
 from surefoot.agents.parts.on_policy import require_time_aware
 from surefoot.agents.parts.random import make_generator
+
+AnyObjective = Objective | VectorObjective
+Stock = float | tuple[float, ...]  # of several rewards one for each
 
 STARTS = 64  # start states over which the outer search takes its mean
 
@@ -39,14 +46,15 @@ class QuantilePolicy(nn.Module):
         if config.horizon is not None:
             require_time_aware(spaces)
         self.config = config
-        self.objective = parse(config.objective)
+        self.objective = parse_any(config.objective)
         self.net = QuantileNetwork(obs_dim, actions, config, generator)
 
     def greedy(self, obs: Tensor, stock: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the best actions (B,), counted from 0, and their quantiles (B, N) at clamped stocks (B,)."""
-        quantiles = self.net(obs, stock)
-        action = scores(quantiles, stock, self.objective, elapsed_scale(obs, self.config)).argmax(-1)
-        return action, chosen(quantiles, action)
+        """Return the best actions (B,), counted from 0, and the network's outputs (B, N) at clamped stocks (B,)."""
+        head = self.net(obs, stock)
+        law, z = law_of(head, self.config), elapsed_scale(obs, self.config)
+        action = scores(law, stock, self.objective, z).argmax(-1)
+        return action, chosen(head, action)
 
     def act(self, obs: Tensor, *, explore: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Return the first actions (N,) of episodes that start in obs (N, obs); `stateful` continues with them."""
@@ -63,26 +71,26 @@ class QuantilePolicy(nn.Module):
         return torch.where(explores, anything, greedy)
 
     @torch.no_grad()
-    def outer(self, obs: Tensor, objective: Objective | None = None) -> Outer:
+    def outer(self, obs: Tensor, objective: AnyObjective | None = None) -> Outer:
         """Return the initial stock, one for all start states (S, obs), and its predicted value: eq. (7.14)."""
         objective = objective or self.objective
         low, high = self.config.stock_range if self.config.stock else (0.0, 0.0)
         if objective.stock is None:
             grid = torch.linspace(low, high, GRID, device=obs.device)
         else:
-            grid = torch.full((1,), float(objective.stock), device=obs.device)
+            grid = torch.tensor([plain_stock(objective.stock)], device=obs.device)
         states, counts = obs[:STARTS].unique(dim=0, return_counts=True)
         at_each = [self.expected_utility(state.expand(len(grid), -1), grid, objective) for state in states]
         predicted = objective.pooled(grid, torch.stack(at_each), counts / counts.sum())
         best = predicted.argmin() if objective.outer == "min" else predicted.argmax()
-        return Outer(float(grid[best]), float(predicted[best]), grid, predicted)
+        return Outer(plain_stock(grid[best].tolist()), float(predicted[best]), grid, predicted)
 
-    def expected_utility(self, obs: Tensor, stock: Tensor, objective: Objective) -> Tensor:
-        """Return mean_i f(c + Z_i(s, c, a)) (B,) of the greedy action in states that episodes start in."""
-        quantiles = self.greedy(obs, clamped(stock, self.config))[1]
-        return objective.expected(stock[:, None] + quantiles)
+    def expected_utility(self, obs: Tensor, stock: Tensor, objective: AnyObjective) -> Tensor:
+        """Return E f(c + Z(s, c, a)) (B,) of the greedy action in states that episodes start in."""
+        law = law_of(self.greedy(obs, clamped(stock, self.config))[1], self.config)
+        return objective.expected(stock[:, None] + law.values, law.weights)
 
-    def require_served(self, objective: Objective) -> None:
+    def require_served(self, objective: AnyObjective) -> None:
         """Raise `ValueError` unless the network was trained for the utility of this objective."""
         if not same_utility(self.objective, objective):
             raise ValueError(
@@ -93,8 +101,8 @@ class QuantilePolicy(nn.Module):
 
     def stateful(
         self,
-        objective: Objective | None = None,
-        stock: float | None = None,
+        objective: AnyObjective | None = None,
+        stock: Stock | None = None,
         *,
         explore: bool = False,
         generator: torch.Generator | None = None,
@@ -110,9 +118,9 @@ class QuantilePolicy(nn.Module):
 class Outer(NamedTuple):
     """What the search over the initial stock found."""
 
-    stock: float  # c_0
+    stock: Stock  # c_0
     predicted: float  # the objective there, by the network's estimate
-    grid: Tensor  # (C,) where it looked
+    grid: Tensor  # (C,) where it looked; of m rewards (1, m)
     figures: Tensor  # (C,)
 
 
@@ -124,17 +132,18 @@ class StockPolicy:
     def __init__(
         self,
         policy: QuantilePolicy,
-        objective: Objective,
-        start: float | None,
+        objective: AnyObjective,
+        start: Stock | None,
         epsilon: float,
         generator: torch.Generator | None,
     ) -> None:
         policy.require_served(objective)
-        if start is not None and not math.isfinite(start):
+        if start is not None and not all(map(math.isfinite, start if isinstance(start, tuple) else (start,))):
             raise ValueError(f"the stock to start with is {start}; it must be a finite number")
         self.policy, self.objective, self.start = policy, objective, start
+        self.rewards = policy.config.rewards  # names of what `observe` takes; none: the reward
         self.epsilon, self.generator = epsilon, generator
-        self.stock: Tensor | None = None  # (N,)
+        self.stock: Tensor | None = None  # (N,), of m rewards (N, m)
 
     def reset(self) -> None:
         """Begin new episodes in all environments at the next call."""
@@ -145,20 +154,41 @@ class StockPolicy:
         if self.start is None:
             self.start = self.policy.outer(obs, self.objective).stock
         if self.stock is None:
-            self.stock = clamped(torch.full_like(obs[:, 0], self.start), self.policy.config)
+            self.stock = self.fresh(obs)
         return self.policy.choose(obs, self.stock, self.epsilon, self.generator) + self.policy.first
 
+    def fresh(self, like: Tensor) -> Tensor:
+        """Return the stocks (N,), of m rewards (N, m), that episodes in N environments start with."""
+        assert self.start is not None
+        start = torch.tensor(self.start, dtype=like.dtype, device=like.device)
+        return clamped(start.expand(len(like), *start.shape).clone(), self.policy.config)
+
     def observe(self, reward: Tensor, ended: Tensor) -> None:
-        """Take in the rewards (N,) of a step and which episodes ended (N,) in it."""
+        """Take in the rewards (N,) of a step, of m rewards (N, m), and which episodes ended (N,) in it.
+
+        Raises:
+            ValueError: one reward where the policy is for several.
+        """
         assert self.stock is not None, "rewards come after actions"
+        if reward.shape != self.stock.shape:
+            raise ValueError(f"this policy takes the rewards {', '.join(self.rewards)} of a step, not their sum alone")
         config = self.policy.config
         following = clamped(next_stock(self.stock, reward.to(self.stock), config.gamma), config)
-        fresh = clamped(torch.full_like(following, self.start or 0.0), config)
-        self.stock = torch.where(ended, fresh, following)
+        self.stock = torch.where(beside(ended, following), self.fresh(following), following)
 
 
-def same_utility(one: Objective, other: Objective) -> bool:
+def plain_stock(stock: Any) -> Stock:
+    """Return a stock, or a vector or list of them, as plain numbers."""
+    several = stock.entries if isinstance(stock, Vector) else stock
+    return tuple(map(float, several)) if isinstance(several, (list, tuple)) else float(several)
+
+
+def same_utility(one: AnyObjective, other: AnyObjective) -> bool:
     """Return whether two utilities are the same up to a positive factor."""
+    if isinstance(one, VectorObjective) and isinstance(other, VectorObjective):
+        return one.utility is other.utility and len(one.stock.entries) == len(other.stock.entries)
+    if isinstance(one, VectorObjective) or isinstance(other, VectorObjective):
+        return False
     if one.aversion is not None or other.aversion is not None:  # e^(λx) may be more than a float holds
         return one.aversion == other.aversion
     points = torch.linspace(-5.0, 5.0, 41, dtype=torch.float64)
@@ -166,9 +196,9 @@ def same_utility(one: Objective, other: Objective) -> bool:
     return torch.allclose(first, second)
 
 
-def chosen(quantiles: Tensor, action: Tensor) -> Tensor:
-    """Return the quantiles (B, N) of the actions (B,), int64."""
-    return quantiles.gather(1, action[:, None, None].expand(-1, 1, quantiles.shape[-1])).squeeze(1)
+def chosen(head: Tensor, action: Tensor) -> Tensor:
+    """Return the outputs (B, N) for the actions (B,), int64."""
+    return head.gather(1, action[:, None, None].expand(-1, 1, head.shape[-1])).squeeze(1)
 
 
 def dims(spaces: Spaces) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ docs/derivations/distributional.md §7.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +17,7 @@ from surefoot.agents.distributional.dhn import policy
 from surefoot.agents.distributional.dhn.agent import DHN, StockEnvs
 from surefoot.agents.distributional.dhn.equations import (
     DHNConfig,
+    Law,
     Stocked,
     clamped,
     plan,
@@ -26,6 +28,7 @@ from surefoot.agents.distributional.dhn.equations import (
 )
 from surefoot.agents.distributional.dhn.network import ImageTorso, QuantileNetwork
 from surefoot.agents.distributional.dhn.policy import QuantilePolicy, chosen
+from surefoot.agents.distributional.distributions import project_quantiles
 from surefoot.agents.distributional.objectives import parse
 from surefoot.agents.interface import Budget, Setting, Spaces
 from surefoot.envs import EnvConfig, make_vec, spaces_of
@@ -193,13 +196,13 @@ SAFE, RISK = [0.0, 0.0], [-3.0, 6.0]
 def test_scores_are_the_expected_utilities_of_stock_plus_return(objective, stock, safe, risk):
     wanted = parse(objective)
     tie_break = 1e-3 if wanted.flat else 0.0
-    got = scores(torch.tensor([[SAFE, RISK]]), torch.tensor([stock]), wanted)
+    got = scores(Law(torch.tensor([[SAFE, RISK]]), None), torch.tensor([stock]), wanted)
     assert_close(got, torch.tensor([[safe, risk + tie_break * 1.5]]))
 
 
 def test_ties_of_a_flat_utility_go_to_the_larger_mean():
     tied = torch.tensor([[[1.0, 1.0], [2.0, 8.0], [3.0, 3.0]]])  # all safe from the stock 0
-    assert scores(tied, torch.zeros(1), parse("cvar(0.25)")).argmax() == 1
+    assert scores(Law(tied, None), torch.zeros(1), parse("cvar(0.25)")).argmax() == 1
 
 
 def test_acting_is_greedy_at_the_stock_of_the_environment_and_in_the_tasks_own_numbers():
@@ -451,6 +454,8 @@ def test_the_probability_and_range_of_relabelled_stocks(monkeypatch):
         ({"stock_range": (1.0, 1.0)}, "--agent.stock-range must be finite, its low end first"),
         ({"stock_range": (-float("inf"), 1.0)}, "--agent.stock-range must be finite"),
         ({"return_range": (1.0, 0.0)}, "--agent.return-range must be finite, its low end first, or None"),
+        ({"categories": 5}, "--agent.categories needs --agent.return-range"),
+        ({"categories": 1, "return_range": (0.0, 1.0)}, "--agent.categories must be at least 2, or None"),
         ({"quantiles": 0}, "--agent.quantiles must be at least 1"),
         ({"huber_threshold": -1.0}, "--agent.huber-threshold must be at least 0"),
         ({"relabel_probability": 1.1}, r"--agent.relabel-probability must be in \[0, 1\]"),
@@ -508,6 +513,95 @@ def test_targets_keep_to_the_range_of_the_return():
     assert_close(bounded.target_quantiles(batch, batch.stock), y.clamp(-1.0, 1.5))
 
 
+# --- categories in place of quantiles, §7.11 --------------------------------------------------------------------------
+
+COARSE = replace(WIDE, gamma=0.5, return_range=(-3.0, 6.0), categories=4)  # −3, 0, 3 and 6
+
+
+def test_scores_of_chances_are_expected_utilities():
+    # State B of GATE again, `safe` 0, `risk` −3 or 6; the stock −1 makes it −1, or −4 and 5
+    law = Law(torch.tensor([-3.0, 0.0, 6.0]), torch.tensor([[[0.0, 1.0, 0.0], [0.5, 0.0, 0.5]]]))
+    stock = torch.tensor([-1.0])
+    assert_close(scores(law, stock, parse("target(1)")), torch.tensor([[-1.0, -4.5]]))
+    assert_close(scores(law, stock, parse("cvar(0.5)")), torch.tensor([[-1.0, -2.0 + 1e-3 * 1.5]]))
+    certain = -np.log(0.5 * (np.exp(4.0) + np.exp(-5.0)))
+    assert_close(scores(law, stock, parse("entropic(1)")), torch.tensor([[-1.0, certain]], dtype=torch.float32))
+
+
+def of_chances(*rows):
+    """Return a table whose actions have these chances of the categories."""
+    return fixed(*torch.tensor(rows).log().tolist())
+
+
+def test_a_target_of_categories_is_the_projected_distribution_of_one_step():
+    agent = make_agent(COARSE)
+    agent.target = of_chances([0.0, 0.0, 0.0, 1.0])  # 6 for certain
+    zero, one = torch.zeros(2), torch.ones(2)
+    batch = Stocked(
+        torch.zeros(2, OBS),
+        zero,
+        one,
+        torch.zeros(2, OBS),
+        one - zero.index_fill(0, torch.tensor([1]), 1.0),
+        0.5 * one,
+        zero,
+        zero,
+        one,
+    )
+    m = agent.target_categories(batch, zero)
+    # the first ended: 1 is 2/3·0 + 1/3·3; the second goes on: 1 + 6/2 = 4 is 2/3·3 + 1/3·6
+    assert_close(m, torch.tensor([[0.0, 2 / 3, 1 / 3, 0.0], [0.0, 0.0, 2 / 3, 1 / 3]]))
+
+
+def test_the_action_of_a_target_of_categories_is_chosen_at_the_successors_stock():
+    agent = make_agent(replace(COARSE, objective="cvar(0.5)"))
+    agent.target = of_chances([0.0, 1.0, 0.0, 0.0], [0.5, 0.0, 0.0, 0.5])  # `safe`, and `risk` −3 or 6
+    zero, one = torch.zeros(2), torch.ones(2)
+    obs = torch.zeros(2, OBS)
+    batch = Stocked(obs, zero, torch.tensor([3.0, -3.0]), obs, zero, 0.5 * one, zero, zero, one)
+    means = (agent.target_categories(batch, torch.tensor([-3.0, 0.0])) * torch.tensor([-3.0, 0.0, 3.0, 6.0])).sum(-1)
+    assert_close(means, torch.tensor([3.0, 0.5 * (-3.0 + 0.0)]))  # 0 behind: safe. 6 behind: risk, −4.5 clipped to −3
+
+
+def test_an_update_takes_the_cross_entropy_of_the_target():
+    agent = make_agent(replace(COARSE, max_grad_norm=None))
+    for _ in range(3):
+        agent.step()
+    net, batch = agent.policy.net, agent.replay.sample(6)
+    agent.optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
+    p = chosen(net(batch.obs, batch.stock), batch.action.long()).softmax(-1)
+    loss = -(agent.target_categories(batch, batch.stock) * p.log()).sum() / 6
+    before, gradient = [q.detach().clone() for q in net.parameters()], torch.autograd.grad(loss, [*net.parameters()])
+    found = agent.update_eager(batch, torch.zeros(6), torch.zeros(6, dtype=torch.bool))
+    assert_close(found["loss"], loss.detach())
+    assert_close([q.detach() for q in net.parameters()], [a - g for a, g in zip(before, gradient, strict=True)])
+
+
+def one_action(row, stock):
+    return row.expand(len(stock), 1, -1)
+
+
+@pytest.mark.parametrize(("chance", "kept"), [(1 / 50, True), (1 / 100, False)])
+def test_quantiles_leave_out_a_failure_of_less_than_half_a_quantile_a_step_and_categories_do_not(chance, kept):
+    """A task that pays 1 a step and ends with this chance, §7.11: its mean return is 1/(1 − γ(1 − chance))."""
+    gamma, rows = 0.9, round(1 / chance)
+    ended = torch.zeros(rows).index_fill(0, torch.tensor([0]), 1.0)
+    zero, one, obs = torch.zeros(rows), torch.ones(rows), torch.zeros(rows, OBS)
+    batch = Stocked(obs, zero, one, obs, ended, gamma * one, zero, zero, one)
+    config = replace(SMALL, objective="mean", gamma=gamma, quantiles=32)
+    mean = 1 / (1 - gamma * (1 - chance))
+    agent, z = make_agent(config), torch.zeros(1, 32)
+    counted, p = make_agent(replace(config, categories=101, return_range=(0.0, 10.0))), torch.full((1, 101), 1 / 101)
+    for _ in range(300):
+        agent.target = Table(partial(one_action, z))
+        y = agent.target_quantiles(batch, zero).flatten()
+        z = project_quantiles(y, torch.full_like(y, 1 / len(y)), 32)
+        counted.target = Table(partial(one_action, p.log()))
+        p = counted.target_categories(batch, zero).mean(0, keepdim=True)
+    assert float((p * torch.linspace(0, 10, 101)).sum()) == pytest.approx(mean, abs=0.01)
+    assert float(z.min()) == pytest.approx(1.0 if kept else 1 / (1 - gamma))
+
+
 # --- the tabular limit ------------------------------------------------------------------------------------------------
 
 GATE = replace(
@@ -551,6 +645,12 @@ def returns_of(agent, objective, episodes=4000):
 def test_one_network_finds_the_exact_optimum_of_gate_at_every_tau():
     agent = train_on_gate(GATE, 3000)
     # E1; nested CVaR, the risk-neutral policy and every Markov policy get 0 at τ = 1/2.
+    for objective, exact in (("cvar(1/4)", 0.0), ("cvar(1/2)", 0.75), ("cvar(3/4)", 1.5), ("cvar(1)", 2.25)):
+        assert float(parse(objective).measure(returns_of(agent, objective))) == pytest.approx(exact, abs=0.1), objective
+
+
+def test_with_categories_one_network_finds_the_exact_optimum_of_gate_at_every_tau():
+    agent = train_on_gate(replace(GATE, categories=19, return_range=(-3.0, 6.0)), 3000)
     for objective, exact in (("cvar(1/4)", 0.0), ("cvar(1/2)", 0.75), ("cvar(3/4)", 1.5), ("cvar(1)", 2.25)):
         assert float(parse(objective).measure(returns_of(agent, objective))) == pytest.approx(exact, abs=0.1), objective
 

@@ -16,6 +16,7 @@ from surefoot.agents.distributional import exact, solve
 from surefoot.agents.distributional.dhn.agent import DHN, longest_episode
 from surefoot.agents.distributional.dhn.equations import (
     DHNConfig,
+    Law,
     Stocked,
     clamped,
     elapsed_scale,
@@ -179,11 +180,13 @@ def test_without_a_stock_the_network_sees_the_time():
 def test_scores_are_of_the_whole_return():
     quantiles, stock, z = torch.tensor([[[0.0, 0.0], [-4.0, 12.0]]]), torch.tensor([-4.0]), torch.tensor([0.25])
     # whole returns: −1 for sure, or −2 and 2
-    assert_close(scores(quantiles, stock, parse("mean-variance(1/2)"), z), torch.tensor([[-1.5, -2.0]]))
-    assert_close(scores(quantiles, stock, parse("probability(0)"), z), torch.tensor([[0.0, 0.5 + 1e-3 * 1.0]]))
+    assert_close(scores(Law(quantiles, None), stock, parse("mean-variance(1/2)"), z), torch.tensor([[-1.5, -2.0]]))
+    assert_close(
+        scores(Law(quantiles, None), stock, parse("probability(0)"), z), torch.tensor([[0.0, 0.5 + 1e-3 * 1.0]])
+    )
     certain = -math.log((math.exp(2) + math.exp(-2)) / 2)
-    assert_close(scores(quantiles, stock, parse("entropic(1)"), z), torch.tensor([[-1.0, certain]]))
-    far = scores(1e4 * quantiles, stock, parse("entropic(1)"), z)  # e^10000 is no float
+    assert_close(scores(Law(quantiles, None), stock, parse("entropic(1)"), z), torch.tensor([[-1.0, certain]]))
+    far = scores(Law(1e4 * quantiles, None), stock, parse("entropic(1)"), z)  # e^10000 is no float
     assert_close(far, torch.tensor([[-1.0, -10001.0 + math.log(2)]]))
 
 

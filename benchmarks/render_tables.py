@@ -211,7 +211,7 @@ def throughput(result: Result) -> str:
     parts, in_bf16 = (parts_of(training.get(f"milliseconds_of_{name}", {})) for name in ("ours", "bf16"))
     table = markdown((threads, f"steps per {cpu}second", f"{cpu}ms per step", *compared.values()), rows)
     in_bf16 = f" In bf16: {in_bf16}." if in_bf16 else ""
-    notes = f"Medians of {training['rounds']} rounds. Of our step, ms: {parts}.{in_bf16}"
+    notes = f"Medians of {training['rounds']} rounds. Of our step, {cpu}ms: {parts}.{in_bf16}"
     of_rows = f"A sample of 256 from a replay of a million rows ({replay['megabytes']} MB) takes {sample['ours']} µs"
     return f"{table}\n\n{notes} {of_rows}, Stable-Baselines3's {sample['sb3']}."
 

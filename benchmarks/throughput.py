@@ -215,7 +215,7 @@ def spread(theirs: list[float], ours: list[float]) -> dict[str, float]:
 
 
 def time_parts(engine: str = "auto", steps: int = 300) -> dict[str, float]:
-    """Return where one of our environment steps spends its time, in milliseconds: medians, of steps without a pause."""
+    """Return where one of our environment steps spends its time, in milliseconds: medians."""
     agent = make_agent(engine)
     for _ in range(WARM_UP):
         agent.step()
@@ -230,9 +230,9 @@ def time_parts(engine: str = "auto", steps: int = 300) -> dict[str, float]:
 
 def with_timer(function: Callable[..., Any], seconds: dict[str, list[float]], name: str) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
-        began = time.perf_counter()
+        began = seconds_so_far(torch.get_num_threads())
         result = function(*args)
-        seconds[name].append(time.perf_counter() - began)
+        seconds[name].append(seconds_so_far(torch.get_num_threads()) - began)
         return result
 
     return call

@@ -235,8 +235,8 @@ def _killed(work: Callable[[], object], moment: Moment) -> Callable[[], object]:
 def _moment(straight: Straight, steps: list[int], when: list[str], generator: random.Random) -> Moment | None:
     """Return when a run with checkpoints of these steps is killed; None: it is let through.
 
-    One moment in five is any of what is left of the run; the others are of the beginning until there have been `MOST`,
-    then between two checkpoints, then of the end.
+    There are `MOST` of the beginning, then as many between two checkpoints, then of the end; once there is a checkpoint,
+    one moment in five is any of what is left of the run.
     """
     _, last, _, setting_up, training, ending = straight
     left = training * (1 - (steps[-1] if steps else 0) / last)
@@ -246,7 +246,7 @@ def _moment(straight: Straight, steps: list[int], when: list[str], generator: ra
 
     if when.count("late") >= MOST:
         return None
-    if generator.random() < 0.2:
+    if steps and generator.random() < 0.2:
         return _at(generator.uniform(0, setting_up + left + ending), setting_up, left)
     if not steps and when.count("early") < MOST:
         return _at(generator.uniform(0, setting_up + 0.2 * training), setting_up, training)

@@ -235,8 +235,8 @@ def _killed(work: Callable[[], object], moment: Moment) -> Callable[[], object]:
 def _moment(straight: Straight, steps: list[int], when: list[str], generator: random.Random) -> Moment | None:
     """Return when a run with checkpoints of these steps is killed; None: it is let through.
 
-    There are `MOST` of the beginning, then as many between two checkpoints, then of the end; once there is a checkpoint,
-    one moment in five is any of what is left of the run.
+    There are `MOST` of the beginning, then as many between two checkpoints, then of the end; once there is one, one
+    moment in five is any of what is left of the run.
     """
     _, last, _, setting_up, training, ending = straight
     left = training * (1 - (steps[-1] if steps else 0) / last)

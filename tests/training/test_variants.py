@@ -91,7 +91,7 @@ def test_variants_have_colours_of_their_own(tmp_path, monkeypatch):
     assert lines == {variant: to_rgba(styles[variant].color) for variant in runs}
 
 
-def test_recorded_data_come_from_the_readers(tmp_path, data_file):
+def test_recorded_data_come_from_the_readers(tmp_path, data_file, unrendered):
     config = replace(load_preset("mbpo", preset(tmp_path, steps=24)), data=DataConfig(source=str(data_file)))
     run = train("mbpo", config, out=tmp_path, name="data")
     rows = load(checkpoint_path(run, "step", 24))["agent"]

@@ -14,6 +14,8 @@ from surefoot.training.cli.main import main
 from surefoot.training.loop.interrupt import stop_on_signals
 from surefoot.training.runs import folder as run_folder
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 TASK = ("--env.id", "surefoot/Pendulum-v0", "--env.max-episode-steps", "10", "--eval.episodes", "1")
 RUN = ("train", "fake", *TASK, "--steps", "600", "--eval.every", "150", "--log-every", "14", "--checkpoint-every", "30")
 SLOW = os.environ | {"FAKE_PAUSE": "0.01"}  # two seconds, enough to be interrupted in

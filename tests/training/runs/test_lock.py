@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 
 import pytest
+from leftovers import FORK
 from waiting import wait_until
 
 from surefoot.evaluation import storage
@@ -21,20 +22,15 @@ from surefoot.training.runs.lock import is_ours, remove_own, take
 from surefoot.training.sweep import plan
 from surefoot.training.sweep.plan import Sweep
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from surefoot.training.runs.lock import take
-lock = take(Path(sys.argv[1]))
-child = len(sys.argv) > 2
-if child:
-    import os
-    if os.fork() == 0:
-        time.sleep(float(sys.argv[2]))
+
+def hold(folder, told, seconds_of_a_child):
+    lock = take(folder)
+    if seconds_of_a_child and os.fork() == 0:
+        time.sleep(seconds_of_a_child)
         os._exit(0)
-print("held", flush=True)
-time.sleep(60)
-"""
+    told.send("held")
+    time.sleep(60)
+    lock.release()
 
 
 @pytest.fixture
@@ -42,18 +38,19 @@ def holder(tmp_path):
     """Return a function that starts a process that takes the lock of a folder."""
     started = []
 
-    def start(*arguments):
-        call = [sys.executable, "-c", HOLD, str(tmp_path), *map(str, arguments)]
-        process = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
+    def start(seconds_of_a_child=0.0):
+        ours, theirs = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=hold, args=(tmp_path, theirs, seconds_of_a_child))
+        process.start()
         started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+        theirs.close()  # where it fails, there is an end to wait for
+        assert ours.recv() == "held"
         return process
 
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.join()
 
 
 def test_a_second_process_is_told_who_has_the_folder_and_a_dead_ones_lock_is_taken_over(tmp_path, holder):
@@ -66,7 +63,7 @@ def test_a_second_process_is_told_who_has_the_folder_and_a_dead_ones_lock_is_tak
     )
     assert time.monotonic() - began < 5
     process.kill()
-    process.wait()
+    process.join()
     lock = take(tmp_path)
     assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
     lock.release()
@@ -78,7 +75,7 @@ def test_a_second_process_is_told_who_has_the_folder_and_a_dead_ones_lock_is_tak
 def test_what_a_killed_process_has_forked_is_waited_for(tmp_path, holder, monkeypatch):
     process = holder(2.0)
     process.kill()
-    process.wait()
+    process.join()
     monkeypatch.setattr(locks, "FOR_THE_DEAD", 0.2)
     with pytest.raises(BlockingIOError, match=f"in use by what is left of process {process.pid} on"):
         take(tmp_path)

@@ -206,16 +206,15 @@ def cut(config: Any) -> Any:
 @functools.cache
 def renderer(render: Any) -> Any:
     """Return `Figure.savefig` that renders the first of all figures with the same name and as many panels."""
-    rendered: dict[tuple[str, int], bytes] = {}
+    rendered: dict[tuple[str, int], Any] = {}
 
     def save(figure: Figure, file: Any, **options: Any) -> None:
-        if not isinstance(getattr(file, "name", None), str):  # a figure within a page
-            render(figure, file, **options)
-            return
-        kind = Path(file.name).name.split(".")[1], len(figure.axes)  # .NAME.png.….tmp
+        within_a_page = isinstance(file, io.StringIO)  # as text, and without a name
+        name = "" if within_a_page else Path(file.name).name.split(".")[1]  # of .NAME.png.….tmp
+        kind = name, len(figure.axes)
         if kind not in rendered:
-            render(figure, pixels := io.BytesIO(), **options)
-            rendered[kind] = pixels.getvalue()
+            render(figure, drawn := io.StringIO() if within_a_page else io.BytesIO(), **options)
+            rendered[kind] = drawn.getvalue()
         file.write(rendered[kind])
 
     return save

@@ -182,7 +182,7 @@ class ObjectivePolicy(Protocol):
     def require_served(self, objective: Any) -> None: ...  # ValueError: an objective of another utility
     def outer(self, obs: Tensor, objective: Any = None) -> Any: ...  # the stock to start with, for states (S, obs)
     def stateful(
-        self, objective: Any = None, stock: float | None = None, *, explore: bool = False
+        self, objective: Any = None, stock: float | tuple[float, ...] | None = None, *, explore: bool = False
     ) -> StatefulPolicy: ...
 
 

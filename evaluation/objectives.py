@@ -122,7 +122,8 @@ def _measure(
 
 def _starts(policy: ObjectivePolicy, preferred: float) -> list[float]:
     """Return the initial stocks that a search by episodes compares."""
-    return [preferred, *np.linspace(*policy.config.stock_range, STARTS).tolist()]
+    low, high = policy.config.stock_range
+    return [preferred, *np.linspace(low, high, STARTS).tolist()]
 
 
 def best_of(

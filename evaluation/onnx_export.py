@@ -88,6 +88,7 @@ class Stocked(nn.Module):
 
     def __init__(self, stocked: StockPolicy):
         super().__init__()
+        assert not isinstance(stocked.start, tuple), "`deployed` refuses several stocks"
         self._policy, self._start = stocked.policy, float(stocked.start or 0.0)
 
     def forward(self, obs: Tensor, stock: Tensor, reward: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +162,9 @@ def _best_start(act: StockPolicy, task: EnvConfig | None) -> float:
     env = make_vec(EnvConfig(task.id, task.physics, num_envs=STARTS, kwargs=task.kwargs, time_aware=task.time_aware))
     obs, _ = env.reset(seed=0)
     env.close()
-    return act.policy.outer(obs, act.objective).stock
+    stock = act.policy.outer(obs, act.objective).stock
+    assert not isinstance(stock, tuple), "`deployed` refuses several stocks"
+    return stock
 
 
 def _width(policy: AnyPolicy) -> int:

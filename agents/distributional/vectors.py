@@ -84,7 +84,8 @@ def _all_kept(x: Vector) -> Fraction:
 
 
 def _distances(x: Tensor) -> Tensor:
-    return -torch.linalg.vector_norm(x, dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return -norms
 
 
 def _shortfalls(x: Tensor) -> Tensor:

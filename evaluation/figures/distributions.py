@@ -69,7 +69,7 @@ def _draw_several(axis: Axes, m: Measured, edges: np.ndarray) -> None:
     assert isinstance(m.stock, tuple)
     weights = np.full(len(m.returns), 1 / len(m.returns))
     for i, (returns, start) in enumerate(zip(m.returns.T, m.stock, strict=True)):
-        axis.hist(returns, edges, weights=weights, histtype="step", color=f"C{i}", label=f"reward {i + 1}")
+        axis.hist(returns, edges.tolist(), weights=weights, histtype="step", color=f"C{i}", label=f"reward {i + 1}")
         axis.axvline(-start, color=f"C{i}", linewidth=1.2, linestyle="--")
     axis.legend(fontsize=7, frameon=False)
 

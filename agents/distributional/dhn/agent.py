@@ -202,7 +202,8 @@ class DHN(Stateful):
                 + ("" if length else f"--env.max-episode-steps {config.horizon}")
             )
         try:
-            soundness(self.policy.objective, config.gamma, config.horizon)
+            objective: Any = self.policy.objective  # one of several rewards has what is asked of it
+            soundness(objective, config.gamma, config.horizon)
         except ValueError as error:
             raise ValueError(f"{error}: --agent.horizon {length or 'N'} --env.time-aware") from None
 

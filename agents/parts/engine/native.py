@@ -91,7 +91,7 @@ def processor_flags() -> set[str]:
 def _may_use_tiles() -> bool:
     """Ask Linux for AMX's registers, which a process has to; it may refuse."""
     arch_prctl, request, tile_data = 158, 0x1023, 18  # of x86-64: ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    return ctypes.CDLL(None).syscall(arch_prctl, request, tile_data) == 0
+    return bool(ctypes.CDLL(None).syscall(arch_prctl, request, tile_data) == 0)
 
 
 @functools.cache

@@ -209,6 +209,9 @@ def renderer(render: Any) -> Any:
     rendered: dict[tuple[str, int], Any] = {}
 
     def save(figure: Figure, file: Any, **options: Any) -> None:
+        if isinstance(file, str):  # what a block draws itself
+            render(figure, file, **options)
+            return
         within_a_page = isinstance(file, io.StringIO)  # as text, and without a name
         name = "" if within_a_page else Path(file.name).name.split(".")[1]  # of .NAME.png.….tmp
         kind = name, len(figure.axes)

@@ -98,6 +98,8 @@ def test_on_a_ball_too():
 
 
 # Sums over three replicates, recorded before there was asking and telling.
+TIE = "linucb-paper real-data"  # two actions of equal bound to rounding: a processor's order of sums decides
+WITH_AVX_512 = {TIE: (230.86908376754047, 229.5875302540276)}
 BEFORE = [
     ("dynlin-ucb s1 epochs", 380.0, 380.435445211944),
     ("dynlin-ucb real-data epochs", 167.8084590423902, 168.51913925029748),
@@ -150,8 +152,9 @@ def test_the_simulators_numbers_are_those_recorded_before(run, regret, realised)
     env = {"system": system} | ({"ball": 1.0} if run == "ball" else {})
     every = {} if run in ("ball", "human") else {"rounds_per_step": 50}
     agent = play(make(name, num_envs=3, env=env, horizon=400, path=path, **every), 400)
-    assert float(agent.regret.total.sum()) == pytest.approx(regret, rel=1e-9, abs=1e-9)
-    assert float(agent.regret.realised.sum()) == pytest.approx(realised, rel=1e-9)
+    found = float(agent.regret.total.sum()), float(agent.regret.realised.sum())
+    either = [(regret, realised), WITH_AVX_512.get(run.rpartition(" ")[0], (regret, realised))]
+    assert any(found == pytest.approx(recorded, rel=1e-9, abs=1e-9) for recorded in either)
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------------

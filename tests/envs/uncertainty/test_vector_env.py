@@ -163,6 +163,7 @@ def test_the_seed_decides_the_draws():
 
 def test_an_episode_whose_physics_diverges_ends_in_training_too(capfd):
     """Without this MuJoCo starts from the initial state again and the agent learns a jump."""
+    handler = mujoco.get_mju_user_warning()  # none, or that of a library which other tests import
     env = UncertainVectorEnv(EnvConfig("HalfCheetah-v5", num_envs=2), SETS["halfcheetah-2"])
     env.set_params(env.high)
     env.reset(seed=0)
@@ -177,7 +178,7 @@ def test_an_episode_whose_physics_diverges_ends_in_training_too(capfd):
     *_, terminated, _, _ = env.step(torch.zeros(2, 6))
     assert not terminated.any()
     assert capfd.readouterr().err == ""
-    assert mujoco.get_mju_user_warning() is None
+    assert mujoco.get_mju_user_warning() == handler
 
 
 def test_a_set_for_another_task_is_refused():
@@ -205,8 +206,11 @@ def test_the_same_actions_tell_whether_a_parameter_has_an_effect(monkeypatch):
     monkeypatch.setattr(probe, "_open", spy)
     for _ in range(2):
         probe.without_effect(EnvConfig("InvertedPendulum-v5"), SETS["inverted-pendulum-1"])
-    np.testing.assert_array_equal(taken[0], taken[-1])
-    assert len(np.unique(taken[0])) > 50
+    half = len(taken) // 2
+    assert len(taken) == 2 * half
+    for first, again in zip(taken[:half], taken[half:], strict=True):
+        np.testing.assert_array_equal(first, again)
+        assert len(np.unique(first)) == len(first) > 1
 
 
 def test_perturbed_environments_play_every_seed_at_every_point():

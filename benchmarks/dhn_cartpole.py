@@ -1,9 +1,9 @@
 """DηN on CartPole-v1 for the tail of the return: what it predicts beside what it achieves, while it trains.
 
-docs/derivations/distributional.md §7.10. A job is VARIANT/SEED: the preset `cartpole-cvar`, or the same without bounds
-of the return, or also with the slow target network that it had before, or with categories in place of quantiles
-(§7.11). At every quarter of a run: how often the target network was renewed, how far values have come by that, and CVaR
-at 0.1, predicted and achieved over 300 episodes, with a bootstrap interval.
+docs/derivations/distributional.md §7.10. A job is VARIANT/SEED: the preset `cartpole-cvar`, whose categories were tried
+on seed 10, or the same with quantiles (§7.11), or with these without bounds of the return, or also with the slow target
+network that it had once. At every quarter of a run: how often the target network was renewed, how far values have come
+by that, and CVaR at 0.1, predicted and achieved over 300 episodes, with a bootstrap interval.
 
     python benchmarks/dhn_cartpole.py [--jobs preset/0 slow-target/0 …]
 
@@ -29,9 +29,9 @@ from surefoot.training.config.presets import load_preset
 NAME, OBJECTIVE = "dhn_cartpole", "cvar(0.1)"
 VARIANTS: dict[str, dict[str, Any]] = {
     "preset": {},
-    "unbounded": {"return_range": None},
-    "slow-target": {"return_range": None, "target_update_interval": 50},
-    "categories": {"categories": 101},
+    "quantiles": {"categories": None},
+    "unbounded": {"categories": None, "return_range": None},
+    "slow-target": {"categories": None, "return_range": None, "target_update_interval": 50},
 }
 EPISODES, SEED, PARTS = 300, 10_000, 4
 

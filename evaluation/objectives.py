@@ -15,15 +15,12 @@ import torch
 from torch import Tensor
 
 from surefoot import agents
-from surefoot.agents.distributional.objectives import Objective
-from surefoot.agents.distributional.vectors import VectorObjective, parse_any
+from surefoot.agents.distributional.vectors import AnyObjective, parse_any
 from surefoot.agents.interface import ObjectivePolicy, Policy
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.envs.make import native_task
 from surefoot.evaluation.episodes import NUM_ENVS, EvalResult, evaluate
 from surefoot.evaluation.statistics import Interval
-
-AnyObjective = Objective | VectorObjective
 
 EPISODES = 20_000  # a CVaR of a small tau rests on few of them
 FEW = 2_000  # below this a tail is not to be compared (pitfall 11)

@@ -109,6 +109,9 @@ def is_vector(text: str) -> bool:
     return text.strip().partition("(")[0].strip() in OBJECTIVES
 
 
+AnyObjective = Objective | VectorObjective  # of one reward, or of several
+
+
 def parse_vector(text: str) -> VectorObjective:
     """Return the objective that a text such as `targets(2, 1)` names, with one number for each reward.
 
@@ -129,7 +132,7 @@ def parse_vector(text: str) -> VectorObjective:
     return VectorObjective(text.strip(), kind.rational, kind.degree, stock, kind.utility, kind.flat)
 
 
-def parse_any(text: str) -> Objective | VectorObjective:
+def parse_any(text: str) -> AnyObjective:
     """Return the objective, of one reward or of several, that a text names; `ValueError` where it names none."""
     return parse_vector(text) if is_vector(text) else parse(text)
 

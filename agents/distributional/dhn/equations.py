@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from surefoot.agents.distributional.objectives import Objective
-from surefoot.agents.distributional.vectors import VectorObjective, parse_any
+from surefoot.agents.distributional.vectors import AnyObjective, VectorObjective, parse_any
 from surefoot.agents.interface import Budget, Plan
 from surefoot.agents.parts.budget import counted, require_room, require_updates, require_warm_up, rounded_up
 from surefoot.agents.parts.ranges import (
@@ -150,7 +149,7 @@ class DHNConfig:
         if not self.stock and objective.name != "mean":
             raise ValueError(f"--agent.objective {self.objective} needs --agent.stock; else there is only the mean")
 
-    def _check_rewards(self, objective: Objective | VectorObjective) -> None:
+    def _check_rewards(self, objective: AnyObjective) -> None:
         """Raise `ValueError` unless there is a reward for every number of an objective of several, and for no other."""
         if not isinstance(objective, VectorObjective):
             if self.rewards:
@@ -261,7 +260,7 @@ def support_of(config: DHNConfig, like: Tensor) -> Tensor:
     return torch.linspace(*config.return_range, config.categories, dtype=like.dtype, device=like.device)
 
 
-def scores(law: Law, stock: Tensor, objective: Objective | VectorObjective, z: Tensor | None = None) -> Tensor:
+def scores(law: Law, stock: Tensor, objective: AnyObjective, z: Tensor | None = None) -> Tensor:
     """Return (B, A) = E f(c + Z) + ε_tie·E Z of distributions (B, A, N) of Z and stocks (B,), eq. (7.4).
 
     With z = γ^t (B,) the same of the whole return, f(z·(c + Z)), eq. (7.16). Of m rewards the stocks are (B, m).

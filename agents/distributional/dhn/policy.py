@@ -21,14 +21,13 @@ from surefoot.agents.distributional.dhn.equations import (
     scores,
 )
 from surefoot.agents.distributional.dhn.network import QuantileNetwork
-from surefoot.agents.distributional.objectives import Objective, next_stock
+from surefoot.agents.distributional.objectives import next_stock
 from surefoot.agents.distributional.vector import Vector
-from surefoot.agents.distributional.vectors import VectorObjective, parse_any
+from surefoot.agents.distributional.vectors import AnyObjective, VectorObjective, parse_any
 from surefoot.agents.interface import Spaces
 from surefoot.agents.parts.on_policy import require_time_aware
 from surefoot.agents.parts.random import make_generator
 
-AnyObjective = Objective | VectorObjective
 Stock = float | tuple[float, ...]  # of several rewards one for each
 
 STARTS = 64  # start states over which the outer search takes its mean

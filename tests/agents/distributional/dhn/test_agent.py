@@ -563,18 +563,25 @@ def test_the_action_of_a_target_of_categories_is_chosen_at_the_successors_stock(
     assert_close(means, torch.tensor([3.0, 0.5 * (-3.0 + 0.0)]))  # 0 behind: safe. 6 behind: risk, −4.5 clipped to −3
 
 
-def test_an_update_takes_the_cross_entropy_of_the_target():
-    agent = make_agent(replace(COARSE, max_grad_norm=None))
+def assert_steps_down(config, loss_of):
+    """An update of 6 rows reports the mean of loss_of(agent, batch, outputs), and SGD steps along its gradient."""
+    agent = make_agent(replace(config, max_grad_norm=None))
     for _ in range(3):
         agent.step()
     net, batch = agent.policy.net, agent.replay.sample(6)
     agent.optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
-    p = chosen(net(batch.obs, batch.stock), batch.action.long()).softmax(-1)
-    loss = -(agent.target_categories(batch, batch.stock) * p.log()).sum() / 6
-    before, gradient = [q.detach().clone() for q in net.parameters()], torch.autograd.grad(loss, [*net.parameters()])
+    loss = loss_of(agent, batch, chosen(net(batch.obs, batch.stock), batch.action.long())).sum() / 6
+    before, gradient = [p.detach().clone() for p in net.parameters()], torch.autograd.grad(loss, [*net.parameters()])
     found = agent.update_eager(batch, torch.zeros(6), torch.zeros(6, dtype=torch.bool))
     assert_close(found["loss"], loss.detach())
-    assert_close([q.detach() for q in net.parameters()], [a - g for a, g in zip(before, gradient, strict=True)])
+    assert_close([p.detach() for p in net.parameters()], [a - g for a, g in zip(before, gradient, strict=True)])
+
+
+def test_an_update_takes_the_cross_entropy_of_the_target():
+    def loss_of(agent, batch, head):
+        return -agent.target_categories(batch, batch.stock) * head.softmax(-1).log()
+
+    assert_steps_down(COARSE, loss_of)
 
 
 def one_action(row, stock):
@@ -708,17 +715,11 @@ def test_as_many_updates_as_are_due_are_made_the_last_at_once():
 
 def test_an_update_takes_the_mean_of_the_loss_over_the_batch():
     """Its gradient is that of SGD's step, and both are those of eq. (7.9) written out."""
-    agent = make_agent(replace(SMALL, max_grad_norm=None))
-    for _ in range(3):
-        agent.step()
-    net, batch = agent.policy.net, agent.replay.sample(6)
-    agent.optimiser = torch.optim.SGD(net.parameters(), lr=1.0)
-    y = agent.target_quantiles(batch, batch.stock)
-    loss = pairwise_loss(chosen(net(batch.obs, batch.stock), batch.action.long()), y, SMALL.huber_threshold).sum() / 6
-    before, gradient = [p.detach().clone() for p in net.parameters()], torch.autograd.grad(loss, [*net.parameters()])
-    found = agent.update_eager(batch, torch.zeros(6), torch.zeros(6, dtype=torch.bool))
-    assert_close(found["loss"], loss.detach())
-    assert_close([p.detach() for p in net.parameters()], [a - g for a, g in zip(before, gradient, strict=True)])
+
+    def loss_of(agent, batch, head):
+        return pairwise_loss(head, agent.target_quantiles(batch, batch.stock), SMALL.huber_threshold)
+
+    assert_steps_down(SMALL, loss_of)
 
 
 def test_the_torso_for_images_is_dqns_and_starts_as_pytorch_starts_layers():

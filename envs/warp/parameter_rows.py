@@ -25,7 +25,7 @@ class ParameterRows:
     """Parameters of a set, and those of `fixed`, of N worlds of one task; neither: nothing differs between them.
 
     A set may change masses and leave alone what was compiled from them, as the published ones do. C then reckons about
-    a point that is no centre of mass, but `ratio` (N, nbody) times it: with a torso of ten times its mass, metres away
+    a point that is no centre of mass, but a multiple of it: with a torso of ten times its mass, metres away
     from the robot. The motion is the same about any point, its rounding is not: with `own_centres` every world has the
     centre of its own masses.
 
@@ -58,7 +58,6 @@ class ParameterRows:
         self.own_centres = own_centres and "body_mass" in self.varied and "body_subtreemass" not in self.varied
         if self.own_centres:
             self.varied.append("body_subtreemass")
-        self.ratio = np.ones((num_worlds, model.nbody))
         self._offset = "actuator_biastype" in changes
         self._rows = {name: np.repeat(_array(model, name)[None], num_worlds, axis=0) for name in self.varied}
         self._written: list[np.ndarray | None] = [None] * num_worlds  # the parameters (D,) that a row has
@@ -110,9 +109,7 @@ class ParameterRows:
         for name, rows in self._rows.items():
             rows[world] = _array(self.task.model, name)
         if self.own_centres:
-            own, of_c = _subtree_masses(self.task.model), self.task.model.body_subtreemass
-            self._rows["body_subtreemass"][world] = own
-            self.ratio[world] = np.divide(own, of_c, out=np.ones_like(own), where=of_c > 0)
+            self._rows["body_subtreemass"][world] = _subtree_masses(self.task.model)
         self._written[world] = full.copy()
         self._stale.add(world)
 

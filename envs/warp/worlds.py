@@ -79,6 +79,9 @@ class Worlds:
         own_centres = not {"cinert", "cvel"} & {*self.definition.before, *self.definition.after}
         self.rows = ParameterRows(env, uncertainty, config.physics.fixed(), num_worlds, own_centres=own_centres)
         self.simulation = self._simulation(config)
+        self._roots = torch.from_numpy(self.task.model.body_rootid).long().to(self.device)
+        compiled = torch.from_numpy(self.task.model.body_subtreemass).float().to(self.device)
+        self._compiled_masses = compiled[self._roots, None]  # by which C divides, whatever a world's masses are
         self.generators = [np.random.default_rng() for _ in range(num_worlds)]
         self._elapsed = torch.zeros(num_worlds, dtype=torch.int64, device=self.device)
         self._obs = torch.zeros((num_worlds, *(self.spaces[0].shape or ())), device=self.device)
@@ -114,7 +117,7 @@ class Worlds:
             self.simulation.forward()  # the other worlds compute again what they have
         for name, held in self._before.items():
             held[at] = self.simulation.field(name)[at]
-        shown = self._sensed(self._observed(), worlds)
+        shown = self._sensed(self._observed(self._fields()), worlds)
         self._obs = self._obs.index_copy(0, at, shown[at])  # a tensor of its own: the last one was handed out
         return self._obs
 
@@ -140,7 +143,7 @@ class Worlds:
         if pushed:
             self.rows.upload(self.simulation, (i for i, _ in pushed))
         self._elapsed += 1
-        obs, outcome = self._observed(), self.definition.outcome(self.task, self._before, after, executed)
+        obs, outcome = self._observed(after), self.definition.outcome(self.task, self._before, after, executed)
         good = _bounded(after["qpos"]) & _bounded(after["qvel"]) & _bounded(self.simulation.field("qacc"))
         good &= obs.isfinite().all(1) & outcome.reward.isfinite()
         counted = busy & good.numpy(force=True)
@@ -163,13 +166,13 @@ class Worlds:
     def _fields(self) -> Fields:
         fields = {name: self.simulation.field(name) for name in self.definition.after}
         if "cfrc_ext" in fields and self.rows.own_centres:
-            roots, centres = self.task.model.body_rootid, self.simulation.field("subtree_com")
-            ratio = torch.from_numpy(self.rows.ratio[:, roots, None]).to(centres)
-            fields["cfrc_ext"] = about_other_points(fields["cfrc_ext"], centres[:, roots], ratio)
+            centres, masses = self.simulation.field("subtree_com"), self.simulation.rows("body_subtreemass")
+            ratio = masses[:, self._roots, None] / self._compiled_masses
+            fields["cfrc_ext"] = about_other_points(fields["cfrc_ext"], centres[:, self._roots], ratio)
         return fields
 
-    def _observed(self) -> Tensor:
-        obs = self.definition.observe(self.task, self._fields())
+    def _observed(self, fields: Fields) -> Tensor:
+        obs = self.definition.observe(self.task, fields)
         return torch.cat([obs, self._elapsed[:, None].to(obs)], 1) if self._time_aware else obs
 
     # --- what lies between policy and task ---

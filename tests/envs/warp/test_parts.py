@@ -54,7 +54,7 @@ def test_contacts_of_a_steep_capsule_with_a_plane_have_the_frames_of_c(kind, til
 
 
 def test_a_world_reckons_about_the_centre_of_its_own_masses_and_shows_forces_about_the_point_of_c():
-    """The published sets leave subtree masses as compiled: C's point is then `ratio` times the centre of mass."""
+    """The published sets leave subtree masses as compiled: C's point is then a multiple of the centre of mass."""
     env, uncertainty = make_single(EnvConfig("Ant-v5")), find_set("ant-2")
     rows = ParameterRows(env, uncertainty, {}, 2, own_centres=True)
     rows.begin(1, uncertainty.high)
@@ -62,16 +62,17 @@ def test_a_world_reckons_about_the_centre_of_its_own_masses_and_shows_forces_abo
     changed = copy(model)
     mujoco.mj_setConst(changed, mujoco.MjData(changed))
     np.testing.assert_allclose(rows._rows["body_subtreemass"][1], changed.body_subtreemass)
-    assert rows.ratio[1, 1] > 2
-    assert (rows.ratio[0] == 1).all()
+    ratio = rows._rows["body_subtreemass"][:, model.body_rootid] / model.body_subtreemass[model.body_rootid]
+    assert ratio[1, 1] > 2
+    assert (ratio[0] == 1).all()
     of_c, own = mujoco.MjData(model), mujoco.MjData(model)
     changed.body_invweight0[:], changed.dof_invweight0[:] = model.body_invweight0, model.dof_invweight0
     for data, which in ((of_c, model), (own, changed)):
         data.qpos[:3] = (2.0, -1.0, 0.2)  # it lies on the floor, off the origin
         mujoco.mj_step(which, data)
         mujoco.mj_rnePostConstraint(which, data)
-    roots, ratio = model.body_rootid, torch.from_numpy(rows.ratio[1])
-    given = torch.from_numpy(own.cfrc_ext), torch.from_numpy(own.subtree_com[roots]), ratio[roots, None]
+    centres = torch.from_numpy(own.subtree_com[model.body_rootid])
+    given = torch.from_numpy(own.cfrc_ext), centres, torch.from_numpy(ratio[1, :, None])
     assert np.abs(of_c.cfrc_ext - own.cfrc_ext).max() > 1.0  # else nothing is compared
     np.testing.assert_allclose(about_other_points(*given).numpy(), of_c.cfrc_ext, atol=1e-6)
 
@@ -152,7 +153,8 @@ def test_what_follows_from_a_start_is_computed_before_it_is_observed_where_a_tas
     worlds.generators, worlds.device, worlds.task = [None] * 3, torch.device("cpu"), None
     worlds.definition = SimpleNamespace(start=lambda task, generator: (np.zeros(1), np.zeros(1)))
     worlds._put = lambda at, qpos, qvel: order.append("put")
-    worlds._observed = lambda: order.append("observed") or torch.tensor([[1.0], [2.0], [3.0]])
+    worlds._fields = dict
+    worlds._observed = lambda fields: order.append("observed") or torch.tensor([[1.0], [2.0], [3.0]])
     worlds._sensed = lambda obs, at: obs
     worlds._needs_forward, worlds._obs = needed, torch.zeros(3, 1)
     worlds._before, held = {"xpos": torch.zeros(3)}, torch.tensor([4.0, 5.0, 6.0])

@@ -21,8 +21,10 @@ def read_yaml(source: Traversable) -> dict[str, Any]:
         raise FileNotFoundError(f"{source}: no such file")
     try:
         content = parse_yaml(source.read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise ValueError(f"{source}: not a YAML file ({' '.join(str(error).split())})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: not YAML that can be read ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{source}: expected a mapping of settings, found {type(content).__name__}")
     return content

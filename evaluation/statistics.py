@@ -10,9 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-
-from surefoot.agents.distributional.distributions import lower_cvar
 
 
 class Interval(NamedTuple):
@@ -103,5 +100,6 @@ def performance_profile(runs: np.ndarray, thresholds: np.ndarray, axis: int = -1
 
 def cvar(values: np.ndarray, level: float) -> float:
     """Return the mean of the worst fraction `level` of the values (E,), each as probable as the others."""
-    sample = torch.as_tensor(values, dtype=torch.float64)
-    return float(lower_cvar(sample, torch.full_like(sample, 1 / len(values)), level))
+    worst = level * len(values)  # how many values that is, the last of them perhaps in part
+    weights = np.clip(worst - np.arange(len(values)), 0, 1)
+    return float(weights @ np.sort(np.asarray(values, dtype=np.float64)) / worst)

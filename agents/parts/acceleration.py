@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.interface import Setting
-from surefoot.agents.parts.engine.adam import FlatAdam
+from surefoot.agents.parts.engine.adam import Adam, FlatAdam
 from surefoot.agents.parts.engine.choice import attach
 
 Phase = Callable[..., dict[str, Tensor]]  # (nested) tuples of tensors in, named tensors out
@@ -62,7 +62,8 @@ def adam(
     learned = [{"params": params, "weight_decay": c} for c, params in groups.items()]
     if setting.engine != "eager":
         return FlatAdam(learned, lr, eps, is_native=setting.engine.startswith("native"))
-    optimiser = torch.optim.Adam(learned, lr=lr, eps=eps, fused=True, capturable=setting.cudagraph)
+    kind = torch.optim.Adam if setting.compile else Adam
+    optimiser = kind(learned, lr=lr, eps=eps, fused=True, capturable=setting.cudagraph)
     if setting.cudagraph:
         for parameter in itertools.chain.from_iterable(groups.values()):
             step = torch.zeros((), device=parameter.device)

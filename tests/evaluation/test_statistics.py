@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 
+from surefoot.agents.distributional.distributions import lower_cvar
 from surefoot.evaluation.statistics import (
     cvar,
     iqm,
@@ -99,6 +101,15 @@ def test_cvar_is_the_mean_of_the_worst_fraction():
     assert cvar(np.array([4.0, 1.0, 3.0, 2.0]), 0.5) == 1.5
     assert cvar(np.array([4.0, 1.0, 3.0, 2.0]), 0.375) == pytest.approx((1 + 0.5 * 2) / 1.5)
     assert cvar(np.array([4.0, 1.0]), 1.0) == 2.5
+
+
+@pytest.mark.parametrize("level", [0.001, 0.1, 0.37, 1.0])
+def test_cvar_is_that_of_the_distribution_of_equally_probable_values(level):
+    values = np.random.default_rng(0).normal(size=83)
+    sample = torch.as_tensor(values)
+    assert cvar(values, level) == pytest.approx(
+        float(lower_cvar(sample, torch.full_like(sample, 1 / 83), level)), 1e-12
+    )
 
 
 def rliable():

@@ -10,7 +10,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module, metadata
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from surefoot.configs import preset_names
 from surefoot.configs.allowed_modules import imports_allowed, named_modules
 from surefoot.training.cli.errors import one_line_errors, program
 from surefoot.training.cli.imports import quick_imports
-from surefoot.training.cli.stand_ins import stand_ins
+from surefoot.training.cli.stand_ins import NeedsReal, stand_ins
 
 COMMANDS = {
     "train": "train an agent, or resume a run",
@@ -78,7 +78,11 @@ def _dispatch(arguments: list[str]) -> int:
     with one_line_errors(2):
         _require_words(rest)
     named = {"*"} if "--allow-code" in rest else named_modules(rest)
-    with stand_ins() if _asks_for_help(rest) else nullcontext(), imports_allowed(named):
+    asks_for_help = _asks_for_help(rest)
+    if command in ("plot", "report") and not asks_for_help:
+        with suppress(NeedsReal), stand_ins(only_definitions=True), imports_allowed(named):
+            return _run(command, rest)
+    with stand_ins() if asks_for_help else nullcontext(), imports_allowed(named):
         return _run(command, rest)
 
 

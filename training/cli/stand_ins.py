@@ -1,6 +1,9 @@
-"""Help without what only a run needs: no option's name, default or text needs PyTorch, which takes a second to import.
+"""Commands without what only a run needs: PyTorch alone takes a second to import.
 
-While a help text is made, what is slow to import is a stand-in: a module of names for which anything can be done.
+While a help text is made, what is slow to import is a stand-in: a module of names for which anything can be done. No
+option's name, default or text needs more. `plot` and `report` read files of numbers and settings, and need of PyTorch
+the names in the definitions of agents and tasks. For them stand-ins are good for definitions alone: where anything else
+asks one for more than a name, `NeedsReal` is raised, and the command starts again without stand-ins.
 """
 
 from __future__ import annotations
@@ -14,7 +17,27 @@ from types import ModuleType
 from typing import Any, Protocol
 
 HEAVY = ("torch", "gymnasium", "mujoco", "h5py", "minari", "numpy", "scipy", "matplotlib", "stable_baselines3")
+DEFINING = tuple(name for name in HEAVY if name not in ("numpy", "matplotlib"))  # what figures are made with is real
 OPERATORS = ("or", "ror", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow", "neg")
+
+
+class NeedsReal(BaseException):
+    """A stand-in was used for more than a definition. No `Exception`, lest it counts as an error of what is read."""
+
+
+class _Use:
+    """Whether stand-ins are for definitions alone."""
+
+    only_definitions = False
+
+
+def _require_definition() -> None:
+    """Raise `NeedsReal` where stand-ins are for definitions alone and this is none: no module is being imported."""
+    frame = sys._getframe(2) if _Use.only_definitions else None
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    if frame is None and _Use.only_definitions:
+        raise NeedsReal
 
 
 class _Anything(type(Protocol)):  # type: ignore[misc]  # so that a class may have both kinds of base
@@ -23,29 +46,42 @@ class _Anything(type(Protocol)):  # type: ignore[misc]  # so that a class may ha
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("_"):  # what Python asks for, such as `__wrapped__`
             raise AttributeError(name)
+        _require_definition()
         return stand_in(name)
 
     def __call__(cls, *given: Any, **named: Any) -> Any:
         """Return what is decorated, or else another stand-in."""
+        _require_definition()
         return given[0] if len(given) == 1 and callable(given[0]) else stand_in(cls.__name__)
 
+    def __instancecheck__(cls, instance: Any) -> bool:  # which matplotlib asks of all it draws: is it a tensor?
+        return type.__instancecheck__(cls, instance)
+
     def __getitem__(cls, item: Any) -> Any:
+        _require_definition()
         return cls
 
     def __iter__(cls) -> Iterator[Any]:
+        _require_definition()
         return iter(())
 
     def __int__(cls) -> int:
+        _require_definition()
         return 0
 
     __index__ = __int__
 
     def __float__(cls) -> float:
+        _require_definition()
         return 0.0
+
+    def _combined(cls, *other: Any) -> Any:
+        _require_definition()
+        return cls
 
 
 for operator in OPERATORS:
-    setattr(_Anything, f"__{operator}__", lambda cls, *other: cls)
+    setattr(_Anything, f"__{operator}__", _Anything._combined)
 
 
 def stand_in(name: str) -> Any:
@@ -63,8 +99,11 @@ class _Module(ModuleType):
 
 
 class _Finder(MetaPathFinder, Loader):
+    def __init__(self, packages: tuple[str, ...]) -> None:
+        self.packages = packages
+
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in HEAVY else None
+        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in self.packages else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Module(spec.name)
@@ -74,19 +113,25 @@ class _Finder(MetaPathFinder, Loader):
 
 
 @contextmanager
-def stand_ins() -> Iterator[None]:
-    """Let heavy packages that are not imported yet be stand-ins; what was imported meanwhile is forgotten again."""
-    if any(name in sys.modules for name in HEAVY):
+def stand_ins(*, only_definitions: bool = False) -> Iterator[None]:
+    """Let heavy packages that are not imported yet be stand-ins; what was imported meanwhile is forgotten again.
+
+    With `only_definitions` those of `DEFINING`, which raise `NeedsReal` where used while no module is imported.
+    """
+    packages = DEFINING if only_definitions else HEAVY
+    if any(name in sys.modules for name in packages):
         yield
         return
-    before, finder = set(sys.modules), _Finder()
+    before, finder = set(sys.modules), _Finder(packages)
     sys.meta_path.insert(0, finder)
+    _Use.only_definitions = only_definitions
     try:
         yield
     finally:
+        _Use.only_definitions = False
         sys.meta_path.remove(finder)
         for name in set(sys.modules) - before:
-            if name.partition(".")[0] in (*HEAVY, "surefoot"):
+            if name.partition(".")[0] in (*packages, "surefoot"):
                 _forget(name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from surefoot.training.report.numbers import (
     shared,
     slopes,
 )
-from surefoot.training.runs.provenance import provenance
+from surefoot.training.runs.provenance import git_commit
 
 # The policy of the page forbids every request, so that opening it cannot be traced.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -342,8 +343,8 @@ def _provenance(findings: Findings) -> Iterator[str]:
         machine = f"{hardware.get('cpus')} CPUs {hardware.get('processor')}, GPU {hardware.get('gpu') or 'none'}"
         kinds[commit, versions, machine] = kinds.get((commit, versions, machine), 0) + 1
     rows = [[escape(text) for text in kind] + [str(count)] for kind, count in kinds.items()]
-    mine = provenance()
-    text = f"<p class='soft'>This page: surefoot {mine['versions']['surefoot']}, commit {str(mine['commit'])[:10]}.</p>"
+    version, commit = metadata.version("surefoot"), str(git_commit()["commit"])[:10]
+    text = f"<p class='soft'>This page: surefoot {version}, commit {commit}.</p>"
     yield section("Versions", table(["commit", "versions", "machine", "runs"], rows, words=True), text)
 
 

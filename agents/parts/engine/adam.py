@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -30,7 +31,20 @@ class Moments(Flat):
                 parameter.grad = gradient
 
 
-class FlatAdam(torch.optim.Adam):
+class Adam(torch.optim.Adam):
+    """`torch.optim.Adam`, of which no method imports the compiler, a second and more, for runs that compile nothing.
+
+    PyTorch's wrappers of these methods keep the compiler from tracing them, and import it when first called.
+    """
+
+    step = torch.no_grad()(unwrap(torch.optim.Adam.step))
+    add_param_group = unwrap(torch.optim.Adam.add_param_group)
+    zero_grad = unwrap(torch.optim.Adam.zero_grad)
+    state_dict = unwrap(torch.optim.Adam.state_dict)
+    load_state_dict = unwrap(torch.optim.Adam.load_state_dict)
+
+
+class FlatAdam(Adam):
     """`torch.optim.Adam` with the same state, whose step is one kernel a group and leaves gradients of zero.
 
     A parameter that a loss leaves out has a gradient of zero and moves on by its moments; PyTorch's passes over it.

@@ -8,8 +8,10 @@ import sys
 import pytest
 
 from surefoot import agents
+from surefoot.envs import EnvConfig, Physics
 from surefoot.training.cli.main import _asks_for_help, main
 from surefoot.training.config.presets import default_config
+from surefoot.training.runs.folder import mark
 
 SLOW = ("torch", "torch._dynamo", "matplotlib", "gymnasium", "mujoco", "h5py", "numpy", "pandas", "stable_baselines3")
 HELP = ("train sac", "train dhn", "train sb3-ppo", "evaluate", "sweep", "data", "data collect", "solve")
@@ -86,19 +88,109 @@ def test_only_a_call_that_wants_help_alone_gets_stand_ins(arguments):
     assert not _asks_for_help(arguments)
 
 
-def test_neither_agents_nor_an_evaluation_nor_figures_import_what_they_do_not_need(make_run, tmp_path):
+def test_neither_agents_nor_an_evaluation_import_what_they_do_not_need(make_run):
     """In one process, as PyTorch takes seconds: what an earlier step has imported is there in every later one."""
     run = str(make_run("run"))
-    agents, evaluation, curves, page = slow_imports(
+    agents, evaluation = slow_imports(
         "from surefoot import agents\nfor name in agents.REGISTRY: agents.get(name)",
         command("evaluate", run, "--episodes", "1", "--env.max-episode-steps", "2"),
-        command("plot", run, "--out", str(tmp_path / "figure.png")),
-        command("report", run, "--out", str(tmp_path / "page.html")),
     )
     assert "torch" in agents
-    assert "matplotlib" not in evaluation
-    assert "matplotlib" in curves
-    assert not page & {"torch._dynamo", "pandas", "h5py", "stable_baselines3"}  # the compiler, recorded data
+    assert not evaluation & {"matplotlib", "torch._dynamo", "pandas", "h5py", "stable_baselines3"}
+
+
+@pytest.fixture
+def runs(make_run):
+    """Two runs, one of them evaluated, of which the report has the mean of the worst episodes."""
+    first, second = (make_run(f"run-{seed}", seed) for seed in range(2))
+    changed = EnvConfig("surefoot/Pendulum-v0", max_episode_steps=9, physics=Physics(gravity=1.5))
+    third = make_run("changed", env=changed)
+    assert main(["evaluate", str(first), str(second), "--episodes", "12", "--env.max-episode-steps", "2"]) == 0
+    for folder in (first, second, third):
+        (folder / "metrics.csv").write_text("step,seconds\n100,20\n200,50\n")
+        mark(folder, "finished", 50)
+    return [str(first), str(second), str(third)]
+
+
+def test_page_and_curves_need_no_pytorch_and_are_the_same_without(runs, tmp_path, monkeypatch):
+    def made(folder):
+        assert main(["report", *runs, "--out", str(folder / "page.html")]) == 0
+        assert main(["plot", *runs, "--out", str(folder / "curves.png")]) == 0
+        return [(folder / name).read_bytes() for name in ("page.html", "page.csv", "curves.png")]
+
+    with_pytorch, folder = made(tmp_path), tmp_path / "without"
+    folder.mkdir()
+    report, plot = slow_imports(
+        command("report", *runs, "--out", str(folder / "page.html")),
+        command("plot", *runs, "--out", str(folder / "curves.png")),
+    )
+    assert report == plot == {"matplotlib", "numpy"}
+    without = [(folder / name).read_bytes() for name in ("page.html", "page.csv", "curves.png")]
+    assert without == with_pytorch
+    assert b"CVaR" in without[1]
+
+
+def test_a_command_that_uses_pytorch_after_all_starts_again_with_it():
+    assert json.loads(
+        run("""
+import json
+from surefoot.training.cli import main as entry
+def compute(command, rest):
+    import torch
+    try:
+        said.append(float(torch.ones(2).sum()))
+    except Exception:
+        said.append("an error that a reader of files would pass over")
+    return 0
+entry._run, said = compute, []
+entry.main(["plot", "run"])
+print(json.dumps(said))
+""")
+    ) == [2.0]
+
+
+USES = ("torch.ones(2)", "float(torch.pi)", "torch.pi * 2", "list(torch.x)", "torch.nn.Module", "torch.x[0]")
+
+
+@pytest.mark.parametrize("use", USES)
+def test_stand_ins_that_are_for_definitions_are_for_nothing_else(use):
+    assert (
+        json.loads(
+            run(f"""
+import json
+from surefoot.training.cli.stand_ins import NeedsReal, stand_ins
+with stand_ins(only_definitions=True):
+    import torch
+    from surefoot.agents import sac
+    try:
+        {use}
+        print(json.dumps("used"))
+    except NeedsReal:
+        print(json.dumps("refused"))
+""")
+        )
+        == "refused"
+    )
+
+
+def test_no_engine_imports_the_compiler(tmp_path):
+    """Which its optimiser's methods would: a checkpoint is written and the run resumed as well."""
+    train = [
+        "train",
+        "sac",
+        "--env.id",
+        "surefoot/Pendulum-v0",
+        "--env.max-episode-steps",
+        "10",
+        "--eval.episodes",
+        "1",
+    ]
+    tiny = ["--steps", "20", "--agent.hidden", "8", "--agent.learning-starts", "10", "--agent.random-steps", "10"]
+    codes = []
+    for engine in ("torch", "eager"):
+        where = ["--out", str(tmp_path), "--name", engine, "--engine", engine]
+        codes += [command(*train, *tiny, *where), command("train", "--resume", str(tmp_path / engine), "--steps", "30")]
+    assert not any("torch._dynamo" in found for found in slow_imports(*codes))
 
 
 def test_commands_without_figures_import_no_matplotlib():

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.parts.acceleration import adam, set_lr, take_step
-from surefoot.agents.parts.engine.adam import FlatAdam
+from surefoot.agents.parts.engine.adam import Adam, FlatAdam
 from surefoot.agents.parts.engine.flat import Flat, flat_of
 from surefoot.agents.parts.networks import StackedMLP, soft_update
 from surefoot.envs import EnvConfig, spaces_of
@@ -43,6 +43,21 @@ def flat(params: list[nn.Parameter], engine: str, eps: float = 1e-8) -> FlatAdam
 
 def pytorchs(params: list[nn.Parameter], eps: float = 1e-8) -> torch.optim.Adam:
     return torch.optim.Adam(groups(params), lr=1e-2, eps=eps, fused=True)
+
+
+def test_adam_without_the_compiler_is_pytorchs():
+    """The same numbers and state, step by step and after loading, none of it recorded by autograd."""
+    ours, theirs = parameters(), parameters()
+    pair = [(Adam(groups(ours), lr=1e-2, fused=True), ours), (pytorchs(theirs), theirs)]
+    for optimiser, params in pair:
+        steps(optimiser, params, range(3))
+    (one, _), (other, _) = pair
+    assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+    one.load_state_dict(other.state_dict())
+    for optimiser, params in pair:
+        steps(optimiser, params, range(3, 6))
+    assert_close(state(one, ours), state(other, theirs), rtol=0, atol=0)
+    assert all(tensor.grad_fn is None for tensor in state(one, ours))
 
 
 def steps(optimiser: torch.optim.Optimizer, params: list[nn.Parameter], which: range) -> None:

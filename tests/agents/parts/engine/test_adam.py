@@ -45,10 +45,12 @@ def pytorchs(params: list[nn.Parameter], eps: float = 1e-8) -> torch.optim.Adam:
     return torch.optim.Adam(groups(params), lr=1e-2, eps=eps, fused=True)
 
 
-def test_adam_without_the_compiler_is_pytorchs():
+@pytest.mark.parametrize("fused", [True, False])
+def test_adam_without_the_compiler_is_pytorchs(fused):
     """The same numbers and state, step by step and after loading, none of it recorded by autograd."""
     ours, theirs = parameters(), parameters()
-    pair = [(Adam(groups(ours), lr=1e-2, fused=True), ours), (pytorchs(theirs), theirs)]
+    setting = {"lr": 1e-2, "fused": fused, "foreach": False}
+    pair = [(Adam(groups(ours), **setting), ours), (torch.optim.Adam(groups(theirs), **setting), theirs)]
     for optimiser, params in pair:
         steps(optimiser, params, range(3))
     (one, _), (other, _) = pair

@@ -5,7 +5,8 @@
 What should come out: docs/derivations/iwocs.md E18 and E19. A job is METHOD/SEED; all have the steps and updates of
 `iwocs --preset demo`, whose settings were chosen on seeds 0 to 2, and are played on the same closed 5 x 5 grid, 5
 episodes per point from seeds that no training saw (as `robust_baselines.py` plays its own). Each adds its own entry to
-benchmarks/results/iwocs.json and leaves the others.
+benchmarks/results/iwocs.json and leaves the others. The methods that go on training where a run would end are for seeds
+that were not looked at before: `--jobs iwocs-goes-on/13 … iwocs-goes-on/17`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ MAIN = {
     "nominal": Method("sac", preset="iwocs-demo-nominal"),
     "iwocs-as-published": Method("iwocs", PUBLISHED),
 }
+GOES_ON = {"prolong": 2, "on_repeat": "next-worst"}
 METHODS = MAIN | {
+    "iwocs-goes-on": Method("iwocs", GOES_ON),
+    "iwocs-goes-on-searched-first": Method("iwocs", GOES_ON | {"gate_first": "searched"}),
+    "iwocs-prolonged": Method("iwocs", {"prolong": 2}),
     "iwocs-without-memory": Method("iwocs", {"gate_memory": 0.0}),
     "iwocs-pessimistic": Method("iwocs", {"gate_choice": "pessimistic"}),
     "iwocs-default-first": Method("iwocs", {"gate_first": "default"}),

@@ -598,16 +598,16 @@ def zoo(result: Result) -> str:
 
 
 def iwocs(result: Result) -> str:
-    """Return what the seeds of every method get over the grid, and the path of every seed of IWOCS itself."""
+    """Return what the seeds of every method get over the grid, and every path of IWOCS and of what goes on training."""
     rows = []
     for job, cell in sorted(result["jobs"].items(), key=by_seed):
-        for entry in cell.get("path", ()) if job.startswith("iwocs/") else ():
-            own = entry["in_its_own_model"]
+        for entry in cell.get("path", ()) if job.startswith(("iwocs/", "iwocs-goes-on")) else ():
+            own, rounds = entry["in_its_own_model"], entry.get("rounds") or 1
             rows.append(
                 (
-                    job.split("/")[1],
+                    job.removeprefix("iwocs/"),
                     entry["iteration"],
-                    ", ".join(number(x, 1) for x in entry["model"] or ()),
+                    ", ".join(number(x, 1) for x in entry["model"] or ()) + (f" ({rounds} rounds)" * (rounds > 1)),
                     number(entry["rho"], 1),
                     number(entry["worst"]),
                     number(entry["held_out_worst"]),

@@ -16,14 +16,15 @@ in `agents/iwocs/exact.py`.
 | (4.10), (4.11) the models that may be used in s_t | – | `composite.prediction_error`, `composite.is_valid` |
 | (4.12), (4.13) the most pessimistic of them acts, or none | – | `composite.Composite`, `composite.choose` |
 | (4.14) worst model under each ρ | – | `agent.IWOCS.under_test`, `agent.IWOCS.search_slice` |
-| (4.15) ρ_i and T_{i+1} | – | `composite.THRESHOLDS`, `composite.best_threshold` |
+| (4.15) ρ_i and T_{i+1} | – | `composite.THRESHOLDS`, `composite.best_threshold`, `trials.Trials` |
 | (4.16) errors in those usual for the predictor | – | `specialist.StaticSolver.usual_error` |
 | (4.17) the best so far, with its interval | – | `choice.compare`, `agent.IWOCS.deploy` |
 | (4.18) a model that repeats; §4.6 the ends | – | `composite.repeated`, `agent.IWOCS.ending` |
 | (4.19) nothing better is possible | – | `choice.highest_return`, `agent.IWOCS.ending` |
-| (4.20) ρ_i by the mean over the models | – | `agent.IWOCS.chosen` |
+| (4.20) ρ_i by the mean over the models | – | `trials.Trials.value` |
 | (4.21) errors remembered, (4.22) the most accurate acts | – | `composite.remembered`, `composite.Composite.decide` |
-| (4.23) the default acts first | – | `composite.Composite.decide` |
+| (4.23) the default acts first; (4.26) who a search found to | – | `composite.Composite.decide`; `trials.Trials` |
+| (4.24) a specialist that does not hold yet; (4.25) the next model | – | `choice.holds`; `choice.next_model` |
 | §4.6 the loop | – | `agent.IWOCS.step` |
 | (5.1) value of a point; grid (IWOCS*), CMA-ES (IWOCS) | – | `agent.IWOCS.play`, `search.Search` |
 
@@ -34,9 +35,12 @@ Where this differs from the paper, or the paper leaves it open, and why:
 - Critics, predictor and policy are networks of their own, with fresh weights and a fresh replay for every model.
 - All losses of an update come from the same parameters; each network has its own Adam (the paper: one after the other).
 - All models that were not rejected (ρ = 0) are usable in the first step of an episode: there is no step before it.
-  `gate_first="default"` lets the default act there, (4.23). Specialists propose mean actions.
-- The run ends where the worst model repeats one that was trained in. |J_i − Q_i| ≤ ε ends nothing: Q is discounted and
-  learned, J is neither. So nothing is ever certified here.
+  `gate_first` lets the default act there, (4.23), or who a search found to be best, (4.26). Specialists propose mean
+  actions.
+- The run ends where the worst model repeats one that was trained in; `on_repeat="next-worst"` takes the worst of the
+  others, (4.25). |J_i − Q_i| ≤ ε ends nothing: Q is discounted and learned, J is neither. So nothing is certified here.
+- `prolong` goes on training in a model until its specialist holds there, (4.24): the paper solves each model to
+  optimality in its pseudo-code, and trains for a fixed number of steps in appendix H.
 - `threshold_by="mean"` chooses ρ by the mean over the models of the search, (4.20): by the worst value alone it is
   arbitrary for as long as another model stays the worst.
 - `gate_memory` and `gate_choice="accurate"` judge a specialist by the whole episode and let the one act that foresees
@@ -54,15 +58,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Progress, Setting, Style, UncertainEnv
-from surefoot.agents.iwocs.choice import compare, highest_return, reaches
-from surefoot.agents.iwocs.composite import Composite, best_threshold, repeated
+from surefoot.agents.iwocs import entries
+from surefoot.agents.iwocs.choice import compare, highest_return, holds, next_model, reaches
+from surefoot.agents.iwocs.composite import Composite, repeated
 from surefoot.agents.iwocs.search import Found, Search, cma_search, grid_search, random_search
-from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver, plan
+from surefoot.agents.iwocs.specialist import TINY, IWOCSConfig, IWOCSPolicy, StaticSolver, plan
+from surefoot.agents.iwocs.trials import Trials
 from surefoot.agents.parts.engine import compute_by
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.state import pack, unpack
@@ -95,6 +100,7 @@ class IWOCS:
         self.policy = IWOCSPolicy(config, setting.spaces).to(setting.device)
         compute_by(setting.engine, self.policy)  # those of a resumed run's earlier models are never trained again
         self.models: list[Tensor] = []  # T_1 … T_i, (d,) each
+        self.round = self.rounds = 0  # of `model_steps` in the newest model, and in all of them
         self.path: list[dict[str, Any]] = []
         self.incumbent: Tensor | None = None  # returns (P, E) on the held-out seeds of what would be deployed
         self.most_reward = -math.inf  # of a step so far
@@ -119,9 +125,8 @@ class IWOCS:
         """Make networks, replay and episodes for the default policy or the newest model."""
         i = self.iteration
         seed = int(torch.randint(2**31, (), generator=make_generator(self.setting.seed, f"model {i}")))
-        self.budget = self.config.model_steps if i else self.config.default_steps
-        capacity = min(self.config.replay_capacity, self.budget + self.env.num_envs)
-        config, setting = replace(self.config, replay_capacity=capacity), replace(self.setting, seed=seed)
+        self.budget = self.config.model_steps * self.round if i else self.config.default_steps
+        config, setting = replace(self.config, replay_capacity=self.capacity), replace(self.setting, seed=seed)
         self.solver: SAC | StaticSolver | None
         if i == 0:
             self.solver = SAC(config, setting)
@@ -135,6 +140,11 @@ class IWOCS:
         )
         self.policy.predictors[i - 1] = self.solver.predictor
 
+    @property
+    def capacity(self) -> int:
+        """Of the replay in the newest model: no larger than what it will hold."""
+        return min(self.config.replay_capacity, self.budget + self.env.num_envs)
+
     def step(self) -> Progress:
         """Some training, or a slice of a search."""
         if self.status is not None:
@@ -146,9 +156,34 @@ class IWOCS:
         collector = self.solver.collector
         if collector.env_steps < self.budget or collector.updates_due >= 1:
             return progress
+        if self.may_go_on and not holds(own := self.own_value(), entries.known(self.path)):
+            return self.go_on(progress, own)
         self.withheld = progress.env_steps
         self.begin_search()
         return progress._replace(env_steps=0)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a further round in the newest model is allowed, and left."""
+        return 0 < self.round <= self.config.prolong and self.rounds < self.config.iterations
+
+    def own_value(self) -> float:
+        """Return what the newest specialist gets alone in its model, from seeds that serve nothing else."""
+        seeds = [self.held_out_seeds[-1] + 1 + OWN_EPISODES + k for k in range(OWN_EPISODES)]
+        return float(self.play(self.alone(), self.models[-1][None], seeds).mean())
+
+    def alone(self) -> Composite:
+        """Return the newest specialist as a policy."""
+        return Composite([], self.policy.specialists([0.0] * self.iteration)[-1].act)
+
+    def go_on(self, progress: Progress, own: float) -> Progress:
+        """Begin another round in the newest model, (4.24), with all that was learned and seen there."""
+        assert self.solver is not None
+        self.round, self.rounds = self.round + 1, self.rounds + 1
+        self.budget += self.config.model_steps
+        self.solver.replay.resize(self.capacity)
+        note = f"iwocs, model {self.iteration}: its specialist gets {own:.1f} there; round {self.round} begins"
+        return progress._replace(notes=(note,))
 
     # --- the search -----------------------------------------------------------------------------------------------
 
@@ -161,20 +196,15 @@ class IWOCS:
         replay = self.solver.replay
         self.most_reward = max(self.most_reward, float(replay.unpack(replay.rows[: len(replay)]).reward.max()))
         self.solver = None
-        self.found: list[Found] = []  # of each threshold so far
+        self.trials = Trials(self.config, self.iteration)
         self.returns: list[Tensor] = []  # (p, E) of the batches of points on held-out seeds
-        self.table: list[tuple[list[float], float, list[float]]] = []  # point, return, fractions; on held-out seeds
+        self.table: list[entries.Row] = []  # on held-out seeds
         self.search = self.make_search()
 
     @property
-    def candidates(self) -> tuple[float, ...]:
-        """The thresholds to try; the default policy alone has none, so any will do."""
-        return self.config.thresholds if self.iteration else (math.inf,)
-
-    @property
     def held_out(self) -> bool:
-        """Whether the search in progress is the one on other seeds, of the threshold that was chosen."""
-        return len(self.found) == len(self.candidates)
+        """Whether the search in progress is the one on other seeds, of the trial that was chosen."""
+        return self.trials.next is None
 
     def make_search(self) -> Search:
         """Return a search over the box, the same for every threshold of an iteration."""
@@ -185,17 +215,13 @@ class IWOCS:
         make = cma_search if config.search == "cma" else random_search
         return make(self.low, self.high, seed=seed, population=config.population, generations=config.generations)
 
-    def chosen(self) -> int:
-        """Return the number of the best threshold."""
-        values = [one.mean if self.config.threshold_by == "mean" else one.value for one in self.found]
-        return self.candidates.index(best_threshold(values, self.candidates))
-
     def under_test(self) -> Composite:
         """Return the composite that is searched for its worst model: ρ of the older specialists is frozen."""
         if not self.iteration:
             return self.policy.composite([])
-        rho = self.candidates[self.chosen() if self.held_out else len(self.found)]
-        return self.policy.composite([*self.policy.rho[: self.iteration - 1].tolist(), rho * self.scale])
+        trial, newest = self.trials.next or self.trials.chosen[0], self.iteration - 1
+        self.policy.first[newest + 1] = newest if trial.first else self.policy.first[newest]
+        return self.policy.composite([*self.policy.rho[:newest].tolist(), trial.rho * self.scale])
 
     def search_slice(self) -> Progress:
         """Play one batch of points; at the end of the last search, decide."""
@@ -211,7 +237,7 @@ class IWOCS:
         if self.search.done and self.held_out:
             return self.decide()
         if self.search.done:
-            self.found.append(self.search.found)
+            self.trials.found.append(self.search.found)
             self.search = self.make_search()
         return Progress(0, 0, {})
 
@@ -224,22 +250,25 @@ class IWOCS:
     def decide(self) -> Progress:
         """Freeze ρ_i, keep the best so far, log, and go to the next model or end."""
         assert self.search is not None
-        i, k, held_out = self.iteration, self.chosen(), self.search.found
+        i, (trial, found), held_out = self.iteration, self.trials.chosen, self.search.found
         if i:
-            self.policy.rho[i - 1] = self.candidates[k] * self.scale
-        comparison, perfect = self.deploy(), reaches(self.found[k].value, self.highest)
-        worst = held_out.point if perfect else self.found[k].point  # a tie at the highest return says nothing
-        again = repeated(worst, self.models, self.high - self.low, self.config.repeat_tolerance)
+            self.policy.rho[i - 1] = trial.rho * self.scale
+        comparison, perfect = self.deploy(), reaches(found.value, self.highest)
+        worst = held_out.point if perfect else found.point  # a tie at the highest return says nothing
+        worst, again = next_model(worst, self.table, self.repeats, self.config.on_repeat, self.highest)
         status = self.ending(again, solved=perfect and reaches(held_out.value, self.highest))
         self.path.append(self.entry(worst, status, comparison))
         self.search = None
         if status is None:
             self.models.append(worst if self.config.next_model == "worst" else self.any_model())
+            self.round, self.rounds = 1, self.rounds + 1
             self.begin_training()
         fractions = torch.tensor([row[2] for row in self.table]).mean(0)
-        metrics = {"worst": torch.tensor(self.found[k].value), "held_out_worst": torch.tensor(held_out.value)}
+        metrics = {"worst": torch.tensor(found.value), "held_out_worst": torch.tensor(held_out.value)}
         metrics |= {"default_fraction": fractions[-1], "search_steps": torch.tensor(float(self.search_steps))}
-        return Progress(self.withheld, 0, metrics, done=status is not None, notes=(self.summary(),))
+        metrics["rounds"] = torch.tensor(float(self.path[-1]["rounds"] or 0))
+        note = entries.summary(self.path[-1], self.perturbed_envs.names)
+        return Progress(self.withheld, 0, metrics, done=status is not None, notes=(note,))
 
     def deploy(self) -> dict[str, Any] | None:
         """Deploy this iteration's policy if it is better than that before it; return how the two compare."""
@@ -262,7 +291,11 @@ class IWOCS:
         """Return why this iteration is the last: nothing better is possible, or the worst model was trained in."""
         if self.config.next_model == "worst" and (solved or again):
             return "solved" if solved else "stagnated" if self.iteration - 1 in again else "repeat"
-        return "budget" if self.iteration == self.config.iterations else None
+        return "budget" if self.rounds == self.config.iterations else None
+
+    def repeats(self, model: Tensor) -> list[int]:
+        """Return which of the models so far this one (d,) repeats, (4.18)."""
+        return repeated(model, self.models, self.high - self.low, self.config.repeat_tolerance)
 
     def any_model(self) -> Tensor:
         """Return a model drawn uniformly."""
@@ -274,54 +307,33 @@ class IWOCS:
 
     def entry(self, worst: Tensor, status: str | None, comparison: dict[str, Any] | None) -> dict[str, Any]:
         """Return the path's entry of this iteration."""
-        i, k = self.iteration, self.chosen()
+        i, trained = self.iteration, self.iteration > 0
         assert self.search is not None
-        rows = [{"at": point, "return": value, "fractions": fractions} for point, value, fractions in self.table]
+        of_trials = entries.of_trials(self.trials)
         return {
             "iteration": i,
-            "model": self.models[-1].tolist() if i else None,
-            "rho": self.candidates[k] if i else None,
-            "error_scale": self.scale if i else None,
-            "worst": self.found[k].value,
-            "equally_bad": self.found[k].ties,
+            "model": self.models[-1].tolist() if trained else None,
+            "rounds": self.round if trained else None,
+            "error_scale": self.scale if trained else None,
+            "acts_first": int(self.policy.first[i]) + 1 if self.config.gate_first == "searched" else None,
+            **(of_trials if trained else of_trials | {"rho": None, "by_threshold": []}),
             "worst_model": worst.tolist(),
-            "by_threshold": [
-                [rho, one.value, one.mean] for rho, one in (zip(self.candidates, self.found, strict=True) if i else ())
-            ],
-            "held_out_worst": self.search.least,
-            "held_out_equally_bad": self.search.found.ties,
             "highest_possible": self.highest if math.isfinite(self.highest) else None,
             "compared": comparison,
             "best_so_far": int(self.policy.used),
-            "in_its_own_model": self.own_scores() if i else None,
-            "fractions": np.mean([row[2] for row in self.table], 0).tolist(),
+            "in_its_own_model": self.own_scores() if trained else None,
             "training_steps": self.trained_steps,
             "search_steps": self.search_steps,
             "status": status,
-            "table": rows,
+            **entries.of_held_out(self.search.found, self.table),
         }
 
     def own_scores(self) -> dict[str, float]:
         """Return what the newest specialist and the default get alone in its model, from seeds that chose nothing."""
         seeds = [self.held_out_seeds[-1] + 1 + k for k in range(OWN_EPISODES)]
-        alone = self.policy.specialists([0.0] * self.iteration)[-1]
-        candidates = {"specialist": Composite([], alone.act), "default": self.policy.composite([])}
+        candidates = {"specialist": self.alone(), "default": self.policy.composite([])}
         model = self.models[-1][None]
         return {name: float(self.play(policy, model, seeds).mean()) for name, policy in candidates.items()}
-
-    def summary(self) -> str:
-        """Return the newest entry of the path in a line."""
-        last = self.path[-1]
-        where = ", ".join(
-            f"{name} {x:.3g}" for name, x in zip(self.perturbed_envs.names, last["worst_model"], strict=True)
-        )
-        who = f"model {last['iteration']}, rho {last['rho']:g}" if last["iteration"] else "default policy"
-        line = f"iwocs, {who}: worst {last['worst']:.1f}{_more(last['equally_bad'])}"
-        line += f"; on held-out seeds {last['held_out_worst']:.1f}{_more(last['held_out_equally_bad'])}; next {where}"
-        line += f"; default acts in {100 * last['fractions'][-1]:.0f}% of the steps"
-        if last["compared"]:
-            line += ", over policy {with} by {difference:.1f} [{low:.1f}, {high:.1f}]".format(**last["compared"])
-        return f"{line}; best is {last['best_so_far']}" + (f"; end: {last['status']}" if last["status"] else "")
 
     # --- acting and saving ----------------------------------------------------------------------------------------
 
@@ -335,19 +347,22 @@ class IWOCS:
             return self.stateful(explore=explore)(obs)
 
     def state_dict(self) -> dict[str, Any]:
-        state = pack(self, PACKED) | {"incumbent": self.incumbent}
+        state = pack(self, PACKED) | {"incumbent": self.incumbent, "round": self.round}
         state |= {"models": [model.clone() for model in self.models], "path": copy.deepcopy(self.path)}
         if self.solver is not None:
             return state | {"solver": self.solver.state_dict()}
         if self.search is not None:
             state |= {"search": self.search.state_dict(), "withheld": self.withheld}
-            state |= {"found": [tuple(one) for one in self.found], "table": copy.deepcopy(self.table)}
+            state |= {"found": [tuple(one) for one in self.trials.found], "table": copy.deepcopy(self.table)}
             state |= {"returns": list(self.returns)}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.models, self.path = [model.cpu() for model in state["models"]], copy.deepcopy(state["path"])
         self.incumbent = None if state["incumbent"] is None else state["incumbent"].cpu()
+        before = {"round": len(self.models[:1]), "rounds": len(self.models)}  # of runs that had one round in each
+        state = before | state
+        self.round = state["round"]
         self.solver = self.search = None
         if "solver" in state:
             self.begin_training()
@@ -355,18 +370,15 @@ class IWOCS:
         unpack(self, PACKED, state)
         if "search" in state:
             self.withheld = state["withheld"]
-            self.found = [Found(value, model.cpu(), ties, mean) for value, model, ties, mean in state["found"]]
+            self.trials = Trials(self.config, self.iteration)
+            self.trials.found = [Found(value, model.cpu(), *others) for value, model, *others in state["found"]]
             self.table = [tuple(row) for row in state["table"]]
             self.returns = [returns.cpu() for returns in state["returns"]]
             self.search = self.make_search()
             self.search.load_state_dict(state["search"])
 
 
-def _more(ties: int) -> str:
-    return f" in {ties} models" if ties > 1 else ""
-
-
-PACKED = ("policy", "generator", "acting_generator", "most_reward", "trained_steps", "search_steps", "scale")
+PACKED = ("policy", "generator", "acting_generator", "most_reward", "trained_steps", "search_steps", "scale", "rounds")
 
 IWOCS_SPEC = AgentSpec(
     IWOCSConfig(),
@@ -381,19 +393,6 @@ IWOCS_SPEC = AgentSpec(
     artefacts={"path.json": lambda agent: agent.path},
     page="iwocs",
     style=Style("#D55E00", ":"),
-    tiny={
-        "hidden": (8, 8),
-        "batch_size": 8,
-        "learning_starts": 16,
-        "random_steps": 10,
-        "rollout_steps": 4,
-        "replay_capacity": 400,
-        "entropy_free_hidden": (8, 8),
-        "default_steps": 24,
-        "model_steps": 18,
-        "thresholds": (0.1, 1.0),
-        "held_out_episodes": 2,
-        "grid_n": 2,
-    },
+    tiny=TINY,
     tiny_env={"id": "surefoot/Pendulum-v0", "max_episode_steps": 15},
 )

@@ -1,18 +1,20 @@
-"""Which of two policies has the better worst case, with an interval, and when no better one is possible.
+"""Which of two policies has the better worst case, with an interval, when no better one is possible, and what then.
 
-docs/derivations/iwocs.md §4.6: (4.17) is `compare`, (4.19) `highest_return`.
+docs/derivations/iwocs.md §4.6: (4.17) is `compare`, (4.19) `highest_return`, (4.24) `holds`, (4.25) `next_model`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 LEVEL = 0.95
 RESAMPLES = 2_000
+HOLDS = 0.9  # κ of (4.24)
 
 
 class Comparison(NamedTuple):
@@ -55,3 +57,29 @@ def highest_return(reward: float, limit: int | None) -> float:
 def reaches(value: float, highest: float) -> bool:
     """Whether a mean return is the highest possible, up to the rounding of a sum."""
     return math.isfinite(highest) and value >= highest - 1e-6 * max(1.0, abs(highest))
+
+
+def holds(own: float, known: Sequence[float]) -> bool:
+    """Whether a specialist gets in its own model what is known to be possible: (4.24), by all mean returns so far."""
+    least, most = min(known), max(known)
+    return own >= least + HOLDS * (most - least)
+
+
+def next_model(
+    worst: Tensor,
+    table: Sequence[tuple[list[float], float, Any]],
+    repeats: Callable[[Tensor], list[int]],
+    on_repeat: Literal["end", "next-worst"],
+    highest: float,
+) -> tuple[Tensor, list[int]]:
+    """Return the model (d,) to train in next and which of those before it repeats: with (4.25) none, if one is left.
+
+    `table` has points with their mean returns on held-out seeds; of equal ones the first counts.
+    """
+    again = repeats(worst)
+    if again and on_repeat == "next-worst":
+        for at, value, _ in sorted(table, key=lambda row: row[1]):
+            model = torch.tensor(at, dtype=worst.dtype)
+            if not reaches(value, highest) and not repeats(model):
+                return model, []
+    return worst, again

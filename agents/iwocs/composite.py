@@ -31,7 +31,7 @@ class Gate(NamedTuple):
 
     memory: float = 0.0  # by which a remembered error fades in a step, (4.21); 0: that of the last step alone
     choice: Literal["pessimistic", "accurate"] = "pessimistic"  # (4.13) or (4.22)
-    first: Literal["pessimistic", "default"] = "pessimistic"  # in the first step of an episode: (4.13) or (4.23)
+    first: Literal["pessimistic", "default"] | int = "pessimistic"  # in an episode's first step: (4.13), (4.23), (4.26)
 
 
 def prediction_error(predicted: Tensor, next_obs: Tensor) -> Tensor:
@@ -143,15 +143,16 @@ class Composite:
         """Return actions (N, act) and who acts (N,), the last being the default.
 
         Specialists are judged by their errors (J, N); where there is no step before, fresh (N,), all with ρ > 0 are
-        usable, or by (4.23) none.
+        usable, or by (4.23) none, by (4.26) one.
         """
         proposals = torch.stack([*(one.act(obs) for one in self.specialists), self.default(obs)])  # (J + 1, N, act)
         chosen = torch.full_like(proposals[0, :, 0], -1, dtype=torch.int64)
         if self.specialists:
             valid = torch.stack([usable(e, fresh, one.rho) for e, one in zip(error, self.specialists, strict=True)])
             order = torch.stack([one.q(obs, a).amin(0) for one, a in zip(self.specialists, proposals, strict=False)])
-            if self.gate.first == "default":
-                valid = valid & ~fresh
+            if self.gate.first != "pessimistic":  # one acts alone: the default where it is none of these
+                alone = torch.tensor([[j == self.gate.first] for j in range(len(valid))], device=valid.device)
+                valid = valid & ~fresh | alone & fresh
             if self.gate.choice == "accurate":  # with no step before nothing is known, and the pessimist acts
                 usual = torch.tensor([one.usual for one in self.specialists]).to(error)
                 order = torch.where(fresh, order, error / usual[:, None])

@@ -99,13 +99,20 @@ class IWOCSConfig(SACConfig):
     gate_choice: Literal["pessimistic", "accurate"] = "pessimistic"
     """Who acts of the usable specialists: the one with the smallest value (`pessimistic`), or with the smallest error
     in the unit of `error_quantile` (`accurate`, ours)."""
-    gate_first: Literal["pessimistic", "default"] = "pessimistic"
+    gate_first: Literal["pessimistic", "default", "searched"] = "pessimistic"
     """Who acts in the first step of an episode, where nothing was foreseen: the specialist whose own action has the
-    smallest value (`pessimistic`), or the `default` policy, which was trained in all models (ours)."""
+    smallest value (`pessimistic`), the `default` policy, which was trained in all models (ours), or the newest
+    specialist where a search finds that better than who did before (`searched`, ours)."""
+    prolong: int = 0
+    """Maximum number of further rounds of `model_steps` in a model in which its specialist does not hold yet (ours);
+    each counts as one of `iterations`."""
+    on_repeat: Literal["end", "next-worst"] = "end"
+    """Where the worst model was trained in before: end the run, or train in the worst of the others (ours)."""
 
     def __post_init__(self) -> None:
         counts = ("default_steps", "model_steps", "generations", "search_episodes")
-        rules = dict.fromkeys(counts, AT_LEAST_1) | dict.fromkeys(["iterations", "repeat_tolerance"], AT_LEAST_0)
+        rules = dict.fromkeys(counts, AT_LEAST_1)
+        rules |= dict.fromkeys(["iterations", "repeat_tolerance", "prolong"], AT_LEAST_0)
         rules |= dict.fromkeys(["grid_n", "population"], (lambda x: x >= 2, "at least 2"))
         rules["held_out_episodes"] = (lambda x: x >= 2, "at least 2, for an interval")
         rules["thresholds"] = (lambda x: len(x) > 0 and min(x) >= 0 and sorted(x) == list(x), "numbers from 0 on, up")
@@ -118,6 +125,22 @@ class IWOCSConfig(SACConfig):
                 "--agent.threshold-by mean does not go with --agent.search cma, whose points crowd where the return is "
                 "low; pass --agent.search grid or random"
             )
+
+
+TINY = {  # sizes for tests
+    "hidden": (8, 8),
+    "batch_size": 8,
+    "learning_starts": 16,
+    "random_steps": 10,
+    "rollout_steps": 4,
+    "replay_capacity": 400,
+    "entropy_free_hidden": (8, 8),
+    "default_steps": 24,
+    "model_steps": 18,
+    "thresholds": (0.1, 1.0),
+    "held_out_episodes": 2,
+    "grid_n": 2,
+}
 
 
 def plan(config: IWOCSConfig, budget: Budget) -> Plan:
@@ -248,6 +271,7 @@ class IWOCSPolicy(nn.Module):
     rho: Tensor
     usual: Tensor
     used: Tensor
+    first: Tensor
 
     def __init__(self, config: IWOCSConfig, spaces: Spaces, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -264,7 +288,9 @@ class IWOCSPolicy(nn.Module):
         self.register_buffer("rho", torch.zeros(config.iterations, dtype=torch.float64))
         self.register_buffer("usual", torch.ones(config.iterations, dtype=torch.float64))
         self.register_buffer("used", torch.tensor(0))
-        self.gate = Gate(config.gate_memory, config.gate_choice, config.gate_first)
+        self.register_buffer("first", torch.full((config.iterations + 1,), -1))  # of so many models; −1: the default
+        self.searched = config.gate_first == "searched"
+        self.gate = Gate(config.gate_memory, config.gate_choice, "default" if self.searched else config.gate_first)
         self.requires_grad_(False)
 
     def specialists(
@@ -281,8 +307,9 @@ class IWOCSPolicy(nn.Module):
         self, rho: Sequence[float], *, explore: bool = False, generator: torch.Generator | None = None
     ) -> Composite:
         """Return the composite of the default and the first specialists, one for each ρ."""
-        specialists = self.specialists(rho, explore=explore, generator=generator)
-        return Composite(specialists, _actor(self.default, explore, generator), self.gate)
+        specialists, first = self.specialists(rho, explore=explore, generator=generator), int(self.first[len(rho)])
+        gate = self.gate._replace(first=first) if self.searched and first >= 0 else self.gate
+        return Composite(specialists, _actor(self.default, explore, generator), gate)
 
     def stateful(self, *, explore: bool = False, generator: torch.Generator | None = None) -> Composite:
         """Return the composite as a stateful policy."""
@@ -290,9 +317,9 @@ class IWOCSPolicy(nn.Module):
         return self.composite(rho, explore=explore, generator=generator)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        state_dict.setdefault(
-            f"{prefix}usual", torch.ones_like(self.usual)
-        )  # of runs before it was kept, whose unit is 1
+        kept_later = {"usual": torch.ones_like(self.usual), "first": torch.full_like(self.first, -1)}
+        for name, before in kept_later.items():  # of runs before these were kept
+            state_dict.setdefault(f"{prefix}{name}", before)
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     @torch.no_grad()

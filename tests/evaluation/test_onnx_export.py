@@ -91,12 +91,19 @@ def test_networks_without_a_memory(agent, task, settings, plainly, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "gate", [{}, {"gate_memory": 0.6, "gate_choice": "accurate"}, {"gate_memory": 0.6, "gate_first": "default"}]
+    "gate",
+    [
+        {},
+        {"gate_memory": 0.6, "gate_choice": "accurate"},
+        {"gate_memory": 0.6, "gate_first": "default"},
+        {"gate_memory": 0.6, "gate_first": "searched"},
+    ],
 )
 def test_iwocs_goes_on_from_the_steps_before(gate, plainly, tmp_path):
     policy = opened("iwocs", POLE, hidden=(8,), entropy_free_hidden=(8,), iterations=2, **gate)
     policy.policy.usual.copy_(torch.tensor([1.0, 1.2]))
     policy.policy.used.fill_(2)
+    policy.policy.first.fill_(1)  # who acts first by a search
     policy.policy.rho.fill_(3.0)  # some foreseen, some not
     policy = plainly(policy)._replace(act=make_act(policy.policy))
     session = session_of(onnx_export.export(policy, tmp_path / "a.onnx", {}))

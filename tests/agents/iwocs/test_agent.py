@@ -40,12 +40,15 @@ class UncertainDrift(DriftEnv):
 
 
 class Scripted:
-    """Environments with returns `value(call, point)` in the call-th whole search; each serves 10 steps."""
+    """Environments with returns `value(call, point)` in the call-th whole search; each serves 10 steps.
+
+    A specialist alone in its model gets what comes next in `own`, while there is something.
+    """
 
     names, low, high, nominal = ("mass", "length"), np.zeros(2), np.ones(2), np.full(2, 0.5)
 
-    def __init__(self, value):
-        self.value, self.searches, self.seeds, self.played = value, 0, [], []
+    def __init__(self, value, own=()):
+        self.value, self.searches, self.seeds, self.played, self.own = value, 0, [], [], list(own)
 
     def play(self, act, points, seeds):
         self.seeds.append(tuple(seeds))
@@ -59,6 +62,8 @@ class Scripted:
             act.observe(torch.zeros(1), torch.zeros(len(points) * len(seeds)))
         values = [np.resize(self.value(self.searches - 1, tuple(p)), len(seeds)) for p in points.tolist()]
         returns = np.array(values, dtype=np.float64)
+        if len(points) == 1 and self.own:
+            returns[:] = self.own.pop(0)
         return SimpleNamespace(returns=returns, lengths=np.full(returns.shape, 10))
 
 
@@ -74,8 +79,8 @@ CONFIG = dataclasses.replace(
 )
 
 
-def scripted(value, *, limit=None, **changes):
-    perturbed_envs, env = Scripted(value), UncertainDrift(limit)
+def scripted(value, *, limit=None, own=(), **changes):
+    perturbed_envs, env = Scripted(value, own), UncertainDrift(limit)
     setting = dataclasses.replace(make_setting(), env=env, perturbed_envs=perturbed_envs)
     return IWOCS(dataclasses.replace(CONFIG, **changes), setting), perturbed_envs, env
 
@@ -187,11 +192,11 @@ def test_points_of_cma_have_no_mean_to_go_by():
 def test_where_no_model_can_give_more_no_further_model_is_trained_in():
     """Every step gave a reward of 1 and episodes have at most 7: no return exceeds 7."""
     agent, _, env = scripted(lambda call, point: 7.0 if call >= 2 else 7.0 - (point == CORNERS[1]), limit=7)
-    finish(agent)
+    finished = finish(agent)
     assert (agent.status, len(agent.path), env.calls) == ("solved", 2, [CORNERS[1]])
     assert [entry["highest_possible"] for entry in agent.path] == [7.0, 7.0]
     assert [entry["equally_bad"] for entry in agent.path] == [1, 4]
-    assert "worst 7.0 in 4 models; on held-out seeds 7.0 in 4 models" in agent.summary()
+    assert "worst 7.0 in 4 models; on held-out seeds 7.0 in 4 models" in finished[-1].notes[0]
     default, _, env = scripted(lambda call, point: 7.0, limit=7)
     finish(default)
     assert (default.status, len(default.path), env.calls) == ("solved", 1, [])
@@ -267,6 +272,103 @@ def test_the_fractions_at_every_point_are_logged():
         assert_close(fractions.sum(1), torch.ones(4))
         assert_close(fractions.mean(0), torch.tensor(entry["fractions"]))
     assert agent.path[1]["table"][0]["fractions"][0] >= 0.1  # all are usable in the first of ten steps
+
+
+# --- going on where a run would end -----------------------------------------------------------------------------------
+
+
+def test_a_specialist_that_needs_two_rounds_in_its_model_gets_them():
+    """1 in its own model after the first round, of 9 known: far from it; 8.5 after the second."""
+    agent, _, env = scripted(
+        lambda call, point: 9.0 if point == CORNERS[1] else 5.0 - (point == CORNERS[2]), own=[1.0, 8.5], prolong=3
+    )
+    kept, begin = [], agent.begin_search
+
+    def spy():
+        kept.append(len(agent.solver.replay))
+        begin()
+
+    agent.begin_search = spy
+    progress = finish(agent)
+    assert env.calls == [CORNERS[2]]
+    assert [entry["rounds"] for entry in agent.path] == [None, 2]
+    assert [entry["training_steps"] for entry in agent.path] == [20, 44]
+    assert kept == [20, 24]  # nothing of the first round is lost
+    assert sum(p.env_steps for p in progress) == 44
+    assert sum(p.updates for p in progress) == (20 - 4) + (24 - 4)  # it starts to learn once
+    notes = [note for p in progress for note in p.notes]
+    assert notes[1] == "iwocs, model 1: its specialist gets 1.0 there; round 2 begins"
+    assert len(notes) == 3
+    assert [float(p.metrics["rounds"]) for p in progress if "rounds" in p.metrics] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("prolong", "iterations", "rounds", "status"),
+    [(0, 3, [1, 1, 1], "budget"), (1, 3, [2, 1], "budget"), (1, 4, [2, 2], "budget"), (9, 3, [3], "budget")],
+)
+def test_a_round_is_an_iteration_of_the_budget_and_a_model_has_no_more_than_asked_for(
+    prolong, iterations, rounds, status
+):
+    changes = {"prolong": prolong, "iterations": iterations}
+    calls = [2, 1, 3, 0]
+
+    def value(call, point):
+        return 9.0 - 9 * (point == CORNERS[calls[max(0, (call - 2) // 4 + 1)]])
+
+    agent, _, _ = scripted(value, own=[0.0] * 50, **changes)
+    progress = finish(agent)
+    assert [entry["rounds"] for entry in agent.path[1:]] == rounds
+    assert agent.status == status
+    assert sum(p.env_steps for p in progress) == 20 + 12 * sum(rounds)
+
+
+def test_where_the_worst_model_repeats_the_worst_of_the_others_is_next():
+    """Its specialist cannot help the third corner; the others get better one by one, the fourth last."""
+    later = {CORNERS[0]: 2, CORNERS[1]: 1, CORNERS[3]: 3}
+
+    def value(call, point):
+        iteration = max(0, (call - 2) // 4 + 1)
+        return 1.0 if point == CORNERS[2] else 7.0 if iteration >= later[point] else 2.0 + later[point]
+
+    agent, _, env = scripted(value, limit=7, iterations=9, on_repeat="next-worst")
+    finish(agent)
+    assert env.calls == [CORNERS[2], CORNERS[0], CORNERS[3]]  # the second corner is perfect from the first model on
+    assert (agent.status, agent.path[-1]["worst_model"]) == ("repeat", list(CORNERS[2]))
+    stubborn, _, _ = scripted(value, limit=7, iterations=9)
+    finish(stubborn)
+    assert (stubborn.status, len(stubborn.path)) == ("stagnated", 2)
+
+
+def test_the_newest_specialist_acts_first_where_a_search_finds_that_better():
+    """Five searches an iteration: three thresholds, the newest first, held out. It helps in the first and third."""
+    newest_first = {5: 9.0, 10: 1.0, 15: 9.0}
+
+    def value(call, point):
+        corner = CORNERS[(2, 1, 3, 0)[max(0, (call - 2) // 5 + 1)]]
+        return (-1.0 if point == corner else 0.0) + newest_first.get(call, 2.0 + (call == 9 and point == CORNERS[2]))
+
+    agent, perturbed_envs, _ = scripted(value, gate_first="searched", threshold_by="mean")
+    finish(agent)
+    assert [entry["acts_first"] for entry in agent.path] == [0, 1, 1, 3]
+    assert [entry["newest_first"] for entry in agent.path] == [[], [[8.0, 8.75]], [[0.0, 0.75]], [[8.0, 8.75]]]
+    searches = [act for act in perturbed_envs.played if act.specialists]
+    assert [act.gate.first for act in searches] == [
+        *["default", "default", "default", 0, 0],
+        *[0, 0, 0, 1, 0],
+        *[0, 0, 0, 2, 2],
+    ]
+    agent.policy.used.fill_(2)
+    assert agent.stateful().gate.first == 0
+    assert [entry["rho"] for entry in agent.path[1:]] == [1.0, 1.0, 1.0]
+
+
+def test_a_rejected_specialist_is_not_tried_first():
+    agent, _, _ = scripted(
+        lambda call, point: 1.0 if call == 2 else 0.0, thresholds=(0.0, 1.0), gate_first="searched", iterations=1
+    )
+    finish(agent)
+    assert agent.path[1]["rho"] == 0.0
+    assert (agent.path[1]["acts_first"], agent.path[1]["newest_first"]) == (0, [])
 
 
 # --- one model --------------------------------------------------------------------------------------------------------
@@ -355,10 +457,11 @@ def test_errors_can_be_measured_in_those_the_predictor_is_used_to():
 def test_a_policy_of_before_the_unit_was_kept_has_the_unit_one():
     agent, _, _ = scripted(worst_at(2, 1, 3, 0), gate_memory=0.5, gate_choice="accurate")
     state = agent.policy.state_dict()
-    agent.policy.usual.fill_(7.0)
-    del state["usual"]
+    agent.policy.usual.fill_(7.0), agent.policy.first.fill_(1)
+    del state["usual"], state["first"]
     agent.policy.load_state_dict(state)
     assert agent.policy.usual.tolist() == [1.0, 1.0, 1.0]
+    assert agent.policy.first.tolist() == [-1] * 4
     assert agent.stateful().gate == Gate(0.5, "accurate")
 
 
@@ -414,6 +517,42 @@ def test_a_run_stopped_anywhere_is_the_same_run_bit_for_bit(options, tmp_path, m
         assert resumed.path == straight.path
 
 
+def test_a_run_stopped_in_a_further_round_is_the_same_run_bit_for_bit(tmp_path, monkeypatch):
+    """No specialist holds for the first three rounds: the first model has three of them, the second one."""
+    monkeypatch.setattr("surefoot.agents.iwocs.agent.holds", lambda own, known: False)
+    options = {"prolong": 2, "iterations": 4, "gate_first": "searched", "on_repeat": "next-worst"}
+    straight, stops, seen = real_agent(**options), [], set()
+    for _ in range(2000):
+        place = (straight.iteration, straight.round, straight.solver is None)
+        if place not in seen:  # the beginning of each part, and one step into it
+            seen.add(place)
+            straight.step()
+            torch.save(straight.state_dict(), tmp_path / f"{len(stops)}.pt")
+            stops.append(place)
+        if straight.step().done:
+            break
+    assert [place[:2] for place in stops if not place[2]] == [(0, 0), (1, 1), (1, 2), (1, 3), (2, 1)]
+    for number in range(len(stops)):
+        resumed = real_agent(seed=1, **options)
+        resumed.search_seeds, resumed.held_out_seeds = straight.search_seeds, straight.held_out_seeds
+        resumed.setting = dataclasses.replace(resumed.setting, seed=0)
+        resumed.load_state_dict(torch.load(tmp_path / f"{number}.pt", weights_only=True))
+        finish(resumed)
+        assert plain(resumed.state_dict()) == plain(straight.state_dict()), stops[number]
+        assert resumed.path == straight.path
+
+
+@pytest.mark.parametrize(("models", "expected"), [(0, (0, 0, 20)), (2, (1, 2, 12))])
+def test_a_run_of_before_there_were_rounds_goes_on(models, expected):
+    straight, resumed = (scripted(worst_at(2, 1, 3, 0))[0] for _ in range(2))
+    while straight.iteration < models:
+        straight.step()
+    state = straight.state_dict()
+    del state["round"], state["rounds"]
+    resumed.load_state_dict(state)
+    assert (resumed.round, resumed.rounds, resumed.budget) == expected
+
+
 def test_the_policy_alone_plays_as_the_agent_does():
     agent = real_agent()
     agent.policy.rho[:] = torch.tensor([0.05, 0.3])
@@ -453,6 +592,7 @@ def test_the_critic_that_decides_who_acts(gate_critic):
         ({"error_quantile": 1.0}, r"--agent.error-quantile must be in \(0, 1\), or None, not 1.0"),
         ({"gate_memory": 1.0}, r"--agent.gate-memory must be in \[0, 1\), not 1.0"),
         ({"grid_n": 1}, "--agent.grid-n must be at least 2"),
+        ({"prolong": -1}, "--agent.prolong must be at least 0"),
         ({"iterations": -1}, "--agent.iterations must be at least 0"),
         ({"model_steps": 0}, "--agent.model-steps must be at least 1"),
         ({"entropy_free_hidden": ()}, "--agent.entropy-free-hidden must be one or more widths"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from surefoot.agents.iwocs.choice import compare, highest_return, reaches
+from surefoot.agents.iwocs.choice import compare, highest_return, holds, next_model, reaches
 
 
 def generator(seed=0):
@@ -69,3 +69,29 @@ def test_a_return_reaches_the_highest_up_to_rounding_and_never_an_unbounded_one(
     assert reaches(sum([0.1] * 1000), 0.1 * 1000)
     assert not reaches(999.9, 1000.0)
     assert not reaches(1e300, math.inf)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(909.9, False), (910.0, True), (1000.0, True), (50.0, False)])
+def test_a_specialist_holds_where_it_gets_nine_tenths_of_the_way_from_the_least_that_is_known_to_the_most(
+    own, expected
+):
+    assert holds(own, [100.0, 640.0, 1000.0]) is expected
+    assert holds(3 * own - 5000, [-4700.0, -3080.0, -2000.0]) is expected  # in other units the same
+
+
+def test_the_next_model_is_the_worst_that_was_not_trained_in_and_can_get_better():
+    def repeats(model):
+        return [j for j, other in enumerate(before) if torch.equal(model, other)]
+
+    table = [([3.0], 7.0, []), ([2.0], 5.0, []), ([0.0], 1.0, []), ([1.0], 5.0, [])]
+    worst = torch.tensor([0.0]).double()
+    before = [torch.tensor([9.0]).double()]
+    assert next_model(worst, table, repeats, "next-worst", 7.0) == (worst, [])
+    before += [worst]
+    assert next_model(worst, table, repeats, "end", 7.0) == (worst, [1])
+    assert next_model(worst, table, repeats, "next-worst", 7.0) == (torch.tensor([2.0]).double(), [])
+    before += [torch.tensor([2.0]).double()]
+    assert next_model(worst, table, repeats, "next-worst", 7.0) == (torch.tensor([1.0]).double(), [])
+    before += [torch.tensor([1.0]).double()]
+    assert next_model(worst, table, repeats, "next-worst", 7.0) == (worst, [1])  # the last is perfect
+    assert next_model(worst, table, repeats, "next-worst", math.inf) == (torch.tensor([3.0]).double(), [])

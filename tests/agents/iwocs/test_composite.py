@@ -190,6 +190,15 @@ def test_the_default_acts_in_first_steps_alone_where_it_is_asked_to(choice):
     assert Composite([one], default)(torch.zeros(1, 1)).item() == 1.0
 
 
+@pytest.mark.parametrize("choice", ["pessimistic", "accurate"])
+def test_one_specialist_acts_in_first_steps_alone_whatever_the_critics_say(choice):
+    low, high = specialist(1.0, value=0.0, step=1.0, rho=0.1), specialist(2.0, value=9.0, step=2.0, rho=0.1)
+    composite = Composite([low, high], default, Gate(memory=0.5, choice=choice, first=1))
+    assert composite(torch.zeros(3, 1)).flatten().tolist() == [2.0] * 3
+    composite.observe(torch.zeros(3), torch.tensor([1.0, 0.0, 0.0]))  # the first begins anew
+    assert composite(torch.tensor([[1.0], [1.0], [5.0]])).flatten().tolist() == [2.0, 1.0, -9.0]  # 5: unforeseen
+
+
 def test_of_the_most_accurate_only_the_usable_act():
     near, far = specialist(1.0, step=0.1, rho=0.05), specialist(2.0, step=0.5, rho=1.0)
     composite = Composite([near, far], default, Gate(choice="accurate"))

@@ -1,0 +1,57 @@
+"""What the path of a run says of an iteration, in plain values, and its newest entry as a line for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from surefoot.agents.iwocs.search import Found
+from surefoot.agents.iwocs.trials import Trials
+
+Row = tuple[list[float], float, list[float]]  # a point, its mean return, the fractions of steps of who acted
+
+
+def of_trials(trials: Trials) -> dict[str, Any]:
+    """Return what the search of every composite of an iteration came to, and which was taken."""
+    (trial, taken), thresholds = trials.chosen, trials.thresholds
+    tried = [[one.value, one.mean] for one in trials.found]
+    return {
+        "rho": trial.rho,
+        "worst": taken.value,
+        "equally_bad": taken.ties,
+        "by_threshold": [[rho, *values] for rho, values in zip(thresholds, tried, strict=False)],
+        "newest_first": tried[len(thresholds) :],
+    }
+
+
+def of_held_out(found: Found, table: Sequence[Row]) -> dict[str, Any]:
+    """Return what the taken composite came to on seeds that chose nothing."""
+    return {
+        "held_out_worst": found.value,
+        "held_out_equally_bad": found.ties,
+        "fractions": np.mean([row[2] for row in table], 0).tolist(),
+        "table": [{"at": point, "return": value, "fractions": fractions} for point, value, fractions in table],
+    }
+
+
+def known(path: Sequence[dict[str, Any]]) -> list[float]:
+    """Return every mean return that a policy of the path got in a model, on held-out seeds."""
+    return [row["return"] for entry in path for row in entry["table"]]
+
+
+def summary(last: dict[str, Any], names: Sequence[str]) -> str:
+    """Return an entry of the path in a line."""
+    where = ", ".join(f"{name} {x:.3g}" for name, x in zip(names, last["worst_model"], strict=True))
+    who = f"model {last['iteration']}, rho {last['rho']:g}" if last["iteration"] else "default policy"
+    line = f"iwocs, {who}: worst {last['worst']:.1f}{_more(last['equally_bad'])}"
+    line += f"; on held-out seeds {last['held_out_worst']:.1f}{_more(last['held_out_equally_bad'])}; next {where}"
+    line += f"; default acts in {100 * last['fractions'][-1]:.0f}% of the steps"
+    if last["compared"]:
+        line += ", over policy {with} by {difference:.1f} [{low:.1f}, {high:.1f}]".format(**last["compared"])
+    return f"{line}; best is {last['best_so_far']}" + (f"; end: {last['status']}" if last["status"] else "")
+
+
+def _more(ties: int) -> str:
+    return f" in {ties} models" if ties > 1 else ""

@@ -1,0 +1,58 @@
+"""The composites of one iteration that are searched for their worst models, and which of them is taken.
+
+docs/derivations/iwocs.md §4.5, §4.6: (4.14), (4.15) or (4.20), (4.26).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from surefoot.agents.iwocs.composite import best_threshold
+from surefoot.agents.iwocs.search import Found
+from surefoot.agents.iwocs.specialist import IWOCSConfig
+
+
+class Trial(NamedTuple):
+    """How the newest specialist takes part."""
+
+    rho: float
+    first: bool = False  # whether it acts in the first step of an episode; else who did before
+
+
+class Trials:
+    """One search for each threshold, then one in which the newest specialist acts first, if that is asked for."""
+
+    def __init__(self, config: IWOCSConfig, iteration: int) -> None:
+        """Begin an iteration; the default policy alone, in iteration 0, has no threshold, so any will do."""
+        self.thresholds = config.thresholds if iteration else (math.inf,)
+        self.by, self.newest_first = config.threshold_by, iteration > 0 and config.gate_first == "searched"
+        self.found: list[Found] = []  # of each trial so far
+
+    def value(self, found: Found) -> float:
+        """Return what a trial is chosen by: (4.15) or (4.20)."""
+        return found.mean if self.by == "mean" else found.value
+
+    @property
+    def next(self) -> Trial | None:
+        """What to search now; None where all were searched."""
+        number, thresholds = len(self.found), self.thresholds
+        if number < len(thresholds):
+            return Trial(thresholds[number])
+        if self.newest_first and number == len(thresholds) and self.rho > 0:  # a rejected one acts nowhere
+            return Trial(self.rho, first=True)
+        return None
+
+    @property
+    def rho(self) -> float:
+        """The threshold that is chosen, of equal ones the largest."""
+        values = [self.value(found) for found in self.found[: len(self.thresholds)]]
+        return best_threshold(values, self.thresholds)
+
+    @property
+    def chosen(self) -> tuple[Trial, Found]:
+        """The trial that is taken and what was found of it; the newest specialist acts first where that is better."""
+        of_rho, extra = self.found[self.thresholds.index(self.rho)], self.found[len(self.thresholds) :]
+        if extra and self.value(extra[0]) > self.value(of_rho):
+            return Trial(self.rho, first=True), extra[0]
+        return Trial(self.rho), of_rho

@@ -290,7 +290,8 @@ class IWOCSPolicy(nn.Module):
         self.register_buffer("used", torch.tensor(0))
         self.register_buffer("first", torch.full((config.iterations + 1,), -1))  # of so many models; −1: the default
         self.searched = config.gate_first == "searched"
-        self.gate = Gate(config.gate_memory, config.gate_choice, "default" if self.searched else config.gate_first)
+        first = "default" if config.gate_first == "searched" else config.gate_first
+        self.gate = Gate(config.gate_memory, config.gate_choice, first)
         self.requires_grad_(False)
 
     def specialists(

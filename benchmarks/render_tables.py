@@ -297,6 +297,35 @@ def start(result: Result) -> str:
     return markdown(("CPU-seconds", "median", "least to most"), rows)
 
 
+PARTS_OF_LOOP = {
+    "bare environment": "`gymnasium.make`, a bare step",
+    "environment": "the environment's step",
+    "interaction": "sums of the running episode",
+    "act": "act",
+    "push": "push",
+    "sample": "sample",
+    "step": "noise of the update, and the agent's Python",
+    "meter": "metrics",
+    "around": "all but the update",
+    "update": "update",
+}
+
+
+def loop_parts(result: Result) -> str:
+    """Return what the parts of a step cost after an update and without updates, and how they compare to a bare task."""
+    taken, ratio = result["microseconds"], result["ratio_to_bare"]
+    rows = [
+        (
+            name,
+            spread(taken[part]["without"]) if part != "update" else "",
+            spread(taken[part]["with"]),
+            spread(ratio[part]["with"]) if part in ratio else "",
+        )
+        for part, name in PARTS_OF_LOOP.items()
+    ]
+    return markdown(("CPU µs", "without updates", "after an update", "÷ the bare step, of each round"), rows)
+
+
 def data_reading(result: Result) -> str:
     """Return what reading a large file of recorded data costs."""
     took = f"{result['cpu_seconds']} ({result['least']} to {result['most']})"
@@ -1480,6 +1509,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "throughput_2_threads": throughput,
     "checkpoints": checkpoints,
     "start": start,
+    "loop_parts": loop_parts,
     "data_reading": data_reading,
     "engine_speed": engine_speed,
     "bf16_learning": bf16_learning,

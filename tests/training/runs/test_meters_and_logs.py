@@ -39,6 +39,21 @@ def test_only_environments_that_ended_count_as_episodes():
     assert meter.read() == {"episodes": 4.0, "episode_return": 3.0, "episode_length": 15.0}
 
 
+def test_means_are_those_of_sums_in_float64_bit_for_bit_also_through_a_checkpoint():
+    meter, generator, reference = Meter(torch.device("cpu")), torch.Generator().manual_seed(0), {}
+    for i in range(200):
+        metrics = {"one": torch.randn((), generator=generator), "many": torch.randn(7, generator=generator)}
+        meter.add(Progress(1, 1, metrics))
+        for name, value in metrics.items():
+            total = reference.setdefault(name, torch.zeros((), dtype=torch.float64))
+            total.add_(value if value.ndim == 0 else value.double().mean())
+        if i == 100:
+            state, meter = meter.state_dict(), Meter(torch.device("cpu"))
+            meter.load_state_dict(state)
+    assert all(total.dtype == torch.float64 for total in state["sums"].values())
+    assert meter.read() == {"episodes": 0, **{name: total.item() / 200 for name, total in reference.items()}}
+
+
 def test_a_meter_owns_its_sums():
     """A CUDA graph writes each replay's metrics into the same tensors: what was added must not change with them."""
     meter, metric = Meter(torch.device("cpu")), torch.tensor(1.0)

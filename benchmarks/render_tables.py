@@ -435,6 +435,37 @@ def worlds(result: Result) -> str:
     return markdown(header, rows) + f"\n\n{'; '.join(notes)}."
 
 
+def worlds_against_c(result: Result) -> str:
+    """Return how the difference of Warp to C grows beside C's to itself, and what Humanoid's other solver does."""
+    jobs, rows = result["jobs"], []
+    for name, one in ((name.removeprefix("growth, "), one) for name, one in jobs.items() if "growth" in name):
+        at = [f"{one[who][step]:.0e}" for who in ("warp", "c_rounded") for step in (1, 10, 40)]
+        ratios = (one["size_ratio"], one["growth_ratio"])
+        rows.append((name, *at, *(f"{x:.1f}" for x in ratios), "yes" if min(ratios) <= 2 else "**no**"))
+    header = ("Warp to C after 1 step", "10", "40", "C to itself, rounded, after 1", "10", "40")
+    tables = [markdown(("task", *header, "most times as large", "most times the growth", "one is at most 2"), rows)]
+    for name, one in ((name.removeprefix("solvers, "), one) for name, one in jobs.items() if "solvers" in name):
+        tables.append(_solvers(name, one))
+    return "\n\n".join(tables)
+
+
+def _solvers(name: str, one: dict[str, Any]) -> str:
+    """Return what a policy earns with each solver, and how far one control step leads from C with Newton."""
+
+    def spread(mean: float, error: float) -> str:
+        return f"{number(mean, 1)} ± {error:.1f}"
+
+    step, rows = one["one_step"], []
+    for who in dict.fromkeys([*one["returns"], *(key for key in step if "," in key)]):
+        earned, apart = one["returns"].get(who), step.get(who, {})
+        means = [spread(*earned["mean"]), spread(*earned["less_c_with_pgs"])] if earned else ["", ""]
+        steps = [" / ".join(f"{x:.0e}" for x in apart.get(part) or ()) for part in ("contact", "none")]
+        rows.append((who, *means, *steps))
+    touching = f"from {step['in_contact']} states in contact", f"from {step['states'] - step['in_contact']} without"
+    header = (f"{name}, {one['episodes']} episodes", "mean return ± standard error", "less C, PGS, from the same start")
+    return markdown((*header, *(f"velocity off C, Newton, a step {where} (median / 95%)" for where in touching)), rows)
+
+
 def iwocs_exact(result: Result) -> str:
     """Return how often exact IWOCS certifies, and its path on the windy walk."""
     rows = [
@@ -1478,6 +1509,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "two_writers": two_writers,
     "soak": soak,
     "worlds": worlds,
+    "worlds_against_c": worlds_against_c,
     "wrong_lines": wrong_lines,
     "hostile_files": hostile_files,
     "iwocs": iwocs,

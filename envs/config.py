@@ -28,7 +28,7 @@ class EnvConfig:
     num_envs: int = 1
     """Number of environments stepped in parallel."""
     vectorization: Literal["sync", "async"] = "sync"
-    """`async` runs each environment in a process of its own; batched tensor tasks ignore it."""
+    """`async` runs each environment in a process of its own; batched tensor tasks and the backend warp ignore it."""
     max_episode_steps: int | None = None
     """Time limit of an episode; None: the task's own."""
     time_aware: bool = False

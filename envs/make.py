@@ -73,6 +73,9 @@ def make_vec(
     if config.backend == "warp":
         require_memory(float(config.num_envs) * LEAST_MEMORY["warp"], f"--env.num-envs {config.num_envs:,}")
         return _worlds(spec, config, device, render_mode, uncertainty)
+    for option, given in (("nconmax", config.nconmax), ("njmax", config.njmax)):
+        if given is not None:
+            raise ValueError(f"--env.{option} is for --env.backend warp; MuJoCo in C takes as many as there are")
     native = _native(spec)
     batched = native and as_one_batch(config, uncertainty)
     least = LEAST_MEMORY["batch" if batched else config.vectorization]

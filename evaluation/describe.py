@@ -14,8 +14,10 @@ Record = dict[str, Any]
 def describe(env: Mapping[str, Any]) -> str:
     """Return the task and how it differs from the unmodified one, such as `Hopper-v5, gravity 2.0`."""
     defaults = asdict(EnvConfig())
-    settings = {**dynamics(env["physics"]), "max_episode_steps": env["max_episode_steps"], **env["kwargs"]}
-    usual = {**dynamics(defaults["physics"]), "max_episode_steps": None}
+    backend = env.get("backend", "mujoco")  # files of before there were two have none
+    of_env = {"backend": backend, "max_episode_steps": env["max_episode_steps"], **env["kwargs"]}
+    settings = {**dynamics(env["physics"]), **of_env}
+    usual = {**dynamics(defaults["physics"]), "backend": "mujoco", "max_episode_steps": None}
     changes = [f"{in_words(n)} {value}" for n, value in settings.items() if n not in usual or value != usual[n]]
     return ", ".join([env["id"], *changes])
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, Parameter, UncertaintySet, point
@@ -44,12 +45,12 @@ def worst_moment(
     moments: int = 16,
     episodes: int = 5,
     seed: int = 10_000,
+    device: torch.device | str = "cpu",
 ) -> WorstMoment:
     """Search for the onset at which `values` (name → value, the others nominal) cost a policy most.
 
-    First `moments` onsets, evenly over the longest nominal episode, then both neighbours of the worst at half the
-    distance, again and again down to single steps. Every onset meets the same `episodes` reset seeds; the worst is
-    measured once more from as many others.
+    First `moments` onsets over the longest nominal episode, then both neighbours of the worst at half the distance,
+    down to single steps. All onsets meet the same `episodes` reset seeds; the worst is measured again from others.
 
     Raises:
         ValueError: fewer than one moment, episode or step; an unknown parameter; as `play`.
@@ -58,7 +59,7 @@ def worst_moment(
         if count < 1:
             raise ValueError(f"{name} is {count}; a search for the worst moment needs at least 1")
     timed_set = timed(uncertainty, WHOLE_EPISODE)
-    envs = BatchedPerturbedEnvs(config, timed_set, num_envs=config.num_envs)
+    envs = BatchedPerturbedEnvs(config, timed_set, device=device, num_envs=config.num_envs)
     seeds, fresh_seeds = ([first + i for i in range(episodes)] for first in (seed, seed + episodes))
     disturbed = point(timed_set, envs.nominal, {"duration": duration, **values})
 

@@ -265,7 +265,7 @@ def _table(rows: list[dict[str, Any]], runs: Mapping[str, Compared], config: Run
     policies = "the last policy" if config.num_seeds == 1 else "the last policy of each seed"
     caption = f"mean ± std over {config.eval.episodes} episodes of {policies}; score: D4RL-normalised"
     seeds = seeds_in_words(range(config.seed, config.seed + config.num_seeds))
-    table = Table(title=f"{describe(plain(config.env))}, {seeds}", caption=caption)
+    table = Table(title=f"{describe(plain(config.env.in_c()))}, {seeds}", caption=caption)
     differences = columns(runs)
     for name in ("method", "learned from", "trained for", *differences):
         table.add_column(name)

@@ -153,16 +153,24 @@ def _labelled(
     outcomes, centre = player(act, task, box, device)
     found = stress_set(outcomes, box, centre, plan, nominal, seed=seed, tell=tell)
     if moment:
-        found["worst_moment"] = _moment(act, task, box, found["worst"]["at"], moment, seed)
+        found["worst_moment"] = _moment(act, task, box, found["worst"]["at"], moment, seed, device)
         tell(f"{box.name}: worst moment, from step {found['worst_moment']['onset']} on")
     return found | {"without_effect": idle_parameters(task, box)}
 
 
-def _moment(act: Act, task: EnvConfig, box: UncertaintySet, at: Record, duration: int, seed: int) -> Record:
+def _moment(
+    act: Act,
+    task: EnvConfig,
+    box: UncertaintySet,
+    at: Record,
+    duration: int,
+    seed: int,
+    device: torch.device | str,
+) -> Record:
     """Return when the worst point of a set hurts most, where it holds for `duration` steps of an episode only."""
     values = {name: value for name, value in at.items() if name not in ("onset", "duration")}
     settings = {"duration": duration, "episodes": LEAST, "seed": seed + SEEDS["moment"]}
-    found = worst_moment(CheckedActions(act), task, box, values, **settings)
+    found = worst_moment(CheckedActions(act), task, box, values, **settings, device=device)
     tried = {str(onset): mean for onset, mean in sorted(found.tried.items())}
     return {
         "at": values,

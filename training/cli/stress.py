@@ -180,6 +180,8 @@ def not_tried(policies: Sequence[Record], sets: Sequence[UncertaintySet]) -> lis
         lines.append(f"parameters of different sets at once ({', '.join(one.name for one in sets)})")
     idle = {name for policy in policies for box in policy["sets"] for name in box["without_effect"]}
     lines += [f"{name}: no value of it changed anything in 100 random steps" for name in sorted(idle)]
+    if policies[0]["env"]["backend"] == "warp":
+        lines.append("frame_skip: the worlds of --env.backend warp all make the same physics steps")
     published = {one.name for one in SETS.values() if _same_task(one.env, policies[0]["env"]["id"])}
     if rest := sorted(published - {one.name for one in sets}):
         lines.append(f"further published sets of the task: {', '.join(rest)}")

@@ -9,12 +9,13 @@ import torch
 from sameness import assert_same_run
 
 from surefoot import agents
-from surefoot.envs import EnvConfig, Physics, find_set
+from surefoot.envs import EnvConfig, Physics, disturbances, find_set, play
 from surefoot.envs.uncertainty.vector_env import BatchedPerturbedEnvs
 from surefoot.envs.warp.vector_env import WarpVectorEnv
 from surefoot.evaluation.episodes import evaluate
 from surefoot.evaluation.policies import load_any
 from surefoot.training.cli.main import main
+from surefoot.training.cli.stress import not_tried
 from surefoot.training.config.run import EvalConfig, RunConfig
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume
@@ -70,6 +71,38 @@ def test_evaluate_takes_either_backend_and_both_give_the_same_returns(run, capsy
     assert len(means[0]) == 4
     assert means[0] == pytest.approx(means[1], rel=1e-4)
     assert means[0] != means[1]  # of single precision
+
+
+def test_stress_takes_either_backend_and_both_find_the_same(run, tmp_path, capsys):
+    found = {}
+    for backend in ("mujoco", "warp"):
+        out = tmp_path / f"{backend}.html"
+        call = ["stress", str(run), "--sets", "hopper-1", "--budget", "170", "--env.backend", backend]
+        assert main([*call, "--out", str(out)]) == 0, capsys.readouterr().err
+        assert ("Hopper-v5, backend warp" in out.read_text()) == (backend == "warp")
+        (found[backend],) = json.loads(out.with_suffix(".json").read_text())["policies"]
+    mine, theirs = found["warp"], found["mujoco"]
+    assert mine["nominal"]["returns"] == pytest.approx(theirs["nominal"]["returns"], rel=1e-4)
+    assert mine["nominal"]["returns"] != theirs["nominal"]["returns"]  # of single precision
+    curves = [one["sets"][0]["curves"][0]["mean"] for one in (mine, theirs)]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert len(set(curves[1])) > 3  # the mass of the torso matters
+    worst = [one["sets"][0]["worst"]["mean"] for one in (mine, theirs)]
+    assert worst[0] == pytest.approx(worst[1], rel=0.01)
+
+
+def test_all_that_can_be_disturbed_among_worlds_is_what_each_may_have_of_its_own():
+    task = EnvConfig("Hopper-v5", backend="warp")
+    theirs, ours = (disturbances(one) for one in (task.in_c(), task))
+    assert [one for one in theirs.parameters if one not in ours.parameters] == [theirs.parameters[-2]]
+    assert theirs.param_names[-2] == "frame_skip"
+    points = ours.low[None] + 0.5 * (ours.high - ours.low)[None]
+    task = dataclasses.replace(task, max_episode_steps=3)
+    assert play(lambda obs: torch.zeros(len(obs), 3), task, ours, points, [0]).lengths.tolist() == [3]
+    left_out = "frame_skip: the worlds of --env.backend warp all make the same physics steps"
+    box = {"name": "disturbances", "pairs_left_out": [], "without_effect": []}
+    policies = [{"env": dataclasses.asdict(one), "sets": [box]} for one in (task, task.in_c())]
+    assert [left_out in not_tried([one], [ours]) for one in policies] == [True, False]
 
 
 def test_what_is_not_served_is_one_line_before_a_run_starts(tmp_path, capsys):

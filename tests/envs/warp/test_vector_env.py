@@ -188,6 +188,8 @@ def test_what_does_not_exist_is_refused_by_name():
         EnvConfig(backend="cuda")
     with pytest.raises(ValueError, match="njmax is 0; it must be from 1"):
         EnvConfig(njmax=0)
+    with pytest.raises(ValueError, match=r"--env\.nconmax is for --env.backend warp"):
+        make_vec(EnvConfig("Hopper-v5", nconmax=7))
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r"--env.backend warp cannot use the device cuda:3: Warp has cpu"):
             make_vec(HOPPER, device="cuda:3")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from surefoot.envs import SETS, EnvConfig, disturbances, play, subset
+from surefoot.envs import SETS, BatchedPerturbedEnvs, EnvConfig, disturbances, play, subset
+from surefoot.evaluation import worst_moment
 from surefoot.evaluation.stress.measure import CheckedActions, curve_values, idle_parameters, stress
 from surefoot.evaluation.stress.plan import make_plan
 
@@ -69,3 +70,16 @@ def test_actions_that_mean_nothing_are_refused():
         CheckedActions(lambda obs: obs[:, :1] / 0)(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="1 actions for 2 observations"):
         CheckedActions(lambda obs: obs[:1])(torch.zeros(2, 3))
+
+
+def test_the_worst_moment_is_searched_where_the_policy_is(monkeypatch):
+    devices = []
+
+    class Noted(BatchedPerturbedEnvs):
+        def __init__(self, *arguments, device="cpu", **options):
+            devices.append(device)
+            super().__init__(*arguments, device=device, **options)
+
+    monkeypatch.setattr(worst_moment, "BatchedPerturbedEnvs", Noted)
+    stress(balance, SHORT, [SETS["inverted-pendulum-1"]], budget=170, moment=3, device="cpu:0")
+    assert devices == ["cpu:0"]

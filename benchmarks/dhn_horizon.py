@@ -26,11 +26,13 @@ from surefoot.evaluation.objectives import measure_objectives
 from surefoot.training.config.presets import load_preset
 
 NAME = "dhn_horizon"
-PRESETS = {
+PRESETS = {  # of a task, or of one of its jobs
     "bet": "bet-mean-variance",
     "fork": "fork-probability",
     "crossing": "crossing-entropic",
     "pantry": "pantry-probability",
+    "bet/probability(8)": "bet-probability",
+    "crossing/mean-variance(0.5)": "crossing-mean-variance",
 }
 JOBS = {
     "bet": ("mean-variance(0.2)", "entropic(0.5)", "probability(8)"),
@@ -59,7 +61,7 @@ def optimum(task: EnvConfig, objective: str, gamma: float, horizon: int) -> list
 def run(job: str, seed: int) -> dict[str, float]:
     """Train for the objective of a job, and return what was predicted and achieved."""
     task, objective = job.split("/", 1)
-    preset = load_preset("dhn", PRESETS[task])
+    preset = load_preset("dhn", PRESETS.get(job, PRESETS[task]))
     policy = trained(replace(preset.agent, objective=objective), preset.env, preset.steps, seed)
     (m,) = measure_objectives(policy, preset.env, [objective], episodes=EPISODES, seed=SEED)
     low, high = m.interval
@@ -72,7 +74,7 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     for job in options.jobs:
         task, objective = job.split("/", 1)
-        preset = load_preset("dhn", PRESETS[task])
+        preset = load_preset("dhn", PRESETS.get(job, PRESETS[task]))
         assert preset.agent.horizon is not None
         exact = optimum(preset.env, objective, preset.agent.gamma, preset.agent.horizon)
         runs = []

@@ -228,6 +228,26 @@ def test_one_network_finds_the_exact_optimum_of_larder_at_every_pair_of_targets(
         assert m.value == pytest.approx(float(optimum), abs=0.02), objective  # without a stock at best −0.954
 
 
+# at γ = 1/2 a stock that is not divided by γ, or stands still, chooses otherwise
+HALF = replace(LEARNED, gamma=0.5, stock_range=(-3.5, 1.75), relabel="trajectory")
+
+
+@pytest.mark.parametrize(
+    ("objective", "blind", "slack", "finite"),
+    [
+        ("shortfalls(1, -1)", -0.156, 0.02, {}),
+        ("joint-probability(0.73, 0.28)", 0.188, 0.03, {"horizon": 3}),  # no return lies on a budget
+    ],
+)
+def test_a_short_training_comes_to_the_exact_optimum_of_two_budgets(objective, blind, slack, finite):
+    task = TIMED if finite else TASK
+    agent = learned(replace(HALF, objective=objective, **finite), task)
+    optimum = float(solve_vectors(LARDER, objective, gamma=0.5, horizon=3).value)
+    (m,) = measure_objectives(agent.policy, task, [objective], episodes=20_000, seed=3)
+    assert optimum > blind + 3 * slack  # `blind`: c' = c + r, or c' = c; without the second reward −0.789 and 0
+    assert m.value == pytest.approx(optimum, abs=slack)
+
+
 # --- around it --------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from surefoot.agents.parts.sparse import (
     Backup,
@@ -177,11 +177,11 @@ def mixture_of(models: Models, weights: np.ndarray) -> Backup:
     """Return the model whose outcomes are drawn from model k with chance weights[k], (K,), anew at every step."""
     kinds = np.unique(np.concatenate([np.column_stack([b.after, b.reward]) for b in models.backups]), axis=0)
     place = {tuple(kind): i for i, kind in enumerate(kinds.tolist())}
-    total = sparse.csr_array((len(models.start) * models.actions, len(kinds)))
+    total = scipy.sparse.csr_array((len(models.start) * models.actions, len(kinds)))
     for b, weight in zip(models.backups, weights, strict=True):
         column = [place[after, reward] for after, reward in zip(b.after.tolist(), b.reward.tolist(), strict=True)]
         share = (np.full(len(column), weight), (np.arange(len(column)), column))
-        total = total + (b.matrix @ sparse.csr_array(share, shape=(len(column), len(kinds))))[b.of_pair]
+        total = total + (b.matrix @ scipy.sparse.csr_array(share, shape=(len(column), len(kinds))))[b.of_pair]
     pair = np.arange(total.shape[0])
     after, reward = kinds[:, 0].astype(np.int64), kinds[:, 1]
     return Backup(after, reward, total, pair % models.actions, pair[:: models.actions], pair // models.actions, pair)

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # which imports `scipy.sparse` when it is used, as few commands do
 import torch
-from scipy import sparse
-from scipy.sparse.linalg import spsolve
 
 from surefoot.agents.parts.tabular import TabularMDP
 
@@ -53,7 +52,7 @@ class Backup(NamedTuple):
 
     after: np.ndarray  # (M,) distinct pairs of a next state …
     reward: np.ndarray  # (M,) … and a reward
-    matrix: sparse.csr_array  # (Q, M) probabilities
+    matrix: scipy.sparse.csr_array  # (Q, M) probabilities
     action: np.ndarray  # (Q,) of each choice, the states one after the other
     first: np.ndarray  # (S,) the first choice of each state
     state: np.ndarray  # (Q,) whose choice it is
@@ -162,7 +161,7 @@ def backup_of(rows: Rows, actions: int) -> Backup:
     pairs = int(rows.pair[-1]) + 1
     reward, kind = np.unique(rows.reward, return_inverse=True)
     outcome, column = np.unique(rows.after * len(reward) + kind, return_inverse=True)
-    matrix = sparse.csr_array((rows.probability, (rows.pair, column)), shape=(pairs, len(outcome)))
+    matrix = scipy.sparse.csr_array((rows.probability, (rows.pair, column)), shape=(pairs, len(outcome)))
     matrix.sum_duplicates()
     # Equal rows have the same product with random numbers, bit for bit; different ones a different one.
     signature = matrix @ np.random.default_rng(0).random((len(outcome), 2))
@@ -180,25 +179,29 @@ def backup_of(rows: Rows, actions: int) -> Backup:
 # --- the same policy at every step ------------------------------------------------------------------------------------
 
 
-def weights_of(b: Backup, policy: np.ndarray) -> sparse.csr_array:
+def weights_of(b: Backup, policy: np.ndarray) -> scipy.sparse.csr_array:
     """Return the chances (S, Q) of the choices under a policy: actions (S,), or their probabilities (S, A)."""
     states, actions = len(b.first), len(b.of_pair) // len(b.first)
     if policy.ndim == 1:
         policy = np.eye(actions)[policy]
     rows = np.arange(states).repeat(actions)
-    return sparse.csr_array((policy.ravel().astype(float), (rows, b.of_pair)), shape=(states, len(b.state)))
+    return scipy.sparse.csr_array((policy.ravel().astype(float), (rows, b.of_pair)), shape=(states, len(b.state)))
 
 
-def policy_values(b: Backup, weights: sparse.csr_array, over: np.ndarray, gamma: float) -> np.ndarray:
+def policy_values(b: Backup, weights: scipy.sparse.csr_array, over: np.ndarray, gamma: float) -> np.ndarray:
     """Return V (S,) of a policy for ever, by a linear solve; 0 in the states `over`. With γ = 1 it must end."""
     chances = weights @ b.matrix
-    into = sparse.csr_array((np.ones(len(b.after)), (np.arange(len(b.after)), b.after)), (len(b.after), len(over)))
+    into = scipy.sparse.csr_array(
+        (np.ones(len(b.after)), (np.arange(len(b.after)), b.after)), (len(b.after), len(over))
+    )
     moves, reward = (chances @ into)[~over][:, ~over], (chances @ b.reward)[~over]
     values = np.zeros(len(over))
     if len(reward) <= DENSE_STATES:
         values[~over] = np.linalg.solve(np.eye(len(reward)) - gamma * moves.toarray(), reward)
     else:
-        values[~over] = spsolve((sparse.eye_array(len(reward)) - gamma * moves).tocsc(), reward)
+        from scipy.sparse.linalg import spsolve
+
+        values[~over] = spsolve((scipy.sparse.eye_array(len(reward)) - gamma * moves).tocsc(), reward)
     return values
 
 
@@ -216,7 +219,9 @@ def stationary_optimum(b: Backup, over: np.ndarray, gamma: float) -> Optimum:
     chosen, turns = first_best(b, b.matrix @ b.reward), 0
     while True:
         turns += 1
-        weights = sparse.csr_array((np.ones(len(over)), (np.arange(len(over)), chosen)), (len(over), len(b.state)))
+        weights = scipy.sparse.csr_array(
+            (np.ones(len(over)), (np.arange(len(over)), chosen)), (len(over), len(b.state))
+        )
         values = policy_values(b, weights, over, gamma)
         worth = b.matrix @ (b.reward + gamma * values[b.after])
         gain = np.where(over, 0.0, b.best(worth) - values)

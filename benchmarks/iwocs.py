@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tyro
+from record import results_of
 from robust_baselines import Method, measure
 
 from surefoot.agents.iwocs import THRESHOLDS
@@ -59,7 +60,9 @@ class Options:
 
 
 def main(options: Options) -> None:
-    measure(NAME, METHODS, tuple(dict.fromkeys(options.jobs)), seeds=SEEDS)
+    jobs = tuple(dict.fromkeys(options.jobs))
+    seeds = {int(job.split("/")[1]) for job in (*results_of(NAME), *jobs)}
+    measure(NAME, METHODS, jobs, seeds=sorted(seeds))
 
 
 if __name__ == "__main__":

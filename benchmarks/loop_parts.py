@@ -38,6 +38,8 @@ WITHIN: dict[str, tuple[str, ...]] = {
     "bare environment": (),
 }
 AROUND = ("act", "environment", "interaction", "push", "sample", "step", "meter")  # all but the update
+KINDS = ("without", "with")  # updates
+SEGMENT = 10  # steps in a row of one kind
 
 
 @dataclass
@@ -45,31 +47,33 @@ class Options:
     """How much to time."""
 
     rounds: int = 7
-    """Pairs of segments, without updates and with them."""
+    """Rounds, a median each."""
     steps: int = 150
-    """Environment steps a segment."""
+    """Steps of each kind a round: ours and bare ones, with updates and without."""
 
 
 class Clock:
-    """CPU µs of the calls of every part."""
+    """CPU µs of the calls of every part, with updates or without."""
 
     def __init__(self) -> None:
-        self.taken: dict[str, list[float]] = defaultdict(list)
+        self.taken: dict[str, dict[str, list[float]]] = {kind: defaultdict(list) for kind in KINDS}
+        self.kind = "with"
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any) -> Any:
             began = time.thread_time_ns()
             result = function(*given)
-            self.taken[name].append((time.thread_time_ns() - began) / 1000)
+            self.taken[self.kind][name].append((time.thread_time_ns() - began) / 1000)
             return result
 
         return call
 
-    def read(self) -> dict[str, float]:
-        """Return the median µs of every part that was called since the last reading, without the parts within it."""
-        medians = {name: statistics.median(taken) for name, taken in self.taken.items()}
-        self.taken.clear()
-        return {name: whole - sum(medians[part] for part in WITHIN[name]) for name, whole in medians.items()}
+    def read(self, kind: str) -> dict[str, float]:
+        """Return the median µs of every part since the last reading, without the parts within it."""
+        medians = {name: statistics.median(taken) for name, taken in self.taken[kind].items()}
+        self.taken[kind].clear()
+        own = {name: whole - sum(medians[part] for part in WITHIN[name]) for name, whole in medians.items()}
+        return own | {"around": sum(own[part] for part in AROUND)}
 
 
 class Loop:
@@ -93,7 +97,9 @@ class Loop:
         self.bare.reset(seed=0)
         self.inputs: tuple[Any, ...] = ()
 
-    def steps(self, number: int, *, updating: bool) -> None:
+    def steps(self, number: int) -> None:
+        updating = self.clock.kind == "with"
+
         def update(*inputs: Any) -> dict[str, torch.Tensor]:
             self.inputs = inputs
             return self.update(*inputs) if updating else {}
@@ -102,10 +108,10 @@ class Loop:
         for _ in range(number):
             self.meter.add(self.agent.step())
 
-    def bare_steps(self, number: int, *, updating: bool) -> None:
+    def bare_steps(self, number: int) -> None:
         step = self.clock.timed("bare environment", self.bare.step)
         for action in [self.bare.action_space.sample() for _ in range(number)]:
-            if updating:
+            if self.clock.kind == "with":
                 self.update(*self.inputs)
             *_, terminated, truncated, _ = step(action)
             if terminated or truncated:
@@ -116,15 +122,16 @@ def measure(options: Options) -> dict[str, list[dict[str, float]]]:
     """Return the µs of every part, round by round, without updates and with them."""
     clock = Clock()
     loop = Loop(clock)
-    loop.steps(WARM_UP, updating=True)
-    clock.read()
-    found: dict[str, list[dict[str, float]]] = {"without": [], "with": []}
+    loop.steps(WARM_UP)
+    clock.taken["with"].clear()
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for _ in range(options.rounds):
-        for name, rounds in found.items():
-            loop.steps(options.steps, updating=name == "with")
-            loop.bare_steps(options.steps, updating=name == "with")
-            of = clock.read()
-            rounds.append(of | {"around": sum(of[part] for part in AROUND)})
+        for _ in range(options.steps // SEGMENT):  # in turn, so that what else the machine does is the same for all
+            for clock.kind in KINDS:
+                loop.steps(SEGMENT)
+                loop.bare_steps(SEGMENT)
+        for kind, rounds in found.items():
+            rounds.append(clock.read(kind))
     return found
 
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mujoco
 import numpy as np
@@ -50,6 +50,8 @@ class Options:
 
     only: tuple[str, ...] = ()
     """Tasks; by default all."""
+    parts: tuple[Literal["growth", "solvers"], ...] = ("growth", "solvers")
+    """What is measured of each."""
     zoo: Path | None = None
     """Folder of public policies, one of which walks as a humanoid."""
     worlds: int = 64
@@ -238,6 +240,8 @@ def one_step(task: EnvConfig, act: Act, options: Options) -> dict[str, Any]:
     } | {EXACT: made(task, solver="pgs")}
     for sub in envs[EXACT].sub_envs.envs:
         sub.unwrapped.model.opt.iterations, sub.unwrapped.model.opt.tolerance = 1000, 0.0
+    for env in envs.values():
+        env.reset(seed=0)
     found: dict[str, list[np.ndarray]] = {name: [] for name in envs}
     contacts = []
     for state in states_of(task, act, options):
@@ -258,8 +262,10 @@ def one_step(task: EnvConfig, act: Act, options: Options) -> dict[str, Any]:
 
 def jobs(options: Options) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     tasks = options.only or tuple(TASKS)
-    for name in tasks:
+    for name in tasks if "growth" in options.parts else ():
         yield f"growth, {name}", lambda n=name: measured_growth(n, options)  # type: ignore[misc]
+    if "solvers" not in options.parts:
+        return
     if "HumanoidStandup-v5" in tasks:
         yield "solvers, HumanoidStandup-v5", lambda: solvers(*swaying("HumanoidStandup-v5", 60), options)
     if "Humanoid-v5" in tasks and options.zoo is not None:

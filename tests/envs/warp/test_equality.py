@@ -182,4 +182,4 @@ def test_a_step_of_a_humanoid_from_a_state_of_c_is_that_of_c_with_newton():
     assert step["states"] == 32
     assert step["in_contact"] > 0
     assert 0 < step["Warp, Newton"]["contact"][0] < CLOSE
-    assert 0 < step["C, PGS"]["contact"][0]
+    assert step["C, PGS"]["contact"][0] > 0

@@ -293,8 +293,12 @@ def checkpoints(result: Result) -> str:
 
 def start(result: Result) -> str:
     """Return what every command costs before it does anything."""
-    rows = [(name, of["median"], f"{of['least']} to {of['most']}") for name, of in result["cpu_seconds"].items()]
-    return markdown(("CPU-seconds", "median", "least to most"), rows)
+    of_torch = result["cpu_seconds"]["`import torch`"]["median"]
+    rows = [
+        (name, of["median"], f"{of['least']} to {of['most']}", f"{of['median'] / of_torch:.2f}")
+        for name, of in result["cpu_seconds"].items()
+    ]
+    return markdown(("CPU-seconds", "median", "least to most", "÷ `import torch`"), rows)
 
 
 PARTS_OF_LOOP = {

@@ -21,7 +21,7 @@ in `agents/iwocs/exact.py`.
 | (4.17) the best so far, with its interval | – | `choice.compare`, `agent.IWOCS.deploy` |
 | (4.18) a model that repeats; §4.6 the ends | – | `composite.repeated`, `agent.IWOCS.ending` |
 | (4.19) nothing better is possible | – | `choice.highest_return`, `agent.IWOCS.ending` |
-| (4.20) ρ_i by the mean over the models | – | `trials.Trials.value` |
+| (4.20) ρ_i by the mean over the models; (4.27) ties | – | `trials.Trials.value`; `composite.best_threshold` |
 | (4.21) errors remembered, (4.22) the most accurate acts | – | `composite.remembered`, `composite.Composite.decide` |
 | (4.23) the default acts first; (4.26) who a search found to | – | `composite.Composite.decide`; `trials.Trials` |
 | (4.24) a specialist that does not hold yet; (4.25) the next model | – | `choice.holds`; `choice.next_model` |

@@ -70,9 +70,14 @@ def choose(order: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid.any(0), best, -1)
 
 
-def best_threshold(values: Sequence[float], thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """Return the threshold whose composite has the highest value; of equal ones the largest."""
-    return max(zip(values, thresholds, strict=True))[1]
+def best_threshold(
+    values: Sequence[float],
+    thresholds: Sequence[float] = THRESHOLDS,
+    ties: Literal["largest", "middle"] = "largest",
+) -> float:
+    """Return the threshold whose composite has the highest value; of equal ones the largest, or the middle, (4.27)."""
+    best = [rho for value, rho in zip(values, thresholds, strict=True) if value == max(values)]
+    return max(best) if ties == "largest" else sorted(best)[(len(best) - 1) // 2]
 
 
 def repeated(model: Tensor, before: Sequence[Tensor], span: Tensor, tolerance: float) -> list[int]:

@@ -69,6 +69,9 @@ class IWOCSConfig(SACConfig):
     threshold_by: Literal["worst", "mean"] = "worst"
     """Value of a threshold's search that it is chosen by: the `worst` one, or the `mean` over all points (ours), which
     tells thresholds apart while another model stays the worst whatever they are."""
+    threshold_ties: Literal["largest", "middle"] = "largest"
+    """Which of equally good thresholds is taken: the `largest`, or the `middle` one (ours), as the largest lies next to
+    those that are worse."""
     error_quantile: float | None = None
     """Measure prediction errors in units of this quantile of a model's own errors over its replay buffer (ours); None:
     unscaled."""

@@ -1,6 +1,6 @@
 """The composites of one iteration that are searched for their worst models, and which of them is taken.
 
-docs/derivations/iwocs.md §4.5, §4.6: (4.14), (4.15) or (4.20), (4.26).
+docs/derivations/iwocs.md §4.5, §4.6: (4.14), (4.15) or (4.20), (4.26), (4.27).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Trials:
     def __init__(self, config: IWOCSConfig, iteration: int) -> None:
         """Begin an iteration; the default policy alone, in iteration 0, has no threshold, so any will do."""
         self.thresholds = config.thresholds if iteration else (math.inf,)
+        self.ties = config.threshold_ties
         self.by, self.newest_first = config.threshold_by, iteration > 0 and config.gate_first == "searched"
         self.found: list[Found] = []  # of each trial so far
 
@@ -45,9 +46,9 @@ class Trials:
 
     @property
     def rho(self) -> float:
-        """The threshold that is chosen, of equal ones the largest."""
+        """The threshold that is chosen."""
         values = [self.value(found) for found in self.found[: len(self.thresholds)]]
-        return best_threshold(values, self.thresholds)
+        return best_threshold(values, self.thresholds, self.ties)
 
     @property
     def chosen(self) -> tuple[Trial, Found]:

@@ -184,6 +184,12 @@ def test_rho_by_the_mean_looks_at_the_models_that_are_not_the_worst():
     assert chosen == {"worst": (0.1, 0.3, list(CORNERS[3])), "mean": (0.5, 0.2, list(CORNERS[3]))}
 
 
+def test_of_equal_thresholds_the_middle_one_is_frozen_where_that_is_asked_for():
+    agent, _, _ = scripted(worst_at(2, 1), iterations=1, threshold_ties="middle")
+    finish(agent)
+    assert agent.path[1]["rho"] == 0.5 == float(agent.policy.rho[0])
+
+
 def test_points_of_cma_have_no_mean_to_go_by():
     with pytest.raises(ValueError, match=r"--agent.threshold-by mean does not go with --agent.search cma"):
         IWOCSConfig(threshold_by="mean", search="cma")

@@ -80,6 +80,12 @@ def test_of_equal_thresholds_the_larger_is_taken():
     assert best_threshold([1.0, 3.0, 2.0, 3.0] + [0.0] * 6) == 0.4
 
 
+def test_or_the_middle_of_them_the_lower_of_two():
+    values = {1: [0.0, 9.0, 1.0, 1.0], 2: [9.0, 9.0, 1.0, 1.0], 3: [9.0, 9.0, 9.0, 1.0], 4: [9.0] * 4}
+    chosen = {n: best_threshold(some, (0.0, 1.0, 3.0, 10.0), "middle") for n, some in values.items()}
+    assert chosen == {1: 1.0, 2: 0.0, 3: 1.0, 4: 1.0}
+
+
 def test_a_model_is_a_repetition_where_no_parameter_differs_by_more_than_its_share_of_the_range():
     span, model = torch.tensor([1.0, 100.0]), torch.tensor([0.5, 50.0])
     before = [model + torch.tensor(step) for step in ([0.02, 0.0], [0.0, 2.0], [0.03, 0.0], [-0.01, -3.0])]

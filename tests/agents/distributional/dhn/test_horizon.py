@@ -25,6 +25,7 @@ from surefoot.agents.distributional.dhn.equations import (
     time_features,
     whole_stock_features,
 )
+from surefoot.agents.distributional.distributions import project_quantiles
 from surefoot.agents.distributional.objectives import parse
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.parts.tabular import TabularMDP
@@ -205,6 +206,41 @@ def test_the_best_start_of_the_exponential_is_pooled_over_states_as_it_is_over_r
     obs = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
     outer = policy.outer(obs)
     assert outer.predicted == pytest.approx(-math.log((1 + math.exp(-2)) / 2), abs=1e-5)
+
+
+MOVE, SPILL, PIT = [(1.0, -0.2)], [(0.9, -0.2), (0.1, -1.0)], [(0.85, -0.2), (0.15, -1.7)]
+PATHS = ([PIT] * 3, [MOVE, *[SPILL] * 3, MOVE], [MOVE] * 7)  # of CROSSING; the last move of each pays 2.8
+
+
+def path_law(moves, quantiles=None):
+    """Return the returns of a path and their chances, projected to quantiles at every step."""
+    values, chances = torch.tensor([2.8], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    for outcomes in reversed(moves):
+        values = torch.cat([reward + 0.95 * values for _, reward in outcomes])
+        chances = torch.cat([chance * chances for chance, _ in outcomes])
+        if quantiles:
+            values = project_quantiles(values[None], chances[None], quantiles)[0]
+            chances = torch.full_like(values, 1 / quantiles)
+    return values, chances
+
+
+@pytest.mark.parametrize(
+    ("objective", "by_path"),
+    [
+        ("mean-variance(0.5)", (0.7986, 0.9743, 0.7487)),
+        ("entropic(2)", (-0.0292, 0.8398, 0.7487)),
+        ("probability(0.7)", (0.6141, 0.729, 1.0)),
+    ],
+)
+def test_what_the_paths_of_crossing_are_worth(objective, by_path):
+    found = [float(parse(objective).measure(*path_law(moves))) for moves in PATHS]
+    assert found == pytest.approx(by_path, abs=1e-4)
+
+
+def test_quantiles_alone_make_the_worst_path_of_crossing_look_better_to_the_exponential():
+    entropic = parse("entropic(2)")
+    projected = [float(entropic.measure(*path_law(moves, 32))) for moves in PATHS]
+    assert projected == pytest.approx([0.2185, 0.8378, 0.7487], abs=1e-3)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

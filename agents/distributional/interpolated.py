@@ -35,6 +35,7 @@ class Axis(NamedTuple):
     below: tuple[float, float]
     above: tuple[float, float]
     limits: tuple[float, float] = (-np.inf, np.inf)  # of u, where it jumps
+    hopeless: float | None = None  # what all stocks below the grid are worth, where they can't be brought to the jump
 
 
 class Solved(NamedTuple):
@@ -131,8 +132,8 @@ def _axis(task: Task, points: np.ndarray, rest: tuple[float, float], scale: floa
     low, high = float(points[0] + rest[0]), float(points[-1] + rest[1])
     shape = task.shape(low, high)
     below = above = (shape.least_slope, shape.largest_slope)
+    rounding = 1e-9 * (1 + abs(low) + abs(high))
     if task.objective.degree == 1:
-        rounding = 1e-9 * (1 + abs(low) + abs(high))
         u = task.utility(np.array([-1.0, 0.0, 1.0]))
         if points[0] <= -rest[1] + rounding:
             below = (float(u[1] - u[0]),) * 2
@@ -141,7 +142,8 @@ def _axis(task: Task, points: np.ndarray, rest: tuple[float, float], scale: floa
     if task.objective.degree != 0:
         return Axis(points, shape, below, above)
     steps = task.utility(np.array([-1.0, 0.0, 1.0]))
-    return Axis(points, shape, below, (0.0, 0.0), (float(steps.min()), float(steps.max())))
+    hopeless = float(steps[0]) if points[0] <= -rest[1] + rounding else None
+    return Axis(points, shape, below, (0.0, 0.0), (float(steps.min()), float(steps.max())), hopeless)
 
 
 # --- between the points of a grid -------------------------------------------------------------------------------------
@@ -170,12 +172,15 @@ def between(axis: Axis, tables: np.ndarray, after: np.ndarray, x: np.ndarray) ->
 
 def _beyond(axis: Axis, found: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Add what the slopes allow to values at the ends of the grid, where x lies beyond them."""
-    under, over = (axis.points[0] - x).clip(min=0), (x - axis.points[-1]).clip(min=0)
+    under, over = axis.points[0] - x, x - axis.points[-1]
+    under, over = (np.where(side > 1e-12 * (1 + np.abs(x)), side, 0.0) for side in (under, over))
     if under.any() or over.any():
         found[LOWER] += axis.above[0] * over - axis.below[1] * under
         found[UPPER] += axis.above[1] * over - axis.below[0] * under
         above, below = (sum(side) / 2 if max(map(abs, side)) < 1e100 else 0.0 for side in (axis.above, axis.below))
         found[MIDDLE] += above * over - below * under
+        if axis.hopeless is not None:
+            found[:3] = np.where(under > 0, axis.hopeless, found[:3])
     found[:3] = found[:3].clip(*axis.limits)
     return found
 

@@ -123,6 +123,19 @@ def test_beyond_the_ends_the_slopes_bound_and_the_middle_has_their_mean():
     assert (endless[MIDDLE] <= endless[UPPER]).all()
 
 
+@pytest.mark.parametrize(("below", "name"), [(0.0, "probability(0)"), (-2.0, "jump")])
+def test_what_no_return_brings_to_the_jump_is_worth_what_lies_below_it(below, name):
+    """±1 in each of three steps: after two, a return so far of −1 can still reach 0, and of −1.001 can not."""
+    jump = own(lambda x: torch.where(x < 0, -2.0, 1.0).to(x.dtype), name="jump", stock=0.0, degree=0)
+    goal = jump if name == "jump" else parse(name)
+    _, one, two, _ = axes_of(Task(one_state((-1, 1)), goal, 1.0, 3, 1e-6), 5)
+    assert (one.hopeless, two.hopeless) == (None, below)  # after one step every threshold can be reached
+    tables = tables_of(two.points, np.full(5, 0.5), np.full(5, 0.75))
+    found = between(two, tables, np.array([0]), np.array([[-1.001, -1 - 1e-13, -1.0]]))[:3, 0]
+    np.testing.assert_array_equal(found[:, 0], [below] * 3)
+    np.testing.assert_array_equal(found[:, 1:], [[0.5] * 2, [0.75] * 2, [0.625] * 2])
+
+
 @pytest.mark.parametrize(("sign", "stock"), [(1.0, 0.0), (-1.0, 0.0), (1.0, -4.0), (-1.0, 4.0)])
 def test_what_is_left_after_the_sweeps_is_in_the_bracket_whether_it_helps_or_hurts(sign, stock):
     """±1 for ever at γ = 1/2: G = ±2, and −(c_0 + G)² is −4, of which a tolerance of 1/8 leaves the last 1/8 of G."""

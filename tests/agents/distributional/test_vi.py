@@ -104,6 +104,16 @@ def test_a_finer_grid_has_a_narrower_bracket(objective, monkeypatch):
     assert coarse.lower - 1e-9 <= fine.lower <= fine.bound <= coarse.bound + 1e-9
 
 
+@pytest.mark.parametrize("stocks", [200, 2001])
+def test_a_threshold_out_of_reach_is_not_taken_for_one_that_is_met(stocks):
+    """CROSSING's 8-step path pays 0.749 for certain; stocks below the grid counted as its end, and 0.614 came out."""
+    crossing = TabularMDP(*Crossing().tabular())
+    found = solve(crossing, "probability(0.7)", gamma=0.95, horizon=12, method="vi", stocks=stocks)
+    assert (found.value, found.bound) == (pytest.approx(1.0), pytest.approx(1.0))
+    hopeless = solve(crossing, "probability(1.9)", gamma=0.95, horizon=12, method="vi", stocks=stocks)
+    assert (hopeless.value, hopeless.bound) == (0.0, 0.0)  # 1.83 is the most that can be earned
+
+
 def test_between_the_points_of_a_grid_a_jump_is_refused(monkeypatch):
     monkeypatch.setattr(enumerated, "partial_sums", lambda task: None)
     with pytest.raises(ValueError, match="window: the stocks are too many to be enumerated, and its utility jumps"):

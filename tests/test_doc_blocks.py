@@ -20,7 +20,8 @@ blocks after it: it is written, and as Python not run by itself. There are these
 - The first `FIRST` baseline runs of a run, and of every method of a sweep, are executed in this process.
 - Placeholders are made beforehand: `runs/RUN`, `runs/A`, … are tiny real runs of the agent of the page (`STAND_INS`),
   `mine.hdf5` is a tiny recording of the task of the command, `own.yaml` and `FILE.yaml` are blocks of other pages.
-- What needs a GPU, a download or a service is recognised by its options, and only parsed and resolved (`PARSED_ONLY`).
+- What needs a GPU, another processor, a download or a service is recognised by its options, and only parsed and
+  resolved (`PARSED_ONLY`).
 - What several pages train, evaluate or stress by one command they do on the last of them, and the others only parse.
 - Runs that are named by the second they start in get a number as well.
 - Of the figures with one name and as many panels the first is rendered; the others are made, and get its pixels.
@@ -54,6 +55,7 @@ import surefoot
 from surefoot import agents
 from surefoot.agents.baselines.sb3_config import SB3PPOConfig
 from surefoot.agents.interface import Plan
+from surefoot.agents.parts.engine.native import bf16_capabilities
 from surefoot.configs.allowed_modules import ALLOWED
 from surefoot.envs import EnvConfig, UncertainVectorEnv, spaces_of
 from surefoot.envs.make import find_spec
@@ -101,6 +103,8 @@ PARSED_ONLY = {
     r"--metric value_aware_error": "needs a run that is long enough to have trained its model",
     r"--video": "needs a driver that draws; tests/evaluation/figures/test_video.py has one",
 }
+if not bf16_capabilities():
+    PARSED_ONLY[r"--precision bf16"] = "needs a processor that this machine has not"
 # The agent whose runs stand for runs/RUN, runs/A, … on a page; elsewhere SAC on Hopper, or on the task of the grid.
 STAND_INS = {
     "dhn.md": ("dhn", "fork"),

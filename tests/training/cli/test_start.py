@@ -160,7 +160,7 @@ print(json.dumps(said))
     ) == [2.0]
 
 
-USES = ("torch.ones(2)", "float(torch.pi)", "torch.pi * 2", "list(torch.x)", "torch.nn.Module", "torch.x[0]")
+USES = ("torch.ones(2)", "float(torch.pi)", "torch.pi * 2", "list(torch.x)", "torch.nn.Module()", "torch.x[0]")
 
 
 @pytest.mark.parametrize("use", USES)

@@ -1009,16 +1009,23 @@ def dhn_horizon(result: Result) -> str:
 
 def minatar(result: Result) -> str:
     """Return one row per task and agent, with a figure per seed."""
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for job, cell in result["jobs"].items():
-        task, agent, _ = job.split("/")
-        groups.setdefault((task, agent), []).append(cell)
-    rows = [
-        (task, agent, f"{cells[0]['steps']:,}", ", ".join(f"{c['mean']:.1f} ± {c['std']:.1f}" for c in cells), tails)
-        for (task, agent), cells in groups.items()
-        for tails in [seeds(cells, "tail", 2)]
-    ]
-    header = ("task", "agent", "steps", "mean ± deviation over 300 episodes, by seed", "CVaR at 0.25, discounted")
+    groups: dict[tuple[str, str], dict[str, Result]] = {}
+    for job, cell in sorted(result["jobs"].items()):
+        task, agent, seed = job.split("/")
+        groups.setdefault((task, agent), {})[seed] = cell
+    rows = []
+    for (task, agent), of_seed in groups.items():
+        cells = list(of_seed.values())
+        means = ", ".join(f"{c['mean']:.1f} ± {c['std']:.1f}" for c in cells)
+        rows.append((task, agent, f"{cells[0]['steps']:,}", " ".join(of_seed), means, seeds(cells, "tail", 2)))
+    header = (
+        "task",
+        "agent",
+        "steps",
+        "seeds",
+        "mean ± deviation of 300 episodes, by seed",
+        "CVaR at 0.25, discounted",
+    )
     return markdown(header, rows)
 
 

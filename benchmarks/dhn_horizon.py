@@ -24,6 +24,7 @@ from surefoot.agents.parts.tabular import TabularMDP
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.evaluation.objectives import measure_objectives
 from surefoot.training.config.presets import load_preset
+from surefoot.training.config.run import RunConfig
 
 NAME = "dhn_horizon"
 PRESETS = {  # of a task, or of one of its jobs
@@ -58,10 +59,14 @@ def optimum(task: EnvConfig, objective: str, gamma: float, horizon: int) -> list
     return [round(solution.value, 4), round(solution.bound, 4)]
 
 
+def preset_of(job: str) -> RunConfig[Any]:
+    """Return the job's own preset, or its task's."""
+    return load_preset("dhn", PRESETS.get(job, PRESETS[job.split("/", 1)[0]]))
+
+
 def run(job: str, seed: int) -> dict[str, float]:
     """Train for the objective of a job, and return what was predicted and achieved."""
-    task, objective = job.split("/", 1)
-    preset = load_preset("dhn", PRESETS.get(job, PRESETS[task]))
+    objective, preset = job.split("/", 1)[1], preset_of(job)
     policy = trained(replace(preset.agent, objective=objective), preset.env, preset.steps, seed)
     (m,) = measure_objectives(policy, preset.env, [objective], episodes=EPISODES, seed=SEED)
     low, high = m.interval
@@ -73,8 +78,7 @@ def main(options: Options) -> None:
     began = time.perf_counter()
     torch.set_num_threads(1)
     for job in options.jobs:
-        task, objective = job.split("/", 1)
-        preset = load_preset("dhn", PRESETS.get(job, PRESETS[task]))
+        objective, preset = job.split("/", 1)[1], preset_of(job)
         assert preset.agent.horizon is not None
         exact = optimum(preset.env, objective, preset.agent.gamma, preset.agent.horizon)
         runs = []

@@ -101,10 +101,15 @@ def played(
         for sub in env.unwrapped.sub_envs.envs if rounding else ():
             for values in (sub.unwrapped.data.qpos, sub.unwrapped.data.qvel):
                 values += rounding * random.uniform(-1, 1, len(values)) * (1 + np.abs(values))
-        obs, reward, terminated, truncated, info = env.step(action)
-        rows.append((obs, info["final_obs"], reward[:, None], terminated[:, None], truncated[:, None]))
+        rows.append(row_of(env.step(action)))
     env.close()
     return rows
+
+
+def row_of(stepped: Any) -> Row:
+    """Return observation, true successor, reward and flags, (N, …) each, of what a step returned."""
+    obs, reward, terminated, truncated, info = stepped
+    return obs, info["final_obs"], reward[:, None], terminated[:, None], truncated[:, None]
 
 
 def error(one: Row, other: Row) -> np.ndarray:

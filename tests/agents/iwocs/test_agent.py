@@ -492,6 +492,30 @@ def plain(value):
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def saved_in_every_part(straight, part_of, folder):
+    """Run to the end; return its parts, and save the state one step into each, in a file by its number."""
+    parts = []
+    for _ in range(2000):
+        if (part := part_of(straight)) not in parts:
+            straight.step()
+            torch.save(straight.state_dict(), folder / f"{len(parts)}.pt")
+            parts.append(part)
+        if straight.step().done:
+            break
+    return parts
+
+
+def assert_the_same_run_from(parts, straight, folder, options):
+    for number, part in enumerate(parts):
+        resumed = real_agent(seed=1, **options)
+        resumed.search_seeds, resumed.held_out_seeds = straight.search_seeds, straight.held_out_seeds
+        resumed.setting = dataclasses.replace(resumed.setting, seed=0)
+        resumed.load_state_dict(torch.load(folder / f"{number}.pt", weights_only=True))
+        finish(resumed)
+        assert plain(resumed.state_dict()) == plain(straight.state_dict()), part
+        assert resumed.path == straight.path
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -502,50 +526,22 @@ def plain(value):
 )
 def test_a_run_stopped_anywhere_is_the_same_run_bit_for_bit(options, tmp_path, monkeypatch):
     monkeypatch.setattr("surefoot.agents.iwocs.agent.SIDE_BY_SIDE", 4)  # a search of several slices
-    straight, stops, seen = real_agent(**options), [], set()
-    for _ in range(1000):
-        place = (straight.iteration, straight.solver is None, straight.search is not None and straight.held_out)
-        if place not in seen:  # the beginning of each part, and one step into it
-            seen.add(place)
-            straight.step()
-            torch.save(straight.state_dict(), tmp_path / f"{len(stops)}.pt")
-            stops.append(place)
-        if straight.step().done:
-            break
+    straight = real_agent(**options)
+    stops = saved_in_every_part(
+        straight, lambda one: (one.iteration, one.solver is None, one.search is not None and one.held_out), tmp_path
+    )
     assert len(stops) == 3 * (1 + straight.config.iterations)  # training, choosing ρ, held out; of each model
-    for number in range(len(stops)):
-        resumed = real_agent(seed=1, **options)
-        resumed.search_seeds, resumed.held_out_seeds = straight.search_seeds, straight.held_out_seeds
-        resumed.setting = dataclasses.replace(resumed.setting, seed=0)
-        resumed.load_state_dict(torch.load(tmp_path / f"{number}.pt", weights_only=True))
-        finish(resumed)
-        assert plain(resumed.state_dict()) == plain(straight.state_dict()), stops[number]
-        assert resumed.path == straight.path
+    assert_the_same_run_from(stops, straight, tmp_path, options)
 
 
 def test_a_run_stopped_in_a_further_round_is_the_same_run_bit_for_bit(tmp_path, monkeypatch):
     """No specialist holds for the first three rounds: the first model has three of them, the second one."""
     monkeypatch.setattr("surefoot.agents.iwocs.agent.holds", lambda own, known: False)
     options = {"prolong": 2, "iterations": 4, "gate_first": "searched", "on_repeat": "next-worst"}
-    straight, stops, seen = real_agent(**options), [], set()
-    for _ in range(2000):
-        place = (straight.iteration, straight.round, straight.solver is None)
-        if place not in seen:  # the beginning of each part, and one step into it
-            seen.add(place)
-            straight.step()
-            torch.save(straight.state_dict(), tmp_path / f"{len(stops)}.pt")
-            stops.append(place)
-        if straight.step().done:
-            break
+    straight = real_agent(**options)
+    stops = saved_in_every_part(straight, lambda one: (one.iteration, one.round, one.solver is None), tmp_path)
     assert [place[:2] for place in stops if not place[2]] == [(0, 0), (1, 1), (1, 2), (1, 3), (2, 1)]
-    for number in range(len(stops)):
-        resumed = real_agent(seed=1, **options)
-        resumed.search_seeds, resumed.held_out_seeds = straight.search_seeds, straight.held_out_seeds
-        resumed.setting = dataclasses.replace(resumed.setting, seed=0)
-        resumed.load_state_dict(torch.load(tmp_path / f"{number}.pt", weights_only=True))
-        finish(resumed)
-        assert plain(resumed.state_dict()) == plain(straight.state_dict()), stops[number]
-        assert resumed.path == straight.path
+    assert_the_same_run_from(stops, straight, tmp_path, options)
 
 
 @pytest.mark.parametrize(("models", "expected"), [(0, (0, 0, 20)), (2, (1, 2, 12))])

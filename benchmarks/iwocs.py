@@ -41,6 +41,7 @@ METHODS = MAIN | {
     "iwocs-goes-on": Method("iwocs", GOES_ON),
     "iwocs-goes-on-searched-first": Method("iwocs", GOES_ON | {"gate_first": "searched"}),
     "iwocs-goes-on-middle": Method("iwocs", GOES_ON | {"threshold_ties": "middle"}),
+    "iwocs-goes-on-again": Method("iwocs", GOES_ON | {"threshold_ties": "again"}),
     "iwocs-prolonged": Method("iwocs", {"prolong": 2}),
     "iwocs-without-memory": Method("iwocs", {"gate_memory": 0.0}),
     "iwocs-pessimistic": Method("iwocs", {"gate_choice": "pessimistic"}),

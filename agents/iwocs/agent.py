@@ -21,7 +21,8 @@ in `agents/iwocs/exact.py`.
 | (4.17) the best so far, with its interval | – | `choice.compare`, `agent.IWOCS.deploy` |
 | (4.18) a model that repeats; §4.6 the ends | – | `composite.repeated`, `agent.IWOCS.ending` |
 | (4.19) nothing better is possible | – | `choice.highest_return`, `agent.IWOCS.ending` |
-| (4.20) ρ_i by the mean over the models; (4.27) ties | – | `trials.Trials.value`; `composite.best_threshold` |
+| (4.20) ρ_i by the mean over the models | – | `trials.Trials.value` |
+| (4.27) ties of thresholds; (4.28) more episodes for them | – | `composite.best_threshold`; `trials.Trials.taken` |
 | (4.21) errors remembered, (4.22) the most accurate acts | – | `composite.remembered`, `composite.Composite.decide` |
 | (4.23) the default acts first; (4.26) who a search found to | – | `composite.Composite.decide`; `trials.Trials` |
 | (4.24) a specialist that does not hold yet; (4.25) the next model | – | `choice.holds`; `choice.next_model` |
@@ -197,13 +198,13 @@ class IWOCS:
         self.most_reward = max(self.most_reward, float(replay.unpack(replay.rows[: len(replay)]).reward.max()))
         self.solver = None
         self.trials = Trials(self.config, self.iteration)
-        self.returns: list[Tensor] = []  # (p, E) of the batches of points on held-out seeds
-        self.table: list[entries.Row] = []  # on held-out seeds
+        self.returns: list[Tensor] = []  # (p, E) of the batches of points on held-out seeds, candidate by candidate
+        self.table: list[entries.Row] = []  # the same, point by point
         self.search = self.make_search()
 
     @property
     def held_out(self) -> bool:
-        """Whether the search in progress is the one on other seeds, of the trial that was chosen."""
+        """Whether the search in progress is one on other seeds, of the trials that were best."""
         return self.trials.next is None
 
     def make_search(self) -> Search:
@@ -219,7 +220,7 @@ class IWOCS:
         """Return the composite that is searched for its worst model: ρ of the older specialists is frozen."""
         if not self.iteration:
             return self.policy.composite([])
-        trial, newest = self.trials.next or self.trials.chosen[0], self.iteration - 1
+        trial, newest = self.trials.next or self.trials.candidates[len(self.trials.held_out)][0], self.iteration - 1
         self.policy.first[newest + 1] = newest if trial.first else self.policy.first[newest]
         return self.policy.composite([*self.policy.rho[:newest].tolist(), trial.rho * self.scale])
 
@@ -234,10 +235,10 @@ class IWOCS:
             fractions = composite.fractions_by_job.view(len(points), len(seeds), -1).mean(1).cpu()
             self.table += zip(points.tolist(), returns.mean(1).tolist(), fractions.tolist(), strict=True)
             self.returns.append(returns)
-        if self.search.done and self.held_out:
-            return self.decide()
         if self.search.done:
-            self.trials.found.append(self.search.found)
+            (self.trials.held_out if self.held_out else self.trials.found).append(self.search.found)
+            if self.held_out and len(self.trials.held_out) == len(self.trials.candidates):
+                return self.decide()
             self.search = self.make_search()
         return Progress(0, 0, {})
 
@@ -250,11 +251,12 @@ class IWOCS:
     def decide(self) -> Progress:
         """Freeze ρ_i, keep the best so far, log, and go to the next model or end."""
         assert self.search is not None
-        i, (trial, found), held_out = self.iteration, self.trials.chosen, self.search.found
+        i, (trial, found), held_out = self.iteration, self.trials.candidates[self.trials.taken], self.keep_taken()
         if i:
             self.policy.rho[i - 1] = trial.rho * self.scale
         comparison, perfect = self.deploy(), reaches(found.value, self.highest)
-        worst = held_out.point if perfect else found.point  # a tie at the highest return says nothing
+        more = self.config.threshold_ties == "again" and not reaches(held_out.value, self.highest)
+        worst = held_out.point if perfect or more else found.point  # a tie at the highest return says nothing
         worst, again = next_model(worst, self.table, self.repeats, self.config.on_repeat, self.highest)
         status = self.ending(again, solved=perfect and reaches(held_out.value, self.highest))
         self.path.append(self.entry(worst, status, comparison))
@@ -269,6 +271,14 @@ class IWOCS:
         metrics["rounds"] = torch.tensor(float(self.path[-1]["rounds"] or 0))
         note = entries.summary(self.path[-1], self.perturbed_envs.names)
         return Progress(self.withheld, 0, metrics, done=status is not None, notes=(note,))
+
+    def keep_taken(self) -> Found:
+        """Forget what candidates that are not taken got on held-out seeds; return what the one that is taken did."""
+        number, returns = self.trials.taken, torch.cat(self.returns)
+        points = len(returns) // len(self.trials.held_out)
+        mine = slice(number * points, (number + 1) * points)
+        self.returns, self.table = [returns[mine]], self.table[mine]
+        return self.trials.held_out[number]
 
     def deploy(self) -> dict[str, Any] | None:
         """Deploy this iteration's policy if it is better than that before it; return how the two compare."""
@@ -325,7 +335,7 @@ class IWOCS:
             "training_steps": self.trained_steps,
             "search_steps": self.search_steps,
             "status": status,
-            **entries.of_held_out(self.search.found, self.table),
+            **entries.of_held_out(self.trials.held_out[self.trials.taken], self.table),
         }
 
     def own_scores(self) -> dict[str, float]:
@@ -354,7 +364,7 @@ class IWOCS:
         if self.search is not None:
             state |= {"search": self.search.state_dict(), "withheld": self.withheld}
             state |= {"found": [tuple(one) for one in self.trials.found], "table": copy.deepcopy(self.table)}
-            state |= {"returns": list(self.returns)}
+            state |= {"returns": list(self.returns), "held_out": [tuple(one) for one in self.trials.held_out]}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -372,6 +382,8 @@ class IWOCS:
             self.withheld = state["withheld"]
             self.trials = Trials(self.config, self.iteration)
             self.trials.found = [Found(value, model.cpu(), *others) for value, model, *others in state["found"]]
+            held_out = state.get("held_out", [])  # runs before had one candidate
+            self.trials.held_out = [Found(value, model.cpu(), *others) for value, model, *others in held_out]
             self.table = [tuple(row) for row in state["table"]]
             self.returns = [returns.cpu() for returns in state["returns"]]
             self.search = self.make_search()

@@ -73,7 +73,7 @@ def choose(order: Tensor, valid: Tensor) -> Tensor:
 def best_threshold(
     values: Sequence[float],
     thresholds: Sequence[float] = THRESHOLDS,
-    ties: Literal["largest", "middle"] = "largest",
+    ties: Literal["largest", "middle", "again"] = "largest",
 ) -> float:
     """Return the threshold whose composite has the highest value; of equal ones the largest, or the middle, (4.27)."""
     best = [rho for value, rho in zip(values, thresholds, strict=True) if value == max(values)]

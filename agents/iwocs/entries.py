@@ -15,13 +15,16 @@ Row = tuple[list[float], float, list[float]]  # a point, its mean return, the fr
 
 def of_trials(trials: Trials) -> dict[str, Any]:
     """Return what the search of every composite of an iteration came to, and which was taken."""
-    (trial, taken), thresholds = trials.chosen, trials.thresholds
+    candidates, thresholds = trials.candidates, trials.thresholds
+    trial, taken = candidates[trials.taken]
     tried = [[one.value, one.mean] for one in trials.found]
+    again = [[one.rho, found.value, found.mean] for (one, _), found in zip(candidates, trials.held_out, strict=True)]
     return {
         "rho": trial.rho,
         "worst": taken.value,
         "equally_bad": taken.ties,
         "by_threshold": [[rho, *values] for rho, values in zip(thresholds, tried, strict=False)],
+        "again": again if len(again) > 1 else [],
         "newest_first": tried[len(thresholds) :],
     }
 

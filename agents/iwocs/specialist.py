@@ -69,9 +69,9 @@ class IWOCSConfig(SACConfig):
     threshold_by: Literal["worst", "mean"] = "worst"
     """Value of a threshold's search that it is chosen by: the `worst` one, or the `mean` over all points (ours), which
     tells thresholds apart while another model stays the worst whatever they are."""
-    threshold_ties: Literal["largest", "middle"] = "largest"
+    threshold_ties: Literal["largest", "middle", "again"] = "largest"
     """Which of equally good thresholds is taken: the `largest`, or the `middle` one (ours), as the largest lies next to
-    those that are worse."""
+    those that are worse; `again` (ours): the one that is best on the held-out seeds, whose worst model is next."""
     error_quantile: float | None = None
     """Measure prediction errors in units of this quantile of a model's own errors over its replay buffer (ours); None:
     unscaled."""

@@ -1,6 +1,6 @@
 """The composites of one iteration that are searched for their worst models, and which of them is taken.
 
-docs/derivations/iwocs.md §4.5, §4.6: (4.14), (4.15) or (4.20), (4.26), (4.27).
+docs/derivations/iwocs.md §4.5, §4.6: (4.14), (4.15) or (4.20), (4.26), (4.27), (4.28).
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ class Trial(NamedTuple):
 
 
 class Trials:
-    """One search for each threshold, then one in which the newest specialist acts first, if that is asked for."""
+    """One search for each threshold, then one in which the newest specialist acts first, if that is asked for.
+
+    Then a search on held-out seeds of what was best: of one trial, or of every threshold that ties for it, (4.28).
+    """
 
     def __init__(self, config: IWOCSConfig, iteration: int) -> None:
         """Begin an iteration; the default policy alone, in iteration 0, has no threshold, so any will do."""
@@ -29,6 +32,7 @@ class Trials:
         self.ties = config.threshold_ties
         self.by, self.newest_first = config.threshold_by, iteration > 0 and config.gate_first == "searched"
         self.found: list[Found] = []  # of each trial so far
+        self.held_out: list[Found] = []  # of each candidate so far, on held-out seeds
 
     def value(self, found: Found) -> float:
         """Return what a trial is chosen by: (4.15) or (4.20)."""
@@ -46,14 +50,23 @@ class Trials:
 
     @property
     def rho(self) -> float:
-        """The threshold that is chosen."""
+        """The threshold that the searches choose."""
         values = [self.value(found) for found in self.found[: len(self.thresholds)]]
         return best_threshold(values, self.thresholds, self.ties)
 
     @property
-    def chosen(self) -> tuple[Trial, Found]:
-        """The trial that is taken and what was found of it; the newest specialist acts first where that is better."""
+    def candidates(self) -> list[tuple[Trial, Found]]:
+        """The trials that meet the held-out seeds; the newest specialist acts first where that is better."""
         of_rho, extra = self.found[self.thresholds.index(self.rho)], self.found[len(self.thresholds) :]
         if extra and self.value(extra[0]) > self.value(of_rho):
-            return Trial(self.rho, first=True), extra[0]
-        return Trial(self.rho), of_rho
+            return [(Trial(self.rho, first=True), extra[0])]
+        if self.ties != "again":
+            return [(Trial(self.rho), of_rho)]
+        tried = zip(self.thresholds, self.found, strict=False)
+        return [(Trial(rho), found) for rho, found in tried if self.value(found) == self.value(of_rho)]
+
+    @property
+    def taken(self) -> int:
+        """The number of the candidate that is best on the held-out seeds, the middle one of equals."""
+        thresholds = [trial.rho for trial, _ in self.candidates]
+        return thresholds.index(best_threshold([self.value(found) for found in self.held_out], thresholds, self.ties))

@@ -190,6 +190,49 @@ def test_of_equal_thresholds_the_middle_one_is_frozen_where_that_is_asked_for():
     assert agent.path[1]["rho"] == 0.5 == float(agent.policy.rho[0])
 
 
+@pytest.mark.parametrize(
+    ("held_out", "rho", "again", "best"),
+    [
+        ({5: 1.0, 6: 4.0}, 1.0, [[0.1, 1.0, 5.5], [1.0, 4.0, 6.25]], 1),
+        ({5: 4.0, 6: 1.0}, 0.1, [[0.1, 4.0, 6.25], [1.0, 1.0, 5.5]], 1),
+        ({5: 1.0, 6: 1.0}, 0.1, [[0.1, 1.0, 5.5], [1.0, 1.0, 5.5]], 0),  # no better than the default's 1
+    ],
+)
+def test_equal_thresholds_are_played_again_and_the_better_one_and_its_worst_model_taken(held_out, rho, again, best):
+    """0.1 and 1.0 tie in the search, which sees the second corner fall; the held-out seeds see the fourth."""
+    search = {2: 3.0, 3: 2.0, 4: 3.0}
+
+    def value(call, point):
+        if call in search:
+            return search[call] if point == CORNERS[1] else 7.0
+        return held_out.get(call, 1.0) if point == CORNERS[3 if call > 1 else 2] else 7.0
+
+    agent, perturbed_envs, env = scripted(value, limit=8, iterations=2, threshold_ties="again")
+    while len(agent.path) < 2:
+        agent.step()
+    entry, (_, second) = agent.path[1], env.calls
+    assert env.calls[0] == CORNERS[2]  # of the default too: its search saw the same, on one episode a point
+    assert (entry["rho"], entry["again"], entry["worst_model"]) == (rho, again, list(second))
+    assert second == CORNERS[3]
+    taken = max(held_out.values())
+    assert (entry["worst"], entry["held_out_worst"], entry["best_so_far"]) == (3.0, taken, best)
+    assert [row["return"] for row in entry["table"]] == [7.0, 7.0, 7.0, taken]
+    tried = [[one.rho for one in act.specialists] for act in perturbed_envs.played]
+    assert tried[2:7] == [[0.1], [0.5], [1.0], [0.1], [1.0]]
+    assert perturbed_envs.seeds[5:7] == [tuple(agent.held_out_seeds)] * 2
+
+
+def test_where_more_episodes_see_no_fall_the_next_model_is_that_of_the_search():
+    agent, _, env = scripted(
+        lambda call, point: 1.0 if call % 2 == 0 and point == CORNERS[1] else 7.0, limit=7, threshold_ties="again"
+    )
+    agent.step()
+    while agent.iteration == 0:
+        agent.step()
+    assert env.calls == [CORNERS[1]]
+    assert [agent.path[0][name] for name in ("held_out_worst", "again")] == [7.0, []]
+
+
 def test_points_of_cma_have_no_mean_to_go_by():
     with pytest.raises(ValueError, match=r"--agent.threshold-by mean does not go with --agent.search cma"):
         IWOCSConfig(threshold_by="mean", search="cma")
@@ -531,6 +574,18 @@ def test_a_run_stopped_anywhere_is_the_same_run_bit_for_bit(options, tmp_path, m
         straight, lambda one: (one.iteration, one.solver is None, one.search is not None and one.held_out), tmp_path
     )
     assert len(stops) == 3 * (1 + straight.config.iterations)  # training, choosing ρ, held out; of each model
+    assert_the_same_run_from(stops, straight, tmp_path, options)
+
+
+def test_a_run_stopped_between_two_equal_thresholds_is_the_same_run_bit_for_bit(tmp_path, monkeypatch):
+    """Both thresholds reject nobody and act alike: every episode of a cut pole is as long as the other's."""
+    monkeypatch.setattr("surefoot.agents.iwocs.agent.SIDE_BY_SIDE", 4)
+    options = {"threshold_ties": "again", "thresholds": (1e6, 1e7), "repeat_tolerance": 0.0, "iterations": 1}
+    straight = real_agent(**options)
+    place = lambda one: (one.iteration, one.solver is None, one.search is not None and len(one.trials.held_out))  # noqa: E731
+    stops = saved_in_every_part(straight, place, tmp_path)
+    assert (1, True, 1) in stops
+    assert len(straight.path[1]["again"]) == 2
     assert_the_same_run_from(stops, straight, tmp_path, options)
 
 

@@ -21,8 +21,7 @@ in `agents/iwocs/exact.py`.
 | (4.17) the best so far, with its interval | – | `choice.compare`, `agent.IWOCS.deploy` |
 | (4.18) a model that repeats; §4.6 the ends | – | `composite.repeated`, `agent.IWOCS.ending` |
 | (4.19) nothing better is possible | – | `choice.highest_return`, `agent.IWOCS.ending` |
-| (4.20) ρ_i by the mean over the models | – | `trials.Trials.value` |
-| (4.27) ties of thresholds; (4.28) more episodes for them | – | `composite.best_threshold`; `trials.Trials.taken` |
+| (4.20) ρ_i by the mean over the models; (4.27), (4.28) ties | – | `trials.Trials.value`; `trials.Trials.taken` |
 | (4.21) errors remembered, (4.22) the most accurate acts | – | `composite.remembered`, `composite.Composite.decide` |
 | (4.23) the default acts first; (4.26) who a search found to | – | `composite.Composite.decide`; `trials.Trials` |
 | (4.24) a specialist that does not hold yet; (4.25) the next model | – | `choice.holds`; `choice.next_model` |
@@ -43,7 +42,7 @@ Where this differs from the paper, or the paper leaves it open, and why:
 - `prolong` goes on training in a model until its specialist holds there, (4.24): the paper solves each model to
   optimality in its pseudo-code, and trains for a fixed number of steps in appendix H.
 - `threshold_by="mean"` chooses ρ by the mean over the models of the search, (4.20): by the worst value alone it is
-  arbitrary for as long as another model stays the worst.
+  arbitrary for as long as another model stays the worst. `threshold_ties="again"` plays ties on the held-out seeds.
 - `gate_memory` and `gate_choice="accurate"` judge a specialist by the whole episode and let the one act that foresees
   best, (4.21), (4.22): the model is the same in every step, and near an equilibrium all of them foresee the next.
 - ρ is an absolute error summed over all observations, so with many of them every model may be unusable everywhere, and
@@ -66,7 +65,7 @@ from surefoot.agents.interface import AgentSpec, Progress, Setting, Style, Uncer
 from surefoot.agents.iwocs import entries
 from surefoot.agents.iwocs.choice import compare, highest_return, holds, next_model, reaches
 from surefoot.agents.iwocs.composite import Composite, repeated
-from surefoot.agents.iwocs.search import Found, Search, cma_search, grid_search, random_search
+from surefoot.agents.iwocs.search import Search, cma_search, grid_search, random_search
 from surefoot.agents.iwocs.specialist import TINY, IWOCSConfig, IWOCSPolicy, StaticSolver, plan
 from surefoot.agents.iwocs.trials import Trials
 from surefoot.agents.parts.engine import compute_by
@@ -250,11 +249,12 @@ class IWOCS:
 
     def decide(self) -> Progress:
         """Freeze ρ_i, keep the best so far, log, and go to the next model or end."""
-        assert self.search is not None
-        i, (trial, found), held_out = self.iteration, self.trials.candidates[self.trials.taken], self.keep_taken()
+        i, (trial, found, held_out) = self.iteration, self.trials.outcome
+        self.table = self.trials.of_taken(self.table)
         if i:
             self.policy.rho[i - 1] = trial.rho * self.scale
-        comparison, perfect = self.deploy(), reaches(found.value, self.highest)
+        comparison = self.deploy(self.trials.of_taken(torch.cat(self.returns)))
+        perfect = reaches(found.value, self.highest)
         more = self.config.threshold_ties == "again" and not reaches(held_out.value, self.highest)
         worst = held_out.point if perfect or more else found.point  # a tie at the highest return says nothing
         worst, again = next_model(worst, self.table, self.repeats, self.config.on_repeat, self.highest)
@@ -272,17 +272,9 @@ class IWOCS:
         note = entries.summary(self.path[-1], self.perturbed_envs.names)
         return Progress(self.withheld, 0, metrics, done=status is not None, notes=(note,))
 
-    def keep_taken(self) -> Found:
-        """Forget what candidates that are not taken got on held-out seeds; return what the one that is taken did."""
-        number, returns = self.trials.taken, torch.cat(self.returns)
-        points = len(returns) // len(self.trials.held_out)
-        mine = slice(number * points, (number + 1) * points)
-        self.returns, self.table = [returns[mine]], self.table[mine]
-        return self.trials.held_out[number]
-
-    def deploy(self) -> dict[str, Any] | None:
-        """Deploy this iteration's policy if it is better than that before it; return how the two compare."""
-        returns, before = torch.cat(self.returns), int(self.policy.used)
+    def deploy(self, returns: Tensor) -> dict[str, Any] | None:
+        """Deploy this iteration's policy, with returns (P, E), if better than that before it; return the comparison."""
+        before = int(self.policy.used)
         if self.incumbent is None:
             self.incumbent = returns
             return None
@@ -318,7 +310,6 @@ class IWOCS:
     def entry(self, worst: Tensor, status: str | None, comparison: dict[str, Any] | None) -> dict[str, Any]:
         """Return the path's entry of this iteration."""
         i, trained = self.iteration, self.iteration > 0
-        assert self.search is not None
         of_trials = entries.of_trials(self.trials)
         return {
             "iteration": i,
@@ -335,7 +326,7 @@ class IWOCS:
             "training_steps": self.trained_steps,
             "search_steps": self.search_steps,
             "status": status,
-            **entries.of_held_out(self.trials.held_out[self.trials.taken], self.table),
+            **entries.of_held_out(self.trials.outcome[-1], self.table),
         }
 
     def own_scores(self) -> dict[str, float]:
@@ -362,9 +353,8 @@ class IWOCS:
         if self.solver is not None:
             return state | {"solver": self.solver.state_dict()}
         if self.search is not None:
-            state |= {"search": self.search.state_dict(), "withheld": self.withheld}
-            state |= {"found": [tuple(one) for one in self.trials.found], "table": copy.deepcopy(self.table)}
-            state |= {"returns": list(self.returns), "held_out": [tuple(one) for one in self.trials.held_out]}
+            state |= {"search": self.search.state_dict(), "withheld": self.withheld, **self.trials.state_dict()}
+            state |= {"table": copy.deepcopy(self.table), "returns": list(self.returns)}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -381,9 +371,7 @@ class IWOCS:
         if "search" in state:
             self.withheld = state["withheld"]
             self.trials = Trials(self.config, self.iteration)
-            self.trials.found = [Found(value, model.cpu(), *others) for value, model, *others in state["found"]]
-            held_out = state.get("held_out", [])  # runs before had one candidate
-            self.trials.held_out = [Found(value, model.cpu(), *others) for value, model, *others in held_out]
+            self.trials.load_state_dict(state)
             self.table = [tuple(row) for row in state["table"]]
             self.returns = [returns.cpu() for returns in state["returns"]]
             self.search = self.make_search()

@@ -16,7 +16,7 @@ Row = tuple[list[float], float, list[float]]  # a point, its mean return, the fr
 def of_trials(trials: Trials) -> dict[str, Any]:
     """Return what the search of every composite of an iteration came to, and which was taken."""
     candidates, thresholds = trials.candidates, trials.thresholds
-    trial, taken = candidates[trials.taken]
+    trial, taken, _ = trials.outcome
     tried = [[one.value, one.mean] for one in trials.found]
     again = [[one.rho, found.value, found.mean] for (one, _), found in zip(candidates, trials.held_out, strict=True)]
     return {

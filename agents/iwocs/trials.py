@@ -6,11 +6,16 @@ docs/derivations/iwocs.md §4.5, §4.6: (4.14), (4.15) or (4.20), (4.26), (4.27)
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor
 
 from surefoot.agents.iwocs.composite import best_threshold
 from surefoot.agents.iwocs.search import Found
 from surefoot.agents.iwocs.specialist import IWOCSConfig
+
+FOUND = ("found", "held_out")  # what a checkpoint has of an iteration's trials
+Rows = TypeVar("Rows", list[Any], Tensor)
 
 
 class Trial(NamedTuple):
@@ -66,7 +71,26 @@ class Trials:
         return [(Trial(rho), found) for rho, found in tried if self.value(found) == self.value(of_rho)]
 
     @property
+    def outcome(self) -> tuple[Trial, Found, Found]:
+        """The trial that is taken, and what was found of it in its search and on the held-out seeds."""
+        return *self.candidates[self.taken], self.held_out[self.taken]
+
+    def of_taken(self, rows: Rows) -> Rows:
+        """Return, of rows on held-out seeds, candidate by candidate and of each as many, those of the taken one."""
+        each = len(rows) // len(self.held_out)
+        return rows[self.taken * each : (self.taken + 1) * each]
+
+    @property
     def taken(self) -> int:
         """The number of the candidate that is best on the held-out seeds, the middle one of equals."""
         thresholds = [trial.rho for trial, _ in self.candidates]
         return thresholds.index(best_threshold([self.value(found) for found in self.held_out], thresholds, self.ties))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was found."""
+        return {name: [tuple(one) for one in getattr(self, name)] for name in FOUND}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what was found; runs before (4.28) had saved nothing of their only candidate."""
+        for name in FOUND:
+            setattr(self, name, [Found(value, at.cpu(), *others) for value, at, *others in state.get(name, ())])

@@ -70,7 +70,9 @@ def draw_iwocs_worlds() -> Path:
 
 def draw_simulator_gap() -> Path:
     """Draw the real return of each method against the simulator's gravity, from `simulator_gap.json`."""
-    jobs: dict[str, Any] = json.loads((RESULTS / "simulator_gap.json").read_text(encoding="utf-8"))["jobs"]
+    every: dict[str, Any] = json.loads((RESULTS / "simulator_gap.json").read_text(encoding="utf-8"))["jobs"]
+    own_data = {job: figures for job, figures in every.items() if job.count("/") == 2}
+    jobs = {job: figures for job, figures in own_data.items() if job.startswith(("none/", "gravity="))}
     cells: dict[str, dict[str, list[float]]] = {}
     for job, figures in jobs.items():
         gap, method, _ = job.split("/")

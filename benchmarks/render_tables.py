@@ -128,27 +128,39 @@ def with_interval(seeds: Sequence[float], digits: int = 0) -> str:
 
 
 def simulator_gap(result: Result) -> str:
-    """Return the real return of every method by the simulator's gravity: mean over the seeds that are there, and each.
+    """Return the real return of every method: by the simulator's gravity, by other gaps, by the data.
 
-    Methods that see no simulator have one column.
+    A cell is the mean over the seeds that are there, and each. Methods that see no simulator have one column.
     """
-    cells: dict[tuple[str, str], list[float]] = {}
+    cuts: dict[str, dict[tuple[str, str], list[float]]] = {"gravity": {}, "kind": {}, "data": {}}
     for job, figures in sorted(result["jobs"].items()):
-        gap, method, _ = job.split("/")
-        cells.setdefault((method, gap), []).append(figures["real"])
-    gaps = sorted({gap for _, gap in cells} - {"none"}, key=lambda gap: float(gap.partition("=")[2]))
-    methods = [name for name in GAP_METHODS if any(method == name for method, _ in cells)]
-    columns = ["none", *gaps]
-    rows = [(GAP_METHODS[method], *(gap_cell(cells.get((method, gap), [])) for gap in columns)) for method in methods]
-    header = ("method", "no simulator", *(f"gravity × {gap.partition('=')[2]}" for gap in gaps))
+        gap, method, _, *data = job.split("/")
+        cut = "data" if data else "gravity" if gap == "none" or gap.startswith("gravity=") else "kind"
+        cuts[cut].setdefault((method, data[0] if data else gap), []).append(figures["real"])
+    tables = "\n\n".join(gap_table(cells) for cells in cuts.values() if cells)
     steps = sorted({figures["steps"] for figures in result["jobs"].values()})
     commits = ", ".join(sorted({f"`{figures['commit'][:10]}`" for figures in result["jobs"].values()}))
     minutes = sum(figures.get("minutes", 0.0) for figures in result["jobs"].values())
     return (
-        f"{markdown(header, rows)}\n\nMean over seeds (each seed); a cell without a number was not run. "
+        f"{tables}\n\nMean over seeds (each seed); a cell without a number was not run. "
         f"Steps or updates: {', '.join(f'{n:,}' for n in steps)}; runs of commits {commits}; {minutes:.0f} minutes "
         "besides the demo's runs."
     )
+
+
+def gap_table(cells: dict[tuple[str, str], list[float]]) -> str:
+    """Return one cut through gaps or data sets, its columns in the order of their names, then of their numbers."""
+    columns = sorted({column for _, column in cells}, key=gap_order)
+    labels = [column.replace("none", "no simulator").replace("gravity=", "gravity × ") for column in columns]
+    methods = [name for name in GAP_METHODS if any(method == name for method, _ in cells)]
+    rows = [(GAP_METHODS[method], *(gap_cell(cells.get((method, at), [])) for at in columns)) for method in methods]
+    return markdown(("method", *labels), rows)
+
+
+def gap_order(column: str) -> tuple[bool, str, float]:
+    """Return what columns such as `none`, `gravity=0.5`, `halfcheetah-replay-100k:0.1` are sorted by."""
+    name, _, value = column.replace("=", ":").partition(":")
+    return column != "none", name, float(value or 0)
 
 
 def sac_sb3(result: Result) -> str:

@@ -1,22 +1,24 @@
 """When to trust your simulator: the return in the real dynamics against the size of the gap, for H2O and its controls.
 
-    python benchmarks/simulator_gap.py [--jobs gravity=2/h2o/0 …] [--runs runs/simulator-gap]
+    python benchmarks/simulator_gap.py [--cuts gravity kind …] [--jobs gravity=2/h2o/0 …] [--runs runs/simulator-gap]
 
-A job is GAP/METHOD/SEED: one run with the networks, rates, data and budget of `h2o --preset demo`, its last policy
+A job is GAP/METHOD/SEED[/DATA]: one run with the networks, rates and budget of `h2o --preset demo`, its last policy
 played for 20 episodes in the real dynamics and 20 in its simulator. GAP is a factor on a physics field of the
-simulator; methods that never see one have the gap `none`. What is recorded is not run again, a job that was stopped
-goes on from its last checkpoint: the same command again is the rest of the work. Jobs are in the order in which they
-say most. Runs that the demo has made (`demo.py`) are the same runs, and taken from its result.
+simulator, or a parameter of docs/guides/disturbances.md; methods that never see one have the gap `none`. DATA is a file
+of `data_sets.py` without its ending, and behind a colon the fraction that is drawn from it; the demo's sample where it
+is left out. What is recorded is not run again, a job that was stopped goes on from its last checkpoint: the same
+command again is the rest of the work. Jobs are in the order in which they say most. Runs that the demo has made
+(`demo.py`) are the same runs, and taken from its result.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from trained import carry_out, train_to_the_end
 from surefoot.envs import Physics
 from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
 from surefoot.evaluation.policy_files import load_policy
+from surefoot.offline_data import DataConfig
 from surefoot.training.config.presets import load_preset
 from surefoot.training.config.run import RunConfig
 
@@ -60,6 +63,16 @@ METHODS = IN_SIMULATOR | OFFLINE
 DEMO_GAP = "gravity=2"
 DEMO = {"h2o": "h2o", "sac-mix": "sac-mix", "sac": "sac-sim", "sac-offline": "sac-offline", "bc": "bc"}  # its names
 GRAVITY = ("2", "0.25", "1", "4", "0.5")  # in the order of the jobs
+KINDS = (  # gravity left alone, one thing wrong: the floor, an actuator that is dead, weak or wired the wrong way, time
+    "friction=0.1",
+    "dead_actuator=1",
+    "actuator_gain.bthigh=0.3",
+    "actuator_gear.bthigh=-120",
+    "control_delay=2",
+    "action_noise=1",
+)
+QUALITIES = tuple(f"halfcheetah-{quality}" for quality in ("medium", "medium-expert", "expert"))
+SIZES = tuple(f"halfcheetah-replay-100k:{fraction}" for fraction in (0.02, 0.1, 0.4, 1))
 SEEDS = (0, 1, 2)
 EPISODES, FIRST_SEED = 20, 1000
 
@@ -77,12 +90,35 @@ def main_cut() -> Iterator[str]:
     yield from dict.fromkeys([*first, *others, *last])
 
 
+def other_kinds() -> Iterator[str]:
+    """Yield the jobs of the kinds of gap beside gravity."""
+    yield from (f"{gap}/{method}/{seed}" for seed in SEEDS for gap in KINDS for method in IN_SIMULATOR)
+
+
+def other_data(names: Iterable[str]) -> Iterator[str]:
+    """Yield the jobs with other data than the sample, gravity doubled; all methods but those that see no data."""
+    gaps = {name: DEMO_GAP for name in IN_SIMULATOR if name != "sac-sim"} | dict.fromkeys(("sac-offline", "bc"), "none")
+    yield from (f"{gap}/{name}/{seed}/{data}" for seed in SEEDS for data in names for name, gap in gaps.items())
+
+
+CUTS = {
+    "gravity": tuple(main_cut()),
+    "kind": tuple(other_kinds()),
+    "quality": tuple(other_data(QUALITIES)),
+    "size": tuple(other_data(SIZES)),
+}
+
+
 @dataclass
 class Options:
     """What to run."""
 
-    jobs: tuple[str, ...] = tuple(main_cut())
-    """GAP/METHOD/SEED."""
+    cuts: tuple[Literal["gravity", "kind", "quality", "size"], ...] = ("gravity",)
+    """What is varied: the gravity, the kind of gap, or, at doubled gravity, quality or size of the data."""
+    jobs: tuple[str, ...] | None = None
+    """GAP/METHOD/SEED[/DATA]; None: those of the cuts."""
+    data_sets: Path = Path("runs/data-sets")
+    """Folder of the files of `data_sets.py`."""
     runs: Path = Path("runs/simulator-gap")
     """Folder of the run folders."""
     steps: int | None = None
@@ -106,31 +142,43 @@ def physics_of(gap: str) -> Physics:
     if gap == NO_SIMULATOR:
         return Physics()
     name, _, value = gap.partition("=")
-    return replace(Physics(), **{name: float(value)})
+    if name in {field.name for field in fields(Physics)}:
+        return replace(Physics(), **{name: float(value)})
+    return Physics(parameters=(gap,))
 
 
-def configuration(gap: str, method: Method, seed: int, steps: int | None) -> RunConfig[Any]:
+def data_of(name: str, folder: Path) -> DataConfig:
+    """Return the data of a job such as `halfcheetah-replay-100k:0.1`, of a file that must be there."""
+    stem, _, fraction = name.partition(":")
+    path = folder / f"{stem}.hdf5"
+    if not path.is_file():
+        raise SystemExit(f"{path} is not there; make it with `python benchmarks/data_sets.py --only {stem}`")
+    return DataConfig(str(path), fraction=float(fraction or 1))
+
+
+def configuration(job: str, options: Options) -> RunConfig[Any]:
     """Return the run of a job: evaluated at its end alone."""
+    gap, name, seed, *data = job.split("/")
+    method = METHODS[name]
     preset = load_preset(method.agent, method.preset)
-    steps = steps or preset.steps
+    steps = options.steps or preset.steps
     return replace(
         preset,
         agent=replace(preset.agent, **method.changes),
         env=replace(preset.env, physics=physics_of(gap)),
         eval=replace(preset.eval, every=steps, episodes=EPISODES, seed=FIRST_SEED),
+        data=data_of(data[0], options.data_sets) if data else preset.data,
         steps=steps,
-        seed=seed,
+        seed=int(seed),
         device="cpu",
         baselines=(),
     )
 
 
-def run(job: str, runs: Path, steps: int | None) -> dict[str, Any]:
+def run(job: str, options: Options) -> dict[str, Any]:
     """Train the policy of a job, from where it stopped if it did, and return what it comes to."""
-    gap, name, seed = job.split("/")
-    method = METHODS[name]
-    config = configuration(gap, method, int(seed), steps)
-    folder = runs / job.replace("/", "-")
+    method, config = METHODS[job.split("/")[1]], configuration(job, options)
+    folder = options.runs / job.replace("/", "-").replace(":", "-")
     meta = train_to_the_end(job, folder, method.agent, config, method.preset)
     return {"steps": config.steps, **measured(folder, config), "minutes": meta["minutes"], "commit": meta["commit"]}
 
@@ -160,7 +208,8 @@ def main(options: Options) -> None:
     for job, figures in jobs_of_the_demo() if options.steps is None else ():
         if job not in results_of(NAME):
             record_job(NAME, job, figures, began=began, seeds=list(SEEDS))
-    carry_out(NAME, options.jobs, lambda job: run(job, options.runs, options.steps), SEEDS, began)
+    jobs = options.jobs if options.jobs is not None else [job for cut in options.cuts for job in CUTS[cut]]
+    carry_out(NAME, jobs, lambda job: run(job, options), SEEDS, began)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,24 @@ def test_a_cell_of_the_gap_table_has_the_seeds_that_were_run_and_no_others(rende
     assert "Steps or updates: 30; runs of commits `0123456789`; 2 minutes" in note
 
 
+def test_other_gaps_and_other_data_have_tables_of_their_own(render):
+    def job(real):
+        return {"real": real, "steps": 30, "commit": "0123456789abcdef"}
+
+    jobs = {
+        "gravity=2/h2o/0": job(1.0),
+        "gravity=2/h2o/0/replay:0.1": job(2.0),
+        "gravity=2/h2o/0/replay:0.02": job(3.0),
+        "none/bc/0/medium": job(4.0),
+        "control_delay=2/darc/0": job(5.0),
+    }
+    gravity, kinds, data, _ = render.simulator_gap({"jobs": jobs}).split("\n\n")
+    assert gravity.splitlines()[0] == "| method | gravity × 2 |"
+    assert kinds.splitlines()[::2] == ["| method | control_delay=2 |", "| DARC | 5 |"]
+    assert data.splitlines()[0] == "| method | medium | replay:0.02 | replay:0.1 |"
+    assert data.splitlines()[2:] == ["| H2O |  | 3 | 2 |", "| behaviour cloning | 4 |  |  |"]
+
+
 def test_an_interval_needs_two_seeds(render):
     assert render.with_interval([5.0]) == "5"
     assert render.with_interval([1.0, 3.0]) == "2 [1, 3]"

@@ -14,11 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
 import tyro
-from sac_sb3 import evaluations
-from trained import carry_out, train_to_the_end
+from trained import carry_out, learning_curve, train_to_the_end
 
 from surefoot.training.config.presets import default_config
 from surefoot.training.config.run import RunConfig
@@ -78,16 +76,8 @@ def run(job: str, runs: Path) -> dict[str, Any]:
     task, precision, seed = job.split("/")
     config, folder = configuration(task, precision, int(seed)), runs / job.replace("/", "-")
     meta = train_to_the_end(job, folder, "sac", config)
-    returns = [round(value, 1) for value in evaluations(folder).values()]
-    return {
-        "steps": config.steps,
-        "engine": meta["engine"],
-        "final": returns[-1],
-        "area": round(float(np.mean(returns)), 1),
-        "curve": returns,
-        "minutes": meta["minutes"],
-        "commit": meta["commit"],
-    }
+    about = {"steps": config.steps, "engine": meta["engine"]}
+    return about | learning_curve(folder) | {"minutes": meta["minutes"], "commit": meta["commit"]}
 
 
 def main(options: Options) -> None:

@@ -179,6 +179,20 @@ def sac_sb3(result: Result) -> str:
     return markdown(header, rows)
 
 
+def dmc_sac(result: Result) -> str:
+    """Return the last evaluation of SAC on every task, and the public returns at as many environment steps."""
+    cells: dict[str, list[Result]] = {}
+    for job, figures in sorted(result["jobs"].items()):
+        cells.setdefault(job.split("/")[0], []).append(figures)
+    rows = []
+    for task, runs in cells.items():
+        pairs = [run["final"] for run in runs], runs[0]["public_sac"]
+        each = [text for values in pairs for text in (with_interval(values), " ".join(map(number, values)))]
+        rows.append((task, *each, " ".join(number(run["minutes"]) for run in runs)))
+    header = ("task", "return", "by seed", "public SAC", "by seed", "minutes")
+    return markdown(header, rows)
+
+
 GAP_METHODS = {
     "h2o": "H2O",
     "h2o-without-w": "H2O without w",
@@ -1556,6 +1570,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "zoo_stress": zoo_stress,
     "zoo_stress_ours": zoo_stress_ours,
     "sac_sb3": sac_sb3,
+    "dmc_sac": dmc_sac,
     "simulator_gap": simulator_gap,
     "sweep_overhead": sweep_overhead,
     "robust_baselines": robust_baselines,

@@ -9,17 +9,14 @@ is recorded is not run again, and a job that was stopped goes on from its last c
 
 from __future__ import annotations
 
-import csv
 import time
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
-from trained import carry_out, train_to_the_end
+from trained import carry_out, learning_curve, train_to_the_end
 
 from surefoot.training.config.presets import default_config
 from surefoot.training.config.run import RunConfig
@@ -65,25 +62,7 @@ def run(job: str, runs: Path, steps: int) -> dict[str, Any]:
     config = configuration(task, agent, int(seed), steps)
     folder = runs / job.replace("/", "-")
     meta = train_to_the_end(job, folder, agent, config)
-    curve = evaluations(folder)
-    returns = [round(value, 1) for value in curve.values()]
-    return {
-        "steps": steps,
-        "final": returns[-1],
-        "area": round(float(np.mean(returns)), 1),
-        "curve": returns,
-        "minutes": meta["minutes"],
-        "commit": meta["commit"],
-    }
-
-
-def evaluations(folder: Path) -> dict[int, float]:
-    """Return {step: mean return of its evaluation}."""
-    found: dict[int, list[float]] = defaultdict(list)
-    with (folder / "evaluations.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            found[int(row["step"])].append(float(row["episode_return"]))
-    return {step: float(np.mean(returns)) for step, returns in sorted(found.items())}
+    return {"steps": steps, **learning_curve(folder), "minutes": meta["minutes"], "commit": meta["commit"]}
 
 
 def main(options: Options) -> None:

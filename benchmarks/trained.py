@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from record import record_job, results_of
 
 from surefoot.training.config.run import RunConfig
@@ -27,6 +30,16 @@ def train_to_the_end(
     if meta["status"] != "finished":
         raise SystemExit(f"{job}: stopped by a signal; the same command goes on with it")
     return meta
+
+
+def learning_curve(folder: Path) -> dict[str, Any]:
+    """Return the mean return of every evaluation of a run, the last, and the mean of all: the area under the curve."""
+    found: dict[int, list[float]] = defaultdict(list)
+    with (folder / "evaluations.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            found[int(row["step"])].append(float(row["episode_return"]))
+    returns = [round(float(np.mean(episodes)), 1) for _, episodes in sorted(found.items())]
+    return {"final": returns[-1], "area": round(float(np.mean(returns)), 1), "curve": returns}
 
 
 def carry_out(name: str, jobs: Sequence[str], run: Callable[[str], Any], seeds: Sequence[int], began: float) -> None:

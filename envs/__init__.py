@@ -3,7 +3,7 @@
 from surefoot.envs.check import examine_task, require_time_limit
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.finite import TaskError
-from surefoot.envs.make import find_spec, make_own, make_single, make_vec, own_action_space, spaces_of
+from surefoot.envs.make import episode_limit, find_spec, make_own, make_single, make_vec, own_action_space, spaces_of
 from surefoot.envs.parameters import Parameter, Uncertain, UncertaintySet
 from surefoot.envs.physics import ActionNoise, Physics, apply_physics
 from surefoot.envs.resumable import Resumable
@@ -74,6 +74,7 @@ __all__ = [
     "WithParameters",
     "apply_physics",
     "disturbances",
+    "episode_limit",
     "examine_task",
     "find_set",
     "find_spec",

@@ -18,7 +18,7 @@ import torch
 
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.finite import TaskError
-from surefoot.envs.make import bare_task, find_spec, make_single, make_vec, native_task
+from surefoot.envs.make import bare_task, episode_limit, find_spec, make_single, make_vec, native_task
 
 STEPS = 10  # of each of the two episodes that must be the same
 PATIENCE = 2_000  # steps of random actions in which a task without a declared time limit must come to one of its own
@@ -46,7 +46,7 @@ def require_time_limit(config: EnvConfig) -> None:
 
     An end by termination does not count, since a better policy may never come to it.
     """
-    if config.max_episode_steps or find_spec(config.id).max_episode_steps:
+    if episode_limit(config):
         return
     with global_generators_restored():
         limited = _has_horizon(config) if native_task(config.id) else _truncates_itself(config)

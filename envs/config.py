@@ -10,6 +10,7 @@ from surefoot.configs.ranges import require_between, require_finite
 from surefoot.envs.physics import Physics
 
 MOST_ENVS = 10_000_000
+MOST_REPEATS = 1000
 MOST_ROWS = 100_000  # of contacts or constraints of an environment
 
 
@@ -30,7 +31,9 @@ class EnvConfig:
     vectorization: Literal["sync", "async"] = "sync"
     """`async` runs each environment in a process of its own; batched tensor tasks and the backend warp ignore it."""
     max_episode_steps: int | None = None
-    """Time limit of an episode; None: the task's own."""
+    """Time limit of an episode, in the task's own steps; None: the task's own."""
+    action_repeat: int = 1
+    """Steps of the task that every action is held for: one step of the agent, whose reward is their sum."""
     time_aware: bool = False
     """Time-aware observation: append the number of steps since the reset, which finite-horizon policies need."""
     flatten: bool = False
@@ -60,7 +63,8 @@ class EnvConfig:
         if self.action_bound is not None and not 0 < self.action_bound < math.inf:
             raise ValueError(f"--env.action-bound must be positive and finite, got {self.action_bound}")
         rows = (1, MOST_ROWS)
-        require_between(self, {"num_envs": (1, MOST_ENVS), "nconmax": rows, "njmax": rows}, "env.")
+        bounds = {"num_envs": (1, MOST_ENVS), "action_repeat": (1, MOST_REPEATS), "nconmax": rows, "njmax": rows}
+        require_between(self, bounds, "env.")
         if self.backend not in ("mujoco", "warp"):
             raise ValueError(f"--env.backend must be mujoco or warp, got {self.backend!r}")
         if self.vectorization not in ("sync", "async"):

@@ -21,6 +21,7 @@ from gymnasium.wrappers import OrderEnforcing, RescaleAction, TimeLimit
 
 from surefoot.configs.allowed_modules import require_allowed_kwargs
 from surefoot.configs.memory import require_memory
+from surefoot.envs.action_repeat import ActionRepeat
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.minatar import NAMESPACE, FlattenedChannels, is_minatar, register_games
@@ -77,21 +78,21 @@ def make_vec(
         if given is not None:
             raise ValueError(f"--env.{option} is for --env.backend warp; MuJoCo in C takes as many as there are")
     native = _native(spec)
+    _require_repeatable(native is not None, config)
     batched = native and as_one_batch(config, uncertainty)
     least = LEAST_MEMORY["batch" if batched else config.vectorization]
     require_memory(float(config.num_envs) * least, f"--env.num-envs {config.num_envs:,}")
     if native and batched:
-        limit = config.max_episode_steps or spec.max_episode_steps
         kwargs = {**spec.kwargs, **_constructor_kwargs(spec, config, render_mode)}
         with _one_line_errors(spec, kwargs):
-            shared = {"device": device, "max_episode_steps": limit, "time_aware": config.time_aware}
-            env = native(num_envs=config.num_envs, **shared, **kwargs)
+            limits = {"max_episode_steps": episode_limit(config), "time_aware": config.time_aware}
+            env = native(num_envs=config.num_envs, device=device, **limits, **kwargs)
         require_vectors(env.single_observation_space, env.single_action_space, config)
         return env
     make_sub_envs: Callable[[MakeEnv, int], SubEnvs] = SyncEnvs if config.vectorization == "sync" else AsyncEnvs
     make_env = partial(make_single, config, render_mode, uncertainty)
-    limit = config.max_episode_steps or spec.max_episode_steps
     sub_envs = make_sub_envs(make_env, config.num_envs)
+    limit = episode_limit(config)
     return TensorVectorEnv(sub_envs, config.num_envs, device, task=config.id, make_env=make_env, episode_limit=limit)
 
 
@@ -109,8 +110,7 @@ def _worlds(
     from surefoot.envs.warp.vector_env import WarpVectorEnv
 
     env = make_single(replace(config, physics=replace(config.physics, parameters=())))
-    limit = config.max_episode_steps or spec.max_episode_steps
-    return WarpVectorEnv(env, config, uncertainty, limit=limit, device=device)
+    return WarpVectorEnv(env, config, uncertainty, limit=episode_limit(config), device=device)
 
 
 def make_single(
@@ -222,6 +222,16 @@ def find_spec(env_id: str) -> EnvSpec:
     return spec
 
 
+def episode_limit(config: EnvConfig) -> int | None:
+    """Return after how many steps of an agent an episode is truncated; None: never.
+
+    Raises:
+        As `find_spec`.
+    """
+    limit = config.max_episode_steps or find_spec(config.id).max_episode_steps
+    return limit and -(-limit // config.action_repeat)
+
+
 def native_task(env_id: str) -> Callable[..., TensorEnv] | None:
     """Return the batched tensor task behind an id, None where it is another kind of task.
 
@@ -274,14 +284,23 @@ def _in_own_units(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> 
     """Return the task with vectors, or numbers of actions, for spaces; else as it is."""
     env = _gym_make(spec, config, _constructor_kwargs(spec, config, render_mode))
     if _native(spec):
+        _require_repeatable(True, config)
         require_vectors(env.observation_space, env.action_space, config)
         return env
+    if config.action_repeat > 1:
+        env = ActionRepeat(env, config.action_repeat)
     if is_atari(env):
         env = flattened_frames(env)
     elif is_minatar(env):
         env = FlattenedChannels(env)
     env = vector_observations(env, config.flatten, config.id)
     return vector_actions(env, config.flatten, config.action_bound, config.id)
+
+
+def _require_repeatable(native: bool, config: EnvConfig) -> None:
+    """Raise `ValueError` where actions are to be held in a batched tensor task, which counts its steps itself."""
+    if native and config.action_repeat > 1:
+        raise ValueError(f"--env.action-repeat is for Gymnasium's own interface; {config.id} steps all copies at once")
 
 
 @contextmanager

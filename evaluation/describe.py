@@ -14,10 +14,11 @@ Record = dict[str, Any]
 def describe(env: Mapping[str, Any]) -> str:
     """Return the task and how it differs from the unmodified one, such as `Hopper-v5, gravity 2.0`."""
     defaults = asdict(EnvConfig())
-    backend = env.get("backend", "mujoco")  # files of before there were two have none
-    of_env = {"backend": backend, "max_episode_steps": env["max_episode_steps"], **env["kwargs"]}
+    backend = env.get("backend", "mujoco")  # files of before there was a choice have none
+    own = {"max_episode_steps": env["max_episode_steps"], "action_repeat": env.get("action_repeat", 1)}
+    of_env = {"backend": backend, **own, **env["kwargs"]}
     settings = {**dynamics(env["physics"]), **of_env}
-    usual = {**dynamics(defaults["physics"]), "backend": "mujoco", "max_episode_steps": None}
+    usual = {**dynamics(defaults["physics"]), "backend": "mujoco", "max_episode_steps": None, "action_repeat": 1}
     changes = [f"{in_words(n)} {value}" for n, value in settings.items() if n not in usual or value != usual[n]]
     return ", ".join([env["id"], *changes])
 

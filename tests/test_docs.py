@@ -119,6 +119,12 @@ def test_other_gaps_and_other_data_have_tables_of_their_own(render):
     assert data.splitlines()[2:] == ["| H2O |  | 3 | 2 |", "| behaviour cloning | 4 |  |  |"]
 
 
+def test_a_task_stands_beside_its_public_seeds(render):
+    jobs = {f"walker/{k}": {"final": 10.0 * k, "minutes": k, "public_sac": [5.0, 7.0]} for k in (1, 2)}
+    row = render.dmc_sac({"jobs": jobs}).splitlines()[-1]
+    assert row == "| walker | 15 [10, 20] | 10 20 | 6 [5, 7] | 5 7 | 1 2 |"
+
+
 def test_an_interval_needs_two_seeds(render):
     assert render.with_interval([5.0]) == "5"
     assert render.with_interval([1.0, 3.0]) == "2 [1, 3]"

@@ -88,7 +88,8 @@ def columns(runs: Mapping[str, Compared]) -> dict[str, list[str]]:
 
 def in_caption(setting: str) -> bool:
     """Whether the caption of a figure says in which runs a setting differs."""
-    return setting.startswith(("env.physics", "env.kwargs", "env.max_episode_steps", "eval.physics", "uncertainty"))
+    of_the_task = ("env.physics", "env.kwargs", "env.max_episode_steps", "env.action_repeat", "eval.physics")
+    return setting.startswith((*of_the_task, "uncertainty"))
 
 
 def trained_for(one: Compared, step: int) -> str:

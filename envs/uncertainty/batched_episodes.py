@@ -140,7 +140,8 @@ def _robots(
         from surefoot.envs.uncertainty.world_robots import WorldRobots
 
         return WorldRobots(config, uncertainty, num_envs, device)
-    if config.id in ROBOTS and not config.time_aware and config.physics.action_noise == 0.0:
+    plain = not config.time_aware and config.physics.action_noise == 0.0 and config.action_repeat == 1
+    if config.id in ROBOTS and plain:
         return MujocoRobots(config, uncertainty, num_envs, threads)
     return GymRobots(config, uncertainty, num_envs)
 

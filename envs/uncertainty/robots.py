@@ -19,7 +19,7 @@ import numpy as np
 
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.divergence import DIVERGED
-from surefoot.envs.make import find_spec, make_single
+from surefoot.envs.make import episode_limit, make_single
 from surefoot.envs.parameters import UncertaintySet
 from surefoot.envs.signals import Signals, put_back
 from surefoot.envs.task_parameters import TaskParameters
@@ -146,7 +146,7 @@ class MujocoRobots:
     def __init__(self, config: EnvConfig, uncertainty: UncertaintySet, num_envs: int, threads: int | None = None):
         env: Any = make_single(replace(config, physics=replace(config.physics, parameters=())))
         self.spaces = (env.observation_space, env.action_space)
-        self.limit = config.max_episode_steps or find_spec(config.id).max_episode_steps or np.iinfo(np.int64).max
+        self.limit = episode_limit(config) or np.iinfo(np.int64).max
         self.task: Any = env.unwrapped
         self.robot = ROBOTS[config.id]
         self._scale = _action_scale(env)

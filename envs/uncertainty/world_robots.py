@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from surefoot.envs.config import EnvConfig
-from surefoot.envs.make import find_spec, make_single
+from surefoot.envs.make import episode_limit, make_single
 from surefoot.envs.parameters import UncertaintySet
 from surefoot.envs.uncertainty.robots import Moved
 from surefoot.envs.warp.worlds import Worlds
@@ -26,8 +26,7 @@ class WorldRobots:
         self, config: EnvConfig, uncertainty: UncertaintySet, num_envs: int, device: str | torch.device = "cpu"
     ):
         env = make_single(replace(config, physics=replace(config.physics, parameters=())))
-        limit = config.max_episode_steps or find_spec(config.id).max_episode_steps
-        self.worlds = Worlds(env, config, uncertainty, num_envs, device, limit)
+        self.worlds = Worlds(env, config, uncertainty, num_envs, device, episode_limit(config))
         assert self.worlds.rows.parameters is not None  # there is a set
         self.spaces, self.parameters = self.worlds.spaces, self.worlds.rows.parameters
         self._actions = torch.zeros((num_envs, *(self.spaces[1].shape or ())), device=self.worlds.device)

@@ -361,6 +361,11 @@ def require_served(config: EnvConfig) -> None:
         raise ValueError(
             f"--env.backend warp does not serve {config.id}; it serves {', '.join(TASKS)}; use --env.backend mujoco"
         )
-    for option, given in (("--env.flatten", config.flatten), ("--env.action-bound", config.action_bound is not None)):
+    options = {
+        "--env.flatten": config.flatten,
+        "--env.action-bound": config.action_bound is not None,
+        "--env.action-repeat": config.action_repeat > 1,
+    }
+    for option, given in options.items():
         if given:
             raise ValueError(f"--env.backend warp does not serve {option}; use --env.backend mujoco")

@@ -75,7 +75,7 @@ def task_of_run(config: Record) -> str:
 
 def task_with_dynamics(env: Record) -> str:
     """Return a task with its physics, also where nothing is modified: `Pendulum-v1, unmodified dynamics`."""
-    physics = {**env, "backend": "mujoco", "max_episode_steps": None, "kwargs": {}}
+    physics = {**env, "backend": "mujoco", "max_episode_steps": None, "action_repeat": 1, "kwargs": {}}
     return describe(env) if describe(physics) != env["id"] else f"{describe(env)}, {UNMODIFIED}"
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Spaces
-from surefoot.envs import EnvConfig, find_spec, own_action_space, spaces_of
+from surefoot.envs import EnvConfig, episode_limit, own_action_space, spaces_of
 from surefoot.envs.make import bare_task
 from surefoot.envs.spaces import describe
 from surefoot.evaluation.episodes import Act
@@ -141,8 +141,7 @@ def _fitted(policy: AnyPolicy, task: EnvConfig, archive: Archive, network: Netwo
     observation, action = spaces_of(task)
     own = own_action_space(task)
     _require_bounds(policy, archive.action, own, task)
-    limit = task.max_episode_steps or find_spec(task.id).max_episode_steps
-    act, notes = wrapped(network, wrappers, limit), policy.notes
+    act, notes = wrapped(network, wrappers, episode_limit(task)), policy.notes
     if task.time_aware:
         raise ValueError(f"{policy.label}: --env.time-aware is for runs of Surefoot; leave it out")
     width = (observation.shape or (0,))[0]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertaintySet, find_spec, nominal_params, play
+from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertaintySet, episode_limit, nominal_params, play
 from surefoot.envs.quantities import quantity_of
 from surefoot.envs.uncertainty.probe import indistinct, inert
 from surefoot.evaluation.episodes import Act
@@ -101,7 +101,7 @@ def player(
 
     An episode fell where the task ended it before its time limit; in a task without one nothing counts as a fall.
     """
-    limit = task.max_episode_steps or find_spec(task.id).max_episode_steps or 0
+    limit = episode_limit(task) or 0
     checked = CheckedActions(act)
 
     def outcomes(points: np.ndarray, seeds: Sequence[int]) -> Episodes:

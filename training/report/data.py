@@ -23,7 +23,14 @@ from surefoot.training.runs.folder import full_name, read_config, read_meta, see
 from surefoot.training.runs.setting import Settings, in_label, setting_of, what_differs
 from surefoot.training.sweep import plan
 
-OF_THE_TASK = ("env.id", "env.physics.", "env.max_episode_steps", "env.kwargs", "eval.physics.")  # settings of it
+OF_THE_TASK = (
+    "env.id",
+    "env.physics.",
+    "env.max_episode_steps",
+    "env.action_repeat",
+    "env.kwargs",
+    "eval.physics.",
+)  # settings of it
 PASSED_BY = ("checkpoints", "plots", "videos", plan.RAY_FOLDER)  # what holds no runs, or copies of them
 
 

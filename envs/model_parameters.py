@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
+import torch
+from torch import Tensor
 
 from surefoot.envs.quantities import ACTUATED, ACTUATOR_FIELDS, EVERYTHING, FIELDS, WHOLE_MODEL, Field, split
 
@@ -186,6 +188,32 @@ class ModelParameters:
             mujoco.mj_setConst(model, mujoco.MjData(model))
             model.stat.meaninertia = model.dof_M0.mean()
 
+    @property
+    def is_arithmetic(self) -> bool:
+        """Whether a write only assigns and multiplies, so that `arrays` can do it for many models at once."""
+        return not (self.whole or self.actuators or self.recompute_constants)
+
+    def stock(self, device: torch.device) -> dict[str, Tensor]:
+        """Return the arrays that a write changes as the model was compiled, float64."""
+        return {name: torch.tensor(array, device=device) for name, array in self._stock.items()}
+
+    def arrays(self, stock: dict[str, Tensor], values: Tensor) -> dict[str, Tensor]:
+        """Return what `write` makes of the arrays of `stock`, (N, …) float64, for values (N, d) that are allowed.
+
+        In the same order and precision, on the device of both; where `is_arithmetic`.
+        """
+        many = {name: array.expand(len(values), *array.shape).clone() for name, array in stock.items()}
+        factors = [(slot.array == "body_inertia", k, slot) for k, slot in self.factors]
+        for k, slot in self.values_of + [(k, slot) for inertia, k, slot in factors if not inertia]:
+            assign(many[slot.array], slot, values[:, k])
+        if self.scale_inertia:
+            mass = stock["body_mass"]
+            ratio = torch.where(mass > 0, many["body_mass"] / mass, 1.0)
+            many["body_inertia"] = stock["body_inertia"] * ratio[..., None]
+        for _, k, slot in (factor for factor in factors if factor[0]):
+            assign(many[slot.array], slot, values[:, k])
+        return many
+
     def push(self, data: mujoco.MjData, values: np.ndarray) -> None:
         """Write the external forces, after a reset, which clears them."""
         for k, slot in self.forces:
@@ -228,6 +256,14 @@ class ModelParameters:
             (model.site_bodyid, model.site_sameframe),
         ):
             sameframe[np.isin(body, moved) & np.isin(sameframe, _OF_INERTIA)] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE
+
+
+def assign(many: Tensor, slot: Slot, values: Tensor) -> None:
+    """Write a parameter of N models, values (N,), into their arrays (N, …), or multiply what is there by it."""
+    at = (slice(None), *(torch.from_numpy(row) if isinstance(row, np.ndarray) else row for row in slot.rows))
+    there = many[at]
+    row = values.to(many).reshape(-1, *[1] * (there.ndim - 1))
+    many[at] = there * row if slot.factor else row
 
 
 _GRAVITY = ("gravity", "gravity_pitch", "gravity_roll")

@@ -114,7 +114,11 @@ class TaskParameters:
         if rows.ndim != 2 or rows.shape[1] != self.count:
             names = ", ".join(self.names[: self.count])
             raise ValueError(f"parameters have the shape {rows.shape}; they must be rows of {self.count}: {names}")
-        self.check(np.hstack([rows, np.broadcast_to(self._rest, (len(rows), len(self._rest)))]))
+        self.check(self.full_rows(rows))
+
+    def full_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return all parameters (J, D) for values (J, d) of the set, unchecked."""
+        return np.hstack([rows, np.broadcast_to(self._rest, (len(rows), len(self._rest)))])
 
     def full(self, values: Any) -> np.ndarray:
         """Return all parameters (D,) for the values (d,) of the set."""

@@ -158,9 +158,9 @@ class TensorVectorEnv(gym.vector.VectorEnv):
         self.single_observation_space, self.single_action_space = sub_envs.spaces
         self.observation_space, self.action_space = (batch_space(space, num_envs) for space in sub_envs.spaces)
 
-    def send(self, name: str, values: Sequence[Any]) -> None:
-        """Assign an attribute of every environment, each its own value: `params` of a set, or `next_params`."""
-        self.sub_envs.send(name, values)
+    def send(self, name: str, values: Tensor) -> None:
+        """Assign an attribute of every environment, each its own row (N, …): `params` of a set, or `next_params`."""
+        self.sub_envs.send(name, [*values.numpy(force=True)])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Start an episode in every environment i, with `seed + i`."""

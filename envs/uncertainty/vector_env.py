@@ -105,11 +105,10 @@ class UncertainVectorEnv(gym.vector.VectorWrapper):
 
     def _write(self, name: str) -> None:
         values = self.params if name == "params" else self._next
-        rows = values.numpy(force=True)
         if self._full is None:
-            self.env.send(name, rows)
+            self.env.send(name, values)
         elif name == "params":
-            self.env.set_params(torch.from_numpy(self._full(rows)).to(self.device))
+            self.env.set_params(torch.from_numpy(self._full(values.numpy(force=True))).to(self.device))
 
     def can_resume(self) -> bool:
         """As the task's."""

@@ -11,7 +11,9 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import torch
+from torch import Tensor
 
+from surefoot.envs.model_parameters import ModelParameters, assign
 from surefoot.envs.parameters import UncertaintySet
 from surefoot.envs.signals import Signals, put_back
 from surefoot.envs.task_parameters import TaskParameters
@@ -62,6 +64,7 @@ class ParameterRows:
         self._rows = {name: np.repeat(_array(model, name)[None], num_worlds, axis=0) for name in self.varied}
         self._written: list[np.ndarray | None] = [None] * num_worlds  # the parameters (D,) that a row has
         self._stale: set[int] = set()  # rows that the worlds do not have yet
+        self._stock: dict[str, Tensor] | None = None  # arrays of the compiled model, on the worlds' device
         self.forces = np.zeros((num_worlds, model.nbody, 6))  # external ones, as `xfrc_applied`
         self._signals = [Signals(layout) for _ in range(num_worlds)] if layout else []
         self.disturbed = np.zeros(num_worlds, bool)  # whose episode has a signal that does something
@@ -90,14 +93,50 @@ class ParameterRows:
             self.disturbed[world], full = self._signals[world].active, self._signals[world].in_force
         self._write(world, full)
 
-    def change(self, world: int, values: np.ndarray) -> None:
-        """Give a world other parameters (d,) in the middle of an episode."""
+    def change(self, simulation: Simulation, values: Tensor) -> None:
+        """Give every world other parameters (N, d) of the set in the middle of an episode.
+
+        Where that is arithmetic it is one program of tensors on their device. What MuJoCo derives from parameters
+        (constants, tilted gravity, actuators), and disturbances, are written on the host, world by world.
+
+        Raises:
+            ValueError: parameters that are not allowed.
+        """
+        assert self.parameters is not None
+        rows = values.numpy(force=True)
+        self.parameters.check_rows(rows)
+        own = self.parameters.model
+        if own is not None and own.is_arithmetic and not self._signals:
+            self._change_together(simulation, own, values, self.parameters.full_rows(rows))
+            return
+        for world, row in enumerate(rows):
+            self._change_one(world, row)
+        self.upload(simulation, range(len(rows)))
+
+    def _change_one(self, world: int, values: np.ndarray) -> None:
         assert self.parameters is not None
         full = self.parameters.full(values)
         if self._signals:
             self._signals[world].change(full)
             self.disturbed[world], full = self._signals[world].active, self._signals[world].in_force
         self._write(world, full)
+
+    def _change_together(self, simulation: Simulation, own: ModelParameters, values: Tensor, full: np.ndarray) -> None:
+        """Write parameters (N, d) of the set, with the fixed ones `full` (N, D), into the rows of all worlds."""
+        if self._stock is None:
+            self._stock = own.stock(simulation.device)
+        rest = torch.from_numpy(full[:, values.shape[1] :])
+        every = torch.cat([values.to(simulation.device), rest.to(simulation.device)], 1)
+        arrays = own.arrays(self._stock, every)
+        if self.own_centres:
+            arrays["body_subtreemass"] = _subtree_masses(self.task.model, arrays["body_mass"])
+        for name in self.varied:
+            simulation.rows(name).copy_(arrays[name])
+        for k, slot in own.forces:
+            assign(torch.from_numpy(self.forces), slot, torch.from_numpy(full[:, k]))  # shares the memory
+            assign(simulation.field("xfrc_applied"), slot, every[:, k])
+        self._written = list(full)
+        self._stale.clear()
 
     def _write(self, world: int, full: np.ndarray) -> None:
         assert self.parameters is not None
@@ -109,7 +148,8 @@ class ParameterRows:
         for name, rows in self._rows.items():
             rows[world] = _array(self.task.model, name)
         if self.own_centres:
-            self._rows["body_subtreemass"][world] = _subtree_masses(self.task.model)
+            masses = torch.from_numpy(self.task.model.body_mass)
+            self._rows["body_subtreemass"][world] = _subtree_masses(self.task.model, masses).numpy()
         self._written[world] = full.copy()
         self._stale.add(world)
 
@@ -179,10 +219,11 @@ def _array(model: mujoco.MjModel, name: str) -> np.ndarray:
     return array
 
 
-def _subtree_masses(model: mujoco.MjModel) -> np.ndarray:
-    masses: np.ndarray = model.body_mass.copy()
+def _subtree_masses(model: mujoco.MjModel, body_mass: Tensor) -> Tensor:
+    """Return the masses (…, nbody) of every body with all that hangs on it."""
+    masses = body_mass.clone()
     for body in range(model.nbody - 1, 0, -1):  # children come after their parents
-        masses[model.body_parentid[body]] += masses[body]
+        masses[..., int(model.body_parentid[body])] += masses[..., body]
     return masses
 
 

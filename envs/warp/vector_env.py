@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -52,14 +51,12 @@ class WarpVectorEnv(gym.vector.VectorEnv):
         self.next_params = np.repeat(self.worlds.rows.nominal[None], self.num_envs, axis=0)  # of the episodes to come
         self._none = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
 
-    def send(self, name: str, values: Sequence[Any]) -> None:
+    def send(self, name: str, values: Tensor) -> None:
         """Take parameters (N, d) of a set: `next_params` of the episodes to come, or `params` at once."""
         if name == "next_params":
-            self.next_params = np.array(values, np.float64)
-            return
-        for world, row in enumerate(values):
-            self.worlds.rows.change(world, row)
-        self.worlds.rows.upload(self.worlds.simulation, range(self.num_envs))
+            self.next_params = values.numpy(force=True).copy()
+        else:
+            self.worlds.rows.change(self.worlds.simulation, values)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Start an episode in every world i, with `seed + i`."""

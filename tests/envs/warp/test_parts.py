@@ -10,7 +10,8 @@ import torch
 import warp as wp
 from mujoco_warp._src import collision_driver
 
-from surefoot.envs import EnvConfig, UncertainVectorEnv, find_set, make_single
+from surefoot.envs import EnvConfig, Parameter, UncertaintySet, UncertainVectorEnv, find_set, make_single
+from surefoot.envs.model_parameters import ModelParameters
 from surefoot.envs.uncertainty.world_robots import WorldRobots
 from surefoot.envs.warp import simulation
 from surefoot.envs.warp.contact_frames import frames_as_in_c
@@ -105,14 +106,107 @@ def test_only_rows_that_changed_are_brought_to_the_worlds_and_no_force_was_there
     assert {tuple(view.flatten(1).any(1).tolist()) for view in views.values()} == {(False, False, True)}
 
 
-def test_parameters_that_change_at_once_are_brought_to_the_worlds():
+WORLDS = 3
+MANY_KINDS = UncertaintySet(
+    "many kinds",
+    "Hopper-v5",
+    (
+        Parameter("body_mass_scale.*", 0.5, 2.0),
+        Parameter("body_inertia_scale.torso", 0.5, 2.0),
+        Parameter("geom_friction.*", 0.1, 3.0, nominal=1.0),
+        Parameter("dof_damping_scale.@actuated", 0.5, 2.0),
+        Parameter("actuator_gear.0", 100.0, 300.0),
+        Parameter("force_x.*", -3.0, 3.0),
+    ),
+    scale_inertia=True,
+)
+
+
+class Arrays:
+    """Stands in for a simulation of N worlds: the arrays that parameters are brought to, single precision."""
+
+    def __init__(self, rows):
+        self.device = torch.device("cpu")
+        self._rows = {name: torch.from_numpy(array).float() for name, array in rows._rows.items()}
+        self._forces = torch.from_numpy(rows.forces).float()
+        self.rows, self.field = self._rows.__getitem__, {"xfrc_applied": self._forces}.__getitem__
+
+    def all(self):
+        return [self._forces.clone(), *(self._rows[name].clone() for name in sorted(self._rows))]
+
+
+def changed_in_turn(uncertainty, fixed, together, monkeypatch):
+    """What worlds have after each of some calls, and what is saved of them; `together`: as tensors or in a loop."""
+    monkeypatch.setattr(ModelParameters, "is_arithmetic", together)
+    rows = ParameterRows(make_single(EnvConfig(uncertainty.env)), uncertainty, fixed, WORLDS, own_centres=True)
+    arrays, found = Arrays(rows), []
+    unit = np.random.default_rng(0).random((4, WORLDS, len(uncertainty.low)))
+    values = uncertainty.low + unit * (uncertainty.high - uncertainty.low)
+    for world in range(WORLDS):
+        rows.begin(world, values[0, world])
+    rows.upload(arrays, range(WORLDS))
+    for chosen in values[1:3]:
+        rows.change(arrays, torch.from_numpy(chosen))
+        found.append((arrays.all(), rows.state_dict()))
+    rows.begin(0, values[2, 0])  # what it has
+    rows.begin(1, values[0, 1])  # what the host's row still has
+    rows.begin(2, values[3, 2])
+    rows.upload(arrays, [0, 1, 2])
+    found.append((arrays.all(), rows.state_dict()))
+    rows.begin(0, values[3, 0])  # has not been brought to the world when all get other ones
+    rows.change(arrays, torch.from_numpy(values[0]))
+    rows.upload(arrays, [])
+    return [*found, (arrays.all(), rows.state_dict())]
+
+
+SETS_OF_ALL_ROBOTS = ["ant-3", "halfcheetah-3", "hopper-3", "humanoidstandup-3", "inverted-pendulum-2", "walker-force"]
+OF_MUJOCO = [*map(find_set, SETS_OF_ALL_ROBOTS), MANY_KINDS]
+
+
+@pytest.mark.parametrize("uncertainty", OF_MUJOCO, ids=lambda one: one.name)
+def test_parameters_that_change_for_all_at_once_are_those_of_the_loop_bit_for_bit(uncertainty, monkeypatch):
+    fixed = {"dof_armature_scale.*": 1.5}
+    mine, theirs = (changed_in_turn(uncertainty, fixed, one, monkeypatch) for one in (True, False))
+    for (one, saved), (other, also) in zip(mine, theirs, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        np.testing.assert_equal(saved, also)
+    assert any(not torch.equal(a, b) for a, b in zip(mine[0][0], mine[1][0], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("names", "arithmetic"),
+    [
+        (("body_mass.torso", "force_x.foot"), True),
+        (("gravity",), False),
+        (("actuator_gain.*",), False),
+        (("body_ipos_x.torso",), False),
+    ],
+)
+def test_what_mujoco_derives_is_left_to_the_loop(names, arithmetic):
+    parameters = ModelParameters(make_single(EnvConfig("Hopper-v5")).unwrapped.model, names, [None] * len(names))
+    assert parameters.is_arithmetic == arithmetic
+
+
+def test_parameters_that_are_not_allowed_change_no_world():
+    uncertainty = find_set("hopper-2")
+    rows = ParameterRows(make_single(EnvConfig("Hopper-v5")), uncertainty, {}, WORLDS, own_centres=True)
+    arrays = Arrays(rows)
+    before = arrays.all()
+    with pytest.raises(ValueError, match=r"body_mass\.torso cannot be -1 kg"):
+        rows.change(arrays, torch.tensor([[1.0, 2.0], [1.0, -1.0], [1.0, 2.0]]).double())
+    assert all(torch.equal(a, b) for a, b in zip(before, arrays.all(), strict=True))
+
+
+def test_the_environment_keeps_the_parameters_of_episodes_to_come_and_changes_those_of_running_ones():
     env, calls = object.__new__(WarpVectorEnv), []
-    rows = SimpleNamespace(
-        change=lambda world, row: calls.append((world, row)), upload=lambda to, worlds: calls.append((to, [*worlds]))
-    )
-    env.num_envs, env.worlds = 2, SimpleNamespace(rows=rows, simulation="all")
-    env.send("params", ["first", "second"])
-    assert calls == [(0, "first"), (1, "second"), ("all", [0, 1])]
+    rows = SimpleNamespace(change=lambda to, values: calls.append((to, values)))
+    env.worlds = SimpleNamespace(rows=rows, simulation="all")
+    given = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    env.send("params", given)
+    assert calls == [("all", given)]
+    env.send("next_params", given)
+    given.zero_()
+    assert env.next_params.tolist() == [[1.0], [2.0]]
 
 
 @pytest.mark.parametrize("kind", ["NEFC", "NJMAX_NNZ", "BROADPHASE", "NARROWPHASE", "CCD"])

@@ -8,7 +8,12 @@
 Growth: 64 worlds, each from a start of its own with random actions of its own at full strength, no fall ending an
 episode. The difference of a world after a step is the largest of its observation, true successor, reward and flags, of
 1 + |value|; what is compared is the median over the worlds, of Warp against C, and of C against itself with positions
-and velocities rounded by 1e-7 of 1 + |value| before every control step. Humanoids have the solver Newton on both sides.
+and velocities rounded by 1e-7 of 1 + |value| before every control step; then also with the mass matrix rounded to
+single precision in every physics step. Humanoids have the solver Newton on both sides.
+
+Rounding: where the difference arises, from states of such episodes. What one physics step changes of a velocity before
+constraints act: Warp; C with the mass matrix that Warp computed; C with its own, rounded to single precision; C from a
+state rounded by 1e-7. And the outer forces on the bodies: Warp; C with Warp's mass matrix and distances of contacts.
 
 Solvers: the humanoids' files ask for PGS, and Warp has Newton. A fixed policy plays the same starts in C with either
 solver and in Warp: mean returns, and the mean difference to C with PGS from the same start. Then one control step
@@ -22,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import mujoco
 import numpy as np
@@ -40,6 +45,8 @@ NEWTON = ("Humanoid-v5", "HumanoidStandup-v5")  # whose solver in C, PGS, Warp d
 ENDLESS = ("Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5")  # tasks that a fall ends
 HUMANOID = "a2c/Humanoid-v3/Humanoid-v3.zip"
 OLDER_REWARD = {"contact_cost_weight": 0.0}  # contact forces were always zero in v3, which the policy was trained in
+ROUNDING = 1e-7  # of 1 + |value|
+STATE = ("qpos", "qvel", "ctrl")
 Row = tuple[Tensor, ...]
 Act = Callable[[Tensor], Tensor]
 
@@ -50,7 +57,7 @@ class Options:
 
     only: tuple[str, ...] = ()
     """Tasks; by default all."""
-    parts: tuple[Literal["growth", "solvers"], ...] = ("growth", "solvers")
+    parts: tuple[Literal["growth", "rounding", "solvers"], ...] = ("growth", "rounding", "solvers")
     """What is measured of each."""
     zoo: Path | None = None
     """Folder of public policies, one of which walks as a humanoid."""
@@ -91,19 +98,55 @@ def played(
     uncertainty: UncertaintySet | None = None,
     strength: float = 1.0,
     rounding: float = 0.0,
+    round_mass: bool = False,
 ) -> list[Row]:
-    """Every step's observation, true successor, reward and flags, (N, …) each; `rounding` is added in C every step."""
+    """Every step's observation, true successor, reward and flags, (N, …) each; in C all is rounded every step."""
     env = made(replace(config, backend=backend, num_envs=worlds), uncertainty)
+    for sub in env.unwrapped.sub_envs.envs if round_mass else ():
+        sub.unwrapped._step_mujoco_simulation = with_rounded_mass(sub.unwrapped)
     obs, _ = env.reset(seed=11)
     rows: list[Row] = [(obs,)]
     random = np.random.default_rng(0)
     for action in actions_of(env, steps, strength):
         for sub in env.unwrapped.sub_envs.envs if rounding else ():
             for values in (sub.unwrapped.data.qpos, sub.unwrapped.data.qvel):
-                values += rounding * random.uniform(-1, 1, len(values)) * (1 + np.abs(values))
+                values += noise_of(values, rounding, random)
         rows.append(row_of(env.step(action)))
     env.close()
     return rows
+
+
+def noise_of(values: np.ndarray, rounding: float, random: np.random.Generator) -> np.ndarray:
+    noise: np.ndarray = rounding * random.uniform(-1, 1, len(values)) * (1 + np.abs(values))
+    return noise
+
+
+def with_rounded_mass(task: Any) -> Callable[[np.ndarray, int], None]:
+    """Return a Gymnasium task's `_step_mujoco_simulation`, its mass matrix rounded in every physics step."""
+    model, data = task.model, task.data
+
+    def simulate(control: np.ndarray, count: int) -> None:
+        data.ctrl[:] = control
+        for _ in range(count):
+            data.qfrc_applied[:] = 0
+            mujoco.mj_forward(model, data)
+            data.qfrc_applied[:] = instead_of(model, data, data.M.astype(np.float32)) @ data.qacc
+            mujoco.mj_step(model, data)
+        mujoco.mj_rnePostConstraint(model, data)
+
+    return simulate
+
+
+def instead_of(model: Any, data: Any, mass: np.ndarray) -> np.ndarray:
+    """Return what (nv, nv) times an acceleration is the force with the effect of another mass matrix (nM,)."""
+    return dense(model, data.M - mass)
+
+
+def dense(model: Any, values: np.ndarray) -> np.ndarray:
+    """Return a mass matrix (nv, nv) of what MuJoCo keeps of it (nM,), its lower triangle without known zeros."""
+    matrix = np.zeros((model.nv, model.nv))
+    matrix[np.repeat(np.arange(model.nv), model.M_rownnz), model.M_colind] = values
+    return matrix + np.tril(matrix, -1).T
 
 
 def row_of(stepped: Any) -> Row:
@@ -119,14 +162,30 @@ def error(one: Row, other: Row) -> np.ndarray:
     return largest
 
 
-def growth(name: str, steps: int, worlds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the median difference after each step (T + 1,) of Warp against C, and of C against itself, rounded."""
+class Growth(NamedTuple):
+    """Median difference to C after each step (T + 1,)."""
+
+    warp: np.ndarray
+    rounded: np.ndarray  # C itself, positions and velocities rounded
+    with_mass: np.ndarray  # the mass matrix, too
+
+
+def endless(name: str) -> EnvConfig:
+    """Return a task that no fall ends."""
     kwargs = {"terminate_when_unhealthy": False} if name in ENDLESS else {}
-    config = EnvConfig(name, max_episode_steps=1000, kwargs=kwargs)
+    return EnvConfig(name, max_episode_steps=1000, kwargs=kwargs)
+
+
+def growth(name: str, steps: int, worlds: int) -> Growth:
+    """Return how the difference of Warp to C grows, and that of C to itself, rounded."""
+    config = endless(name)
     reference = played(config, "mujoco", steps, worlds)
-    others = (played(config, "warp", steps, worlds), played(config, "mujoco", steps, worlds, rounding=1e-7))
-    ours, noise = (np.median([error(a, b) for a, b in zip(reference, other, strict=True)], 1) for other in others)
-    return ours, noise
+    others = (
+        played(config, "warp", steps, worlds),
+        played(config, "mujoco", steps, worlds, rounding=ROUNDING),
+        played(config, "mujoco", steps, worlds, rounding=ROUNDING, round_mass=True),
+    )
+    return Growth(*(np.median([error(a, b) for a, b in zip(reference, other, strict=True)], 1) for other in others))
 
 
 def size_ratio(ours: np.ndarray, noise: np.ndarray) -> float:
@@ -140,14 +199,130 @@ def growth_ratio(ours: np.ndarray, noise: np.ndarray) -> float:
 
 
 def measured_growth(name: str, options: Options) -> dict[str, Any]:
-    ours, noise = growth(name, options.steps, options.worlds)
+    found = growth(name, options.steps, options.worlds)
     return {
         "worlds": options.worlds,
-        "size_ratio": size_ratio(ours, noise),
-        "growth_ratio": growth_ratio(ours, noise),
-        "warp": [float(f"{value:.3g}") for value in ours],
-        "c_rounded": [float(f"{value:.3g}") for value in noise],
+        "size_ratio": size_ratio(found.warp, found.rounded),
+        "growth_ratio": growth_ratio(found.warp, found.rounded),
+        "size_ratio_with_mass": size_ratio(found.warp, found.with_mass),
+        "warp": [float(f"{value:.3g}") for value in found.warp],
+        "c_rounded": [float(f"{value:.3g}") for value in found.rounded],
+        "c_rounded_with_mass": [float(f"{value:.3g}") for value in found.with_mass],
     }
+
+
+# --- rounding ---------------------------------------------------------------------------------------------------------
+
+
+def rounding(name: str, options: Options) -> dict[str, Any]:
+    """Return what one physics step changes differently, as medians over every fourth state of 16 worlds."""
+    config = replace(endless(name), num_envs=16)
+    warp, c = made(replace(config, backend="warp")), made(config)
+    for env in (warp, c):
+        env.reset(seed=11)
+    tasks, random = [sub.unwrapped for sub in c.unwrapped.sub_envs.envs], np.random.default_rng(0)
+    found: list[dict[str, float]] = []
+    for k, action in enumerate(actions_of(c, options.steps)):
+        c.step(action)
+        for task, of_warp in zip(tasks, forward_in_warp(warp, tasks), strict=True) if k % 4 == 0 else ():
+            found.append(apart(task, of_warp, random))
+    values = {key: np.array([one[key] for one in found]) for key in found[0]}
+    known = {key: column[~np.isnan(column)] for key, column in values.items()}
+    medians = {key: float(f"{np.median(column):.2g}") for key, column in known.items() if len(column)}
+    return {"states": len(found), "in_contact": len(known["forces_warp"]), **medians}
+
+
+class OfWarp(NamedTuple):
+    """What Warp finds in a state."""
+
+    acceleration: np.ndarray  # (nv,), before constraints act
+    mass: np.ndarray  # (nM,)
+    forces: np.ndarray  # (nbody, 6)
+    contacts: list[tuple[tuple[int, ...], np.ndarray, float]]  # geoms, place, distance
+
+
+def forward_in_warp(env: Any, tasks: list[Any]) -> list[OfWarp]:
+    """Return what Warp finds in the states of tasks in C."""
+    simulation = env.worlds.simulation
+    field, contact, count = simulation.field, simulation.data.contact, simulation.data.nacon
+    for name in STATE:
+        field(name).copy_(torch.from_numpy(np.stack([getattr(task.data, name) for task in tasks])))
+    field("qacc_warmstart").zero_()
+    simulation.forward()
+    simulation.contact_forces()
+    contacts: list[list[Any]] = [[] for _ in tasks]
+    columns = (contact.worldid, contact.geom, contact.pos, contact.dist)
+    for world, geoms, *rest in zip(*(column.numpy()[: int(count.numpy()[0])] for column in columns), strict=True):
+        contacts[world].append((tuple(geoms), *rest))
+    arrays = (field(name).double().numpy() for name in ("qacc_smooth", "M", "cfrc_ext"))
+    return [OfWarp(*one) for one in zip(*arrays, contacts, strict=True)]
+
+
+def apart(task: Any, of_warp: OfWarp, random: np.random.Generator) -> dict[str, float]:
+    """Return how far Warp and C with one thing rounded are from C in a state, and what makes it much."""
+    model = task.model
+    state = {name: getattr(task.data, name).astype(np.float32).astype(np.float64) for name in STATE}
+    exact = forward_in_c(model, state)
+    noisy = state | {name: state[name] + noise_of(state[name], ROUNDING, random) for name in ("qpos", "qvel")}
+    masses = {"with_warps_mass": of_warp.mass, "with_single_mass": exact.M.astype(np.float32)}
+    forces = {who: instead_of(model, exact, mass) @ exact.qacc_smooth for who, mass in masses.items()}
+    found = {"warp": of_warp.acceleration, "rounded_state": forward_in_c(model, noisy).qacc_smooth}
+    found |= {who: forward_in_c(model, state, force).qacc_smooth for who, force in forces.items()}
+    unit = model.opt.timestep / (1 + np.abs(state["qvel"]))
+    return {
+        "condition": float(np.linalg.cond(dense(model, exact.M))),
+        "acceleration": float(np.abs(exact.qacc_smooth).max()),
+        "mass_error": float(np.abs(of_warp.mass - exact.M).max() / np.abs(exact.M).max()),
+        **{who: float((np.abs(values - exact.qacc_smooth) * unit).max()) for who, values in found.items()},
+        **forces_apart(model, exact, of_warp),
+    }
+
+
+def forces_apart(model: Any, exact: Any, of_warp: OfWarp) -> dict[str, float]:
+    """Return the differences of outer forces, of 1 + |force|; NaN without contacts, or where Warp has found others."""
+    distances = distances_of_warp(exact, of_warp)
+    if distances is None:
+        return dict.fromkeys(("distance_error", "forces_warp", "forces_with_both"), np.nan)
+    found = {"forces_warp": of_warp.forces}
+    mujoco.mj_rnePostConstraint(model, exact)
+    own, off = exact.cfrc_ext.copy(), float(np.abs(distances - exact.contact.dist).max())
+    exact.qfrc_applied[:] = instead_of(model, exact, of_warp.mass) @ exact.qacc
+    exact.contact.dist[:] = distances
+    for part in (
+        "makeConstraint",
+        "fwdVelocity",
+        "fwdActuation",
+        "fwdAcceleration",
+        "fwdConstraint",
+        "rnePostConstraint",
+    ):
+        getattr(mujoco, f"mj_{part}")(model, exact)
+    found["forces_with_both"] = exact.cfrc_ext
+    apart = {who: float((np.abs(forces - own) / (1 + np.abs(own))).max()) for who, forces in found.items()}
+    return {"distance_error": off, **apart}
+
+
+def distances_of_warp(data: Any, of_warp: OfWarp) -> np.ndarray | None:
+    """Return Warp's distances (ncon,) of C's contacts, the nearest one of the same geoms each."""
+    if data.ncon == 0 or len(of_warp.contacts) != data.ncon:
+        return None
+    found = []
+    for contact in data.contact:
+        same = [one for one in of_warp.contacts if one[0] == tuple(contact.geom)]
+        if not same:
+            return None
+        found.append(min(same, key=lambda one: float(np.abs(one[1] - contact.pos).sum()))[2])
+    return np.array(found, np.float64)
+
+
+def forward_in_c(model: Any, state: dict[str, np.ndarray], force: float | np.ndarray = 0.0) -> Any:
+    """Return MuJoCo's data of a state, with generalised forces (nv,) applied."""
+    data = mujoco.MjData(model)
+    for name, values in state.items():
+        getattr(data, name)[:] = values
+    data.qfrc_applied[:] = force
+    mujoco.mj_forward(model, data)
+    return data
 
 
 # --- solvers ----------------------------------------------------------------------------------------------------------
@@ -238,8 +413,7 @@ def after_a_step(env: Any, qpos: np.ndarray, qvel: np.ndarray, action: Tensor) -
 
 def one_step(task: EnvConfig, act: Act, options: Options) -> dict[str, Any]:
     """Return median and 95th percentile of the largest velocity difference to C with Newton, in contact and not."""
-    kwargs = task.kwargs | ({"terminate_when_unhealthy": False} if task.id in ENDLESS else {})
-    task = replace(task, num_envs=16, max_episode_steps=1000, kwargs=kwargs)
+    task = replace(task, num_envs=16, max_episode_steps=1000, kwargs=task.kwargs | endless(task.id).kwargs)
     envs = {
         name: made(replace(task, backend=backend), solver=solver) for name, (backend, solver) in VARIANTS.items()
     } | {EXACT: made(task, solver="pgs")}
@@ -269,6 +443,8 @@ def jobs(options: Options) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]
     tasks = options.only or tuple(TASKS)
     for name in tasks if "growth" in options.parts else ():
         yield f"growth, {name}", lambda n=name: measured_growth(n, options)  # type: ignore[misc]
+    for name in tasks if "rounding" in options.parts else ():
+        yield f"rounding, {name}", lambda n=name: rounding(n, options)  # type: ignore[misc]
     if "solvers" not in options.parts:
         return
     if "HumanoidStandup-v5" in tasks:

@@ -255,8 +255,7 @@ class IWOCS:
             self.policy.rho[i - 1] = trial.rho * self.scale
         comparison = self.deploy(self.trials.of_taken(torch.cat(self.returns)))
         perfect = reaches(found.value, self.highest)
-        more = self.config.threshold_ties == "again" and not reaches(held_out.value, self.highest)
-        worst = held_out.point if perfect or more else found.point  # a tie at the highest return says nothing
+        worst = held_out.point if perfect else found.point  # a tie at the highest return says nothing
         worst, again = next_model(worst, self.table, self.repeats, self.config.on_repeat, self.highest)
         status = self.ending(again, solved=perfect and reaches(held_out.value, self.highest))
         self.path.append(self.entry(worst, status, comparison))

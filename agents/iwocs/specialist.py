@@ -71,7 +71,7 @@ class IWOCSConfig(SACConfig):
     tells thresholds apart while another model stays the worst whatever they are."""
     threshold_ties: Literal["largest", "middle", "again"] = "largest"
     """Which of equally good thresholds is taken: the `largest`, or the `middle` one (ours), as the largest lies next to
-    those that are worse; `again` (ours): the one that is best on the held-out seeds, whose worst model is next."""
+    those that are worse; `again` (ours): the one that is best on the held-out seeds."""
     error_quantile: float | None = None
     """Measure prediction errors in units of this quantile of a model's own errors over its replay buffer (ours); None:
     unscaled."""

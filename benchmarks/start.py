@@ -46,7 +46,7 @@ def cpu_seconds(*arguments: str, cache: str) -> float:
 def calls(folder: Path) -> dict[str, list[str]]:
     """Return the processes to time, by name."""
     run, surefoot = str(folder / "run"), ["-m", "surefoot.training.cli.main"]
-    helps = ("train", "train sac", "evaluate", "sweep", "data", "plot", "report")
+    helps = ("train", "train sac", "train dhn", "evaluate", "sweep", "data", "plot", "report")
     return {
         "Python": ["-c", "pass"],
         "`import torch`": ["-c", "import gc; gc.disable(); import torch"],

@@ -10,8 +10,8 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
-from importlib import import_module, metadata
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from surefoot import agents
@@ -67,6 +67,8 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"{OVERVIEW}\n\nsurefoot COMMAND --help for more; surefoot --version")
         return 0
     if command == "--version":
+        from importlib import metadata  # a tenth of the time that a help text takes
+
         print(f"surefoot {metadata.version('surefoot')}")
         return 0
     if command not in COMMANDS and command != "sweep-server":  # which is no command for people
@@ -78,11 +80,13 @@ def _dispatch(arguments: list[str]) -> int:
     with one_line_errors(2):
         _require_words(rest)
     named = {"*"} if "--allow-code" in rest else named_modules(rest)
-    asks_for_help = _asks_for_help(rest)
-    if command in ("plot", "report") and not asks_for_help:
+    if _asks_for_help(rest):
+        with quick_imports(), stand_ins(), imports_allowed(named):
+            return _run(command, rest)
+    if command in ("plot", "report"):
         with suppress(NeedsReal), stand_ins(only_definitions=True), imports_allowed(named):
             return _run(command, rest)
-    with stand_ins() if asks_for_help else nullcontext(), imports_allowed(named):
+    with imports_allowed(named):
         return _run(command, rest)
 
 

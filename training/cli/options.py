@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, suppress
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any, TypeVar
 
 import tyro
@@ -16,6 +16,7 @@ import yaml
 
 from surefoot.configs.yaml_text import parse_yaml
 from surefoot.envs import EnvConfig
+from surefoot.training.cli.field_texts import describe_fields
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
 
@@ -46,6 +47,14 @@ def whole_number(info: Any) -> Any:
         is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
         str_from_instance=lambda value: [str(value)],
     )
+
+
+@REGISTRY.struct_rule
+def described(info: Any) -> None:
+    """Let the docstrings below fields be found quickly; what is to be made of them is left to tyro's own rule."""
+    form: type = info.type
+    if is_dataclass(form):
+        describe_fields(form)
 
 
 def _whole(word: str) -> int:

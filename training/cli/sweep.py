@@ -33,7 +33,7 @@ from surefoot.training.sweep.progress import SweepProgress
 class Launch:
     """The parsed command line: the sweep, and its folder."""
 
-    sweep: Annotated[Sweep, tyro.conf.arg(name="")] = field(default_factory=Sweep)
+    sweep: Annotated[Sweep, tyro.conf.arg(name="", help="")] = field(default_factory=Sweep)
     file: tyro.conf.Positional[Path | None] = None
     """YAML file with fields of the sweep; options override it."""
     resume: Path | None = None

@@ -31,7 +31,7 @@ C = TypeVar("C")
 class Launch(Generic[C]):
     """The parsed command line: the run, and where it starts from."""
 
-    run: Annotated[RunConfig[C], tyro.conf.arg(name="")]
+    run: Annotated[RunConfig[C], tyro.conf.arg(name="", help="")]
     preset: str | None = None
     """Start from a preset: the agent's own, OTHER/NAME of another agent, or a YAML file. Options override it."""
     config: Path | None = None

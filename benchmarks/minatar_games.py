@@ -147,7 +147,8 @@ def main(options: Options) -> None:
         if job in results_of(NAME):
             continue
         figures = theirs(job, options.steps) if "/sb3/" in job else ours(job, options.runs, options.steps)
-        record_job(NAME, job, figures, began=began, seeds=[int(job.rpartition("/")[2])])
+        seeds = {int(known.rpartition("/")[2]) for known in (*results_of(NAME), job)}
+        record_job(NAME, job, figures, began=began, seeds=sorted(seeds))
 
 
 if __name__ == "__main__":

@@ -1043,15 +1043,11 @@ def minatar(result: Result) -> str:
     for (task, agent), of_seed in groups.items():
         cells = list(of_seed.values())
         means = ", ".join(f"{c['mean']:.1f} ± {c['std']:.1f}" for c in cells)
-        rows.append((task, agent, f"{cells[0]['steps']:,}", " ".join(of_seed), means, seeds(cells, "tail", 2)))
-    header = (
-        "task",
-        "agent",
-        "steps",
-        "seeds",
-        "mean ± deviation of 300 episodes, by seed",
-        "CVaR at 0.25, discounted",
-    )
+        over, tail = (with_interval([c[key] for c in cells], digits) for key, digits in (("mean", 1), ("tail", 2)))
+        about = (task, agent, f"{cells[0]['steps']:,}", " ".join(of_seed))
+        rows.append((*about, over, means, tail, seeds(cells, "tail", 2)))
+    each = "mean ± deviation of 300 episodes, by seed"
+    header = ("task", "agent", "steps", "seeds", "mean", each, "CVaR at 0.25, discounted", "by seed")
     return markdown(header, rows)
 
 

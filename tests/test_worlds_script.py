@@ -23,10 +23,12 @@ def test_a_dry_run_goes_through_every_part_and_prints_a_line_of_each():
     done = call("--dry-run")
     lines = {line.pop("part"): line for line in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0, done.stdout + done.stderr
-    speeds = [f"speed, {backend}, {worlds}" for backend in ("mujoco", "warp") for worlds in (1, 2)]
-    assert list(lines) == ["compile", "equality", "determinism", *speeds, "grid"]
-    assert lines["equality"]["passed"]
-    assert lines["determinism"]["the_same_bit_for_bit"]
+    ends = ("speed, {}, 1", "speed, {}, 2", "parameters of every step, {}, 2")
+    speeds = [end.format(backend) for backend in ("mujoco", "warp") for end in ends]
+    equal, same = ("equality", "equality, parameters of every step"), ("determinism", "resuming")
+    assert list(lines) == ["compile", *equal, *same, *speeds, "grid"]
+    assert all(lines[name]["passed"] for name in equal)
+    assert all(lines[name]["the_same_bit_for_bit"] for name in same)
     assert all(lines[name]["steps_per_second"] > 0 for name in speeds)
     assert (lines["grid"]["episodes"], lines["grid"]["steps"]) == (8, 16)
 

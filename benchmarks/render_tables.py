@@ -466,17 +466,40 @@ def worlds(result: Result) -> str:
 
 
 def worlds_against_c(result: Result) -> str:
-    """Return how the difference of Warp to C grows beside C's to itself, and what Humanoid's other solver does."""
-    jobs, rows = result["jobs"], []
-    for name, one in ((name.removeprefix("growth, "), one) for name, one in jobs.items() if "growth" in name):
+    """Return how the difference of Warp to C grows beside C's to itself, where it arises, and what Newton does."""
+
+    def of(part: str) -> list[tuple[str, dict[str, Any]]]:
+        return [(name.removeprefix(f"{part}, "), one) for name, one in result["jobs"].items() if part in name]
+
+    rows = []
+    for name, one in of("growth"):
         at = [f"{one[who][step]:.0e}" for who in ("warp", "c_rounded") for step in (1, 10, 40)]
         ratios = (one["size_ratio"], one["growth_ratio"])
-        rows.append((name, *at, *(f"{x:.1f}" for x in ratios), "yes" if min(ratios) <= 2 else "**no**"))
+        both = f"{one['size_ratio_with_mass']:.1f}"
+        rows.append((name, *at, *(f"{x:.1f}" for x in ratios), "yes" if min(ratios) <= 2 else "**no**", both))
     header = ("Warp to C after 1 step", "10", "40", "C to itself, rounded, after 1", "10", "40")
-    tables = [markdown(("task", *header, "most times as large", "most times the growth", "one is at most 2"), rows)]
-    for name, one in ((name.removeprefix("solvers, "), one) for name, one in jobs.items() if "solvers" in name):
-        tables.append(_solvers(name, one))
-    return "\n\n".join(tables)
+    more = ("most times as large", "most times the growth", "one is at most 2", "as large as C, its mass too")
+    tables = [markdown(("task", *header, *more), rows), _rounding(of("rounding"))]
+    return "\n\n".join([*tables, *(_solvers(name, one) for name, one in of("solvers"))])
+
+
+def _rounding(jobs: list[tuple[str, dict[str, Any]]]) -> str:
+    """Return what one physics step changes differently in Warp, and in C with one thing rounded."""
+    causes = ("condition", "acceleration")
+    who = ("mass_error", "warp", "with_warps_mass", "with_single_mass", "rounded_state")
+    forces = ("distance_error", "forces_warp", "forces_with_both")
+    rows = [
+        (
+            name,
+            *(f"{one[key]:,.0f}" for key in causes),
+            *(f"{one[key]:.1e}" if key in one else "–" for key in (*who, *forces)),
+        )
+        for name, one in jobs
+    ]
+    of_mass = ("condition of the mass matrix", "largest acceleration", "Warp's mass matrix off by")
+    changes = ("C with Warp's mass matrix", "C, mass matrix rounded to single precision", "C, state rounded by 1e-7")
+    contacts = ("contacts off by (m)", "outer forces off C: Warp", "C with Warp's mass matrix and contacts")
+    return markdown(("task", *of_mass, "a physics step off C: Warp", *changes, *contacts), rows)
 
 
 def _solvers(name: str, one: dict[str, Any]) -> str:

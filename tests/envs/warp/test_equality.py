@@ -11,9 +11,11 @@ import torch
 from worlds_against_c import (
     Options,
     actions_of,
+    endless,
     error,
     growth,
     growth_ratio,
+    made,
     played,
     rounding,
     size_ratio,
@@ -34,6 +36,7 @@ from surefoot.envs import (
 )
 from surefoot.envs.uncertainty.published import SETS
 from surefoot.envs.warp.tasks import TASKS
+from surefoot.envs.warp.vector_env import WarpVectorEnv
 
 WORLDS = 4
 CLOSE = 1e-4  # of 1 + |value|
@@ -102,6 +105,27 @@ def test_a_step_differs_by_the_rounding_of_the_mass_matrix(name):
         assert 0.2 < found["forces_with_both"] / found["forces_warp"] < 1.5
 
 
+@pytest.mark.slow
+def test_a_solver_as_strict_as_that_of_c_brings_walker2d_no_nearer(monkeypatch):
+    config, strict = endless("Walker2d-v5"), 0
+
+    def stricter(*arguments, **options):
+        nonlocal strict
+        env = made(*arguments, **options)
+        if isinstance(env, WarpVectorEnv):
+            strict += 1
+            tolerance = env.worlds.simulation.model.opt.tolerance
+            assert tolerance.numpy() == pytest.approx(1e-6)
+            tolerance.fill_(1e-8)
+        return env
+
+    reference, usual = (played(config, backend, 10, 32) for backend in ("mujoco", "warp"))
+    monkeypatch.setattr("worlds_against_c.made", stricter)
+    own, also = (np.median(error(reference[-1], other[-1])) for other in (usual, played(config, "warp", 10, 32)))
+    assert strict == 1
+    assert 0.5 < also / own < 2
+
+
 @pytest.mark.parametrize("name", EVERY_SET)
 def test_a_published_set_has_the_same_effect_with_other_parameters_in_every_world(name):
     uncertainty = SETS[name]
@@ -156,7 +180,7 @@ def test_the_nominal_parameters_change_nothing_bit_for_bit():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Hopper-v5", "HalfCheetah-v5"])
+@pytest.mark.parametrize("name", TASKS)
 def test_the_mean_return_of_a_fixed_policy_is_that_of_c_within_three_standard_errors(name):
     """200 short episodes from the same starts; a linear policy that moves the robot."""
     means, spreads = [], []

@@ -710,10 +710,18 @@ def zoo(result: Result) -> str:
     return "\n".join([markdown(header, rows), "", summary, *(["", *differs] if differs else [])])
 
 
+IWOCS_CHOSE = range(3)  # seeds
+
+
 def iwocs(result: Result) -> str:
-    """Return what the seeds of every method get over the grid, and every path of IWOCS and of what goes on training."""
-    rows = []
+    """Return what the seeds of every method get over the grid, and every path of IWOCS and of what goes on training.
+
+    Seeds on which settings were chosen are rows of their own.
+    """
+    rows, jobs = [], {}
     for job, cell in sorted(result["jobs"].items(), key=by_seed):
+        method, seed = by_seed((job, cell))
+        jobs[f"{method}{', chose' * (seed in IWOCS_CHOSE)}/{seed}"] = cell
         for entry in cell.get("path", ()) if job.startswith(("iwocs/", "iwocs-goes-on")) else ():
             own, rounds = entry["in_its_own_model"], entry.get("rounds") or 1
             rows.append(
@@ -740,7 +748,7 @@ def iwocs(result: Result) -> str:
         "fraction of steps by default",
         "end",
     )
-    return f"{robust_baselines(result)}\n\n{markdown(header, rows)}"
+    return f"{robust_baselines(result | {'jobs': jobs})}\n\n{markdown(header, rows)}"
 
 
 def key_values(result: Result) -> str:

@@ -22,6 +22,7 @@ DEFINING = ("torch", "gymnasium", "mujoco", "h5py", "minari", "scipy", "stable_b
 COMPUTING = (
     "surefoot.agents.distributional.enumerated",
     "surefoot.agents.distributional.exact",
+    "surefoot.agents.distributional.interpolated",
     "surefoot.agents.distributional.solution",
     "surefoot.agents.parts.engine.native",
     "surefoot.envs.check",

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, fields
 import pytest
 from tyro import _docstrings
 
-from surefoot import agents
 from surefoot.envs import EnvConfig, Physics
 from surefoot.training.cli import evaluate, solve, stress, train
 from surefoot.training.cli.field_texts import describe_fields, field_texts
@@ -82,11 +81,9 @@ def test_texts_are_tyros_but_for_line_breaks(form):
     require_tyros(form)
 
 
-def test_texts_of_all_agents_are_tyros_but_for_line_breaks():
-    forms = {type(default_config(name).agent) for name in agents.REGISTRY if name != "fake"}
-    assert len(forms) > 20
-    for form in forms:
-        require_tyros(form)
+@pytest.mark.parametrize("name", ["h2o", "iwocs", "mbpo", "sb3-ppo"])
+def test_an_agents_texts_are_tyros_but_for_line_breaks(name):
+    require_tyros(type(default_config(name).agent))
 
 
 def require_tyros(form):

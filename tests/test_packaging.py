@@ -162,23 +162,19 @@ def test_a_build_without_a_compiler_goes_on(tmp_path):
     assert not list(tmp_path.rglob("*.so"))
 
 
-def test_every_module_of_the_wheel_is_imported_from_it(installed, target):
+def test_every_module_of_the_wheel_is_imported_from_it_with_its_presets_and_its_sample(installed, target):
+    """In one process: the packages that these import take longer than all of ours."""
     modules = [".".join(path.relative_to(target).with_suffix("").parts) for path in target.glob("surefoot/**/*.py")]
     wanted = sorted(name.removesuffix(".__init__") for name in modules if not name.endswith("sb3_bridge"))  # an extra
-    code = f"import importlib\nfor name in {wanted}: print(importlib.import_module(name).__file__)"
-    files = installed("-c", code).split()
-    assert len(files) == len(wanted) > 30
-    assert all(Path(file).is_relative_to(target) for file in files), files
-
-
-def test_the_wheel_brings_presets_and_the_sample(installed):
     code = (
-        "from surefoot import agents\n"
+        f"import importlib\nfor name in {wanted}: print(importlib.import_module(name).__file__)\n"
         "from surefoot.offline_data import load\n"
         "from surefoot.training.config.presets import load_preset\n"
         "print(load_preset('h2o', 'demo').data.source, len(load('sample:halfcheetah-demo')))"
     )
-    source, rows = installed("-c", code).split()
+    *files, source, rows = installed("-c", code).split()
+    assert len(files) == len(wanted) > 30
+    assert all(Path(file).is_relative_to(target) for file in files), files
     assert source == "sample:halfcheetah-demo"
     assert int(rows) > 10_000
 

@@ -4,9 +4,9 @@ The methods: docs/derivations/iwocs.md §8; published results: §9.
 
     python benchmarks/robust_baselines.py [--jobs rarl/0 m2td3/0 …] [--steps N]
 
-A job is METHOD/SEED: the preset `demo` of an agent, trained and then played on the closed 5 × 5 grid, 5 episodes per
-point from seeds that no training saw. Each adds its own entry to benchmarks/results/robust_baselines.json and leaves
-the others.
+A job is METHOD/SEED: the preset `demo` of an agent, trained and then played on the closed 5 × 5 grid and on the
+published half-open 10 × 10 one, 5 episodes per point from seeds that no training saw. Each adds its own entry to
+benchmarks/results/robust_baselines.json and leaves the others.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch
 import tyro
 from record import STARTED, record_job
 
-from surefoot.envs import SETS
-from surefoot.evaluation.episodes import make_act
+from surefoot.envs import SETS, EnvConfig
+from surefoot.evaluation.episodes import Act, make_act
 from surefoot.evaluation.policy_files import load_policy
 from surefoot.evaluation.uncertainty_grid import evaluate_static
 from surefoot.training.config.presets import load_preset
@@ -54,6 +54,7 @@ METHODS = {
 }
 SEEDS = (0, 1, 2)
 GRID, EPISODES, FIRST_SEED = 5, 5, 20_000
+PUBLISHED_GRID = 10  # half-open, as in the paper
 
 
 @dataclass
@@ -81,19 +82,27 @@ def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
         path = json.loads((place / "path.json").read_text()) if (place / "path.json").is_file() else []
     seconds = time.process_time() - started
     task = replace(config.env, num_envs=128)
-    grid = {"n": GRID, "closed": True, "episodes": EPISODES, "seeds": (FIRST_SEED,)}
-    result = evaluate_static(make_act(policy), task, SET, **grid, device="cpu")
     return {
         "steps": steps,
+        **played(make_act(policy), task, GRID, closed=True),
+        "published_grid": played(make_act(policy), task, PUBLISHED_GRID, closed=False),
+        "cpu_seconds": round(seconds, 1),
+        "commit": STARTED["commit"],
+        **({"path": [{key: entry[key] for key in entry if key != "table"} for entry in path]} if path else {}),
+    }
+
+
+def played(act: Act, task: EnvConfig, n: int, *, closed: bool) -> dict[str, Any]:
+    """Return what a policy gets over a grid of n points an axis."""
+    grid = {"n": n, "closed": closed, "episodes": EPISODES, "seeds": (FIRST_SEED,)}
+    result = evaluate_static(act, task, SET, **grid, device="cpu")
+    return {
         "worst": round(float(result.mean.min()), 1),
         "at": result.points[result.worst].tolist(),
         "fresh_worst": round(float(result.fresh_returns.mean()), 1),
         "average": round(float(result.mean.mean()), 1),
         "nominal": round(float(result.nominal_returns.mean()), 1),
         "table": result.mean.round(1).tolist(),
-        "cpu_seconds": round(seconds, 1),
-        "commit": STARTED["commit"],
-        **({"path": [{key: entry[key] for key in entry if key != "table"} for entry in path]} if path else {}),
     }
 
 

@@ -51,17 +51,17 @@ struct Finish {
   const float* bias = nullptr;  // added, one a column
   bool add = false;             // added to what is there
   int activation = NONE;        // applied
-  float* before = nullptr;      // where the values before the activation are kept (SWISH), like the result
+  float* slope = nullptr;       // where the derivative of the activation is kept (SWISH), like the result
   int gate = NONE;              // multiplied by the derivative of this activation ...
-  const float* at = nullptr;    // ... at these values: the activations (RELU, TANH), or what came before (SWISH)
+  const float* at = nullptr;    // ... told by these values: the activations (RELU, TANH), or itself (SWISH)
   Index at_stride = 0;
 };
 
-inline Vec activated(Vec x, int activation) {
+inline Vec activated(Vec x, int activation, Vec& slope) {
   switch (activation) {
     case RELU: return x < 0.0f ? Vec{} : x;  // a NaN stays one
     case TANH: return hyperbolic_tangent(x);
-    case SWISH: return x * sigmoid(x);
+    case SWISH: return swish(x, slope);
     default: return x;
   }
 }
@@ -69,7 +69,7 @@ inline Vec gated(Vec x, Vec at, int gate) {
   switch (gate) {
     case RELU: return at <= 0.0f ? Vec{} : x;
     case TANH: return x * (1.0f - at * at);
-    case SWISH: return x * (sigmoid(at) * (1.0f + at * (1.0f - sigmoid(at))));
+    case SWISH: return x * at;
     default: return x;
   }
 }
@@ -77,8 +77,9 @@ inline Vec gated(Vec x, Vec at, int gate) {
 // Store x in row m and column `at`, of which n are left, of C, and do before what is wanted.
 inline __attribute__((always_inline)) void finish_at(Vec x, Index m, Index at, Index n, float* C, Index stride,
                                                      const Finish& finish) {
-  if (finish.before) store(finish.before + m * stride + at, x, n);
-  if (finish.activation) x = activated(x, finish.activation);
+  Vec slope{};
+  if (finish.activation) x = activated(x, finish.activation, slope);
+  if (finish.slope) store(finish.slope + m * stride + at, slope, n);
   if (finish.gate) x = gated(x, load(finish.at + m * finish.at_stride + at, n), finish.gate);
   store(C + m * stride + at, x, n);
 }
@@ -88,8 +89,8 @@ inline Finish part_of(const Finish& wanted, Index k, bool last, Index m, Index s
   Finish finish = wanted;
   finish.add = k || wanted.add;
   if (k) finish.bias = nullptr;
-  if (!last) finish.activation = finish.gate = NONE, finish.before = nullptr;
-  if (finish.before) finish.before += m * stride;
+  if (!last) finish.activation = finish.gate = NONE, finish.slope = nullptr;
+  if (finish.slope) finish.slope += m * stride;
   if (finish.gate) finish.at += m * wanted.at_stride;
   return finish;
 }
@@ -136,9 +137,9 @@ void block_of(int rows, Index K, const float* A, Index row, Index column, const 
   if constexpr (M > 1) block_of<M - 1>(rows, K, A, row, column, B, C, stride, column0, columns, finish);
 }
 
-// Columns [from, to) of C (M x N) = A (M x K; strides) B; panel p of the packed B holds columns p*COLUMNS.. as K rows.
-void product(Index M, Index N, Index K, const float* A, Index row, Index column, const float* B, float* C, Index stride,
-             const Finish& wanted, Index from, Index to) {
+// Columns [from, to) of C (M x N) = A (M x K; strides) B, packed: K rows a panel. Inlined it would run out of registers.
+[[gnu::noinline]] void product(Index M, Index N, Index K, const float* A, Index row, Index column, const float* B,
+                               float* C, Index stride, const Finish& wanted, Index from, Index to) {
   for (Index k = 0; k < K || k == 0; k += DEPTH) {
     const Index depth = std::min(DEPTH, K - k);
     for (Index m0 = 0; m0 < M; m0 += HEIGHT)
@@ -371,9 +372,9 @@ struct Stack {
 const char* kernel_key() { return KEY; }
 
 // out (members, rows, last) of x; `member_stride` is 0 where all members see the same x. `hidden[l]` (members, rows,
-// widths[l + 1]) keeps the activations of layer l, `before[l]` what SWISH was given; null: nothing is kept.
+// widths[l + 1]) keeps the activations of layer l, `slopes[l]` SWISH's derivative; null: nothing is kept.
 void stack_forward(const Stack* s, Index rows, const float* x, Index member_stride, Index x_stride,
-                   float* const* hidden, float* const* before, float* out, int threads) {
+                   float* const* hidden, float* const* slopes, float* out, int threads) {
   const Index E = s->members, L = s->layers, widest = *std::max_element(s->widths + 1, s->widths + L + 1);
   const Index parts = threads > 1 && E % threads ? threads : 1;
   share(E * parts, threads, [&](Index task) {
@@ -397,7 +398,7 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
         const Index place = (e * rows + r) * width;
         float* output = last ? out + place : hidden ? hidden[l] + place : spare[l % 2];
         Finish finish{s->biases[l] + e * width};
-        if (!last) finish.activation = int(s->activation), finish.before = before ? before[l] + place : nullptr;
+        if (!last) finish.activation = int(s->activation), finish.slope = slopes ? slopes[l] + place : nullptr;
         arithmetic(in, width)
             .multiply(n, width, in, input, stride, 1, panels[l], output, width, finish, 0, padded(width));
         input = output, stride = width;
@@ -410,7 +411,7 @@ void stack_forward(const Stack* s, Index rows, const float* x, Index member_stri
 // wanted); writes columns [first, last) of the input's gradient to `grad_x` (members, rows, last - first), null: not
 // wanted. Rows whose gradient is zero are left out of the products.
 void stack_backward(const Stack* s, Index rows, const float* x, Index member_stride, Index x_stride,
-                    const float* const* hidden, const float* const* before, const float* grad_out,
+                    const float* const* hidden, const float* const* slopes, const float* grad_out,
                     float* const* grad_weights, float* const* grad_biases, float* grad_x, Index first,
                     Index last_column, int threads) {
   const Index E = s->members, L = s->layers, out = s->widths[L], columns = last_column - first;
@@ -424,7 +425,7 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
     inputs[0] = x + e * member_stride, strides[0] = x_stride;
     for (Index l = 1; l < L; l++) {
       inputs[l] = hidden[l - 1] + e * rows * s->widths[l], strides[l] = s->widths[l];
-      gates[l] = before ? before[l - 1] + e * rows * s->widths[l] : inputs[l];
+      gates[l] = slopes ? slopes[l - 1] + e * rows * s->widths[l] : inputs[l];
     }
     int32_t* kept = reinterpret_cast<int32_t*>(scratch.take(rows));
     for (Index i = 0; i < rows; i++) {
@@ -444,7 +445,7 @@ void stack_backward(const Stack* s, Index rows, const float* x, Index member_str
       for (Index l = grad_weights ? 0 : 1; l < L; l++) {
         const Index width = s->widths[l];
         inputs[l] = gathered(inputs[l], strides[l], width), strides[l] = width;
-        if (l) gates[l] = before ? gathered(gates[l], width, width) : inputs[l];
+        if (l) gates[l] = slopes ? gathered(gates[l], width, width) : inputs[l];
       }
     }
     float* panels = scratch.take(padded(widest) * std::max(widest, n));
@@ -527,11 +528,10 @@ void tanh_gaussian(Index rows, Index actions, const float* outputs, const float*
     }
   for (Index k = 0; k < count; k += WIDTH) {
     const Vec z = load(noise + k, count - k), log = load(log_std + k, count - k), deviation = exponential(log) * z;
-    const Vec u = load(mean + k, count - k) + deviation, x = -2.0f * u, e = exponential(x < 0.0f ? x : -x);
-    const Vec softplus = (x > 0.0f ? x : Vec{}) + log_1_plus(e);
+    const Vec u = load(mean + k, count - k) + deviation;
     store(spread + k, deviation, count - k);
     store(action + k, hyperbolic_tangent(u), count - k);
-    store(term + k, -0.5f * z * z - log - 0.91893853320467274f - 2.0f * (0.69314718055994531f - u - softplus));
+    store(term + k, -0.5f * z * z - log - 0.91893853320467274f - 2.0f * (0.69314718055994531f - u - softplus(-2.0f * u)));
   }
   for (Index i = 0; i < rows; i++) {
     log_prob[i] = 0;

@@ -43,7 +43,7 @@ class Tape(NamedTuple):
 
     x: Tensor  # (B, in) or (E, B, in)
     hidden: Any  # activations (E, B, width) of every hidden layer
-    before: Any  # what the activation was given
+    before: Any  # what the activation was given; native: of swish its derivative there
 
 
 class Kernels(Protocol):

@@ -43,6 +43,12 @@ inline Vec exponential(Vec x) {
   return x != x ? x : p * scale;
 }
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
+// x sigmoid(x), and its derivative.
+inline Vec swish(Vec x, Vec& slope) {
+  const Vec s = sigmoid(x);
+  slope = s * (1.0f + x * (1.0f - s));
+  return x * s;
+}
 inline Vec hyperbolic_tangent(Vec x) {
   // Near 0 the quotient cancels: there the series x - x^3/3 + 2x^5/15 - 17x^7/315 is exact to rounding.
   Vec s = x * x, small = x + x * s * (-0.333333333f + s * (0.133333333f - s * 0.053968254f));
@@ -58,5 +64,6 @@ inline Vec log_1_plus(Vec x) {
   for (int odd = 13; odd > 0; odd -= 2) p = p * s + 1.0f / odd;
   return 2.0f * z * p;
 }
+inline Vec softplus(Vec x) { return (x > 0.0f ? x : Vec{}) + log_1_plus(exponential(x < 0.0f ? x : -x)); }
 
 }  // namespace

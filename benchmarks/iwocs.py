@@ -39,6 +39,7 @@ MAIN = {
     "iwocs-as-published": Method("iwocs", ENDS | PUBLISHED),
 }
 METHODS = MAIN | {
+    "iwocs-goes-on-again-published-grid": Method("iwocs", {"grid_n": 10, "grid_closed": False}),  # is searched, too
     "iwocs-goes-on": Method("iwocs", {"threshold_ties": "largest"}),
     "iwocs-goes-on-searched-first": Method("iwocs", {"threshold_ties": "largest", "gate_first": "searched"}),
     "iwocs-goes-on-middle": Method("iwocs", {"threshold_ties": "middle"}),

@@ -2,26 +2,15 @@
 
 import importlib.util
 import json
-import os
-import runpy
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "worlds.sh"
-
-
-def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([SCRIPT, *arguments], env=environment, capture_output=True, text=True, timeout=280)
+from gpu_scripts import call, last_words
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mujoco_warp") is None, reason="the extra warp is not installed")
 def test_a_dry_run_goes_through_every_part_and_prints_a_line_of_each():
-    done = call("--dry-run")
+    done = call("worlds", "--dry-run", timeout=280)
     lines = {line.pop("part"): line for line in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0, done.stdout + done.stderr
     ends = ("speed, {}, 1", "speed, {}, 2", "parameters of every step, {}, 2")
@@ -36,11 +25,5 @@ def test_a_dry_run_goes_through_every_part_and_prints_a_line_of_each():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and it would be measured")
 def test_without_a_gpu_one_line_says_what_can_be_done(monkeypatch, capsys):
-    """In this process, where PyTorch is; that the shell script calls it is what the dry run shows."""
-    program = SCRIPT.with_suffix(".py")
-    monkeypatch.syspath_prepend(str(program.parent))
-    monkeypatch.setattr(sys, "argv", [str(program)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(program), run_name="__main__")
     said = "worlds.py: error: no CUDA device here; --device cpu measures this machine, --dry-run goes through all of it"
-    assert (ended.value.code, capsys.readouterr().out) == (said, "")  # Python prints it, and ends with 1
+    assert (last_words("worlds", monkeypatch), capsys.readouterr().out) == (said, "")

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import tyro
-from trained import carry_out, learning_curve, train_to_the_end
+from trained import ON_ONE_CORE, carry_out, learning_curve, train_to_the_end
 
 from surefoot.training.config.presets import default_config
 from surefoot.training.config.run import RunConfig
@@ -62,12 +62,9 @@ def configuration(task: str, precision: str, seed: int) -> RunConfig[Any]:
         eval=replace(base.eval, every=steps // EVALUATIONS, episodes=10),
         steps=steps,
         seed=seed,
-        device="cpu",
-        threads=1,
         engine="native",
         precision=cast(Literal["float32", "bf16"], precision),
-        checkpoint_every=10_000,
-        keep_checkpoints=1,
+        **ON_ONE_CORE,
     )
 
 
@@ -76,8 +73,7 @@ def run(job: str, runs: Path) -> dict[str, Any]:
     task, precision, seed = job.split("/")
     config, folder = configuration(task, precision, int(seed)), runs / job.replace("/", "-")
     meta = train_to_the_end(job, folder, "sac", config)
-    about = {"steps": config.steps, "engine": meta["engine"]}
-    return about | learning_curve(folder) | {"minutes": meta["minutes"], "commit": meta["commit"]}
+    return {"steps": config.steps, "engine": meta["engine"], **learning_curve(folder, meta)}
 
 
 def main(options: Options) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import tyro
-from trained import carry_out, learning_curve, train_to_the_end
+from trained import ON_ONE_CORE, carry_out, learning_curve, train_to_the_end
 
 from surefoot.envs import EnvConfig
 from surefoot.training.config.presets import default_config
@@ -60,10 +60,7 @@ def configuration(task: str, seed: int, steps: int) -> RunConfig[Any]:
         eval=replace(base.eval, every=min(EVERY, steps), episodes=EPISODES),
         steps=steps,
         seed=seed,
-        device="cpu",
-        threads=1,
-        checkpoint_every=10_000,
-        keep_checkpoints=1,
+        **ON_ONE_CORE,
     )
 
 
@@ -73,8 +70,7 @@ def run(job: str, options: Options) -> dict[str, Any]:
     config = configuration(task, int(seed), options.steps)
     folder = options.runs / job.replace("/", "-")
     meta = train_to_the_end(job, folder, "sac", config)
-    about = {"steps": options.steps, "public_sac": PUBLISHED[task]}
-    return about | learning_curve(folder) | {"minutes": meta["minutes"], "commit": meta["commit"]}
+    return {"steps": options.steps, "public_sac": PUBLISHED[task], **learning_curve(folder, meta)}
 
 
 def main(options: Options) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import tyro
-from trained import carry_out, learning_curve, train_to_the_end
+from trained import ON_ONE_CORE, carry_out, learning_curve, train_to_the_end
 
 from surefoot.training.config.presets import default_config
 from surefoot.training.config.run import RunConfig
@@ -49,10 +49,7 @@ def configuration(task: str, agent: str, seed: int, steps: int) -> RunConfig[Any
         eval=replace(base.eval, every=EVERY, episodes=EPISODES),
         steps=steps,
         seed=seed,
-        device="cpu",
-        threads=1,
-        checkpoint_every=10_000,
-        keep_checkpoints=1,
+        **ON_ONE_CORE,
     )
 
 
@@ -62,7 +59,7 @@ def run(job: str, runs: Path, steps: int) -> dict[str, Any]:
     config = configuration(task, agent, int(seed), steps)
     folder = runs / job.replace("/", "-")
     meta = train_to_the_end(job, folder, agent, config)
-    return {"steps": steps, **learning_curve(folder), "minutes": meta["minutes"], "commit": meta["commit"]}
+    return {"steps": steps, **learning_curve(folder, meta)}
 
 
 def main(options: Options) -> None:

@@ -17,6 +17,9 @@ from surefoot.training.loop.setup import start_or_resume
 from surefoot.training.runs.folder import read_meta
 from surefoot.training.session import execute
 
+# How a run is trained whose learning curve is compared with others'.
+ON_ONE_CORE: dict[str, Any] = {"device": "cpu", "threads": 1, "checkpoint_every": 10_000, "keep_checkpoints": 1}
+
 
 def train_to_the_end(
     job: str, folder: Path, agent: str, config: RunConfig[Any], preset: str | None = None
@@ -32,14 +35,15 @@ def train_to_the_end(
     return meta
 
 
-def learning_curve(folder: Path) -> dict[str, Any]:
-    """Return the mean return of every evaluation of a run, the last, and the mean of all: the area under the curve."""
+def learning_curve(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run with its meta came to: every evaluation's mean return, the last, and the mean of all (area)."""
     found: dict[int, list[float]] = defaultdict(list)
     with (folder / "evaluations.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             found[int(row["step"])].append(float(row["episode_return"]))
     returns = [round(float(np.mean(episodes)), 1) for _, episodes in sorted(found.items())]
-    return {"final": returns[-1], "area": round(float(np.mean(returns)), 1), "curve": returns}
+    figures = {"final": returns[-1], "area": round(float(np.mean(returns)), 1), "curve": returns}
+    return figures | {"minutes": meta["minutes"], "commit": meta["commit"]}
 
 
 def carry_out(name: str, jobs: Sequence[str], run: Callable[[str], Any], seeds: Sequence[int], began: float) -> None:

@@ -109,16 +109,18 @@ class TaskParameters:
         rule = quantity.allowed() if np.isfinite(bad) else "finite"
         raise ValueError(f"{self.label}: {self.names[k]} cannot be {bad:g}{unit}; it must be {rule}")
 
-    def check_rows(self, rows: np.ndarray) -> None:
-        """Raise ValueError where values (J, d) of the set, a row per episode, are not as many or not allowed."""
+    def check_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return all parameters (J, D) for values (J, d) of the set, a row per episode.
+
+        Raises:
+            ValueError: not as many, or not allowed.
+        """
         if rows.ndim != 2 or rows.shape[1] != self.count:
             names = ", ".join(self.names[: self.count])
             raise ValueError(f"parameters have the shape {rows.shape}; they must be rows of {self.count}: {names}")
-        self.check(self.full_rows(rows))
-
-    def full_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Return all parameters (J, D) for values (J, d) of the set, unchecked."""
-        return np.hstack([rows, np.broadcast_to(self._rest, (len(rows), len(self._rest)))])
+        full = np.hstack([rows, np.broadcast_to(self._rest, (len(rows), len(self._rest)))])
+        self.check(full)
+        return full
 
     def full(self, values: Any) -> np.ndarray:
         """Return all parameters (D,) for the values (d,) of the set."""

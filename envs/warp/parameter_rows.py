@@ -104,10 +104,10 @@ class ParameterRows:
         """
         assert self.parameters is not None
         rows = values.numpy(force=True)
-        self.parameters.check_rows(rows)
+        full = self.parameters.check_rows(rows)
         own = self.parameters.model
         if own is not None and own.is_arithmetic and not self._signals:
-            self._change_together(simulation, own, values, self.parameters.full_rows(rows))
+            self._change_together(simulation, own, values, full)
             return
         for world, row in enumerate(rows):
             self._change_one(world, row)

@@ -38,8 +38,10 @@ MAIN = {
     "nominal": Method("sac", preset="iwocs-demo-nominal"),
     "iwocs-as-published": Method("iwocs", ENDS | PUBLISHED),
 }
+PUBLISHED_GRID: dict[str, Any] = {"grid_n": 10, "grid_closed": False}  # is searched, too
 METHODS = MAIN | {
-    "iwocs-goes-on-again-published-grid": Method("iwocs", {"grid_n": 10, "grid_closed": False}),  # is searched, too
+    "iwocs-goes-on-again-published-grid": Method("iwocs", PUBLISHED_GRID),
+    "iwocs-first-published-grid": Method("iwocs", PUBLISHED_GRID | {"gate_first": "searched"}),
     "iwocs-goes-on": Method("iwocs", {"threshold_ties": "largest"}),
     "iwocs-goes-on-searched-first": Method("iwocs", {"threshold_ties": "largest", "gate_first": "searched"}),
     "iwocs-goes-on-middle": Method("iwocs", {"threshold_ties": "middle"}),

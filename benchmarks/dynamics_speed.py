@@ -7,7 +7,7 @@ turns in one process. CPU time of one thread hardly depends on what else a machi
 Where mbrl-lib can be imported (`pip install mbrl`, 0.2.0; best in an environment of its own, it wants an old gym), its
 stacked ensemble takes its turn at the training calls, too.
 
-    python benchmarks/dynamics_speed.py [--threads 1 2]
+    python benchmarks/dynamics_speed.py [--threads 1 2]  # in autograd, and by the native engine
     python benchmarks/dynamics_speed.py --device cuda [--compile]  # eager, and as CUDA graphs
 """
 
@@ -135,11 +135,13 @@ def mbrl_lib(rows: Batch, epochs: int) -> dict[str, Way]:
 
 
 def fast_settings(device: torch.device, compiled: bool) -> dict[str, Setting]:
-    """Return the settings in which the stack is trained, by what is said of them."""
+    """Return the settings in which the stack is trained, by what is said of them; the first is autograd's."""
     plain = replace(SETTING, device=device)
     settings = {"": plain}
     if device.type == "cuda":
         settings[", as a CUDA graph"] = replace(plain, cudagraph=True)
+    else:
+        settings[", native"] = replace(plain, engine="native")
     if compiled:
         settings |= {f", compiled{said}": replace(setting, compile=True) for said, setting in settings.items()}
     return settings

@@ -122,8 +122,8 @@ class NativeKernels:
         x = x if x.stride(-1) == 1 else x.contiguous()
         rows = x.shape[-2]
         out = torch.empty(members, rows, widths[-1])
-        hidden = Kept(widths[:-1], members * rows) if keep else None
-        before = Kept(widths[:-1], members * rows) if keep and net.activation == "swish" else None
+        hidden = Kept(widths[:-1], members * rows, stack.spare) if keep else None
+        before = Kept(widths[:-1], members * rows, stack.spare) if keep and net.activation == "swish" else None
         self.library.stack_forward(
             stack.address,
             rows,
@@ -163,13 +163,21 @@ class NativeKernels:
 
 
 class Kept:
-    """Rows of every hidden layer's width, in one piece of memory."""
+    """Rows of every hidden layer's width, in one piece of memory that goes back to `spare` with the last who has it.
 
-    def __init__(self, widths: Sequence[int], rows: int) -> None:
+    Megabytes that are freed go back to the system, and come back as pages that it fills with zeros at first touch.
+    """
+
+    def __init__(self, widths: Sequence[int], rows: int, spare: list[Tensor]) -> None:
         starts = list(itertools.accumulate([rows * width for width in widths], initial=0))
-        self.memory = torch.empty(starts[-1])
+        self.spare, self.memory = spare, spare.pop() if spare else torch.empty(0)
+        if len(self.memory) != starts[-1]:
+            self.memory = torch.empty(starts[-1])
         base = self.memory.data_ptr()
         self.addresses = (native.POINTER * len(widths))(*[base + 4 * start for start in starts[:-1]])
+
+    def __del__(self) -> None:
+        self.spare.append(self.memory)
 
 
 class Description:
@@ -181,6 +189,7 @@ class Description:
         widths = [net.weights[0].shape[1], *(w.shape[2] for w in net.weights)]
         self.first, self.members, self.inputs = net.weights[0].data_ptr(), net.weights[0].shape[0], widths[0]
         self.outputs = widths[1:]
+        self.spare: list[Tensor] = []  # memory of tapes that are done with: of no more than lived at one time
         self.kept: Parameters | None = None  # gradients, once they are wanted, and their addresses
         self.gradients: Any = None
         self.bias_gradients: Any = None

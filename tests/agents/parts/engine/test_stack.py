@@ -269,6 +269,30 @@ def test_nothing_is_written_beside_the_results(kernels_of_any_precision, monkeyp
     assert all(flat[:64].eq(7.25).all() and flat[-64:].eq(7.25).all() for flat in guarded)
 
 
+@pytest.mark.parametrize("activation", stack.ACTIVATIONS)
+def test_a_tapes_memory_is_used_again_when_it_is_gone_and_never_before(activation):
+    kernels, net = stack.kernels_of("native"), make(2, (3, 8, 8, 1), activation, torch.float32)
+    x, grad = case(2, 5, (3, 8, 8, 1), shared=False)
+
+    def places(tape: stack.Tape) -> set[int]:
+        return {kept.memory.data_ptr() for kept in tape[1:] if kept}
+
+    first, second = (kernels.forward(net, x * k, keep=True)[1] for k in (1, 2))
+    kept = [first.hidden.memory.clone(), second.hidden.memory.clone()]
+    were = places(first)
+    assert not were & places(second)
+    del first
+    third = kernels.forward(net, 3 * x, keep=True)[1]
+    assert places(third) == were
+    assert torch.equal(second.hidden.memory, kept[1])
+    fewer = kernels.forward(net, x[:, :4], keep=True)[1]  # other sizes have memory of their own
+    assert not places(fewer) & (were | places(second))
+    kernels.backward(net, third, grad, weights=True, columns=(0, 0))
+    alone = copy(net, torch.float32)
+    kernels.backward(alone, kernels.forward(alone, 3 * x, keep=True)[1], grad, weights=True, columns=(0, 0))
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(net.weights, alone.weights, strict=True))
+
+
 @pytest.mark.parametrize("engine", ["torch", "native"])
 def test_a_second_derivative_is_refused(engine):
     net, x = make(2, (5, 8, 3), "tanh", torch.float32), torch.randn(4, 5, generator=draws(1), requires_grad=True)

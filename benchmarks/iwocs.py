@@ -39,9 +39,11 @@ MAIN = {
     "iwocs-as-published": Method("iwocs", ENDS | PUBLISHED),
 }
 PUBLISHED_GRID: dict[str, Any] = {"grid_n": 10, "grid_closed": False}  # is searched, too
+LONGER: dict[str, Any] = {"gate_first": "searched", "iterations": 18}
 METHODS = MAIN | {
     "iwocs-goes-on-again-published-grid": Method("iwocs", PUBLISHED_GRID),
     "iwocs-first-published-grid": Method("iwocs", PUBLISHED_GRID | {"gate_first": "searched"}),
+    "iwocs-longer": Method("iwocs", PUBLISHED_GRID | LONGER, steps=196_000),
     "iwocs-goes-on": Method("iwocs", {"threshold_ties": "largest"}),
     "iwocs-goes-on-searched-first": Method("iwocs", {"threshold_ties": "largest", "gate_first": "searched"}),
     "iwocs-goes-on-middle": Method("iwocs", {"threshold_ties": "middle"}),

@@ -42,6 +42,7 @@ class Method:
     agent: str
     changes: dict[str, Any] = field(default_factory=dict)
     preset: str = "demo"
+    steps: int | None = None  # those of the preset
 
 
 METHODS = {
@@ -70,7 +71,7 @@ class Options:
 def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
     """Train one policy and return what it gets over the grid, and the path of an agent that has one."""
     preset = load_preset(method.agent, method.preset)
-    steps = steps or preset.steps
+    steps = steps or method.steps or preset.steps
     agent = replace(preset.agent, **method.changes)
     config = replace(preset, agent=agent, seed=seed, steps=steps, device="cpu", baselines=())
     started = time.process_time()

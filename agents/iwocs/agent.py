@@ -65,9 +65,9 @@ from surefoot.agents.interface import AgentSpec, Progress, Setting, Style, Uncer
 from surefoot.agents.iwocs import entries
 from surefoot.agents.iwocs.choice import compare, highest_return, holds, next_model, reaches
 from surefoot.agents.iwocs.composite import Composite, repeated
-from surefoot.agents.iwocs.search import Search, cma_search, grid_search, random_search
+from surefoot.agents.iwocs.search import Found, Search, cma_search, grid_search, random_search
 from surefoot.agents.iwocs.specialist import TINY, IWOCSConfig, IWOCSPolicy, StaticSolver, plan
-from surefoot.agents.iwocs.trials import Trials
+from surefoot.agents.iwocs.trials import Outcome, Trials
 from surefoot.agents.parts.engine import compute_by
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.state import pack, unpack
@@ -102,6 +102,7 @@ class IWOCS:
         self.models: list[Tensor] = []  # T_1 … T_i, (d,) each
         self.round = self.rounds = 0  # of `model_steps` in the newest model, and in all of them
         self.path: list[dict[str, Any]] = []
+        self.before: Outcome | None = None  # of the iteration before, where the points of all searches are the same
         self.incumbent: Tensor | None = None  # returns (P, E) on the held-out seeds of what would be deployed
         self.most_reward = -math.inf  # of a step so far
         self.trained_steps = self.search_steps = 0
@@ -219,27 +220,49 @@ class IWOCS:
         """Return the composite that is searched for its worst model: ρ of the older specialists is frozen."""
         if not self.iteration:
             return self.policy.composite([])
-        trial, newest = self.trials.next or self.trials.candidates[len(self.trials.held_out)][0], self.iteration - 1
+        trial, newest = self.trials.now, self.iteration - 1
         self.policy.first[newest + 1] = newest if trial.first else self.policy.first[newest]
         return self.policy.composite([*self.policy.rho[:newest].tolist(), trial.rho * self.scale])
 
     def search_slice(self) -> Progress:
-        """Play one batch of points; at the end of the last search, decide."""
+        """Play one batch of points, or take what is known of them; at the end of the last search, decide."""
         assert self.search is not None
-        composite, points = self.under_test(), self.search.ask()
-        seeds = self.held_out_seeds if self.held_out else self.search_seeds
+        composite = self.under_test()
+        if self.before is not None and self.trials.now.rho == 0:
+            found = self.found_before(self.before)
+        else:
+            self.play_points(composite)
+            if not self.search.done:
+                return Progress(0, 0, {})
+            found = self.search.found
+        (self.trials.held_out if self.held_out else self.trials.found).append(found)
+        if self.held_out and len(self.trials.held_out) == len(self.trials.candidates):
+            return self.decide()
+        self.search = self.make_search()
+        return Progress(0, 0, {})
+
+    def play_points(self, composite: Composite) -> None:
+        """Play the points that the search asks for."""
+        assert self.search is not None
+        points, seeds = self.search.ask(), self.held_out_seeds if self.held_out else self.search_seeds
         returns = self.play(composite, points, seeds)
         self.search.tell(returns.mean(1))
         if self.held_out:
             fractions = composite.fractions_by_job.view(len(points), len(seeds), -1).mean(1).cpu()
             self.table += zip(points.tolist(), returns.mean(1).tolist(), fractions.tolist(), strict=True)
             self.returns.append(returns)
-        if self.search.done:
-            (self.trials.held_out if self.held_out else self.trials.found).append(self.search.found)
-            if self.held_out and len(self.trials.held_out) == len(self.trials.candidates):
-                return self.decide()
-            self.search = self.make_search()
-        return Progress(0, 0, {})
+
+    def found_before(self, before: Outcome) -> Found:
+        """Return what the search of the policy before found: with its newest specialist rejected this one is the same.
+
+        Points and reset seeds of a grid are, too, so every episode would be.
+        """
+        if not self.held_out:
+            return before.found
+        for row in self.path[-1]["table"]:
+            self.table.append((row["at"], row["return"], [*row["fractions"][:-1], 0.0, row["fractions"][-1]]))
+        self.returns.append(before.returns)
+        return before.held_out
 
     def play(self, composite: Composite, points: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the returns (P, E) at points (P, d) from E reset seeds, and count the steps."""
@@ -253,7 +276,9 @@ class IWOCS:
         self.table = self.trials.of_taken(self.table)
         if i:
             self.policy.rho[i - 1] = trial.rho * self.scale
-        comparison = self.deploy(self.trials.of_taken(torch.cat(self.returns)))
+        returns = self.trials.of_taken(torch.cat(self.returns))
+        self.before = Outcome(found, held_out, returns) if self.config.search == "grid" else None
+        comparison = self.deploy(returns)
         perfect = reaches(found.value, self.highest)
         worst = held_out.point if perfect else found.point  # a tie at the highest return says nothing
         worst, again = next_model(worst, self.table, self.repeats, self.config.on_repeat, self.highest)
@@ -348,6 +373,7 @@ class IWOCS:
 
     def state_dict(self) -> dict[str, Any]:
         state = pack(self, PACKED) | {"incumbent": self.incumbent, "round": self.round}
+        state["before"] = self.before and self.before.plain()
         state |= {"models": [model.clone() for model in self.models], "path": copy.deepcopy(self.path)}
         if self.solver is not None:
             return state | {"solver": self.solver.state_dict()}
@@ -359,9 +385,10 @@ class IWOCS:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.models, self.path = [model.cpu() for model in state["models"]], copy.deepcopy(state["path"])
         self.incumbent = None if state["incumbent"] is None else state["incumbent"].cpu()
-        before = {"round": len(self.models[:1]), "rounds": len(self.models)}  # of runs that had one round in each
-        state = before | state
+        older = {"round": len(self.models[:1]), "rounds": len(self.models), "before": None}  # one round in each
+        state = older | state
         self.round = state["round"]
+        self.before = None if state["before"] is None else Outcome.of(state["before"])
         self.solver = self.search = None
         if "solver" in state:
             self.begin_training()

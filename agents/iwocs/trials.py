@@ -6,6 +6,7 @@ docs/derivations/iwocs.md §4.5, §4.6: (4.14), (4.15) or (4.20), (4.26), (4.27)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -23,6 +24,30 @@ class Trial(NamedTuple):
 
     rho: float
     first: bool = False  # whether it acts in the first step of an episode; else who did before
+
+
+class Outcome(NamedTuple):
+    """What the searches of the policy that an iteration took came to."""
+
+    found: Found
+    held_out: Found
+    returns: Tensor  # (P, E) on the held-out seeds
+
+    def plain(self) -> tuple[Any, ...]:
+        """Return it as a checkpoint has it."""
+        return tuple(self.found), tuple(self.held_out), self.returns
+
+    @classmethod
+    def of(cls, plain: tuple[Any, ...]) -> Outcome:
+        """Return what `plain` made, on the CPU."""
+        found, held_out, returns = plain
+        return cls(from_plain(found), from_plain(held_out), returns.cpu())
+
+
+def from_plain(found: Sequence[Any]) -> Found:
+    """Return what a search found from a tuple of its values."""
+    value, at, *others = found
+    return Found(value, at.cpu(), *others)
 
 
 class Trials:
@@ -52,6 +77,11 @@ class Trials:
         if self.newest_first and number == len(thresholds) and self.rho > 0:  # a rejected one acts nowhere
             return Trial(self.rho, first=True)
         return None
+
+    @property
+    def now(self) -> Trial:
+        """What is searched now, on the seeds that choose or on those held out."""
+        return self.next or self.candidates[len(self.held_out)][0]
 
     @property
     def rho(self) -> float:
@@ -93,4 +123,4 @@ class Trials:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what was found; runs before (4.28) had saved nothing of their only candidate."""
         for name in FOUND:
-            setattr(self, name, [Found(value, at.cpu(), *others) for value, at, *others in state.get(name, ())])
+            setattr(self, name, [from_plain(found) for found in state.get(name, ())])

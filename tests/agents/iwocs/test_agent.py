@@ -400,11 +400,32 @@ def test_the_newest_specialist_acts_first_where_a_search_finds_that_better():
 
 def test_a_rejected_specialist_is_not_tried_first():
     agent, _, _ = scripted(
-        lambda call, point: 1.0 if call == 2 else 0.0, thresholds=(0.0, 1.0), gate_first="searched", iterations=1
+        lambda call, point: -1.0 if call == 2 else 0.0, thresholds=(0.0, 1.0), gate_first="searched", iterations=1
     )
     finish(agent)
     assert agent.path[1]["rho"] == 0.0
     assert (agent.path[1]["acts_first"], agent.path[1]["newest_first"]) == (0, [])
+
+
+@pytest.mark.parametrize("thresholds", [(0.0,), (0.0, 1.0)])
+def test_a_policy_is_not_played_again_where_its_newest_specialist_is_rejected(thresholds, monkeypatch):
+    """The episodes would be the same ones: all that is found is, the shares of those who act included."""
+    monkeypatch.setattr("surefoot.agents.iwocs.agent.SIDE_BY_SIDE", 4)  # a search of several slices
+    options = {"thresholds": thresholds, "threshold_by": "mean", "next_model": "random"}
+    knows, plays = (real_agent(**options) for _ in range(2))
+    finish(knows)
+    while not plays.step().done:
+        plays.before = None
+    steps = [[entry.pop("search_steps") for entry in agent.path] for agent in (knows, plays)]
+    assert knows.path == plays.path
+    assert steps[0][0] == steps[1][0]
+    assert all(fewer < more for fewer, more in zip(steps[0][1:], steps[1][1:], strict=True))
+
+
+def test_points_that_differ_from_search_to_search_are_played_in_each():
+    agent = real_agent(search="random", population=3, generations=1, thresholds=(0.0, 1.0), iterations=1)
+    finish(agent)
+    assert agent.before is None
 
 
 # --- one model --------------------------------------------------------------------------------------------------------
@@ -580,6 +601,7 @@ def test_a_run_stopped_in_a_further_round_is_the_same_run_bit_for_bit(tmp_path, 
     """No specialist holds for the first three rounds: the first model has three of them, the second one."""
     monkeypatch.setattr("surefoot.agents.iwocs.agent.holds", lambda own, known: False)
     options = {"prolong": 2, "iterations": 4, "gate_first": "searched", "on_repeat": "next-worst"}
+    options["thresholds"] = (0.0, 0.1, 1.0)
     straight = real_agent(**options)
     stops = saved_in_every_part(straight, lambda one: (one.iteration, one.round, one.solver is None), tmp_path)
     assert [place[:2] for place in stops if not place[2]] == [(0, 0), (1, 1), (1, 2), (1, 3), (2, 1)]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from render_tables import GAP_METHODS
 
 from surefoot.agents.interface import Style
@@ -21,6 +22,8 @@ from surefoot.evaluation.figures.caption import UNMODIFIED, Caption, seeds_in_wo
 from surefoot.evaluation.figures.maps import Surface, parameter_maps
 from surefoot.evaluation.figures.robustness import Point, nominal_against_worst
 from surefoot.evaluation.figures.style import legend_below, write_figure
+from surefoot.evaluation.figures.words import MEAN_RETURN
+from surefoot.evaluation.statistics import stratified_bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
@@ -49,6 +52,13 @@ GAP_STYLES = {  # a method's own colour; H2O's ablations in its colour
     "sac-offline": Style("#009E73", ":"),
     "cql": Style("#009E73", "-"),
     "bc": Style("#000000", "-"),
+}
+CURVE_STYLES = {  # of benchmarks/robust_curves.py
+    "iwocs": Style("#D55E00", "-"),
+    "dr-sac": Style("#0072B2", "-"),
+    "m2td3": Style("#56B4E9", "-."),
+    "rarl": Style("#CC79A7", "-."),
+    "nominal": Style("#E69F00", "--"),
 }
 
 
@@ -162,6 +172,47 @@ def _stressed(name: str, *, ours: bool = False) -> list[Point]:
     ]
 
 
+def draw_robust_curves(results: Path = RESULTS, images: Path = IMAGES) -> Path:
+    """Draw the worst case of each method against its steps, a panel a set, from `robust_curves.json`."""
+    jobs: dict[str, Any] = json.loads((results / "robust_curves.json").read_text(encoding="utf-8"))["jobs"]
+    sets: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for job, figures in sorted(jobs.items()):
+        name, method, _ = job.split("/")
+        sets.setdefault(name, {}).setdefault(method, []).append(figures["curve"])
+    figure = Figure(figsize=(2.0 + 4.0 * len(sets), 5.0), layout="constrained")
+    panels = figure.subplots(1, len(sets), squeeze=False)[0]
+    for axes, (name, methods) in zip(panels, sets.items(), strict=True):
+        for method in (one for one in CURVE_STYLES if one in methods):
+            _draw_worst_case(axes, method, methods[method])
+        axes.set_title(name)
+        axes.set_xlabel("environment steps of training")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.grid(True, linewidth=0.5, alpha=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(f"worst case over the grid,\n{MEAN_RETURN}")
+    legend_below(figure, max(panels, key=lambda axes: len(axes.lines)))
+    episodes = ", ".join(f"{next(iter(methods.values()))[0]['episodes']} in {name}" for name, methods in sets.items())
+    shows = (
+        f"lowest mean return of a point of the half-open grid, 10 values a parameter, from seeds that no training saw "
+        f"(episodes a point: {episodes}); line: mean over seeds; band: its 95% bootstrap interval"
+    )
+    tasks = f"{', '.join(dict.fromkeys(find_set(name).env for name in sets))} in {', '.join(sets)}"
+    seeds = seeds_in_words(sorted({int(job.split("/")[2]) for job in jobs}))
+    return write_figure(figure, images / "robust_curves.png", Caption(tasks, seeds, shows))
+
+
+def _draw_worst_case(axes: Axes, method: str, curves: list[dict[str, Any]]) -> None:
+    """Draw the mean over a method's seeds, and its interval where there are two or more."""
+    color, dash = CURVE_STYLES[method]
+    steps, values = curves[0]["steps"], np.array([curve["worst"] for curve in curves])  # (T,), (seeds, T)
+    marker = "os^Dv"[list(CURVE_STYLES).index(method)]
+    axes.plot(steps, values.mean(0), color=color, linestyle=dash, marker=marker, markersize=4, label=method)
+    if len(values) > 1:
+        bands = [stratified_bootstrap([of], np.mean, generator=np.random.default_rng(0)) for of in values.T]
+        low, high = np.array([band for band in bands if band]).T
+        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+
+
 def _surface(table: np.ndarray, nominal: np.ndarray, nominal_value: float) -> Surface:
     return Surface(table.reshape(GRID, GRID), np.zeros((GRID, GRID), dtype=bool), nominal, nominal_value)
 
@@ -171,3 +222,5 @@ if __name__ == "__main__":
     print(draw_zoo())
     print(draw_simulator_gap())
     print(draw_neural_bandits())
+    if (RESULTS / "robust_curves.json").is_file():
+        print(draw_robust_curves())

@@ -678,6 +678,67 @@ def robust_baselines(result: Result) -> str:
     return markdown(header, rows)
 
 
+# Worst cases on the published grid after 4 million steps, raw, ± the standard error of 10 seeds: derivations/iwocs.md
+# §9.2 and, of SAC in the nominal model, §9.5. IWOCS is the one with the grid; DR is TD3's.
+PUBLISHED_WORST = {
+    "inverted-pendulum-2": {"iwocs": "1000 ± 0", "dr-sac": "57 ± 2", "m2td3": "356 ± 132", "rarl": "2 ± 0"},
+    "halfcheetah-2": {"iwocs": "3020 ± 70", "dr-sac": "2120 ± 130", "nominal": "−200 ± 2"},
+}
+
+
+def robust_curves(result: Result) -> str:
+    """Return, set by set, the worst case of every method's last policy, and what the curve behind it cost."""
+    sets: dict[str, dict[str, list[Result]]] = {}
+    for job, cell in sorted(result["jobs"].items()):
+        name, method, _ = job.split("/")
+        sets.setdefault(name, {}).setdefault(method, []).append(cell)
+    return "\n\n".join(f"**{name}**\n\n{curves_of(name, methods)}" for name, methods in sets.items())
+
+
+def curves_of(name: str, methods: dict[str, list[Result]]) -> str:
+    """Return the table of one set, best method first, and the public policies of its task."""
+    rows = []
+    for method, cells in sorted(methods.items(), key=lambda item: -float(np.mean([cell["worst"] for cell in item[1]]))):
+        worst = [cell["worst"] for cell in cells]
+        updates = " ".join(dict.fromkeys(f"{cell['updates']:,}" for cell in cells))
+        others = [with_interval([cell[key] for cell in cells]) for key in ("average", "nominal")]
+        seconds = [number(np.mean([cell["cpu_seconds"][part] for cell in cells])) for part in ("training", "curve")]
+        published = PUBLISHED_WORST.get(name, {}).get(method, "")
+        each = " ".join(map(number, worst))
+        rows.append(
+            (method, thousands(cells[0]["steps"]), updates, with_interval(worst), each, published, *others, *seconds)
+        )
+    header = (
+        "method",
+        "steps",
+        "updates",
+        "worst",
+        "by seed",
+        "published, 4M steps",
+        "mean over the grid",
+        "nominal",
+        "CPU s of training",
+        "of the curve",
+    )
+    cells = [cell for of_method in methods.values() for cell in of_method]
+    commits = ", ".join(sorted({f"`{cell['commit'][:10]}`" for cell in cells}))
+    searched = [cell["search_steps"] for cell in cells if "search_steps" in cell]
+    beside = f" The searches of IWOCS played {thousands(np.mean(searched))} steps a run besides." if searched else ""
+    return f"{markdown(header, rows)}\n\nRuns of commits {commits}.{beside}{public_policies(name)}"
+
+
+def public_policies(name: str) -> str:
+    """Return the worst cases in a set of the public SAC and TQC policies, as `zoo_stress.py` found them in its box."""
+    path = RESULTS / "zoo_stress.json"
+    jobs = json.loads(path.read_text(encoding="utf-8"))["jobs"] if path.is_file() else {}
+    found = [
+        f"{job_name} {with_span(job['worst'])}"
+        for job_name, job in jobs.items()
+        if job_name.startswith(("sac/", "tqc/")) and job.get("worst_set") == name
+    ]
+    return f" Public policies, the worst found in the whole box: {', '.join(found)}." if found else ""
+
+
 ZOO_REASONS = {
     "ars/Walker2d-v3": "the archive was trained for 10 million steps, the published policy for 75 million; a program "
     "of NumPy alone gets 1613 ± 598 from it on v4 with Gymnasium 0.29 and MuJoCo 2.3.7.",
@@ -800,7 +861,7 @@ def nora_deep(result: Result) -> str:
     return markdown(header, rows)
 
 
-def thousands(steps: int | None) -> str:
+def thousands(steps: float | None) -> str:
     return "—" if steps is None else f"{steps / 1000:.0f}k"
 
 
@@ -1604,6 +1665,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "simulator_gap": simulator_gap,
     "sweep_overhead": sweep_overhead,
     "robust_baselines": robust_baselines,
+    "robust_curves": robust_curves,
     "zoo": zoo,
     "throughput": throughput,
     "throughput_2_threads": throughput,

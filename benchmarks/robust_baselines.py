@@ -23,7 +23,7 @@ import torch
 import tyro
 from record import STARTED, record_job
 
-from surefoot.envs import SETS, EnvConfig
+from surefoot.envs import SETS, EnvConfig, UncertaintySet
 from surefoot.evaluation.episodes import Act, make_act
 from surefoot.evaluation.policy_files import load_policy
 from surefoot.evaluation.uncertainty_grid import evaluate_static
@@ -89,14 +89,19 @@ def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
         "published_grid": played(make_act(policy), task, PUBLISHED_GRID, closed=False),
         "cpu_seconds": round(seconds, 1),
         "commit": STARTED["commit"],
-        **({"path": [{key: entry[key] for key in entry if key != "table"} for entry in path]} if path else {}),
+        **({"path": without_tables(path)} if path else {}),
     }
 
 
-def played(act: Act, task: EnvConfig, n: int, *, closed: bool) -> dict[str, Any]:
+def without_tables(path: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of a path.json but for what each of their policies got point by point."""
+    return [{key: entry[key] for key in entry if key != "table"} for entry in path]
+
+
+def played(act: Act, task: EnvConfig, n: int, *, closed: bool, uncertainty: UncertaintySet = SET) -> dict[str, Any]:
     """Return what a policy gets over a grid of n points an axis."""
     grid = {"n": n, "closed": closed, "episodes": EPISODES, "seeds": (FIRST_SEED,)}
-    result = evaluate_static(act, task, SET, **grid, device="cpu")
+    result = evaluate_static(act, task, uncertainty, **grid, device="cpu")
     return {
         "worst": round(float(result.mean.min()), 1),
         "at": result.points[result.worst].tolist(),

@@ -1,0 +1,253 @@
+"""The worst case over an uncertainty set against training steps: IWOCS and what it is compared with, budget for budget.
+
+    python benchmarks/robust_curves.py [--jobs inverted-pendulum-2/iwocs/20 …] [--runs runs/robust-curves]
+
+A job is SET/METHOD/SEED, on seeds that no setting was chosen on. All methods of a set have the same steps, networks and
+rates of learning, and one update for every step after a warm-up:
+
+- A step is one of an environment that is trained in; IWOCS's are those of all its phases, the default policy and every
+  model. What its searches play is counted apart, as `search_steps`. IWOCS has a warm-up in every model, the others one.
+- An update is a gradient step on a batch. SAC (`nominal`, `dr-sac`): critics, policy, temperature; IWOCS in a model:
+  also its second critic and its predictor. `m2td3`: critics, and every second time policy and worst adversary vector.
+  `rarl`: critics of both players, and every second time both policies, so that the adversary's gradient steps come on
+  top of as many of the agent as the others have.
+
+At every evaluation the policy that would be deployed then (of IWOCS: the best composite so far) is played on the
+published half-open grid, 10 points a parameter, from reset seeds that no training saw: `curve` holds the lowest mean
+return of a point. Where a run ends before its budget, its last policy stands. That is played as `robust_baselines.py`
+plays its own. CPU-seconds of training and of the curve's evaluations are recorded apart. What is recorded is not run
+again, and a job that was stopped goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from robust_baselines import FIRST_SEED, PUBLISHED_GRID, Method, played, without_tables
+from trained import ON_ONE_CORE, carry_out, train_to_the_end
+
+from surefoot.envs import SETS, BatchedPerturbedEnvs
+from surefoot.evaluation.episodes import make_act
+from surefoot.evaluation.policy_files import checkpoint_steps, load_policy
+from surefoot.evaluation.uncertainty_grid import worst_case
+from surefoot.training.config.presets import load_preset
+from surefoot.training.config.run import EvalConfig, RunConfig
+
+NAME = "robust_curves"
+KEPT = 1_000  # policies: one an evaluation, and one wherever a run was stopped
+
+# IWOCS is this preset with these changes, on every set.
+IWOCS_PRESET = "demo"
+IWOCS: dict[str, Any] = {"grid_n": PUBLISHED_GRID, "grid_closed": False}
+# What a larger robot takes of that preset: its rules, and no sizes.
+RULES = (
+    "thresholds",
+    "threshold_by",
+    "threshold_ties",
+    "prolong",
+    "on_repeat",
+    "error_quantile",
+    "gate_memory",
+    "gate_choice",
+    "gate_first",
+    "search_episodes",
+    "held_out_episodes",
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods with the same budget."""
+
+    methods: dict[str, Method]
+    seeds: tuple[int, ...]
+    steps: int
+    every: int
+    """Steps between two points of a curve."""
+    episodes: int
+    """Of such a point at every point of the grid."""
+
+
+AN_UPDATE_A_STEP = {"updates_per_step": 1.0}
+PENDULUM = Comparison(
+    {
+        "iwocs": Method("iwocs", IWOCS, IWOCS_PRESET),
+        "dr-sac": Method("sac", preset="iwocs-demo-randomised"),
+        "m2td3": Method("m2td3", AN_UPDATE_A_STEP),
+        "rarl": Method("rarl", AN_UPDATE_A_STEP),
+        "nominal": Method("sac", preset="iwocs-demo-nominal"),
+    },
+    seeds=(20, 21, 22, 23, 24),
+    steps=96_000,
+    every=9_600,
+    episodes=2,  # a seventh to a quarter of a job's CPU time goes to the curve
+)
+START = {"learning_starts": 1_000, "random_steps": 1_000}  # the published 10,000 are a quarter of a model's steps here
+PHASES = {"default_steps": 80_000, "model_steps": 40_000, "iterations": 3}  # the shares of the published budget
+
+
+def of_the_demo() -> dict[str, Any]:
+    """Return the rules of IWOCS's preset as changes of another."""
+    agent = load_preset("iwocs", IWOCS_PRESET).agent
+    return {name: getattr(agent, name) for name in RULES}
+
+
+def larger(name: str) -> Comparison:
+    """Return the comparison on the set of a larger robot: networks and rates of its published presets."""
+    return Comparison(
+        {
+            "iwocs": Method("iwocs", of_the_demo() | START | PHASES | IWOCS, name),
+            "dr-sac": Method("dr-sac", START, name),
+            "nominal": Method("sac", START, f"dr-sac/{name}"),
+        },
+        seeds=(20, 21, 22),
+        steps=200_000,
+        every=10_000,
+        episodes=1,
+    )
+
+
+COMPARISONS = {
+    "inverted-pendulum-2": PENDULUM,
+    "inverted-pendulum-1": PENDULUM,
+    "halfcheetah-2": larger("halfcheetah-2"),
+}
+LENGTHS = ("learning_starts", "random_steps", "default_steps", "model_steps")  # of an agent, in steps
+
+
+@dataclass
+class Options:
+    """What to run."""
+
+    sets: tuple[str, ...] = tuple(COMPARISONS)
+    """Sets whose jobs are run."""
+    jobs: tuple[str, ...] | None = None
+    """SET/METHOD/SEED; None: all of the sets, a seed after the other."""
+    runs: Path = Path("runs/robust-curves")
+    """Folder of the run folders."""
+    steps: int | None = None
+    """Steps of a run, to try it: warm-ups, phases and what lies between evaluations shrink, too. None: the set's."""
+
+
+def jobs_of(name: str) -> list[str]:
+    """Return the jobs of a set, a seed after the other."""
+    comparison = COMPARISONS[name]
+    return [f"{name}/{method}/{seed}" for seed in comparison.seeds for method in comparison.methods]
+
+
+def configuration(job: str, steps: int | None = None) -> RunConfig[Any]:
+    """Return the run of a job: a policy is kept wherever its curve has a point, and nothing is evaluated before."""
+    name, method_name, seed = job.split("/")
+    comparison = COMPARISONS[name]
+    method = comparison.methods[method_name]
+    preset = load_preset(method.agent, method.preset)
+    steps = steps or comparison.steps
+    share = steps / comparison.steps
+    agent = replace(preset.agent, **method.changes)
+    lengths = {name: getattr(agent, name) for name in LENGTHS if hasattr(agent, name)}
+    return replace(
+        preset,
+        agent=replace(agent, **{name: shrunk(length, share) for name, length in lengths.items()}),
+        uncertainty=None if method_name == "nominal" else name,
+        eval=EvalConfig(every=steps, episodes=1, worlds=2),
+        steps=steps,
+        seed=int(seed),
+        baselines=(),
+        **ON_ONE_CORE | {"checkpoint_every": shrunk(comparison.every, share), "keep_checkpoints": KEPT},
+    )
+
+
+def shrunk(length: int, share: float) -> int:
+    """Return a share of so many steps, at least one."""
+    return max(1, round(length * share))
+
+
+def run(job: str, options: Options) -> dict[str, Any]:
+    """Train the policy of a job, from where it stopped if it did; return its curve and what its last policy gets."""
+    name, method, _ = job.split("/")
+    config = configuration(job, options.steps)
+    folder = options.runs / job.replace("/", "-")
+    meta, seconds = trained(job, folder, COMPARISONS[name].methods[method], config)
+    before = time.process_time()
+    curve = worst_cases(folder, config, name)
+    task = replace(config.env, num_envs=128)
+    policy, grid = load_policy(folder).policy, {"n": PUBLISHED_GRID, "closed": False}
+    return {
+        "steps": config.steps,
+        "ended": checkpoint_steps(folder, "policy")[-1],
+        "updates": updates_of(folder),
+        "curve": curve,
+        "cpu_seconds": {"training": round(seconds, 1), "curve": round(time.process_time() - before, 1)},
+        **played(make_act(policy), task, **grid, uncertainty=SETS[name]),
+        "minutes": meta["minutes"],
+        "commit": meta["commit"],
+        **path_of(folder),
+    }
+
+
+def trained(job: str, folder: Path, method: Method, config: RunConfig[Any]) -> tuple[dict[str, Any], float]:
+    """Train the run of a job to its end; return its meta and its CPU-seconds, those before it was stopped included."""
+    file, began = folder / "cpu_seconds.json", time.process_time()
+    before = json.loads(file.read_text()) if file.is_file() else 0.0
+    try:
+        meta = train_to_the_end(job, folder, method.agent, config, method.preset)
+    finally:
+        if folder.is_dir():
+            file.write_text(json.dumps(before + time.process_time() - began))
+    return meta, json.loads(file.read_text())
+
+
+def worst_cases(folder: Path, config: RunConfig[Any], name: str) -> dict[str, Any]:
+    """Return the lowest mean return over the grid of the policy at every evaluation."""
+    uncertainty, episodes, every = SETS[name], COMPARISONS[name].episodes, config.checkpoint_every
+    steps = list(range(every, config.steps + 1, every))
+    at = policies_at(steps, checkpoint_steps(folder, "policy"))
+    envs, points = BatchedPerturbedEnvs(config.env, uncertainty), uncertainty.grid(PUBLISHED_GRID, closed=False)
+    seeds = range(FIRST_SEED, FIRST_SEED + episodes)
+    found = {
+        step: worst_case(make_act(load_policy(folder, step).policy), envs, points, seeds)[0] for step in sorted({*at})
+    }
+    return {"episodes": episodes, "steps": steps, "worst": [round(found[step], 1) for step in at]}
+
+
+def policies_at(steps: Sequence[int], kept: Sequence[int]) -> list[int]:
+    """Return which of the policies `kept`, ascending, stands for each step: the first from it on, else the last.
+
+    One that was kept because the run was stopped lies before the next step, and is no other's first.
+    """
+    return [min((one for one in kept if one >= step), default=kept[-1]) for step in steps]
+
+
+def updates_of(folder: Path) -> int:
+    """Return the updates of a finished run."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return int([row["updates"] for row in csv.DictReader(file)][-1])
+
+
+def path_of(folder: Path) -> dict[str, Any]:
+    """Return the steps that IWOCS searched for, and its path."""
+    if not (folder / "path.json").is_file():
+        return {}
+    path = without_tables(json.loads((folder / "path.json").read_text()))
+    return {"search_steps": path[-1]["search_steps"] if path else 0, "path": path}
+
+
+def main(options: Options) -> None:
+    began = time.perf_counter()
+    torch.set_num_threads(1)
+    options.runs.mkdir(parents=True, exist_ok=True)
+    jobs = options.jobs if options.jobs is not None else [job for name in options.sets for job in jobs_of(name)]
+    seeds = sorted({seed for comparison in COMPARISONS.values() for seed in comparison.seeds})
+    carry_out(NAME, jobs, lambda job: run(job, options), seeds, began)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -81,7 +81,9 @@ def test_a_job_that_was_stopped_goes_on_as_if_it_was_not_and_is_recorded_once(cu
     whole = record.results_of(curves.NAME)[job]
     assert whole["curve"]["steps"] == list(range(10, 101, 10))
     assert (whole["steps"], whole["ended"], len(whole["table"])) == (100, 100, 3)
-    with (wholly / job.replace("/", "-") / "metrics.csv").open() as file:
+    folder = wholly / job.replace("/", "-")
+    assert len(list(folder.glob("checkpoints/policy-*.pt"))) == 10
+    with (folder / "metrics.csv").open() as file:
         assert whole["updates"] == int(list(csv.DictReader(file))[-1]["updates"]) > 80
 
     (record.RESULTS / f"{curves.NAME}.json").unlink()

@@ -2,6 +2,8 @@
 
 All in one process. Published sizes of networks and batches, one update per environment step; the step in the
 environment is part of it. CPU seconds on one thread, so that other work on the machine counts as little as it can.
+Beside them the floor of float32: the operations of the update's matrix products, counted in the eager one, at the
+fastest rate that a product shows on this core in the same round. No update in float32 can be faster, whoever writes it.
 
     python benchmarks/engine_speed.py [--agents sac h2o] [--rounds 5]
 """
@@ -19,12 +21,14 @@ import gymnasium as gym
 import torch
 import tyro
 from record import record
+from torch.utils.flop_counter import FlopCounterMode
 
 from surefoot import agents
 from surefoot.agents.interface import Batch, Setting, Spaces, VectorEnv
 from surefoot.agents.lipschitz_mbrl.dynamics import DynamicsConfig
 from surefoot.agents.lipschitz_mbrl.dynamics_training import DynamicsModel
 from surefoot.agents.parts.engine import native
+from surefoot.agents.parts.engine.stack import Parameters, kernels_of
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertainVectorEnv, make_vec, spaces_of
 from surefoot.envs.termination import never
 from surefoot.evaluation.uncertainty_grid import load_set
@@ -140,15 +144,46 @@ def model_trainer(engine: Engine) -> Callable[[], float]:
 
 
 def compare(name: str, rounds: int) -> dict[str, Any]:
-    """Return milliseconds under each engine, and the ratios of each round: to native of eager, to bf16 of native."""
+    """Return milliseconds under each engine and of the floor, and the ratios of each round.
+
+    They are eager to native, native to bf16, and native to the floor.
+    """
     runs = {e: model_trainer(e) if name == MODEL else stepper(CASES[name], e) for e in ENGINES}
-    seconds: dict[Engine, list[float]] = {engine: [] for engine in ENGINES}
+    operations = products_of(runs["eager"], 1 if name == MODEL else CASES[name].updates)
+    seconds: dict[str, list[float]] = {engine: [] for engine in (*ENGINES, "floor")}
     for _ in range(rounds):
         for engine, run in runs.items():
             seconds[engine].append(run())
+        seconds["floor"].append(operations / products_per_second())
     milliseconds = {engine: round(1000 * statistics.median(values), 2) for engine, values in seconds.items()}
     in_bf16 = {"bf16": spread(seconds["native"], seconds["native-bf16"])} if "native-bf16" in seconds else {}
-    return milliseconds | spread(seconds["eager"], seconds["native"]) | in_bf16
+    above = {"gflop": round(operations / 1e9, 3), "above_floor": spread(seconds["native"], seconds["floor"])}
+    return milliseconds | spread(seconds["eager"], seconds["native"]) | in_bf16 | above
+
+
+def products_of(run: Callable[[], float], updates: int) -> float:
+    """Return the floating-point operations of the matrix products of one update."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / updates
+
+
+def products_per_second(repeat: int = 20) -> float:
+    """Return operations a CPU second of the fastest of two products of float32: PyTorch's and the kernels' own."""
+    square, wide = torch.randn(1024, 1024), torch.randn(256, 256)
+    net = Parameters([torch.randn(1, 256, 256)] * 8, [torch.zeros(1, 1, 256)] * 8, "relu")
+    kernels = kernels_of("native")
+    ways: dict[int, Callable[[], Any]] = {
+        2 * 1024**3: lambda: square @ square,
+        8 * 2 * 256**3: lambda: kernels.forward(net, wide, keep=False),
+    }
+    return max(operations / min(cpu_seconds(way) for _ in range(repeat)) for operations, way in ways.items())
+
+
+def cpu_seconds(way: Callable[[], Any]) -> float:
+    began = time.process_time()
+    way()
+    return time.process_time() - began
 
 
 def spread(slower: list[float], faster: list[float]) -> dict[str, float]:

@@ -251,9 +251,18 @@ def spread(of: Result, middle: str = "median") -> str:
 
 
 def engine_speed(result: Result) -> str:
-    """Return the time per update of every agent: the eager definition, the native engine, and its products in bf16."""
+    """Return the time per update of every agent: eager, native, its floor, and with products in bf16."""
     rows = [
-        (name, of["eager"], of["native"], spread(of, "ratio"), of.get("native-bf16", ""), bf16_of(of))
+        (
+            name,
+            of["eager"],
+            of["native"],
+            spread(of, "ratio"),
+            of["floor"],
+            spread(of["above_floor"], "ratio"),
+            of.get("native-bf16", ""),
+            bf16_of(of),
+        )
         for name, of in result["agents"].items()
     ]
     header = (
@@ -261,6 +270,8 @@ def engine_speed(result: Result) -> str:
         "eager",
         "native",
         "eager ÷ native, of each round",
+        "floor",
+        "native ÷ floor",
         "bf16",
         "native ÷ bf16",
     )

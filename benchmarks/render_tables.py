@@ -689,8 +689,8 @@ def robust_baselines(result: Result) -> str:
     return markdown(header, rows)
 
 
-# Worst cases on the published grid after 4 million steps, raw, ± the standard error of 10 seeds: derivations/iwocs.md
-# §9.2 and, of SAC in the nominal model, §9.5. IWOCS is the one with the grid; DR is TD3's.
+# Worst cases on the published grid after 4 million steps, raw, ± the standard error of 10 seeds:
+# docs/derivations/iwocs.md §9.2 and §9.5 (SAC in the nominal model). IWOCS is the one with the grid; DR is TD3's.
 PUBLISHED_WORST = {
     "inverted-pendulum-2": {"iwocs": "1000 ± 0", "dr-sac": "57 ± 2", "m2td3": "356 ± 132", "rarl": "2 ± 0"},
     "halfcheetah-2": {"iwocs": "3020 ± 70", "dr-sac": "2120 ± 130", "nominal": "−200 ± 2"},

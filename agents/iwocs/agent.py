@@ -66,9 +66,9 @@ from surefoot.agents.interface import AgentSpec, Progress, Setting, Style, Uncer
 from surefoot.agents.iwocs import entries
 from surefoot.agents.iwocs.choice import compare, highest_return, holds, next_model, reaches
 from surefoot.agents.iwocs.composite import Composite, repeated
-from surefoot.agents.iwocs.search import Found, Search, cma_search, grid_search, random_search
+from surefoot.agents.iwocs.search import Search, cma_search, grid_search, random_search
 from surefoot.agents.iwocs.specialist import TINY, IWOCSConfig, IWOCSPolicy, StaticSolver, plan
-from surefoot.agents.iwocs.trials import Outcome, Trials
+from surefoot.agents.iwocs.trials import Outcome, Trial, Trials
 from surefoot.agents.parts.engine import compute_by
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.state import pack, unpack
@@ -198,9 +198,7 @@ class IWOCS:
         replay = self.solver.replay
         self.most_reward = max(self.most_reward, float(replay.unpack(replay.rows[: len(replay)]).reward.max()))
         self.solver = None
-        self.trials = Trials(self.config, self.iteration)
-        self.returns: list[Tensor] = []  # (p, E) of the batches of points on held-out seeds, candidate by candidate
-        self.table: list[entries.Row] = []  # the same, point by point
+        self.trials = Trials(self.config, self.iteration, self.before)
         self.search = self.make_search()
 
     @property
@@ -222,48 +220,33 @@ class IWOCS:
         if not self.iteration:
             return self.policy.composite([])
         trial, newest = self.trials.now, self.iteration - 1
-        self.policy.first[newest + 1] = newest if trial.first else self.policy.first[newest]
+        self.set_first(trial)
         return self.policy.composite([*self.policy.rho[:newest].tolist(), trial.rho * self.scale])
 
+    def set_first(self, trial: Trial) -> None:
+        """Let the newest specialist act in first steps, or who did before."""
+        self.policy.first[self.iteration] = self.iteration - 1 if trial.first else self.policy.first[self.iteration - 1]
+
     def search_slice(self) -> Progress:
-        """Play one batch of points, or take what is known of them; at the end of the last search, decide."""
-        assert self.search is not None
-        composite = self.under_test()
-        if self.before is not None and self.trials.now.rho == 0:
-            found = self.found_before(self.before)
-        else:
-            self.play_points(composite)
+        """Play one batch of points; at the end of the last search, decide."""
+        if self.search is not None and not self.trials.done:
+            self.play_points(self.search)
             if not self.search.done:
                 return Progress(0, 0, {})
-            found = self.search.found
-        (self.trials.held_out if self.held_out else self.trials.found).append(found)
-        if self.held_out and len(self.trials.held_out) == len(self.trials.candidates):
+            self.trials.add(self.search.found)
+        if self.trials.done:
             return self.decide()
         self.search = self.make_search()
         return Progress(0, 0, {})
 
-    def play_points(self, composite: Composite) -> None:
-        """Play the points that the search asks for."""
-        assert self.search is not None
-        points, seeds = self.search.ask(), self.held_out_seeds if self.held_out else self.search_seeds
+    def play_points(self, search: Search) -> None:
+        """Play the points that a search asks for."""
+        composite, points = self.under_test(), search.ask()
+        seeds = self.held_out_seeds if self.held_out else self.search_seeds
         returns = self.play(composite, points, seeds)
-        self.search.tell(returns.mean(1))
+        search.tell(returns.mean(1))
         if self.held_out:
-            fractions = composite.fractions_by_job.view(len(points), len(seeds), -1).mean(1).cpu()
-            self.table += zip(points.tolist(), returns.mean(1).tolist(), fractions.tolist(), strict=True)
-            self.returns.append(returns)
-
-    def found_before(self, before: Outcome) -> Found:
-        """Return what the search of the policy before found: with its newest specialist rejected this one is the same.
-
-        Points and reset seeds of a grid are, too, so every episode would be.
-        """
-        if not self.held_out:
-            return before.found
-        for row in self.path[-1]["table"]:
-            self.table.append((row["at"], row["return"], [*row["fractions"][:-1], 0.0, row["fractions"][-1]]))
-        self.returns.append(before.returns)
-        return before.held_out
+            self.trials.note(points, returns, composite.fractions_by_job.view(*returns.shape, -1).mean(1).cpu())
 
     def play(self, composite: Composite, points: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the returns (P, E) at points (P, d) from E reset seeds, and count the steps."""
@@ -273,16 +256,15 @@ class IWOCS:
 
     def decide(self) -> Progress:
         """Freeze ρ_i, keep the best so far, log, and go to the next model or end."""
-        i, (trial, found, held_out) = self.iteration, self.trials.outcome
-        self.table = self.trials.of_taken(self.table)
+        i, (trial, outcome) = self.iteration, self.trials.outcome
+        self.before, found, held_out = outcome, outcome.found, outcome.held_out
         if i:
             self.policy.rho[i - 1] = trial.rho * self.scale
-        returns = self.trials.of_taken(torch.cat(self.returns))
-        self.before = Outcome(found, held_out, returns) if self.config.search == "grid" else None
-        comparison = self.deploy(returns)
+            self.set_first(trial)
+        comparison = self.deploy(outcome.returns)
         perfect = reaches(found.value, self.highest)
         worst = held_out.point if perfect else found.point  # a tie at the highest return says nothing
-        worst, again = next_model(worst, self.table, self.repeats, self.config.on_repeat, self.highest)
+        worst, again = next_model(worst, outcome.table, self.repeats, self.config.on_repeat, self.highest)
         status = self.ending(again, solved=perfect and reaches(held_out.value, self.highest))
         self.path.append(self.entry(worst, status, comparison))
         self.search = None
@@ -290,10 +272,7 @@ class IWOCS:
             self.models.append(worst if self.config.next_model == "worst" else self.any_model())
             self.round, self.rounds = 1, self.rounds + 1
             self.begin_training()
-        fractions = torch.tensor([row[2] for row in self.table]).mean(0)
-        metrics = {"worst": torch.tensor(found.value), "held_out_worst": torch.tensor(held_out.value)}
-        metrics |= {"default_fraction": fractions[-1], "search_steps": torch.tensor(float(self.search_steps))}
-        metrics["rounds"] = torch.tensor(float(self.path[-1]["rounds"] or 0))
+        metrics = entries.metrics(self.path[-1])
         note = entries.summary(self.path[-1], self.perturbed_envs.names)
         return Progress(self.withheld, 0, metrics, done=status is not None, notes=(note,))
 
@@ -351,15 +330,14 @@ class IWOCS:
             "training_steps": self.trained_steps,
             "search_steps": self.search_steps,
             "status": status,
-            **entries.of_held_out(self.trials.outcome[-1], self.table),
+            **entries.of_held_out(self.trials.outcome[1]),
         }
 
     def own_scores(self) -> dict[str, float]:
         """Return what the newest specialist and the default get alone in its model, from seeds that chose nothing."""
         seeds = [self.held_out_seeds[-1] + 1 + k for k in range(OWN_EPISODES)]
-        candidates = {"specialist": self.alone(), "default": self.policy.composite([])}
-        model = self.models[-1][None]
-        return {name: float(self.play(policy, model, seeds).mean()) for name, policy in candidates.items()}
+        both, model = {"specialist": self.alone(), "default": self.policy.composite([])}, self.models[-1][None]
+        return {name: float(self.play(policy, model, seeds).mean()) for name, policy in both.items()}
 
     # --- acting and saving ----------------------------------------------------------------------------------------
 
@@ -374,13 +352,12 @@ class IWOCS:
 
     def state_dict(self) -> dict[str, Any]:
         state = pack(self, PACKED) | {"incumbent": self.incumbent, "round": self.round}
-        state["before"] = self.before and self.before.plain()
         state |= {"models": [model.clone() for model in self.models], "path": copy.deepcopy(self.path)}
+        state["before"] = self.before and self.before.plain()
         if self.solver is not None:
             return state | {"solver": self.solver.state_dict()}
         if self.search is not None:
             state |= {"search": self.search.state_dict(), "withheld": self.withheld, **self.trials.state_dict()}
-            state |= {"table": copy.deepcopy(self.table), "returns": list(self.returns)}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -397,10 +374,8 @@ class IWOCS:
         unpack(self, PACKED, state)
         if "search" in state:
             self.withheld = state["withheld"]
-            self.trials = Trials(self.config, self.iteration)
+            self.trials = Trials(self.config, self.iteration, self.before)
             self.trials.load_state_dict(state)
-            self.table = [tuple(row) for row in state["table"]]
-            self.returns = [returns.cpu() for returns in state["returns"]]
             self.search = self.make_search()
             self.search.load_state_dict(state["search"])
 

@@ -6,42 +6,48 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from surefoot.agents.iwocs.search import Found
-from surefoot.agents.iwocs.trials import Trials
-
-Row = tuple[list[float], float, list[float]]  # a point, its mean return, the fractions of steps of who acted
+from surefoot.agents.iwocs.trials import Outcome, Trials
 
 
 def of_trials(trials: Trials) -> dict[str, Any]:
     """Return what the search of every composite of an iteration came to, and which was taken."""
     candidates, thresholds = trials.candidates, trials.thresholds
-    trial, taken, _ = trials.outcome
+    trial, outcome = trials.outcome
     tried = [[one.value, one.mean] for one in trials.found]
     again = [[one.rho, found.value, found.mean] for (one, _), found in zip(candidates, trials.held_out, strict=True)]
     return {
         "rho": trial.rho,
-        "worst": taken.value,
-        "equally_bad": taken.ties,
+        "worst": outcome.found.value,
+        "equally_bad": outcome.found.ties,
         "by_threshold": [[rho, *values] for rho, values in zip(thresholds, tried, strict=False)],
         "again": again if len(again) > 1 else [],
         "newest_first": tried[len(thresholds) :],
     }
 
 
-def of_held_out(found: Found, table: Sequence[Row]) -> dict[str, Any]:
+def of_held_out(outcome: Outcome) -> dict[str, Any]:
     """Return what the taken composite came to on seeds that chose nothing."""
     return {
-        "held_out_worst": found.value,
-        "held_out_equally_bad": found.ties,
-        "fractions": np.mean([row[2] for row in table], 0).tolist(),
-        "table": [{"at": point, "return": value, "fractions": fractions} for point, value, fractions in table],
+        "held_out_worst": outcome.held_out.value,
+        "held_out_equally_bad": outcome.held_out.ties,
+        "fractions": np.mean([row[2] for row in outcome.table], 0).tolist(),
+        "table": [{"at": point, "return": value, "fractions": fractions} for point, value, fractions in outcome.table],
     }
 
 
 def known(path: Sequence[dict[str, Any]]) -> list[float]:
     """Return every mean return that a policy of the path got in a model, on held-out seeds."""
     return [row["return"] for entry in path for row in entry["table"]]
+
+
+def metrics(last: dict[str, Any]) -> dict[str, Tensor]:
+    """Return what is logged of an entry of the path."""
+    values = {name: last[name] for name in ("worst", "held_out_worst", "search_steps")}
+    values |= {"default_fraction": last["fractions"][-1], "rounds": last["rounds"] or 0}
+    return {name: torch.tensor(float(value)) for name, value in values.items()}
 
 
 def summary(last: dict[str, Any], names: Sequence[str]) -> str:

@@ -5,16 +5,19 @@ docs/derivations/iwocs.md §4.5, §4.6: (4.14), (4.15) or (4.20), (4.26), (4.27)
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from surefoot.agents.iwocs.composite import best_threshold
 from surefoot.agents.iwocs.search import Found
 from surefoot.agents.iwocs.specialist import IWOCSConfig
 
+Row = tuple[list[float], float, list[float]]  # a point, its mean return, the fractions of steps of who acted
 FOUND = ("found", "held_out")  # what a checkpoint has of an iteration's trials
 Rows = TypeVar("Rows", list[Any], Tensor)
 
@@ -32,37 +35,43 @@ class Outcome(NamedTuple):
     found: Found
     held_out: Found
     returns: Tensor  # (P, E) on the held-out seeds
+    table: list[Row]  # the same, point by point
 
     def plain(self) -> tuple[Any, ...]:
         """Return it as a checkpoint has it."""
-        return tuple(self.found), tuple(self.held_out), self.returns
+        return tuple(self.found), tuple(self.held_out), self.returns, copy.deepcopy(self.table)
 
     @classmethod
     def of(cls, plain: tuple[Any, ...]) -> Outcome:
         """Return what `plain` made, on the CPU."""
-        found, held_out, returns = plain
-        return cls(from_plain(found), from_plain(held_out), returns.cpu())
+        found, held_out, returns, table = plain
+        return cls(_found(found), _found(held_out), returns.cpu(), [tuple(row) for row in table])
 
 
-def from_plain(found: Sequence[Any]) -> Found:
-    """Return what a search found from a tuple of its values."""
-    value, at, *others = found
+def _found(plain: Sequence[Any]) -> Found:
+    value, at, *others = plain
     return Found(value, at.cpu(), *others)
 
 
 class Trials:
     """One search for each threshold, then one in which the newest specialist acts first, if that is asked for.
 
-    Then a search on held-out seeds of what was best: of one trial, or of every threshold that ties for it, (4.28).
+    Then a search on held-out seeds of what was best: of one trial, or of every threshold that ties for it, (4.28). A
+    policy whose newest specialist is rejected is the one `before`: on a grid, with the same reset seeds, every episode
+    would be the same, so what was found then is taken.
     """
 
-    def __init__(self, config: IWOCSConfig, iteration: int) -> None:
+    def __init__(self, config: IWOCSConfig, iteration: int, before: Outcome | None = None) -> None:
         """Begin an iteration; the default policy alone, in iteration 0, has no threshold, so any will do."""
         self.thresholds = config.thresholds if iteration else (math.inf,)
         self.ties = config.threshold_ties
         self.by, self.newest_first = config.threshold_by, iteration > 0 and config.gate_first == "searched"
+        self.before = before if config.search == "grid" else None
         self.found: list[Found] = []  # of each trial so far
         self.held_out: list[Found] = []  # of each candidate so far, on held-out seeds
+        self.returns: list[Tensor] = []  # (p, E) of the batches of points on held-out seeds, candidate by candidate
+        self.table: list[Row] = []  # the same, point by point
+        self._take_known()
 
     def value(self, found: Found) -> float:
         """Return what a trial is chosen by: (4.15) or (4.20)."""
@@ -70,7 +79,7 @@ class Trials:
 
     @property
     def next(self) -> Trial | None:
-        """What to search now; None where all were searched."""
+        """What to search on the seeds that choose; None where all were searched."""
         number, thresholds = len(self.found), self.thresholds
         if number < len(thresholds):
             return Trial(thresholds[number])
@@ -80,8 +89,32 @@ class Trials:
 
     @property
     def now(self) -> Trial:
-        """What is searched now, on the seeds that choose or on those held out."""
+        """What to search now, on the seeds that choose or on those held out."""
         return self.next or self.candidates[len(self.held_out)][0]
+
+    @property
+    def done(self) -> bool:
+        """Whether every candidate was searched on the held-out seeds."""
+        return self.next is None and len(self.held_out) == len(self.candidates)
+
+    def note(self, points: Tensor, returns: Tensor, fractions: Tensor) -> None:
+        """Note returns (p, E) at points (p, d) on held-out seeds, and the fractions (p, J + 1) of who acted."""
+        self.table += zip(points.tolist(), returns.mean(1).tolist(), fractions.tolist(), strict=True)
+        self.returns.append(returns)
+
+    def add(self, found: Found) -> None:
+        """Note what the search of `now` found."""
+        (self.held_out if self.next is None else self.found).append(found)
+        self._take_known()
+
+    def _take_known(self) -> None:
+        while self.before is not None and not self.done and self.now.rho == 0:
+            if self.next is not None:
+                self.found.append(self.before.found)
+                continue
+            self.held_out.append(self.before.held_out)
+            self.returns.append(self.before.returns)
+            self.table += [(at, value, [*who[:-1], 0.0, who[-1]]) for at, value, who in self.before.table]
 
     @property
     def rho(self) -> float:
@@ -101,26 +134,30 @@ class Trials:
         return [(Trial(rho), found) for rho, found in tried if self.value(found) == self.value(of_rho)]
 
     @property
-    def outcome(self) -> tuple[Trial, Found, Found]:
-        """The trial that is taken, and what was found of it in its search and on the held-out seeds."""
-        return *self.candidates[self.taken], self.held_out[self.taken]
-
-    def of_taken(self, rows: Rows) -> Rows:
-        """Return, of rows on held-out seeds, candidate by candidate and of each as many, those of the taken one."""
-        each = len(rows) // len(self.held_out)
-        return rows[self.taken * each : (self.taken + 1) * each]
-
-    @property
     def taken(self) -> int:
         """The number of the candidate that is best on the held-out seeds, the middle one of equals."""
         thresholds = [trial.rho for trial, _ in self.candidates]
         return thresholds.index(best_threshold([self.value(found) for found in self.held_out], thresholds, self.ties))
 
+    @property
+    def outcome(self) -> tuple[Trial, Outcome]:
+        """The trial that is taken, and what was found of it."""
+        trial, found = self.candidates[self.taken]
+        returns, table = self._of_taken(torch.cat(self.returns)), self._of_taken(self.table)
+        return trial, Outcome(found, self.held_out[self.taken], returns, table)
+
+    def _of_taken(self, rows: Rows) -> Rows:
+        each = len(rows) // len(self.held_out)
+        return rows[self.taken * each : (self.taken + 1) * each]
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what was found."""
-        return {name: [tuple(one) for one in getattr(self, name)] for name in FOUND}
+        """Return what was found, and the rows so far."""
+        state: dict[str, Any] = {name: [tuple(one) for one in getattr(self, name)] for name in FOUND}
+        return state | {"table": copy.deepcopy(self.table), "returns": list(self.returns)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what was found; runs before (4.28) had saved nothing of their only candidate."""
         for name in FOUND:
-            setattr(self, name, [from_plain(found) for found in state.get(name, ())])
+            setattr(self, name, [_found(found) for found in state.get(name, ())])
+        self.table = [tuple(row) for row in state["table"]]
+        self.returns = [returns.cpu() for returns in state["returns"]]

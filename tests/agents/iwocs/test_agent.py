@@ -15,6 +15,7 @@ from surefoot.agents.iwocs import Composite, is_valid
 from surefoot.agents.iwocs.agent import IWOCS, OWN_EPISODES
 from surefoot.agents.iwocs.composite import Gate
 from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver, plan
+from surefoot.agents.iwocs.trials import Trials
 from surefoot.agents.sac import SACNoise
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertainVectorEnv, find_set, make_single
 
@@ -425,7 +426,9 @@ def test_a_policy_is_not_played_again_where_its_newest_specialist_is_rejected(th
 def test_points_that_differ_from_search_to_search_are_played_in_each():
     agent = real_agent(search="random", population=3, generations=1, thresholds=(0.0, 1.0), iterations=1)
     finish(agent)
-    assert agent.before is None
+    assert agent.before is not None
+    assert Trials(agent.config, 2, agent.before).found == []
+    assert Trials(dataclasses.replace(agent.config, search="grid"), 2, agent.before).found == [agent.before.found]
 
 
 # --- one model --------------------------------------------------------------------------------------------------------

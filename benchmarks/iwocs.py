@@ -43,7 +43,6 @@ LONGER: dict[str, Any] = {"gate_first": "searched", "iterations": 18}
 METHODS = MAIN | {
     "iwocs-goes-on-again-published-grid": Method("iwocs", PUBLISHED_GRID),
     "iwocs-first-published-grid": Method("iwocs", PUBLISHED_GRID | {"gate_first": "searched"}),
-    "iwocs-of-all": Method("iwocs", PUBLISHED_GRID | {"gate_first": "searched", "gate_choice": "accurate-of-all"}),
     "iwocs-longer": Method("iwocs", PUBLISHED_GRID | LONGER, steps=196_000),
     "iwocs-goes-on": Method("iwocs", {"threshold_ties": "largest"}),
     "iwocs-goes-on-searched-first": Method("iwocs", {"threshold_ties": "largest", "gate_first": "searched"}),

@@ -797,7 +797,7 @@ def iwocs(result: Result) -> str:
     for job, cell in sorted(result["jobs"].items(), key=by_seed):
         method, seed = by_seed((job, cell))
         jobs[f"{method}{', chose' * (seed in IWOCS_CHOSE)}/{seed}"] = cell
-        for entry in cell.get("path", ()) if job.startswith(("iwocs/", "iwocs-goes-on")) else ():
+        for entry in cell.get("path", ()) if job.startswith(("iwocs/", "iwocs-goes-on", "iwocs-longer")) else ():
             own, rounds = entry["in_its_own_model"], entry.get("rounds") or 1
             rows.append(
                 (

@@ -22,7 +22,7 @@ in `agents/iwocs/exact.py`.
 | (4.18) a model that repeats; §4.6 the ends | – | `composite.repeated`, `agent.IWOCS.ending` |
 | (4.19) nothing better is possible | – | `choice.highest_return`, `agent.IWOCS.ending` |
 | (4.20) ρ_i by the mean over the models; (4.27), (4.28) ties | – | `trials.Trials.value`; `trials.Trials.taken` |
-| (4.21) errors remembered, (4.22), (4.29) who acts | – | `composite.remembered`, `composite.Composite.decide` |
+| (4.21) errors remembered, (4.22) the most accurate acts | – | `composite.remembered`, `composite.Composite.decide` |
 | (4.23) the default acts first; (4.26) who a search found to | – | `composite.Composite.decide`; `trials.Trials` |
 | (4.24) a specialist that does not hold yet; (4.25) the next model | – | `choice.holds`; `choice.next_model` |
 | §4.6 the loop | – | `agent.IWOCS.step` |
@@ -45,7 +45,6 @@ Where this differs from the paper, or the paper leaves it open, and why:
   arbitrary for as long as another model stays the worst. `threshold_ties="again"` plays ties on the held-out seeds.
 - `gate_memory` and `gate_choice="accurate"` judge a specialist by the whole episode and let the one act that foresees
   best, (4.21), (4.22): the model is the same in every step, and near an equilibrium all of them foresee the next.
-  `"accurate-of-all"` also where its own ρ would bar it and another's does not, (4.29).
 - ρ is an absolute error summed over all observations, so with many of them every model may be unusable everywhere, and
   the composite silently is its default (pitfall 4): the `fractions` in the path show it. `error_quantile` makes ρ
   relative.

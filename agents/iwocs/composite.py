@@ -30,7 +30,7 @@ class Gate(NamedTuple):
     """How errors are remembered and who of the usable acts; the defaults are the paper's."""
 
     memory: float = 0.0  # by which a remembered error fades in a step, (4.21); 0: that of the last step alone
-    choice: Literal["pessimistic", "accurate", "accurate-of-all"] = "pessimistic"  # (4.13), (4.22) or (4.29)
+    choice: Literal["pessimistic", "accurate"] = "pessimistic"  # (4.13) or (4.22)
     first: Literal["pessimistic", "default"] | int = "pessimistic"  # in an episode's first step: (4.13), (4.23), (4.26)
 
 
@@ -153,25 +153,17 @@ class Composite:
         proposals = torch.stack([*(one.act(obs) for one in self.specialists), self.default(obs)])  # (J + 1, N, act)
         chosen = torch.full_like(proposals[0, :, 0], -1, dtype=torch.int64)
         if self.specialists:
-            chosen = choose(*self._order_and_valid(obs, proposals, error, fresh))
+            valid = torch.stack([usable(e, fresh, one.rho) for e, one in zip(error, self.specialists, strict=True)])
+            order = torch.stack([one.q(obs, a).amin(0) for one, a in zip(self.specialists, proposals, strict=False)])
+            if self.gate.first != "pessimistic":  # one acts alone: the default where it is none of these
+                alone = torch.tensor([[j == self.gate.first] for j in range(len(valid))], device=valid.device)
+                valid = valid & ~fresh | alone & fresh
+            if self.gate.choice == "accurate":  # with no step before nothing is known, and the pessimist acts
+                usual = torch.tensor([one.usual for one in self.specialists]).to(error)
+                order = torch.where(fresh, order, error / usual[:, None])
+            chosen = choose(order, valid)
         chosen = chosen % len(proposals)  # −1 is the last, the default
         return proposals.gather(0, chosen[None, :, None].expand_as(proposals[:1]))[0], chosen
-
-    def _order_and_valid(self, obs: Tensor, proposals: Tensor, error: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
-        """Return by what the specialists are ordered, and which of them may act, (J, N) each."""
-        valid = torch.stack([usable(e, fresh, one.rho) for e, one in zip(error, self.specialists, strict=True)])
-        order = torch.stack([one.q(obs, a).amin(0) for one, a in zip(self.specialists, proposals, strict=False)])
-        if self.gate.first != "pessimistic":  # one acts alone: the default where it is none of these
-            alone = torch.tensor([[j == self.gate.first] for j in range(len(valid))], device=valid.device)
-            valid = valid & ~fresh | alone & fresh
-        if self.gate.choice == "pessimistic":
-            return order, valid
-        usual = torch.tensor([one.usual for one in self.specialists]).to(error)
-        order = torch.where(fresh, order, error / usual[:, None])  # in first steps nothing is known: the pessimist acts
-        if self.gate.choice == "accurate-of-all":  # a usable one keeps the default away, not a more accurate one
-            kept = torch.tensor([[one.rho > 0] for one in self.specialists], device=valid.device)
-            valid = valid & fresh | kept & valid.any(0) & ~fresh
-        return order, valid
 
     def _count(self, chosen: Tensor) -> None:
         job = torch.zeros_like(chosen) if self._job is None else self._job.to(chosen.device)

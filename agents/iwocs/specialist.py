@@ -99,10 +99,9 @@ class IWOCSConfig(SACConfig):
     gate_memory: float = 0.0
     """Factor by which a remembered prediction error fades in a step: the gate judges by a faded mean of the episode's
     errors (ours); 0: by that of the last step alone."""
-    gate_choice: Literal["pessimistic", "accurate", "accurate-of-all"] = "pessimistic"
+    gate_choice: Literal["pessimistic", "accurate"] = "pessimistic"
     """Who acts of the usable specialists: the one with the smallest value (`pessimistic`), or with the smallest error
-    in the unit of `error_quantile` (`accurate`, ours); `accurate-of-all` (ours): where one is usable, the one with the
-    smallest error of all that were not rejected."""
+    in the unit of `error_quantile` (`accurate`, ours)."""
     gate_first: Literal["pessimistic", "default", "searched"] = "pessimistic"
     """Who acts in the first step of an episode, where nothing was foreseen: the specialist whose own action has the
     smallest value (`pessimistic`), the `default` policy, which was trained in all models (ours), or the newest

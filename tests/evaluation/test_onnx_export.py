@@ -95,7 +95,6 @@ def test_networks_without_a_memory(agent, task, settings, plainly, tmp_path):
     [
         {},
         {"gate_memory": 0.6, "gate_choice": "accurate"},
-        {"gate_memory": 0.6, "gate_choice": "accurate-of-all"},
         {"gate_memory": 0.6, "gate_first": "default"},
         {"gate_memory": 0.6, "gate_first": "searched"},
     ],

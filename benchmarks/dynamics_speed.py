@@ -143,7 +143,8 @@ def fast_settings(device: torch.device, compiled: bool) -> dict[str, Setting]:
     else:
         settings[", native"] = replace(plain, engine="native")
     if compiled:
-        settings |= {f", compiled{said}": replace(setting, compile=True) for said, setting in settings.items()}
+        ours = [said for said, setting in settings.items() if setting.engine == plain.engine]
+        settings |= {f", compiled{said}": replace(settings[said], compile=True) for said in ours}
     return settings
 
 

@@ -2,11 +2,11 @@
 
     python benchmarks/iwocs.py [--jobs iwocs/3 nominal/3 …]
 
-What should come out: docs/derivations/iwocs.md E18 and E19. A job is METHOD/SEED; all have the steps and updates of
-`iwocs --preset demo`, here `iwocs-goes-on-again`, chosen on seeds 0 to 2, and play on the same closed 5 x 5 grid, 5
-episodes per point from seeds that no training saw (as `robust_baselines.py` plays its own). Each adds its own entry to
-benchmarks/results/iwocs.json and leaves the others. All but those that go on end where the worst model repeats, as the
-demo did when they were measured.
+What should come out: docs/derivations/iwocs.md E18 and E19. A job is METHOD/SEED. All but `iwocs-longer` have the
+steps and updates of `iwocs --preset demo`, here `iwocs-goes-on-again`, chosen on seeds 0 to 2, and play on the same
+closed 5 x 5 grid, 5 episodes per point from seeds that no training saw (as `robust_baselines.py` plays its own). Each
+adds its own entry to benchmarks/results/iwocs.json and leaves the others. All but those that go on end where the worst
+model repeats, as the demo did when they were measured.
 """
 
 from __future__ import annotations

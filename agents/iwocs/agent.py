@@ -102,7 +102,7 @@ class IWOCS:
         self.models: list[Tensor] = []  # T_1 … T_i, (d,) each
         self.round = self.rounds = 0  # of `model_steps` in the newest model, and in all of them
         self.path: list[dict[str, Any]] = []
-        self.before: Outcome | None = None  # of the iteration before, where the points of all searches are the same
+        self.before: Outcome | None = None  # of the newest iteration that is decided
         self.incumbent: Tensor | None = None  # returns (P, E) on the held-out seeds of what would be deployed
         self.most_reward = -math.inf  # of a step so far
         self.trained_steps = self.search_steps = 0

@@ -96,8 +96,6 @@ def load(names: list[str]) -> None:
 
 
 def test(job: dict[str, Any]) -> int:
-    sys.dont_write_bytecode = True
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     limit = f"--timeout={job['limit']:.0f}"  # of each test
     return int(pytest.main([*ARGUMENTS, "-x", limit, *job["paths"]], plugins=[Chosen(job["tests"])]))
 
@@ -111,6 +109,8 @@ def in_fork(job: dict[str, Any]) -> int | None:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
+        # A mutant of the same length, written within the same second, would be taken for what was compiled before.
+        sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
         try:
             code = measure(job) if "measure" in job else test(job)
         except BaseException as error:  # whatever a mutant raises, this process ends here

@@ -3,7 +3,8 @@
 All in one process. Published sizes of networks and batches, one update per environment step; the step in the
 environment is part of it. CPU seconds on one thread, so that other work on the machine counts as little as it can.
 Beside them the floor of float32: the operations of the update's matrix products, counted in the eager one, at the
-fastest rate that a product shows on this core in the same round. No update in float32 can be faster, whoever writes it.
+fastest rate that a product shows on this core in the same round. Rows without a gradient, which the native engine
+leaves out, are counted, too.
 
     python benchmarks/engine_speed.py [--agents sac h2o] [--rounds 5]
 """
@@ -136,9 +137,7 @@ def model_trainer(engine: Engine) -> Callable[[], float]:
     def run() -> float:
         setting = Setting(spaces, 0, torch.device("cpu"), engine=engine)
         model = DynamicsModel(config, setting, data.obs.shape[1], data.action.shape[1])
-        began = time.process_time()
-        model.train(rows)
-        return time.process_time() - began
+        return cpu_seconds(lambda: model.train(rows))
 
     return run
 

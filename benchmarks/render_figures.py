@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from render_tables import GAP_METHODS
+from render_tables import GAP_METHODS, by_set
 
 from surefoot.agents.interface import Style
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, find_set
@@ -175,10 +175,7 @@ def _stressed(name: str, *, ours: bool = False) -> list[Point]:
 def draw_robust_curves(results: Path = RESULTS, images: Path = IMAGES) -> Path:
     """Draw the worst case of each method against its steps, a panel a set, from `robust_curves.json`."""
     jobs: dict[str, Any] = json.loads((results / "robust_curves.json").read_text(encoding="utf-8"))["jobs"]
-    sets: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for job, figures in sorted(jobs.items()):
-        name, method, _ = job.split("/")
-        sets.setdefault(name, {}).setdefault(method, []).append(figures["curve"])
+    sets = by_set({job: figures["curve"] for job, figures in jobs.items()})
     figure = Figure(figsize=(2.0 + 4.0 * len(sets), 5.0), layout="constrained")
     panels = figure.subplots(1, len(sets), squeeze=False)[0]
     for axes, (name, methods) in zip(panels, sets.items(), strict=True):

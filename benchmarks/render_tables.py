@@ -699,11 +699,16 @@ PUBLISHED_WORST = {
 
 def robust_curves(result: Result) -> str:
     """Return, set by set, the worst case of every method's last policy, and what the curve behind it cost."""
+    return "\n\n".join(f"**{name}**\n\n{curves_of(name, of)}" for name, of in by_set(result["jobs"]).items())
+
+
+def by_set(jobs: dict[str, Result]) -> dict[str, dict[str, list[Result]]]:
+    """Return the cells of jobs SET/METHOD/SEED by set and method, in the order of their names."""
     sets: dict[str, dict[str, list[Result]]] = {}
-    for job, cell in sorted(result["jobs"].items()):
+    for job, cell in sorted(jobs.items()):
         name, method, _ = job.split("/")
         sets.setdefault(name, {}).setdefault(method, []).append(cell)
-    return "\n\n".join(f"**{name}**\n\n{curves_of(name, methods)}" for name, methods in sets.items())
+    return sets
 
 
 def curves_of(name: str, methods: dict[str, list[Result]]) -> str:

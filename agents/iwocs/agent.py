@@ -265,7 +265,7 @@ class IWOCS:
         worst = held_out.point if perfect else found.point  # a tie at the highest return says nothing
         worst, again = next_model(worst, outcome.table, self.repeats, self.config.on_repeat, self.highest)
         status = self.ending(again, solved=perfect and reaches(held_out.value, self.highest))
-        self.path.append(self.entry(worst, status, comparison))
+        self.path.append(self.entry(worst, status, comparison, outcome))
         self.search = None
         if status is None:
             self.models.append(worst if self.config.next_model == "worst" else self.any_model())
@@ -310,7 +310,7 @@ class IWOCS:
 
     # --- the log --------------------------------------------------------------------------------------------------
 
-    def entry(self, worst: Tensor, status: str | None, comparison: dict[str, Any] | None) -> dict[str, Any]:
+    def entry(self, worst: Tensor, status: str | None, compared: dict[str, Any] | None, of: Outcome) -> dict[str, Any]:
         """Return the path's entry of this iteration."""
         i, trained = self.iteration, self.iteration > 0
         of_trials = entries.of_trials(self.trials)
@@ -323,13 +323,13 @@ class IWOCS:
             **(of_trials if trained else of_trials | {"rho": None, "by_threshold": []}),
             "worst_model": worst.tolist(),
             "highest_possible": self.highest if math.isfinite(self.highest) else None,
-            "compared": comparison,
+            "compared": compared,
             "best_so_far": int(self.policy.used),
             "in_its_own_model": self.own_scores() if trained else None,
             "training_steps": self.trained_steps,
             "search_steps": self.search_steps,
             "status": status,
-            **entries.of_held_out(self.trials.outcome[1]),
+            **entries.of_held_out(of),
         }
 
     def own_scores(self) -> dict[str, float]:

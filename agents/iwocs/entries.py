@@ -15,13 +15,13 @@ from surefoot.agents.iwocs.trials import Outcome, Trials
 def of_trials(trials: Trials) -> dict[str, Any]:
     """Return what the search of every composite of an iteration came to, and which was taken."""
     candidates, thresholds = trials.candidates, trials.thresholds
-    trial, outcome = trials.outcome
+    trial, found = candidates[trials.taken]
     tried = [[one.value, one.mean] for one in trials.found]
-    again = [[one.rho, found.value, found.mean] for (one, _), found in zip(candidates, trials.held_out, strict=True)]
+    again = [[one.rho, of.value, of.mean] for (one, _), of in zip(candidates, trials.held_out, strict=True)]
     return {
         "rho": trial.rho,
-        "worst": outcome.found.value,
-        "equally_bad": outcome.found.ties,
+        "worst": found.value,
+        "equally_bad": found.ties,
         "by_threshold": [[rho, *values] for rho, values in zip(thresholds, tried, strict=False)],
         "again": again if len(again) > 1 else [],
         "newest_first": tried[len(thresholds) :],

@@ -44,20 +44,15 @@ from surefoot.training.config.run import EvalConfig, RunConfig
 NAME = "robust_curves"
 KEPT = 1_000  # policies: one an evaluation, and one wherever a run was stopped
 
-# IWOCS is this preset with these changes, on every set.
 IWOCS_PRESET = "demo"
-IWOCS: dict[str, Any] = {"grid_n": PUBLISHED_GRID, "grid_closed": False}
 # What a larger robot takes of that preset: its rules, and no sizes.
 RULES = (
-    "thresholds",
-    "threshold_by",
-    "threshold_ties",
+    "gate",
+    "gate_updates",
     "prolong",
     "on_repeat",
-    "error_quantile",
-    "gate_memory",
-    "gate_choice",
-    "gate_first",
+    "grid_n",
+    "grid_closed",
     "search_episodes",
     "held_out_episodes",
 )
@@ -79,7 +74,7 @@ class Comparison:
 AN_UPDATE_A_STEP = {"updates_per_step": 1.0}
 PENDULUM = Comparison(
     {
-        "iwocs": Method("iwocs", IWOCS, IWOCS_PRESET),
+        "iwocs": Method("iwocs", preset=IWOCS_PRESET),
         "dr-sac": Method("sac", preset="iwocs-demo-randomised"),
         "m2td3": Method("m2td3", AN_UPDATE_A_STEP),
         "rarl": Method("rarl", AN_UPDATE_A_STEP),
@@ -104,7 +99,7 @@ def larger(name: str) -> Comparison:
     """Return the comparison on the set of a larger robot: networks and rates of its published presets."""
     return Comparison(
         {
-            "iwocs": Method("iwocs", of_the_demo() | START | PHASES | IWOCS, name),
+            "iwocs": Method("iwocs", of_the_demo() | START | PHASES, name),
             "dr-sac": Method("dr-sac", START, name),
             "nominal": Method("sac", START, f"dr-sac/{name}"),
         },

@@ -26,6 +26,7 @@ from surefoot.agents.distributional.dhn.policy import STARTS, StockPolicy
 from surefoot.agents.distributional.objectives import next_stock
 from surefoot.agents.interface import Policy
 from surefoot.agents.iwocs.composite import Composite, remembered
+from surefoot.agents.iwocs.models import CompositeAmongModels
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.evaluation.episodes import Act, make_act
 from surefoot.evaluation.loaded_policy import to_own_units
@@ -79,6 +80,25 @@ class Gated(nn.Module):
             following.append(new.transpose(0, 1) * 1.0)
         chosen, _ = self._composite.decide(obs, error, fresh > 0)
         return to_own_units(chosen, self._own_action), obs * 1.0, chosen * 1.0, *following
+
+
+class AmongModels(nn.Module):
+    """IWOCS's composite by `gate="models"`: its memory is the step before, each model's excess, and who acted."""
+
+    def __init__(self, composite: CompositeAmongModels, own_action: gym.spaces.Box, obs_dim: int):
+        super().__init__()
+        self._composite, self._own_action = composite, own_action
+        step = {"previous_obs": obs_dim, "previous_action": int(np.prod(own_action.shape))}
+        memory = {"trace": len(composite.models.points), "who": 0}
+        outputs = {f"next_{name}": width for name, width in (step | memory).items()}
+        self.signature = Signature({**step, "fresh": 0, **memory}, outputs)
+
+    def forward(
+        self, obs: Tensor, before: Tensor, action: Tensor, fresh: Tensor, trace: Tensor, who: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Actions in between steps are in [-1, 1], as the predictor takes them; `who` counts the specialists from 0."""
+        taken, who, trace = self._composite.among(obs, before, action, fresh > 0, trace, who.long())
+        return to_own_units(taken, self._own_action), obs * 1.0, taken * 1.0, trace * 1.0, who.float()
 
 
 class Stocked(nn.Module):
@@ -137,6 +157,8 @@ def deployed(policy: AnyPolicy, checkpoint: str | int = "latest") -> Any:
         act = make_act(owner)
     if isinstance(act, Composite):
         assert isinstance(policy.own_action, gym.spaces.Box)
+        if isinstance(act, CompositeAmongModels):
+            return AmongModels(act, policy.own_action, _width(policy))
         return Gated(act, policy.own_action, _width(policy))
     if isinstance(act, StockPolicy) and act.rewards:
         raise ValueError(f"{policy.label}: a policy with a stock for each of several rewards has no form in ONNX here")

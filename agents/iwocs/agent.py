@@ -24,6 +24,7 @@ in `agents/iwocs/exact.py`.
 | (4.20) ρ_i by the mean over the models; (4.27), (4.28) ties | – | `trials.Trials.value`; `trials.Trials.taken` |
 | (4.21) errors remembered, (4.22) the most accurate acts | – | `composite.remembered`, `composite.Composite.decide` |
 | (4.23) the default acts first; (4.26) who a search found to | – | `composite.Composite.decide`; `trials.Trials` |
+| (4.29) to (4.33) who holds in all models that explain the episode | – | `models` |
 | (4.24) a specialist that does not hold yet; (4.25) the next model | – | `choice.holds`; `choice.next_model` |
 | §4.6 the loop | – | `agent.IWOCS.step` |
 | (5.1) value of a point; grid (IWOCS*), CMA-ES (IWOCS) | – | `agent.IWOCS.play`, `search.Search` |
@@ -39,6 +40,7 @@ Where this differs from the paper, or the paper leaves it open, and why:
   actions.
 - The run ends where the worst model repeats one that was trained in; `on_repeat="next-worst"` takes the worst of the
   others, (4.25). |J_i − Q_i| ≤ ε ends nothing: Q is discounted and learned, J is neither. So nothing is certified here.
+- `gate="models"` lets a policy act where it was seen to hold in every model that still explains the episode, (4.32).
 - `prolong` goes on training in a model until its specialist holds there, (4.24): the paper solves each model to
   optimality in its pseudo-code, and trains for a fixed number of steps in appendix H.
 - `threshold_by="mean"` chooses ρ by the mean over the models of the search, (4.20): by the worst value alone it is
@@ -56,6 +58,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -65,10 +68,12 @@ from surefoot.agents.interface import AgentSpec, Progress, Setting, Style, Uncer
 from surefoot.agents.iwocs import entries
 from surefoot.agents.iwocs.choice import compare, highest_return, holds, next_model, reaches
 from surefoot.agents.iwocs.composite import Composite, repeated
+from surefoot.agents.iwocs.models import Lessons, Recorder
 from surefoot.agents.iwocs.search import Search, cma_search, grid_search, random_search
 from surefoot.agents.iwocs.specialist import TINY, IWOCSConfig, IWOCSPolicy, StaticSolver, plan
 from surefoot.agents.iwocs.trials import Outcome, Trial, Trials
 from surefoot.agents.parts.engine import compute_by
+from surefoot.agents.parts.env_parameters import ParameterScaling
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.state import pack, unpack
 from surefoot.agents.sac import SAC
@@ -98,6 +103,7 @@ class IWOCS:
         self.search_seeds = [starts[0] + k for k in range(config.search_episodes)]
         self.held_out_seeds = [starts[1] + k for k in range(config.held_out_episodes)]
         self.policy = IWOCSPolicy(config, setting.spaces).to(setting.device)
+        self.lessons = self.make_lessons() if config.gate == "models" else None
         compute_by(setting.engine, self.policy)  # those of a resumed run's earlier models are never trained again
         self.models: list[Tensor] = []  # T_1 … T_i, (d,) each
         self.round = self.rounds = 0  # of `model_steps` in the newest model, and in all of them
@@ -121,6 +127,13 @@ class IWOCS:
     def status(self) -> str | None:
         """How the run ended, None before: `solved`, `repeat`, `stagnated` or `budget`."""
         return self.path[-1]["status"] if self.path else None
+
+    def make_lessons(self) -> Lessons:
+        """Make the gate that judges by all models of the search, and what teaches it."""
+        points = grid_search(self.low, self.high, self.config.grid_n, closed=self.config.grid_closed).ask()
+        scaled = ParameterScaling(self.env).scaled(points.to(self.setting.device))
+        gate = self.policy.open_models(scaled, make_generator(self.setting.seed, "gate"))
+        return Lessons(gate, points, self.config, self.setting)
 
     def begin_training(self) -> None:
         """Make networks, replay and episodes for the default policy or the newest model."""
@@ -197,6 +210,8 @@ class IWOCS:
         replay = self.solver.replay
         self.most_reward = max(self.most_reward, float(replay.unpack(replay.rows[: len(replay)]).reward.max()))
         self.solver = None
+        if self.lessons is not None:
+            self.lessons.begin(self.config.gate_updates if self.iteration else 0)
         self.trials = Trials(self.config, self.iteration, self.before)
         self.search = self.make_search()
 
@@ -220,7 +235,8 @@ class IWOCS:
             return self.policy.composite([])
         trial, newest = self.trials.now, self.iteration - 1
         self.set_first(trial)
-        return self.policy.composite([*self.policy.rho[:newest].tolist(), trial.rho * self.scale])
+        rho = [*self.policy.rho[:newest].tolist(), trial.rho * self.scale]
+        return self.policy.composite(rho, self.policy.models)
 
     def set_first(self, trial: Trial) -> None:
         """Let the newest specialist act in first steps, or who did before."""
@@ -228,6 +244,10 @@ class IWOCS:
 
     def search_slice(self) -> Progress:
         """Play one batch of points; at the end of the last search, decide."""
+        if self.lessons is not None and not self.lessons.done:
+            alone = self.alone() if self.iteration else self.policy.composite([])
+            self.lessons.step(self.iteration, alone, partial(self.play, seeds=self.search_seeds), SIDE_BY_SIDE)
+            return Progress(0, 0, {})
         if self.search is not None and not self.trials.done:
             self.play_points(self.search)
             if not self.search.done:
@@ -247,7 +267,7 @@ class IWOCS:
         if self.held_out:
             self.trials.note(points, returns, composite.fractions_by_job.view(*returns.shape, -1).mean(1).cpu())
 
-    def play(self, composite: Composite, points: Tensor, seeds: Sequence[int]) -> Tensor:
+    def play(self, composite: Composite | Recorder, points: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the returns (P, E) at points (P, d) from E reset seeds, and count the steps."""
         played = self.perturbed_envs.play(composite, points.numpy(), seeds)
         self.search_steps += int(played.lengths.sum())
@@ -265,7 +285,7 @@ class IWOCS:
         worst = held_out.point if perfect else found.point  # a tie at the highest return says nothing
         worst, again = next_model(worst, outcome.table, self.repeats, self.config.on_repeat, self.highest)
         status = self.ending(again, solved=perfect and reaches(held_out.value, self.highest))
-        self.path.append(self.entry(worst, status, comparison, outcome))
+        self.path.append(entries.of_iteration(self, worst, status, comparison, outcome))
         self.search = None
         if status is None:
             self.models.append(worst if self.config.next_model == "worst" else self.any_model())
@@ -284,7 +304,7 @@ class IWOCS:
         found = compare(returns, self.incumbent, make_generator(self.setting.seed, f"comparison {self.iteration}"))
         if found.better:
             self.incumbent = returns
-            self.policy.used.fill_(self.iteration)
+            self.policy.deploy(self.iteration)
         return {"with": before, **found._asdict(), "better": found.better, "episodes": len(self.held_out_seeds)}
 
     @property
@@ -310,28 +330,6 @@ class IWOCS:
 
     # --- the log --------------------------------------------------------------------------------------------------
 
-    def entry(self, worst: Tensor, status: str | None, compared: dict[str, Any] | None, of: Outcome) -> dict[str, Any]:
-        """Return the path's entry of this iteration."""
-        i, trained = self.iteration, self.iteration > 0
-        of_trials = entries.of_trials(self.trials)
-        return {
-            "iteration": i,
-            "model": self.models[-1].tolist() if trained else None,
-            "rounds": self.round if trained else None,
-            "error_scale": self.scale if trained else None,
-            "acts_first": int(self.policy.first[i]) + 1 if self.config.gate_first == "searched" else None,
-            **(of_trials if trained else of_trials | {"rho": None, "by_threshold": []}),
-            "worst_model": worst.tolist(),
-            "highest_possible": self.highest if math.isfinite(self.highest) else None,
-            "compared": compared,
-            "best_so_far": int(self.policy.used),
-            "in_its_own_model": self.own_scores() if trained else None,
-            "training_steps": self.trained_steps,
-            "search_steps": self.search_steps,
-            "status": status,
-            **entries.of_held_out(of),
-        }
-
     def own_scores(self) -> dict[str, float]:
         """Return what the newest specialist and the default get alone in its model, from seeds that chose nothing."""
         seeds = [self.held_out_seeds[-1] + 1 + k for k in range(OWN_EPISODES)]
@@ -353,6 +351,7 @@ class IWOCS:
         state = pack(self, PACKED) | {"incumbent": self.incumbent, "round": self.round}
         state |= {"models": [model.clone() for model in self.models], "path": copy.deepcopy(self.path)}
         state["before"] = self.before and self.before.plain()
+        state |= {"lessons": self.lessons.state_dict()} if self.lessons else {}
         if self.solver is not None:
             return state | {"solver": self.solver.state_dict()}
         if self.search is not None:
@@ -371,6 +370,8 @@ class IWOCS:
             self.begin_training()
             cast(Any, self.solver).load_state_dict(state["solver"])
         unpack(self, PACKED, state)
+        if self.lessons is not None:
+            self.lessons.load_state_dict(state["lessons"])
         if "search" in state:
             self.withheld = state["withheld"]
             self.trials = Trials(self.config, self.iteration, self.before)

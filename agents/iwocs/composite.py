@@ -127,16 +127,20 @@ class Composite:
 
     def __call__(self, obs: Tensor) -> Tensor:
         """Return actions (N, act)."""
+        action, chosen = self.judged(obs)
+        self._before = obs, action
+        self._count(chosen)
+        return action
+
+    def judged(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return actions (N, act) and who acts (N,), and remember what that took."""
         if self._before is None or self._fresh is None:
             error, fresh = torch.zeros(len(self.specialists), len(obs)).to(obs), torch.ones_like(obs[:, 0]).bool()
         else:
             error, fresh = self.errors(*self._before, obs), self._fresh
         trace = torch.zeros(len(error) + 1, len(obs)).to(obs) if self._trace is None else self._trace
         self._trace, error = remembered(trace, error, fresh, self.gate.memory)
-        action, chosen = self.decide(obs, error, fresh)
-        self._before = obs, action
-        self._count(chosen)
-        return action
+        return self.decide(obs, error, fresh)
 
     def errors(self, before: Tensor, action: Tensor, obs: Tensor) -> Tensor:
         """Return (J, N): each predictor's error in obs (N, obs), by what was executed in the step before, (4.10)."""
@@ -150,7 +154,7 @@ class Composite:
         Specialists are judged by their errors (J, N); where there is no step before, fresh (N,), all with ρ > 0 are
         usable, or by (4.23) none, by (4.26) one.
         """
-        proposals = torch.stack([*(one.act(obs) for one in self.specialists), self.default(obs)])  # (J + 1, N, act)
+        proposals = self.proposals(obs)
         chosen = torch.full_like(proposals[0, :, 0], -1, dtype=torch.int64)
         if self.specialists:
             valid = torch.stack([usable(e, fresh, one.rho) for e, one in zip(error, self.specialists, strict=True)])
@@ -163,7 +167,15 @@ class Composite:
                 order = torch.where(fresh, order, error / usual[:, None])
             chosen = choose(order, valid)
         chosen = chosen % len(proposals)  # −1 is the last, the default
-        return proposals.gather(0, chosen[None, :, None].expand_as(proposals[:1]))[0], chosen
+        return self.of(proposals, chosen), chosen
+
+    def proposals(self, obs: Tensor) -> Tensor:
+        """Return the actions (J + 1, N, act) of all, the default's last."""
+        return torch.stack([*(one.act(obs) for one in self.specialists), self.default(obs)])
+
+    def of(self, proposals: Tensor, chosen: Tensor) -> Tensor:
+        """Return the actions (N, act) of who was chosen (N,)."""
+        return proposals.gather(0, chosen[None, :, None].expand_as(proposals[:1]))[0]
 
     def _count(self, chosen: Tensor) -> None:
         job = torch.zeros_like(chosen) if self._job is None else self._job.to(chosen.device)

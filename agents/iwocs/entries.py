@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,32 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.iwocs.trials import Outcome, Trials
+
+
+def of_iteration(
+    agent: Any, worst: Tensor, status: str | None, compared: dict[str, Any] | None, outcome: Outcome
+) -> dict[str, Any]:
+    """Return the path's entry of the iteration that an `IWOCS` has decided."""
+    i, trained = agent.iteration, agent.iteration > 0
+    tried = of_trials(agent.trials)
+    by_threshold = trained and agent.config.gate == "predictors"
+    return {
+        "iteration": i,
+        "model": agent.models[-1].tolist() if trained else None,
+        "rounds": agent.round if trained else None,
+        "error_scale": agent.scale if trained else None,
+        "acts_first": int(agent.policy.first[i]) + 1 if agent.config.gate_first == "searched" else None,
+        **(tried if by_threshold else tried | {"rho": None, "by_threshold": []}),
+        "worst_model": worst.tolist(),
+        "highest_possible": agent.highest if math.isfinite(agent.highest) else None,
+        "compared": compared,
+        "best_so_far": int(agent.policy.used),
+        "in_its_own_model": agent.own_scores() if trained else None,
+        "training_steps": agent.trained_steps,
+        "search_steps": agent.search_steps,
+        "status": status,
+        **of_held_out(outcome),
+    }
 
 
 def of_trials(trials: Trials) -> dict[str, Any]:
@@ -53,7 +80,8 @@ def metrics(last: dict[str, Any]) -> dict[str, Tensor]:
 def summary(last: dict[str, Any], names: Sequence[str]) -> str:
     """Return an entry of the path in a line."""
     where = ", ".join(f"{name} {x:.3g}" for name, x in zip(names, last["worst_model"], strict=True))
-    who = f"model {last['iteration']}, rho {last['rho']:g}" if last["iteration"] else "default policy"
+    who = f"model {last['iteration']}" if last["iteration"] else "default policy"
+    who += "" if last["rho"] is None else f", rho {last['rho']:g}"
     line = f"iwocs, {who}: worst {last['worst']:.1f}{_more(last['equally_bad'])}"
     line += f"; on held-out seeds {last['held_out_worst']:.1f}{_more(last['held_out_equally_bad'])}; next {where}"
     line += f"; default acts in {100 * last['fractions'][-1]:.0f}% of the steps"

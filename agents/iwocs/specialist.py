@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import accumulate
 from typing import Any, Literal, cast
@@ -22,6 +22,7 @@ from surefoot.agents.iwocs.composite import (
     prediction_error,
     prediction_loss,
 )
+from surefoot.agents.iwocs.models import CompositeAmongModels, ModelGate
 from surefoot.agents.iwocs.search import GENERATIONS, POPULATION
 from surefoot.agents.parts.acceleration import accelerate, adam, step_all, take_step
 from surefoot.agents.parts.budget import counted, flag, require_room, require_warm_up, vector_steps, whole_rollouts
@@ -41,6 +42,9 @@ from surefoot.agents.sac import (
     twin_q_loss,
 )
 
+# What `gate="models"` does not look at.
+OF_PREDICTORS = ("error_quantile", "gate_critic", "gate_memory", "gate_choice", "gate_first")
+OF_PREDICTORS += ("thresholds", "threshold_by", "threshold_ties")
 SCALE_ROWS = 100_000  # replayed transitions of which `error_quantile` is taken
 
 
@@ -96,6 +100,13 @@ class IWOCSConfig(SACConfig):
     gate_critic: Literal["entropy-free", "soft"] = "entropy-free"
     """Critic whose minimum selects the acting policy: the entropy-free one, or `soft`, SAC's own (ablation)."""
 
+    gate: Literal["predictors", "models"] = "predictors"
+    """Who may act: a specialist whose predictor foresaw the step before to within ρ (`predictors`, the paper), or one
+    that was seen to hold in every model of the search that still explains the episode (`models`, ours)."""
+    gate_updates: int = 10_000
+    """Gradient steps on the predictor that `--agent.gate models` judges by, after each model."""
+    gate_tolerance: float = 3.0
+    """By how much more of the usual error than the best model of an episode another may have and explain it, too."""
     gate_memory: float = 0.0
     """Factor by which a remembered prediction error fades in a step: the gate judges by a faded mean of the episode's
     errors (ours); 0: by that of the last step alone."""
@@ -113,9 +124,9 @@ class IWOCSConfig(SACConfig):
     """Where the worst model was trained in before: end the run, or train in the worst of the others (ours)."""
 
     def __post_init__(self) -> None:
-        counts = ("default_steps", "model_steps", "generations", "search_episodes")
+        counts = ("default_steps", "model_steps", "generations", "search_episodes", "gate_updates")
         rules = dict.fromkeys(counts, AT_LEAST_1)
-        rules |= dict.fromkeys(["iterations", "repeat_tolerance", "prolong"], AT_LEAST_0)
+        rules |= dict.fromkeys(["iterations", "repeat_tolerance", "prolong", "gate_tolerance"], AT_LEAST_0)
         rules |= dict.fromkeys(["grid_n", "population"], (lambda x: x >= 2, "at least 2"))
         rules["held_out_episodes"] = (lambda x: x >= 2, "at least 2, for an interval")
         rules["thresholds"] = (lambda x: len(x) > 0 and min(x) >= 0 and sorted(x) == list(x), "numbers from 0 on, up")
@@ -128,6 +139,18 @@ class IWOCSConfig(SACConfig):
                 "--agent.threshold-by mean does not go with --agent.search cma, whose points crowd where the return is "
                 "low; pass --agent.search grid or random"
             )
+        if self.gate == "models":
+            self._check_gate_of_models()
+
+    def _check_gate_of_models(self) -> None:
+        if self.search != "grid":
+            raise ValueError(
+                f"--agent.gate models does not go with --agent.search {self.search}, whose points change from model to "
+                "model; pass --agent.search grid"
+            )
+        for field in fields(self):
+            if field.name in OF_PREDICTORS and getattr(self, field.name) != field.default:
+                raise ValueError(f"--agent.gate models has no use for --agent.{flag(field.name)}; leave it out")
 
 
 TINY = {  # sizes for tests
@@ -295,7 +318,26 @@ class IWOCSPolicy(nn.Module):
         self.searched = config.gate_first == "searched"
         first = "default" if config.gate_first == "searched" else config.gate_first
         self.gate = Gate(config.gate_memory, config.gate_choice, first)
+        self.config, self.dims = config, (obs_dim, action_dim)
+        self.models: ModelGate | None = None  # that of what is trained
+        self.deployed_models: ModelGate | None = None  # and of what is deployed
         self.requires_grad_(False)
+
+    def open_models(self, points: Tensor, generator: torch.Generator | None = None) -> ModelGate:
+        """Make the gates of `gate="models"` for points (P, d) of the search, scaled to [−1, 1]; return the first."""
+        count, dims = points.shape
+        sizes = (*self.dims, dims), count, self.config.iterations + 1, self.config.hidden
+        self.models = ModelGate(*sizes, generator or torch.Generator())
+        self.models.points.copy_(points)
+        self.deployed_models = copy.deepcopy(self.models)
+        self.to(self.rho.device)
+        return self.models
+
+    def deploy(self, used: int) -> None:
+        """Let so many specialists, and the gate as it is now, be what is deployed."""
+        self.used.fill_(used)
+        if self.models is not None and self.deployed_models is not None:
+            self.deployed_models.load_state_dict(self.models.state_dict())
 
     def specialists(
         self, rho: Sequence[float], *, explore: bool = False, generator: torch.Generator | None = None
@@ -308,22 +350,33 @@ class IWOCSPolicy(nn.Module):
         ]
 
     def composite(
-        self, rho: Sequence[float], *, explore: bool = False, generator: torch.Generator | None = None
+        self,
+        rho: Sequence[float],
+        models: ModelGate | None = None,
+        *,
+        explore: bool = False,
+        generator: torch.Generator | None = None,
     ) -> Composite:
-        """Return the composite of the default and the first specialists, one for each ρ."""
+        """Return the composite of the default and the first specialists, one for each ρ, or judged by `models`."""
         specialists, first = self.specialists(rho, explore=explore, generator=generator), int(self.first[len(rho)])
+        default = _actor(self.default, explore, generator)
+        if models is not None:
+            return CompositeAmongModels(specialists, default, models, self.config.gate_tolerance)
         gate = self.gate._replace(first=first) if self.searched and first >= 0 else self.gate
-        return Composite(specialists, _actor(self.default, explore, generator), gate)
+        return Composite(specialists, default, gate)
 
     def stateful(self, *, explore: bool = False, generator: torch.Generator | None = None) -> Composite:
         """Return the composite as a stateful policy."""
         rho = self.rho[: int(self.used)].tolist()
-        return self.composite(rho, explore=explore, generator=generator)
+        return self.composite(rho, self.deployed_models, explore=explore, generator=generator)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         kept_later = {"usual": torch.ones_like(self.usual), "first": torch.full_like(self.first, -1)}
         for name, before in kept_later.items():  # of runs before these were kept
             state_dict.setdefault(f"{prefix}{name}", before)
+        points = state_dict.get(f"{prefix}models.points")
+        if points is not None and self.models is None:
+            self.open_models(points.cpu())
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     @torch.no_grad()

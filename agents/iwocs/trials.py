@@ -62,8 +62,8 @@ class Trials:
     """
 
     def __init__(self, config: IWOCSConfig, iteration: int, before: Outcome | None = None) -> None:
-        """Begin an iteration; the default policy alone, in iteration 0, has no threshold, so any will do."""
-        self.thresholds = config.thresholds if iteration else (math.inf,)
+        """Begin an iteration; where there is no threshold, as of the default policy alone, any will do."""
+        self.thresholds = config.thresholds if iteration and config.gate == "predictors" else (math.inf,)
         self.ties = config.threshold_ties
         self.by, self.newest_first = config.threshold_by, iteration > 0 and config.gate_first == "searched"
         self.before = before if config.search == "grid" else None

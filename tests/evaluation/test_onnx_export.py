@@ -123,6 +123,31 @@ def test_iwocs_goes_on_from_the_steps_before(gate, plainly, tmp_path):
     assert (policy.act.fractions > 0.05).all()  # the gate decided something
 
 
+def test_iwocs_goes_on_among_the_models_that_explain_an_episode(plainly, tmp_path):
+    settings = {"hidden": (8,), "entropy_free_hidden": (8,), "iterations": 2, "gate": "models", "gate_tolerance": 0.5}
+    policy = opened("iwocs", POLE, **settings)
+    gate = policy.policy.open_models(torch.tensor([[-1.0, 0.0], [0.0, 1.0], [1.0, -1.0]]))
+    gate.values.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0]]))
+    for parameter in gate.predictor.parameters():
+        parameter.normal_(0, 0.3)
+    policy.policy.deploy(2)
+    policy = plainly(policy)._replace(act=make_act(policy.policy))
+    session = session_of(onnx_export.export(policy, tmp_path / "a.onnx", {}))
+    generator, rows = np.random.default_rng(0), 30
+    state = {"previous_obs": np.zeros((rows, 4)), "previous_action": np.zeros((rows, 1)), "fresh": np.ones(rows)}
+    state |= {"trace": np.zeros((rows, 3)), "who": np.zeros(rows)}
+    for _ in range(6):
+        obs = generator.normal(size=(rows, 4)).astype(np.float32)
+        inputs = {"obs": obs, **{name: value.astype(np.float32) for name, value in state.items()}}
+        action, before, chosen, trace, who = session.run(None, inputs)
+        wanted = policy.act(torch.from_numpy(obs))
+        np.testing.assert_allclose(action, 3 * wanted.numpy(), atol=3e-6)
+        ended = generator.random(rows) < 0.3
+        policy.act.observe(torch.zeros(rows), torch.from_numpy(ended))
+        state = {"previous_obs": before, "previous_action": chosen, "fresh": ended, "trace": trace, "who": who}
+    assert (policy.act.fractions > 0.01).all()  # everyone acted somewhere
+
+
 def test_dhn_goes_on_with_its_stock(plainly, tmp_path):
     fork = EnvConfig("surefoot/Fork-v0")
     policy = opened("dhn", fork, hidden=(8,), quantiles=4, stock_range=(-5.0, 1.0), objective="cvar(0.5)")

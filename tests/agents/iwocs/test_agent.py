@@ -7,17 +7,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import DriftEnv, make_batch, make_setting, small
+from iwocs_runs import CONFIG, assert_the_same_run_from, finish, real_agent, saved_in_every_part
+from tiny import DriftEnv, make_batch, make_setting
 from torch.testing import assert_close
 
-from surefoot.agents.interface import Budget, Setting, Spaces
+from surefoot.agents.interface import Budget
 from surefoot.agents.iwocs import Composite, is_valid
 from surefoot.agents.iwocs.agent import IWOCS, OWN_EPISODES
 from surefoot.agents.iwocs.composite import Gate
 from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver, plan
 from surefoot.agents.iwocs.trials import Trials
 from surefoot.agents.sac import SACNoise
-from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertainVectorEnv, find_set, make_single
+from surefoot.envs import find_set
 
 
 class UncertainDrift(DriftEnv):
@@ -68,31 +69,10 @@ class Scripted:
         return SimpleNamespace(returns=returns, lengths=np.full(returns.shape, 10))
 
 
-CONFIG = dataclasses.replace(
-    small(IWOCSConfig(), replay_capacity=100),
-    entropy_free_hidden=(8, 8, 8),
-    default_steps=20,
-    model_steps=12,
-    thresholds=(0.1, 0.5, 1.0),
-    grid_n=2,
-    grid_closed=True,
-    held_out_episodes=3,
-)
-
-
 def scripted(value, *, limit=None, own=(), **changes):
     perturbed_envs, env = Scripted(value, own), UncertainDrift(limit)
     setting = dataclasses.replace(make_setting(), env=env, perturbed_envs=perturbed_envs)
     return IWOCS(dataclasses.replace(CONFIG, **changes), setting), perturbed_envs, env
-
-
-def finish(agent):
-    """Return every Progress to the end."""
-    out = [agent.step()]
-    while not out[-1].done:
-        out.append(agent.step())
-        assert len(out) < 1000
-    return out
 
 
 # Searches: 0 chooses T_1 of the default, 1 is the default on held-out seeds; then 3 thresholds and 1 held-out a model.
@@ -526,48 +506,6 @@ def test_a_policy_of_before_the_unit_was_kept_has_the_unit_one():
 
 
 # --- putting away and taking out --------------------------------------------------------------------------------------
-
-
-def real_agent(seed=0, **changes):
-    torch.set_num_threads(1)
-    config, one = EnvConfig("InvertedPendulum-v5", num_envs=2, max_episode_steps=15), find_set("inverted-pendulum-2")
-    spaces = Spaces(*(getattr(make_single(config), f"{kind}_space") for kind in ("observation", "action")))
-    env, perturbed_envs = UncertainVectorEnv(config, one), BatchedPerturbedEnvs(config, one)
-    settings = dataclasses.replace(CONFIG, **{"iterations": 2, "grid_n": 3, "thresholds": (0.1, 1.0)} | changes)
-    return IWOCS(settings, Setting(spaces, seed, torch.device("cpu"), env, perturbed_envs=perturbed_envs))
-
-
-def plain(value):
-    """Nested state as lists, so that == compares every bit."""
-    if isinstance(value, torch.Tensor):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def saved_in_every_part(straight, part_of, folder):
-    """Run to the end; return its parts, and save the state one step into each, in a file by its number."""
-    parts = []
-    for _ in range(2000):
-        if (part := part_of(straight)) not in parts:
-            straight.step()
-            torch.save(straight.state_dict(), folder / f"{len(parts)}.pt")
-            parts.append(part)
-        if straight.step().done:
-            break
-    return parts
-
-
-def assert_the_same_run_from(parts, straight, folder, options):
-    for number, part in enumerate(parts):
-        resumed = real_agent(seed=1, **options)
-        resumed.search_seeds, resumed.held_out_seeds = straight.search_seeds, straight.held_out_seeds
-        resumed.setting = dataclasses.replace(resumed.setting, seed=0)
-        resumed.load_state_dict(torch.load(folder / f"{number}.pt", weights_only=True))
-        finish(resumed)
-        assert plain(resumed.state_dict()) == plain(straight.state_dict()), part
-        assert resumed.path == straight.path
 
 
 @pytest.mark.parametrize(

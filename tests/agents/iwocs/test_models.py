@@ -1,0 +1,261 @@
+"""The gate by models that explain an episode, against docs/derivations/iwocs.md §4.7 (E20)."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from iwocs_runs import assert_the_same_run_from, real_agent, saved_in_every_part
+from tiny import make_setting
+from torch.testing import assert_close
+
+from surefoot.agents.iwocs.composite import Composite, Specialist
+from surefoot.agents.iwocs.models import (
+    CompositeAmongModels,
+    Lessons,
+    ModelGate,
+    Recorder,
+    excess,
+    holding,
+    plausible,
+    who_acts,
+)
+from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy
+from surefoot.envs import find_set
+
+GATE = {"gate": "models", "gate_updates": 6, "thresholds": IWOCSConfig().thresholds}
+
+
+# --- the equations ----------------------------------------------------------------------------------------------------
+
+
+def test_an_error_counts_as_far_as_it_exceeds_the_usual_one():
+    assert_close(excess(torch.tensor([0.1, 0.2, 0.3, 1.0]), torch.tensor(0.2)), torch.tensor([0.0, 0.0, 0.5, 4.0]))
+
+
+def test_a_model_explains_an_episode_where_its_excess_is_no_more_than_the_tolerance_above_the_least():
+    trace = torch.tensor([[0.0, 3.0, 3.1], [5.0, 9.0, 7.9]])
+    assert plausible(trace, 3.0).tolist() == [[True, True, False], [True, False, True]]
+
+
+def test_a_policy_holds_where_it_gets_nine_tenths_of_the_way_from_the_least_of_all_to_the_best_there():
+    values = torch.tensor([[0.0, 100.0, 40.0], [90.0, 89.0, 36.0], [100.0, 91.0, 35.0]])
+    assert holding(values).tolist() == [[False, True, True], [True, False, True], [True, True, False]]
+
+
+# Of three policies, the last being the default: in model 0 the first holds, in 1 the first two, in 2 the default.
+VALUES = torch.tensor([[10.0, 9.0, 0.0], [0.0, 10.0, 0.0], [0.0, 0.0, 10.0]])
+
+
+@pytest.mark.parametrize(
+    ("explains", "before", "acts"),
+    [
+        ([1, 1, 1], 2, 2),  # nobody holds in all of them: the default
+        ([1, 1, 1], 0, 2),  # also where somebody else acted
+        ([1, 1, 0], 2, 0),
+        ([0, 1, 0], 2, 1),  # both hold, the second gets more
+        ([0, 1, 0], 0, 0),  # but who acts goes on while it holds
+        ([0, 0, 1], 0, 2),
+    ],
+)
+def test_who_acts_holds_in_every_model_that_explains_the_episode(explains, before, acts):
+    assert who_acts(VALUES, torch.tensor([explains]).bool(), torch.tensor([before])).tolist() == [acts]
+
+
+# --- the composite ----------------------------------------------------------------------------------------------------
+
+
+class Exact(ModelGate):
+    """Of s' = s + ψ a, with two models, ψ = −1 and 1: everything is known."""
+
+    def __init__(self, values):
+        super().__init__((1, 1, 1), 2, len(values), (), torch.Generator())
+        self.points.copy_(torch.tensor([[-1.0], [1.0]]))
+        self.values.copy_(torch.tensor(values))
+        self.usual.fill_(0.5)
+
+    def error(self, obs, action, parameters, next_obs):
+        return (obs + parameters * action - next_obs).abs().sum(-1)
+
+
+def acting(action):
+    return lambda obs: torch.full((len(obs), 1), action)
+
+
+def specialist(action):
+    return Specialist(acting(action), None, None, 0.0)
+
+
+def test_it_acts_by_its_default_until_the_models_are_told_apart_and_again_where_an_episode_begins():
+    gate = Exact([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])  # the default, whose row is the first, holds nowhere
+    composite = CompositeAmongModels([specialist(2.0), specialist(3.0)], acting(1.0), gate, tolerance=2.5)
+    psi = torch.tensor([[-1.0], [1.0]])
+    state, taken = torch.zeros(2, 1), []
+    for ended in ([0, 0], [0, 0], [0, 1], [0, 0]):
+        action = composite(state)
+        taken.append(action.flatten().tolist())
+        state = state + psi * action
+        composite.observe(torch.zeros(2), torch.tensor(ended))
+        state = torch.where(torch.tensor(ended)[:, None] > 0, 7.0, state)
+    # Of a step with the action 1 the wrong model has the error 2 and the excess 2/0.5 − 1 = 3 > 2.5.
+    assert taken == [[1.0, 1.0], [2.0, 3.0], [2.0, 3.0], [2.0, 1.0]]
+    assert_close(composite.fractions, torch.tensor([3.0, 2.0, 3.0]) / 8)
+
+
+def test_excess_adds_up_over_an_episode_and_quiet_steps_add_nothing():
+    gate = Exact([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    composite = CompositeAmongModels([specialist(2.0), specialist(3.0)], acting(0.4), gate, tolerance=1.0)
+    state, taken = torch.zeros(1, 1), []
+    for _ in range(4):
+        action = composite(state)
+        taken.append(round(action.item(), 1))
+        state = state + action
+        composite.observe(torch.zeros(1), torch.zeros(1))
+    assert taken == [0.4, 0.4, 3.0, 3.0]  # the wrong model: 0.8/0.5 − 1 = 0.6 a step, 1.2 after two
+    quiet = CompositeAmongModels([specialist(2.0), specialist(3.0)], acting(0.2), gate, tolerance=1.0)
+    for t in range(50):  # 0.4 is no more than the usual error
+        assert quiet(torch.tensor([[0.2 * t]])).item() == pytest.approx(0.2)
+        quiet.observe(torch.zeros(1), torch.zeros(1))
+
+
+def test_every_step_is_judged_in_every_model():
+    gate = ModelGate((3, 2, 2), 5, 2, (8,), torch.Generator().manual_seed(0))
+    gate.points.copy_(torch.rand(5, 2))
+    obs, action, after = torch.randn(4, 3), torch.randn(4, 2), torch.randn(4, 3)
+    one = [[gate.error(obs[[n]], action[[n]], gate.points[[p]], after[[n]]).item() for p in range(5)] for n in range(4)]
+    assert_close(gate.errors(obs, action, after), torch.tensor(one))
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_steps_of_every_episode_are_kept_with_its_model():
+    """Two models of two episodes in three environments: an episode's observation counts its steps, from 100 its job."""
+    recorder = Recorder(Composite([], acting(0.5)), torch.tensor([[-1.0], [1.0]]), episodes=2)
+    recorder.reset()
+    lengths, waiting, job, age = [3, 2, 131, 2], [3], [0, 1, 2], [0, 0, 0]
+    for _ in range(135):
+        recorder.track(torch.tensor(job), 4)
+        recorder(torch.tensor([[1000.0 * j + a] for j, a in zip(job, age, strict=True)]))
+        age = [a + 1 for a in age]
+        ended = [j >= 0 and a == lengths[j] for j, a in zip(job, age, strict=True)]
+        for n in range(3):
+            if ended[n]:
+                job[n], age[n] = (waiting.pop() if waiting else -1), 0
+        recorder.observe(torch.zeros(3), torch.tensor(ended))
+    obs, action, _, next_obs, _, model = (torch.cat(column) for column in zip(*recorder.rows, strict=True))
+    assert (next_obs == obs + 1).all()
+    assert (action == 0.5).all()
+    steps = {j: [int(o) % 1000 for o in obs[:, 0] if int(o) // 1000 == j] for j in range(4)}
+    assert {j: len(kept) for j, kept in steps.items()} == {0: 2, 1: 1, 2: 103, 3: 1}  # the last step is not seen
+    assert steps[2] == [*range(100), 109, 119, 129]  # whose ends are the 110th, 120th and 130th
+    assert (model[:, 0] == torch.where(obs[:, 0] < 2000, -1.0, 1.0)).all()
+
+
+def drift(points, steps, generator):
+    """Rows of s' = s + 0.3 ψ a, at every one of the points."""
+    obs, action = torch.randn(2, len(points), steps, 1, generator=generator)
+    next_obs = obs + 0.3 * points[:, None] * action
+    return [part.flatten(0, 1) for part in (obs, action, next_obs, points[:, None].expand(-1, steps, -1))]
+
+
+def test_after_its_lessons_the_right_model_explains_best_what_was_not_learned_from():
+    points = torch.linspace(-1, 1, 5)[:, None]
+    gate = ModelGate((1, 1, 1), 5, 2, (32, 32), torch.Generator().manual_seed(0))
+    gate.points.copy_(points)
+    config = SimpleNamespace(
+        critic_lr=3e-3, adam_eps=1e-8, gate_updates=1500, batch_size=64, replay_capacity=2000, search_episodes=2
+    )
+    lessons = Lessons(gate, points.double(), config, make_setting())
+    lessons.begin(config.gate_updates)
+    generator = torch.Generator().manual_seed(1)
+
+    def play(recorder, some):
+        obs, action, next_obs, model = drift(some.float(), 200, generator)
+        zero = torch.zeros(len(obs))
+        recorder.rows = [lessons.replay.kind(obs, action, zero, next_obs, zero, model)]
+        return torch.stack([some[:, 0], some[:, 0] + 1], -1)
+
+    taught = 0
+    while not lessons.done:
+        lessons.step(1, Composite([], acting(0.0)), play, side_by_side=4)
+        taught += 1
+    assert taught == 3 + 3  # two points at a time, 500 updates at a time
+    assert_close(gate.values[1], points[:, 0].double() + 0.5)  # means over the episodes
+    assert (gate.values[0] == 0).all()
+    obs, action, next_obs, _ = drift(points, 300, generator)
+    error = gate.errors(obs, action, next_obs).unflatten(0, (5, 300))
+    telling = action.unflatten(0, (5, 300)).abs()[..., 0] > 0.5
+    nearest = error.argmin(-1)
+    assert (nearest == torch.arange(5)[:, None])[telling].float().mean() > 0.95
+    own = error[torch.arange(5), :, torch.arange(5)]
+    assert 0.8 < (own <= gate.usual).float().mean() < 0.97  # the usual error is that of nine in ten
+
+
+# --- the agent --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_stopped_in_its_lessons_is_the_same_run_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("surefoot.agents.iwocs.agent.SIDE_BY_SIDE", 4)
+    monkeypatch.setattr("surefoot.agents.iwocs.models.SLICE", 2)
+    options = GATE | {"repeat_tolerance": 0.0, "gate_updates": 12}
+    straight = real_agent(**options)
+
+    def place(agent):
+        if agent.search is None:
+            return agent.iteration, "training"
+        return agent.iteration, agent.lessons.played, agent.lessons.left, agent.held_out
+
+    stops = saved_in_every_part(straight, place, tmp_path)
+    assert len({stop[2] for stop in stops if stop[:2] == (1, 9)} - {0, 12}) >= 2  # in the middle of the updates
+    assert straight.path[1]["rho"] is None
+    assert straight.path[1]["by_threshold"] == []
+    assert_the_same_run_from(stops, straight, tmp_path, options)
+
+
+def test_what_was_deployed_keeps_the_gate_it_was_deployed_with():
+    agent = real_agent(**GATE)
+    policy = agent.policy
+    policy.deploy(1)
+    before = {name: value.clone() for name, value in policy.deployed_models.state_dict().items()}
+    policy.models.values.fill_(3.0)
+    policy.models.usual.fill_(9.0)
+    assert agent.stateful().models is policy.deployed_models
+    assert agent.under_test().__class__ is Composite  # the default policy alone
+    assert all(torch.equal(value, before[name]) for name, value in policy.deployed_models.state_dict().items())
+    policy.deploy(2)
+    assert policy.deployed_models.usual == 9.0
+    assert (agent.stateful().values == 3.0).all()
+
+
+def test_the_policy_alone_plays_as_the_agent_does():
+    agent = real_agent(**GATE)
+    gate = agent.policy.models
+    gate.values.copy_(torch.tensor(np.random.default_rng(0).choice([0.0, 1.0], gate.values.shape)))
+    gate.usual.fill_(0.2)
+    agent.policy.deploy(2)
+    alone = IWOCSPolicy(agent.config, agent.setting.spaces)
+    alone.load_state_dict(agent.policy.state_dict())
+    points = find_set("inverted-pendulum-2").grid(3, closed=True)
+    policies = [agent.stateful(), alone.stateful()]
+    played = [agent.perturbed_envs.play(policy, points, [1]) for policy in policies]
+    assert played[0].returns.tolist() == played[1].returns.tolist()
+    assert isinstance(policies[1], CompositeAmongModels)
+    assert_close(policies[0].fractions, policies[1].fractions)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"search": "random"}, "--agent.gate models does not go with --agent.search random"),
+        ({"search": "cma"}, "--agent.gate models does not go with --agent.search cma"),
+        ({"gate_memory": 0.5}, "--agent.gate models has no use for --agent.gate-memory; leave it out"),
+        ({"thresholds": (0.0, 1.0)}, "--agent.gate models has no use for --agent.thresholds; leave it out"),
+        ({"gate_updates": 0}, "--agent.gate-updates must be at least 1"),
+        ({"gate_tolerance": -1.0}, "--agent.gate-tolerance must be at least 0"),
+    ],
+)
+def test_what_does_not_go_with_it_is_one_line(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(IWOCSConfig(gate="models"), **changes)

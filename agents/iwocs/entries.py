@@ -27,6 +27,7 @@ def of_iteration(
         "error_scale": agent.scale if trained else None,
         "acts_first": int(agent.policy.first[i]) + 1 if agent.config.gate_first == "searched" else None,
         **(tried if by_threshold else tried | {"rho": None, "by_threshold": []}),
+        "ceiling": None if agent.policy.models is None else agent.policy.models.ceiling(i + 1),
         "worst_model": worst.tolist(),
         "highest_possible": agent.highest if math.isfinite(agent.highest) else None,
         "compared": compared,

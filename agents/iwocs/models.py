@@ -93,6 +93,10 @@ class ModelGate(nn.Module):
         parameters = self.points.expand(rows, -1, -1).flatten(0, 1)
         return self.error(of_step[0], of_step[1], parameters, of_step[2]).view(-1, models)
 
+    def ceiling(self, policies: int) -> float:
+        """Return the worst case over the models of the first so many policies, if the model were known."""
+        return float(self.values[:policies].amax(0).min())
+
     @torch.no_grad()
     def fit_scales(self, rows: BatchWithParameters) -> None:
         """Take the scales of inputs and outputs from rows."""

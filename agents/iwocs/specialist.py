@@ -43,8 +43,8 @@ from surefoot.agents.sac import (
 )
 
 # What `gate="models"` does not look at.
-OF_PREDICTORS = ("error_quantile", "gate_critic", "gate_memory", "gate_choice", "gate_first")
-OF_PREDICTORS += ("thresholds", "threshold_by", "threshold_ties")
+GATE_OF_PREDICTORS = ("error_quantile", "gate_critic", "gate_memory", "gate_choice", "gate_first")
+OF_PREDICTORS = (*GATE_OF_PREDICTORS, "thresholds", "threshold_by", "threshold_ties")
 SCALE_ROWS = 100_000  # replayed transitions of which `error_quantile` is taken
 
 

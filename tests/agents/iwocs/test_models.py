@@ -1,4 +1,4 @@
-"""The gate by models that explain an episode, against docs/derivations/iwocs.md §4.7 (E20)."""
+"""The gate by models that explain an episode, against docs/derivations/iwocs.md §4.7 and E21."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -127,6 +127,11 @@ def test_every_step_is_judged_in_every_model():
     assert_close(gate.errors(obs, action, after), torch.tensor(one))
 
 
+def test_the_ceiling_is_the_worst_case_of_who_is_best_in_each_model():
+    gate = Exact([[5.0, 1.0], [3.0, 4.0], [9.0, 2.0]])
+    assert [gate.ceiling(n) for n in (1, 2, 3)] == [1.0, 4.0, 4.0]
+
+
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +216,9 @@ def test_a_run_stopped_in_its_lessons_is_the_same_run_bit_for_bit(tmp_path, monk
     assert len({stop[2] for stop in stops if stop[:2] == (1, 9)} - {0, 12}) >= 2  # in the middle of the updates
     assert straight.path[1]["rho"] is None
     assert straight.path[1]["by_threshold"] == []
+    ceilings = [straight.policy.models.ceiling(n) for n in range(1, len(straight.path) + 1)]
+    assert [entry["ceiling"] for entry in straight.path] == ceilings
+    assert ceilings[0] == straight.path[0]["worst"]  # the default's own: the same episodes
     assert_the_same_run_from(stops, straight, tmp_path, options)
 
 

@@ -794,41 +794,71 @@ IWOCS_CHOSE = range(3)  # seeds
 
 
 def iwocs(result: Result) -> str:
-    """Return what the seeds of every method get over the grid, and every path of IWOCS and of what goes on training.
+    """Return what the seeds of every method get over the grid, and the paths of those that searched the published one.
 
     Seeds on which settings were chosen are rows of their own.
     """
-    rows, jobs = [], {}
+    jobs, paths = {}, list[str]()
     for job, cell in sorted(result["jobs"].items(), key=by_seed):
         method, seed = by_seed((job, cell))
         jobs[f"{method}{', chose' * (seed in IWOCS_CHOSE)}/{seed}"] = cell
-        for entry in cell.get("path", ()) if job.startswith(("iwocs/", "iwocs-goes-on", "iwocs-longer")) else ():
-            own, rounds = entry["in_its_own_model"], entry.get("rounds") or 1
-            rows.append(
-                (
-                    job.removeprefix("iwocs/"),
-                    entry["iteration"],
-                    ", ".join(number(x, 1) for x in entry["model"] or ()) + (f" ({rounds} rounds)" * (rounds > 1)),
-                    number(entry["rho"], 1),
-                    number(entry["worst"]),
-                    number(entry["held_out_worst"]),
-                    f"{number(own['specialist'])}, {number(own['default'])}" if own else "",
-                    number(entry["fractions"][-1], 2),
-                    entry["status"] or "",
-                )
+    for method, column in IWOCS_PATHS.items():
+        rows = [
+            row
+            for job, cell in sorted(result["jobs"].items(), key=by_seed)
+            if by_seed((job, cell))[0] == method
+            for row in iwocs_path(job, cell["path"], column)
+        ]
+        own = "specialist, default in T_i"
+        header = ("seed", "i", "T_i", column, "J_i", "held-out", own, "fraction of steps by default", "end")
+        paths.append(f"`{method}`:\n\n{markdown(header, rows)}")
+    return "\n\n".join([robust_baselines(result | {"jobs": jobs}), *paths])
+
+
+# Methods whose paths are shown, and which of their columns.
+IWOCS_PATHS = {"iwocs-models": "ceiling", "iwocs-goes-on-again-published-grid": "rho"}
+
+
+def iwocs_path(job: str, path: list[dict[str, Any]], column: str) -> list[tuple[object, ...]]:
+    """Return a row for every iteration of a run, with one of its columns."""
+    rows: list[tuple[object, ...]] = []
+    for entry in path:
+        own, rounds = entry["in_its_own_model"], entry.get("rounds") or 1
+        rows.append(
+            (
+                job.split("/")[1],
+                entry["iteration"],
+                ", ".join(number(x, 1) for x in entry["model"] or ()) + (f" ({rounds} rounds)" * (rounds > 1)),
+                number(entry[column], 0 if column == "ceiling" else 1),
+                number(entry["worst"]),
+                number(entry["held_out_worst"]),
+                f"{number(own['specialist'])}, {number(own['default'])}" if own else "",
+                number(entry["fractions"][-1], 2),
+                entry["status"] or "",
             )
-    header = (
-        "seed",
-        "i",
-        "T_i",
-        "ρ_i",
-        "J_i",
-        "held-out",
-        "specialist, default in T_i",
-        "fraction of steps by default",
-        "end",
-    )
-    return f"{robust_baselines(result | {'jobs': jobs})}\n\n{markdown(header, rows)}"
+        )
+    return rows
+
+
+def iwocs_oracles(result: Result) -> str:
+    """Return what the parts of every run get under each gate, seed by seed."""
+    cells = [cell for _, cell in sorted(result["jobs"].items(), key=lambda job: int(job[0]))]
+    seeds = " ".join(sorted(result["jobs"], key=int))
+    rows = [
+        (
+            gate,
+            " ".join(number(cell["gates"][gate]["worst"]) for cell in cells),
+            " ".join(number(cell["gates"][gate]["mean"]) for cell in cells),
+            " ".join(f"{cell['gates'][gate]['fell']}" for cell in cells),
+            " ".join(f"{cell['gates'][gate]['models_with_a_fall']}" for cell in cells),
+        )
+        for gate in cells[0]["gates"]
+    ]
+    episodes = cells[0]["gates"]["known"]["episodes"]
+    header = ("gate", f"worst, seeds {seeds}", "mean", f"of {episodes} episodes fell", "in so many of 100 models")
+    chosen = ", ".join(f"{cell['gates']['predictors']['rho']:g}" for cell in cells)
+    specialists = ", ".join(str(cell["specialists"]) for cell in cells)
+    return f"{markdown(header, rows)}\n\nSpecialists: {specialists}; ρ of `predictors`: {chosen}."
 
 
 def key_values(result: Result) -> str:
@@ -1659,6 +1689,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "iwocs": iwocs,
     "sepsis": sepsis,
     "iwocs_exact": iwocs_exact,
+    "iwocs_oracles": iwocs_oracles,
     "iwocs_swing_up": iwocs_swing_up,
     "h2o_pendulum": h2o_pendulum,
     "hnpg_lock": hnpg_lock,

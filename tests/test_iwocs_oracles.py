@@ -1,0 +1,71 @@
+"""The gates that know more than IWOCS's own: the simulator as a predictor, and the model known."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from surefoot.agents.iwocs.composite import Specialist
+from surefoot.agents.iwocs.models import CompositeAmongModels, ModelGate
+from surefoot.envs import EnvConfig, UncertainVectorEnv, make_single
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+TASK = EnvConfig("InvertedPendulum-v5")
+
+
+@pytest.fixture
+def oracles(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import iwocs_oracles
+
+    yield iwocs_oracles
+    for name in ("iwocs_oracles", "robust_baselines", "trained", "record", "render_tables"):
+        sys.modules.pop(name, None)
+
+
+def gate_of(oracles, values):
+    """Return a gate over the points of the grid, with values (J, P), untrained."""
+    gate = ModelGate((4, 1, 2), len(oracles.GRID), len(values), (), torch.Generator())
+    gate.values.copy_(values)
+    return gate
+
+
+def test_the_simulator_errs_in_no_step_of_the_model_it_is_in_and_in_others_it_does(oracles):
+    simulator = oracles.Simulator(gate_of(oracles, torch.zeros(1, 100)), make_single(TASK))
+    env = UncertainVectorEnv(EnvConfig("InvertedPendulum-v5", num_envs=3), oracles.UNCERTAINTY)
+    mine = torch.tensor([0, 47, 99])
+    env.set_params(torch.from_numpy(oracles.GRID[mine.numpy()]))
+    obs, _ = env.reset(seed=0)
+    for action in (0.1, -0.2, 0.1):  # nobody falls
+        actions = torch.full((3, 1), action)
+        after, *_ = env.step(actions)
+        errors = simulator.errors(obs, actions, after)
+        assert errors.shape == (3, 100)
+        own = errors[torch.arange(3), mine]
+        assert (own < oracles.ROUNDING).all()
+        others = errors.clone()
+        others[torch.arange(3), mine] = torch.inf
+        assert (others.amin(1) > 3 * oracles.ROUNDING).all()
+        obs = after
+
+
+def test_with_the_model_known_the_best_in_it_acts_from_the_first_step(oracles):
+    values = torch.zeros(3, 100)
+    values[0, :30], values[1, 30:60], values[2, 60:] = 1.0, 1.0, 1.0  # the default's row is the first
+    acting = [lambda obs, a=a: torch.full((len(obs), 1), a) for a in (0.1, 0.2, 0.3)]
+    specialists = [Specialist(act, None, None, 0.0) for act in acting[1:]]
+    known = oracles.Known(CompositeAmongModels(specialists, acting[0], gate_of(oracles, values), 3.0), episodes=2)
+    jobs = torch.tensor([0, 59, 60, 119, 120, 199, -1])
+    known.track(jobs, 200)
+    taken = known(torch.zeros(7, 4)).flatten().tolist()
+    np.testing.assert_allclose(taken[:6], [0.1, 0.1, 0.2, 0.2, 0.3, 0.3])
+
+
+def test_episodes_that_are_not_the_longest_fell(oracles):
+    returns = np.full((100, 5), 1000.0)
+    returns[7, 2], returns[7, 3], returns[9, 0] = 10.0, 20.0, 999.0
+    found = oracles.outcome(returns)
+    assert (found["worst"], found["at"]) == (606.0, oracles.GRID[7].tolist())
+    assert (found["fell"], found["models_with_a_fall"], found["episodes"]) == (3, 2, 500)

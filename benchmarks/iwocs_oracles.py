@@ -4,11 +4,14 @@
 
 A job is a seed of `iwocs --preset demo` (`iwocs-models` of `iwocs.py`, the same run): it is trained, from where it
 stopped if it did, and the policy that it deploys is taken apart. Its default and specialists play on the published
-half-open 10 × 10 grid, 5 episodes a point from seeds that no training saw, under
+half-open 10 × 10 grid, 2 episodes a point from seeds that no training saw, under
 
 - `known`: the model is known from the first step, and who gets most there alone acts;
 - `simulator`: the gate by models, with the simulator in place of its learned predictor;
 - `models`: the gate as it was learned, which is what is deployed;
+- `every error counts`: the same, without the usual error taken off, so that D of (4.30) is the sum of e/z;
+- `the last step alone`: the same, with nothing remembered of the steps before it;
+- `nobody goes on`: the same, where who acted has no precedence, (4.33);
 - `predictors`: the paper's gate, one ρ for all, the best of its R on other seeds.
 
 What is recorded is not run again, and neither is a run that has ended.
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ import torch
 import tyro
 from mujoco import rollout
 from record import STARTED
-from robust_baselines import EPISODES, FIRST_SEED, PUBLISHED_GRID
+from robust_baselines import FIRST_SEED, PUBLISHED_GRID
 from robust_baselines import SET as UNCERTAINTY
 from torch import Tensor
 from trained import carry_out, train_to_the_end
@@ -44,7 +47,7 @@ from surefoot.training.config.presets import load_preset
 NAME = "iwocs_oracles"
 SEEDS = (18, 19, 20, 21, 22)  # on which nothing was chosen
 GRID = UNCERTAINTY.grid(PUBLISHED_GRID, closed=False)
-CHOOSING_SEED, CHOOSING_EPISODES = 30_000, 2  # of ρ
+EPISODES, CHOOSING_SEED = 2, 30_000  # that of the episodes by which ρ is chosen
 ROUNDING = 1e-4  # of float32 observations: the simulator's own usual error, in units of the gate
 
 
@@ -70,6 +73,31 @@ class Known(CompositeAmongModels):
         assert self._job is not None
         chosen = self.values.argmax(0)[self._job.clamp(min=0) // self.episodes]
         return self.of(self.proposals(obs), chosen), chosen
+
+
+class Forgetful(CompositeAmongModels):
+    """A composite whose gate judges by the last step alone."""
+
+    def among(self, obs: Tensor, *step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As the deployed one, from no excess so far."""
+        before, action, fresh, trace, who = step
+        return super().among(obs, before, action, fresh, torch.zeros_like(trace), who)
+
+
+class Restless(CompositeAmongModels):
+    """A composite in which nobody goes on because he acted before."""
+
+    def among(self, obs: Tensor, *step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As the deployed one, after the default."""
+        *others, who = step
+        return super().among(obs, *others, torch.full_like(who, len(self.specialists)))
+
+
+def counting_every_error(of: CompositeAmongModels) -> CompositeAmongModels:
+    """Return the composite with D = Σ e/z: (4.30) in a unit so small that what is taken off is the same for all."""
+    models, unit = deepcopy(of.models), 1e-6
+    models.usual.mul_(unit)
+    return CompositeAmongModels(of.specialists, of.default, models, of.tolerance / unit)
 
 
 class Simulator(ModelGate):
@@ -114,6 +142,9 @@ def take_apart(seed: str, runs: Path) -> dict[str, Any]:
         "known": Known(deployed, EPISODES),
         "simulator": CompositeAmongModels(*among, simulator, deployed.tolerance),
         "models": deployed,
+        "every error counts": counting_every_error(deployed),
+        "the last step alone": Forgetful(*among, deployed.models, deployed.tolerance),
+        "nobody goes on": Restless(*among, deployed.models, deployed.tolerance),
     }
     seeds = range(FIRST_SEED, FIRST_SEED + EPISODES)
     found = {name: outcome(envs.play(act, GRID, seeds).returns) for name, act in gates.items()}
@@ -128,7 +159,7 @@ def take_apart(seed: str, runs: Path) -> dict[str, Any]:
 
 def of_predictors(policy: Any, specialists: int, returns_of: Callable[..., np.ndarray]) -> dict[str, Any]:
     """Return what the paper's gate gets, with the ρ that is best on seeds of its own."""
-    choosing = range(CHOOSING_SEED, CHOOSING_SEED + CHOOSING_EPISODES)
+    choosing = range(CHOOSING_SEED, CHOOSING_SEED + EPISODES)
     worst = {rho: returns_of(policy.composite([rho] * specialists), GRID, choosing).mean(1).min() for rho in THRESHOLDS}
     rho = max(worst, key=lambda one: (worst[one], one))
     seeds = range(FIRST_SEED, FIRST_SEED + EPISODES)

@@ -63,6 +63,46 @@ def test_with_the_model_known_the_best_in_it_acts_from_the_first_step(oracles):
     np.testing.assert_allclose(taken[:6], [0.1, 0.1, 0.2, 0.2, 0.3, 0.3])
 
 
+def test_the_ablations_differ_from_the_gate_in_one_thing_each(oracles):
+    """s' = s + ψ a, ψ = −1 or 1, z = 0.5: the wrong model errs by 2 |a|. The first specialist holds for −1."""
+
+    class Exact(ModelGate):
+        def error(self, obs, action, parameters, next_obs):
+            return (obs + parameters * action - next_obs).abs().sum(-1)
+
+    gate = Exact((1, 1, 1), 2, 3, (), torch.Generator())
+    gate.points.copy_(torch.tensor([[-1.0], [1.0]]))
+    gate.values.copy_(torch.tensor([[0.0, 0.0], [9.0, 9.0], [0.0, 10.0]]))  # the first holds in both, the second in one
+    gate.usual.fill_(0.5)
+
+    def acting(action):
+        return lambda obs: torch.full((len(obs), 1), action)
+
+    def taken(make, first, tolerance, steps):
+        specialists = [Specialist(acting(a), None, None, 0.0) for a in (first, 3.0)]
+        composite = make(CompositeAmongModels(specialists, acting(first), gate, tolerance))
+        state, actions = torch.zeros(1, 1), []
+        for _ in range(steps):
+            actions.append(round(composite(state).item(), 2))
+            state = state + actions[-1]
+            composite.observe(torch.zeros(1), torch.zeros(1))
+        return actions
+
+    def plain(composite):
+        return composite
+
+    def kind(cls):
+        return lambda one: cls(one.specialists, one.default, one.models, one.tolerance)
+
+    assert taken(plain, 1.0, 2.5, 3) == [1.0, 1.0, 1.0]  # who acts holds in both
+    assert taken(kind(oracles.Restless), 1.0, 2.5, 3) == [1.0, 3.0, 3.0]  # who gets most in the model that is left
+    gate.values[1, 1] = 0.0  # from here on it holds for −1 alone, and the default acts until that is out
+    assert taken(plain, 1.0, 4.5, 4) == [1.0, 1.0, 3.0, 3.0]  # 3 a step: twice
+    assert taken(kind(oracles.Forgetful), 1.0, 4.5, 4) == [1.0, 1.0, 1.0, 1.0]
+    assert taken(plain, 0.2, 1.0, 4) == [0.2] * 4  # 0.4 is less than the usual 0.5
+    assert taken(oracles.counting_every_error, 0.2, 1.0, 4) == [0.2, 0.2, 3.0, 3.0]  # 0.8 a step
+
+
 def test_episodes_that_are_not_the_longest_fell(oracles):
     returns = np.full((100, 5), 1000.0)
     returns[7, 2], returns[7, 3], returns[9, 0] = 10.0, 20.0, 999.0

@@ -811,7 +811,7 @@ def iwocs(result: Result) -> str:
         ]
         own = "specialist, default in T_i"
         header = ("seed", "i", "T_i", column, "J_i", "held-out", own, "fraction of steps by default", "end")
-        paths.append(f"`{method}`:\n\n{markdown(header, rows)}")
+        paths += [f"`{method}`:\n\n{markdown(header, rows)}"] if rows else []
     return "\n\n".join([robust_baselines(result | {"jobs": jobs}), *paths])
 
 

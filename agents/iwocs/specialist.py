@@ -164,6 +164,7 @@ TINY = {  # sizes for tests
     "default_steps": 24,
     "model_steps": 18,
     "thresholds": (0.1, 1.0),
+    "gate_updates": 10,
     "held_out_episodes": 2,
     "grid_n": 2,
 }

@@ -6,7 +6,6 @@ docs/derivations/iwocs.md §4.5, §4.6: (4.14), (4.15) or (4.20), (4.26), (4.27)
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -63,7 +62,7 @@ class Trials:
 
     def __init__(self, config: IWOCSConfig, iteration: int, before: Outcome | None = None) -> None:
         """Begin an iteration; where there is no threshold, as of the default policy alone, any will do."""
-        self.thresholds = config.thresholds if iteration and config.gate == "predictors" else (math.inf,)
+        self.thresholds = config.thresholds if iteration and config.gate == "predictors" else (1.0,)
         self.ties = config.threshold_ties
         self.by, self.newest_first = config.threshold_by, iteration > 0 and config.gate_first == "searched"
         self.before = before if config.search == "grid" else None

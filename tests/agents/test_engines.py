@@ -96,6 +96,7 @@ WITH: dict[str, dict[str, Any]] = {  # what a switch needs beside it
     "learn_log_var_bounds": {"variant": "pe"},
     "bounding": {"variant": "sn"},
     "bounded_layers": {"variant": "sn"},
+    "gate": {"thresholds": agents.get("iwocs").default.thresholds},  # which the small sizes change
 }
 MORE: dict[str, list[dict[str, Any]]] = {  # switches that are numbers, and pairs
     "h2o": [

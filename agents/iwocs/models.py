@@ -44,12 +44,12 @@ def holding(values: Tensor) -> Tensor:
     return values >= least + HOLDS * (values.amax(0) - least)
 
 
-def who_acts(values: Tensor, explains: Tensor, before: Tensor) -> Tensor:
+def who_acts(values: Tensor, holds: Tensor, explains: Tensor, before: Tensor) -> Tensor:
     """Return (N,) the policy that acts where the models (N, P) are plausible, after `before` (N,): (4.32), (4.33).
 
-    Of the values (J, P) the last row is the default's.
+    Of the values (J, P), and of where each policy `holds`, the last row is the default's.
     """
-    usable = ~(explains[:, None] & ~holding(values)).any(-1)  # (N, J)
+    usable = ~(explains[:, None] & ~holds).any(-1)  # (N, J)
     mean = explains.to(values) @ values.T / explains.sum(-1, keepdim=True)
     best = torch.where(usable, mean, -torch.inf).argmax(-1)
     best = torch.where(usable.any(-1), best, len(values) - 1)
@@ -113,6 +113,7 @@ class CompositeAmongModels(Composite):
         self.models, self.tolerance = models, tolerance
         first, others = models.values[:1], models.values[1 : len(specialists) + 1]
         self.values = torch.cat([others, first])  # (J + 1, P), the default's last, as everywhere in a composite
+        self.holds = holding(self.values)
         super().__init__(specialists, default)
 
     def reset(self) -> None:
@@ -139,7 +140,7 @@ class CompositeAmongModels(Composite):
         new = trace + excess(self.models.errors(before, action, obs), self.models.usual)
         trace = torch.where(fresh[:, None], 0.0, new)
         who = torch.where(fresh, len(self.specialists), who)
-        who = who_acts(self.values, plausible(trace, self.tolerance), who)
+        who = who_acts(self.values, self.holds, plausible(trace, self.tolerance), who)
         return self.of(self.proposals(obs), who), who, trace
 
 

@@ -4,10 +4,11 @@ import dataclasses
 
 import torch
 from tiny import small
+from torch.testing import assert_close
 
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.iwocs.agent import IWOCS
-from surefoot.agents.iwocs.specialist import IWOCSConfig
+from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertainVectorEnv, find_set, make_single
 
 CONFIG = dataclasses.replace(
@@ -71,3 +72,15 @@ def assert_the_same_run_from(parts, straight, folder, options):
         finish(resumed)
         assert plain(resumed.state_dict()) == plain(straight.state_dict()), part
         assert resumed.path == straight.path
+
+
+def played_alike_alone(agent):
+    """Return the agent's composite and that of its policy loaded by itself, after episodes that both played alike."""
+    alone = IWOCSPolicy(agent.config, agent.setting.spaces)
+    alone.load_state_dict(agent.policy.state_dict())
+    points = find_set("inverted-pendulum-2").grid(3, closed=True)
+    policies = [agent.stateful(), alone.stateful()]
+    played = [agent.perturbed_envs.play(policy, points, [1]) for policy in policies]
+    assert played[0].returns.tolist() == played[1].returns.tolist()
+    assert_close(policies[0].fractions, policies[1].fractions)
+    return policies

@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from iwocs_runs import CONFIG, assert_the_same_run_from, finish, real_agent, saved_in_every_part
+from iwocs_runs import (
+    CONFIG,
+    assert_the_same_run_from,
+    finish,
+    played_alike_alone,
+    real_agent,
+    saved_in_every_part,
+)
 from tiny import DriftEnv, make_batch, make_setting
 from torch.testing import assert_close
 
@@ -18,7 +25,6 @@ from surefoot.agents.iwocs.composite import Gate
 from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver, plan
 from surefoot.agents.iwocs.trials import Trials
 from surefoot.agents.sac import SACNoise
-from surefoot.envs import find_set
 
 
 class UncertainDrift(DriftEnv):
@@ -564,14 +570,8 @@ def test_the_policy_alone_plays_as_the_agent_does():
     agent = real_agent()
     agent.policy.rho[:] = torch.tensor([0.05, 0.3])
     agent.policy.used.fill_(2)
-    alone = IWOCSPolicy(agent.config, agent.setting.spaces)
-    alone.load_state_dict(agent.policy.state_dict())
-    points = find_set("inverted-pendulum-2").grid(3, closed=True)
-    policies = [agent.stateful(), alone.stateful()]
-    played = [agent.perturbed_envs.play(policy, points, [1]) for policy in policies]
-    assert played[0].returns.tolist() == played[1].returns.tolist()
+    policies = played_alike_alone(agent)
     assert isinstance(policies[1], Composite)
-    assert_close(policies[0].fractions, policies[1].fractions)
     assert policies[1].fractions.count_nonzero() > 1
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from iwocs_runs import assert_the_same_run_from, real_agent, saved_in_every_part
+from iwocs_runs import assert_the_same_run_from, played_alike_alone, real_agent, saved_in_every_part
 from tiny import make_setting
 from torch.testing import assert_close
 
@@ -21,8 +21,7 @@ from surefoot.agents.iwocs.models import (
     plausible,
     who_acts,
 )
-from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy
-from surefoot.envs import find_set
+from surefoot.agents.iwocs.specialist import IWOCSConfig
 
 GATE = {"gate": "models", "gate_updates": 6, "thresholds": IWOCSConfig().thresholds}
 
@@ -60,7 +59,8 @@ VALUES = torch.tensor([[10.0, 9.0, 0.0], [0.0, 10.0, 0.0], [0.0, 0.0, 10.0]])
     ],
 )
 def test_who_acts_holds_in_every_model_that_explains_the_episode(explains, before, acts):
-    assert who_acts(VALUES, torch.tensor([explains]).bool(), torch.tensor([before])).tolist() == [acts]
+    chosen = who_acts(VALUES, holding(VALUES), torch.tensor([explains]).bool(), torch.tensor([before]))
+    assert chosen.tolist() == [acts]
 
 
 # --- the composite ----------------------------------------------------------------------------------------------------
@@ -243,14 +243,8 @@ def test_the_policy_alone_plays_as_the_agent_does():
     gate.values.copy_(torch.tensor(np.random.default_rng(0).choice([0.0, 1.0], gate.values.shape)))
     gate.usual.fill_(0.2)
     agent.policy.deploy(2)
-    alone = IWOCSPolicy(agent.config, agent.setting.spaces)
-    alone.load_state_dict(agent.policy.state_dict())
-    points = find_set("inverted-pendulum-2").grid(3, closed=True)
-    policies = [agent.stateful(), alone.stateful()]
-    played = [agent.perturbed_envs.play(policy, points, [1]) for policy in policies]
-    assert played[0].returns.tolist() == played[1].returns.tolist()
+    policies = played_alike_alone(agent)
     assert isinstance(policies[1], CompositeAmongModels)
-    assert_close(policies[0].fractions, policies[1].fractions)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class Known(CompositeAmongModels):
     """A composite that is told which model it is in: episodes are those of the points of its gate, in their order."""
 
     def __init__(self, of: CompositeAmongModels, episodes: int) -> None:
-        super().__init__(of.specialists, of.default, of.models, of.tolerance)
+        super().__init__(of.specialists, of.default, of.models, of.tolerance, of.first)
         self.episodes = episodes
 
     def judged(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ def counting_every_error(of: CompositeAmongModels) -> CompositeAmongModels:
     """Return the composite with D = Σ e/z: (4.30) in a unit so small that what is taken off is the same for all."""
     models, unit = deepcopy(of.models), 1e-6
     models.usual.mul_(unit)
-    return CompositeAmongModels(of.specialists, of.default, models, of.tolerance / unit)
+    return CompositeAmongModels(of.specialists, of.default, models, of.tolerance / unit, of.first)
 
 
 class Simulator(ModelGate):
@@ -105,7 +105,7 @@ class Simulator(ModelGate):
 
     def __init__(self, of: ModelGate, env: Any) -> None:
         super().__init__(of.dims, *of.values.T.shape, (), torch.Generator())
-        for name in ("points", "values", "unit"):
+        for name in ("points", "values", "lowest", "unit"):
             getattr(self, name).copy_(getattr(of, name))
         self.usual.fill_(ROUNDING)
         self.task: Any = env.unwrapped
@@ -136,15 +136,15 @@ def take_apart(seed: str, runs: Path) -> dict[str, Any]:
     file = load_policy(runs / seed)
     envs = BatchedPerturbedEnvs(file.env_config, UNCERTAINTY)
     deployed: Any = file.policy.stateful()
-    among = (deployed.specialists, deployed.default)
+    among, rest = (deployed.specialists, deployed.default), (deployed.tolerance, deployed.first)
     simulator = Simulator(deployed.models, make_single(file.env_config))
     gates = {
         "known": Known(deployed, EPISODES),
-        "simulator": CompositeAmongModels(*among, simulator, deployed.tolerance),
+        "simulator": CompositeAmongModels(*among, simulator, *rest),
         "models": deployed,
         "every error counts": counting_every_error(deployed),
-        "the last step alone": Forgetful(*among, deployed.models, deployed.tolerance),
-        "nobody goes on": Restless(*among, deployed.models, deployed.tolerance),
+        "the last step alone": Forgetful(*among, deployed.models, *rest),
+        "nobody goes on": Restless(*among, deployed.models, *rest),
     }
     seeds = range(FIRST_SEED, FIRST_SEED + EPISODES)
     found = {name: outcome(envs.play(act, GRID, seeds).returns) for name, act in gates.items()}

@@ -29,6 +29,7 @@ def gate_of(oracles, values):
     """Return a gate over the points of the grid, with values (J, P), untrained."""
     gate = ModelGate((4, 1, 2), len(oracles.GRID), len(values), (), torch.Generator())
     gate.values.copy_(values)
+    gate.lowest.copy_(values)
     return gate
 
 
@@ -73,6 +74,7 @@ def test_the_ablations_differ_from_the_gate_in_one_thing_each(oracles):
     gate = Exact((1, 1, 1), 2, 3, (), torch.Generator())
     gate.points.copy_(torch.tensor([[-1.0], [1.0]]))
     gate.values.copy_(torch.tensor([[0.0, 0.0], [9.0, 9.0], [0.0, 10.0]]))  # the first holds in both, the second in one
+    gate.lowest.copy_(gate.values)
     gate.usual.fill_(0.5)
 
     def acting(action):
@@ -96,7 +98,9 @@ def test_the_ablations_differ_from_the_gate_in_one_thing_each(oracles):
 
     assert taken(plain, 1.0, 2.5, 3) == [1.0, 1.0, 1.0]  # who acts holds in both
     assert taken(kind(oracles.Restless), 1.0, 2.5, 3) == [1.0, 3.0, 3.0]  # who gets most in the model that is left
-    gate.values[1, 1] = 0.0  # from here on it holds for −1 alone, and the default acts until that is out
+    gate.values[1, 1] = gate.lowest[1, 1] = (
+        0.0  # from here on it holds for −1 alone, and the default acts until that is out
+    )
     assert taken(plain, 1.0, 4.5, 4) == [1.0, 1.0, 3.0, 3.0]  # 3 a step: twice
     assert taken(kind(oracles.Forgetful), 1.0, 4.5, 4) == [1.0, 1.0, 1.0, 1.0]
     assert taken(plain, 0.2, 1.0, 4) == [0.2] * 4  # 0.4 is less than the usual 0.5

@@ -24,7 +24,7 @@ in `agents/iwocs/exact.py`.
 | (4.20) ρ_i by the mean over the models; (4.27), (4.28) ties | – | `trials.Trials.value`; `trials.Trials.taken` |
 | (4.21) errors remembered, (4.22) the most accurate acts | – | `composite.remembered`, `composite.Composite.decide` |
 | (4.23) the default acts first; (4.26) who a search found to | – | `composite.Composite.decide`; `trials.Trials` |
-| (4.29) to (4.33) who holds in all models that explain the episode | – | `models` |
+| (4.29) to (4.34) who holds in all models that explain the episode | – | `models` |
 | (4.24) a specialist that does not hold yet; (4.25) the next model | – | `choice.holds`; `choice.next_model` |
 | §4.6 the loop | – | `agent.IWOCS.step` |
 | (5.1) value of a point; grid (IWOCS*), CMA-ES (IWOCS) | – | `agent.IWOCS.play`, `search.Search` |
@@ -58,7 +58,6 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -71,7 +70,7 @@ from surefoot.agents.iwocs.composite import Composite, repeated
 from surefoot.agents.iwocs.models import Lessons, Recorder
 from surefoot.agents.iwocs.search import Search, cma_search, grid_search, random_search
 from surefoot.agents.iwocs.specialist import TINY, IWOCSConfig, IWOCSPolicy, StaticSolver, plan
-from surefoot.agents.iwocs.trials import Outcome, Trial, Trials
+from surefoot.agents.iwocs.trials import Outcome, Trial, trials_of
 from surefoot.agents.parts.engine import compute_by
 from surefoot.agents.parts.env_parameters import ParameterScaling
 from surefoot.agents.parts.random import make_generator
@@ -184,11 +183,17 @@ class IWOCS:
     def own_value(self) -> float:
         """Return what the newest specialist gets alone in its model, from seeds that serve nothing else."""
         seeds = [self.held_out_seeds[-1] + 1 + OWN_EPISODES + k for k in range(OWN_EPISODES)]
-        return float(self.play(self.alone(), self.models[-1][None], seeds).mean())
+        return float(self.play(self.alone(self.iteration), self.models[-1][None], seeds).mean())
 
-    def alone(self) -> Composite:
-        """Return the newest specialist as a policy."""
-        return Composite([], self.policy.specialists([0.0] * self.iteration)[-1].act)
+    def alone(self, number: int) -> Composite:
+        """Return a specialist, or with 0 the default, as a policy."""
+        return Composite([], self.policy.specialists([0.0] * number)[-1].act if number else self.policy.default.act)
+
+    def own_scores(self) -> dict[str, float]:
+        """Return what the newest specialist and the default get alone in its model, from seeds that chose nothing."""
+        seeds = [self.held_out_seeds[-1] + 1 + k for k in range(OWN_EPISODES)]
+        both, model = {"specialist": self.alone(self.iteration), "default": self.alone(0)}, self.models[-1][None]
+        return {name: float(self.play(policy, model, seeds).mean()) for name, policy in both.items()}
 
     def go_on(self, progress: Progress, own: float) -> Progress:
         """Begin another round in the newest model, (4.24), with all that was learned and seen there."""
@@ -212,7 +217,7 @@ class IWOCS:
         self.solver = None
         if self.lessons is not None:
             self.lessons.begin(self.config.gate_updates if self.iteration else 0)
-        self.trials = Trials(self.config, self.iteration, self.before)
+        self.trials = trials_of(self)
         self.search = self.make_search()
 
     @property
@@ -239,14 +244,15 @@ class IWOCS:
         return self.policy.composite(rho, self.policy.models)
 
     def set_first(self, trial: Trial) -> None:
-        """Let the newest specialist act in first steps, or who did before."""
-        self.policy.first[self.iteration] = self.iteration - 1 if trial.first else self.policy.first[self.iteration - 1]
+        """Let somebody act in first steps, or who did in the policy before."""
+        i, first = self.iteration, self.policy.first
+        first[i] = first[i - 1] if trial.first is None else trial.first
 
     def search_slice(self) -> Progress:
         """Play one batch of points; at the end of the last search, decide."""
         if self.lessons is not None and not self.lessons.done:
-            alone = self.alone() if self.iteration else self.policy.composite([])
-            self.lessons.step(self.iteration, alone, partial(self.play, seeds=self.search_seeds), SIDE_BY_SIDE)
+            seeds = self.search_seeds, self.held_out_seeds
+            self.lessons.step(self.iteration, self.alone, self.play, seeds, SIDE_BY_SIDE)
             return Progress(0, 0, {})
         if self.search is not None and not self.trials.done:
             self.play_points(self.search)
@@ -283,6 +289,8 @@ class IWOCS:
         comparison = self.deploy(outcome.returns)
         perfect = reaches(found.value, self.highest)
         worst = held_out.point if perfect else found.point  # a tie at the highest return says nothing
+        if perfect and self.lessons is not None:
+            self.lessons.doubt(outcome.returns, self.highest)
         worst, again = next_model(worst, outcome.table, self.repeats, self.config.on_repeat, self.highest)
         status = self.ending(again, solved=perfect and reaches(held_out.value, self.highest))
         self.path.append(entries.of_iteration(self, worst, status, comparison, outcome))
@@ -328,14 +336,6 @@ class IWOCS:
             self.high - self.low
         )
 
-    # --- the log --------------------------------------------------------------------------------------------------
-
-    def own_scores(self) -> dict[str, float]:
-        """Return what the newest specialist and the default get alone in its model, from seeds that chose nothing."""
-        seeds = [self.held_out_seeds[-1] + 1 + k for k in range(OWN_EPISODES)]
-        both, model = {"specialist": self.alone(), "default": self.policy.composite([])}, self.models[-1][None]
-        return {name: float(self.play(policy, model, seeds).mean()) for name, policy in both.items()}
-
     # --- acting and saving ----------------------------------------------------------------------------------------
 
     def stateful(self, *, explore: bool = False) -> Composite:
@@ -374,7 +374,7 @@ class IWOCS:
             self.lessons.load_state_dict(state["lessons"])
         if "search" in state:
             self.withheld = state["withheld"]
-            self.trials = Trials(self.config, self.iteration, self.before)
+            self.trials = trials_of(self)
             self.trials.load_state_dict(state)
             self.search = self.make_search()
             self.search.load_state_dict(state["search"])

@@ -52,7 +52,7 @@ def of_trials(trials: Trials) -> dict[str, Any]:
         "equally_bad": found.ties,
         "by_threshold": [[rho, *values] for rho, values in zip(thresholds, tried, strict=False)],
         "again": again if len(again) > 1 else [],
-        "newest_first": tried[len(thresholds) :],
+        "others_first": [[j + 1, *values] for j, values in zip(trials.firsts, tried[len(thresholds) :], strict=True)],
     }
 
 

@@ -1,6 +1,6 @@
 """A gate of ours: a policy may act where it was seen to hold in every model that still explains the episode.
 
-docs/derivations/iwocs.md §4.7: (4.29) to (4.33). The paper's gate asks the predictors of the models that were trained
+docs/derivations/iwocs.md §4.7: (4.29) to (4.34). The paper's gate asks the predictors of the models that were trained
 in; in a model between those none is right, and the least wrong need not belong to a specialist that holds there. Here
 one predictor takes the model as an input, so that every model of the search can be judged by what was seen of an
 episode, and what each policy gets alone in each of them is a matter of record.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.interface import Setting
-from surefoot.agents.iwocs.choice import HOLDS
+from surefoot.agents.iwocs.choice import HOLDS, reaches
 from surefoot.agents.iwocs.composite import Act, Composite, Specialist, prediction_error
 from surefoot.agents.parts.acceleration import adam, set_lr, take_step
 from surefoot.agents.parts.env_parameters import BatchWithParameters, replay_with_parameters
@@ -26,6 +26,8 @@ from surefoot.agents.parts.state import Stateful
 EARLY, EVERY = 100, 10  # of an episode, the steps that are learned from: the first ones, and of the others every tenth
 QUANTILE, SCALE_ROWS = 0.9, 100_000  # of the predictor's errors over (at most so many of) its rows: the usual one
 SLICE = 500  # updates in a step of the agent
+Seeds = tuple[Sequence[int], Sequence[int]]
+Play = Callable[["Recorder", Tensor, Sequence[int]], Tensor]
 
 
 def excess(error: Tensor, usual: Tensor) -> Tensor:
@@ -38,21 +40,22 @@ def plausible(trace: Tensor, tolerance: float) -> Tensor:
     return trace <= trace.amin(-1, keepdim=True) + tolerance
 
 
-def holding(values: Tensor) -> Tensor:
-    """Return (J, P) which policies hold in which models, of what they get there alone (J, P): (4.31)."""
-    least = values.min()
-    return values >= least + HOLDS * (values.amax(0) - least)
+def holding(lowest: Tensor) -> Tensor:
+    """Return (J, P) which policies hold in which models, of the least that they got there alone (J, P): (4.31)."""
+    least = lowest.min()
+    return lowest >= least + HOLDS * (lowest.amax(0) - least)
 
 
-def who_acts(values: Tensor, holds: Tensor, explains: Tensor, before: Tensor) -> Tensor:
+def who_acts(values: Tensor, holds: Tensor, explains: Tensor, before: Tensor, otherwise: Tensor) -> Tensor:
     """Return (N,) the policy that acts where the models (N, P) are plausible, after `before` (N,): (4.32), (4.33).
 
-    Of the values (J, P), and of where each policy `holds`, the last row is the default's.
+    Of the values (J, P), and of where each policy `holds`, the last row is the default's. Where no policy is usable
+    `otherwise` (N,) acts.
     """
     usable = ~(explains[:, None] & ~holds).any(-1)  # (N, J)
     mean = explains.to(values) @ values.T / explains.sum(-1, keepdim=True)
     best = torch.where(usable, mean, -torch.inf).argmax(-1)
-    best = torch.where(usable.any(-1), best, len(values) - 1)
+    best = torch.where(usable.any(-1), best, otherwise)
     return torch.where(usable.gather(1, before[:, None])[:, 0], before, best)
 
 
@@ -61,6 +64,7 @@ class ModelGate(nn.Module):
 
     points: Tensor
     values: Tensor
+    lowest: Tensor
     mean: Tensor
     std: Tensor
     unit: Tensor
@@ -74,7 +78,8 @@ class ModelGate(nn.Module):
         self.dims, obs_dim, width = dims, dims[0], sum(dims)
         self.predictor = MLP(width, hidden, obs_dim, generator=generator)
         self.register_buffer("points", torch.zeros(points, dims[2]))  # scaled to [−1, 1]
-        self.register_buffer("values", torch.zeros(policies, points, dtype=torch.float64))  # the default's first
+        self.register_buffer("values", torch.zeros(policies, points, dtype=torch.float64))  # means; the default's first
+        self.register_buffer("lowest", torch.zeros_like(self.values))  # of the episodes of each of them
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
         self.register_buffer("unit", torch.ones(obs_dim))  # in which changes of the observation are measured
@@ -109,11 +114,13 @@ class ModelGate(nn.Module):
 class CompositeAmongModels(Composite):
     """The default policy and specialists, of which one acts that holds in all models that still explain the episode."""
 
-    def __init__(self, specialists: Sequence[Specialist], default: Act, models: ModelGate, tolerance: float) -> None:
-        self.models, self.tolerance = models, tolerance
-        first, others = models.values[:1], models.values[1 : len(specialists) + 1]
-        self.values = torch.cat([others, first])  # (J + 1, P), the default's last, as everywhere in a composite
-        self.holds = holding(self.values)
+    def __init__(
+        self, specialists: Sequence[Specialist], default: Act, models: ModelGate, tolerance: float, first: int = -1
+    ) -> None:
+        """`first`: who acts in the first step of an episode if nobody is usable there, −1 being the default."""
+        self.models, self.tolerance, self.first = models, tolerance, first
+        self.values = models.values[: len(specialists) + 1].roll(-1, 0)  # the default's last, as in every composite
+        self.holds = holding(models.lowest[: len(specialists) + 1].roll(-1, 0))
         super().__init__(specialists, default)
 
     def reset(self) -> None:
@@ -139,8 +146,9 @@ class CompositeAmongModels(Composite):
         """Return actions (N, act), who acts (N,) and the next trace (N, P), by the step before and those up to it."""
         new = trace + excess(self.models.errors(before, action, obs), self.models.usual)
         trace = torch.where(fresh[:, None], 0.0, new)
-        who = torch.where(fresh, len(self.specialists), who)
-        who = who_acts(self.values, self.holds, plausible(trace, self.tolerance), who)
+        default = len(self.specialists)
+        who, otherwise = torch.where(fresh, default, who), torch.where(fresh, self.first % (default + 1), default)
+        who = who_acts(self.values, self.holds, plausible(trace, self.tolerance), who, otherwise)
         return self.of(self.proposals(obs), who), who, trace
 
 
@@ -187,9 +195,12 @@ class Recorder:
 
 
 class Lessons(Stateful):
-    """How a `ModelGate` is learned: the newest policy is played alone at all points, then the predictor is trained."""
+    """How a `ModelGate` is learned: the newest policy is played alone at all points, then the predictor is trained.
 
-    STATEFUL = ("replay", "optimiser", "played", "left")
+    In between every policy is played at points in doubt, (4.34), where it was not before.
+    """
+
+    STATEFUL = ("replay", "optimiser", "played", "left", "doubtful", "settled")
 
     def __init__(self, gate: ModelGate, points: Tensor, config: Any, setting: Setting) -> None:
         """`points` (P, d) of the search, in the parameters' own units."""
@@ -197,32 +208,50 @@ class Lessons(Stateful):
         generator = make_generator(setting.seed, "gate replay", setting.device)
         self.replay = replay_with_parameters(config.replay_capacity, gate.dims, generator, setting.device)
         self.optimiser = adam(gate.predictor.requires_grad_().parameters(), config.critic_lr, setting, config.adam_eps)
+        self.doubtful = torch.zeros(len(points), dtype=torch.bool)
+        self.settled = torch.zeros(gate.values.shape, dtype=torch.bool)  # where a policy has played in spite of doubts
         self.begin(0)
 
     def begin(self, updates: int) -> None:
         """Begin with another policy; where it is the only one, nothing has to be told apart by any updates."""
         self.played, self.left = 0, updates
 
+    def doubt(self, returns: Tensor, highest: float) -> None:
+        """Doubt what is known of points where returns (P, E) on held-out seeds are not all the highest."""
+        self.doubtful |= torch.tensor([not reaches(float(least), highest) for least in returns.amin(1)])
+
     @property
     def done(self) -> bool:
         return self.played == len(self.points) and self.left == 0
 
-    def step(
-        self, policy: int, alone: Composite, play: Callable[[Recorder, Tensor], Tensor], side_by_side: int
-    ) -> None:
-        """Play some points with the newest policy, the default being 0, or, after the last, make some updates."""
+    def step(self, newest: int, alone: Callable[[int], Composite], play: Play, seeds: Seeds, side_by_side: int) -> None:
+        """Play some points, the default being policy 0, or, after the last, make some updates.
+
+        `play(recorder, points, seeds)` returns returns (p, E); `seeds` are those of the search and those held out.
+        """
         if self.played < len(self.points):
-            self._play(policy, alone, play, max(1, side_by_side // self.config.search_episodes))
+            points = torch.arange(self.played, len(self.points))[: max(1, side_by_side // len(seeds[0]))]
+            self._play(newest, points, alone(newest), play, seeds[0])
+            self.played += len(points)
+        elif (due := self.doubtful & ~self.settled[: newest + 1]).any():
+            policy = int(due.any(1).nonzero()[0])
+            points = due[policy].nonzero()[: max(1, side_by_side // len(seeds[1])), 0]
+            self._play(policy, points, alone(policy), play, seeds[1], after=len(seeds[0]))
+            self.settled[policy, points] = True
         else:
             self.learn()
 
-    def _play(self, policy: int, alone: Composite, play: Callable[[Recorder, Tensor], Tensor], points: int) -> None:
-        now = slice(self.played, min(self.played + points, len(self.points)))
-        recorder = Recorder(alone, self.gate.points[now], self.config.search_episodes)
-        self.gate.values[policy, now] = play(recorder, self.points[now]).mean(1).to(self.gate.values)
+    def _play(
+        self, policy: int, points: Tensor, alone: Composite, play: Play, seeds: Sequence[int], *, after: int = 0
+    ) -> None:
+        """Note what a policy gets alone at points, after so many episodes there before."""
+        recorder = Recorder(alone, self.gate.points[points], len(seeds))
+        returns, values, lowest = play(recorder, self.points[points], seeds), self.gate.values, self.gate.lowest
+        before = after * values[policy, points].cpu(), lowest[policy, points].cpu() if after else torch.inf
+        values[policy, points] = ((before[0] + returns.sum(1)) / (after + len(seeds))).to(values)
+        lowest[policy, points] = returns.amin(1).clamp(max=before[1]).to(lowest)
         for rows in recorder.rows:
             self.replay.push(rows)
-        self.played = now.stop
 
     def learn(self) -> None:
         """Make the next updates, with a rate that falls to 0; after the last of them the usual error is taken."""
@@ -236,6 +265,11 @@ class Lessons(Stateful):
         if self.left == 0:
             with torch.no_grad():
                 self.gate.usual.copy_(self._errors(SCALE_ROWS).quantile(QUANTILE))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where lessons were left; runs before (4.34) had no doubts."""
+        none = {name: torch.zeros_like(getattr(self, name)) for name in ("doubtful", "settled")}
+        super().load_state_dict(none | state)
 
     def _errors(self, rows: int) -> Tensor:
         batch = self.replay.sample(rows)

@@ -43,8 +43,8 @@ from surefoot.agents.sac import (
 )
 
 # What `gate="models"` does not look at.
-GATE_OF_PREDICTORS = ("error_quantile", "gate_critic", "gate_memory", "gate_choice", "gate_first")
-OF_PREDICTORS = (*GATE_OF_PREDICTORS, "thresholds", "threshold_by", "threshold_ties")
+OF_PREDICTORS = ("error_quantile", "gate_critic", "gate_memory", "gate_choice", "thresholds", "threshold_ties")
+OF_WHO_ACTS_FIRST = ("gate_first", "threshold_by")  # unless that is searched
 SCALE_ROWS = 100_000  # replayed transitions of which `error_quantile` is taken
 
 
@@ -115,8 +115,8 @@ class IWOCSConfig(SACConfig):
     in the unit of `error_quantile` (`accurate`, ours)."""
     gate_first: Literal["pessimistic", "default", "searched"] = "pessimistic"
     """Who acts in the first step of an episode, where nothing was foreseen: the specialist whose own action has the
-    smallest value (`pessimistic`), the `default` policy, which was trained in all models (ours), or the newest
-    specialist where a search finds that better than who did before (`searched`, ours)."""
+    smallest value (`pessimistic`), the `default` policy, which was trained in all models (ours), or the one whom
+    searches find best there (`searched`, ours). With `gate models` the default does, unless that is `searched`."""
     prolong: int = 0
     """Maximum number of further rounds of `model_steps` in a model in which its specialist does not hold yet (ours);
     each counts as one of `iterations`."""
@@ -148,8 +148,9 @@ class IWOCSConfig(SACConfig):
                 f"--agent.gate models does not go with --agent.search {self.search}, whose points change from model to "
                 "model; pass --agent.search grid"
             )
+        unused = OF_PREDICTORS if self.gate_first == "searched" else (*OF_PREDICTORS, *OF_WHO_ACTS_FIRST)
         for field in fields(self):
-            if field.name in OF_PREDICTORS and getattr(self, field.name) != field.default:
+            if field.name in unused and getattr(self, field.name) != field.default:
                 raise ValueError(f"--agent.gate models has no use for --agent.{flag(field.name)}; leave it out")
 
 
@@ -362,7 +363,7 @@ class IWOCSPolicy(nn.Module):
         specialists, first = self.specialists(rho, explore=explore, generator=generator), int(self.first[len(rho)])
         default = _actor(self.default, explore, generator)
         if models is not None:
-            return CompositeAmongModels(specialists, default, models, self.config.gate_tolerance)
+            return CompositeAmongModels(specialists, default, models, self.config.gate_tolerance, first)
         gate = self.gate._replace(first=first) if self.searched and first >= 0 else self.gate
         return Composite(specialists, default, gate)
 
@@ -375,6 +376,9 @@ class IWOCSPolicy(nn.Module):
         kept_later = {"usual": torch.ones_like(self.usual), "first": torch.full_like(self.first, -1)}
         for name, before in kept_later.items():  # of runs before these were kept
             state_dict.setdefault(f"{prefix}{name}", before)
+        for gate in ("models", "deployed_models"):
+            if f"{prefix}{gate}.values" in state_dict:
+                state_dict.setdefault(f"{prefix}{gate}.lowest", state_dict[f"{prefix}{gate}.values"])
         points = state_dict.get(f"{prefix}models.points")
         if points is not None and self.models is None:
             self.open_models(points.cpu())

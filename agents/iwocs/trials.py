@@ -6,12 +6,14 @@ docs/derivations/iwocs.md §4.5, §4.6: (4.14), (4.15) or (4.20), (4.26), (4.27)
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from surefoot.agents.iwocs.choice import reaches
 from surefoot.agents.iwocs.composite import best_threshold
 from surefoot.agents.iwocs.search import Found
 from surefoot.agents.iwocs.specialist import IWOCSConfig
@@ -22,10 +24,10 @@ Rows = TypeVar("Rows", list[Any], Tensor)
 
 
 class Trial(NamedTuple):
-    """How the newest specialist takes part."""
+    """How the newest specialist takes part, and who acts in the first step of an episode."""
 
     rho: float
-    first: bool = False  # whether it acts in the first step of an episode; else who did before
+    first: int | None = None  # the number of a specialist, −1 the default; None: who did in the policy before
 
 
 class Outcome(NamedTuple):
@@ -47,24 +49,52 @@ class Outcome(NamedTuple):
         return cls(_found(found), _found(held_out), returns.cpu(), [tuple(row) for row in table])
 
 
+def trials_of(agent: Any) -> Trials:
+    """Return what an `IWOCS` is to search for in its iteration."""
+    i, policy = agent.iteration, agent.policy
+    others = others_first(policy.first[:i], policy.rho[: i - 1]) if i else []
+    return Trials(agent.config, i, agent.before, others, agent.highest)
+
+
 def _found(plain: Sequence[Any]) -> Found:
     value, at, *others = plain
     return Found(value, at.cpu(), *others)
 
 
-class Trials:
-    """One search for each threshold, then one in which the newest specialist acts first, if that is asked for.
+def others_first(first: Tensor, rho: Tensor) -> list[int]:
+    """Return who else could act first, of the policy before with `first` (i,) and rho (i − 1,), the newest one first.
 
-    Then a search on held-out seeds of what was best: of one trial, or of every threshold that ties for it, (4.28). A
-    policy whose newest specialist is rejected is the one `before`: on a grid, with the same reset seeds, every episode
-    would be the same, so what was found then is taken.
+    The default, −1, always could; of the specialists of before those that were not rejected.
+    """
+    specialists = [len(rho), *(j for j in reversed(range(len(rho))) if rho[j] > 0)]
+    return [j for j in (*specialists, -1) if j != int(first[-1])]
+
+
+class Trials:
+    """One search for each threshold, then one for everybody else who could act first, if that is asked for.
+
+    None of the latter where the policy gets the highest return in every model already. Then a search on held-out seeds
+    of what was best: of one trial, or of every threshold that ties for it, (4.28). A policy whose newest specialist is
+    rejected is the one `before`: on a grid, with the same reset seeds, every episode would be the same, so what was
+    found then is taken.
     """
 
-    def __init__(self, config: IWOCSConfig, iteration: int, before: Outcome | None = None) -> None:
-        """Begin an iteration; where there is no threshold, as of the default policy alone, any will do."""
+    def __init__(
+        self,
+        config: IWOCSConfig,
+        iteration: int,
+        before: Outcome | None = None,
+        others: Sequence[int] = (),
+        highest: float = math.inf,
+    ) -> None:
+        """Begin an iteration; where there is no threshold, as of the default policy alone, any will do.
+
+        `others` could act first, with `gate_first="searched"`; no return is above the `highest`.
+        """
         self.thresholds = config.thresholds if iteration and config.gate == "predictors" else (1.0,)
         self.ties = config.threshold_ties
-        self.by, self.newest_first = config.threshold_by, iteration > 0 and config.gate_first == "searched"
+        self.by, self.highest = config.threshold_by, highest
+        self.others = list(others) if iteration and config.gate_first == "searched" else []
         self.before = before if config.search == "grid" else None
         self.found: list[Found] = []  # of each trial so far
         self.held_out: list[Found] = []  # of each candidate so far, on held-out seeds
@@ -82,9 +112,17 @@ class Trials:
         number, thresholds = len(self.found), self.thresholds
         if number < len(thresholds):
             return Trial(thresholds[number])
-        if self.newest_first and number == len(thresholds) and self.rho > 0:  # a rejected one acts nowhere
-            return Trial(self.rho, first=True)
-        return None
+        further = self.firsts[number - len(thresholds) :]
+        return Trial(self.rho, further[0]) if further else None
+
+    @property
+    def firsts(self) -> list[int]:
+        """Who else is tried first, once the threshold is chosen; a policy that is the one before was tried before."""
+        return [] if self.rho == 0 or reaches(self._of_rho.value, self.highest) else self.others
+
+    @property
+    def _of_rho(self) -> Found:
+        return self.found[self.thresholds.index(self.rho)]
 
     @property
     def now(self) -> Trial:
@@ -123,10 +161,11 @@ class Trials:
 
     @property
     def candidates(self) -> list[tuple[Trial, Found]]:
-        """The trials that meet the held-out seeds; the newest specialist acts first where that is better."""
-        of_rho, extra = self.found[self.thresholds.index(self.rho)], self.found[len(self.thresholds) :]
-        if extra and self.value(extra[0]) > self.value(of_rho):
-            return [(Trial(self.rho, first=True), extra[0])]
+        """The trials that meet the held-out seeds; another acts first where that is better than who did before."""
+        of_rho, others = self._of_rho, list(zip(self.firsts, self.found[len(self.thresholds) :], strict=True))
+        first, found = max(others, key=lambda one: self.value(one[1]), default=(None, of_rho))  # of equals the newest
+        if self.value(found) > self.value(of_rho):
+            return [(Trial(self.rho, first), found)]
         if self.ties != "again":
             return [(Trial(self.rho), of_rho)]
         tried = zip(self.thresholds, self.found, strict=False)

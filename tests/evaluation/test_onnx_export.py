@@ -123,11 +123,14 @@ def test_iwocs_goes_on_from_the_steps_before(gate, plainly, tmp_path):
     assert (policy.act.fractions > 0.05).all()  # the gate decided something
 
 
-def test_iwocs_goes_on_among_the_models_that_explain_an_episode(plainly, tmp_path):
+@pytest.mark.parametrize("first", [{}, {"gate_first": "searched"}])
+def test_iwocs_goes_on_among_the_models_that_explain_an_episode(first, plainly, tmp_path):
     settings = {"hidden": (8,), "entropy_free_hidden": (8,), "iterations": 2, "gate": "models", "gate_tolerance": 0.5}
-    policy = opened("iwocs", POLE, **settings)
+    policy = opened("iwocs", POLE, **settings, **first)
+    policy.policy.first.fill_(1 if first else -1)
     gate = policy.policy.open_models(torch.tensor([[-1.0, 0.0], [0.0, 1.0], [1.0, -1.0]]))
-    gate.values.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0]]))
+    for known in (gate.values, gate.lowest):
+        known.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0]]))
     for parameter in gate.predictor.parameters():
         parameter.normal_(0, 0.3)
     policy.policy.deploy(2)

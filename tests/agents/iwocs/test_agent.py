@@ -23,7 +23,7 @@ from surefoot.agents.iwocs import Composite, is_valid
 from surefoot.agents.iwocs.agent import IWOCS, OWN_EPISODES
 from surefoot.agents.iwocs.composite import Gate
 from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver, plan
-from surefoot.agents.iwocs.trials import Trials
+from surefoot.agents.iwocs.trials import Trials, others_first
 from surefoot.agents.sac import SACNoise
 
 
@@ -362,36 +362,69 @@ def test_where_the_worst_model_repeats_the_worst_of_the_others_is_next():
     assert (stubborn.status, len(stubborn.path)) == ("stagnated", 2)
 
 
-def test_the_newest_specialist_acts_first_where_a_search_finds_that_better():
-    """Five searches an iteration: three thresholds, the newest first, held out. It helps in the first and third."""
-    newest_first = {5: 9.0, 10: 1.0, 15: 9.0}
+# What a policy of so many specialists gets, by who acts first in it.
+BY_WHO_ACTS_FIRST = {
+    1: {"default": 2.0, 0: 9.0},
+    2: {0: 2.0, 1: 1.0, "default": 2.0},  # no better than who did before
+    3: {0: 2.0, 2: 5.0, 1: 7.0, "default": 7.0},  # of equals the newest
+}
+
+
+def test_who_acts_first_is_searched_among_all():
+    """Of an iteration's searches three are of thresholds, then one of everybody else, then one on held-out seeds."""
 
     def value(call, point):
-        corner = CORNERS[(2, 1, 3, 0)[max(0, (call - 2) // 5 + 1)]]
-        return (-1.0 if point == corner else 0.0) + newest_first.get(call, 2.0 + (call == 9 and point == CORNERS[2]))
+        act = perturbed_envs.played[-1]
+        corner = CORNERS[(2, 1, 3, 0)[len(act.specialists)]]
+        first = BY_WHO_ACTS_FIRST[len(act.specialists)][act.gate.first] if act.specialists else 0.0
+        return first - (point == corner)
 
     agent, perturbed_envs, _ = scripted(value, gate_first="searched", threshold_by="mean")
     finish(agent)
-    assert [entry["acts_first"] for entry in agent.path] == [0, 1, 1, 3]
-    assert [entry["newest_first"] for entry in agent.path] == [[], [[8.0, 8.75]], [[0.0, 0.75]], [[8.0, 8.75]]]
+    assert [entry["acts_first"] for entry in agent.path] == [0, 1, 1, 2]
+    assert [entry["others_first"] for entry in agent.path] == [
+        [],
+        [[1, 8.0, 8.75]],
+        [[2, 0.0, 0.75], [0, 1.0, 1.75]],
+        [[3, 4.0, 4.75], [2, 6.0, 6.75], [0, 6.0, 6.75]],
+    ]
     searches = [act for act in perturbed_envs.played if act.specialists]
     assert [act.gate.first for act in searches] == [
         *["default", "default", "default", 0, 0],
-        *[0, 0, 0, 1, 0],
-        *[0, 0, 0, 2, 2],
+        *[0, 0, 0, 1, "default", 0],
+        *[0, 0, 0, 2, 1, "default", 1],
     ]
+    assert [entry["rho"] for entry in agent.path[1:]] == [1.0, 1.0, 1.0]
     agent.policy.used.fill_(2)
     assert agent.stateful().gate.first == 0
-    assert [entry["rho"] for entry in agent.path[1:]] == [1.0, 1.0, 1.0]
 
 
-def test_a_rejected_specialist_is_not_tried_first():
+def test_nobody_else_is_tried_first_where_no_return_can_be_higher():
+    agent, _, _ = scripted(lambda call, point: 7.0, limit=7, gate_first="searched", next_model="random")
+    finish(agent)
+    assert [(entry["acts_first"], entry["others_first"]) for entry in agent.path] == [(0, [])] * 4
+
+
+def test_where_the_newest_specialist_is_rejected_nobody_else_is_tried_first():
     agent, _, _ = scripted(
         lambda call, point: -1.0 if call == 2 else 0.0, thresholds=(0.0, 1.0), gate_first="searched", iterations=1
     )
     finish(agent)
     assert agent.path[1]["rho"] == 0.0
-    assert (agent.path[1]["acts_first"], agent.path[1]["newest_first"]) == (0, [])
+    assert (agent.path[1]["acts_first"], agent.path[1]["others_first"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("first", "rho", "others"),
+    [
+        ([-1], [], [0]),
+        ([-1, 0], [1.0], [1, -1]),
+        ([-1, -1, -1], [1.0, 0.0], [2, 0]),  # the second was rejected
+        ([-1, -1, 1], [1.0, 2.0], [2, 0, -1]),
+    ],
+)
+def test_who_else_could_act_first(first, rho, others):
+    assert others_first(torch.tensor(first), torch.tensor(rho)) == others
 
 
 @pytest.mark.parametrize("thresholds", [(0.0,), (0.0, 1.0)])

@@ -39,8 +39,8 @@ def test_a_model_explains_an_episode_where_its_excess_is_no_more_than_the_tolera
 
 
 def test_a_policy_holds_where_it_gets_nine_tenths_of_the_way_from_the_least_of_all_to_the_best_there():
-    values = torch.tensor([[0.0, 100.0, 40.0], [90.0, 89.0, 36.0], [100.0, 91.0, 35.0]])
-    assert holding(values).tolist() == [[False, True, True], [True, False, True], [True, True, False]]
+    lowest = torch.tensor([[0.0, 100.0, 40.0], [90.0, 89.0, 36.0], [100.0, 91.0, 35.0]])
+    assert holding(lowest).tolist() == [[False, True, True], [True, False, True], [True, True, False]]
 
 
 # Of three policies, the last being the default: in model 0 the first holds, in 1 the first two, in 2 the default.
@@ -50,8 +50,8 @@ VALUES = torch.tensor([[10.0, 9.0, 0.0], [0.0, 10.0, 0.0], [0.0, 0.0, 10.0]])
 @pytest.mark.parametrize(
     ("explains", "before", "acts"),
     [
-        ([1, 1, 1], 2, 2),  # nobody holds in all of them: the default
-        ([1, 1, 1], 0, 2),  # also where somebody else acted
+        ([1, 1, 1], 2, "nobody"),  # nobody holds in all of them: who acts then does
+        ([1, 1, 1], 0, "nobody"),  # also where somebody else acted
         ([1, 1, 0], 2, 0),
         ([0, 1, 0], 2, 1),  # both hold, the second gets more
         ([0, 1, 0], 0, 0),  # but who acts goes on while it holds
@@ -59,8 +59,10 @@ VALUES = torch.tensor([[10.0, 9.0, 0.0], [0.0, 10.0, 0.0], [0.0, 0.0, 10.0]])
     ],
 )
 def test_who_acts_holds_in_every_model_that_explains_the_episode(explains, before, acts):
-    chosen = who_acts(VALUES, holding(VALUES), torch.tensor([explains]).bool(), torch.tensor([before]))
-    assert chosen.tolist() == [acts]
+    explains = torch.tensor([explains]).bool()
+    for nobody in range(3):
+        chosen = who_acts(VALUES, holding(VALUES), explains, torch.tensor([before]), torch.tensor([nobody]))
+        assert chosen.tolist() == [nobody if acts == "nobody" else acts]
 
 
 # --- the composite ----------------------------------------------------------------------------------------------------
@@ -73,6 +75,7 @@ class Exact(ModelGate):
         super().__init__((1, 1, 1), 2, len(values), (), torch.Generator())
         self.points.copy_(torch.tensor([[-1.0], [1.0]]))
         self.values.copy_(torch.tensor(values))
+        self.lowest.copy_(self.values)
         self.usual.fill_(0.5)
 
     def error(self, obs, action, parameters, next_obs):
@@ -87,9 +90,14 @@ def specialist(action):
     return Specialist(acting(action), None, None, 0.0)
 
 
-def test_it_acts_by_its_default_until_the_models_are_told_apart_and_again_where_an_episode_begins():
+TOLD_APART = [1.0, 1.0], [2.0, 3.0], [2.0, 3.0], [2.0, 1.0]  # after a step, and not in the second episode yet
+BY_ANOTHER = [3.0, 3.0], [2.0, 3.0], [2.0, 3.0], [2.0, 3.0]
+
+
+@pytest.mark.parametrize(("first", "expected"), [(-1, TOLD_APART), (1, BY_ANOTHER)])
+def test_one_acts_until_the_models_are_told_apart_and_again_where_an_episode_begins(first, expected):
     gate = Exact([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])  # the default, whose row is the first, holds nowhere
-    composite = CompositeAmongModels([specialist(2.0), specialist(3.0)], acting(1.0), gate, tolerance=2.5)
+    composite = CompositeAmongModels([specialist(2.0), specialist(3.0)], acting(1.0), gate, tolerance=2.5, first=first)
     psi = torch.tensor([[-1.0], [1.0]])
     state, taken = torch.zeros(2, 1), []
     for ended in ([0, 0], [0, 0], [0, 1], [0, 0]):
@@ -99,8 +107,25 @@ def test_it_acts_by_its_default_until_the_models_are_told_apart_and_again_where_
         composite.observe(torch.zeros(2), torch.tensor(ended))
         state = torch.where(torch.tensor(ended)[:, None] > 0, 7.0, state)
     # Of a step with the action 1 the wrong model has the error 2 and the excess 2/0.5 − 1 = 3 > 2.5.
-    assert taken == [[1.0, 1.0], [2.0, 3.0], [2.0, 3.0], [2.0, 1.0]]
-    assert_close(composite.fractions, torch.tensor([3.0, 2.0, 3.0]) / 8)
+    assert taken == list(expected)
+    shares = [sum(actions.count(action) for actions in expected) / 8 for action in (2.0, 3.0, 1.0)]
+    assert_close(composite.fractions, torch.tensor(shares))
+
+
+def test_after_the_first_step_the_default_acts_where_nobody_is_usable():
+    gate = Exact([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    composite = CompositeAmongModels([specialist(0.2), specialist(0.1)], acting(0.3), gate, tolerance=9.0, first=1)
+    taken = []
+    for _ in range(3):
+        taken.append(round(composite(torch.zeros(1, 1)).item(), 1))
+        composite.observe(torch.zeros(1), torch.zeros(1))
+    assert taken == [0.1, 0.3, 0.3]
+
+
+def test_who_holds_in_all_models_acts_first_whoever_else_would():
+    gate = Exact([[0.0, 0.0], [9.0, 9.0], [0.0, 9.0]])
+    composite = CompositeAmongModels([specialist(2.0), specialist(3.0)], acting(1.0), gate, tolerance=2.5, first=1)
+    assert composite(torch.zeros(1, 1)).item() == 2.0
 
 
 def test_excess_adds_up_over_an_episode_and_quiet_steps_add_nothing():
@@ -176,7 +201,8 @@ def test_after_its_lessons_the_right_model_explains_best_what_was_not_learned_fr
     lessons.begin(config.gate_updates)
     generator = torch.Generator().manual_seed(1)
 
-    def play(recorder, some):
+    def play(recorder, some, seeds):
+        assert seeds == [7, 8]
         obs, action, next_obs, model = drift(some.float(), 200, generator)
         zero = torch.zeros(len(obs))
         recorder.rows = [lessons.replay.kind(obs, action, zero, next_obs, zero, model)]
@@ -184,10 +210,11 @@ def test_after_its_lessons_the_right_model_explains_best_what_was_not_learned_fr
 
     taught = 0
     while not lessons.done:
-        lessons.step(1, Composite([], acting(0.0)), play, side_by_side=4)
+        lessons.step(1, lambda number: Composite([], acting(0.0)), play, ([7, 8], [9]), side_by_side=4)
         taught += 1
     assert taught == 3 + 3  # two points at a time, 500 updates at a time
     assert_close(gate.values[1], points[:, 0].double() + 0.5)  # means over the episodes
+    assert_close(gate.lowest[1], points[:, 0].double())
     assert (gate.values[0] == 0).all()
     obs, action, next_obs, _ = drift(points, 300, generator)
     error = gate.errors(obs, action, next_obs).unflatten(0, (5, 300))
@@ -198,7 +225,71 @@ def test_after_its_lessons_the_right_model_explains_best_what_was_not_learned_fr
     assert 0.8 < (own <= gate.usual).float().mean() < 0.97  # the usual error is that of nine in ten
 
 
+def lessons_of(points, policies, **changes):
+    gate = ModelGate((1, 1, 1), points, policies, (4,), torch.Generator().manual_seed(0))
+    settings = {"critic_lr": 1e-3, "adam_eps": 1e-8, "gate_updates": 2, "batch_size": 4, "replay_capacity": 500}
+    config = SimpleNamespace(**settings | {"search_episodes": 2} | changes)
+    return gate, Lessons(gate, torch.arange(points)[:, None].double(), config, make_setting())
+
+
+def test_every_policy_is_played_on_held_out_seeds_at_points_in_doubt_and_nowhere_else():
+    """Four points; a policy gets its number ten times, plus the point, less the seed in the last episode."""
+    gate, lessons = lessons_of(4, 3)
+    called = []
+
+    def alone(number):
+        return SimpleNamespace(number=number, reset=lambda: None)
+
+    def play(recorder, points, seeds):
+        number = recorder.composite.number
+        called.append((number, points[:, 0].tolist(), list(seeds)))
+        zero = torch.zeros(4, 1)
+        recorder.rows = [lessons.replay.kind(zero, zero, zero[:, 0], zero, zero[:, 0], zero)]
+        returns = 10.0 * number + points.expand(-1, len(seeds)).clone()
+        returns[:, -1] -= seeds[-1]
+        return returns
+
+    def teach(newest):
+        lessons.begin(2 if newest else 0)
+        called.clear()
+        while not lessons.done:
+            lessons.step(newest, alone, play, ([1, 2], [3, 4, 5]), side_by_side=6)
+        return called
+
+    searched = [([0.0, 1.0, 2.0], [1, 2]), ([3.0], [1, 2])]
+    again = [([1.0, 3.0], [3, 4, 5])]
+    assert teach(0) == [(0, *one) for one in searched]
+    lessons.doubt(torch.tensor([[9.0, 9.0], [9.0, 8.9], [9.0, 9.0], [0.0, 9.0]]), 9.0)
+    assert lessons.doubtful.tolist() == [False, True, False, True]
+    assert teach(1) == [(1, *one) for one in searched] + [(0, *one) for one in again] + [(1, *one) for one in again]
+    lessons.doubt(torch.full((4, 2), 9.0), 9.0)  # what is in doubt stays so
+    assert teach(2) == [(2, *one) for one in searched] + [(2, *one) for one in again]
+    # Means 10 j + p − 2/2 of two episodes and 10 j + p − 5/3 of three, and the least of them.
+    means = torch.tensor([[-1.0, 1 - 7 / 5, 1.0, 3 - 7 / 5]]) + torch.tensor([[0.0], [10.0], [20.0]])
+    assert_close(gate.values, means.double())
+    least = torch.tensor([[-2.0, -4.0, 0.0, -2.0]]) + torch.tensor([[0.0], [10.0], [20.0]])
+    assert_close(gate.lowest, least.double())
+
+
+def test_a_policy_that_fell_once_does_not_hold_however_seldom_that_is():
+    gate = Exact([[999.0, 1000.0], [1000.0, 0.0], [0.0, 0.0]])
+    gate.lowest[0, 0] = 187.0  # once of many episodes
+    composite = CompositeAmongModels([specialist(2.0)], acting(1.0), gate, tolerance=2.5)
+    assert composite.holds.tolist() == [[True, False], [False, True]]
+
+
 # --- the agent --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_stopped_while_it_searches_who_acts_first_is_the_same_run_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("surefoot.agents.iwocs.agent.SIDE_BY_SIDE", 4)
+    options = GATE | {"next_model": "random", "gate_first": "searched", "threshold_by": "mean"}
+    straight = real_agent(**options)
+    place = lambda one: (one.iteration, None if one.search is None else len(one.trials.found))  # noqa: E731
+    stops = saved_in_every_part(straight, place, tmp_path)
+    assert [len(entry["others_first"]) for entry in straight.path] == [0, 1, 2]
+    assert {(2, 0), (2, 1), (2, 2), (2, 3)} <= set(stops)
+    assert_the_same_run_from(stops, straight, tmp_path, options)
 
 
 def test_a_run_stopped_in_its_lessons_is_the_same_run_bit_for_bit(tmp_path, monkeypatch):
@@ -241,6 +332,7 @@ def test_the_policy_alone_plays_as_the_agent_does():
     agent = real_agent(**GATE)
     gate = agent.policy.models
     gate.values.copy_(torch.tensor(np.random.default_rng(0).choice([0.0, 1.0], gate.values.shape)))
+    gate.lowest.copy_(gate.values)
     gate.usual.fill_(0.2)
     agent.policy.deploy(2)
     policies = played_alike_alone(agent)
@@ -253,6 +345,8 @@ def test_the_policy_alone_plays_as_the_agent_does():
         ({"search": "random"}, "--agent.gate models does not go with --agent.search random"),
         ({"search": "cma"}, "--agent.gate models does not go with --agent.search cma"),
         ({"gate_memory": 0.5}, "--agent.gate models has no use for --agent.gate-memory; leave it out"),
+        ({"gate_first": "default"}, "--agent.gate models has no use for --agent.gate-first; leave it out"),
+        ({"threshold_by": "mean"}, "--agent.gate models has no use for --agent.threshold-by; leave it out"),
         ({"thresholds": (0.0, 1.0)}, "--agent.gate models has no use for --agent.thresholds; leave it out"),
         ({"gate_updates": 0}, "--agent.gate-updates must be at least 1"),
         ({"gate_tolerance": -1.0}, "--agent.gate-tolerance must be at least 0"),

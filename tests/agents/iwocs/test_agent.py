@@ -22,6 +22,7 @@ from surefoot.agents.interface import Budget
 from surefoot.agents.iwocs import Composite, is_valid
 from surefoot.agents.iwocs.agent import IWOCS, OWN_EPISODES
 from surefoot.agents.iwocs.composite import Gate
+from surefoot.agents.iwocs.models import Recorder
 from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver, plan
 from surefoot.agents.iwocs.trials import Trials, others_first
 from surefoot.agents.sac import SACNoise
@@ -448,6 +449,32 @@ def test_points_that_differ_from_search_to_search_are_played_in_each():
     assert agent.before is not None
     assert Trials(agent.config, 2, agent.before).found == []
     assert Trials(dataclasses.replace(agent.config, search="grid"), 2, agent.before).found == [agent.before.found]
+
+
+@pytest.mark.parametrize(
+    ("falls", "doubtful"), [("held out", [False, True, False, False]), ("in the search", [False] * 4)]
+)
+def test_points_where_held_out_episodes_alone_fall_are_played_again_by_every_policy(falls, doubtful):
+    """With the first specialist a composite falls in the second corner; each policy alone gets 7, the most there is."""
+
+    def value(call, point):
+        held_out, act = len(perturbed_envs.seeds[-1]) == CONFIG.held_out_episodes, perturbed_envs.played[-1]
+        if isinstance(act, Recorder) or len(act.specialists) != 1:
+            return 7.0 if isinstance(act, Recorder) or act.specialists else 3.0 + point[0]
+        return 6.0 if point == CORNERS[1] and (held_out or falls == "in the search") else 7.0
+
+    options = {"gate": "models", "gate_updates": 1, "thresholds": IWOCSConfig().thresholds, "grid_n": 2}
+    agent, perturbed_envs, _ = scripted(value, limit=7, **options)
+    while agent.iteration < 2:
+        agent.step()
+    assert agent.path[1]["worst"] == (7.0 if falls == "held out" else 6.0)
+    assert agent.lessons.doubtful.tolist() == doubtful
+    before = len(perturbed_envs.played)
+    finish(agent)
+    assert agent.status == "solved"
+    later = list(zip(perturbed_envs.played, perturbed_envs.seeds, strict=True))[before:]
+    again = [act.points.tolist() for act, seeds in later if isinstance(act, Recorder) and len(seeds) == 3]
+    assert again == [[[-1.0, 1.0]]] * (3 if any(doubtful) else 0)  # the default and two specialists
 
 
 # --- one model --------------------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ def lessons_of(points, policies, **changes):
 
 
 def test_every_policy_is_played_on_held_out_seeds_at_points_in_doubt_and_nowhere_else():
-    """Four points; a policy gets its number ten times, plus the point, less the seed in the last episode."""
+    """Four points; a policy gets ten times its number, plus the point, less in its last episode at points 1 and 3."""
     gate, lessons = lessons_of(4, 3)
     called = []
 
@@ -246,29 +246,38 @@ def test_every_policy_is_played_on_held_out_seeds_at_points_in_doubt_and_nowhere
         zero = torch.zeros(4, 1)
         recorder.rows = [lessons.replay.kind(zero, zero, zero[:, 0], zero, zero[:, 0], zero)]
         returns = 10.0 * number + points.expand(-1, len(seeds)).clone()
-        returns[:, -1] -= seeds[-1]
+        for row, point in enumerate(points[:, 0].tolist()):
+            returns[row, -1] -= {1.0: seeds[-1], 3.0: 9.0 - seeds[-1]}.get(point, 0.0)
         return returns
 
     def teach(newest):
         lessons.begin(2 if newest else 0)
         called.clear()
         while not lessons.done:
-            lessons.step(newest, alone, play, ([1, 2], [3, 4, 5]), side_by_side=6)
+            lessons.step(newest, alone, play, ([1, 2], [3, 4, 5]), side_by_side=4)
         return called
 
-    searched = [([0.0, 1.0, 2.0], [1, 2]), ([3.0], [1, 2])]
-    again = [([1.0, 3.0], [3, 4, 5])]
+    searched = [([0.0, 1.0], [1, 2]), ([2.0, 3.0], [1, 2])]
+    again = [([1.0], [3, 4, 5]), ([3.0], [3, 4, 5])]
     assert teach(0) == [(0, *one) for one in searched]
     lessons.doubt(torch.tensor([[9.0, 9.0], [9.0, 8.9], [9.0, 9.0], [0.0, 9.0]]), 9.0)
     assert lessons.doubtful.tolist() == [False, True, False, True]
     assert teach(1) == [(1, *one) for one in searched] + [(0, *one) for one in again] + [(1, *one) for one in again]
     lessons.doubt(torch.full((4, 2), 9.0), 9.0)  # what is in doubt stays so
     assert teach(2) == [(2, *one) for one in searched] + [(2, *one) for one in again]
-    # Means 10 j + p − 2/2 of two episodes and 10 j + p − 5/3 of three, and the least of them.
-    means = torch.tensor([[-1.0, 1 - 7 / 5, 1.0, 3 - 7 / 5]]) + torch.tensor([[0.0], [10.0], [20.0]])
-    assert_close(gate.values, means.double())
-    least = torch.tensor([[-2.0, -4.0, 0.0, -2.0]]) + torch.tensor([[0.0], [10.0], [20.0]])
-    assert_close(gate.lowest, least.double())
+    # Of two episodes and then three, in the last of which is less by 2 and 5 at point 1, by 7 and 4 at point 3.
+    of_policy = torch.tensor([[0.0], [10.0], [20.0]]).double()
+    assert_close(gate.values, torch.tensor([[0.0, 1 - 7 / 5, 2.0, 3 - 11 / 5]]).double() + of_policy)
+    assert_close(gate.lowest, torch.tensor([[0.0, 1.0 - 5.0, 2.0, 3.0 - 7.0]]).double() + of_policy)
+    _, resumed = lessons_of(4, 3)
+    state = lessons.state_dict()
+    resumed.load_state_dict(state)
+    assert resumed.doubtful.tolist() == [False, True, False, True]
+    assert resumed.settled.tolist() == [[False, True, False, True]] * 3
+    del state["doubtful"], state["settled"]  # of a run before there were doubts
+    resumed.load_state_dict(state)
+    assert not resumed.doubtful.any()
+    assert not resumed.settled.any()
 
 
 def test_a_policy_that_fell_once_does_not_hold_however_seldom_that_is():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -53,7 +53,12 @@ def trials_of(agent: Any) -> Trials:
     """Return what an `IWOCS` is to search for in its iteration."""
     i, policy = agent.iteration, agent.policy
     others = others_first(policy.first[:i], policy.rho[: i - 1]) if i else []
-    return Trials(agent.config, i, agent.before, others, agent.highest)
+
+    def highest() -> float:
+        ceiling = math.inf if policy.models is None else policy.models.ceiling(i + 1)
+        return float(min(agent.highest, ceiling))
+
+    return Trials(agent.config, i, agent.before, others, highest)
 
 
 def _found(plain: Sequence[Any]) -> Found:
@@ -73,7 +78,7 @@ def others_first(first: Tensor, rho: Tensor) -> list[int]:
 class Trials:
     """One search for each threshold, then one for everybody else who could act first, if that is asked for.
 
-    None of the latter where the policy gets the highest return in every model already. Then a search on held-out seeds
+    None of the latter where no worst case can be higher. Then a search on held-out seeds
     of what was best: of one trial, or of every threshold that ties for it, (4.28). A policy whose newest specialist is
     rejected is the one `before`: on a grid, with the same reset seeds, every episode would be the same, so what was
     found then is taken.
@@ -85,11 +90,12 @@ class Trials:
         iteration: int,
         before: Outcome | None = None,
         others: Sequence[int] = (),
-        highest: float = math.inf,
+        highest: Callable[[], float] = lambda: math.inf,
     ) -> None:
         """Begin an iteration; where there is no threshold, as of the default policy alone, any will do.
 
-        `others` could act first, with `gate_first="searched"`; no return is above the `highest`.
+        `others` could act first, with `gate_first="searched"`; no worst case is above the `highest`, which is asked
+        when the newest policy has shown what it gets alone.
         """
         self.thresholds = config.thresholds if iteration and config.gate == "predictors" else (1.0,)
         self.ties = config.threshold_ties
@@ -118,7 +124,7 @@ class Trials:
     @property
     def firsts(self) -> list[int]:
         """Who else is tried first, once the threshold is chosen; a policy that is the one before was tried before."""
-        return [] if self.rho == 0 or reaches(self._of_rho.value, self.highest) else self.others
+        return [] if self.rho == 0 or reaches(self._of_rho.value, self.highest()) else self.others
 
     @property
     def _of_rho(self) -> Found:

@@ -451,6 +451,24 @@ def test_points_that_differ_from_search_to_search_are_played_in_each():
     assert Trials(dataclasses.replace(agent.config, search="grid"), 2, agent.before).found == [agent.before.found]
 
 
+@pytest.mark.parametrize(("together", "others"), [(7.0, []), (5.0, []), (4.0, [[1, 4.0, 4.0]])])
+def test_nobody_else_is_tried_first_where_the_policy_gets_all_that_its_parts_get(together, others):
+    """The ceiling is 5: what the first specialist gets alone, in every model."""
+
+    def value(call, point):
+        act = perturbed_envs.played[-1]
+        return 5.0 if isinstance(act, Recorder) and agent.iteration else together if act_of(act).specialists else 3.0
+
+    def act_of(act):
+        return act.composite if isinstance(act, Recorder) else act
+
+    options = {"gate": "models", "gate_first": "searched", "gate_updates": 1, "thresholds": IWOCSConfig().thresholds}
+    agent, perturbed_envs, _ = scripted(value, limit=9, iterations=1, **options)
+    finish(agent)
+    assert agent.path[1]["ceiling"] == 5.0
+    assert agent.path[1]["others_first"] == others
+
+
 @pytest.mark.parametrize(
     ("falls", "doubtful"), [("held out", [False, True, False, False]), ("in the search", [False] * 4)]
 )

@@ -292,6 +292,7 @@ def test_a_policy_that_fell_once_does_not_hold_however_seldom_that_is():
 
 def test_a_run_stopped_while_it_searches_who_acts_first_is_the_same_run_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr("surefoot.agents.iwocs.agent.SIDE_BY_SIDE", 4)
+    monkeypatch.setattr(ModelGate, "ceiling", lambda self, policies: 1e6)  # so that there is something to search for
     options = GATE | {"next_model": "random", "gate_first": "searched", "threshold_by": "mean"}
     straight = real_agent(**options)
     place = lambda one: (one.iteration, None if one.search is None else len(one.trials.found))  # noqa: E731

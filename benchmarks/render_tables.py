@@ -720,16 +720,16 @@ def curves_of(name: str, methods: dict[str, list[Result]]) -> str:
         others = [with_interval([cell[key] for cell in cells]) for key in ("average", "nominal")]
         seconds = [number(np.mean([cell["cpu_seconds"][part] for cell in cells])) for part in ("training", "curve")]
         published = PUBLISHED_WORST.get(name, {}).get(method, "")
-        each = " ".join(map(number, worst))
-        rows.append(
-            (method, thousands(cells[0]["steps"]), updates, with_interval(worst), each, published, *others, *seconds)
-        )
+        each, best = (" ".join(map(number, of)) for of in (worst, [max(cell["curve"]["worst"]) for cell in cells]))
+        of_seeds = with_interval(worst), each, best
+        rows.append((method, thousands(cells[0]["steps"]), updates, *of_seeds, published, *others, *seconds))
     header = (
         "method",
         "steps",
         "updates",
         "worst",
         "by seed",
+        "best point of the curve",
         "published, 4M steps",
         "mean over the grid",
         "nominal",
@@ -816,7 +816,11 @@ def iwocs(result: Result) -> str:
 
 
 # Methods whose paths are shown, and which of their columns.
-IWOCS_PATHS = {"iwocs-models": "ceiling", "iwocs-goes-on-again-published-grid": "rho"}
+IWOCS_PATHS = {
+    "iwocs-models": "ceiling",
+    "iwocs-models-by-means": "ceiling",
+    "iwocs-goes-on-again-published-grid": "rho",
+}
 
 
 def iwocs_path(job: str, path: list[dict[str, Any]], column: str) -> list[tuple[object, ...]]:

@@ -230,6 +230,7 @@ def test_one_network_finds_the_exact_optimum_of_larder_at_every_pair_of_targets(
 
 # at γ = 1/2 a stock that is not divided by γ, or stands still, chooses otherwise
 HALF = replace(LEARNED, gamma=0.5, stock_range=(-3.5, 1.75), relabel="trajectory")
+LONGER = {"exploration_steps": 4500, "decay_steps": 9000}
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,8 @@ HALF = replace(LEARNED, gamma=0.5, stock_range=(-3.5, 1.75), relabel="trajectory
 )
 def test_a_short_training_comes_to_the_exact_optimum_of_two_budgets(objective, blind, slack, finite):
     task = TIMED if finite else TASK
-    agent = learned(replace(HALF, objective=objective, **finite), task)
+    # With 6000 steps the probability comes to `blind` on one seed of six, and which one depends on the processor.
+    agent = learned(replace(HALF, objective=objective, **LONGER, **finite), task, steps=9000)
     optimum = float(solve_vectors(LARDER, objective, gamma=0.5, horizon=3).value)
     (m,) = measure_objectives(agent.policy, task, [objective], episodes=20_000, seed=3)
     assert optimum > blind + 3 * slack  # `blind`: c' = c + r, or c' = c; without the second reward −0.789 and 0

@@ -49,10 +49,11 @@ def holding(lowest: Tensor) -> Tensor:
 def who_acts(values: Tensor, holds: Tensor, explains: Tensor, before: Tensor, otherwise: Tensor) -> Tensor:
     """Return (N,) the policy that acts where the models (N, P) are plausible, after `before` (N,): (4.32), (4.33).
 
-    Of the values (J, P), and of where each policy `holds`, the last row is the default's. Where no policy is usable
-    `otherwise` (N,) acts.
+    Of the values (J, P), and of where each policy `holds`, the last row is the default's, which is never preferred to a
+    specialist. Where none of these is usable `otherwise` (N,) acts.
     """
-    usable = ~(explains[:, None] & ~holds).any(-1)  # (N, J)
+    specialist = torch.arange(len(values), device=values.device) < len(values) - 1
+    usable = ~(explains[:, None] & ~holds).any(-1) & specialist  # (N, J)
     mean = explains.to(values) @ values.T / explains.sum(-1, keepdim=True)
     best = torch.where(usable, mean, -torch.inf).argmax(-1)
     best = torch.where(usable.any(-1), best, otherwise)

@@ -43,7 +43,7 @@ def test_a_policy_holds_where_it_gets_nine_tenths_of_the_way_from_the_least_of_a
     assert holding(lowest).tolist() == [[False, True, True], [True, False, True], [True, True, False]]
 
 
-# Of three policies, the last being the default: in model 0 the first holds, in 1 the first two, in 2 the default.
+# Of three policies, the last being the default: in model 0 the first holds, in 1 the first two, in 2 the default alone.
 VALUES = torch.tensor([[10.0, 9.0, 0.0], [0.0, 10.0, 0.0], [0.0, 0.0, 10.0]])
 
 
@@ -55,7 +55,8 @@ VALUES = torch.tensor([[10.0, 9.0, 0.0], [0.0, 10.0, 0.0], [0.0, 0.0, 10.0]])
         ([1, 1, 0], 2, 0),
         ([0, 1, 0], 2, 1),  # both hold, the second gets more
         ([0, 1, 0], 0, 0),  # but who acts goes on while it holds
-        ([0, 0, 1], 0, 2),
+        ([0, 0, 1], 0, "nobody"),  # no specialist does
+        ([0, 0, 1], 2, "nobody"),
     ],
 )
 def test_who_acts_holds_in_every_model_that_explains_the_episode(explains, before, acts):
@@ -63,6 +64,12 @@ def test_who_acts_holds_in_every_model_that_explains_the_episode(explains, befor
     for nobody in range(3):
         chosen = who_acts(VALUES, holding(VALUES), explains, torch.tensor([before]), torch.tensor([nobody]))
         assert chosen.tolist() == [nobody if acts == "nobody" else acts]
+
+
+def test_the_default_never_goes_on_where_a_specialist_holds():
+    values = torch.tensor([[9.0, 0.0], [10.0, 10.0]])  # of the default last, which gets as much and more
+    explains, default = torch.tensor([[True, False], [True, True]]), torch.tensor([1, 1])
+    assert who_acts(values, holding(values), explains, default, default).tolist() == [0, 1]
 
 
 # --- the composite ----------------------------------------------------------------------------------------------------

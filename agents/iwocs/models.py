@@ -248,9 +248,10 @@ class Lessons(Stateful):
         """Note what a policy gets alone at points, after so many episodes there before."""
         recorder = Recorder(alone, self.gate.points[points], len(seeds))
         returns, values, lowest = play(recorder, self.points[points], seeds), self.gate.values, self.gate.lowest
-        before = after * values[policy, points].cpu(), lowest[policy, points].cpu() if after else torch.inf
-        values[policy, points] = ((before[0] + returns.sum(1)) / (after + len(seeds))).to(values)
-        lowest[policy, points] = returns.amin(1).clamp(max=before[1]).to(lowest)
+        total, least = returns.sum(1).to(values), returns.amin(1).to(lowest)
+        if after:
+            total, least = total + after * values[policy, points], least.minimum(lowest[policy, points])
+        values[policy, points], lowest[policy, points] = total / (after + len(seeds)), least
         for rows in recorder.rows:
             self.replay.push(rows)
 

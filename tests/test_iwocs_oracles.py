@@ -98,9 +98,8 @@ def test_the_ablations_differ_from_the_gate_in_one_thing_each(oracles):
 
     assert taken(plain, 1.0, 2.5, 3) == [1.0, 1.0, 1.0]  # who acts holds in both
     assert taken(kind(oracles.Restless), 1.0, 2.5, 3) == [1.0, 3.0, 3.0]  # who gets most in the model that is left
-    gate.values[1, 1] = gate.lowest[1, 1] = (
-        0.0  # from here on it holds for −1 alone, and the default acts until that is out
-    )
+    # from here on it holds for −1 alone, and the default acts until that is out
+    gate.values[1, 1] = gate.lowest[1, 1] = 0.0
     assert taken(plain, 1.0, 4.5, 4) == [1.0, 1.0, 3.0, 3.0]  # 3 a step: twice
     assert taken(kind(oracles.Forgetful), 1.0, 4.5, 4) == [1.0, 1.0, 1.0, 1.0]
     assert taken(plain, 0.2, 1.0, 4) == [0.2] * 4  # 0.4 is less than the usual 0.5

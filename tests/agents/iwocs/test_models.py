@@ -201,9 +201,7 @@ def test_after_its_lessons_the_right_model_explains_best_what_was_not_learned_fr
     points = torch.linspace(-1, 1, 5)[:, None]
     gate = ModelGate((1, 1, 1), 5, 2, (32, 32), torch.Generator().manual_seed(0))
     gate.points.copy_(points)
-    config = SimpleNamespace(
-        critic_lr=3e-3, adam_eps=1e-8, gate_updates=1500, batch_size=64, replay_capacity=2000, search_episodes=2
-    )
+    config = SimpleNamespace(critic_lr=3e-3, adam_eps=1e-8, gate_updates=1500, batch_size=64, replay_capacity=2000)
     lessons = Lessons(gate, points.double(), config, make_setting())
     lessons.begin(config.gate_updates)
     generator = torch.Generator().manual_seed(1)
@@ -232,11 +230,10 @@ def test_after_its_lessons_the_right_model_explains_best_what_was_not_learned_fr
     assert 0.8 < (own <= gate.usual).float().mean() < 0.97  # the usual error is that of nine in ten
 
 
-def lessons_of(points, policies, **changes):
+def lessons_of(points, policies):
     gate = ModelGate((1, 1, 1), points, policies, (4,), torch.Generator().manual_seed(0))
     settings = {"critic_lr": 1e-3, "adam_eps": 1e-8, "gate_updates": 2, "batch_size": 4, "replay_capacity": 500}
-    config = SimpleNamespace(**settings | {"search_episodes": 2} | changes)
-    return gate, Lessons(gate, torch.arange(points)[:, None].double(), config, make_setting())
+    return gate, Lessons(gate, torch.arange(points)[:, None].double(), SimpleNamespace(**settings), make_setting())
 
 
 def test_every_policy_is_played_on_held_out_seeds_at_points_in_doubt_and_nowhere_else():

@@ -237,7 +237,7 @@ class IWOCS:
     def under_test(self) -> Composite:
         """Return the composite that is searched for its worst model: ρ of the older specialists is frozen."""
         if not self.iteration:
-            return self.policy.composite([])
+            return self.alone(0)
         trial, newest = self.trials.now, self.iteration - 1
         self.set_first(trial)
         rho = [*self.policy.rho[:newest].tolist(), trial.rho * self.scale]

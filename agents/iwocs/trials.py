@@ -78,10 +78,9 @@ def others_first(first: Tensor, rho: Tensor) -> list[int]:
 class Trials:
     """One search for each threshold, then one for everybody else who could act first, if that is asked for.
 
-    None of the latter where no worst case can be higher. Then a search on held-out seeds
-    of what was best: of one trial, or of every threshold that ties for it, (4.28). A policy whose newest specialist is
-    rejected is the one `before`: on a grid, with the same reset seeds, every episode would be the same, so what was
-    found then is taken.
+    None of the latter where no worst case can be higher. Then a search on held-out seeds of what was best: of one
+    trial, or of every threshold that ties for it, (4.28). A policy whose newest specialist is rejected is the one
+    `before`: on a grid, with the same reset seeds, every episode would be the same, so what was found then is taken.
     """
 
     def __init__(

@@ -720,16 +720,17 @@ def curves_of(name: str, methods: dict[str, list[Result]]) -> str:
         others = [with_interval([cell[key] for cell in cells]) for key in ("average", "nominal")]
         seconds = [number(np.mean([cell["cpu_seconds"][part] for cell in cells])) for part in ("training", "curve")]
         published = PUBLISHED_WORST.get(name, {}).get(method, "")
-        each, best = (" ".join(map(number, of)) for of in (worst, [max(cell["curve"]["worst"]) for cell in cells]))
-        of_seeds = with_interval(worst), each, best
-        rows.append((method, thousands(cells[0]["steps"]), updates, *of_seeds, published, *others, *seconds))
+        kept = [cell["kept"]["worst"] for cell in cells if "kept" in cell]
+        each = tuple(" ".join(map(number, of)) for of in (worst, kept))
+        size = thousands(cells[0]["steps"]), updates
+        rows.append((method, *size, with_interval(worst), *each, published, *others, *seconds))
     header = (
         "method",
         "steps",
         "updates",
         "worst",
         "by seed",
-        "best point of the curve",
+        "best policy kept",
         "published, 4M steps",
         "mean over the grid",
         "nominal",

@@ -15,8 +15,10 @@ rates of learning, and one update for every step after a warm-up:
 At every evaluation the policy that would be deployed then (of IWOCS: the best composite so far) is played on the
 published half-open grid, 10 points a parameter, from reset seeds that no training saw: `curve` holds the lowest mean
 return of a point. Where a run ends before its budget, its last policy stands. That is played as `robust_baselines.py`
-plays its own. CPU-seconds of training and of the curve's evaluations are recorded apart. What is recorded is not run
-again, and a job that was stopped goes on from its last checkpoint.
+plays its own. IWOCS deploys what held best in its own searches; for the others the policy of the curve that is best on
+the same grid, from reset seeds of its own, is chosen and played in the same way: `kept`. CPU-seconds of training and of
+the curve's evaluations are recorded apart. What is recorded is not run again, and a job that was stopped goes on from
+its last checkpoint.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from typing import Any
 
 import torch
 import tyro
-from robust_baselines import FIRST_SEED, PUBLISHED_GRID, Method, played, without_tables
+from robust_baselines import EPISODES, FIRST_SEED, PUBLISHED_GRID, Method, played, without_tables
 from trained import ON_ONE_CORE, carry_out, train_to_the_end
 
 from surefoot.envs import SETS, BatchedPerturbedEnvs
@@ -42,6 +44,7 @@ from surefoot.training.config.presets import load_preset
 from surefoot.training.config.run import EvalConfig, RunConfig
 
 NAME = "robust_curves"
+CHOICE_SEED = 30_000  # of the episodes by which a policy of the curve is kept
 KEPT = 1_000  # policies: one an evaluation, and one wherever a run was stopped
 
 IWOCS_PRESET = "demo"
@@ -64,6 +67,8 @@ class Comparison:
 
     methods: dict[str, Method]
     seeds: tuple[int, ...]
+    iwocs_seeds: tuple[int, ...]
+    """Its own, where its rules were chosen since on one of the others."""
     steps: int
     every: int
     """Steps between two points of a curve."""
@@ -81,6 +86,7 @@ PENDULUM = Comparison(
         "nominal": Method("sac", preset="iwocs-demo-nominal"),
     },
     seeds=(25, 26, 27, 28, 29),
+    iwocs_seeds=(35, 36, 37, 38, 39),
     steps=96_000,
     every=9_600,
     episodes=2,
@@ -104,6 +110,7 @@ def larger(name: str) -> Comparison:
             "nominal": Method("sac", START, f"dr-sac/{name}"),
         },
         seeds=(25, 26, 27),
+        iwocs_seeds=(35, 36, 37),
         steps=200_000,
         every=10_000,
         episodes=2,
@@ -135,7 +142,12 @@ class Options:
 def jobs_of(name: str) -> list[str]:
     """Return the jobs of a set, a seed after the other."""
     comparison = COMPARISONS[name]
-    return [f"{name}/{method}/{seed}" for seed in comparison.seeds for method in comparison.methods]
+    together = zip(comparison.iwocs_seeds, comparison.seeds, strict=True)
+    return [
+        f"{name}/{method}/{own if method == 'iwocs' else seed}"
+        for own, seed in together
+        for method in comparison.methods
+    ]
 
 
 def configuration(job: str, steps: int | None = None) -> RunConfig[Any]:
@@ -173,15 +185,15 @@ def run(job: str, options: Options) -> dict[str, Any]:
     meta, seconds = trained(job, folder, COMPARISONS[name].methods[method], config)
     before = time.process_time()
     curve = worst_cases(folder, config, name)
-    task = replace(config.env, num_envs=128)
-    policy, grid = load_policy(folder).policy, {"n": PUBLISHED_GRID, "closed": False}
+    spent = {"training": round(seconds, 1), "curve": round(time.process_time() - before, 1)}
     return {
         "steps": config.steps,
         "ended": checkpoint_steps(folder, "policy")[-1],
         "updates": updates_of(folder),
         "curve": curve,
-        "cpu_seconds": {"training": round(seconds, 1), "curve": round(time.process_time() - before, 1)},
-        **played(make_act(policy), task, **grid, uncertainty=SETS[name]),
+        "cpu_seconds": spent,
+        **played_policy(folder, config, name),
+        **({} if method == "iwocs" else {"kept": kept_best(folder, config, name)}),
         "minutes": meta["minutes"],
         "commit": meta["commit"],
         **path_of(folder),
@@ -202,15 +214,38 @@ def trained(job: str, folder: Path, method: Method, config: RunConfig[Any]) -> t
 
 def worst_cases(folder: Path, config: RunConfig[Any], name: str) -> dict[str, Any]:
     """Return the lowest mean return over the grid of the policy at every evaluation."""
-    uncertainty, episodes, every = SETS[name], COMPARISONS[name].episodes, config.checkpoint_every
-    steps = list(range(every, config.steps + 1, every))
-    at = policies_at(steps, checkpoint_steps(folder, "policy"))
-    envs, points = BatchedPerturbedEnvs(config.env, uncertainty), uncertainty.grid(PUBLISHED_GRID, closed=False)
-    seeds = range(FIRST_SEED, FIRST_SEED + episodes)
-    found = {
-        step: worst_case(make_act(load_policy(folder, step).policy), envs, points, seeds)[0] for step in sorted({*at})
-    }
+    steps, at = points_of(folder, config)
+    episodes = COMPARISONS[name].episodes
+    found = worst_of_each(folder, config, name, range(FIRST_SEED, FIRST_SEED + episodes))
     return {"episodes": episodes, "steps": steps, "worst": [round(found[step], 1) for step in at]}
+
+
+def kept_best(folder: Path, config: RunConfig[Any], name: str) -> dict[str, Any]:
+    """Return what the policy gets that is best at an evaluation on the grid, the last one of equals, and its step."""
+    found = worst_of_each(folder, config, name, range(CHOICE_SEED, CHOICE_SEED + EPISODES))
+    step = max(found, key=lambda step: (found[step], step))
+    figures = played_policy(folder, config, name, step)
+    del figures["table"]
+    return {"step": step, "chosen_by": round(found[step], 1), "episodes": EPISODES, **figures}
+
+
+def worst_of_each(folder: Path, config: RunConfig[Any], name: str, seeds: Sequence[int]) -> dict[int, float]:
+    """Return the lowest mean return of a point, an episode from each reset seed, of every policy of the curve."""
+    envs, points = BatchedPerturbedEnvs(config.env, SETS[name]), SETS[name].grid(PUBLISHED_GRID, closed=False)
+    steps = sorted({*points_of(folder, config)[1]})
+    return {step: worst_case(make_act(load_policy(folder, step).policy), envs, points, seeds)[0] for step in steps}
+
+
+def played_policy(folder: Path, config: RunConfig[Any], name: str, step: str | int = "latest") -> dict[str, Any]:
+    """Return what the last policy, or that of a step, gets over the published grid."""
+    task, grid = replace(config.env, num_envs=128), {"n": PUBLISHED_GRID, "closed": False}
+    return played(make_act(load_policy(folder, step).policy), task, **grid, uncertainty=SETS[name])
+
+
+def points_of(folder: Path, config: RunConfig[Any]) -> tuple[list[int], list[int]]:
+    """Return the steps of the curve, and those of the policies that stand for them."""
+    steps = list(range(config.checkpoint_every, config.steps + 1, config.checkpoint_every))
+    return steps, policies_at(steps, checkpoint_steps(folder, "policy"))
 
 
 def policies_at(steps: Sequence[int], kept: Sequence[int]) -> list[int]:
@@ -240,7 +275,7 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     options.runs.mkdir(parents=True, exist_ok=True)
     jobs = options.jobs if options.jobs is not None else [job for name in options.sets for job in jobs_of(name)]
-    seeds = sorted({seed for comparison in COMPARISONS.values() for seed in comparison.seeds})
+    seeds = sorted({seed for of in COMPARISONS.values() for seed in of.seeds + of.iwocs_seeds})
     carry_out(NAME, jobs, lambda job: run(job, options), seeds, began)
 
 

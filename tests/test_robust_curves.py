@@ -6,6 +6,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -69,6 +70,31 @@ def test_a_point_of_the_curve_is_the_first_policy_from_its_step_on(curves):
     assert curves.policies_at([10, 20, 30, 40], [12, 17, 23, 26]) == [12, 23, 26, 26]
 
 
+def test_the_policy_that_is_kept_is_chosen_by_other_episodes_than_it_is_reported_with(curves, monkeypatch):
+    seen = {}
+
+    def worst_of_each(folder, config, name, seeds):
+        seen["chosen"] = set(seeds)
+        return {10: 300.0, 20: 700.0, 30: 700.0, 40: 50.0}
+
+    def evaluate_static(act, task, uncertainty, *, episodes, seeds, **_):
+        seen["reported"] = set(range(*seeds, seeds[0] + 2 * episodes))  # as many again at the worst point
+        point = np.array([690.0])
+        return SimpleNamespace(
+            mean=point, worst=0, points=point[None], fresh_returns=point, nominal_returns=point, returns=point[None]
+        )
+
+    monkeypatch.setattr(curves, "worst_of_each", worst_of_each)
+    monkeypatch.setattr(sys.modules["robust_baselines"], "evaluate_static", evaluate_static)
+    monkeypatch.setattr(curves, "make_act", lambda policy: policy)
+    monkeypatch.setattr(curves, "load_policy", lambda folder, step: SimpleNamespace(policy=seen.update(step=step)))
+    name = "inverted-pendulum-2"
+    kept = curves.kept_best(Path(), curves.configuration(f"{name}/rarl/25"), name)
+    assert (seen["step"], kept["step"], kept["chosen_by"], kept["worst"]) == (30, 30, 700.0, 690.0)
+    assert len(seen["chosen"]) == kept["episodes"]
+    assert seen["chosen"].isdisjoint(seen["reported"])
+
+
 def test_a_job_that_was_stopped_goes_on_as_if_it_was_not_and_is_recorded_once(curves, monkeypatch, tmp_path):
     import record
     import trained
@@ -94,7 +120,7 @@ def test_a_job_that_was_stopped_goes_on_as_if_it_was_not_and_is_recorded_once(cu
     assert record.results_of(curves.NAME) == {}
     curves.main(replace(options, runs=tmp_path / "parts"))
     parts = record.results_of(curves.NAME)[job]
-    same = ("curve", "worst", "table", "updates", "steps", "ended")
+    same = ("curve", "kept", "worst", "table", "updates", "steps", "ended")
     assert {name: parts[name] for name in same} == {name: whole[name] for name in same}
     monkeypatch.setattr(curves, "train_to_the_end", None)  # whoever calls it fails
     curves.main(replace(options, runs=tmp_path / "again"))
@@ -119,19 +145,19 @@ def stopping_after(looks):
     return stop_on_signals
 
 
-def made_up(worst, *, best=0.0, **more):
+def made_up(worst, **more):
     """Return what a job could have recorded."""
-    curve = {"episodes": 2, "steps": [10, 20], "worst": [best, worst]}
+    curve = {"episodes": 2, "steps": [10, 20], "worst": [5.0, worst]}
     cost = {"cpu_seconds": {"training": 60.4, "curve": 8.0}, "commit": "0123456789abcdef", "minutes": 1.0}
     cell = {"steps": 96_000, "updates": 95_500, "curve": curve, "worst": worst, "average": 500.0, "nominal": 1000.0}
     return cell | cost | more
 
 
 JOBS = {
-    "inverted-pendulum-2/iwocs/20": made_up(900.0, best=905.0, updates=91_000, search_steps=3_000_000),
+    "inverted-pendulum-2/iwocs/20": made_up(900.0, updates=91_000, search_steps=3_000_000),
     "inverted-pendulum-2/iwocs/21": made_up(1000.0, updates=91_008, search_steps=1_000_000),
-    "inverted-pendulum-2/rarl/20": made_up(30.0),
-    "halfcheetah-2/nominal/20": made_up(-300.0, steps=200_000),
+    "inverted-pendulum-2/rarl/20": made_up(30.0, kept={"worst": 700.0}),
+    "halfcheetah-2/nominal/20": made_up(-300.0, steps=200_000, kept={"worst": -250.0}),
 }
 
 
@@ -141,12 +167,12 @@ def test_every_set_has_a_table_with_its_methods_from_the_best_on(curves):
     cheetah, pendulum = render_tables.robust_curves({"jobs": JOBS}).split("**inverted-pendulum-2**")
     rows = [line for line in pendulum.splitlines() if line.startswith("|")][2:]
     assert rows == [
-        "| iwocs | 96k | 91,000 91,008 | 950 [900, 1000] | 900 1000 | 905 1000 | 1000 ± 0 | 500 [500, 500] "
+        "| iwocs | 96k | 91,000 91,008 | 950 [900, 1000] | 900 1000 |  | 1000 ± 0 | 500 [500, 500] "
         "| 1000 [1000, 1000] | 60 | 8 |",
-        "| rarl | 96k | 95,500 | 30 | 30 | 30 | 2 ± 0 | 500 | 1000 | 60 | 8 |",
+        "| rarl | 96k | 95,500 | 30 | 30 | 700 | 2 ± 0 | 500 | 1000 | 60 | 8 |",
     ]
     assert "Runs of commits `0123456789`. The searches of IWOCS played 2000k steps a run besides." in pendulum
-    assert "| nominal | 200k | 95,500 | −300 | −300 | 0 | −200 ± 2 |" in cheetah
+    assert "| nominal | 200k | 95,500 | −300 | −300 | −250 | −200 ± 2 |" in cheetah
     zoo = json.loads((BENCHMARKS / "results" / "zoo_stress.json").read_text())["jobs"]["sac/HalfCheetah-v3"]["worst"]
     assert f"sac/HalfCheetah-v3 {render_tables.number(zoo['mean'])} [" in cheetah
     assert "Public" not in pendulum
@@ -163,9 +189,9 @@ def test_the_figure_has_a_panel_a_set_a_line_a_method_and_a_band_where_there_are
     cheetah, pendulum = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["halfcheetah-2", "inverted-pendulum-2"]
     assert [line.get_label() for line in pendulum.lines] == ["iwocs", "rarl"]
-    np.testing.assert_array_equal(pendulum.lines[0].get_xydata(), [[10, 452.5], [20, 950]])
+    np.testing.assert_array_equal(pendulum.lines[0].get_xydata(), [[10, 5], [20, 950]])
     assert (len(pendulum.collections), len(cheetah.collections)) == (1, 0)
     corners = pendulum.collections[0].get_paths()[0].vertices
-    assert (corners[:, 1].min(), corners[:, 1].max()) == (0, 1000)
+    assert (corners[:, 1].min(), corners[:, 1].max()) == (5, 1000)
     assert "episodes a point: 2 in halfcheetah-2" in caption.shows
     assert caption.seeds == "seeds 20, 21"

@@ -12,12 +12,10 @@ from its last checkpoint.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 from trained import ON_ONE_CORE, carry_out, learning_curve, train_to_the_end
 
@@ -74,10 +72,7 @@ def run(job: str, options: Options) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    began = time.perf_counter()
-    torch.set_num_threads(1)
-    options.runs.mkdir(parents=True, exist_ok=True)
-    carry_out(NAME, options.jobs, lambda job: run(job, options), SEEDS, began)
+    carry_out(NAME, options.jobs, lambda job: run(job, options), SEEDS, options.runs)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ What is recorded is not run again, and neither is a run that has ended.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
@@ -180,10 +179,7 @@ def outcome(returns: np.ndarray) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    began = time.perf_counter()
-    torch.set_num_threads(1)
-    options.runs.mkdir(parents=True, exist_ok=True)
-    carry_out(NAME, options.jobs, lambda job: take_apart(job, options.runs), SEEDS, began)
+    carry_out(NAME, options.jobs, lambda job: take_apart(job, options.runs), SEEDS, options.runs)
 
 
 if __name__ == "__main__":

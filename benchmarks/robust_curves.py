@@ -31,7 +31,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 from robust_baselines import EPISODES, FIRST_SEED, PUBLISHED_GRID, Method, played, without_tables
 from trained import ON_ONE_CORE, carry_out, train_to_the_end
@@ -271,12 +270,9 @@ def path_of(folder: Path) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    began = time.perf_counter()
-    torch.set_num_threads(1)
-    options.runs.mkdir(parents=True, exist_ok=True)
     jobs = options.jobs if options.jobs is not None else [job for name in options.sets for job in jobs_of(name)]
     seeds = sorted({seed for of in COMPARISONS.values() for seed in of.seeds + of.iwocs_seeds})
-    carry_out(NAME, jobs, lambda job: run(job, options), seeds, began)
+    carry_out(NAME, jobs, lambda job: run(job, options), seeds, options.runs)
 
 
 if __name__ == "__main__":

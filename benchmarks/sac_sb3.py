@@ -9,12 +9,10 @@ is recorded is not run again, and a job that was stopped goes on from its last c
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 from trained import ON_ONE_CORE, carry_out, learning_curve, train_to_the_end
 
@@ -63,10 +61,7 @@ def run(job: str, runs: Path, steps: int) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    began = time.perf_counter()
-    torch.set_num_threads(1)
-    options.runs.mkdir(parents=True, exist_ok=True)
-    carry_out(NAME, options.jobs, lambda job: run(job, options.runs, options.steps), SEEDS, began)
+    carry_out(NAME, options.jobs, lambda job: run(job, options.runs, options.steps), SEEDS, options.runs)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,14 @@ command again is the rest of the work. Jobs are in the order in which they say m
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import tyro
-from record import RESULTS, record_job, results_of
+from record import RESULTS
 from trained import carry_out, train_to_the_end
 
 from surefoot.envs import Physics
@@ -202,14 +200,10 @@ def _moments(place: str, result: EvalResult) -> dict[str, float]:
 
 
 def main(options: Options) -> None:
-    began = time.perf_counter()
-    torch.set_num_threads(1)
-    options.runs.mkdir(parents=True, exist_ok=True)
-    for job, figures in jobs_of_the_demo() if options.steps is None else ():
-        if job not in results_of(NAME):
-            record_job(NAME, job, figures, began=began, seeds=list(SEEDS))
+    made = dict(jobs_of_the_demo()) if options.steps is None else {}
     jobs = options.jobs if options.jobs is not None else [job for cut in options.cuts for job in CUTS[cut]]
-    carry_out(NAME, jobs, lambda job: run(job, options), SEEDS, began)
+    every = list(dict.fromkeys([*made, *jobs]))
+    carry_out(NAME, every, lambda job: made[job] if job in made else run(job, options), SEEDS, options.runs)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from record import record_job, results_of
 
 from surefoot.training.config.run import RunConfig
@@ -46,8 +48,11 @@ def learning_curve(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
     return figures | {"minutes": meta["minutes"], "commit": meta["commit"]}
 
 
-def carry_out(name: str, jobs: Sequence[str], run: Callable[[str], Any], seeds: Sequence[int], began: float) -> None:
-    """Run and record the jobs of a benchmark that have no result yet; `began` as for `record`."""
+def carry_out(name: str, jobs: Sequence[str], run: Callable[[str], Any], seeds: Sequence[int], runs: Path) -> None:
+    """Run and record, on one thread, the jobs of a benchmark that have no result yet; `runs` holds their folders."""
+    began = time.perf_counter()
+    torch.set_num_threads(1)
+    runs.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         if job not in results_of(name):
             record_job(name, job, run(job), began=began, seeds=list(seeds))

@@ -1,6 +1,7 @@
 """Render the tables of README.md and docs/ from benchmarks/results/*.json: numbers are never typed.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`, each on a line of its own; NAME is a result file's.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, each on a line of its own; NAME is a result file's,
+or that of another view of one.
 
     python benchmarks/render_tables.py [--check]
 """
@@ -56,10 +57,10 @@ def rendered(text: str, where: str, results: Path = RESULTS) -> str:
 
 
 def table_of(name: str, results: Path) -> str:
-    """Return the Markdown of one result file."""
-    path = results / f"{name}.json"
+    """Return the Markdown of one result file, or of a view of it."""
+    path = results / f"{VIEWS.get(name, name)}.json"
     if not path.is_file():
-        return f"*Not measured yet: there is no `benchmarks/results/{name}.json`.*"
+        return f"*Not measured yet: there is no `benchmarks/results/{path.name}`.*"
     result = json.loads(path.read_text(encoding="utf-8"))
     return f"{RENDERERS.get(name, key_values)(result)}\n\n{provenance(result)}"
 
@@ -795,27 +796,35 @@ IWOCS_CHOSE = range(3)  # seeds
 
 
 def iwocs(result: Result) -> str:
-    """Return what the seeds of every method get over the grid, and the paths of those that searched the published one.
+    """Return what the seeds of IWOCS as it is now get over the grid, beside the paper's rules and policies without it."""
+    return iwocs_rows(result, lambda method: method in IWOCS_NOW)
+
+
+def iwocs_ablations(result: Result) -> str:
+    """Return the same of all rules before, and of what was tried on the way."""
+    return iwocs_rows(result, lambda method: method not in IWOCS_NOW)
+
+
+def iwocs_rows(result: Result, shown: Callable[[str], bool]) -> str:
+    """Return what the seeds of some methods get over the grid, and the paths of those that searched the published one.
 
     Seeds on which settings were chosen are rows of their own.
     """
     jobs, paths = {}, list[str]()
-    for job, cell in sorted(result["jobs"].items(), key=by_seed):
+    own = {job: cell for job, cell in sorted(result["jobs"].items(), key=by_seed) if shown(by_seed((job, cell))[0])}
+    for job, cell in own.items():
         method, seed = by_seed((job, cell))
         jobs[f"{method}{', chose' * (seed in IWOCS_CHOSE)}/{seed}"] = cell
     for method, column in IWOCS_PATHS.items():
-        rows = [
-            row
-            for job, cell in sorted(result["jobs"].items(), key=by_seed)
-            if by_seed((job, cell))[0] == method
-            for row in iwocs_path(job, cell["path"], column)
-        ]
-        own = "specialist, default in T_i"
-        header = ("seed", "i", "T_i", column, "J_i", "held-out", own, "fraction of steps by default", "end")
+        of_method = {job: cell for job, cell in own.items() if by_seed((job, cell))[0] == method}
+        rows = [row for job, cell in of_method.items() for row in iwocs_path(job, cell["path"], column)]
+        alone = "specialist, default in T_i"
+        header = ("seed", "i", "T_i", column, "J_i", "held-out", alone, "fraction of steps by default", "end")
         paths += [f"`{method}`:\n\n{markdown(header, rows)}"] if rows else []
     return "\n\n".join([robust_baselines(result | {"jobs": jobs}), *paths])
 
 
+IWOCS_NOW = ("iwocs-models", "iwocs-as-published", "dr-sac", "nominal")
 # Methods whose paths are shown, and which of their columns.
 IWOCS_PATHS = {
     "iwocs-models": "ceiling",
@@ -1718,6 +1727,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "sweep_overhead": sweep_overhead,
     "robust_baselines": robust_baselines,
     "robust_curves": robust_curves,
+    "iwocs_ablations": iwocs_ablations,
     "zoo": zoo,
     "throughput": throughput,
     "throughput_2_threads": throughput,
@@ -1752,6 +1762,9 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dhn_speed": dhn_speed,
     "dvi_speed": dvi_speed,
 }
+
+
+VIEWS = {"iwocs_ablations": "iwocs"}  # tables that are another view of a result file
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def article(site: Path, page: Path) -> str:
 def test_search_knows_pages_sections_equations_and_the_api(site):
     found = {entry["location"] for entry in json.loads((site / "search" / "search_index.json").read_text())["docs"]}
     assert {page.with_suffix(".html").as_posix() for page in PAGES} <= found
-    assert {"methods/iwocs.html#uncertainty-sets", "reference/index.html#surefoot.train"} <= found
+    assert {"guides/uncertainty_sets.html#own-sets", "reference/index.html#surefoot.train"} <= found
     assert "reference/agents/h2o.html#surefoot.agents.h2o.importance_weight" in found
     assert (site / "search" / "search_index.js").read_text().startswith("var __index = {")  # what a page on disk reads
 

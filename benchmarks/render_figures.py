@@ -27,8 +27,13 @@ from surefoot.evaluation.statistics import stratified_bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
-GRID, SEED = 5, 3  # of benchmarks/iwocs.py
-WORLDS = {"iwocs": "iwocs", "nominal": "sac in the nominal model", "dr-sac": "dr-sac (domain randomisation)"}
+GRID = 10  # of benchmarks/robust_curves.py
+WORLDS = {  # the first seed of each
+    "iwocs": ("iwocs", 35),
+    "m2td3": ("m2td3", 25),
+    "dr-sac": ("dr-sac (domain randomisation)", 25),
+    "nominal": ("sac in the nominal model", 25),
+}
 GRAVITY = (0.25, 0.5, 1.0, 2.0, 4.0)  # of benchmarks/simulator_gap.py
 BANDIT_TASKS = {"digits": "digits: errors", "cosine": "cosine problem: regret"}
 BANDIT_STYLES = {
@@ -62,20 +67,19 @@ CURVE_STYLES = {  # of benchmarks/robust_curves.py
 }
 
 
-def draw_iwocs_worlds() -> Path:
-    """Draw the mean returns of three methods over both masses of InvertedPendulum, from `iwocs.json`."""
-    jobs: dict[str, Any] = json.loads((RESULTS / "iwocs.json").read_text(encoding="utf-8"))["jobs"]
+def draw_iwocs_worlds(results: Path = RESULTS, images: Path = IMAGES) -> Path:
+    """Draw the mean returns of four methods over both masses of InvertedPendulum, from `robust_curves.json`."""
+    jobs: dict[str, Any] = json.loads((results / "robust_curves.json").read_text(encoding="utf-8"))["jobs"]
     task, masses = EnvConfig("InvertedPendulum-v5"), find_set("inverted-pendulum-2")
     nominal = BatchedPerturbedEnvs(task, masses, num_envs=1).nominal
-    surfaces = {
-        label: _surface(np.array(jobs[f"{method}/{SEED}"]["table"]), nominal, jobs[f"{method}/{SEED}"]["nominal"])
-        for method, label in WORLDS.items()
-    }
-    axes = dict(zip(masses.param_names, masses.axes(GRID, closed=True), strict=True))
-    trained = f"iwocs and dr-sac trained in the uncertainty set {masses.name}"
-    shows = f"mean over 5 episodes at each of {GRID} × {GRID} grid points (closed grid); no band: no interval is drawn"
-    caption = Caption(f"{task_with_dynamics(asdict(task))}; {trained}", seeds_in_words([SEED]), shows)
-    return parameter_maps(IMAGES / "iwocs_worlds.png", axes, surfaces, caption=caption)
+    axes = dict(zip(masses.param_names, masses.axes(GRID, closed=False), strict=True))
+    cells = {method: jobs[f"{masses.name}/{method}/{seed}"] for method, (_, seed) in WORLDS.items()}
+    surfaces = {WORLDS[method][0]: _surface(cell, nominal) for method, cell in cells.items()}
+    trained = f"all but the nominal one trained in the uncertainty set {masses.name}"
+    shows = f"mean over 5 episodes at each of {GRID} × {GRID} grid points (half-open); no band: no interval is drawn"
+    seeds = f"the first seed of each: {', '.join(f'{method} {seed}' for method, (_, seed) in WORLDS.items())}"
+    caption = Caption(f"{task_with_dynamics(asdict(task))}; {trained}", seeds, shows)
+    return parameter_maps(images / "iwocs_worlds.png", axes, surfaces, caption=caption)
 
 
 def draw_simulator_gap() -> Path:
@@ -210,8 +214,9 @@ def _draw_worst_case(axes: Axes, method: str, curves: list[dict[str, Any]]) -> N
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
 
 
-def _surface(table: np.ndarray, nominal: np.ndarray, nominal_value: float) -> Surface:
-    return Surface(table.reshape(GRID, GRID), np.zeros((GRID, GRID), dtype=bool), nominal, nominal_value)
+def _surface(cell: dict[str, Any], nominal: np.ndarray) -> Surface:
+    shape = GRID, GRID
+    return Surface(np.reshape(cell["table"], shape), np.zeros(shape, dtype=bool), nominal, cell["nominal"])
 
 
 if __name__ == "__main__":

@@ -430,7 +430,10 @@ class Reader:
         if "mine.hdf5" in words and "collect" not in words and not (self.folder / "mine.hdf5").exists():
             task = words[words.index("--env.id") + 1] if "--env.id" in words else "Hopper-v5"
             write_recording(self.folder / "mine.hdf5", EnvConfig(task))
-        elsewhere = {"own.yaml": ("guides/uncertainty_sets.md", "own.yaml"), "FILE.yaml": ("guides/sweeps.md", "many.yaml")}
+        elsewhere = {
+            "own.yaml": ("guides/uncertainty_sets.md", "own.yaml"),
+            "FILE.yaml": ("guides/sweeps.md", "many.yaml"),
+        }
         for name, place in elsewhere.items():
             if name in words and not (self.folder / name).exists():
                 (self.folder / name).write_text(block_of(*place), encoding="utf-8")

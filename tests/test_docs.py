@@ -130,6 +130,31 @@ def test_an_interval_needs_two_seeds(render):
     assert render.with_interval([1.0, 3.0]) == "2 [1, 3]"
 
 
+def test_a_view_is_another_table_of_the_same_file(render, results, monkeypatch):
+    monkeypatch.setitem(render.VIEWS, "other", "toy")
+    monkeypatch.setitem(render.RENDERERS, "other", lambda result: f"speed {result['speed']['ours']}")
+    page = "<!-- table: other -->\n<!-- end -->\n"
+    assert render.rendered(page, "page", results).splitlines()[1:4:2] == [
+        "speed 3",
+        "`python benchmarks/toy.py --seeds 0 1`; commit `0123456789`; 2 CPUs (x86_64); seeds 0, 1; 2.5 minutes.",
+    ]
+
+
+def test_every_rule_of_iwocs_stands_on_one_page_with_the_seeds_that_chose_apart(render):
+    cell = {"worst": 7.0, "average": 8.0, "nominal": 9.0, "cpu_seconds": 1.0, "steps": 1_000, "commit": "0123456789ab"}
+    jobs = dict.fromkeys(("iwocs-of-all/1", "iwocs-of-all/3", "dr-sac/3", "nominal/4", "iwocs-longer/1"), cell)
+
+    def methods(table):
+        return [line.split(" | ")[0] for line in table.splitlines()[2:]]
+
+    assert methods(render.iwocs({"jobs": jobs})) == ["| dr-sac", "| nominal"]
+    assert methods(render.iwocs_ablations({"jobs": jobs})) == [
+        "| iwocs-longer, chose",
+        "| iwocs-of-all",
+        "| iwocs-of-all, chose",
+    ]
+
+
 def test_a_missing_result_says_so_and_an_open_table_is_refused(render, results):
     page = "<!-- table: absent -->\n<!-- end -->\n"
     assert "*Not measured yet: there is no `benchmarks/results/absent.json`.*" in render.rendered(page, "page", results)

@@ -156,6 +156,7 @@ def made_up(worst, **more):
 JOBS = {
     "inverted-pendulum-2/iwocs/20": made_up(900.0, updates=91_000, search_steps=3_000_000),
     "inverted-pendulum-2/iwocs/21": made_up(1000.0, updates=91_008, search_steps=1_000_000),
+    "inverted-pendulum-2/iwocs-default-goes-on/20": made_up(1.0),  # stands elsewhere
     "inverted-pendulum-2/rarl/20": made_up(30.0, kept={"worst": 700.0}),
     "halfcheetah-2/nominal/20": made_up(-300.0, steps=200_000, kept={"worst": -250.0}),
 }

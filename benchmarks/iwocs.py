@@ -4,8 +4,8 @@
 
 What should come out: docs/derivations/iwocs.md E18 and E19. A job is METHOD/SEED. All but `iwocs-longer` have the steps
 and updates of `iwocs --preset demo`, here `iwocs-models`, chosen on seeds 0 to 2 after the fall of an older one on seed
-20. All play on the closed 5 x 5 grid and on the published one, 5 episodes a point from seeds that no training saw (as
-`robust_baselines.py` plays its own). Each adds its own entry to benchmarks/results/iwocs.json and leaves the others.
+20. All play on the closed 5 x 5 grid and on the published one, 5 episodes a point from seeds that no training saw.
+Each adds its own entry to benchmarks/results/iwocs.json and leaves the others.
 All but `iwocs-models` and those that go on end where the worst model repeats, as the demo did when they were measured.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import tyro
 from record import results_of
-from robust_baselines import Method, measure
+from worst_cases import Method, measure
 
 from surefoot.agents.iwocs import THRESHOLDS
 
@@ -31,6 +31,7 @@ BEFORE: dict[str, Any] = {  # the demo when it went on, before its gate judged b
     "error_quantile": 0.9,
     "gate_memory": 0.9,
     "gate_choice": "accurate",
+    "gate_first": "pessimistic",
     "grid_n": 5,
     "grid_closed": True,
     "search_episodes": 2,
@@ -82,7 +83,7 @@ class Options:
 def main(options: Options) -> None:
     jobs = tuple(dict.fromkeys(options.jobs))
     seeds = {int(job.split("/")[1]) for job in (*results_of(NAME), *jobs)}
-    measure(NAME, METHODS, jobs, seeds=sorted(seeds))
+    measure(NAME, METHODS, jobs, sorted(seeds))
 
 
 if __name__ == "__main__":

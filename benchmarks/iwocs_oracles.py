@@ -31,10 +31,10 @@ import torch
 import tyro
 from mujoco import rollout
 from record import STARTED
-from robust_baselines import FIRST_SEED, PUBLISHED_GRID
-from robust_baselines import SET as UNCERTAINTY
 from torch import Tensor
 from trained import carry_out, train_to_the_end
+from worst_cases import FIRST_SEED, PUBLISHED_GRID
+from worst_cases import SET as UNCERTAINTY
 
 from surefoot.agents.iwocs import THRESHOLDS
 from surefoot.agents.iwocs.models import CompositeAmongModels, ModelGate

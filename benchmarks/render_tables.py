@@ -672,7 +672,7 @@ def by_seed(item: tuple[str, Any]) -> tuple[str, int]:
     return method, int(seed)
 
 
-def robust_baselines(result: Result) -> str:
+def over_the_grid(result: Result) -> str:
     """Return, per method, what its seeds get over the grid of parameters."""
     methods = list(dict.fromkeys(job.split("/")[0] for job in result["jobs"]))
     rows = []
@@ -825,7 +825,7 @@ def iwocs_rows(result: Result, shown: Callable[[str], bool]) -> str:
         alone = "specialist, default in T_i"
         header = ("seed", "i", "T_i", column, "J_i", "held-out", alone, "fraction of steps by default", "end")
         paths += [f"`{method}`:\n\n{markdown(header, rows)}"] if rows else []
-    return "\n\n".join([robust_baselines(result | {"jobs": jobs}), *paths])
+    return "\n\n".join([over_the_grid(result | {"jobs": jobs}), *paths])
 
 
 IWOCS_NOW = ("iwocs-models", "iwocs-as-published", "dr-sac", "nominal")
@@ -1729,7 +1729,6 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "dmc_sac": dmc_sac,
     "simulator_gap": simulator_gap,
     "sweep_overhead": sweep_overhead,
-    "robust_baselines": robust_baselines,
     "robust_curves": robust_curves,
     "iwocs_ablations": iwocs_ablations,
     "zoo": zoo,

@@ -21,7 +21,7 @@ def oracles(monkeypatch):
     import iwocs_oracles
 
     yield iwocs_oracles
-    for name in ("iwocs_oracles", "robust_baselines", "trained", "record", "render_tables"):
+    for name in ("iwocs_oracles", "worst_cases", "trained", "record", "render_tables"):
         sys.modules.pop(name, None)
 
 

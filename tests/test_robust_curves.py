@@ -15,7 +15,7 @@ from surefoot.training.config.presets import load_preset
 from surefoot.training.loop.budget import settle
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-MODULES = ("robust_curves", "robust_baselines", "trained", "record", "render_tables", "render_figures")
+MODULES = ("robust_curves", "worst_cases", "trained", "record", "render_tables", "render_figures")
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_policy_that_is_kept_is_chosen_by_other_episodes_than_it_is_reported
         )
 
     monkeypatch.setattr(curves, "worst_of_each", worst_of_each)
-    monkeypatch.setattr(sys.modules["robust_baselines"], "evaluate_static", evaluate_static)
+    monkeypatch.setattr(sys.modules["worst_cases"], "evaluate_static", evaluate_static)
     monkeypatch.setattr(curves, "make_act", lambda policy: policy)
     monkeypatch.setattr(curves, "load_policy", lambda folder, step: SimpleNamespace(policy=seen.update(step=step)))
     name = "inverted-pendulum-2"

@@ -93,3 +93,12 @@ def summary(last: dict[str, Any], names: Sequence[str]) -> str:
 
 def _more(ties: int) -> str:
     return f" in {ties} models" if ties > 1 else ""
+
+
+def as_json(value: Any) -> Any:
+    """Return a path for its file: JSON has no infinity, so the threshold of no gate is the text `inf`."""
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return str(value) if value == math.inf else value

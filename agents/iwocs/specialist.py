@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import accumulate
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,6 @@ class IWOCSConfig(SACConfig):
     """Which model to train in next: the worst one, or a `random` one (ablation)."""
     gate_critic: Literal["entropy-free", "soft"] = "entropy-free"
     """Critic whose minimum selects the acting policy: the entropy-free one, or `soft`, SAC's own (ablation)."""
-
     gate: Literal["predictors", "models"] = "predictors"
     """Who may act: a specialist whose predictor foresaw the step before to within ρ (`predictors`, the paper), or one
     that was seen to hold in every model of the search that still explains the episode (`models`, ours)."""
@@ -122,6 +121,8 @@ class IWOCSConfig(SACConfig):
     each counts as one of `iterations`."""
     on_repeat: Literal["end", "next-worst"] = "end"
     """Where the worst model was trained in before: end the run, or train in the worst of the others (ours)."""
+
+    INFINITE: ClassVar[tuple[str, ...]] = ("thresholds",)
 
     def __post_init__(self) -> None:
         counts = ("default_steps", "model_steps", "generations", "search_episodes", "gate_updates")

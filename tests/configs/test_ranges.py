@@ -18,6 +18,7 @@ from surefoot.training.sweep.plan import SearchObjective, Sweep
 ANY_SIGN = {"gravity", "log_std_min", "log_std_offset", "target_entropy", "lagrange_target", "success_return"}
 ANY_SIGN |= {"gradient_steps", "stock_range", "return_range", "reward_range"}
 INFINITE = {"on_policy_weight", "critic_on_policy_weight", "policy_on_policy_weight"}  # inf: on-policy only
+INFINITE |= {"thresholds"}  # inf: no gate
 
 
 def cases():

@@ -87,6 +87,22 @@ def test_its_policy_is_evaluated_as_any_other_with_its_memory(run, capsys):
     assert not torch.equal(policy.act(torch.zeros(1, 3)), policy.default.act(torch.zeros(1, 3)))
 
 
+def test_an_infinite_threshold_is_no_gate_and_the_path_is_still_json(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    one = ["--agent.thresholds", "inf", "--agent.iterations", "1", "--steps", "35", "--name", "a"]
+    assert main(["train", "iwocs", "--preset", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path), *one]) == 0
+    path = json.loads((tmp_path / "a" / "path.json").read_text(), parse_constant=pytest.fail)
+    assert [entry["rho"] for entry in path] == [None, "inf"]
+    assert path[1]["by_threshold"][0][0] == "inf"
+    assert path[1]["fractions"] == [1.0, 0.0]
+    policy = load_policy(tmp_path / "a").policy
+    assert policy.rho.tolist() == [np.inf]
+    policy.used.fill_(1)
+    stateful = make_act(policy)
+    evaluate(stateful, EnvConfig(**TINY["env"]), episodes=2, seed=0)
+    assert stateful.fractions.tolist() == [1.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

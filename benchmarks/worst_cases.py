@@ -1,13 +1,4 @@
-"""Worst cases of what IWOCS is compared with, on InvertedPendulum with two unknown masses, at the demos' budget.
-
-The methods: docs/derivations/iwocs.md §8; published results: §9.
-
-    python benchmarks/robust_baselines.py [--jobs rarl/0 m2td3/0 …] [--steps N]
-
-A job is METHOD/SEED: the preset `demo` of an agent, trained and then played on the closed 5 × 5 grid and on the
-published half-open 10 × 10 one, 5 episodes per point from seeds that no training saw. Each adds its own entry to
-benchmarks/results/robust_baselines.json and leaves the others.
-"""
+"""Benchmarks of worst cases: a policy is trained, and played over a grid of its uncertainty set."""
 
 from __future__ import annotations
 
@@ -20,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from record import STARTED, record_job
 
 from surefoot.envs import SETS, EnvConfig, UncertaintySet
@@ -31,8 +21,9 @@ from surefoot.training.config.presets import load_preset
 from surefoot.training.runs.folder import read_meta
 from surefoot.training.session import train
 
-NAME = "robust_baselines"
 SET = SETS["inverted-pendulum-2"]
+GRID, EPISODES, FIRST_SEED = 5, 5, 20_000
+PUBLISHED_GRID = 10  # half-open, as in the paper
 
 
 @dataclass(frozen=True)
@@ -45,33 +36,10 @@ class Method:
     steps: int | None = None  # those of the preset
 
 
-METHODS = {
-    "dr-sac": Method("dr-sac"),
-    "rarl": Method("rarl"),
-    "m2td3": Method("m2td3"),
-    "soft-m2td3": Method(
-        "m2td3", {"soft": True, "parameter_noise_updates": 7_000}
-    ),  # half of its updates, as published
-}
-SEEDS = (0, 1, 2)
-GRID, EPISODES, FIRST_SEED = 5, 5, 20_000
-PUBLISHED_GRID = 10  # half-open, as in the paper
-
-
-@dataclass
-class Options:
-    """What to run."""
-
-    jobs: tuple[str, ...] = tuple(f"{method}/{seed}" for seed in SEEDS for method in METHODS)
-    """METHOD/SEED."""
-    steps: int | None = None
-    """Environment steps of a run; None: those of the preset."""
-
-
-def run(method: Method, seed: int, steps: int | None = None) -> dict[str, Any]:
-    """Train one policy and return what it gets over the grid, and the path of an agent that has one."""
+def run(method: Method, seed: int) -> dict[str, Any]:
+    """Train one policy and return what it gets over two grids, and the path of an agent that has one."""
     preset = load_preset(method.agent, method.preset)
-    steps = steps or method.steps or preset.steps
+    steps = method.steps or preset.steps
     agent = replace(preset.agent, **method.changes)
     config = replace(preset, agent=agent, seed=seed, steps=steps, device="cpu", baselines=())
     started = time.process_time()
@@ -112,26 +80,12 @@ def played(act: Act, task: EnvConfig, n: int, *, closed: bool, uncertainty: Unce
     }
 
 
-def measure(
-    name: str,
-    methods: dict[str, Method],
-    jobs_to_do: tuple[str, ...],
-    steps: int | None = None,
-    seeds: Sequence[int] = SEEDS,
-) -> None:
+def measure(name: str, methods: dict[str, Method], jobs_to_do: tuple[str, ...], seeds: Sequence[int]) -> None:
     """Carry out METHOD/SEED after METHOD/SEED, each recorded in addition to what results/NAME.json has already."""
     began = time.perf_counter()
     torch.set_num_threads(1)
     for job in jobs_to_do:
         method, seed = job.split("/")
-        figures = run(methods[method], int(seed), steps)
+        figures = run(methods[method], int(seed))
         print(job, figures["worst"], figures["average"], figures["cpu_seconds"], flush=True)
         record_job(name, job, figures, began=began, seeds=list(seeds))
-
-
-def main(options: Options) -> None:
-    measure(NAME, METHODS, options.jobs, options.steps)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options))

@@ -1,0 +1,67 @@
+"""The benchmark of IWOCS: what a row of before is called is what it runs, whatever the demo is by now."""
+
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from surefoot.agents.iwocs.specialist import IWOCSConfig
+from surefoot.training.config.presets import load_preset
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+DEMO_OF_BEFORE = {  # configs/iwocs/demo.yaml of commit fccf2bcde1: what was not a default there
+    "hidden": (64, 64),
+    "entropy_free_hidden": (64, 64, 64),
+    "policy_lr": 1e-3,
+    "critic_lr": 1e-3,
+    "alpha_lr": 1e-3,
+    "adam_eps": 1e-5,
+    "gamma": 0.98,
+    "tau": 0.02,
+    "learning_starts": 500,
+    "random_steps": 500,
+    "default_steps": 16_000,
+    "model_steps": 10_000,
+    "iterations": 8,
+    "thresholds": (0.0, 1.0, 3.0, 10.0, 30.0, 100.0),
+    "threshold_by": "mean",
+    "threshold_ties": "again",
+    "prolong": 2,
+    "on_repeat": "next-worst",
+    "error_quantile": 0.9,
+    "gate_memory": 0.9,
+    "gate_choice": "accurate",
+    "grid_n": 5,
+    "grid_closed": True,
+    "search_episodes": 2,
+    "held_out_episodes": 10,
+}
+OF_ANOTHER_GATE = ("gate_updates", "gate_tolerance")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import iwocs
+
+    yield iwocs
+    for name in ("iwocs", "worst_cases", "record"):
+        sys.modules.pop(name, None)
+
+
+def test_the_demo_of_before_is_still_what_it_was(script):
+    run = replace(load_preset("iwocs", "demo").agent, **script.METHODS["iwocs-goes-on-again"].changes)
+    was = replace(IWOCSConfig(), **DEMO_OF_BEFORE)
+    differs = {
+        field.name: (getattr(run, field.name), getattr(was, field.name))
+        for field in fields(was)
+        if getattr(run, field.name) != getattr(was, field.name) and field.name not in OF_ANOTHER_GATE
+    }
+    assert differs == {}
+
+
+def test_every_row_is_a_configuration_and_only_the_demo_has_its_gate(script):
+    demo = load_preset("iwocs", "demo").agent
+    gates = {name: replace(demo, **of.changes).gate for name, of in script.METHODS.items() if of.agent == "iwocs"}
+    assert [name for name, gate in gates.items() if gate == "models"] == ["iwocs-models"]

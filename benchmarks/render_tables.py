@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,8 @@ def simulator_gap(result: Result) -> str:
         cuts[cut].setdefault((method, data[0] if data else gap), []).append(figures["real"])
     tables = "\n\n".join(gap_table(cells) for cells in cuts.values() if cells)
     steps = sorted({figures["steps"] for figures in result["jobs"].values()})
-    commits = ", ".join(sorted({f"`{figures['commit'][:10]}`" for figures in result["jobs"].values()}))
     minutes = sum(figures.get("minutes", 0.0) for figures in result["jobs"].values())
+    commits = commits_of(result["jobs"].values())
     return (
         f"{tables}\n\nMean over seeds (each seed); a cell without a number was not run. "
         f"Steps or updates: {', '.join(f'{n:,}' for n in steps)}; runs of commits {commits}; {minutes:.0f} minutes "
@@ -177,7 +177,12 @@ def sac_sb3(result: Result) -> str:
         each = (with_interval(final), " ".join(map(number, final)), with_interval(area), " ".join(map(number, area)))
         rows.append((task, agent, f"{runs[0]['steps']:,}", *each, minutes))
     header = ("task", "agent", "steps", "return at the end", "by seed", "mean of all evaluations", "by seed", "minutes")
-    return markdown(header, rows)
+    return f"{markdown(header, rows)}\n\nRuns of commits {commits_of(result['jobs'].values())}."
+
+
+def commits_of(cells: Iterable[Result]) -> str:
+    """Return the commits that jobs were run at."""
+    return ", ".join(sorted({f"`{cell['commit'][:10]}`" for cell in cells}))
 
 
 def dmc_sac(result: Result) -> str:
@@ -743,10 +748,9 @@ def curves_of(name: str, methods: dict[str, list[Result]]) -> str:
         "of the curve",
     )
     cells = [cell for of_method in methods.values() for cell in of_method]
-    commits = ", ".join(sorted({f"`{cell['commit'][:10]}`" for cell in cells}))
     searched = [cell["search_steps"] for cell in cells if "search_steps" in cell]
     beside = f" The searches of IWOCS played {thousands(np.mean(searched))} steps a run besides." if searched else ""
-    return f"{markdown(header, rows)}\n\nRuns of commits {commits}.{beside}{public_policies(name)}"
+    return f"{markdown(header, rows)}\n\nRuns of commits {commits_of(cells)}.{beside}{public_policies(name)}"
 
 
 def public_policies(name: str) -> str:

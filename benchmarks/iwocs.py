@@ -49,7 +49,7 @@ MAIN = {
     "iwocs-models": Method("iwocs"),
     "iwocs-goes-on-again": Method("iwocs", BEFORE),
     "iwocs": Method("iwocs", ENDS),
-    "dr-sac": Method("sac", preset="iwocs-demo-randomised"),
+    "dr-sac": Method("dr-sac"),
     "nominal": Method("sac", preset="iwocs-demo-nominal"),
     "iwocs-as-published": Method("iwocs", ENDS | PUBLISHED),
 }

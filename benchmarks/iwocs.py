@@ -20,12 +20,14 @@ from record import results_of
 from worst_cases import Method, measure
 
 from surefoot.agents.iwocs import THRESHOLDS
+from surefoot.agents.iwocs.config import IWOCSConfig
 
 NAME = "iwocs"
 SEEDS = (3, 4, 5, 6, 7)
 FRESH = (30, 31, 32, 33, 34)  # for the demo, whose rules were chosen since on some of the others
 BEFORE: dict[str, Any] = {  # the demo when it went on, before its gate judged by all models
     "gate": "predictors",
+    "gate_updates": IWOCSConfig.gate_updates,  # of the other gate
     "thresholds": (0.0, 1.0, 3.0, 10.0, 30.0, 100.0),
     "threshold_by": "mean",
     "threshold_ties": "again",

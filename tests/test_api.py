@@ -9,7 +9,7 @@ import surefoot
 from surefoot import agents
 from surefoot.agents.distributional.dhn.equations import DHNConfig
 from surefoot.agents.interface import Spaces
-from surefoot.agents.iwocs.specialist import IWOCSConfig
+from surefoot.agents.iwocs.config import IWOCSConfig
 from surefoot.agents.sac import SACConfig
 from surefoot.envs import EnvConfig, own_action_space, spaces_of
 from surefoot.evaluation import policy_files

@@ -67,9 +67,10 @@ from surefoot.agents.interface import AgentSpec, Progress, Setting, Style, Uncer
 from surefoot.agents.iwocs import entries
 from surefoot.agents.iwocs.choice import compare, highest_return, holds, next_model, reaches
 from surefoot.agents.iwocs.composite import Composite, repeated
+from surefoot.agents.iwocs.config import TINY, IWOCSConfig, plan
 from surefoot.agents.iwocs.models import Lessons, Recorder
 from surefoot.agents.iwocs.search import Search, cma_search, grid_search, random_search
-from surefoot.agents.iwocs.specialist import TINY, IWOCSConfig, IWOCSPolicy, StaticSolver, plan
+from surefoot.agents.iwocs.specialist import IWOCSPolicy, StaticSolver
 from surefoot.agents.iwocs.trials import Outcome, Trial, trials_of
 from surefoot.agents.parts.engine import compute_by
 from surefoot.agents.parts.env_parameters import ParameterScaling
@@ -332,9 +333,8 @@ class IWOCS:
 
     def any_model(self) -> Tensor:
         """Return a model drawn uniformly."""
-        return self.low + torch.rand(len(self.low), generator=self.generator, dtype=torch.float64) * (
-            self.high - self.low
-        )
+        drawn = torch.rand(len(self.low), generator=self.generator, dtype=torch.float64)
+        return self.low + drawn * (self.high - self.low)
 
     # --- acting and saving ----------------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from surefoot.agents.iwocs.choice import reaches
 from surefoot.agents.iwocs.composite import best_threshold
+from surefoot.agents.iwocs.config import IWOCSConfig
 from surefoot.agents.iwocs.search import Found
-from surefoot.agents.iwocs.specialist import IWOCSConfig
 
 Row = tuple[list[float], float, list[float]]  # a point, its mean return, the fractions of steps of who acted
 FOUND = ("found", "held_out")  # what a checkpoint has of an iteration's trials

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.iwocs.agent import IWOCS
-from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy
+from surefoot.agents.iwocs.config import IWOCSConfig
+from surefoot.agents.iwocs.specialist import IWOCSPolicy
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertainVectorEnv, find_set, make_single
 
 CONFIG = dataclasses.replace(

@@ -96,7 +96,7 @@ WITH: dict[str, dict[str, Any]] = {  # what a switch needs beside it
     "learn_log_var_bounds": {"variant": "pe"},
     "bounding": {"variant": "sn"},
     "bounded_layers": {"variant": "sn"},
-    "gate": {"thresholds": agents.get("iwocs").default.thresholds},  # which the small sizes change
+    "gate": {"thresholds": agents.get("iwocs").default.thresholds, "gate_updates": 10},  # small sizes are for another
 }
 MORE: dict[str, list[dict[str, Any]]] = {  # switches that are numbers, and pairs
     "h2o": [

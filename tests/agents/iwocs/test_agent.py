@@ -22,8 +22,9 @@ from surefoot.agents.interface import Budget
 from surefoot.agents.iwocs import Composite, is_valid
 from surefoot.agents.iwocs.agent import IWOCS, OWN_EPISODES
 from surefoot.agents.iwocs.composite import Gate
+from surefoot.agents.iwocs.config import IWOCSConfig, plan
 from surefoot.agents.iwocs.models import Recorder
-from surefoot.agents.iwocs.specialist import IWOCSConfig, IWOCSPolicy, StaticSolver, plan
+from surefoot.agents.iwocs.specialist import IWOCSPolicy, StaticSolver
 from surefoot.agents.iwocs.trials import Trials, others_first
 from surefoot.agents.sac import SACNoise
 

@@ -11,6 +11,7 @@ from tiny import make_setting
 from torch.testing import assert_close
 
 from surefoot.agents.iwocs.composite import Composite, Specialist
+from surefoot.agents.iwocs.config import IWOCSConfig
 from surefoot.agents.iwocs.models import (
     CompositeAmongModels,
     Lessons,
@@ -21,7 +22,6 @@ from surefoot.agents.iwocs.models import (
     plausible,
     who_acts,
 )
-from surefoot.agents.iwocs.specialist import IWOCSConfig
 
 GATE = {"gate": "models", "gate_updates": 6, "thresholds": IWOCSConfig().thresholds}
 
@@ -362,6 +362,16 @@ def test_the_policy_alone_plays_as_the_agent_does():
         ({"gate_first": "default"}, "--agent.gate models has no use for --agent.gate-first; leave it out"),
         ({"threshold_by": "mean"}, "--agent.gate models has no use for --agent.threshold-by; leave it out"),
         ({"thresholds": (0.0, 1.0)}, "--agent.gate models has no use for --agent.thresholds; leave it out"),
+        ({"gate_critic": "soft"}, "leave it out, or where a preset sets it, put it back to entropy-free"),
+        (
+            {"gate": "predictors", "gate_updates": 5},
+            "--agent.gate predictors has no use for --agent.gate-updates; leave it out, or where a preset sets it, put "
+            "it back to 10000",
+        ),
+        (
+            {"gate": "predictors", "gate_tolerance": 5.0},
+            "--agent.gate predictors has no use for --agent.gate-tolerance; leave it out",
+        ),
         ({"gate_updates": 0}, "--agent.gate-updates must be at least 1"),
         ({"gate_tolerance": -1.0}, "--agent.gate-tolerance must be at least 0"),
     ],

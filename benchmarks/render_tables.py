@@ -149,6 +149,34 @@ def simulator_gap(result: Result) -> str:
     )
 
 
+GAP_PAIRS = {  # what is asked: whose return, less whose
+    "SAC-mix less SAC on the data": ("sac-mix", "sac-offline"),
+    "H2O less SAC on the data": ("h2o", "sac-offline"),
+    "H2O less SAC-mix": ("h2o", "sac-mix"),
+    "H2O less H2O without w": ("h2o", "h2o-without-w"),
+    "H2O less H2O without the regulariser": ("h2o", "h2o-without-regulariser"),
+    "SAC in the simulator less SAC on the data": ("sac-sim", "sac-offline"),
+}
+
+
+def simulator_gap_pairs(result: Result) -> str:
+    """Return, of pairs of methods, the difference of their real returns at every gravity, mean over seeds and each."""
+    real: dict[tuple[str, str], dict[str, float]] = {}
+    for job, figures in result["jobs"].items():
+        gap, method, seed, *data = job.split("/")
+        if not data:
+            real.setdefault((method, gap), {})[seed] = figures["real"]
+    gaps = sorted({gap for _, gap in real if gap.startswith("gravity=")}, key=gap_order)
+
+    def cell(first: str, second: str, gap: str) -> str:
+        one, other = real.get((first, gap), {}), real.get((second, gap)) or real.get((second, "none"), {})
+        each = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+        return gap_cell(each) if each else ""
+
+    rows = [(name, *(cell(*pair, gap) for gap in gaps)) for name, pair in GAP_PAIRS.items()]
+    return markdown(("real return", *(gap.replace("gravity=", "gravity × ") for gap in gaps)), rows)
+
+
 def gap_table(cells: dict[tuple[str, str], list[float]]) -> str:
     """Return one cut through gaps or data sets, its columns in the order of their names, then of their numbers."""
     columns = sorted({column for _, column in cells}, key=gap_order)
@@ -156,6 +184,20 @@ def gap_table(cells: dict[tuple[str, str], list[float]]) -> str:
     methods = [name for name in GAP_METHODS if any(method == name for method, _ in cells)]
     rows = [(GAP_METHODS[method], *(gap_cell(cells.get((method, at), [])) for at in columns)) for method in methods]
     return markdown(("method", *labels), rows)
+
+
+def h2o_table(result: Result) -> str:
+    """Return D4RL's normalised score of every method, by data set and gap."""
+    cells: dict[tuple[str, str], list[float]] = {}
+    for job, figures in sorted(result["jobs"].items()):
+        quality, gap, method, _ = job.split("/")
+        cells.setdefault((method, f"{quality}, {gap}"), []).append(figures["score"])
+    jobs = result["jobs"].values()
+    steps, data = (sorted({figures[name] for figures in jobs}) for name in ("steps", "data"))
+    return (
+        f"{gap_table(cells)}\n\nMean over seeds (each seed). Steps or updates: {', '.join(f'{n:,}' for n in steps)}; "
+        f"data: {', '.join(f'`{Path(name).name}`' for name in data)}; runs of commits {commits_of(jobs)}."
+    )
 
 
 def gap_order(column: str) -> tuple[bool, str, float]:
@@ -1731,7 +1773,9 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "zoo_stress_ours": zoo_stress_ours,
     "sac_sb3": sac_sb3,
     "dmc_sac": dmc_sac,
+    "h2o_table": h2o_table,
     "simulator_gap": simulator_gap,
+    "simulator_gap_pairs": simulator_gap_pairs,
     "sweep_overhead": sweep_overhead,
     "robust_curves": robust_curves,
     "iwocs_ablations": iwocs_ablations,
@@ -1771,7 +1815,10 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
 }
 
 
-VIEWS = {"iwocs_ablations": "iwocs"}  # tables that are another view of a result file
+VIEWS = {  # tables that are another view of a result file
+    "iwocs_ablations": "iwocs",
+    "simulator_gap_pairs": "simulator_gap",
+}
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

@@ -101,6 +101,27 @@ def test_a_cell_of_the_gap_table_has_the_seeds_that_were_run_and_no_others(rende
     assert "Steps or updates: 30; runs of commits `0123456789`; 2 minutes" in note
 
 
+def test_methods_are_compared_seed_by_seed_where_both_were_run(render):
+    real = {
+        "gravity=4/h2o/0": 10.0,
+        "gravity=4/h2o/1": 30.0,
+        "gravity=4/h2o/2": 50.0,
+        "gravity=4/sac-mix/1": 28.0,
+        "gravity=4/sac-mix/0": 11.0,
+        "gravity=1/sac-mix/0": 9.0,
+        "none/sac-offline/0": 2.0,
+        "gravity=4/sac-mix/1/replay": 1000.0,
+    }
+    table = render.simulator_gap_pairs({"jobs": {job: {"real": value} for job, value in real.items()}}).splitlines()
+    assert table[0] == "| real return | gravity × 1 | gravity × 4 |"
+    rows = [line for line in table[2:] if line.count("|  ") < 2]
+    assert rows == [
+        "| SAC-mix less SAC on the data | 7 | 9 |",
+        "| H2O less SAC on the data |  | 8 |",
+        "| H2O less SAC-mix |  | 0 (−1 2) |",
+    ]
+
+
 def test_other_gaps_and_other_data_have_tables_of_their_own(render):
     def job(real):
         return {"real": real, "steps": 30, "commit": "0123456789abcdef"}
@@ -117,6 +138,21 @@ def test_other_gaps_and_other_data_have_tables_of_their_own(render):
     assert kinds.splitlines()[::2] == ["| method | control_delay=2 |", "| DARC | 5 |"]
     assert data.splitlines()[0] == "| method | medium | replay:0.02 | replay:0.1 |"
     assert data.splitlines()[2:] == ["| H2O |  | 3 | 2 |", "| behaviour cloning | 4 |  |  |"]
+
+
+def test_a_row_of_the_paper_has_a_column_a_gap_and_names_its_data(render):
+    def job(score):
+        return {"score": score, "steps": 100_000, "data": "/data/replay.hdf5", "commit": "0123456789abcdef"}
+
+    jobs = {"replay/noise/h2o/1": job(40.0), "replay/noise/h2o/0": job(20.0), "replay/none/cql/0": job(45.0)}
+    table, note = render.h2o_table({"jobs": jobs}).split("\n\n")
+    assert table.splitlines() == [
+        "| method | replay, noise | replay, no simulator |",
+        "| --- | ---: | ---: |",
+        "| H2O | 30 (20 40) |  |",
+        "| CQL |  | 45 |",
+    ]
+    assert "Steps or updates: 100,000; data: `replay.hdf5`; runs of commits `0123456789`" in note
 
 
 def test_a_task_stands_beside_its_public_seeds(render):

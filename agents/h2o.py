@@ -29,7 +29,7 @@ Where this differs from the authors' code (C1 to C12 of §6.3), and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -62,6 +62,19 @@ from surefoot.agents.sac import (
     make_real_replay,
     make_replay,
     two_domain_loss,
+)
+
+OF_CLASSIFIERS = tuple(field.name for field in fields(ClassifierConfig))
+OF_GAP = ("gap_samples", "gap_std_multiplier", "gap_std", "gap_floor", "gap_cap")
+OF_MULTIPLIER = ("lagrange_target", "lagrange_lr")
+OF_REGULARISER = (
+    "adaptive_weighting",
+    "linear_regulariser",
+    "temperature",
+    "regulariser_clip",
+    "lagrange",
+    *OF_MULTIPLIER,
+    *OF_GAP,
 )
 
 
@@ -120,6 +133,23 @@ class H2OConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig)
             raise ValueError(
                 "--agent.real-batch-size is 0: the regulariser needs real rows; pass --agent.regulariser-weight 0"
             )
+
+    def unread(self) -> dict[str, str]:
+        """Return what these switches leave without effect, and why."""
+        found: dict[str, str] = {}
+        if not self.uses_classifiers:
+            found |= dict.fromkeys(OF_CLASSIFIERS, "where nothing needs the classifiers: no importance weights, no gap")
+        if not self.importance_weights:
+            found["weight_floor"] = "with --agent.no-importance-weights"
+        if not self.adaptive_weighting:
+            found |= dict.fromkeys(OF_GAP, "with --agent.no-adaptive-weighting")
+        if self.linear_regulariser:
+            found["temperature"] = "with --agent.linear-regulariser"
+        if not self.lagrange:
+            found |= dict.fromkeys(OF_MULTIPLIER, "without --agent.lagrange")
+        if self.regulariser_weight == 0:
+            found |= dict.fromkeys(OF_REGULARISER, "with --agent.regulariser-weight 0")
+        return found
 
     @property
     def uses_gap(self) -> bool:

@@ -28,6 +28,7 @@ from surefoot.offline_data import load as load_recorded
 from surefoot.training import session
 from surefoot.training.config.presets import default_config, load_preset
 from surefoot.training.config.run import RunConfig
+from surefoot.training.config.unread import refuse_unread
 from surefoot.training.loop.loop import Callback
 from surefoot.training.runs import folder as run_folder
 
@@ -117,6 +118,7 @@ def train(
     with _allowing(overrides, allow_code):
         base = load_preset(agent, preset) if preset is not None else default_config(agent)
         config = overlay(base, _nested(overrides), "surefoot.train")
+        refuse_unread(agent, config, preset, base)
         return Run(session.train(agent, config, out=Path(out), name=name, preset=preset, callback=callback))
 
 

@@ -48,6 +48,10 @@ class BCConfig(H2OHeads, PolicyConfig):
         if not 0 <= self.holdout < 1:
             raise ValueError(f"--agent.holdout is {self.holdout}; a fraction of the episodes, at least 0 and below 1")
 
+    def unread(self) -> dict[str, str]:
+        """Return what is left without effect where nothing is held out, and why."""
+        return {} if self.holdout else {"holdout_every": "without --agent.holdout"}
+
 
 def cloning_loss(policy: TanhGaussianPolicy, batch: Batch) -> Tensor:
     """Return −mean_B log π(a|s) of the recorded actions."""

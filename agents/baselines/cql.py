@@ -60,6 +60,11 @@ class CQLConfig(H2OHeads, ActorCriticConfig):
         rules = {"min_q_weight": AT_LEAST_0, "sampled_actions": AT_LEAST_1, "temperature": POSITIVE}
         check_ranges(self, rules)
 
+    def unread(self) -> dict[str, str]:
+        """Return what is left without effect where there is no conservative term, and why."""
+        names = () if self.min_q_weight > 0 else ("sampled_actions", "temperature")
+        return dict.fromkeys(names, "with --agent.min-q-weight 0")
+
     @property
     def rows_sampled(self) -> int:
         """Actions from each source that an update samples for a row."""

@@ -139,9 +139,10 @@ class RLPD(Stateful):
         self.target.requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(config.initial_alpha, device=self.device).log())
         self.target_entropy = -self.action_dim / 2 if config.target_entropy is None else config.target_entropy
-        self.policy_optimiser = adam(self.policy.parameters(), config.policy_lr, setting)
-        self.critic_optimiser = adam(self.critic.parameters(), config.critic_lr, setting)
-        self.alpha_optimiser = adam([self.log_alpha], config.alpha_lr, setting)
+        eps = config.adam_eps
+        self.policy_optimiser = adam(self.policy.parameters(), config.policy_lr, setting, eps)
+        self.critic_optimiser = adam(self.critic.parameters(), config.critic_lr, setting, eps)
+        self.alpha_optimiser = adam([self.log_alpha], config.alpha_lr, setting, eps)
         for group in self.alpha_optimiser.param_groups:
             group["betas"] = (config.alpha_adam_beta1, 0.999)
         self.offline = make_real_replay(setting)

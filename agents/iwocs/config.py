@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar, Literal
 
@@ -14,7 +14,8 @@ from surefoot.agents.parts.budget import counted, flag, require_room, require_wa
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, WIDTHS, check_ranges, optional
 from surefoot.agents.sac import SACConfig
 
-# What the other gate does not look at.
+# What another search does not look at, and what the other gate does not.
+OF_POINTS, OF_GRID = ("population", "generations"), ("grid_n", "grid_closed")
 OF_MODELS = ("gate_updates", "gate_tolerance")
 OF_PREDICTORS = ("error_quantile", "gate_critic", "gate_memory", "gate_choice", "thresholds", "threshold_ties")
 OF_WHO_ACTS_FIRST = ("gate_first", "threshold_by")  # unless that is searched
@@ -118,18 +119,16 @@ class IWOCSConfig(SACConfig):
                 f"--agent.gate models does not go with --agent.search {self.search}, whose points change from model to "
                 "model; pass --agent.search grid"
             )
-        self._refuse_what_the_gate_ignores()
 
-    def _refuse_what_the_gate_ignores(self) -> None:
+    def unread(self) -> dict[str, str]:
+        """Return what the search and the gate do not look at, and why."""
         unused: tuple[str, ...] = OF_MODELS
         if self.gate == "models":
             unused = OF_PREDICTORS if self.gate_first == "searched" else (*OF_PREDICTORS, *OF_WHO_ACTS_FIRST)
-        for field in fields(self):
-            if field.name in unused and getattr(self, field.name) != field.default:
-                raise ValueError(
-                    f"--agent.gate {self.gate} has no use for --agent.{flag(field.name)}; leave it out, or where a "
-                    f"preset sets it, put it back to {field.default}"
-                )
+        of_search = OF_POINTS if self.search == "grid" else OF_GRID
+        return dict.fromkeys(unused, f"with --agent.gate {self.gate}") | dict.fromkeys(
+            of_search, f"with --agent.search {self.search}"
+        )
 
 
 TINY = {  # sizes for tests

@@ -36,6 +36,9 @@ VARIANTS: dict[Variant, Traits] = {
 }
 
 
+OF_ROBUST_LOSS = ("attack", "reference", "centre", "detach_reference")  # the ball is also that of the diagnostics
+OF_SPECTRAL_NORMS = ("spectral_bound", "bounding", "bounded_layers", "power_iterations")
+
 UNBOUNDED = (lambda x: 0 <= x < float("inf"), "at least 0 and finite")
 
 
@@ -124,6 +127,24 @@ class LipschitzMBRLConfig(ImaginationConfig, DynamicsConfig, ActorCriticConfig):
             )
         if self.centre == "next_obs" and self.reference == "stored":
             raise ValueError("--agent.centre next_obs has no stored action there: it needs --agent.reference policy")
+
+    def unread(self) -> dict[str, str]:
+        """Return what the variant, and what else is chosen, leave without effect, and why."""
+        found: dict[str, str] = {}
+        variant = f"with --agent.variant {self.variant}"
+        if not self.learn_alpha:
+            found |= dict.fromkeys(("alpha_lr", "target_entropy"), "with --agent.no-learn-alpha")
+        if not VARIANTS[self.variant].ensemble:
+            found |= dict.fromkeys(("ensemble_size", "elites"), variant)
+        if VARIANTS[self.variant].gaussian:
+            found["model_output"] = variant
+        if self.variant != "rr":
+            found |= dict.fromkeys(("robust_weight", *OF_ROBUST_LOSS), variant)
+        elif self.robust_weight == 0:
+            found |= dict.fromkeys(OF_ROBUST_LOSS, "with --agent.robust-weight 0")
+        if self.variant != "sn":
+            found |= dict.fromkeys(OF_SPECTRAL_NORMS, variant)
+        return found
 
     @property
     def real_rows(self) -> int:

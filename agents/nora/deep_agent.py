@@ -91,6 +91,11 @@ class DeepNORAConfig(CriticConfig):
         rules |= {"reward_range": optional((lambda x: x[0] < x[1], "LOW below HIGH"))}
         check_ranges(self, rules)
 
+    def unread(self) -> dict[str, str]:
+        """Return what the trigger and the uncertainty leave without effect, and why."""
+        names = ("switch_growth",) if self.switch == "loss" else ("switch_ratio", "loss_slack")
+        return super().unread() | dict.fromkeys(names, f"with --agent.switch {self.switch}")
+
 
 def derive(config: DeepNORAConfig, budget: Budget) -> DeepNORAConfig:
     """Return the config with H the task's time limit, where it is not given."""

@@ -66,6 +66,11 @@ class CriticConfig:
     warm_start: bool = True
     """Continue from the current weights at a refresh; a cold start needs critic_steps/target_steps ≥ H."""
 
+    def unread(self) -> dict[str, str]:
+        """Return what is left without effect where there is no ensemble, and why."""
+        names = () if self.uncertainty == "ensemble" else ("ensemble_size", "prior_scale")
+        return dict.fromkeys(names, f"with --agent.uncertainty {self.uncertainty}")
+
 
 class StepRows(NamedTuple):
     """Transitions, in any order."""

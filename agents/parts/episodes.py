@@ -101,6 +101,11 @@ class SuccessConfig:
     stop_when_solved: bool = False
     """End the run once all seeds have solved the task."""
 
+    def unread(self) -> dict[str, str]:
+        """Return what is left without effect where success is not measured, and why."""
+        names = () if self.success_return is not None else ("solved_at", "solved_window", "stop_when_solved")
+        return dict.fromkeys(names, "without --agent.success-return")
+
 
 class SuccessMeter:
     """Success rates of the last iterations, seed by seed, and the sample count at which each seed was solved."""

@@ -44,6 +44,15 @@ SHARED |= {
 }
 
 
+def unread_by(config: Any) -> dict[str, str]:
+    """Return the fields of an agent's configuration that nothing reads as it is, and why: `without --agent.lagrange`.
+
+    A configuration whose fields depend on each other says so by a method `unread`.
+    """
+    found: dict[str, str] = config.unread() if hasattr(config, "unread") else {}
+    return found
+
+
 def check_ranges(config: Any, more: Mapping[str, Rule] | None = None) -> None:
     """Raise `ValueError` for a hyper-parameter out of its range; `more` adds an agent's own rules.
 

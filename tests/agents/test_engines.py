@@ -7,56 +7,18 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from agent_runs import make, run_config, tensors
 from sameness import assert_same
 from torch import Tensor
 
 from surefoot import agents
-from surefoot.agents.interface import Setting, Spaces
 from surefoot.agents.parts.engine import coverage, native
 from surefoot.agents.parts.seeds import SeedStack, stacks
-from surefoot.envs import EnvConfig, spaces_of
-from surefoot.envs.termination import never
-from surefoot.offline_data import DataConfig, load_for
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.setup import training_env
 
 ENGINES = ("eager", "torch", "native")  # equal up to rounding
 UPDATES = 20
 has_bf16 = pytest.mark.skipif(not native.bf16_capabilities(), reason="this processor has no bf16 products")
-
-
-def run_config(name: str, data: str, **changes: Any) -> RunConfig[Any]:
-    spec = agents.get(name)
-    env = dict(spec.tiny_env or {"id": "Pendulum-v1", "max_episode_steps": 15})
-    if "horizon" in changes:
-        env["time_aware"] = True
-    return RunConfig(
-        agent=dataclasses.replace(spec.default, **{**spec.tiny, **changes}),
-        env=EnvConfig(**env),
-        uncertainty="pendulum-2" if spec.needs_uncertainty_set else None,
-        data=DataConfig(source=data) if spec.needs_data else DataConfig(),
-    )
-
-
-def make(name: str, config: RunConfig[Any], engine: str, seed: int = 0) -> Any:
-    spec, spaces = agents.get(name), Spaces(*spaces_of(config.env))
-    env, perturbed_envs = training_env(name, spec, config, torch.device("cpu"))
-    data = load_for(config.data, *spaces, seed=0) if spec.needs_data else None
-    setting = Setting(
-        spaces, seed, torch.device("cpu"), env, data, termination=never, perturbed_envs=perturbed_envs, engine=engine
-    )
-    return spec.make_agent(config.agent, setting)
-
-
-def tensors(state: Any, where: str = "") -> dict[str, Tensor]:
-    """Return the floating-point tensors of a nested state."""
-    if isinstance(state, Tensor):
-        return {where: state.clone()} if state.is_floating_point() else {}
-    children = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list | tuple) else ()
-    found: dict[str, Tensor] = {}
-    for key, child in children:
-        found |= tensors(child, f"{where}.{key}")
-    return found
 
 
 def after(name: str, config: RunConfig[Any], engine: str, updates: int = UPDATES) -> tuple[dict[str, Tensor], Any]:

@@ -18,6 +18,7 @@ from surefoot.training.cli.errors import one_line_errors, program
 from surefoot.training.cli.options import laid_over, long_names, read_options
 from surefoot.training.config.presets import default_config, from_plain, load_preset
 from surefoot.training.config.run import RunConfig
+from surefoot.training.config.unread import refuse_unread
 from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, parent_to_stop_with, stop_on_signals, stop_with
 from surefoot.training.runs import folder as run_folder
@@ -108,6 +109,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Launch[Any]]:
         prog=f"{program()} {agent_name}",
         description=f"{spec.summary}. Presets: {presets}.",
     )
+    refuse_unread(agent_name, launch.run, chosen.preset, config)
     return agent_name, replace(launch, run=replace(launch.run, env=laid_over(launch.run.env, config.env)))
 
 

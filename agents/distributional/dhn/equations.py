@@ -126,6 +126,19 @@ class DHNConfig:
         check_ranges(self, rules)
         self._check_together()
 
+    def unread(self) -> dict[str, str]:
+        """Return what the loss, and the lack of a stock or of a decay, leave without effect, and why."""
+        found: dict[str, str] = {}
+        if self.categories is not None:
+            found |= dict.fromkeys(("quantiles", "huber_threshold"), "with --agent.categories")
+        if self.decay_steps is None:
+            found["final_lr"] = "without --agent.decay-steps"
+        if self.relabel_probability == 0:
+            found["relabel"] = "with --agent.relabel-probability 0"
+        if not self.stock:
+            found |= dict.fromkeys(("stock_range", "relabel", "relabel_probability"), "without --agent.stock")
+        return found
+
     def _check_together(self) -> None:
         objective = parse_any(self.objective)
         self._check_rewards(objective)

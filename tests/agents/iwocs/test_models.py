@@ -358,20 +358,6 @@ def test_the_policy_alone_plays_as_the_agent_does():
     [
         ({"search": "random"}, "--agent.gate models does not go with --agent.search random"),
         ({"search": "cma"}, "--agent.gate models does not go with --agent.search cma"),
-        ({"gate_memory": 0.5}, "--agent.gate models has no use for --agent.gate-memory; leave it out"),
-        ({"gate_first": "default"}, "--agent.gate models has no use for --agent.gate-first; leave it out"),
-        ({"threshold_by": "mean"}, "--agent.gate models has no use for --agent.threshold-by; leave it out"),
-        ({"thresholds": (0.0, 1.0)}, "--agent.gate models has no use for --agent.thresholds; leave it out"),
-        ({"gate_critic": "soft"}, "leave it out, or where a preset sets it, put it back to entropy-free"),
-        (
-            {"gate": "predictors", "gate_updates": 5},
-            "--agent.gate predictors has no use for --agent.gate-updates; leave it out, or where a preset sets it, put "
-            "it back to 10000",
-        ),
-        (
-            {"gate": "predictors", "gate_tolerance": 5.0},
-            "--agent.gate predictors has no use for --agent.gate-tolerance; leave it out",
-        ),
         ({"gate_updates": 0}, "--agent.gate-updates must be at least 1"),
         ({"gate_tolerance": -1.0}, "--agent.gate-tolerance must be at least 0"),
     ],
@@ -379,3 +365,14 @@ def test_the_policy_alone_plays_as_the_agent_does():
 def test_what_does_not_go_with_it_is_one_line(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(IWOCSConfig(gate="models"), **changes)
+
+
+def test_it_looks_at_no_setting_of_the_other_gate_and_that_at_none_of_its_own():
+    of_search = {"population", "generations"}
+    of_first = {"gate_first", "threshold_by"}
+    of_predictors = {"error_quantile", "gate_critic", "gate_memory", "gate_choice", "thresholds", "threshold_ties"}
+    assert IWOCSConfig().unread().keys() == of_search | {"gate_updates", "gate_tolerance"}
+    assert IWOCSConfig(gate="models").unread().keys() == of_search | of_predictors | of_first
+    assert IWOCSConfig(gate="models", gate_first="searched").unread().keys() == of_search | of_predictors
+    assert IWOCSConfig(gate="models").unread()["thresholds"] == "with --agent.gate models"
+    assert IWOCSConfig(search="cma").unread()["grid_n"] == "with --agent.search cma"

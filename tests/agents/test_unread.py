@@ -1,0 +1,138 @@
+"""Every option of every agent changes what is learned, or the agent says that nothing reads it, and rightly so."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from agent_runs import make, run_config, tensors
+
+from surefoot import agents
+from surefoot.agents.parts.ranges import unread_by
+from surefoot.configs import preset_names
+from surefoot.training.config.presets import default_config, load_preset
+
+AGENTS = [n for n in agents.REGISTRY if n not in agents.REFERENCES and agents.get(n).regret is None]
+UPDATES = {"nora-deep": 5, "bc": 250}
+WHERE_NONE = {"target_entropy": -0.3, "classifier_bound": 1.0, "decay_steps": 24, "max_grad_norm": 0.1}
+# What so short a run cannot show: bounds that nothing comes near, schedules that have hardly begun, rare events.
+UNSEEN = {"log_std_min", "replay_capacity", "sim_capacity_ratio", "regulariser_clip", "gap_cap", "weight_floor"}
+UNSEEN |= {"reward_clip", "restart_probability", "restart_distance", "final_epsilon", "exploration_steps", "double"}
+UNSEEN |= {"line_search_steps", "cg_iterations", "accept_ratio", "kl_slack", "target_steps"}
+UNSEEN |= {"threshold_by", "gate_memory", "gate_choice", "gate_tolerance", "repeat_tolerance", "solved_window"}
+UNSEEN |= {"model_batch_size", "holdout_rows", "model_patience", "model_improvement", "model_keep_factor"}  # few rows
+UNSEEN |= {"runaway_factor", "offline_rows", "max_gap", "switch_ratio", "loss_slack"}
+EXPLORING = {("td3-bc", "exploration_noise")}  # a policy's, when it acts with noise: it learns from data alone
+SWITCHED: list[tuple[str, dict[str, Any]]] = [
+    ("h2o", {"lagrange": True}),
+    ("h2o", {"regulariser_weight": 0.0}),
+    ("h2o", {"importance_weights": False}),
+    ("h2o", {"adaptive_weighting": False}),
+    ("h2o", {"linear_regulariser": True}),
+    ("h2o", {"importance_weights": False, "adaptive_weighting": False}),
+    ("cql", {"min_q_weight": 0.0}),
+    ("bc", {"holdout": 0.4}),
+    ("iwocs", {"gate": "models", "gate_updates": 5, "thresholds": agents.get("iwocs").default.thresholds}),
+    ("iwocs", {"search": "cma", "population": 4, "generations": 2}),
+    ("iwocs", {"search": "random", "population": 4, "generations": 2}),
+    *(("mbpo", {"variant": name}) for name in ("pe", "de", "sp", "sd", "sn")),
+    ("mbpo", {"robust_weight": 0.0}),
+    ("mbpo", {"attack": "none"}),
+    ("mbpo", {"learn_alpha": False}),
+    ("dhn", {"categories": 5, "return_range": (-0.5, 0.5)}),
+    ("dhn", {"relabel_probability": 0.0}),
+    ("dhn", {"decay_steps": None}),
+    ("dhn", {"stock": False, "objective": "mean"}),
+    ("nora-deep", {"switch": "loss"}),
+    ("nora-deep", {"uncertainty": "ensemble"}),
+    ("hnpg", {"success_return": -1e6}),
+]
+
+
+def others(config: Any, field: dataclasses.Field[Any]) -> list[Any]:
+    """Return other values of a field; none where only a caller could know one."""
+    value, kind = getattr(config, field.name), get_type_hints(type(config))[field.name]
+    if isinstance(value, bool):
+        return [not value]
+    if get_origin(kind) is Literal:
+        return [option for option in get_args(kind) if option != value]
+    if value is None:
+        return [WHERE_NONE[field.name]] if field.name in WHERE_NONE else []
+    if isinstance(value, int):
+        return [value + 1, 2 * value + 2]
+    if isinstance(value, float):
+        return [1.5 * value, value / 2] if value else [0.1]
+    numbers = isinstance(value, tuple) and value and all(isinstance(x, int | float) for x in value)
+    return [tuple(type(x)(1.5 * x + 1) for x in value)] if numbers else []
+
+
+def learned(name: str, config: Any) -> tuple[dict[str, torch.Tensor], str]:
+    """Return the policy after some updates, and all that was logged but times."""
+    agent, done, logged = make(name, config, "eager"), 0, []
+    for _ in range(300):
+        progress = agent.step()
+        done += progress.updates
+        values = {metric: value.float().mean().item() for metric, value in progress.metrics.items()}
+        logged.append({metric: value for metric, value in values.items() if "seconds" not in metric})
+        if progress.done or done >= UPDATES.get(name, 30):
+            break
+    kept = tensors(agent.policy.state_dict())
+    if getattr(config.agent, "gate", None) == "models":  # which asks no critic: those are only kept
+        kept = {key: value for key, value in kept.items() if ".critics." not in key}
+    return kept, str(logged)
+
+
+def changes(name: str, config: Any, field: dataclasses.Field[Any], before: Any) -> bool | None:
+    """Return whether another value of a field changes anything; None where it fits no other setting, or none is known.
+
+    What is refused is not without effect either.
+    """
+    found = None
+    for value in others(config.agent, field):
+        try:
+            agent = dataclasses.replace(config.agent, **{field.name: value})
+            (state, logged), (first, log) = learned(name, dataclasses.replace(config, agent=agent)), before
+        except (ValueError, RuntimeError):
+            continue
+        same = state.keys() == first.keys() and all(
+            state[key].shape == first[key].shape and state[key].equal(first[key]) for key in first
+        )
+        if not same or logged != log:
+            return True
+        found = False
+    return found
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_option_has_an_effect_or_is_said_to_have_none(name, data_file):
+    config = run_config(name, str(data_file))
+    before, unread = learned(name, config), unread_by(config.agent)
+    seen = {field.name: changes(name, config, field, before) for field in dataclasses.fields(config.agent)}
+    idle = {field for field, effect in seen.items() if effect is False}
+    assert idle - unread.keys() - UNSEEN - {field for agent, field in EXPLORING if agent == name} == set()
+    assert {field for field in unread if seen[field]} == set()
+
+
+@pytest.mark.parametrize(("name", "switched"), SWITCHED, ids=[f"{name}-{change}" for name, change in SWITCHED])
+def test_what_a_switch_is_said_to_leave_without_effect_has_none(name, switched, data_file):
+    config = run_config(name, str(data_file), **switched)
+    before, unread = learned(name, config), unread_by(config.agent)
+    fields = [field for field in dataclasses.fields(config.agent) if field.name in unread]
+    assert len(fields) == len(unread)
+    assert [field.name for field in fields if changes(name, config, field, before)] == []
+    usual = unread_by(run_config(name, str(data_file)).agent)
+    read_now = [field for field in dataclasses.fields(config.agent) if field.name in usual.keys() - unread.keys()]
+    assert [f.name for f in read_now if changes(name, config, f, before) is False and f.name not in UNSEEN] == []
+
+
+def test_packaged_presets_set_what_nothing_reads_for_another_variant_alone():
+    found = {}
+    for name in agents.REGISTRY:
+        default = default_config(name).agent
+        for preset in preset_names(name):
+            agent = load_preset(name, preset).agent
+            wrong = [field for field in unread_by(agent) if getattr(agent, field) != getattr(default, field)]
+            found |= {f"{name}/{preset}": wrong} if wrong else {}
+    assert found == {"mbpo/inverted-pendulum": ["spectral_bound"]}  # with --variant sn

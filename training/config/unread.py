@@ -1,0 +1,24 @@
+"""Settings that somebody gave and nothing reads: refused, so that an effect is never looked for where there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surefoot.agents.parts.ranges import unread_by
+from surefoot.training.config.presets import default_config
+from surefoot.training.config.run import RunConfig
+
+
+def refuse_unread(agent_name: str, config: RunConfig[Any], preset: str | None, base: RunConfig[Any]) -> None:
+    """Raise `ValueError` for a setting of the agent that was given and changes nothing.
+
+    Given is what differs from `base`, which the settings were laid over. What a packaged preset has left without effect
+    by then is as it was; a preset from a file is somebody's own, and all that it sets is given.
+    """
+    own_file = preset is not None and preset.endswith((".yaml", ".yml"))
+    before = default_config(agent_name).agent if own_file else base.agent
+    for name, why in unread_by(config.agent).items():
+        value = getattr(config.agent, name)
+        if value != getattr(before, name):
+            option = ("no-" if value is False else "") + name.replace("_", "-")
+            raise ValueError(f"--agent.{option} has no effect {why}; leave it out")

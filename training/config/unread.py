@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from surefoot.agents.parts.ranges import unread_by
@@ -22,3 +23,14 @@ def refuse_unread(agent_name: str, config: RunConfig[Any], preset: str | None, b
         if value != getattr(before, name):
             option = ("no-" if value is False else "") + name.replace("_", "-")
             raise ValueError(f"--agent.{option} has no effect {why}; leave it out")
+
+
+def refuse_never_read(configs: Sequence[RunConfig[Any]], given: Iterable[str]) -> None:
+    """Raise `ValueError` for one of the `given` settings of a sweep, `agent.x`, that changes nothing in any run of it.
+
+    In some runs it may: a grid has every combination of its settings.
+    """
+    for key in given:
+        reasons = [unread_by(config.agent).get(key.removeprefix("agent.")) for config in configs]
+        if key.startswith("agent.") and all(reasons):
+            raise ValueError(f"set: {key} has no effect in any run of the sweep, {reasons[0]}; leave it out")

@@ -31,6 +31,7 @@ from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.measure import measure_of
 from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
 from surefoot.training.config.run import RunConfig
+from surefoot.training.config.unread import refuse_never_read
 from surefoot.training.loop.budget import settle
 from surefoot.training.loop.seeds import seeds_apart
 from surefoot.training.runs.console import quoted
@@ -177,6 +178,7 @@ def expand(sweep: Sweep, *, allow_many: bool = False) -> list[PlannedRun]:
         for settings in _grid(sweep.set)
         for seed in seeds
     ]
+    refuse_never_read([run.config for run in runs], sweep.set)
     names = [run.name for run in runs]
     if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
         raise ValueError(f"the sweep has the same run twice: {twice[0]}")

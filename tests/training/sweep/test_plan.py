@@ -58,6 +58,14 @@ def test_a_grid_is_every_combination_with_the_presets_below_the_settings():
     assert len({run.name for run in runs}) == 8
 
 
+def test_a_setting_may_be_without_effect_in_some_runs_of_a_grid_but_not_in_all():
+    settings = {"agent.min_q_weight": [0.0, 2.0], "agent.sampled_actions": [5, 10]}
+    both = settings | {"data.source": ["sample:halfcheetah-demo"], "env.id": ["HalfCheetah-v5"]}
+    assert len(expand(Sweep(("cql",), set=both))) == 4
+    with pytest.raises(ValueError, match="sampled_actions has no effect in any run of the sweep, with --agent"):
+        expand(Sweep(("cql",), set=both | {"agent.min_q_weight": [0.0]}))
+
+
 def test_an_agent_can_be_tied_to_a_preset_of_its_own():
     runs = expand(Sweep(("h2o/demo", "sac"), ("demo-sim", "sac/halfcheetah")))
     assert [(run.agent_name, run.preset) for run in runs] == [

@@ -82,6 +82,10 @@ class LinUCBConfig(BanditConfig):
         rules |= {"ridge": optional(POSITIVE)}
         check_ranges(self, rules | {"gamma": optional((lambda x: 0 < x < 1, "in (0, 1)"))})
 
+    def unread(self) -> dict[str, str]:
+        """Return what the variant leaves without effect, and why."""
+        return {} if self.variant == "paper" else {"action_bound": f"with --agent.variant {self.variant}"}
+
 
 class LinUCB(LearnerDefaults):
     """Optimism with a regression on every round. One class, three radii."""

@@ -28,7 +28,7 @@ Where this differs from what is known of the paper, and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Literal
 
@@ -91,6 +91,22 @@ class InverseGapConfig(PerturbedConfig):
         rules |= {"gamma_scale": POSITIVE, "gamma_power": UNIT_INTERVAL, "oracle_regret": POSITIVE}
         rules |= {"failure_probability": ((lambda x: 0 < x < 1), "in (0, 1)"), "perturbation_scale": AT_LEAST_0}
         check_ranges(self, self.rules() | rules)
+
+    def unread(self) -> dict[str, str]:
+        """Return what the class of functions and the rule of γ leave without effect, and why."""
+        found = super().unread()
+        if self.gamma_rule == "theory":
+            found |= dict.fromkeys(("gamma_scale", "gamma_power"), "with --agent.gamma-rule theory")
+        else:
+            rule = f"with --agent.gamma-rule {self.gamma_rule}"
+            found |= dict.fromkeys(("oracle_regret", "failure_probability", "horizon"), rule)
+            found |= {"gamma_power": rule} if self.gamma_rule == "constant" else {}
+        if self.loss == "kl":
+            found |= dict.fromkeys(("failure_probability", "horizon"), "with --agent.loss kl")
+        if self.oracle == "network":
+            return found | {"ridge": "with --agent.oracle network"}
+        of_network = [field.name for field in fields(PerturbedConfig)]
+        return found | dict.fromkeys(of_network, f"with --agent.oracle {self.oracle}")
 
     @property
     def needs_horizon(self) -> bool:

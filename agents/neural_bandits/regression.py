@@ -52,6 +52,11 @@ class RegressionConfig:
     replay_capacity: int = 20_000
     """Latest samples that are kept for it."""
 
+    def unread(self) -> dict[str, str]:
+        """Return what is left without effect where no sample is replayed, and why."""
+        names = () if self.replay else ("batch_size", "replay_capacity")
+        return dict.fromkeys(names, "with --agent.no-replay")
+
     def rules(self) -> dict[str, Rule]:
         return {"updates_per_round": AT_LEAST_1, "batch_size": AT_LEAST_1} | PERTURBATION_RULES
 
@@ -69,6 +74,13 @@ class PerturbedConfig(RegressionConfig):
     """Number S of draws of `sampled`, made once."""
     radius: float | None = None
     """Frobenius radius of the ball around its initial weights that each layer is kept in; None: no ball."""
+
+    def unread(self) -> dict[str, str]:
+        """Return what is left without effect by the perturbation, too, and why."""
+        why, found = f"with --agent.perturbation {self.perturbation}", super().unread()
+        if self.perturbation != "sampled":
+            found["perturbation_draws"] = why
+        return found | ({"perturbation_scale": why} if self.perturbation == "none" else {})
 
 
 PERTURBATION_RULES: dict[str, Rule] = {

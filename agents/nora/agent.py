@@ -143,6 +143,19 @@ class NORAConfig:
         rules |= {"reward_range": optional((lambda x: x[0] < x[1], "LOW below HIGH"))}
         check_ranges(self, rules)
 
+    def unread(self) -> dict[str, str]:
+        """Return what variant and critic leave without effect, and why."""
+        rules = self.rules()
+        of_critic = ("ridge", "pooled", "total_log_det") if self.critic == "tabular" else ("bonus_width",)
+        found = dict.fromkeys(of_critic, f"with --agent.critic {self.critic}")
+        if rules.optimism == "none":
+            found |= dict.fromkeys(("bonus", "bonus_width", "failure_probability"), "without optimism")
+        if rules.switch == "every":
+            found |= dict.fromkeys(("switch_ratio", "total_log_det"), "where the critic is planned anew every episode")
+        if not rules.dithers:
+            found["epsilon"] = f"with --agent.variant {self.variant}"
+        return found
+
     def rules(self) -> Rules:
         """Return the variant's switches, those that were named replaced."""
         changes = {name: getattr(self, name) for name in ("critic_target", "optimism", "switch", "reset")}

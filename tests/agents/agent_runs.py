@@ -20,7 +20,7 @@ from surefoot.training.loop.setup import training_env
 def run_config(name: str, data: str, **changes: Any) -> RunConfig[Any]:
     spec = agents.get(name)
     env = dict(spec.tiny_env or {"id": "Pendulum-v1", "max_episode_steps": 15})
-    if "horizon" in changes:
+    if "horizon" in changes and spec.regret is None:
         env["time_aware"] = True
     return RunConfig(
         agent=dataclasses.replace(spec.default, **{**spec.tiny, **changes}),

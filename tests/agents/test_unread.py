@@ -14,16 +14,18 @@ from surefoot.agents.parts.ranges import unread_by
 from surefoot.configs import preset_names
 from surefoot.training.config.presets import default_config, load_preset
 
-AGENTS = [n for n in agents.REGISTRY if n not in agents.REFERENCES and agents.get(n).regret is None]
+AGENTS = [name for name in agents.REGISTRY if name not in agents.REFERENCES]
 UPDATES = {"nora-deep": 5, "bc": 250}
 WHERE_NONE = {"target_entropy": -0.3, "classifier_bound": 1.0, "decay_steps": 24, "max_grad_norm": 0.1}
-# What so short a run cannot show: bounds that nothing comes near, schedules that have hardly begun, rare events.
+# What so short a run cannot show: bounds that nothing comes near, schedules that have hardly begun, rare events,
+# what needs more models, more rows, recorded data or another task.
 UNSEEN = {"log_std_min", "replay_capacity", "sim_capacity_ratio", "regulariser_clip", "gap_cap", "weight_floor"}
 UNSEEN |= {"reward_clip", "restart_probability", "restart_distance", "final_epsilon", "exploration_steps", "double"}
 UNSEEN |= {"line_search_steps", "cg_iterations", "accept_ratio", "kl_slack", "target_steps"}
 UNSEEN |= {"threshold_by", "gate_memory", "gate_choice", "gate_tolerance", "repeat_tolerance", "solved_window"}
-UNSEEN |= {"model_batch_size", "holdout_rows", "model_patience", "model_improvement", "model_keep_factor"}  # few rows
+UNSEEN |= {"model_batch_size", "holdout_rows", "model_patience", "model_improvement", "model_keep_factor"}
 UNSEEN |= {"runaway_factor", "offline_rows", "max_gap", "switch_ratio", "loss_slack"}
+UNSEEN |= {"doubling", "path", "bonus_width", "offline", "exploration_weight", "oracle_regret"}
 EXPLORING = {("td3-bc", "exploration_noise")}  # a policy's, when it acts with noise: it learns from data alone
 SWITCHED: list[tuple[str, dict[str, Any]]] = [
     ("h2o", {"lagrange": True}),
@@ -48,6 +50,17 @@ SWITCHED: list[tuple[str, dict[str, Any]]] = [
     ("nora-deep", {"switch": "loss"}),
     ("nora-deep", {"uncertainty": "ensemble"}),
     ("hnpg", {"success_return": -1e6}),
+    ("neusquarecb", {"oracle": "linear"}),
+    ("neusquarecb", {"gamma_rule": "constant"}),
+    ("neusquarecb", {"gamma_rule": "theory", "horizon": 600}),
+    ("neufastcb", {"gamma_rule": "theory"}),
+    ("neusquarecb", {"replay": False}),
+    ("neusquarecb", {"perturbation": "sampled"}),
+    ("neusquarecb", {"perturbation": "none"}),
+    ("nora", {"variant": "eps-greedy"}),
+    ("nora", {"variant": "oppo"}),
+    ("nora", {"optimism": "none"}),
+    ("linucb", {"variant": "paper"}),
 ]
 
 
@@ -71,14 +84,14 @@ def others(config: Any, field: dataclasses.Field[Any]) -> list[Any]:
 def learned(name: str, config: Any) -> tuple[dict[str, torch.Tensor], str]:
     """Return the policy after some updates, and all that was logged but times."""
     agent, done, logged = make(name, config, "eager"), 0, []
-    for _ in range(300):
+    for _ in range(300 if agents.get(name).regret is None else 60):
         progress = agent.step()
         done += progress.updates
         values = {metric: value.float().mean().item() for metric, value in progress.metrics.items()}
         logged.append({metric: value for metric, value in values.items() if "seconds" not in metric})
         if progress.done or done >= UPDATES.get(name, 30):
             break
-    kept = tensors(agent.policy.state_dict())
+    kept = tensors(agent.state_dict() if agents.get(name).regret else agent.policy.state_dict())
     if getattr(config.agent, "gate", None) == "models":  # which asks no critic: those are only kept
         kept = {key: value for key, value in kept.items() if ".critics." not in key}
     return kept, str(logged)

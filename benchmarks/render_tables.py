@@ -177,6 +177,22 @@ def simulator_gap_pairs(result: Result) -> str:
     return markdown(("real return", *(gap.replace("gravity=", "gravity × ") for gap in gaps)), rows)
 
 
+def simulator_gap_corrections(result: Result) -> str:
+    """Return how large the classifiers' corrections were at every gravity, at the end of each run that logged them."""
+    cells: dict[tuple[str, str], list[float]] = {}
+    for job, figures in sorted(result["jobs"].items()):
+        gap, method, *_ = job.split("/")
+        for name in GAP_CORRECTIONS.keys() & figures.keys():
+            cells.setdefault((f"{GAP_METHODS[method]}: {GAP_CORRECTIONS[name]}", gap), []).append(figures[name])
+    gaps = sorted({gap for _, gap in cells}, key=gap_order)
+    names = list(dict.fromkeys(name for name, _ in cells))
+    rows = [(name, *(" ".join(number(x, 2) for x in cells.get((name, gap), [])) for gap in gaps)) for name in names]
+    return markdown(("by seed", *(gap.replace("gravity=", "gravity × ") for gap in gaps)), rows)
+
+
+GAP_CORRECTIONS = {"importance_weight": "mean w of simulated rows", "reward_correction": "mean Δr a step"}
+
+
 def gap_table(cells: dict[tuple[str, str], list[float]]) -> str:
     """Return one cut through gaps or data sets, its columns in the order of their names, then of their numbers."""
     columns = sorted({column for _, column in cells}, key=gap_order)
@@ -1776,6 +1792,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "h2o_table": h2o_table,
     "simulator_gap": simulator_gap,
     "simulator_gap_pairs": simulator_gap_pairs,
+    "simulator_gap_corrections": simulator_gap_corrections,
     "sweep_overhead": sweep_overhead,
     "robust_curves": robust_curves,
     "iwocs_ablations": iwocs_ablations,
@@ -1818,6 +1835,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
 VIEWS = {  # tables that are another view of a result file
     "iwocs_ablations": "iwocs",
     "simulator_gap_pairs": "simulator_gap",
+    "simulator_gap_corrections": "simulator_gap",
 }
 
 

@@ -13,6 +13,7 @@ command again is the rest of the work. Jobs are in the order in which they say m
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -73,6 +74,8 @@ QUALITIES = tuple(f"halfcheetah-{quality}" for quality in ("medium", "medium-exp
 SIZES = tuple(f"halfcheetah-replay-100k:{fraction}" for fraction in (0.02, 0.1, 0.4, 1))
 SEEDS = (0, 1, 2)
 EPISODES, FIRST_SEED = 20, 1000
+CORRECTIONS = ("importance_weight", "reward_correction")  # means over simulated rows: w of H2O, the reward of DARC
+LAST_ROWS = 10  # of metrics.csv, over which they are averaged
 
 
 def main_cut() -> Iterator[str]:
@@ -178,7 +181,16 @@ def run(job: str, options: Options) -> dict[str, Any]:
     method, config = METHODS[job.split("/")[1]], configuration(job, options)
     folder = options.runs / job.replace("/", "-").replace(":", "-")
     meta = train_to_the_end(job, folder, method.agent, config, method.preset)
-    return {"steps": config.steps, **measured(folder, config), "minutes": meta["minutes"], "commit": meta["commit"]}
+    found = measured(folder, config) | corrections(folder)
+    return {"steps": config.steps, **found, "minutes": meta["minutes"], "commit": meta["commit"]}
+
+
+def corrections(folder: Path) -> dict[str, float]:
+    """Return how large the corrections of a finished run were at its end, of methods that have any."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    logged = {name: [float(row[name]) for row in rows if row.get(name)][-LAST_ROWS:] for name in CORRECTIONS}
+    return {name: round(float(np.mean(values)), 3) for name, values in logged.items() if values}
 
 
 def measured(folder: Path, config: RunConfig[Any]) -> dict[str, float]:

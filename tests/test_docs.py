@@ -122,6 +122,20 @@ def test_methods_are_compared_seed_by_seed_where_both_were_run(render):
     ]
 
 
+def test_corrections_stand_by_method_and_gravity(render):
+    jobs = {
+        "gravity=4/h2o/1": {"importance_weight": 0.023},
+        "gravity=4/h2o/0": {"importance_weight": 0.5},
+        "gravity=1/darc/0": {"reward_correction": -0.9},
+        "gravity=4/sac-mix/0": {"real": 1.0},
+    }
+    assert render.simulator_gap_corrections({"jobs": jobs}).splitlines()[::2] == [
+        "| by seed | gravity × 1 | gravity × 4 |",
+        "| DARC: mean Δr a step | −0.90 |  |",
+    ]
+    assert render.simulator_gap_corrections({"jobs": jobs}).splitlines()[-1].endswith("|  | 0.50 0.02 |")
+
+
 def test_other_gaps_and_other_data_have_tables_of_their_own(render):
     def job(real):
         return {"real": real, "steps": 30, "commit": "0123456789abcdef"}

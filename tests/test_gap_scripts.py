@@ -74,3 +74,10 @@ def test_names_that_are_none_and_a_missing_folder_of_policies_are_one_line(scrip
     with pytest.raises(SystemExit, match="--zoo: the folder"):
         data_sets.refuse_unknown(data_sets.Options(only=("hopper-medium",)))
     data_sets.refuse_unknown(data_sets.Options(only=("halfcheetah-replay-100k",)))
+
+
+def test_the_size_of_a_correction_is_that_of_the_last_rows_that_have_one(scripts, tmp_path):
+    _, gaps = scripts
+    rows = ["step,importance_weight,q", *(f"{k},{0.9 if k < 5 else 0.2},1" for k in range(15)), "15,,1"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n")
+    assert gaps.corrections(tmp_path) == {"importance_weight": 0.2}

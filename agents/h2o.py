@@ -29,7 +29,7 @@ Where this differs from the authors' code (C1 to C12 of §6.3), and why:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -66,16 +66,7 @@ from surefoot.agents.sac import (
 
 OF_CLASSIFIERS = tuple(field.name for field in fields(ClassifierConfig))
 OF_GAP = ("gap_samples", "gap_std_multiplier", "gap_std", "gap_floor", "gap_cap")
-OF_MULTIPLIER = ("lagrange_target", "lagrange_lr")
-OF_REGULARISER = (
-    "adaptive_weighting",
-    "linear_regulariser",
-    "temperature",
-    "regulariser_clip",
-    "lagrange",
-    *OF_MULTIPLIER,
-    *OF_GAP,
-)
+OF_REGULARISER = ("adaptive_weighting", "linear_regulariser", "temperature", "regulariser_clip", "lagrange")
 
 
 @dataclass(frozen=True)
@@ -124,9 +115,8 @@ class H2OConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig)
     """Lower bound of the importance weights; the upper bound is 1."""
 
     def __post_init__(self) -> None:
-        rules = dict.fromkeys(
-            ["sim_capacity_ratio", "temperature", "regulariser_clip", "lagrange_lr", "gap_floor", "gap_cap"], POSITIVE
-        )
+        positive = ["sim_capacity_ratio", "temperature", "regulariser_clip", "lagrange_lr", "gap_floor", "gap_cap"]
+        rules = dict.fromkeys(positive, POSITIVE)
         rules |= dict.fromkeys(["regulariser_weight", "gap_std_multiplier", "weight_floor"], AT_LEAST_0)
         check_ranges(self, rules | dict.fromkeys(["sim_batch_size", "gap_samples"], AT_LEAST_1))
         if self.regulariser_weight > 0 and self.real_batch_size == 0:
@@ -136,20 +126,15 @@ class H2OConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig)
 
     def unread(self) -> dict[str, str]:
         """Return what these switches leave without effect, and why."""
-        found: dict[str, str] = {}
-        if not self.uses_classifiers:
-            found |= dict.fromkeys(OF_CLASSIFIERS, "where nothing needs the classifiers: no importance weights, no gap")
-        if not self.importance_weights:
-            found["weight_floor"] = "with --agent.no-importance-weights"
-        if not self.adaptive_weighting:
-            found |= dict.fromkeys(OF_GAP, "with --agent.no-adaptive-weighting")
-        if self.linear_regulariser:
-            found["temperature"] = "with --agent.linear-regulariser"
-        if not self.lagrange:
-            found |= dict.fromkeys(OF_MULTIPLIER, "without --agent.lagrange")
-        if self.regulariser_weight == 0:
-            found |= dict.fromkeys(OF_REGULARISER, "with --agent.regulariser-weight 0")
-        return found
+        idle = (
+            (not self.uses_classifiers, OF_CLASSIFIERS, "where no weight and no gap needs the classifiers"),
+            (not self.importance_weights, ("weight_floor",), "with --agent.no-importance-weights"),
+            (not self.adaptive_weighting, OF_GAP, "with --agent.no-adaptive-weighting"),
+            (self.linear_regulariser, ("temperature",), "with --agent.linear-regulariser"),
+            (not self.lagrange, ("lagrange_target", "lagrange_lr"), "without --agent.lagrange"),
+            (not self.regulariser_weight, OF_REGULARISER + OF_GAP, "with --agent.regulariser-weight 0"),
+        )
+        return {name: why for is_so, names, why in idle if is_so for name in names}
 
     @property
     def uses_gap(self) -> bool:
@@ -405,14 +390,9 @@ H2O_SPEC = AgentSpec(
         "gap_samples": 3,
     },
 )
-SAC_MIX_SPEC = AgentSpec(
-    H2OConfig(importance_weights=False, regulariser_weight=0.0),
-    H2O,
-    make_policy,
-    "SAC on real and simulated transitions alike: H2O without its two corrections (control)",
-    needs_data=True,
-    plan=plan_collector,
-    page="h2o",
+SAC_MIX_SPEC = replace(
+    H2O_SPEC,
+    default=H2OConfig(importance_weights=False, regulariser_weight=0.0),
+    summary="SAC on real and simulated transitions alike: H2O without its two corrections (control)",
     style=Style("#56B4E9", "-"),
-    tiny=H2O_SPEC.tiny,
 )

@@ -20,10 +20,6 @@ class AR2Config(BanditConfig):
     def __post_init__(self) -> None:
         check_ranges(self, {"rounds_per_step": AT_LEAST_1})
 
-    def unread(self) -> dict[str, str]:
-        """Return what no constant of it is computed from, and why."""
-        return dict.fromkeys(("horizon", "doubling"), "where no constant is computed for a horizon")
-
 
 class AR2(LearnerDefaults):
     """Alternate between the better of the last two arms and the arm that was triggered first.

@@ -28,10 +28,6 @@ class FixedConfig(BanditConfig):
     def needs_horizon(self) -> bool:
         return False
 
-    def unread(self) -> dict[str, str]:
-        """Return what a policy that does not learn has no use for, and why."""
-        return dict.fromkeys(("horizon", "doubling"), "where nothing is learned")
-
 
 @dataclass(frozen=True)
 class HumanBudgetConfig(FixedConfig):

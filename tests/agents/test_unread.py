@@ -26,7 +26,9 @@ UNSEEN |= {"threshold_by", "gate_memory", "gate_choice", "gate_tolerance", "repe
 UNSEEN |= {"model_batch_size", "holdout_rows", "model_patience", "model_improvement", "model_keep_factor"}
 UNSEEN |= {"runaway_factor", "offline_rows", "max_gap", "switch_ratio", "loss_slack"}
 UNSEEN |= {"doubling", "path", "bonus_width", "offline", "exploration_weight", "oracle_regret"}
-EXPLORING = {("td3-bc", "exploration_noise")}  # a policy's, when it acts with noise: it learns from data alone
+ELSEWHERE = {("td3-bc", "exploration_noise")}  # a policy's, when it acts with noise: it learns from data alone
+# The length of a run, which all agents of a comparison are given.
+ELSEWHERE |= {(name, "horizon") for name in ("ar2", "human-budget", "oracle", "uniform")}
 SWITCHED: list[tuple[str, dict[str, Any]]] = [
     ("h2o", {"lagrange": True}),
     ("h2o", {"regulariser_weight": 0.0}),
@@ -124,7 +126,7 @@ def test_every_option_has_an_effect_or_is_said_to_have_none(name, data_file):
     before, unread = learned(name, config), unread_by(config.agent)
     seen = {field.name: changes(name, config, field, before) for field in dataclasses.fields(config.agent)}
     idle = {field for field, effect in seen.items() if effect is False}
-    assert idle - unread.keys() - UNSEEN - {field for agent, field in EXPLORING if agent == name} == set()
+    assert idle - unread.keys() - UNSEEN - {field for agent, field in ELSEWHERE if agent == name} == set()
     assert {field for field in unread if seen[field]} == set()
 
 

@@ -24,7 +24,6 @@ TINY = {
         "default_steps": 20,
         "model_steps": 15,
         "thresholds": [0.1, 1.0],
-        "grid_n": 2,
         "held_out_episodes": 2,
         "repeat_tolerance": 0.0,
         "search": "random",

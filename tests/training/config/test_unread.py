@@ -16,7 +16,7 @@ CASES = [
         ["h2o", "--agent.regulariser-weight", "0", "--agent.no-adaptive-weighting"],
         "--agent.no-adaptive-weighting has no effect with --agent.regulariser-weight 0; leave it out",
     ),
-    (["sac-mix", "--agent.classifier-hidden", "8"], "--agent.classifier-hidden has no effect where nothing needs the"),
+    (["sac-mix", "--agent.classifier-hidden", "8"], "--agent.classifier-hidden has no effect where no weight"),
     (
         ["iwocs", "--preset", "demo", "--agent.thresholds", "0.5"],
         "--agent.thresholds has no effect with --agent.gate m",

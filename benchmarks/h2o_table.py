@@ -1,6 +1,6 @@
 """A row of H2O's table: HalfCheetah with three gaps and one of D4RL's data sets, at the authors' network sizes.
 
-    python benchmarks/h2o_table.py [--quality medium-replay] [--data FILE.hdf5] [--jobs gravity/h2o/0 …]
+    python benchmarks/h2o_table.py [--quality medium-replay] [--data FILE.hdf5] [--jobs medium-replay/gravity/h2o/0 …]
 
 A job is QUALITY/GAP/METHOD/SEED: one run of the preset `h2o/halfcheetah-QUALITY-GAP`, or of its baseline, evaluated in
 the real dynamics every 10,000 steps and at its end for 20 episodes; the last policy's return and D4RL's normalised

@@ -41,7 +41,7 @@ from surefoot.agents.parts.random import make_generator, normal
 from surefoot.agents.parts.ranges import AT_LEAST_0, POSITIVE, check_ranges, optional
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.td3 import DeterministicPolicy, TD3Config, TD3Nets, make_td3_policy, smoothed
-from surefoot.agents.sac import box_dims, make_collector, twin_q_loss
+from surefoot.agents.sac import SAC_SPEC, box_dims, make_collector, twin_q_loss
 
 MIN_PARAMETER_NOISE = 0.1  # where its decay ends
 
@@ -313,13 +313,8 @@ M2TD3_SPEC = AgentSpec(
     plan=plan_collector,
     page="robust_baselines",
     style=Style("#56B4E9", "-."),
-    tiny={
-        "hidden": (8, 8),
-        "batch_size": 8,
-        "learning_starts": 16,
-        "random_steps": 10,
-        "rollout_steps": 4,
-        "replay_capacity": 400,
+    tiny=SAC_SPEC.tiny
+    | {
         "adversaries": 3,
     },
     tiny_env={"id": "surefoot/Pendulum-v0", "max_episode_steps": 15},

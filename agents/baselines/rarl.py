@@ -35,7 +35,7 @@ from surefoot.agents.parts.random import make_generator, normal, uniform
 from surefoot.agents.parts.ranges import check_ranges
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.parts.td3 import DeterministicPolicy, TD3Config, TD3Nets, make_td3_policy, policy_loss
-from surefoot.agents.sac import box_dims, make_collector, twin_q_loss
+from surefoot.agents.sac import SAC_SPEC, box_dims, make_collector, twin_q_loss
 
 
 @dataclass(frozen=True)
@@ -157,13 +157,6 @@ RARL_SPEC = AgentSpec(
     plan=plan_collector,
     page="robust_baselines",
     style=Style("#D55E00", "-."),
-    tiny={
-        "hidden": (8, 8),
-        "batch_size": 8,
-        "learning_starts": 16,
-        "random_steps": 10,
-        "rollout_steps": 4,
-        "replay_capacity": 400,
-    },
+    tiny=SAC_SPEC.tiny,
     tiny_env={"id": "surefoot/Pendulum-v0", "max_episode_steps": 15},
 )

@@ -39,6 +39,7 @@ from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges
 from surefoot.agents.parts.replay import join
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
+    SAC_SPEC,
     ActorCriticConfig,
     box_dims,
     make_collector,
@@ -216,13 +217,8 @@ RLPD_SPEC = AgentSpec(
     plan=plan_collector,
     page="hnpg",
     style=Style("#009E73", "--"),
-    tiny={
-        "hidden": (8, 8),
-        "batch_size": 8,
-        "learning_starts": 16,
-        "random_steps": 10,
-        "rollout_steps": 4,
-        "replay_capacity": 400,
+    tiny=SAC_SPEC.tiny
+    | {
         "ensemble_size": 3,
         "critic_updates": 2,
         "target_update_interval": 3,

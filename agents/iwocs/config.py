@@ -12,7 +12,7 @@ from surefoot.agents.iwocs.composite import THRESHOLDS
 from surefoot.agents.iwocs.search import GENERATIONS, POPULATION
 from surefoot.agents.parts.budget import counted, flag, require_room, require_warm_up, vector_steps, whole_rollouts
 from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, WIDTHS, check_ranges, optional
-from surefoot.agents.sac import SACConfig
+from surefoot.agents.sac import SAC_SPEC, SACConfig
 
 # What another search does not look at, and what the other gate does not.
 OF_POINTS, OF_GRID = ("population", "generations"), ("grid_n", "grid_closed")
@@ -131,13 +131,7 @@ class IWOCSConfig(SACConfig):
         )
 
 
-TINY = {  # sizes for tests
-    "hidden": (8, 8),
-    "batch_size": 8,
-    "learning_starts": 16,
-    "random_steps": 10,
-    "rollout_steps": 4,
-    "replay_capacity": 400,
+TINY = SAC_SPEC.tiny | {  # sizes for tests
     "entropy_free_hidden": (8, 8),
     "default_steps": 24,
     "model_steps": 18,

@@ -32,8 +32,13 @@ def load_preset(agent_name: str, preset: str) -> RunConfig[Any]:
     return overlay(defaults, read_yaml(source), str(source))
 
 
+def is_file(preset: str) -> bool:
+    """Return whether a preset is named by the path of its file."""
+    return preset.endswith((".yaml", ".yml"))
+
+
 def _locate(agent_name: str, preset: str) -> Traversable:
-    if preset.endswith((".yaml", ".yml")):
+    if is_file(preset):
         return Path(preset)
     owner, _, name = preset.rpartition("/")
     agents.get(owner or agent_name)  # an unknown agent is the better message

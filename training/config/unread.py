@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from surefoot.agents.parts.ranges import unread_by
-from surefoot.training.config.presets import default_config
+from surefoot.configs.casting import option
+from surefoot.training.config.presets import default_config, is_file
 from surefoot.training.config.run import RunConfig
 
 
@@ -16,13 +17,13 @@ def refuse_unread(agent_name: str, config: RunConfig[Any], preset: str | None, b
     Given is what differs from `base`, which the settings were laid over. What a packaged preset has left without effect
     by then is as it was; a preset from a file is somebody's own, and all that it sets is given.
     """
-    own_file = preset is not None and preset.endswith((".yaml", ".yml"))
+    own_file = preset is not None and is_file(preset)
     before = default_config(agent_name).agent if own_file else base.agent
     for name, why in unread_by(config.agent).items():
         value = getattr(config.agent, name)
         if value != getattr(before, name):
-            option = ("no-" if value is False else "") + name.replace("_", "-")
-            raise ValueError(f"--agent.{option} has no effect {why}; leave it out")
+            given = option(f"agent.{'no_' if value is False else ''}{name}")
+            raise ValueError(f"{given} has no effect {why}; leave it out")
 
 
 def refuse_never_read(configs: Sequence[RunConfig[Any]], given: Iterable[str]) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from render_tables import GAP_METHODS, by_set
+from tables.h2o import GAP_METHODS
+from tables.robust import by_set
 
 from surefoot.agents.interface import Style
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, find_set

@@ -1,6 +1,7 @@
 """What tests of several packages share: a task with known returns, untrained policies in run folders, recordings."""
 
 import csv
+import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -59,6 +60,7 @@ class Scripted(gym.Env):
 
 gym.register("ScriptedReturns-v0", Scripted)
 PENDULUM = EnvConfig("Pendulum-v1")
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 @pytest.fixture
@@ -80,6 +82,17 @@ def make_run(tmp_path):
         return folder
 
     return make
+
+
+@pytest.fixture
+def load_script(monkeypatch):
+    """Return a function that imports a module of benchmarks/ by its name; after the test all of them are forgotten."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(BENCHMARKS):
+            del sys.modules[name]
 
 
 @pytest.fixture

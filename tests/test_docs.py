@@ -37,12 +37,13 @@ def test_tables_are_what_the_result_files_say():
 
 
 @pytest.fixture
-def render(monkeypatch):
-    """Import the renderer as its own folder's module."""
-    monkeypatch.syspath_prepend(str(RENDER.parent))
-    import render_tables
+def render(load_script):
+    return load_script("render_tables")
 
-    return render_tables
+
+@pytest.fixture
+def h2o(load_script):
+    return load_script("tables.h2o")
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_jobs_that_end_at_once_stand_side_by_side(render, results, monkeypatch):
     assert record.results_of("none") == {}
 
 
-def test_a_cell_of_the_gap_table_has_the_seeds_that_were_run_and_no_others(render):
+def test_a_cell_of_the_gap_table_has_the_seeds_that_were_run_and_no_others(h2o):
     def job(real, **more):
         return {"real": real, "steps": 30, "commit": "0123456789abcdef", **more}
 
@@ -91,7 +92,7 @@ def test_a_cell_of_the_gap_table_has_the_seeds_that_were_run_and_no_others(rende
         "gravity=2/h2o/0": job(10.0),
         "none/bc/0": job(4.0),
     }
-    table, _, note = render.simulator_gap({"jobs": jobs}).partition("\n\n")
+    table, _, note = h2o.simulator_gap({"jobs": jobs}).partition("\n\n")
     assert table.splitlines() == [
         "| method | no simulator | gravity × 0.5 | gravity × 2 |",
         "| --- | ---: | ---: | ---: |",
@@ -101,7 +102,7 @@ def test_a_cell_of_the_gap_table_has_the_seeds_that_were_run_and_no_others(rende
     assert "Steps or updates: 30; runs of commits `0123456789`; 2 minutes" in note
 
 
-def test_methods_are_compared_seed_by_seed_where_both_were_run(render):
+def test_methods_are_compared_seed_by_seed_where_both_were_run(h2o):
     real = {
         "gravity=4/h2o/0": 10.0,
         "gravity=4/h2o/1": 30.0,
@@ -112,7 +113,7 @@ def test_methods_are_compared_seed_by_seed_where_both_were_run(render):
         "none/sac-offline/0": 2.0,
         "gravity=4/sac-mix/1/replay": 1000.0,
     }
-    table = render.simulator_gap_pairs({"jobs": {job: {"real": value} for job, value in real.items()}}).splitlines()
+    table = h2o.simulator_gap_pairs({"jobs": {job: {"real": value} for job, value in real.items()}}).splitlines()
     assert table[0] == "| real return | gravity × 1 | gravity × 4 |"
     rows = [line for line in table[2:] if line.count("|  ") < 2]
     assert rows == [
@@ -122,21 +123,21 @@ def test_methods_are_compared_seed_by_seed_where_both_were_run(render):
     ]
 
 
-def test_corrections_stand_by_method_and_gravity(render):
+def test_corrections_stand_by_method_and_gravity(h2o):
     jobs = {
         "gravity=4/h2o/1": {"importance_weight": 0.023},
         "gravity=4/h2o/0": {"importance_weight": 0.5},
         "gravity=1/darc/0": {"reward_correction": -0.9},
         "gravity=4/sac-mix/0": {"real": 1.0},
     }
-    assert render.simulator_gap_corrections({"jobs": jobs}).splitlines()[::2] == [
+    assert h2o.simulator_gap_corrections({"jobs": jobs}).splitlines()[::2] == [
         "| by seed | gravity × 1 | gravity × 4 |",
         "| DARC: mean Δr a step | −0.90 |  |",
     ]
-    assert render.simulator_gap_corrections({"jobs": jobs}).splitlines()[-1].endswith("|  | 0.50 0.02 |")
+    assert h2o.simulator_gap_corrections({"jobs": jobs}).splitlines()[-1].endswith("|  | 0.50 0.02 |")
 
 
-def test_other_gaps_and_other_data_have_tables_of_their_own(render):
+def test_other_gaps_and_other_data_have_tables_of_their_own(h2o):
     def job(real):
         return {"real": real, "steps": 30, "commit": "0123456789abcdef"}
 
@@ -147,19 +148,19 @@ def test_other_gaps_and_other_data_have_tables_of_their_own(render):
         "none/bc/0/medium": job(4.0),
         "control_delay=2/darc/0": job(5.0),
     }
-    gravity, kinds, data, _ = render.simulator_gap({"jobs": jobs}).split("\n\n")
+    gravity, kinds, data, _ = h2o.simulator_gap({"jobs": jobs}).split("\n\n")
     assert gravity.splitlines()[0] == "| method | gravity × 2 |"
     assert kinds.splitlines()[::2] == ["| method | control_delay=2 |", "| DARC | 5 |"]
     assert data.splitlines()[0] == "| method | medium | replay:0.02 | replay:0.1 |"
     assert data.splitlines()[2:] == ["| H2O |  | 3 | 2 |", "| behaviour cloning | 4 |  |  |"]
 
 
-def test_a_row_of_the_paper_has_a_column_a_gap_and_names_its_data(render):
+def test_a_row_of_the_paper_has_a_column_a_gap_and_names_its_data(h2o):
     def job(score):
         return {"score": score, "steps": 100_000, "data": "/data/replay.hdf5", "commit": "0123456789abcdef"}
 
     jobs = {"replay/noise/h2o/1": job(40.0), "replay/noise/h2o/0": job(20.0), "replay/none/cql/0": job(45.0)}
-    table, note = render.h2o_table({"jobs": jobs}).split("\n\n")
+    table, note = h2o.h2o_table({"jobs": jobs}).split("\n\n")
     assert table.splitlines() == [
         "| method | replay, noise | replay, no simulator |",
         "| --- | ---: | ---: |",
@@ -169,15 +170,16 @@ def test_a_row_of_the_paper_has_a_column_a_gap_and_names_its_data(render):
     assert "Steps or updates: 100,000; data: `replay.hdf5`; runs of commits `0123456789`" in note
 
 
-def test_a_task_stands_beside_its_public_seeds(render):
+def test_a_task_stands_beside_its_public_seeds(load_script):
     jobs = {f"walker/{k}": {"final": 10.0 * k, "minutes": k, "public_sac": [5.0, 7.0]} for k in (1, 2)}
-    row = render.dmc_sac({"jobs": jobs}).splitlines()[-1]
+    row = load_script("tables.backbone").dmc_sac({"jobs": jobs}).splitlines()[-1]
     assert row == "| walker | 15 [10, 20] | 10 20 | 6 [5, 7] | 5 7 | 1 2 |"
 
 
-def test_an_interval_needs_two_seeds(render):
-    assert render.with_interval([5.0]) == "5"
-    assert render.with_interval([1.0, 3.0]) == "2 [1, 3]"
+def test_an_interval_needs_two_seeds(load_script):
+    with_interval = load_script("tables.markdown").with_interval
+    assert with_interval([5.0]) == "5"
+    assert with_interval([1.0, 3.0]) == "2 [1, 3]"
 
 
 def test_a_view_is_another_table_of_the_same_file(render, results, monkeypatch):
@@ -190,19 +192,26 @@ def test_a_view_is_another_table_of_the_same_file(render, results, monkeypatch):
     ]
 
 
-def test_every_rule_of_iwocs_stands_on_one_page_with_the_seeds_that_chose_apart(render):
+def test_every_rule_of_iwocs_stands_on_one_page_with_the_seeds_that_chose_apart(load_script):
+    robust = load_script("tables.robust")
     cell = {"worst": 7.0, "average": 8.0, "nominal": 9.0, "cpu_seconds": 1.0, "steps": 1_000, "commit": "0123456789ab"}
     jobs = dict.fromkeys(("iwocs-of-all/1", "iwocs-of-all/3", "dr-sac/3", "nominal/4", "iwocs-longer/1"), cell)
 
     def methods(table):
         return [line.split(" | ")[0] for line in table.splitlines()[2:]]
 
-    assert methods(render.iwocs({"jobs": jobs})) == ["| dr-sac", "| nominal"]
-    assert methods(render.iwocs_ablations({"jobs": jobs})) == [
+    assert methods(robust.iwocs({"jobs": jobs})) == ["| dr-sac", "| nominal"]
+    assert methods(robust.iwocs_ablations({"jobs": jobs})) == [
         "| iwocs-longer, chose",
         "| iwocs-of-all",
         "| iwocs-of-all, chose",
     ]
+
+
+def test_every_module_of_tables_is_asked_and_no_two_have_the_same_table(render):
+    modules = {path.stem for path in (RENDER.parent / "tables").glob("*.py")} - {"markdown"}
+    assert modules == {subject.__name__.removeprefix("tables.") for subject in render.SUBJECTS}
+    assert len(render.RENDERERS) == sum(len(subject.TABLES) for subject in render.SUBJECTS)
 
 
 def test_a_missing_result_says_so_and_an_open_table_is_refused(render, results):

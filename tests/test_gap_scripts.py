@@ -1,26 +1,15 @@
 """The data sets and the gaps of H2O's study: what a job is made of, and what a file of two parts holds."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from surefoot.envs import examine_task
 from surefoot.offline_data import Transitions
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import data_sets
-    import simulator_gap
-
-    yield data_sets, simulator_gap
-    for name in ("data_sets", "simulator_gap", "make_sample", "trained", "record"):
-        sys.modules.pop(name, None)
+def scripts(load_script):
+    return load_script("data_sets"), load_script("simulator_gap")
 
 
 def part(rewards, truncated):

@@ -2,25 +2,16 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from surefoot.offline_data.scores import normalized_score
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-OTHERS = ("h2o_table", "simulator_gap", "trained", "record")
-
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import h2o_table
-
-    yield h2o_table
-    for name in OTHERS:
-        sys.modules.pop(name, None)
+def script(load_script):
+    return load_script("h2o_table")
 
 
 def test_every_job_of_every_row_is_a_run_of_its_gap_evaluated_without_it(script):

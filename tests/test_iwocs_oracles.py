@@ -1,8 +1,5 @@
 """The gates that know more than IWOCS's own: the simulator as a predictor, and the model known."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,18 +8,12 @@ from surefoot.agents.iwocs.composite import Specialist
 from surefoot.agents.iwocs.models import CompositeAmongModels, ModelGate
 from surefoot.envs import EnvConfig, UncertainVectorEnv, make_single
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 TASK = EnvConfig("InvertedPendulum-v5")
 
 
 @pytest.fixture
-def oracles(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import iwocs_oracles
-
-    yield iwocs_oracles
-    for name in ("iwocs_oracles", "worst_cases", "trained", "record", "render_tables"):
-        sys.modules.pop(name, None)
+def oracles(load_script):
+    return load_script("iwocs_oracles")
 
 
 def gate_of(oracles, values):

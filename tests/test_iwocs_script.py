@@ -1,15 +1,12 @@
 """The benchmark of IWOCS: what a row of before is called is what it runs, whatever the demo is by now."""
 
-import sys
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
 
 from surefoot.agents.iwocs.config import IWOCSConfig
 from surefoot.training.config.presets import load_preset
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 DEMO_OF_BEFORE = {  # configs/iwocs/demo.yaml of commit fccf2bcde1: what was not a default there
     "hidden": (64, 64),
     "entropy_free_hidden": (64, 64, 64),
@@ -40,13 +37,8 @@ DEMO_OF_BEFORE = {  # configs/iwocs/demo.yaml of commit fccf2bcde1: what was not
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import iwocs
-
-    yield iwocs
-    for name in ("iwocs", "worst_cases", "record"):
-        sys.modules.pop(name, None)
+def script(load_script):
+    return load_script("iwocs")
 
 
 def test_the_demo_of_before_is_still_what_it_was(script):

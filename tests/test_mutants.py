@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 from pathlib import Path
@@ -53,15 +52,8 @@ AFTER = {
 }
 
 
-@pytest.fixture
-def module(monkeypatch):
-    """Return a function that imports a module of benchmarks/."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module
-
-
-def test_every_place_is_changed_in_every_way_and_what_is_no_behaviour_is_not(module):
-    mutations = module("mutations")
+def test_every_place_is_changed_in_every_way_and_what_is_no_behaviour_is_not(load_script):
+    mutations = load_script("mutations")
     changes = [(place, *change) for place, ways in mutations.places(SOURCE).items() for change in ways]
     drawn = [mutations.make(SOURCE, *change) for change in changes]
     assert {mutant.after for mutant in drawn} == AFTER
@@ -77,14 +69,14 @@ def test_every_place_is_changed_in_every_way_and_what_is_no_behaviour_is_not(mod
         assert mutant.where == ("" if mutant.before.startswith("EPS") else "loss")
 
 
-def test_a_number_to_base_16_is_a_whole_one(module):
-    mutations, source = module("mutations"), "KEY = 0x1F\n"
+def test_a_number_to_base_16_is_a_whole_one(load_script):
+    mutations, source = load_script("mutations"), "KEY = 0x1F\n"
     drawn = [mutations.make(source, place, *way) for place, ways in mutations.places(source).items() for way in ways]
     assert {mutant.after for mutant in drawn} == {"KEY = 30", "KEY = 32"}
 
 
-def test_the_same_seed_draws_the_same_and_more_are_more_of_them(module):
-    draw = module("mutations").draw
+def test_the_same_seed_draws_the_same_and_more_are_more_of_them(load_script):
+    draw = load_script("mutations").draw
     few, many = (list(draw(SOURCE, count, "0")) for count in (3, 8))
     assert few == many[:3]
     assert len({mutant.source for mutant in many}) == 8
@@ -127,8 +119,8 @@ def test_shared(shared):
 """
 
 
-def test_a_mutant_meets_the_tests_that_run_it(module, tmp_path, monkeypatch):
-    mutants, mutations = module("mutants"), module("mutations")
+def test_a_mutant_meets_the_tests_that_run_it(load_script, tmp_path, monkeypatch):
+    mutants, mutations = load_script("mutants"), load_script("mutations")
     monkeypatch.setattr(mutants, "BUILD", tmp_path / "build")
     (tmp_path / "build").mkdir()
     tree = tmp_path / "tree"
@@ -159,7 +151,7 @@ def test_a_mutant_meets_the_tests_that_run_it(module, tmp_path, monkeypatch):
             tester.measure(("test_toy.py",), ["toy.py"])
 
 
-def test_what_takes_too_long_is_stopped(module):
+def test_what_takes_too_long_is_stopped(load_script):
     import os
     import time
 
@@ -169,13 +161,13 @@ def test_what_takes_too_long_is_stopped(module):
         time.sleep(60)
         os._exit(0)
     time.sleep(0.1)
-    assert module("fork_tests").wait(pid, 0.1) is None
+    assert load_script("fork_tests").wait(pid, 0.1) is None
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, 0)
 
 
-def test_files_and_tests_that_are_named_are_there(module):
-    mutants = module("mutants")
+def test_files_and_tests_that_are_named_are_there(load_script):
+    mutants = load_script("mutants")
     for entry, tests in CONFIG["modules"].items():
         assert all((ROOT / name).exists() for name in (entry, *tests)), entry
     assert all((ROOT / name).is_file() for name in CONFIG["left_out"])

@@ -15,17 +15,11 @@ from surefoot.training.config.presets import load_preset
 from surefoot.training.loop.budget import settle
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-MODULES = ("robust_curves", "worst_cases", "trained", "record", "render_tables", "render_figures")
 
 
 @pytest.fixture
-def curves(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import robust_curves
-
-    yield robust_curves
-    for name in MODULES:
-        sys.modules.pop(name, None)
+def curves(load_script):
+    return load_script("robust_curves")
 
 
 def configurations(curves, name, seed=20):
@@ -95,10 +89,10 @@ def test_the_policy_that_is_kept_is_chosen_by_other_episodes_than_it_is_reported
     assert seen["chosen"].isdisjoint(seen["reported"])
 
 
-def test_a_job_that_was_stopped_goes_on_as_if_it_was_not_and_is_recorded_once(curves, monkeypatch, tmp_path):
-    import record
-    import trained
-
+def test_a_job_that_was_stopped_goes_on_as_if_it_was_not_and_is_recorded_once(
+    curves, load_script, monkeypatch, tmp_path
+):
+    record, trained = load_script("record"), load_script("trained")
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     job, wholly = "inverted-pendulum-1/nominal/20", tmp_path / "whole"
     options = curves.Options(jobs=(job,), runs=wholly, steps=100)
@@ -162,10 +156,9 @@ JOBS = {
 }
 
 
-def test_every_set_has_a_table_with_its_methods_from_the_best_on(curves):
-    import render_tables
-
-    cheetah, pendulum = render_tables.robust_curves({"jobs": JOBS}).split("**inverted-pendulum-2**")
+def test_every_set_has_a_table_with_its_methods_from_the_best_on(load_script):
+    tables = load_script("tables.robust")
+    cheetah, pendulum = tables.robust_curves({"jobs": JOBS}).split("**inverted-pendulum-2**")
     rows = [line for line in pendulum.splitlines() if line.startswith("|")][2:]
     assert rows == [
         "| iwocs | 96k | 91,000 91,008 | 950 [900, 1000] | 900 1000 |  | 1000 ± 0 | 500 [500, 500] "
@@ -175,13 +168,14 @@ def test_every_set_has_a_table_with_its_methods_from_the_best_on(curves):
     assert "Runs of commits `0123456789`. The searches of IWOCS played 2000k steps a run besides." in pendulum
     assert "| nominal | 200k | 95,500 | −300 | −300 | −250 | −200 ± 2 |" in cheetah
     zoo = json.loads((BENCHMARKS / "results" / "zoo_stress.json").read_text())["jobs"]["sac/HalfCheetah-v3"]["worst"]
-    assert f"sac/HalfCheetah-v3 {render_tables.number(zoo['mean'])} [" in cheetah
+    assert f"sac/HalfCheetah-v3 {tables.number(zoo['mean'])} [" in cheetah
     assert "Public" not in pendulum
 
 
-def test_the_figure_has_a_panel_a_set_a_line_a_method_and_a_band_where_there_are_seeds(curves, monkeypatch, tmp_path):
-    import render_figures
-
+def test_the_figure_has_a_panel_a_set_a_line_a_method_and_a_band_where_there_are_seeds(
+    load_script, monkeypatch, tmp_path
+):
+    render_figures = load_script("render_figures")
     drawn = []
     monkeypatch.setattr(render_figures, "write_figure", lambda figure, out, caption: drawn.append((figure, caption)))
     (tmp_path / "robust_curves.json").write_text(json.dumps({"jobs": JOBS}))

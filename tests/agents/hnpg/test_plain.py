@@ -1,9 +1,5 @@
 """The stacked computations against the plain loop of benchmarks/plain_hnpg.py, number by number."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -16,14 +12,9 @@ from surefoot.agents.parts.trust_region import StepRows, TrustRegionConfig, trus
 H, N, OBS, ACT = 3, 16, 6, 2
 
 
-@pytest.fixture(scope="module")
-def plain():
-    path = Path(__file__).resolve().parents[3] / "benchmarks" / "plain_hnpg.py"
-    spec = importlib.util.spec_from_file_location("plain_hnpg", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["plain_hnpg"] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def plain(load_script):
+    return load_script("plain_hnpg")
 
 
 def generator(seed: int = 0) -> torch.Generator:

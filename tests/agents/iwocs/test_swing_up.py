@@ -3,10 +3,7 @@
 docs/derivations/iwocs.md §7.5; on a smaller set than that of E17.
 """
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,19 +12,10 @@ from torch.testing import assert_close
 from surefoot.agents.iwocs import THRESHOLDS, Composite
 
 
-@pytest.fixture(scope="module")
-def swing():
-    folder = Path(__file__).resolve().parents[3] / "benchmarks"
-    spec = importlib.util.spec_from_file_location("iwocs_swing_up", folder / "iwocs_swing_up.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["iwocs_swing_up"] = module
-    sys.path.insert(0, str(folder))  # its `from record import record`
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(folder))
+@pytest.fixture
+def swing(load_script):
     torch.set_num_threads(1)
-    return module
+    return load_script("iwocs_swing_up")
 
 
 def test_a_control_is_held_for_four_substeps(swing):

@@ -1,7 +1,6 @@
 """Intervals of worst cases hold: on synthetic policies whose worst case is known (benchmarks/stress_coverage.py)."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,8 @@ BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 
 
 @pytest.fixture
-def synthetic(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import stress_coverage
-
-    yield stress_coverage
-    sys.modules.pop("stress_coverage", None)
+def synthetic(load_script):
+    return load_script("stress_coverage")
 
 
 def test_the_known_worst_case_is_the_least_of_a_fine_grid(synthetic):

@@ -49,7 +49,7 @@ from surefoot.agents.parts.classifiers import (
 from surefoot.agents.parts.h2o_family import H2OHeads, SimulatorRollout
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal
-from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, unread_where
 from surefoot.agents.parts.replay import join
 from surefoot.agents.parts.seeds import Due
 from surefoot.agents.parts.state import Stateful
@@ -126,7 +126,7 @@ class H2OConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig)
 
     def unread(self) -> dict[str, str]:
         """Return what these switches leave without effect, and why."""
-        idle = (
+        return unread_where(
             (not self.uses_classifiers, OF_CLASSIFIERS, "where no weight and no gap needs the classifiers"),
             (not self.importance_weights, ("weight_floor",), "with --agent.no-importance-weights"),
             (not self.adaptive_weighting, OF_GAP, "with --agent.no-adaptive-weighting"),
@@ -134,7 +134,6 @@ class H2OConfig(ClassifierConfig, H2OHeads, SimulatorRollout, ActorCriticConfig)
             (not self.lagrange, ("lagrange_target", "lagrange_lr"), "without --agent.lagrange"),
             (not self.regulariser_weight, OF_REGULARISER + OF_GAP, "with --agent.regulariser-weight 0"),
         )
-        return {name: why for is_so, names, why in idle if is_so for name in names}
 
     @property
     def uses_gap(self) -> bool:

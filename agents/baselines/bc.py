@@ -25,7 +25,7 @@ from surefoot.agents.parts.budget import plan_updates
 from surefoot.agents.parts.h2o_family import H2OHeads
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges
+from surefoot.agents.parts.ranges import AT_LEAST_1, check_ranges, unread_where
 from surefoot.agents.parts.replay import FixedReplay
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import PolicyConfig, make_policy, make_real_replay
@@ -50,7 +50,7 @@ class BCConfig(H2OHeads, PolicyConfig):
 
     def unread(self) -> dict[str, str]:
         """Return what is left without effect where nothing is held out, and why."""
-        return {} if self.holdout else {"holdout_every": "without --agent.holdout"}
+        return unread_where((not self.holdout, ("holdout_every",), "without --agent.holdout"))
 
 
 def cloning_loss(policy: TanhGaussianPolicy, batch: Batch) -> Tensor:

@@ -29,7 +29,7 @@ from surefoot.agents.parts.budget import plan_updates
 from surefoot.agents.parts.h2o_family import H2OHeads
 from surefoot.agents.parts.networks import TanhGaussianPolicy
 from surefoot.agents.parts.random import make_generator, normal, uniform
-from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, unread_where
 from surefoot.agents.parts.state import Stateful
 from surefoot.agents.sac import (
     ActorCritic,
@@ -62,8 +62,8 @@ class CQLConfig(H2OHeads, ActorCriticConfig):
 
     def unread(self) -> dict[str, str]:
         """Return what is left without effect where there is no conservative term, and why."""
-        names = () if self.min_q_weight > 0 else ("sampled_actions", "temperature")
-        return dict.fromkeys(names, "with --agent.min-q-weight 0")
+        no_term = self.min_q_weight <= 0
+        return unread_where((no_term, ("sampled_actions", "temperature"), "with --agent.min-q-weight 0"))
 
     @property
     def rows_sampled(self) -> int:

@@ -27,7 +27,7 @@ from surefoot.agents.dynlin.learners import (
     table_of,
 )
 from surefoot.agents.dynlin.ridge import Ridge, backward, cholesky, first_best, quadratic_form
-from surefoot.agents.parts.ranges import AT_LEAST_1, POSITIVE, check_ranges, optional
+from surefoot.agents.parts.ranges import AT_LEAST_1, POSITIVE, check_ranges, optional, unread_where
 
 
 def oful_radius(t: int, bounds: Bounds, d: int, lam: float, delta: float) -> float:
@@ -84,7 +84,7 @@ class LinUCBConfig(BanditConfig):
 
     def unread(self) -> dict[str, str]:
         """Return what the variant leaves without effect, and why."""
-        return {} if self.variant == "paper" else {"action_bound": f"with --agent.variant {self.variant}"}
+        return unread_where((self.variant != "paper", ("action_bound",), f"with --agent.variant {self.variant}"))
 
 
 class LinUCB(LearnerDefaults):

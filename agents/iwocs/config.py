@@ -11,7 +11,7 @@ from surefoot.agents.interface import Budget, Plan
 from surefoot.agents.iwocs.composite import THRESHOLDS
 from surefoot.agents.iwocs.search import GENERATIONS, POPULATION
 from surefoot.agents.parts.budget import counted, flag, require_room, require_warm_up, vector_steps, whole_rollouts
-from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, WIDTHS, check_ranges, optional
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, WIDTHS, check_ranges, optional, unread_where
 from surefoot.agents.sac import SAC_SPEC, SACConfig
 
 # What another search does not look at, and what the other gate does not.
@@ -122,12 +122,13 @@ class IWOCSConfig(SACConfig):
 
     def unread(self) -> dict[str, str]:
         """Return what the search and the gate do not look at, and why."""
-        unused: tuple[str, ...] = OF_MODELS
-        if self.gate == "models":
-            unused = OF_PREDICTORS if self.gate_first == "searched" else (*OF_PREDICTORS, *OF_WHO_ACTS_FIRST)
-        of_search = OF_POINTS if self.search == "grid" else OF_GRID
-        return dict.fromkeys(unused, f"with --agent.gate {self.gate}") | dict.fromkeys(
-            of_search, f"with --agent.search {self.search}"
+        gate, search = f"with --agent.gate {self.gate}", f"with --agent.search {self.search}"
+        return unread_where(
+            (self.gate != "models", OF_MODELS, gate),
+            (self.gate == "models", OF_PREDICTORS, gate),
+            (self.gate == "models" and self.gate_first != "searched", OF_WHO_ACTS_FIRST, gate),
+            (self.search == "grid", OF_POINTS, search),
+            (self.search != "grid", OF_GRID, search),
         )
 
 

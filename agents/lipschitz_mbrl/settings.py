@@ -11,7 +11,7 @@ from surefoot.agents.lipschitz_mbrl.imagination import IMAGINATION_RANGES, Imagi
 from surefoot.agents.lipschitz_mbrl.smoothing import Attack, Norm
 from surefoot.agents.lipschitz_mbrl.spectral_norm import Bounding, Layers
 from surefoot.agents.parts.budget import counted, require_room, require_warm_up, rounded_up
-from surefoot.agents.parts.ranges import AT_LEAST_1, UNIT_INTERVAL, check_ranges
+from surefoot.agents.parts.ranges import AT_LEAST_1, UNIT_INTERVAL, check_ranges, unread_where
 from surefoot.agents.sac import (
     ActorCriticConfig,
 )
@@ -130,21 +130,15 @@ class LipschitzMBRLConfig(ImaginationConfig, DynamicsConfig, ActorCriticConfig):
 
     def unread(self) -> dict[str, str]:
         """Return what the variant, and what else is chosen, leave without effect, and why."""
-        found: dict[str, str] = {}
-        variant = f"with --agent.variant {self.variant}"
-        if not self.learn_alpha:
-            found |= dict.fromkeys(("alpha_lr", "target_entropy"), "with --agent.no-learn-alpha")
-        if not VARIANTS[self.variant].ensemble:
-            found |= dict.fromkeys(("ensemble_size", "elites"), variant)
-        if VARIANTS[self.variant].gaussian:
-            found["model_output"] = variant
-        if self.variant != "rr":
-            found |= dict.fromkeys(("robust_weight", *OF_ROBUST_LOSS), variant)
-        elif self.robust_weight == 0:
-            found |= dict.fromkeys(OF_ROBUST_LOSS, "with --agent.robust-weight 0")
-        if self.variant != "sn":
-            found |= dict.fromkeys(OF_SPECTRAL_NORMS, variant)
-        return found
+        variant, its_name = VARIANTS[self.variant], f"with --agent.variant {self.variant}"
+        return unread_where(
+            (not self.learn_alpha, ("alpha_lr", "target_entropy"), "with --agent.no-learn-alpha"),
+            (not variant.ensemble, ("ensemble_size", "elites"), its_name),
+            (variant.gaussian, ("model_output",), its_name),
+            (not self.robust_weight, OF_ROBUST_LOSS, "with --agent.robust-weight 0"),
+            (self.variant != "rr", ("robust_weight", *OF_ROBUST_LOSS), its_name),
+            (self.variant != "sn", OF_SPECTRAL_NORMS, its_name),
+        )
 
     @property
     def real_rows(self) -> int:

@@ -55,7 +55,15 @@ from surefoot.agents.neural_bandits.linear import Logistic, Ridge
 from surefoot.agents.neural_bandits.real import RealContextualBandit
 from surefoot.agents.neural_bandits.regression import NetworkRegression, PerturbedConfig
 from surefoot.agents.parts.random import ReplicateUniforms
-from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, UNIT_INTERVAL, check_ranges, optional
+from surefoot.agents.parts.ranges import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    POSITIVE,
+    UNIT_INTERVAL,
+    check_ranges,
+    optional,
+    unread_where,
+)
 from surefoot.agents.parts.state import Stateful
 
 
@@ -94,19 +102,16 @@ class InverseGapConfig(PerturbedConfig):
 
     def unread(self) -> dict[str, str]:
         """Return what the class of functions and the rule of γ leave without effect, and why."""
-        found = super().unread()
-        if self.gamma_rule == "theory":
-            found |= dict.fromkeys(("gamma_scale", "gamma_power"), "with --agent.gamma-rule theory")
-        else:
-            rule = f"with --agent.gamma-rule {self.gamma_rule}"
-            found |= dict.fromkeys(("oracle_regret", "failure_probability", "horizon"), rule)
-            found |= {"gamma_power": rule} if self.gamma_rule == "constant" else {}
-        if self.loss == "kl":
-            found |= dict.fromkeys(("failure_probability", "horizon"), "with --agent.loss kl")
-        if self.oracle == "network":
-            return found | {"ridge": "with --agent.oracle network"}
         of_network = [field.name for field in fields(PerturbedConfig)]
-        return found | dict.fromkeys(of_network, f"with --agent.oracle {self.oracle}")
+        rule, oracle = f"with --agent.gamma-rule {self.gamma_rule}", f"with --agent.oracle {self.oracle}"
+        return super().unread() | unread_where(
+            (self.gamma_rule == "theory", ("gamma_scale", "gamma_power"), rule),
+            (self.gamma_rule != "theory", ("oracle_regret", "failure_probability", "horizon"), rule),
+            (self.gamma_rule == "constant", ("gamma_power",), rule),
+            (self.loss == "kl", ("failure_probability", "horizon"), "with --agent.loss kl"),
+            (self.oracle == "network", ("ridge",), oracle),
+            (self.oracle != "network", of_network, oracle),
+        )
 
     @property
     def needs_horizon(self) -> bool:

@@ -23,7 +23,7 @@ from torch import Tensor
 from surefoot.agents.neural_bandits.network import Initialisation, Network, Pass, Shape
 from surefoot.agents.parts.engine import native
 from surefoot.agents.parts.random import ReplicateUniforms
-from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, Rule, optional
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, Rule, optional, unread_where
 from surefoot.agents.parts.state import Stateful, pack, unpack
 
 Loss = Literal["square", "kl"]
@@ -54,8 +54,7 @@ class RegressionConfig:
 
     def unread(self) -> dict[str, str]:
         """Return what is left without effect where no sample is replayed, and why."""
-        names = () if self.replay else ("batch_size", "replay_capacity")
-        return dict.fromkeys(names, "with --agent.no-replay")
+        return unread_where((not self.replay, ("batch_size", "replay_capacity"), "with --agent.no-replay"))
 
     def rules(self) -> dict[str, Rule]:
         return {"updates_per_round": AT_LEAST_1, "batch_size": AT_LEAST_1} | PERTURBATION_RULES
@@ -77,10 +76,11 @@ class PerturbedConfig(RegressionConfig):
 
     def unread(self) -> dict[str, str]:
         """Return what is left without effect by the perturbation, too, and why."""
-        why, found = f"with --agent.perturbation {self.perturbation}", super().unread()
-        if self.perturbation != "sampled":
-            found["perturbation_draws"] = why
-        return found | ({"perturbation_scale": why} if self.perturbation == "none" else {})
+        why = f"with --agent.perturbation {self.perturbation}"
+        return super().unread() | unread_where(
+            (self.perturbation != "sampled", ("perturbation_draws",), why),
+            (self.perturbation == "none", ("perturbation_scale",), why),
+        )
 
 
 PERTURBATION_RULES: dict[str, Rule] = {

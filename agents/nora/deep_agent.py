@@ -52,7 +52,7 @@ from surefoot.agents.parts.heads import CategoricalHead
 from surefoot.agents.parts.interaction import Interaction
 from surefoot.agents.parts.on_policy import require_time_aware
 from surefoot.agents.parts.random import make_generator
-from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional
+from surefoot.agents.parts.ranges import AT_LEAST_0, AT_LEAST_1, POSITIVE, check_ranges, optional, unread_where
 from surefoot.agents.parts.replay import Replay
 from surefoot.agents.parts.state import Stateful
 
@@ -93,8 +93,11 @@ class DeepNORAConfig(CriticConfig):
 
     def unread(self) -> dict[str, str]:
         """Return what the trigger and the uncertainty leave without effect, and why."""
-        names = ("switch_growth",) if self.switch == "loss" else ("switch_ratio", "loss_slack")
-        return super().unread() | dict.fromkeys(names, f"with --agent.switch {self.switch}")
+        switch = f"with --agent.switch {self.switch}"
+        return super().unread() | unread_where(
+            (self.switch == "loss", ("switch_growth",), switch),
+            (self.switch != "loss", ("switch_ratio", "loss_slack"), switch),
+        )
 
 
 def derive(config: DeepNORAConfig, budget: Budget) -> DeepNORAConfig:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot.agents.parts.networks import StackedMLP
+from surefoot.agents.parts.ranges import unread_where
 from surefoot.agents.parts.regression import Adam, chosen_error_gradients
 
 
@@ -68,8 +69,8 @@ class CriticConfig:
 
     def unread(self) -> dict[str, str]:
         """Return what is left without effect where there is no ensemble, and why."""
-        names = () if self.uncertainty == "ensemble" else ("ensemble_size", "prior_scale")
-        return dict.fromkeys(names, f"with --agent.uncertainty {self.uncertainty}")
+        uncertainty = f"with --agent.uncertainty {self.uncertainty}"
+        return unread_where((self.uncertainty != "ensemble", ("ensemble_size", "prior_scale"), uncertainty))
 
 
 class StepRows(NamedTuple):

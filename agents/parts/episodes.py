@@ -16,6 +16,7 @@ from torch import Tensor
 from surefoot.agents.interface import Episodes, OfflineData, VectorEnv
 from surefoot.agents.parts.heads import Head
 from surefoot.agents.parts.interaction import Interaction
+from surefoot.agents.parts.ranges import unread_where
 
 
 class RolloutBatch(NamedTuple):
@@ -103,8 +104,8 @@ class SuccessConfig:
 
     def unread(self) -> dict[str, str]:
         """Return what is left without effect where success is not measured, and why."""
-        names = () if self.success_return is not None else ("solved_at", "solved_window", "stop_when_solved")
-        return dict.fromkeys(names, "without --agent.success-return")
+        of_success = ("solved_at", "solved_window", "stop_when_solved")
+        return unread_where((self.success_return is None, of_success, "without --agent.success-return"))
 
 
 class SuccessMeter:

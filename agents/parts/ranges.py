@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from surefoot.agents.parts.networks import LOG_STD_MAX
@@ -51,6 +51,14 @@ def unread_by(config: Any) -> dict[str, str]:
     """
     found: dict[str, str] = config.unread() if hasattr(config, "unread") else {}
     return found
+
+
+def unread_where(*cases: tuple[bool, Iterable[str], str]) -> dict[str, str]:
+    """Return the fields, and why, of the cases (whether it is so, fields that are then not read, why) that are so.
+
+    A field of several has the reason of the last.
+    """
+    return {name: why for is_so, names, why in cases if is_so for name in names}
 
 
 def check_ranges(config: Any, more: Mapping[str, Rule] | None = None) -> None:

@@ -25,6 +25,7 @@ from surefoot.agents.parts.ranges import (
     WIDTHS,
     check_ranges,
     optional,
+    unread_where,
 )
 
 LARGEST = 69.0  # log of the largest stock, 1e30: its square is no float32, but z·c is small again
@@ -128,16 +129,12 @@ class DHNConfig:
 
     def unread(self) -> dict[str, str]:
         """Return what the loss, and the lack of a stock or of a decay, leave without effect, and why."""
-        found: dict[str, str] = {}
-        if self.categories is not None:
-            found |= dict.fromkeys(("quantiles", "huber_threshold"), "with --agent.categories")
-        if self.decay_steps is None:
-            found["final_lr"] = "without --agent.decay-steps"
-        if self.relabel_probability == 0:
-            found["relabel"] = "with --agent.relabel-probability 0"
-        if not self.stock:
-            found |= dict.fromkeys(("stock_range", "relabel", "relabel_probability"), "without --agent.stock")
-        return found
+        return unread_where(
+            (self.categories is not None, ("quantiles", "huber_threshold"), "with --agent.categories"),
+            (self.decay_steps is None, ("final_lr",), "without --agent.decay-steps"),
+            (not self.relabel_probability, ("relabel",), "with --agent.relabel-probability 0"),
+            (not self.stock, ("stock_range", "relabel", "relabel_probability"), "without --agent.stock"),
+        )
 
     def _check_together(self) -> None:
         objective = parse_any(self.objective)

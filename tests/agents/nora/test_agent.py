@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
-from surefoot.agents.nora.agent import VARIANTS, NORAConfig
+from surefoot.agents.nora.config import VARIANTS, NORAConfig
 from surefoot.agents.nora.data import recorded_episodes
 from surefoot.agents.nora.tabular_critic import Episode
 from surefoot.agents.parts.tabular import TabularMDP, expected_return, greedy, optimal_return, optimal_values

@@ -172,8 +172,10 @@ def test_a_row_of_the_paper_has_a_column_a_gap_and_names_its_data(h2o):
 
 def test_a_task_stands_beside_its_public_seeds(load_script):
     jobs = {f"walker/{k}": {"final": 10.0 * k, "minutes": k, "public_sac": [5.0, 7.0]} for k in (1, 2)}
-    row = load_script("tables.backbone").dmc_sac({"jobs": jobs}).splitlines()[-1]
+    jobs["walker/1/initial-alpha-0.1"] = {"final": 30.0, "minutes": 3, "public_sac": [5.0, 7.0]}
+    *_, row, changed = load_script("tables.backbone").dmc_sac({"jobs": jobs}).splitlines()
     assert row == "| walker | 15 [10, 20] | 10 20 | 6 [5, 7] | 5 7 | 1 2 |"
+    assert changed == "| walker, initial alpha 0.1 | 30 | 30 | 6 [5, 7] | 5 7 | 3 |"
 
 
 def test_an_interval_needs_two_seeds(load_script):

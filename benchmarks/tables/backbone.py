@@ -27,9 +27,10 @@ def dmc_sac(result: Result) -> str:
     """Return the last evaluation of SAC on every task, and the public returns at as many environment steps."""
     cells: dict[str, list[Result]] = {}
     for job, figures in sorted(result["jobs"].items()):
-        cells.setdefault(job.split("/")[0], []).append(figures)
+        task, _, *changes = job.split("/")
+        cells.setdefault(", ".join([task, *(change.replace("-", " ") for change in changes)]), []).append(figures)
     rows = []
-    for task, runs in cells.items():
+    for task, runs in sorted(cells.items()):
         pairs = [run["final"] for run in runs], runs[0]["public_sac"]
         each = [text for values in pairs for text in (with_interval(values), " ".join(map(number, values)))]
         rows.append((task, *each, " ".join(number(run["minutes"]) for run in runs)))

@@ -266,6 +266,7 @@ class AgentSpec:
     model_based: bool = False  # rolls out a learned model, so it needs the task's termination function
     needs_uncertainty_set: bool = False  # trains in an uncertainty set
     stacks_seeds: bool = False  # can train several seeds at once
+    has_compiled_form: bool = True  # or captured: torch.compile and CUDA graphs reach its updates
     shown: tuple[str, ...] = ()  # metrics that the progress line shows in addition to the episode return
     unbounded: tuple[str, ...] = ()  # metrics of which infinity is a value, not a sign that training has diverged
     drawn: Mapping[str, str] = field(default_factory=dict)  # metrics of plots/diagnostics.png -> axis label, with unit

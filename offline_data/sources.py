@@ -16,6 +16,7 @@ from surefoot.offline_data.download import cached_file
 from surefoot.offline_data.minari_io import read_minari
 from surefoot.offline_data.transitions import Transitions
 
+BEHAVIOUR = "behaviour:"  # before a number of episodes, which the task's own behaviour policy records for a run
 LONGEST = 10**15  # steps of an episode
 ROUNDING = 1e-3  # actions this little beyond [-1, 1] are float noise of a tanh and are clipped without asking
 

@@ -63,6 +63,7 @@ from surefoot.evaluation.stress.plan import least_budget
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.offline_data import Transitions, write_d4rl
 from surefoot.offline_data.scores import find_d4rl
+from surefoot.offline_data.sources import BEHAVIOUR
 from surefoot.training import session
 from surefoot.training.cli import bandit as cli_bandit
 from surefoot.training.cli import data as cli_data
@@ -75,7 +76,6 @@ from surefoot.training.cli.main import main
 from surefoot.training.config.presets import load_preset
 from surefoot.training.loop import setup
 from surefoot.training.loop.baselines import BaselineRuns, baseline_folder, plan_baselines
-from surefoot.training.loop.behaviour import BEHAVIOUR
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.sweep import plan
 from surefoot.training.sweep.local import prepare_one

@@ -177,8 +177,6 @@ class SB3Agent:
     """One algorithm of the library, stepped by our loop."""
 
     def __init__(self, config: SB3Config, setting: Setting) -> None:
-        if setting.compile or setting.cudagraph:
-            raise ValueError("--compile and --cudagraph do not reach into Stable-Baselines3; leave them off")
         if setting.env is None:
             raise ValueError("a Stable-Baselines3 agent learns by acting; its setting has no environment")
         action = setting.spaces.action

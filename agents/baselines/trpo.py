@@ -83,6 +83,7 @@ TRPO_SPEC = AgentSpec(
     task_fields=TASK_FIELDS,
     shown=("success",),
     plan=plan_on_policy,
+    has_compiled_form=False,
     page="hnpg",
     style=Style("#D55E00", "--"),
     tiny={"policy_hidden": (8, 8), "critic_hidden": (8, 8), "batch_steps": 10, "critic_steps": 2, "value_samples": 2},

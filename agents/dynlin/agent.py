@@ -286,6 +286,7 @@ DYNLIN_UCB_SPEC = AgentSpec(
     task_fields=("horizon",),
     derive=derive,
     plan=plan,
+    has_compiled_form=False,
     page="dynlin_ucb",
     style=Style("#0072B2", "-"),
     tiny={"horizon": 80, "path": "rounds", "rounds_per_step": 1},

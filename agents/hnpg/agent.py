@@ -256,6 +256,7 @@ HNPG_SPEC = AgentSpec(
     task_fields=TASK_FIELDS,
     shown=("success",),
     plan=plan_on_policy,
+    has_compiled_form=False,
     page="hnpg",
     style=Style("#0072B2", "--"),
     tiny={

@@ -214,6 +214,7 @@ NEU_SQUARE_CB_SPEC = AgentSpec(
     derive=derive,
     plan=plan,
     make_ask_tell=partial(RealContextualBandit, InverseGap),
+    has_compiled_form=False,
     page="neural_bandits",
     style=Style("#0072B2", "-"),
     tiny={"hidden": (4,), "lr": 0.01, "batch_size": 4, "updates_per_round": 2, "rounds_per_step": 1},

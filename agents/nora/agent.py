@@ -273,6 +273,7 @@ NORA_SPEC = AgentSpec(
     task_fields=("episodes",),
     derive=derive,
     plan=plan,
+    has_compiled_form=False,
     page="nora",
     style=Style("#CC79A7", "--"),
     tiny={"episodes": 20},

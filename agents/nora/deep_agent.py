@@ -203,8 +203,6 @@ class DeepNORA(Stateful):
 
     def __init__(self, config: DeepNORAConfig, setting: Setting) -> None:
         assert setting.env is not None, "deep NORA needs an environment"
-        if setting.compile or setting.cudagraph:
-            raise ValueError("this agent has no compiled or captured form; leave --compile and --cudagraph out")
         self.config, self.device = config, setting.device
         self.start = make_generator(setting.seed, "networks")  # on the CPU: the same weights on every device
         self.policy = DeepPolicy(config, setting.spaces, self.start).to(self.device).requires_grad_(False)
@@ -382,6 +380,7 @@ NORA_DEEP_SPEC = AgentSpec(
     shown=("refreshes",),
     derive=derive,
     plan=plan,
+    has_compiled_form=False,
     page="nora_deep",
     style=Style("#0072B2", ":"),
     tiny={

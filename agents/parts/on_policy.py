@@ -132,8 +132,6 @@ class OnPolicy(Stateful):
     def __init__(self, config: OnPolicyConfig, setting: Setting) -> None:
         env = setting.env
         assert env is not None, "an on-policy agent needs an environment"
-        if setting.compile or setting.cudagraph:
-            raise ValueError("this agent has no compiled or captured form; leave --compile and --cudagraph out")
         self.config, self.seeds, self.device = config, setting.num_seeds, setting.device
         if config.horizon is not None:
             require_time_aware(setting.spaces)

@@ -1,5 +1,6 @@
 """The fake agent, known to the registry of every test here, and tiny runs of it."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(
     0, str(Path(__file__).resolve().parent)
@@ -18,6 +20,7 @@ from leftovers import FORK
 
 from surefoot import agents
 from surefoot.envs import EnvConfig
+from surefoot.offline_data import DataConfig
 from surefoot.training.cli.main import main
 from surefoot.training.config.run import EvalConfig, RunConfig
 
@@ -39,6 +42,29 @@ def tiny():
         log_every=14,
         checkpoint_every=20,
     )
+
+
+@pytest.fixture
+def config_of(data_file):
+    """Return a function that makes the tiny run of an agent."""
+    torch.set_num_threads(1)
+
+    def make(name: str) -> RunConfig:
+        if name in agents.REFERENCES:
+            pytest.importorskip("stable_baselines3", reason="extra sb3 not installed")
+        spec = agents.get(name)
+        return RunConfig(
+            agent=dataclasses.replace(spec.default, **spec.tiny),
+            env=EnvConfig(**(spec.tiny_env or {"id": "Pendulum-v1", "max_episode_steps": 15})),
+            uncertainty="pendulum-2" if spec.needs_uncertainty_set else None,
+            data=DataConfig(source=str(data_file)) if spec.needs_data else DataConfig(),
+            eval=EvalConfig(every=30, episodes=2),
+            steps=80,
+            log_every=17,
+            checkpoint_every=33,
+        )
+
+    return make
 
 
 @pytest.fixture

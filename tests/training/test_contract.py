@@ -9,11 +9,10 @@ from sameness import assert_same, assert_same_run
 
 from surefoot import agents
 from surefoot.agents.interface import Setting, Spaces
-from surefoot.envs import EnvConfig, spaces_of
+from surefoot.envs import spaces_of
 from surefoot.envs.termination import never
 from surefoot.evaluation.policy_files import load_policy
-from surefoot.offline_data import DataConfig, load_for
-from surefoot.training.config.run import EvalConfig, RunConfig
+from surefoot.offline_data import load_for
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume, training_env
 from surefoot.training.session import execute, train
@@ -24,37 +23,13 @@ BANDITS = [name for name in INSTALLED if agents.get(name).regret == "round"]
 EXACT = [name for name in INSTALLED if agents.get(name).regret == "episode"]  # they act on the index of a state
 
 
-@pytest.fixture
-def config_of(data_file):
-    """Return a function that makes the tiny run of an agent."""
-    torch.set_num_threads(1)
-
-    def make(name: str) -> RunConfig:
-        if name in agents.REFERENCES:
-            pytest.importorskip("stable_baselines3", reason="extra sb3 not installed")
-        spec = agents.get(name)
-        return RunConfig(
-            agent=dataclasses.replace(spec.default, **spec.tiny),
-            env=EnvConfig(**(spec.tiny_env or {"id": "Pendulum-v1", "max_episode_steps": 15})),
-            uncertainty="pendulum-2" if spec.needs_uncertainty_set else None,
-            data=DataConfig(source=str(data_file)) if spec.needs_data else DataConfig(),
-            eval=EvalConfig(every=30, episodes=2),
-            steps=80,
-            log_every=17,
-            checkpoint_every=33,
-        )
-
-    return make
-
-
 def build(name, config, data=None):
     spec, spaces = agents.get(name), Spaces(*spaces_of(config.env))
     env, perturbed_envs = training_env(name, spec, config, torch.device("cpu"))
     if data is None and spec.needs_data:
         data = load_for(config.data, *spaces, seed=config.seed)
-    setting = Setting(
-        spaces, config.seed, torch.device("cpu"), env, data, termination=never, perturbed_envs=perturbed_envs
-    )
+    how = {"compile": config.compile, "termination": never, "perturbed_envs": perturbed_envs}
+    setting = Setting(spaces, config.seed, torch.device("cpu"), env, data, **how)
     return spec.make_agent(config.agent, setting)
 
 
@@ -88,6 +63,23 @@ def test_an_agent_reads_data_if_it_says_so(name, config_of):
             build(name, config, Sealed())
     else:
         build(name, config, Sealed())
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_an_agent_has_a_compiled_form_if_it_says_so(name, config_of, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda phase: compiled.append(phase) or phase)
+    build(name, dataclasses.replace(config_of(name), compile=True))
+    assert bool(compiled) == agents.get(name).has_compiled_form
+
+
+@pytest.mark.parametrize("fast", ["compile", "cudagraph"])
+@pytest.mark.parametrize("name", [name for name in NAMES if not agents.get(name).has_compiled_form])
+def test_what_has_no_compiled_form_is_not_compiled(name, fast, config_of, tmp_path):
+    config = dataclasses.replace(config_of(name), **{fast: True})
+    with pytest.raises(ValueError, match=f"^{name} has no compiled or captured form; leave --compile and --cudagraph"):
+        train(name, config, out=tmp_path, name="run")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", BANDITS)

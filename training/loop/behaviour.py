@@ -20,8 +20,8 @@ from torch import Tensor
 from surefoot.agents.parts.tabular import TabularMDP, optimal_values
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.offline_data import DataConfig, Transitions, collect
+from surefoot.offline_data.sources import BEHAVIOUR
 
-BEHAVIOUR = "behaviour:"
 NUM_ENVS = 5_000  # episodes recorded side by side
 
 

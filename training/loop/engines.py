@@ -52,14 +52,14 @@ def same_engine(config: RunConfig[Any], engine: str, path: Path) -> Engine:
         raise ValueError(f"{path}: began with {option_of(engine)}, and a run keeps its engine: {error}") from error
 
 
-def engine_in_use(agent_name: str, agent: Agent, engine: Engine) -> Engine:
+def engine_in_use(agent_name: str, agent: Agent, engine: Engine, *, asked_for: bool = False) -> Engine:
     """Return what computes the updates of an agent, and say which of its networks the engine lacks.
 
-    Raises `ValueError` where it lacks all of them and their precision was asked for.
+    Raises `ValueError` where it lacks all of them and it was asked for.
     """
     computed, left = coverage(agent)
-    if engine == "native-bf16" and not computed:
-        raise ValueError(f"--precision bf16: the native engine computes no network of {agent_name}; leave it out")
+    if asked_for and engine != "eager" and not computed:
+        raise ValueError(f"{option_of(engine)}: this engine computes no network of {agent_name}; leave it out")
     if engine == "eager" or not computed:
         return "eager"
     if left:

@@ -19,8 +19,8 @@ from surefoot import agents
 from surefoot.agents.interface import OfflineData, Spaces
 from surefoot.agents.parts.seeds import Due, SeedStack, StackableAgent, stacks
 from surefoot.envs import spaces_of
+from surefoot.offline_data.sources import BEHAVIOUR
 from surefoot.training.config.run import RunConfig
-from surefoot.training.loop.behaviour import BEHAVIOUR
 from surefoot.training.loop.budget import settle, what_will_run
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.loop.finite import NOT_FINITE, SeedsFailedError

@@ -41,14 +41,15 @@ from surefoot.evaluation.objectives import served
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.offline_data import load_for
 from surefoot.offline_data.files import remove_leftovers
+from surefoot.offline_data.sources import BEHAVIOUR
 from surefoot.training.config.measure import further_columns
 from surefoot.training.config.presets import from_plain, to_plain
 from surefoot.training.config.run import NO_NUMBER, RunConfig
-from surefoot.training.loop.behaviour import BEHAVIOUR, behaviour_data
+from surefoot.training.loop.behaviour import behaviour_data
 from surefoot.training.loop.best import keep_best, restored
 from surefoot.training.loop.budget import settle, what_will_run
 from surefoot.training.loop.checkpoints import Found, find_checkpoints, latest_whole, set_later_aside
-from surefoot.training.loop.engines import engine_in_use, new_engine, pick_device, same_engine
+from surefoot.training.loop.engines import engine_in_use, new_engine, pick_device, same_engine, wanted_engine
 from surefoot.training.loop.interrupt import belongs_to_a_driver
 from surefoot.training.loop.loop import ActiveRun, Counters
 from surefoot.training.runs import folder as run_folder
@@ -216,6 +217,8 @@ def _build(
     _require_actions(agent_name, spec, config.env.id, spaces.action)
     for line in space_notes(config.env):
         tqdm.write(f"note: {line}")
+    if (config.compile or config.cudagraph) and not spec.has_compiled_form:
+        raise ValueError(f"{agent_name} has no compiled or captured form; leave --compile and --cudagraph out")
     if spec.needs_true_rewards(config.agent):
         _require_real_rewards(config)
     data = load_data(agent_name, config, spaces, device) if data is None else data
@@ -229,7 +232,7 @@ def _build(
     setting = Setting(spaces, config.seed, device, env, data, *how, termination=ends, perturbed_envs=perturbed_envs)
     try:
         agent = spec.make_agent(config.agent, setting)
-        engine = engine_in_use(agent_name, agent, engine)
+        engine = engine_in_use(agent_name, agent, engine, asked_for=wanted_engine(config) != "auto")
         if config.eval.objectives:
             served(agent.policy, config.eval.objectives)
     except BaseException:

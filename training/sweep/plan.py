@@ -178,7 +178,7 @@ def expand(sweep: Sweep, *, allow_many: bool = False) -> list[PlannedRun]:
         for settings in _grid(sweep.set)
         for seed in seeds
     ]
-    refuse_never_read([run.config for run in runs], sweep.set)
+    refuse_never_read([(run.agent_name, run.config) for run in runs], sweep.set)
     names = [run.name for run in runs]
     if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
         raise ValueError(f"the sweep has the same run twice: {twice[0]}")

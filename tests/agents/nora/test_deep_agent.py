@@ -335,13 +335,6 @@ def test_a_state_put_into_another_agent_goes_on_as_the_same():
 # --- what it refuses --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fast", ["compile", "cudagraph"])
-def test_a_compiled_or_captured_form_is_refused(fast):
-    setting = Setting(Spaces(*spaces_of(SEA)), 0, torch.device("cpu"), make_vec(SEA), **{fast: True})
-    with pytest.raises(ValueError, match="no compiled or captured form; leave --compile and --cudagraph out"):
-        DeepNORA(DeepNORAConfig(**SMALL), setting)
-
-
 @pytest.mark.parametrize(
     ("env", "changes", "message"),
     [

@@ -1,13 +1,9 @@
 """Sums along time (docs/derivations/hnpg.md E10), the written-out regression, episodes and the success rule (§8.6)."""
 
-import dataclasses
-
 import pytest
 import torch
-from tiny import make_setting
 from torch.testing import assert_close
 
-from surefoot import agents
 from surefoot.agents.interface import Episodes
 from surefoot.agents.parts.episodes import SuccessConfig, SuccessMeter
 from surefoot.agents.parts.gae import backward_sums, generalised_advantages
@@ -111,14 +107,6 @@ def test_a_fit_starts_adam_anew_and_moves_the_chosen_members_only():
     for parameter, leaf, old in zip(critic.parameters(), leaves, before, strict=True):
         assert_close(parameter.detach()[chosen], leaf.detach(), rtol=1e-9, atol=1e-11)
         assert torch.equal(parameter[0], old[0])
-
-
-@pytest.mark.parametrize("fast", ["compile", "cudagraph"])
-@pytest.mark.parametrize("name", ["hnpg", "trpo"])
-def test_what_it_has_not_is_refused(name, fast):
-    setting = dataclasses.replace(make_setting(), **{fast: True})
-    with pytest.raises(ValueError, match="no compiled or captured form; leave --compile and --cudagraph out"):
-        agents.get(name).make_agent(agents.get(name).default, setting)
 
 
 def finished(returns):

@@ -23,6 +23,20 @@ CASES = [
     ),
     (["mbpo", "--variant", "sd", "--agent.attack", "fgsm"], "--agent.attack has no effect with --agent.variant sd"),
     (["bc", "--agent.holdout-every", "5"], "--agent.holdout-every has no effect without --agent.holdout"),
+    (["sac", "--data.source", "x.hdf5"], "--data.source has no effect on sac, which learns from its own steps alone;"),
+    (["h2o", "--data.fraction", "0.5"], "--data.fraction has no effect without --data.source; leave it out"),
+    (["h2o", "--data.source", "minari:a/b-v0", "--data.view", "qlearning"], "--data.view has no effect on minari:a/b"),
+    (["hnpg", "--data.source", "behaviour:9", "--data.max-episode-steps", "9"], "steps has no effect on behaviour:9,"),
+    (["sac", "--eval.worlds", "8"], "--eval.worlds has no effect without --uncertainty; leave it out"),
+    (["sac", "--eval.grid-closed"], "--eval.grid-closed has no effect without --eval.grid; leave it out"),
+    (["dhn", "--eval.objective-episodes", "9"], "--eval.objective-episodes has no effect without --eval.objectives;"),
+    (["sac", "--env.termination", "a:b"], "--env.termination has no effect on sac, which rolls out no model; leave it"),
+    (["bc", "--num-envs", "4"], "--env.num-envs has no effect on bc, which never acts in the task; leave it out"),
+    (
+        ["sac-offline", "--preset", "demo", "--env.physics.gravity", "4"],
+        "--env.physics.gravity has no effect on sac-offline, which never acts in the task; --eval.physics is what it",
+    ),
+    (["nora", "--eval.episodes", "9"], "--eval.episodes has no effect on nora, which has its regret and no eval"),
 ]
 
 
@@ -41,6 +55,26 @@ def test_what_a_preset_brings_along_is_not_given():
     assert launch.run.agent.spectral_bound == 8.0
     parse(["h2o", "--agent.lagrange", "--agent.lagrange-target", "2"])
     parse(["h2o", "--agent.lagrange-target", "1"])  # as it is anyway
+
+
+READ = [
+    ["h2o", "--data.source", "x.hdf5", "--data.fraction", "0.5", "--data.view", "qlearning", "--data.clip-actions"],
+    ["sac", "--uncertainty", "hopper-2", "--eval.worlds", "8", "--eval.grid", "3", "--eval.grid-closed"],
+    ["dhn", "--eval.objectives", "cvar(0.1)", "--eval.objective-episodes", "9"],
+    ["mbpo", "--env.termination", "a:b"],
+    ["sac", "--num-envs", "4", "--env.physics.gravity", "4"],
+    ["sac-offline", "--eval.physics.gravity", "4", "--eval.every", "9", "--env.vectorization", "async"],
+    # What a baseline is given.
+    ["sac", "--baselines", "h2o/demo", "--data.source", "x.hdf5", "--data.fraction", "0.5"],
+    ["bc", "--baselines", "h2o/demo", "--num-envs", "4", "--env.physics.gravity", "4"],
+    ["sac", "--baselines", "mbpo/hopper-sd", "--env.termination", "a:b"],
+    ["sac", "--baselines", "iwocs/demo", "--eval.worlds", "8"],
+]
+
+
+@pytest.mark.parametrize("arguments", READ, ids=" ".join)
+def test_a_setting_that_is_read_is_taken(arguments):
+    parse(arguments)
 
 
 def test_a_preset_of_somebodys_own_gives_all_that_it_sets(tmp_path):

@@ -150,14 +150,23 @@ def test_bf16_is_refused_with_another_engine(engine, sac, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@has_bf16
-@pytest.mark.parametrize("name", ["trpo", "neusquarecb"])
-def test_bf16_is_refused_where_it_would_be_of_nothing(name, sac, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "asked_for"),
+    [
+        ("trpo", {"engine": "native"}),
+        ("trpo", {"engine": "torch"}),
+        ("neusquarecb", {"engine": "torch"}),  # which has a kernel of its own in native
+        pytest.param("trpo", {"precision": "bf16"}, marks=has_bf16),
+        pytest.param("neusquarecb", {"precision": "bf16"}, marks=has_bf16),
+    ],
+)
+def test_an_engine_is_refused_where_it_would_be_of_nothing(name, asked_for, sac, tmp_path):
     spec = agents.get(name)
     env = EnvConfig(**spec.tiny_env) if spec.tiny_env else sac("native").env
     agent = dataclasses.replace(spec.default, **spec.tiny)
-    config = dataclasses.replace(sac("native-bf16"), agent=agent, env=env)
-    with pytest.raises(ValueError, match=f"^--precision bf16: the native engine computes no network of {name}; leave"):
+    config = dataclasses.replace(sac("auto"), agent=agent, env=env, **asked_for)
+    ((option, value),) = asked_for.items()
+    with pytest.raises(ValueError, match=f"^--{option} {value}: this engine computes no network of {name}; leave it"):
         train(name, config, out=tmp_path, name="run")
     assert not list(tmp_path.iterdir())
 
@@ -190,7 +199,7 @@ def test_the_command_line_refuses_what_does_not_go_together(tmp_path, capsys):
 def test_what_the_engine_lacks_is_said(name, tmp_path, data_file, capsys, sac):
     spec = agents.get(name)
     config = dataclasses.replace(
-        sac("native", 20),
+        sac("auto" if name == "trpo" else "native", 20),
         agent=dataclasses.replace(spec.default, **spec.tiny),
         data=dataclasses.replace(RunConfig(agent=None).data, source=str(data_file) if spec.needs_data else None),
     )

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -190,9 +189,6 @@ def test_bad_settings_are_named(name):
         replace(CONFIGS[name], gamma=1.5)
     with pytest.raises(ValueError, match=r"--agent\.batch-size must be at least 1"):
         replace(CONFIGS[name], batch_size=0)
-    setting = Setting(Spaces(None, None), 0, torch.device("cpu"), SimpleNamespace(), compile=True)
-    with pytest.raises(ValueError, match="--compile"):
-        agents.get(name).make_agent(CONFIGS[name], setting)
 
 
 def test_without_the_library_only_asking_for_the_agent_fails():

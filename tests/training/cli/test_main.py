@@ -140,7 +140,7 @@ def test_a_resolved_config_starts_the_same_run_again(tmp_path):
         (("fake", "--env.id", "Nope-v3"), "unknown environment 'Nope-v3'"),
         (("sac", "--env.id", "CartPole-v1"), "sac takes Box actions"),
         (("fake", "--baselines", "sac/nope"), "no preset 'nope' for sac"),
-        (("fake", *TASK, "--data.source", "absent.hdf5"), "absent.hdf5"),
+        (("bc", *TASK, "--data.source", "absent.hdf5"), "absent.hdf5"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):

@@ -130,7 +130,9 @@ class Simulator(ModelGate):
 
 def take_apart(seed: str, runs: Path) -> dict[str, Any]:
     """Return what the parts of a run get under every gate."""
-    config = replace(load_preset("iwocs", "demo"), seed=int(seed), device="cpu", baselines=())
+    demo = load_preset("iwocs", "demo")
+    agent = replace(demo.agent, train_all_parts=True)  # for the paper's gate; the policies are the same
+    config = replace(demo, agent=agent, seed=int(seed), device="cpu", baselines=())
     meta = train_to_the_end(seed, runs / seed, "iwocs", config, "demo")
     file = load_policy(runs / seed)
     envs = BatchedPerturbedEnvs(file.env_config, UNCERTAINTY)

@@ -6,7 +6,7 @@ in `agents/iwocs/exact.py`.
 
 | derivation | paper | here |
 |---|---|---|
-| §4.2 π, Q'(s, a), Q(s, a), T̂(s, a) in one model | App. F | `specialist.StaticSolver` |
+| §4.2 π, Q'(s, a), Q(s, a), T̂(s, a) in one model | App. F | `specialist.StaticSolver`; π, Q' alone: `sac.SAC` |
 | (4.1) target of Q'; (4.3) of Q, without entropy | SAC (3), (6) | `sac.soft_target` |
 | (4.2), (4.4) L_Q', L_Q | SAC (5) | `sac.twin_q_loss` |
 | (4.5) L_T̂ = E‖T̂(s, a) − s'‖₁ | – | `composite.prediction_loss` |
@@ -40,7 +40,8 @@ Where this differs from the paper, or the paper leaves it open, and why:
   actions.
 - The run ends where the worst model repeats one that was trained in; `on_repeat="next-worst"` takes the worst of the
   others, (4.25). |J_i − Q_i| ≤ ε ends nothing: Q is discounted and learned, J is neither. So nothing is certified here.
-- `gate="models"` lets a policy act where it was seen to hold in every model that still explains the episode, (4.32).
+- `gate="models"` lets a policy act where it was seen to hold in every model that still explains the episode, (4.32). It
+  asks neither Q nor T̂, so a specialist is SAC alone there: the same policy to the last bit, in half the time.
 - `prolong` goes on training in a model until its specialist holds there, (4.24): the paper solves each model to
   optimality in its pseudo-code, and trains for a fixed number of steps in appendix H.
 - `threshold_by="mean"` chooses ρ by the mean over the models of the search, (4.20): by the worst value alone it is
@@ -141,18 +142,17 @@ class IWOCS:
         seed = int(torch.randint(2**31, (), generator=make_generator(self.setting.seed, f"model {i}")))
         self.budget = self.config.model_steps * self.round if i else self.config.default_steps
         config, setting = replace(self.config, replay_capacity=self.capacity), replace(self.setting, seed=seed)
-        self.solver: SAC | StaticSolver | None
+        if i:
+            self.env.set_params(self.models[-1].to(setting.device))
+        solver = (StaticSolver if i and config.trains_all_parts else SAC)(config, setting)
+        self.solver: SAC | StaticSolver | None = solver
         if i == 0:
-            self.solver = SAC(config, setting)
-            self.policy.default = self.solver.nets.policy
+            self.policy.default = solver.nets.policy
             return
-        self.env.set_params(self.models[-1].to(setting.device))
-        self.solver = StaticSolver(config, setting)
-        self.policy.actors[i - 1] = self.solver.nets.policy
-        self.policy.critics[i - 1] = (
-            self.solver.entropy_free if config.gate_critic == "entropy-free" else self.solver.nets.critic
-        )
-        self.policy.predictors[i - 1] = self.solver.predictor
+        self.policy.actors[i - 1] = solver.nets.policy
+        if isinstance(solver, StaticSolver):
+            self.policy.critics[i - 1] = solver.gate_critic
+            self.policy.predictors[i - 1] = solver.predictor
 
     @property
     def capacity(self) -> int:

@@ -16,7 +16,7 @@ from surefoot.agents.sac import SAC_SPEC, SACConfig
 
 # What another search does not look at, and what the other gate does not.
 OF_POINTS, OF_GRID = ("population", "generations"), ("grid_n", "grid_closed")
-OF_MODELS = ("gate_updates", "gate_tolerance")
+OF_MODELS = ("gate_updates", "gate_tolerance", "train_all_parts")
 OF_PREDICTORS = ("error_quantile", "gate_critic", "gate_memory", "gate_choice", "thresholds", "threshold_ties")
 OF_WHO_ACTS_FIRST = ("gate_first", "threshold_by")  # unless that is searched
 
@@ -80,6 +80,9 @@ class IWOCSConfig(SACConfig):
     gate_tolerance: float = 3.0
     """With `gate models`: by how many usual errors more than the best model of an episode another may have and explain
     it, too."""
+    train_all_parts: bool = False
+    """With `gate models`: train the specialists' entropy-free critics and predictors, too. That gate does not ask them,
+    and they take more than half the time of an update; `gate predictors` always has them."""
     gate_memory: float = 0.0
     """Factor by which a remembered prediction error fades in a step: the gate judges by a faded mean of the episode's
     errors (ours); 0: by that of the last step alone."""
@@ -120,12 +123,17 @@ class IWOCSConfig(SACConfig):
                 "model; pass --agent.search grid"
             )
 
+    @property
+    def trains_all_parts(self) -> bool:
+        return self.gate == "predictors" or self.train_all_parts
+
     def unread(self) -> dict[str, str]:
         """Return what the search and the gate do not look at, and why."""
         gate, search = f"with --agent.gate {self.gate}", f"with --agent.search {self.search}"
         return unread_where(
             (self.gate != "models", OF_MODELS, gate),
             (self.gate == "models", OF_PREDICTORS, gate),
+            (not self.trains_all_parts, ("entropy_free_hidden",), "without --agent.train-all-parts"),
             (self.gate == "models" and self.gate_first != "searched", OF_WHO_ACTS_FIRST, gate),
             (self.search == "grid", OF_POINTS, search),
             (self.search != "grid", OF_GRID, search),

@@ -76,6 +76,11 @@ class StaticSolver(Stateful):
         owners = (*self.nets.owners(), *critic, self.predictor, self.predictor_optimiser)
         self.update = accelerate(self.update_eager, setting, owners, by_hand=self.update_by_hand)
 
+    @property
+    def gate_critic(self) -> TwinQ:
+        """The critic by which the gate selects who acts."""
+        return self.entropy_free if self.config.gate_critic == "entropy-free" else self.nets.critic
+
     def step(self) -> Progress:
         """One step in every environment and the updates it is due."""
         episodes = self.collector.advance(self.nets.policy, self.replay)

@@ -33,13 +33,15 @@ def finish(agent):
     return out
 
 
-def real_agent(seed=0, **changes):
+def real_agent(seed=0, engine="eager", **changes):
     torch.set_num_threads(1)
     config, one = EnvConfig("InvertedPendulum-v5", num_envs=2, max_episode_steps=15), find_set("inverted-pendulum-2")
     spaces = Spaces(*(getattr(make_single(config), f"{kind}_space") for kind in ("observation", "action")))
     env, perturbed_envs = UncertainVectorEnv(config, one), BatchedPerturbedEnvs(config, one)
     settings = dataclasses.replace(CONFIG, **{"iterations": 2, "grid_n": 3, "thresholds": (0.1, 1.0)} | changes)
-    return IWOCS(settings, Setting(spaces, seed, torch.device("cpu"), env, perturbed_envs=perturbed_envs))
+    return IWOCS(
+        settings, Setting(spaces, seed, torch.device("cpu"), env, perturbed_envs=perturbed_envs, engine=engine)
+    )
 
 
 def plain(value):

@@ -94,8 +94,8 @@ def learned(name: str, config: Any) -> tuple[dict[str, torch.Tensor], str]:
         if progress.done or done >= UPDATES.get(name, 30):
             break
     kept = tensors(agent.state_dict() if agents.get(name).regret else agent.policy.state_dict())
-    if getattr(config.agent, "gate", None) == "models":  # which asks no critic: those are only kept
-        kept = {key: value for key, value in kept.items() if ".critics." not in key}
+    if not getattr(config.agent, "trains_all_parts", True):  # what was never trained is only kept
+        kept = {key: value for key, value in kept.items() if ".critics." not in key and ".predictors." not in key}
     return kept, str(logged)
 
 

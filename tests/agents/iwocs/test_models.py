@@ -1,12 +1,13 @@
 """The gate by models that explain an episode, against docs/derivations/iwocs.md §4.7 and E21."""
 
+import copy
 import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from iwocs_runs import assert_the_same_run_from, played_alike_alone, real_agent, saved_in_every_part
+from iwocs_runs import assert_the_same_run_from, finish, played_alike_alone, real_agent, saved_in_every_part
 from tiny import make_setting
 from torch.testing import assert_close
 
@@ -327,6 +328,32 @@ def test_a_run_stopped_in_its_lessons_is_the_same_run_bit_for_bit(tmp_path, monk
     assert_the_same_run_from(stops, straight, tmp_path, options)
 
 
+@pytest.mark.parametrize("engine", ["eager", "native"])
+def test_parts_that_the_gate_does_not_ask_change_no_policy_and_no_path(engine):
+    options = GATE | {"repeat_tolerance": 0.0, "next_model": "random", "model_steps": 40}
+    alone, together = (real_agent(engine=engine, train_all_parts=every, **options) for every in (False, True))
+    finish(alone)
+    finish(together)
+    assert alone.trained_steps == 20 + 2 * 40
+    assert alone.path == together.path
+    without, whole = ({k: v.tolist() for k, v in one.policy.state_dict().items()} for one in (alone, together))
+    unlike = {name.split(".")[0] for name in whole if whole[name] != without[name]}
+    assert unlike == {"critics", "predictors"}
+
+
+def test_a_run_that_had_trained_them_goes_on_without():
+    before, after = (real_agent(train_all_parts=every, **GATE | {"next_model": "random"}) for every in (True, False))
+    while before.iteration == 0 or before.solver.collector.updates_due < 1:
+        before.step()
+    before.step()
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    finish(before)
+    finish(after)
+    assert before.path == after.path
+    first, second = (one.policy.actors.state_dict() for one in (before, after))
+    assert_close(first, second, rtol=0, atol=0)
+
+
 def test_what_was_deployed_keeps_the_gate_it_was_deployed_with():
     agent = real_agent(**GATE)
     policy = agent.policy
@@ -371,8 +398,11 @@ def test_it_looks_at_no_setting_of_the_other_gate_and_that_at_none_of_its_own():
     of_search = {"population", "generations"}
     of_first = {"gate_first", "threshold_by"}
     of_predictors = {"error_quantile", "gate_critic", "gate_memory", "gate_choice", "thresholds", "threshold_ties"}
-    assert IWOCSConfig().unread().keys() == of_search | {"gate_updates", "gate_tolerance"}
-    assert IWOCSConfig(gate="models").unread().keys() == of_search | of_predictors | of_first
-    assert IWOCSConfig(gate="models", gate_first="searched").unread().keys() == of_search | of_predictors
+    assert IWOCSConfig().unread().keys() == of_search | {"gate_updates", "gate_tolerance", "train_all_parts"}
+    of_critic = {"entropy_free_hidden"}
+    assert IWOCSConfig(gate="models").unread().keys() == of_search | of_predictors | of_first | of_critic
+    searched = IWOCSConfig(gate="models", gate_first="searched")
+    assert searched.unread().keys() == of_search | of_predictors | of_critic
+    assert dataclasses.replace(searched, train_all_parts=True).unread().keys() == of_search | of_predictors
     assert IWOCSConfig(gate="models").unread()["thresholds"] == "with --agent.gate models"
     assert IWOCSConfig(search="cma").unread()["grid_n"] == "with --agent.search cma"

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import tyro
 
+from surefoot.agents.parts.ranges import unread_where
 from surefoot.configs.ranges import LARGEST_SEED, require_between
 from surefoot.envs import EnvConfig, examine_task, require_time_limit
 from surefoot.envs.uncertainty import batched_episodes
@@ -42,6 +43,7 @@ from surefoot.training.cli.results import (
 )
 from surefoot.training.comparison import grid_table, objectives_table
 from surefoot.training.config.presets import from_plain
+from surefoot.training.config.unread import refuse_given
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.console import print_table
 from surefoot.training.runs.folder import best_in_words, read_config, read_meta, seed_folders
@@ -146,6 +148,15 @@ def parse(arguments: Sequence[str], env: EnvConfig | None = None) -> Request:
     return replace(request, env=laid_over(request.env, default.env))
 
 
+def unread_of(request: Request) -> dict[str, str]:
+    """Return the options that an evaluation does not read as the others are, and why."""
+    return unread_where(
+        (request.grid is None, ("n", "closed"), "without --grid"),
+        (not request.video, ("video_steps",), "without --video"),
+        (True, ("env.termination",), "on an evaluation: its episodes end where the task's do"),
+    )
+
+
 def check(request: Request) -> None:
     """Raise `ValueError` for requests that would count something twice or nothing at all."""
     if not request.runs:
@@ -157,6 +168,7 @@ def check(request: Request) -> None:
     )
     if len({path.resolve() for path in request.runs}) < len(request.runs):
         raise ValueError("the same run is given twice; an interval over runs needs different ones")
+    refuse_given(request, Request(runs=()), unread_of(request))
     starts, episodes = sorted(request.seeds), episodes_of(request)
     if request.grid is not None and request.video:
         raise ValueError("--video records one environment; leave it out with --grid")

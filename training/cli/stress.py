@@ -23,6 +23,7 @@ from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.training.cli.opening import Opening, open_all
 from surefoot.training.cli.options import laid_over, read_options
 from surefoot.training.cli.outputs import require_output
+from surefoot.training.config.unread import refuse_given
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.folder import seed_folders
 from surefoot.training.runs.provenance import provenance
@@ -85,6 +86,8 @@ def check(request: Request) -> None:
         raise ValueError("name at least one run folder, policy file or archive to stress")
     if len({path.resolve() for path in request.policies}) < len(request.policies):
         raise ValueError("the same policy is given twice")
+    of_models = {"env.termination": "on a stress test: its episodes end where the task's do"}
+    refuse_given(request, Request(policies=()), of_models)
     if not 0 <= request.seed <= LARGEST_SEED:
         raise ValueError(f"--seed is {request.seed}; reset seeds are numbers from 0 to {LARGEST_SEED:,}")
     require_between(request, {"budget": (1, 100_000_000), "worst_moment": (0, 1_000_000)})

@@ -14,18 +14,20 @@ from typing import Annotated, Any
 import tyro
 import yaml
 
+from surefoot.agents.parts.ranges import unread_where
 from surefoot.configs.allowed_modules import flag_to_go_on
 from surefoot.configs.casting import option
 from surefoot.configs.yaml_text import parse_yaml
 from surefoot.training.cli.errors import one_line_errors
 from surefoot.training.cli.options import read_options
+from surefoot.training.config.unread import refuse_given
 from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
 from surefoot.training.runs.console import quoted
 from surefoot.training.session import AnyRun, execute
 from surefoot.training.sweep import plan
-from surefoot.training.sweep.local import SAME_AGAIN, execute_locally, prepare_one
-from surefoot.training.sweep.plan import CHANGEABLE, Sweep
+from surefoot.training.sweep.local import SAME_AGAIN, execute_locally, prepare_one, require_resources
+from surefoot.training.sweep.plan import CHANGEABLE, ROBUST_METRICS, Sweep
 from surefoot.training.sweep.progress import SweepProgress
 
 
@@ -85,6 +87,7 @@ def main(arguments: list[str]) -> int:
             launch = parse(arguments)
             run = prepare_one(launch.resume, launch.only) if launch.resume and launch.only else None
             engine = _engine(launch.sweep)
+            require_resources(launch.sweep)
             folder = None if launch.only else prepare(launch)
         if folder is None:
             if run is not None:
@@ -120,7 +123,23 @@ def parse(arguments: Sequence[str]) -> Launch:
         raise ValueError("--only is one run of a sweep that is there: add --resume FOLDER")
     if launch.resume:
         _require_same_sweep(default.sweep, launch.sweep, launch.resume)
+    else:
+        refuse_given(launch.sweep, Sweep(), unread_of(launch.sweep))
     return launch
+
+
+def unread_of(sweep: Sweep) -> dict[str, str]:
+    """Return the options that a sweep does not read as the others are, and why."""
+    robust = sweep.objective.metric in ROBUST_METRICS
+    of_robust = ("objective.physics", "objective.episodes", "objective.level")
+    of_search = ("trials", "asha_grace", "asha_reduction", "objective.metric", "objective.mode", *of_robust)
+    return unread_where(
+        (sweep.engine == "local", ("address", "storage"), "with --engine local"),
+        (sweep.asha_grace is None, ("asha_reduction",), "without --asha-grace"),
+        (sweep.objective.metric != "cvar", ("objective.level",), "on an objective that is not cvar"),
+        (not robust, of_robust, "on an objective that is neither worst_case nor cvar"),
+        (not sweep.search, of_search, "without a search, whose fields a YAML file names"),
+    )
 
 
 def _starting_point(options: Sequence[str]) -> Sweep:

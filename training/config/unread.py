@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import reduce
 from typing import Any
@@ -58,18 +58,22 @@ def refuse_unread(agent_name: str, config: RunConfig[Any], preset: str | None, b
     by then is as it was; a preset from a file is somebody's own, and all that it sets is given.
     """
     own_file = preset is not None and is_file(preset)
-    before = default_config(agent_name) if own_file else base
-    for name, why in unread_of(agent_name, config).items():
-        value = setting_of(config, name)
+    refuse_given(config, default_config(agent_name) if own_file else base, unread_of(agent_name, config))
+
+
+def refuse_given(settings: Any, before: Any, unread: Mapping[str, str]) -> None:
+    """Raise `ValueError` for one of the `unread` settings (dotted name, why) that is another than it was before."""
+    for name, why in unread.items():
+        value = setting_of(settings, name)
         if value != setting_of(before, name):
             section, _, last = name.rpartition(".")
             given = option(f"{section}.{'no_' if value is False else ''}{last}".strip("."))
             raise ValueError(f"{given} has no effect {why}; leave it out")
 
 
-def setting_of(config: RunConfig[Any], name: str) -> Any:
+def setting_of(settings: Any, name: str) -> Any:
     """Return the value of a setting by its dotted name."""
-    return reduce(getattr, name.split("."), config)
+    return reduce(getattr, name.split("."), settings)
 
 
 def refuse_never_read(runs: Sequence[tuple[str, RunConfig[Any]]], given: Iterable[str]) -> None:

@@ -56,8 +56,7 @@ class WorkerPool:
 
     def __init__(self, folder: Path, sweep: Sweep, lock: int) -> None:
         self.folder, self.sweep, self.lock = folder, sweep, lock
-        gpus = torch.cuda.device_count() if sweep.gpus_per_run > 0 else 0
-        self.free = list(range(side_by_side(sweep, len(os.sched_getaffinity(0)), gpus)))
+        self.free = list(range(side_by_side(sweep, *resources(sweep))))
         self.entries = plan.read_plan(folder)
         self.done = {entry.name for entry in self.entries if plan.is_done(folder, entry.name)}
         self.waiting = [entry for entry in self.entries if entry.name not in self.done]
@@ -130,6 +129,17 @@ class WorkerPool:
                 self.server.close()
         self.collect()
         self.children.clear()
+
+
+def require_resources(sweep: Sweep) -> None:
+    """Raise `ValueError` where a run of the sweep needs more than this machine has; a cluster is asked by Ray."""
+    if sweep.engine == "local":
+        side_by_side(sweep, *resources(sweep))
+
+
+def resources(sweep: Sweep) -> tuple[int, int]:
+    """Return the CPUs of this process, and the machine's GPUs where the sweep wants any: counting them takes long."""
+    return len(os.sched_getaffinity(0)), torch.cuda.device_count() if sweep.gpus_per_run > 0 else 0
 
 
 def side_by_side(sweep: Sweep, cpus: int, gpus: int) -> int:

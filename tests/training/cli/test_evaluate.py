@@ -156,6 +156,10 @@ def test_an_older_task_is_run_as_its_v5_and_that_is_said(tmp_path, capsys):
         (["--seeds", "-1"], "from 0 to"),
         (["--checkpoint", "7"], "no checkpoint '7'; available: 100"),
         (["--device", "cuda:9"], "cuda:9"),
+        (["--n", "5"], "--n has no effect without --grid; leave it out"),
+        (["--closed"], "--closed has no effect without --grid; leave it out"),
+        (["--video-steps", "5"], "--video-steps has no effect without --video; leave it out"),
+        (["--env.termination", "a:b"], "--env.termination has no effect on an evaluation: its episodes end where"),
     ],
 )
 def test_wrong_input_is_named(make_run, options, message):

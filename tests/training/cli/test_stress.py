@@ -50,6 +50,7 @@ def test_two_policies_on_one_page(make_run, tmp_path, capsys):
         (["--out", "page.md"], ".html"),
         (["--seed", "-1"], "--seed is -1"),
         (["--budget", "0"], "--budget is 0"),
+        (["--env.termination", "a:b"], "--env.termination has no effect on a stress test: its episodes end where"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(options, said, make_run, tmp_path, capsys):

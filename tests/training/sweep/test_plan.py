@@ -157,11 +157,49 @@ def test_wrong_input_makes_no_folder(tmp_path, capsys):
     assert main(["sweep", str(tmp_path / "absent.yaml"), "--out", str(tmp_path)]) == 2
     assert main(["sweep", "--resume", str(tmp_path)]) == 2
     assert main(["sweep", "--agents", "fake", "--set", "steps", "--out", str(tmp_path)]) == 2
+    assert main(["sweep", "--agents", "fake", "--cpus-per-run", "9999", "--out", str(tmp_path)]) == 2
     assert list(tmp_path.iterdir()) == []
     err = capsys.readouterr().err
     assert "unknown key 'agent.scael'" in err
     assert "name the agents to train" in err
     assert "not the folder of a sweep" in err
+
+
+SEARCH = {"agents": ["fake"], "engine": "ray", "search": {"agent.scale": {"range": [0, 1]}}}
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (
+            {},
+            ["--trials", "5"],
+            "--trials has no effect without a search, whose fields a YAML file names; leave it out",
+        ),
+        ({}, ["--asha-grace", "9"], "--asha-grace has no effect without a search"),
+        ({}, ["--objective.metric", "regret"], "--objective.metric has no effect without a search"),
+        ({"storage": "s3://x"}, [], "--storage has no effect with --engine local; leave it out"),
+        ({"address": "auto"}, [], "--address has no effect with --engine local; leave it out"),
+        (SEARCH, ["--asha-reduction", "2"], "--asha-reduction has no effect without --asha-grace; leave it out"),
+        (SEARCH, ["--objective.episodes", "2"], "--objective.episodes has no effect on an objective that is neither"),
+        (
+            SEARCH | {"objective": {"metric": "worst_case", "physics": [{"gravity": 2.0}], "level": 0.2}},
+            [],
+            "--objective.level has no effect on an objective that is not cvar; leave it out",
+        ),
+    ],
+)
+def test_an_option_without_effect_is_refused(content, options, message, tmp_path):
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"agents": ["fake"]} | content))
+    with pytest.raises(ValueError, match=message):
+        parse([str(tmp_path / "sweep.yaml"), *options])
+
+
+def test_options_of_a_search_are_taken(tmp_path):
+    objective = {"metric": "cvar", "physics": [{"gravity": 2.0}], "episodes": 2, "level": 0.2}
+    more = {"trials": 5, "asha_grace": 9, "asha_reduction": 2, "storage": "s3://x", "address": "auto"}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(SEARCH | more | {"objective": objective}))
+    assert parse([str(tmp_path / "sweep.yaml")]).sweep.objective.level == 0.2
 
 
 # --- slots and the line -----------------------------------------------------------------------------------------------

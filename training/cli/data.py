@@ -106,6 +106,7 @@ def info(
         env: Gymnasium id of the task whose spaces the data should match and whose reference scores apply.
         max_episode_steps: time limit of the recorded task, for files without a timeouts array.
     """
+    _refuse_what_is_for_d4rl(source, {"--max-episode-steps": max_episode_steps is not None})
     observation_space, action_space = spaces_of(EnvConfig(id=env, flatten=True)) if env else (None, None)
     report = check_health(
         source,
@@ -261,6 +262,10 @@ def convert(
         require_output(Path(target), ".hdf5", force=force)
     if max_episode_steps is not None and max_episode_steps < 1:
         raise ValueError(f"--max-episode-steps is {max_episode_steps}; it must be at least 1")
+    given = {"--view": view != "exact", "--max-episode-steps": max_episode_steps is not None}
+    _refuse_what_is_for_d4rl(source, given)
+    if format != "hdf5" and not target.startswith("minari:"):
+        raise ValueError(f"--format {format} has no effect on {target}, which is not in Minari's store; leave it out")
     data = load(source, view=view, max_episode_steps=max_episode_steps)
     origin = {"converted_from": source if ":" in source else Path(source).name}
     if target.startswith("minari:"):
@@ -272,6 +277,12 @@ def convert(
         place = Path(target)
         write_d4rl(place, data, {**_source_metadata(source), **origin}, force=force)
     print(f"{place}: {len(data)} transitions, {int(data.episode_end.sum())} episodes")
+
+
+def _refuse_what_is_for_d4rl(source: str, given: dict[str, bool]) -> None:
+    """Raise `ValueError` for an option that says how a D4RL file is read where the source is none."""
+    if is_minari(source) and (idle := [name for name, is_given in given.items() if is_given]):
+        raise ValueError(f"{idle[0]} has no effect on {source}, which is no D4RL file; leave it out")
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {

@@ -18,6 +18,7 @@ from surefoot.agents.distributional import Solution, solve
 from surefoot.agents.distributional.distributions import mean
 from surefoot.agents.distributional.objectives import Objective, parse
 from surefoot.agents.distributional.solve import MethodName, Representation
+from surefoot.agents.parts.ranges import unread_where
 from surefoot.agents.parts.sparse import SparseMDP
 from surefoot.agents.parts.tabular import TabularMDP
 from surefoot.envs import EnvConfig, make_vec
@@ -26,6 +27,7 @@ from surefoot.evaluation.tables import is_table, read_table
 from surefoot.training.cli import solve_models, solve_vectors
 from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
+from surefoot.training.config.unread import refuse_given
 from surefoot.training.runs.console import print_table
 
 MOST = 10_000_000  # steps, atoms or grid points
@@ -74,10 +76,11 @@ def main(arguments: list[str]) -> int:
     request = read_options(Request, args=arguments, prog="surefoot solve")
     require_output(request.json, ".json")
     require_output(request.out, ".png", ".pdf", ".svg")
+    if not request.models and solve_vectors.wanted(request.objective):
+        return _of_vectors(request)
+    refuse_given(request, Request(), unread_of(request))
     if request.models:
         return _worst_case(request)
-    if solve_vectors.wanted(request.objective):
-        return _of_vectors(request)
     from surefoot.evaluation.figures.distributions import solution_distributions
 
     solutions = solve_all(request)
@@ -88,6 +91,19 @@ def main(arguments: list[str]) -> int:
     if request.json is not None:
         write_json(request.json, [plain(solution) for solution in solutions])
     return 0
+
+
+def unread_of(request: Request) -> dict[str, str]:
+    """Return the options that a solution does not read as the others are, and why."""
+    kind = request.representation or ("particles" if request.method == "exact" else "quantiles")
+    of_distributions = ("representation", "atoms", "return_range")
+    of_one_model = ("method", *of_distributions, "stocks", "stock_range", "out")
+    return unread_where(
+        (kind != "categorical", ("return_range",), "without --representation categorical"),
+        (kind == "particles", ("atoms",), "on particles, of which there are as many as different returns"),
+        (request.method == "vi", of_distributions, "with --method vi"),
+        (bool(request.models), of_one_model, "beside --models"),
+    )
 
 
 def _worst_case(request: Request) -> int:

@@ -128,9 +128,21 @@ def test_convert_refuses_what_it_would_lose_or_replace(file, rows, save, tmp_pat
     assert "--force" in capsys.readouterr().err
     assert call("convert", file, tmp_path / "data.txt") == 2
     assert "neither minari:ID nor a path that ends in .hdf5" in capsys.readouterr().err
+    assert call("convert", file, tmp_path / "other.hdf5", "--format", "arrow") == 2
+    assert "--format arrow has no effect on" in capsys.readouterr().err
     rows["next_observations"][4] += 1
     assert call("convert", save(rows, "odd.hdf5"), "minari:toy/odd-v0") == 2
     assert "first in row 4" in capsys.readouterr().err
+
+
+def test_how_a_d4rl_file_is_read_is_refused_where_there_is_none(file, tmp_path, capsys):
+    assert call("convert", file, "minari:toy/line-v0", "--view", "qlearning", "--max-episode-steps", "5") == 0
+    options = (["--view", "qlearning"], ["--max-episode-steps", "5"])
+    calls = [["convert", "minari:toy/line-v0", tmp_path / "back.hdf5", *words] for words in options]
+    for words in (*calls, ["info", "minari:toy/line-v0", "--max-episode-steps", "5"]):
+        assert call(*words) == 2
+        assert "has no effect on minari:toy/line-v0, which is no D4RL file; leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "back.hdf5").exists()
 
 
 @pytest.fixture

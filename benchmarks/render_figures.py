@@ -59,6 +59,11 @@ GAP_STYLES = {  # a method's own colour; H2O's ablations in its colour
     "cql": Style("#009E73", "-"),
     "bc": Style("#000000", "-"),
 }
+BACKBONES = {  # of benchmarks/sac_sb3.py
+    "sac": ("SAC, ours", Style("#0072B2", "-")),
+    "sb3-sac": ("SAC, Stable-Baselines3", Style("#E69F00", "--")),
+}
+EVALUATED = 5_000  # steps between two evaluations there
 CURVE_STYLES = {  # of benchmarks/robust_curves.py
     "iwocs": Style("#D55E00", "-"),
     "dr-sac": Style("#0072B2", "-"),
@@ -177,6 +182,30 @@ def _stressed(name: str, *, ours: bool = False) -> list[Point]:
     ]
 
 
+def draw_sac_sb3(results: Path = RESULTS, images: Path = IMAGES) -> Path:
+    """Draw the learning curves of SAC, ours and Stable-Baselines3's, a panel a task, from `sac_sb3.json`."""
+    jobs: dict[str, Any] = json.loads((results / "sac_sb3.json").read_text(encoding="utf-8"))["jobs"]
+    tasks = sorted({job.split("/")[0] for job in jobs})
+    figure = Figure(figsize=(2.0 + 4.0 * len(tasks), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for axes, task in zip(panels, tasks, strict=True):
+        for agent, (label, (color, dash)) in BACKBONES.items():
+            curves = np.array([cell["curve"] for job, cell in jobs.items() if job.startswith(f"{task}/{agent}/")])
+            steps = EVALUATED * (1 + np.arange(curves.shape[1]))
+            axes.plot(steps, curves.T, color=color, linestyle=dash, linewidth=0.6, alpha=0.6)
+            axes.plot(steps, curves.mean(0), color=color, linestyle=dash, linewidth=2.0, label=label)
+        axes.set_title(task)
+        axes.set_xlabel("environment steps of training")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.grid(True, linewidth=0.5, alpha=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(MEAN_RETURN)
+    legend_below(figure, panels[0])
+    shows = "thin line: a seed, mean return of 10 episodes; thick line: mean over the seeds; no band"
+    seeds = seeds_in_words(sorted({int(job.split("/")[2]) for job in jobs}))
+    return write_figure(figure, images / "sac_sb3.png", Caption(f"{', '.join(tasks)}, {UNMODIFIED}", seeds, shows))
+
+
 def draw_robust_curves(results: Path = RESULTS, images: Path = IMAGES) -> Path:
     """Draw the worst case of each method against its steps, a panel a set, from `robust_curves.json`."""
     jobs: dict[str, Any] = json.loads((results / "robust_curves.json").read_text(encoding="utf-8"))["jobs"]
@@ -225,5 +254,6 @@ if __name__ == "__main__":
     print(draw_zoo())
     print(draw_simulator_gap())
     print(draw_neural_bandits())
+    print(draw_sac_sb3())
     if (RESULTS / "robust_curves.json").is_file():
         print(draw_robust_curves())

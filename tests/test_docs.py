@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -176,6 +177,21 @@ def test_a_task_stands_beside_its_public_seeds(load_script):
     *_, row, changed = load_script("tables.backbone").dmc_sac({"jobs": jobs}).splitlines()
     assert row == "| walker | 15 [10, 20] | 10 20 | 6 [5, 7] | 5 7 | 1 2 |"
     assert changed == "| walker, initial alpha 0.1 | 30 | 30 | 6 [5, 7] | 5 7 | 3 |"
+
+
+def test_curves_of_two_backbones_are_drawn_together_a_panel_a_task(load_script, monkeypatch, tmp_path):
+    figures, drawn = load_script("render_figures"), []
+    monkeypatch.setattr(figures, "write_figure", lambda figure, out, caption: drawn.append((figure, caption)))
+    curves = {"A/sac/0": [1.0, 2.0], "A/sac/1": [3.0, 6.0], "A/sb3-sac/0": [0.0, 1.0], "B/sac/0": [5.0, 5.0]}
+    jobs = {job: {"curve": curve} for job, curve in curves.items()} | {"B/sb3-sac/0": {"curve": [4.0, 4.0]}}
+    (tmp_path / "sac_sb3.json").write_text(json.dumps({"jobs": jobs}))
+    figures.draw_sac_sb3(tmp_path, tmp_path)
+    ((figure, caption),) = drawn
+    assert [axes.get_title() for axes in figure.axes] == ["A", "B"]
+    lines = {tuple(line.get_ydata()) for line in figure.axes[0].lines}
+    assert lines == {(1.0, 2.0), (3.0, 6.0), (2.0, 4.0), (0.0, 1.0)}
+    assert tuple(figure.axes[0].lines[0].get_xdata()) == (5_000, 10_000)
+    assert caption.seeds == "seeds 0, 1"
 
 
 def test_an_interval_needs_two_seeds(load_script):

@@ -150,4 +150,7 @@ def test_packaged_presets_set_what_nothing_reads_for_another_variant_alone():
             agent = load_preset(name, preset).agent
             wrong = [field for field in unread_by(agent) if getattr(agent, field) != getattr(default, field)]
             found |= {f"{name}/{preset}": wrong} if wrong else {}
-    assert found == {"mbpo/inverted-pendulum": ["spectral_bound"]}  # with --variant sn
+    assert found == {
+        "mbpo/inverted-pendulum": ["spectral_bound"],  # with --variant sn
+        "iwocs/demo": ["entropy_free_hidden"],  # with --agent.gate predictors
+    }

@@ -64,14 +64,14 @@ def refuse_unread(agent_name: str, config: RunConfig[Any], preset: str | None, b
 def refuse_given(settings: Any, before: Any, unread: Mapping[str, str]) -> None:
     """Raise `ValueError` for one of the `unread` settings (dotted name, why) that is another than it was before."""
     for name, why in unread.items():
-        value = setting_of(settings, name)
-        if value != setting_of(before, name):
+        value = _value_of(settings, name)
+        if value != _value_of(before, name):
             section, _, last = name.rpartition(".")
             given = option(f"{section}.{'no_' if value is False else ''}{last}".strip("."))
             raise ValueError(f"{given} has no effect {why}; leave it out")
 
 
-def setting_of(settings: Any, name: str) -> Any:
+def _value_of(settings: Any, name: str) -> Any:
     """Return the value of a setting by its dotted name."""
     return reduce(getattr, name.split("."), settings)
 

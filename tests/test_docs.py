@@ -113,15 +113,18 @@ def test_methods_are_compared_seed_by_seed_where_both_were_run(h2o):
         "gravity=1/sac-mix/0": 9.0,
         "none/sac-offline/0": 2.0,
         "gravity=4/sac-mix/1/replay": 1000.0,
+        "friction=0.1/h2o/1": 4.0,
+        "friction=0.1/h2o-without-w/1": 1.0,
     }
-    table = h2o.simulator_gap_pairs({"jobs": {job: {"real": value} for job, value in real.items()}}).splitlines()
-    assert table[0] == "| real return | gravity × 1 | gravity × 4 |"
-    rows = [line for line in table[2:] if line.count("|  ") < 2]
-    assert rows == [
+    tables = h2o.simulator_gap_pairs({"jobs": {job: {"real": value} for job, value in real.items()}})
+    of_gravity, of_kind = (table.splitlines() for table in tables.split("\n\n"))
+    assert of_gravity[0] == "| real return | gravity × 1 | gravity × 4 |"
+    assert of_gravity[2:] == [
         "| SAC-mix less SAC on the data | 7 | 9 |",
         "| H2O less SAC on the data |  | 8 |",
         "| H2O less SAC-mix |  | 0 (−1 2) |",
     ]
+    assert of_kind[::2] == ["| real return | friction=0.1 |", "| H2O less H2O without w | 3 |"]
 
 
 def test_corrections_stand_by_method_and_gravity(h2o):

@@ -93,21 +93,27 @@ GAP_PAIRS = {  # what is asked: whose return, less whose
 
 
 def simulator_gap_pairs(result: Result) -> str:
-    """Return, of pairs of methods, the difference of their real returns at every gravity, mean over seeds and each."""
+    """Return, of pairs of methods, the difference of their real returns at every gravity and other kind of gap."""
     real: dict[tuple[str, str], dict[str, float]] = {}
     for job, figures in result["jobs"].items():
         gap, method, seed, *data = job.split("/")
         if not data:
             real.setdefault((method, gap), {})[seed] = figures["real"]
-    gaps = sorted({gap for _, gap in real if gap.startswith("gravity=")}, key=gap_order)
+    gaps = sorted({gap for _, gap in real if gap != "none"}, key=gap_order)
 
     def cell(first: str, second: str, gap: str) -> str:
         one, other = real.get((first, gap), {}), real.get((second, gap)) or real.get((second, "none"), {})
         each = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
         return gap_cell(each) if each else ""
 
-    rows = [(name, *(cell(*pair, gap) for gap in gaps)) for name, pair in GAP_PAIRS.items()]
-    return markdown(("real return", *(gap.replace("gravity=", "gravity × ") for gap in gaps)), rows)
+    def table(columns: list[str]) -> str:
+        rows = [(name, *(cell(*pair, gap) for gap in columns)) for name, pair in GAP_PAIRS.items()]
+        header = ("real return", *(gap.replace("gravity=", "gravity × ") for gap in columns))
+        return markdown(header, [row for row in rows if any(row[1:])])
+
+    of_gravity = [gap for gap in gaps if gap.startswith("gravity=")]
+    others = [gap for gap in gaps if gap not in of_gravity]
+    return "\n\n".join(table(columns) for columns in (of_gravity, others) if columns)
 
 
 def simulator_gap_corrections(result: Result) -> str:

@@ -175,11 +175,13 @@ def test_a_row_of_the_paper_has_a_column_a_gap_and_names_its_data(h2o):
 
 
 def test_a_task_stands_beside_its_public_seeds(load_script):
-    jobs = {f"walker/{k}": {"final": 10.0 * k, "minutes": k, "public_sac": [5.0, 7.0]} for k in (1, 2)}
-    jobs["walker/1/initial-alpha-0.1"] = {"final": 30.0, "minutes": 3, "public_sac": [5.0, 7.0]}
-    *_, row, changed = load_script("tables.backbone").dmc_sac({"jobs": jobs}).splitlines()
+    of_both = {"public_sac": [5.0, 7.0], "commit": "0123456789ab"}
+    jobs = {f"walker/{k}": {"final": 10.0 * k, "minutes": k, **of_both} for k in (1, 2)}
+    jobs["walker/1/initial-alpha-0.1"] = {"final": 30.0, "minutes": 3, **of_both}
+    *_, row, changed, _, note = load_script("tables.backbone").dmc_sac({"jobs": jobs}).splitlines()
     assert row == "| walker | 15 [10, 20] | 10 20 | 6 [5, 7] | 5 7 | 1 2 |"
     assert changed == "| walker, initial alpha 0.1 | 30 | 30 | 6 [5, 7] | 5 7 | 3 |"
+    assert note == "Runs of commits `0123456789`."
 
 
 def test_curves_of_two_backbones_are_drawn_together_a_panel_a_task(load_script, monkeypatch, tmp_path):

@@ -35,7 +35,7 @@ def dmc_sac(result: Result) -> str:
         each = [text for values in pairs for text in (with_interval(values), " ".join(map(number, values)))]
         rows.append((task, *each, " ".join(number(run["minutes"]) for run in runs)))
     header = ("task", "return", "by seed", "public SAC", "by seed", "minutes")
-    return markdown(header, rows)
+    return f"{markdown(header, rows)}\n\nRuns of commits {commits_of(result['jobs'].values())}."
 
 
 def bf16_learning(result: Result) -> str:

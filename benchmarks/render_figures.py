@@ -106,8 +106,7 @@ def draw_simulator_gap() -> Path:
     axes.set_xscale("log", base=2)
     axes.set_xticks(GRAVITY, [f"{x:g}" for x in GRAVITY])
     axes.set_xlim(0.22, 4.5)
-    axes.grid(True, linewidth=0.5, alpha=0.4)
-    axes.spines[["top", "right"]].set_visible(False)
+    _plain(axes)
     axes.set_xlabel("gravity of the simulator, as a multiple of the real one")
     axes.set_ylabel(REAL_RETURN)
     legend_below(figure, axes)
@@ -145,8 +144,7 @@ def draw_neural_bandits() -> Path:
         axes.set_title(title)
         axes.set_xlabel("round")
         axes.set_ylabel("cumulative regret (excess loss)")
-        axes.grid(True, linewidth=0.5, alpha=0.4)
-        axes.spines[["top", "right"]].set_visible(False)
+        _plain(axes)
     legend_below(figure, panels[0])
     shows = "line: mean over 10 replicates; band: one standard error"
     caption = Caption("surefoot/ContextualBandit-v0", seeds_in_words([0]), shows)
@@ -194,11 +192,7 @@ def draw_sac_sb3(results: Path = RESULTS, images: Path = IMAGES) -> Path:
             steps = EVALUATED * (1 + np.arange(curves.shape[1]))
             axes.plot(steps, curves.T, color=color, linestyle=dash, linewidth=0.6, alpha=0.6)
             axes.plot(steps, curves.mean(0), color=color, linestyle=dash, linewidth=2.0, label=label)
-        axes.set_title(task)
-        axes.set_xlabel("environment steps of training")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.grid(True, linewidth=0.5, alpha=0.4)
-        axes.spines[["top", "right"]].set_visible(False)
+        _over_steps(axes, task)
     panels[0].set_ylabel(MEAN_RETURN)
     legend_below(figure, panels[0])
     shows = "thin line: a seed, mean return of 10 episodes; thick line: mean over the seeds; no band"
@@ -215,11 +209,7 @@ def draw_robust_curves(results: Path = RESULTS, images: Path = IMAGES) -> Path:
     for axes, (name, methods) in zip(panels, sets.items(), strict=True):
         for method in (one for one in CURVE_STYLES if one in methods):
             _draw_worst_case(axes, method, methods[method])
-        axes.set_title(name)
-        axes.set_xlabel("environment steps of training")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.grid(True, linewidth=0.5, alpha=0.4)
-        axes.spines[["top", "right"]].set_visible(False)
+        _over_steps(axes, name)
     panels[0].set_ylabel(f"worst case over the grid,\n{MEAN_RETURN}")
     legend_below(figure, max(panels, key=lambda axes: len(axes.lines)))
     episodes = ", ".join(f"{next(iter(methods.values()))[0]['episodes']} in {name}" for name, methods in sets.items())
@@ -242,6 +232,20 @@ def _draw_worst_case(axes: Axes, method: str, curves: list[dict[str, Any]]) -> N
         bands = [stratified_bootstrap([of], np.mean, generator=np.random.default_rng(0)) for of in values.T]
         low, high = np.array([band for band in bands if band]).T
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _over_steps(axes: Axes, title: str) -> None:
+    """Let a panel be of learning curves."""
+    axes.set_title(title)
+    axes.set_xlabel("environment steps of training")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
+    """Give a panel a light grid, and no frame at the top and on the right."""
+    axes.grid(True, linewidth=0.5, alpha=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _surface(cell: dict[str, Any], nominal: np.ndarray) -> Surface:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import tyro
@@ -28,14 +27,14 @@ from tables import (
     robust,
     speed,
 )
-from tables.markdown import Result, key_values, provenance
+from tables.markdown import Table, key_values, provenance
 
 ROOT = RESULTS.parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 OPENING = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
 BLOCK = re.compile(r"^(<!-- table: (\w+) -->)\n(?:(?!<!--).*\n)*?<!-- end -->$", re.MULTILINE)
 SUBJECTS = (h2o, backbone, robust, exploration, distributional, lipschitz_mbrl, bandits, policies, speed, campaign)
-RENDERERS: dict[str, Callable[[Result], str]] = {k: v for subject in SUBJECTS for k, v in subject.TABLES.items()}
+RENDERERS: dict[str, Table] = {k: v for subject in SUBJECTS for k, v in subject.TABLES.items()}
 VIEWS = {  # tables that are another view of a result file
     "iwocs_ablations": "iwocs",
     "simulator_gap_pairs": "simulator_gap",

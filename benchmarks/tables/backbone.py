@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from tables.markdown import Result, commits_of, markdown, number, with_interval
+from tables.markdown import Result, by_name, commits_of, markdown, number, with_interval
 
 
 def sac_sb3(result: Result) -> str:
@@ -62,8 +60,4 @@ def bf16_learning(result: Result) -> str:
     return markdown(header, rows)
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
-    "sac_sb3": sac_sb3,
-    "dmc_sac": dmc_sac,
-    "bf16_learning": bf16_learning,
-}
+TABLES = by_name(sac_sb3, dmc_sac, bf16_learning)

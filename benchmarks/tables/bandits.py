@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from tables.markdown import Result, markdown, number
+from tables.markdown import Result, by_name, markdown, number
 
 # R̃ at T = 10⁵, 20 seeds, of an independent implementation (docs/derivations/dynlin.md §12.1).
 DYNLIN_REFERENCE = {
@@ -187,17 +185,17 @@ def dynlin_speed(result: Result) -> str:
     return markdown(("path", "seconds", "CPU seconds", "CPU ns per replicate-round", "ratio"), rows)
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
-    "dynlin_ucb_systems": dynlin_ucb_systems,
-    "dynlin_ucb_sensitivity": dynlin_ucb_sensitivity,
-    "bandit_real_doubling": bandit_real_doubling,
-    "bandit_real_radius": bandit_real_radius,
-    "bandit_real_bias": bandit_real_bias,
-    "bandit_real_logs": bandit_real_logs,
-    "bandit_real_replay": bandit_real_replay,
-    "dynlin_ucb_ball": dynlin_ucb_ball,
-    "dynlin_ucb_full": dynlin_ucb_full,
-    "dynlin_speed": dynlin_speed,
-    "neural_bandits": neural_bandits,
-    "neural_bandits_speed": neural_bandits_speed,
-}
+TABLES = by_name(
+    dynlin_ucb_systems,
+    dynlin_ucb_sensitivity,
+    bandit_real_doubling,
+    bandit_real_radius,
+    bandit_real_bias,
+    bandit_real_logs,
+    bandit_real_replay,
+    dynlin_ucb_ball,
+    dynlin_ucb_full,
+    dynlin_speed,
+    neural_bandits,
+    neural_bandits_speed,
+)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import yaml
 from record import RESULTS
-from tables.markdown import Result, markdown
+from tables.markdown import Result, by_name, markdown
 
 
 def kills(result: Result) -> str:
@@ -109,12 +108,4 @@ def code(text: str) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
-    "kills": kills,
-    "resumes": resumes,
-    "two_writers": two_writers,
-    "soak": soak,
-    "wrong_lines": wrong_lines,
-    "hostile_files": hostile_files,
-    "mutants": mutants,
-}
+TABLES = by_name(kills, resumes, two_writers, soak, wrong_lines, hostile_files, mutants)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tables.markdown import Result, markdown, number, with_interval
+from tables.markdown import Result, by_name, markdown, number, with_interval
 
 
 def sepsis(result: Result) -> str:
@@ -186,12 +185,4 @@ def dvi_speed(result: Result) -> str:
     )
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
-    "sepsis": sepsis,
-    "dhn": dhn,
-    "dhn_cartpole": dhn_cartpole,
-    "dhn_horizon": dhn_horizon,
-    "minatar": minatar,
-    "dhn_speed": dhn_speed,
-    "dvi_speed": dvi_speed,
-}
+TABLES = by_name(sepsis, dhn, dhn_cartpole, dhn_horizon, minatar, dhn_speed, dvi_speed)

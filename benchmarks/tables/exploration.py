@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from tables.markdown import Result, markdown, number, thousands
+from tables.markdown import Result, by_name, markdown, number, thousands
 
 
 def hnpg_lock(result: Result) -> str:
@@ -145,13 +143,7 @@ def nora_speed(result: Result) -> str:
     return markdown(("path", "seconds", "CPU seconds", "ratio", "regret"), rows)
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
-    "hnpg_lock": hnpg_lock,
-    "hnpg_speed": hnpg_speed,
-    "hnpg_stationary": hnpg_stationary,
-    "nora_deep": nora_deep,
+TABLES = by_name(hnpg_lock, hnpg_speed, hnpg_stationary, nora_deep, nora_speed, nora_tetris) | {
     "nora_long": nora_regret,
     "nora_short": nora_regret,
-    "nora_speed": nora_speed,
-    "nora_tetris": nora_tetris,
 }

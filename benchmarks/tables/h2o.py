@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tables.markdown import Result, commits_of, markdown, number, with_interval
+from tables.markdown import Result, by_name, commits_of, markdown, number, with_interval
 
 # Real returns in simulator (b) of an independent implementation of the same set-up (docs/derivations/h2o.md §11.2).
 H2O_REFERENCE = {
@@ -108,7 +107,7 @@ def simulator_gap_pairs(result: Result) -> str:
 
     def table(columns: list[str]) -> str:
         rows = [(name, *(cell(*pair, gap) for gap in columns)) for name, pair in GAP_PAIRS.items()]
-        header = ("real return", *(gap.replace("gravity=", "gravity × ") for gap in columns))
+        header = ("real return", *map(gap_label, columns))
         return markdown(header, [row for row in rows if any(row[1:])])
 
     of_gravity = [gap for gap in gaps if gap.startswith("gravity=")]
@@ -126,7 +125,7 @@ def simulator_gap_corrections(result: Result) -> str:
     gaps = sorted({gap for _, gap in cells}, key=gap_order)
     names = list(dict.fromkeys(name for name, _ in cells))
     rows = [(name, *(" ".join(number(x, 2) for x in cells.get((name, gap), [])) for gap in gaps)) for name in names]
-    return markdown(("by seed", *(gap.replace("gravity=", "gravity × ") for gap in gaps)), rows)
+    return markdown(("by seed", *map(gap_label, gaps)), rows)
 
 
 GAP_CORRECTIONS = {"importance_weight": "mean w of simulated rows", "reward_correction": "mean Δr a step"}
@@ -135,10 +134,9 @@ GAP_CORRECTIONS = {"importance_weight": "mean w of simulated rows", "reward_corr
 def gap_table(cells: dict[tuple[str, str], list[float]]) -> str:
     """Return one cut through gaps or data sets, its columns in the order of their names, then of their numbers."""
     columns = sorted({column for _, column in cells}, key=gap_order)
-    labels = [column.replace("none", "no simulator").replace("gravity=", "gravity × ") for column in columns]
     methods = [name for name in GAP_METHODS if any(method == name for method, _ in cells)]
     rows = [(GAP_METHODS[method], *(gap_cell(cells.get((method, at), [])) for at in columns)) for method in methods]
-    return markdown(("method", *labels), rows)
+    return markdown(("method", *map(gap_label, columns)), rows)
 
 
 def h2o_table(result: Result) -> str:
@@ -153,6 +151,11 @@ def h2o_table(result: Result) -> str:
         f"{gap_table(cells)}\n\nMean over seeds (each seed). Steps or updates: {', '.join(f'{n:,}' for n in steps)}; "
         f"data: {', '.join(f'`{Path(name).name}`' for name in data)}; runs of commits {commits_of(jobs)}."
     )
+
+
+def gap_label(column: str) -> str:
+    """Return how a column such as `none` or `gravity=0.5` is headed."""
+    return column.replace("none", "no simulator").replace("gravity=", "gravity × ")
 
 
 def gap_order(column: str) -> tuple[bool, str, float]:
@@ -179,11 +182,4 @@ def gap_cell(seeds: list[float]) -> str:
     return f"{number(float(np.mean(seeds)))} ({each})" if len(seeds) > 1 else each
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
-    "demo": demo,
-    "h2o_pendulum": h2o_pendulum,
-    "h2o_table": h2o_table,
-    "simulator_gap": simulator_gap,
-    "simulator_gap_pairs": simulator_gap_pairs,
-    "simulator_gap_corrections": simulator_gap_corrections,
-}
+TABLES = by_name(demo, h2o_pendulum, h2o_table, simulator_gap, simulator_gap_pairs, simulator_gap_corrections)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tables.markdown import Result, markdown, number
+from tables.markdown import Result, by_name, markdown, number
 
 
 def model_works(result: Result) -> dict[str, str]:
@@ -230,12 +230,12 @@ def dynamics_speed_gpu(result: Result) -> str:
     return markdown(("", "milliseconds", "plain / this"), rows)
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
-    "lipschitz_mbrl_hopper": lipschitz_mbrl_hopper,
-    "lipschitz_mbrl_inverted_pendulum": lipschitz_mbrl_inverted_pendulum,
-    "lipschitz_mbrl_pendulum": lipschitz_mbrl_pendulum,
-    "dynamics_speed": dynamics_speed,
-    "dynamics_speed_gpu": dynamics_speed_gpu,
-    "mbpo_update_speed": mbpo_update_speed,
-    "mbpo_update_speed_gpu": mbpo_update_speed_gpu,
-}
+TABLES = by_name(
+    lipschitz_mbrl_hopper,
+    lipschitz_mbrl_inverted_pendulum,
+    lipschitz_mbrl_pendulum,
+    dynamics_speed,
+    dynamics_speed_gpu,
+    mbpo_update_speed,
+    mbpo_update_speed_gpu,
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,12 @@ from surefoot.evaluation.statistics import stratified_bootstrap
 
 PROVENANCE = ("benchmark", "command", "commit", "dirty", "versions", "hardware", "seeds", "minutes")
 Result = dict[str, Any]
+Table = Callable[[Result], str]
+
+
+def by_name(*tables: Table) -> dict[str, Table]:
+    """Return tables by the names of their functions, which are those of their result files."""
+    return {table.__name__: table for table in tables}
 
 
 def with_interval(seeds: Sequence[float], digits: int = 0) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 from record import RESULTS
-from tables.markdown import Result, markdown, number
+from tables.markdown import Result, by_name, markdown, number
 
 ZOO_REASONS = {
     "ars/Walker2d-v3": "the archive was trained for 10 million steps, the published policy for 75 million; a program "
@@ -152,9 +151,4 @@ def stress_coverage(result: Result) -> str:
     )
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
-    "stress_coverage": stress_coverage,
-    "zoo_stress": zoo_stress,
-    "zoo_stress_ours": zoo_stress_ours,
-    "zoo": zoo,
-}
+TABLES = by_name(stress_coverage, zoo_stress, zoo_stress_ours, zoo)

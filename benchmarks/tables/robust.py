@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from record import RESULTS
-from tables.markdown import Result, commits_of, markdown, number, thousands, with_interval
+from tables.markdown import Result, by_name, commits_of, markdown, number, thousands, with_interval
 from tables.policies import with_span
 
 
@@ -248,11 +248,4 @@ def iwocs_oracles(result: Result) -> str:
     return f"{markdown(header, rows)}\n\nSpecialists: {specialists}; ρ of `predictors`: {chosen}."
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
-    "iwocs": iwocs,
-    "iwocs_exact": iwocs_exact,
-    "iwocs_oracles": iwocs_oracles,
-    "iwocs_swing_up": iwocs_swing_up,
-    "robust_curves": robust_curves,
-    "iwocs_ablations": iwocs_ablations,
-}
+TABLES = by_name(iwocs, iwocs_exact, iwocs_oracles, iwocs_swing_up, robust_curves, iwocs_ablations)

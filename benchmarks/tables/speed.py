@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from tables.markdown import Result, markdown, number, spread
+from tables.markdown import Result, by_name, markdown, number, spread
 
 
 def throughput(result: Result) -> str:
@@ -265,18 +264,17 @@ def stress_speed(result: Result) -> str:
     )
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
-    "grid_speed": grid_speed,
-    "worlds": worlds,
-    "worlds_against_c": worlds_against_c,
-    "stress_speed": stress_speed,
-    "sweep_overhead": sweep_overhead,
-    "throughput": throughput,
-    "throughput_2_threads": throughput,
-    "checkpoints": checkpoints,
-    "start": start,
-    "loop_parts": loop_parts,
-    "data_reading": data_reading,
-    "engine_speed": engine_speed,
-    "seed_stack": seed_stack,
-}
+TABLES = by_name(
+    grid_speed,
+    worlds,
+    worlds_against_c,
+    stress_speed,
+    sweep_overhead,
+    throughput,
+    checkpoints,
+    start,
+    loop_parts,
+    data_reading,
+    engine_speed,
+    seed_stack,
+) | {"throughput_2_threads": throughput}

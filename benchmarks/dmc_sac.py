@@ -57,9 +57,12 @@ def configuration(job: str, steps: int) -> RunConfig[Any]:
     """Return the run of a job."""
     task, seed, *changes = job.split("/")
     base = default_config("sac")
+    agent = replace(base.agent, **START)
+    for change in changes:
+        agent = replace(agent, **CHANGES[change])
     return replace(
         base,
-        agent=replace(base.agent, **START, **{name: value for key in changes for name, value in CHANGES[key].items()}),
+        agent=agent,
         env=EnvConfig(f"shimmy:dm_control/{task}-v0", flatten=True, action_repeat=REPEAT),
         eval=replace(base.eval, every=min(EVERY, steps), episodes=EPISODES),
         steps=steps,

@@ -87,7 +87,6 @@ def main(arguments: list[str]) -> int:
             launch = parse(arguments)
             run = prepare_one(launch.resume, launch.only) if launch.resume and launch.only else None
             engine = _engine(launch.sweep)
-            require_resources(launch.sweep)
             folder = None if launch.only else prepare(launch)
         if folder is None:
             if run is not None:
@@ -168,6 +167,7 @@ def prepare(launch: Launch) -> Path:
     if not launch.sweep.agents:
         raise ValueError("name the agents to train: a YAML file, or --agents h2o,sac")
     runs = plan.expand(launch.sweep, allow_many=launch.yes)
+    require_resources(launch.sweep)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     label = "-".join(dict.fromkeys(run.agent_name for run in runs))[:60]
     folder = launch.out / (launch.name or f"sweep-{label}-{stamp}")

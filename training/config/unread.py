@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from functools import reduce
+from operator import attrgetter
 from typing import Any
 
 from surefoot import agents
@@ -64,16 +64,11 @@ def refuse_unread(agent_name: str, config: RunConfig[Any], preset: str | None, b
 def refuse_given(settings: Any, before: Any, unread: Mapping[str, str]) -> None:
     """Raise `ValueError` for one of the `unread` settings (dotted name, why) that is another than it was before."""
     for name, why in unread.items():
-        value = _value_of(settings, name)
-        if value != _value_of(before, name):
+        value = attrgetter(name)(settings)
+        if value != attrgetter(name)(before):
             section, _, last = name.rpartition(".")
             given = option(f"{section}.{'no_' if value is False else ''}{last}".strip("."))
             raise ValueError(f"{given} has no effect {why}; leave it out")
-
-
-def _value_of(settings: Any, name: str) -> Any:
-    """Return the value of a setting by its dotted name."""
-    return reduce(getattr, name.split("."), settings)
 
 
 def refuse_never_read(runs: Sequence[tuple[str, RunConfig[Any]]], given: Iterable[str]) -> None:

@@ -474,6 +474,9 @@ def test_one_run_can_be_carried_out_alone(tmp_path, knows_fake, monkeypatch):
     first, second = [entry.name for entry in read_plan(folder)]
     assert main(["sweep", "--resume", str(folder), "--only", second]) == 0
     assert (is_done(folder, first), is_done(folder, second)) == (False, True)
+    alone = ["sweep", "--resume", str(folder), "--only", first]
+    assert main([*alone, "--cpus-per-run", "9999"]) == 0  # a scheduler's matter, which gave this process what it has
+    assert is_done(folder, first)
     assert main(["sweep", "--resume", str(folder), "--only", "nope"]) == 2
 
 

@@ -76,11 +76,11 @@ def main(arguments: list[str]) -> int:
     request = read_options(Request, args=arguments, prog="surefoot solve")
     require_output(request.json, ".json")
     require_output(request.out, ".png", ".pdf", ".svg")
-    if not request.models and solve_vectors.wanted(request.objective):
-        return _of_vectors(request)
     refuse_given(request, Request(), unread_of(request))
     if request.models:
         return _worst_case(request)
+    if solve_vectors.wanted(request.objective):
+        return _of_vectors(request)
     from surefoot.evaluation.figures.distributions import solution_distributions
 
     solutions = solve_all(request)
@@ -97,12 +97,16 @@ def unread_of(request: Request) -> dict[str, str]:
     """Return the options that a solution does not read as the others are, and why."""
     kind = request.representation or ("particles" if request.method == "exact" else "quantiles")
     of_distributions = ("representation", "atoms", "return_range")
-    of_one_model = ("method", *of_distributions, "stocks", "stock_range", "out")
+    of_stocks = (*of_distributions, "stocks", "stock_range", "out")
+    in_fractions = "with objectives of several rewards, which are solved in fractions and drawn by no figure"
+    of_vectors = not request.models and solve_vectors.wanted(request.objective)
     return unread_where(
         (kind != "categorical", ("return_range",), "without --representation categorical"),
         (kind == "particles", ("atoms",), "on particles, of which there are as many as different returns"),
         (request.method == "vi", of_distributions, "with --method vi"),
-        (bool(request.models), of_one_model, "beside --models"),
+        (of_vectors, of_stocks, in_fractions),
+        (of_vectors and request.method != "exact", ("method",), in_fractions),
+        (bool(request.models), ("method", *of_stocks), "beside --models"),
     )
 
 
@@ -124,12 +128,6 @@ def _worst_case(request: Request) -> int:
 
 def _of_vectors(request: Request) -> int:
     """Solve for objectives of several rewards, print what each comes to, and return the exit code."""
-    default = Request()
-    given = ("representation", "atoms", "stocks", "stock_range", "return_range")
-    wrong = [name for name in given if getattr(request, name) != getattr(default, name)]
-    if wrong := wrong + ["method"] * (request.method not in ("vi", "exact")):
-        flag = "--" + wrong[0].replace("_", "-")
-        raise ValueError(f"{flag} has no meaning for {request.objective[0]}, which is solved in fractions")
     _require_task(request)
     _check_numbers(request)
     found = solve_vectors.solve_task(request.task, request.kwargs, request.objective, request.gamma, request.horizon)

@@ -103,6 +103,7 @@ def unread_of(request: Request) -> dict[str, str]:
     return unread_where(
         (kind != "categorical", ("return_range",), "without --representation categorical"),
         (kind == "particles", ("atoms",), "on particles, of which there are as many as different returns"),
+        (kind == "particles", ("stocks", "stock_range"), "on particles, which are carried for every stock in reach"),
         (request.method == "vi", of_distributions, "with --method vi"),
         (of_vectors, of_stocks, in_fractions),
         (of_vectors and request.method != "exact", ("method",), in_fractions),

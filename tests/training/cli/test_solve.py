@@ -101,6 +101,8 @@ def test_the_figure_shows_distribution_and_search(monkeypatch, tmp_path):
         (("surefoot/Fork-v0", "--atoms", "9"), "--atoms has no effect with --method vi; leave it out"),
         (("surefoot/Fork-v0", "--representation", "quantiles"), "--representation has no effect with --method vi"),
         (("surefoot/Fork-v0", "--method", "exact", "--atoms", "9"), "--atoms has no effect on particles, of which"),
+        (("surefoot/Gate-v0", "--method", "exact", "--stocks", "9"), "--stocks has no effect on particles, which"),
+        (("surefoot/Gate-v0", "--method", "exact", "--stock-range", "0", "1"), "--stock-range has no effect on particles"),
         (("surefoot/Fork-v0", "--method", "dvi", "--return-range", "0", "1"), "--return-range has no effect without"),
         (("nothing.npz",), "nothing.npz: no such file"),
         (("surefoot/Nothing-v0",), "unknown environment"),

@@ -207,14 +207,16 @@ class NORA(Stateful):
 
     def play_steps(self, table: Tensor | None) -> Episode:
         """Play step by step, by policies (N, H, S, A), or looking up only the states that are met."""
-        rows, index = [], torch.arange(self.shape[0], device=self.device)
+        rows, index, last = [], torch.arange(self.shape[0], device=self.device), self.shape[1] - 1
         for h in range(self.shape[1]):
             state = self.env.state
             policy = self.actor.policy(self.critic.values(h, state)) if table is None else table[index, h, state]
             uniform = torch.rand(len(state), 1, generator=self.generator, dtype=torch.float64, device=self.device)
             action = (uniform >= policy.cumsum(-1)[:, :-1]).sum(-1)
-            _, reward, _, ended, _ = self.env.step(action)
-            rows.append((state, action, reward, self.env.state))
+            _, reward, _, ended, info = self.env.step(action)
+            # After the last step the environment is in the next episode's first state.
+            following = self.env.decode(info["final_obs"]) if h == last else self.env.state
+            rows.append((state, action, reward, following))
         if not bool(ended.all()):
             raise ValueError(
                 f"episodes continue after {self.shape[1]} steps; nora needs them to end at the task's horizon"

@@ -31,7 +31,7 @@ class Episode(NamedTuple):
     state: Tensor  # (H, N) or (H, N, E): an index, or what else the critic takes for a state
     action: Tensor  # the same shape, int64
     reward: Tensor  # the same shape
-    next_state: Tensor  # the same shape; the last step's is never looked at
+    next_state: Tensor  # the same shape; of the last step, which pooled data look at, where the episode ended
 
 
 class Critic(Protocol):

@@ -18,6 +18,7 @@ from surefoot.agents.nora.data import recorded_episodes
 from surefoot.agents.nora.tabular_critic import Episode
 from surefoot.agents.parts.tabular import TabularMDP, expected_return, greedy, optimal_return, optimal_values
 from surefoot.envs import EnvConfig, make_vec
+from surefoot.envs.tasks.tetris import PIECES
 from surefoot.offline_data import Transitions, collect
 
 
@@ -198,17 +199,26 @@ def test_the_inverse_that_is_kept_is_that_of_the_gram_matrix():
     assert (agent.critic.gain < math.log(2)).all() or agent.critic.drifted().any()
 
 
+def test_the_last_successor_of_an_episode_is_where_it_ended_not_where_the_next_begins():
+    env = task("Tetris", 6, width=3, horizon=4)
+    agent = play(make(env, critic="linear", pooled=True, bonus=0.1, policy_step_size=20.0), 5)
+    state, action, _, following = agent.critic.history.of(None, torch.arange(6))
+    pieces = len(PIECES)
+    assert torch.equal(following // pieces, env.boards.next_board[state // pieces, state % pieces, action])
+    assert (following >= pieces).all()  # a board of the next episode would be empty, and no drop leaves it so here
+
+
 def test_blocks_of_features_are_one_long_vector():
     blocks, dense = (
-        play(make(tetris(block), critic="linear", bonus=0.1, policy_step_size=20.0, seed=2), 6)
+        play(make(tetris(block), critic="linear", bonus=0.1, policy_step_size=20.0, seed=2), 4)
         for block in (True, False)
     )
     assert_close(blocks.critic.q, dense.critic.q, rtol=0, atol=1e-9)
-    assert torch.equal(blocks.switches, dense.switches)
+    assert torch.equal(blocks.switches, dense.switches) and blocks.switches.min() > 1
 
 
 def tetris(blocks: bool) -> Any:
-    env = task("Tetris", 2, width=3, horizon=5)
+    env = task("Tetris", 2, width=3, horizon=3)
     return env if blocks else Dense(env)
 
 

@@ -214,7 +214,8 @@ def test_blocks_of_features_are_one_long_vector():
         for block in (True, False)
     )
     assert_close(blocks.critic.q, dense.critic.q, rtol=0, atol=1e-9)
-    assert torch.equal(blocks.switches, dense.switches) and blocks.switches.min() > 1
+    assert torch.equal(blocks.switches, dense.switches)
+    assert blocks.switches.min() > 1
 
 
 def tetris(blocks: bool) -> Any:

@@ -98,7 +98,7 @@ class SuccessConfig:
     solved_at: float = 0.5
     """Success rate, as a moving average, above which the task counts as solved."""
     solved_window: int = 50
-    """Iterations in the moving average (all so far while there are fewer)."""
+    """Iterations in the moving average (all so far while there are fewer), of which those count that end an episode."""
     stop_when_solved: bool = False
     """End the run once all seeds have solved the task."""
 
@@ -108,12 +108,19 @@ class SuccessConfig:
         return unread_where((self.success_return is None, of_success, "without --agent.success-return"))
 
 
+def mean_of_finite(values: Tensor) -> Tensor:
+    """Return the mean over the first axis of what is finite there; infinity where nothing is."""
+    finite = values.isfinite()
+    count = finite.sum(0)
+    return torch.where(count > 0, torch.where(finite, values, 0.0).sum(0) / count.clamp(min=1), torch.inf)
+
+
 class SuccessMeter:
     """Success rates of the last iterations, seed by seed, and the sample count at which each seed was solved."""
 
     def __init__(self, config: SuccessConfig, seeds: int, device: torch.device) -> None:
         self.config, self.seeds = config, seeds
-        self.recent = torch.zeros(0, seeds, device=device)  # (≤ window, S)
+        self.recent = torch.zeros(0, seeds, device=device)  # (≤ window, S); infinity: no episode ended
         self.solved_steps = torch.full((seeds,), -1.0, device=device)  # −1: not yet
 
     def add(self, episodes: list[Episodes], env_steps: int) -> dict[str, Tensor]:
@@ -123,20 +130,24 @@ class SuccessMeter:
         ended = torch.stack([e.ended for e in episodes]).unflatten(1, (self.seeds, -1))  # (T, S, n)
         returns = torch.stack([e.episode_return for e in episodes]).unflatten(1, (self.seeds, -1))
         wins = ended & (returns >= self.config.success_return - 1e-6)
-        rate = wins.sum((0, 2)) / ended.sum((0, 2)).clamp(min=1)
+        count = ended.sum((0, 2))
+        rate = torch.where(count > 0, wins.sum((0, 2)) / count.clamp(min=1), torch.inf)
         self.recent = torch.cat([self.recent, rate[None]])[-self.config.solved_window :]
-        average = self.recent.mean(0)
-        newly = (average > self.config.solved_at) & (self.solved_steps < 0)
+        average = mean_of_finite(self.recent)
+        newly = average.isfinite() & (average > self.config.solved_at) & (self.solved_steps < 0)
         self.solved_steps = torch.where(newly, float(env_steps), self.solved_steps)
         return self._metrics(rate, average)
 
     def _metrics(self, rate: Tensor, average: Tensor) -> dict[str, Tensor]:
+        """Return what to log; no rate of a seed without an episode that ended."""
         named = {"success": rate, "success_average": average, "solved_at": self.solved_steps}
-        means = {name: value for name, value in named.items() if name != "solved_at" or self.seeds == 1}
         if self.seeds == 1:
-            return {name: value[0] for name, value in means.items()}
-        each = {f"{name}/seed-{s}": value[s] for s in range(self.seeds) for name, value in named.items()}
-        return {name: value.mean() for name, value in means.items()} | each
+            found = {name: value[0] for name, value in named.items()}
+        else:
+            found = {name: mean_of_finite(value) for name, value in named.items() if name != "solved_at"}
+            found |= {f"{name}/seed-{s}": value[s] for s in range(self.seeds) for name, value in named.items()}
+        known = torch.stack(list(found.values())).isfinite().tolist()
+        return {name: value for (name, value), is_known in zip(found.items(), known, strict=True) if is_known}
 
     @property
     def done(self) -> bool:

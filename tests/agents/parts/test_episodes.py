@@ -103,11 +103,27 @@ def test_a_rate_counts_episodes_that_ended_and_reached_the_return():
     assert meter.add(steps, 10)["success"].item() == pytest.approx(2 / 3)
     assert meter.solved_steps.tolist() == [10.0]  # above one half at once
     none = meter.add(finished([(False, 9.0), (False, 9.0)]), 20)
-    assert none["success"].item() == 0.0  # no episode ended: no success, and no division by zero
-    assert none["success_average"].item() == pytest.approx(1 / 3)
+    assert none["success_average"].item() == pytest.approx(2 / 3)  # no episode ended: neither success nor failure
     assert none["solved_at"].item() == 10.0
+    assert set(none) == {"success_average", "solved_at"}
     assert meter.add(finished([(True, 0.0), (True, 0.0)]), 30)["success_average"].item() == 0.0  # of the last two alone
-    assert set(none) == {"success", "success_average", "solved_at"}
+
+
+def test_iterations_shorter_than_an_episode_do_not_lower_the_rate():
+    meter = SuccessMeter(SuccessConfig(1.0, solved_window=8, stop_when_solved=True), 1, torch.device("cpu"))
+    assert set(meter.add(finished([(False, 0.0)]), 1)) == {"solved_at"}
+    for steps in range(2, 8):
+        metrics = meter.add(finished([(steps % 3 == 0, 1.0)]), steps)
+    assert metrics["success_average"].item() == 1.0
+    assert (metrics["solved_at"].item(), meter.done) == (3.0, True)
+
+
+def test_a_seed_without_an_episode_is_left_out_of_the_mean():
+    meter = SuccessMeter(SuccessConfig(1.0), 2, torch.device("cpu"))
+    metrics = meter.add(finished([(True, 1.0), (False, 0.0)]), 5)
+    assert metrics["success"].item() == metrics["success_average"].item() == 1.0
+    assert "success/seed-1" not in metrics
+    assert metrics["solved_at/seed-1"].item() == -1.0
 
 
 def test_several_seeds_are_told_apart():

@@ -168,7 +168,7 @@ class IWOCS:
         progress = self.solver.step()
         self.trained_steps += progress.env_steps
         collector = self.solver.collector
-        if collector.env_steps < self.budget or collector.updates_due >= 1:
+        if collector.env_steps < self.budget or collector.due:
             return progress
         if self.may_go_on and not holds(own := self.own_value(), entries.known(self.path)):
             return self.go_on(progress, own)

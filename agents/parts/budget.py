@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from surefoot.agents.interface import Budget, Plan
+from surefoot.agents.parts.interaction import whole
 
 
 def plan_updates(config: Any, budget: Budget) -> Plan:
@@ -33,13 +34,13 @@ def collected(config: Any, budget: Budget) -> tuple[int, int, int]:
     idle = config.learning_starts // rollout * rollout
     if idle >= budget.steps:
         return idle, -(-budget.steps // rollout) * rollout, 0
-    whole, left = divmod(budget.steps - idle, rollout)
-    due = whole * rollout * config.updates_per_step
-    steps, updates = idle + whole * rollout, int(due + 1e-9)
+    rollouts, left = divmod(budget.steps - idle, rollout)
+    due = rollouts * rollout * config.updates_per_step
+    steps, updates = idle + rollouts * rollout, whole(due)
     waiting, due = (rollout, due - updates + rollout * config.updates_per_step) if left else (0, 0.0)
     while left > 0:  # the last rollout is counted update by update, and the run ends within
-        share = waiting // int(due) if due >= 1 else waiting
-        updates += due >= 1
+        share = waiting // whole(due) if whole(due) else waiting
+        updates += whole(due) > 0
         steps, left, waiting, due = steps + share, left - share, waiting - share, due - 1
     return idle, steps, updates
 
@@ -49,7 +50,7 @@ def whole_rollouts(config: Any, budget: Budget) -> tuple[int, int]:
     rollout = vector_steps(config.rollout_steps, budget.num_envs)
     rollouts = -(-budget.steps // rollout)
     learning = max(0, rollouts - config.learning_starts // rollout)
-    return rollouts * rollout, int(learning * rollout * config.updates_per_step + 1e-9)
+    return rollouts * rollout, whole(learning * rollout * config.updates_per_step)
 
 
 def require_warm_up(config: Any, steps: int, what: str = "--steps") -> None:

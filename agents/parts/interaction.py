@@ -24,6 +24,11 @@ class Explorer(Protocol):
     def act(self, obs: Tensor, *, explore: bool, generator: torch.Generator | None) -> Tensor: ...
 
 
+def whole(due: float) -> int:
+    """Return how many updates are due, of a sum of fractions that rounding may have left a little short of it."""
+    return int(due + 1e-9)
+
+
 class Interaction(Stateful):
     """A vector environment between two steps; owns the current observation and the running episode sums."""
 
@@ -105,6 +110,11 @@ class Collector(Stateful):
         self.uncounted = 0
         self.updates_due = 0.0
 
+    @property
+    def due(self) -> int:
+        """How many updates are due."""
+        return whole(self.updates_due)
+
     def advance(
         self, policy: Explorer, replay: Ring[Any], enter: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Episodes, ...]:
@@ -113,7 +123,7 @@ class Collector(Stateful):
         `enter` sees the observations before every step, may set the parameters of the environments, and returns what is
         stored of them with the transitions, (N, d).
         """
-        if self.updates_due >= 1:
+        if self.due:
             return ()
         num_envs = self.interaction.env.num_envs
         ended = []
@@ -131,7 +141,7 @@ class Collector(Stateful):
 
     def take_update(self) -> tuple[bool, int]:
         """Spend one update if one is due; return whether it was, and the environment steps that are counted with it."""
-        due = int(self.updates_due)
+        due = self.due
         steps = self.uncounted // due if due else self.uncounted
         self.uncounted -= steps
         self.updates_due -= due > 0

@@ -62,7 +62,7 @@ from surefoot.agents.distributional.distributions import project_categorical, qu
 from surefoot.agents.distributional.objectives import next_stock, soundness
 from surefoot.agents.interface import AgentSpec, Episodes, Progress, Setting, Style, VectorEnv
 from surefoot.agents.parts.acceleration import accelerate, adam, set_lr
-from surefoot.agents.parts.interaction import Interaction, require_rewards, rewards_of
+from surefoot.agents.parts.interaction import Interaction, require_rewards, rewards_of, whole
 from surefoot.agents.parts.networks import soft_update
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.replay import ImageRing, Ring
@@ -227,10 +227,8 @@ class DHN(Stateful):
         self.env_steps += count
         if self.env_steps > self.config.learning_starts:
             self.updates_due += count * self.config.updates_per_step
-        made = []
-        while self.updates_due >= 1:
-            made.append(self.learn())
-            self.updates_due -= 1
+        made = [self.learn() for _ in range(whole(self.updates_due))]
+        self.updates_due -= len(made)
         metrics = {name: torch.stack([each[name] for each in made]) for name in (made[0] if made else ())}
         return Progress(count, len(made), metrics, (episodes,))
 
@@ -283,7 +281,7 @@ class DHN(Stateful):
         """
         law, n = law_of(head, self.config), self.config.quantiles
         if law.several:
-            middle = law.values.sum(-1).std(-1)
+            middle = law.values.sum(-1).std(-1, correction=0)
         elif law.weights is None:
             middle = head[:, 3 * n // 4] - head[:, n // 4]
         else:

@@ -16,6 +16,7 @@ from torch import Tensor
 from surefoot.agents.distributional.vectors import AnyObjective, VectorObjective, parse_any
 from surefoot.agents.interface import Budget, Plan
 from surefoot.agents.parts.budget import counted, require_room, require_updates, require_warm_up, rounded_up
+from surefoot.agents.parts.interaction import whole
 from surefoot.agents.parts.ranges import (
     AT_LEAST_0,
     AT_LEAST_1,
@@ -188,7 +189,7 @@ def plan(config: DHNConfig, budget: Budget) -> Plan:
             f"--agent.learning-starts is {config.learning_starts}, but with --agent.n-step {config.n_step} nothing is "
             f"there to learn from before step {least}; raise it to {least}"
         )
-    updates = int((steps - idle) * config.updates_per_step + 1e-9)
+    updates = whole((steps - idle) * config.updates_per_step)
     require_updates(updates, budget.steps, f"--agent.updates-per-step is {config.updates_per_step}")
     epsilon = fading(steps, config.epsilon, config.final_epsilon, config.exploration_steps)
     acting = f"{steps:,} environment steps, learning from step {idle:,} on, exploration falls to {epsilon:.2g}"

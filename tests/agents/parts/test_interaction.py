@@ -1,11 +1,15 @@
 """Acting: what a transition holds, when an off-policy agent acts at random and learns, and what a saved state keeps."""
 
 import dataclasses
+import math
+from fractions import Fraction
 
 import pytest
 import torch
 from tiny import ACT, OBS, DriftEnv
 
+from surefoot.agents.interface import Budget
+from surefoot.agents.parts.budget import whole_rollouts
 from surefoot.agents.parts.interaction import Collector, Interaction, RolloutConfig, crosses
 from surefoot.envs import EnvConfig, make_vec
 
@@ -108,6 +112,19 @@ def test_updates_are_due_for_every_step_and_spent_before_the_next_rollout(update
     assert collector.take_update() == (False, 0)
     assert len(collector.advance(Still(), rows)) == 2
     assert collector.env_steps == 8
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.7, 1 / 3, 1.1])
+@pytest.mark.parametrize("rollouts", [5, 50, 500])
+def test_fractions_of_an_update_add_up_to_what_is_planned(rate, rollouts):
+    collector, rows, made = make_collector(rollout_steps=2, updates_per_step=rate), Rows(), 0
+    for _ in range(rollouts):
+        collector.advance(Still(), rows)
+        while collector.take_update()[0]:
+            made += 1
+        rows.clear()
+    assert made == math.floor(2 * rollouts * Fraction(rate).limit_denominator(100))
+    assert made == whole_rollouts(collector.config, Budget(2 * rollouts, num_envs=2))[1]
 
 
 def test_nothing_is_learned_before_learning_starts_and_steps_are_counted_all_the_same():

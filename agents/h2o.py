@@ -322,7 +322,9 @@ class H2O(Stateful):
         weight, metrics = self.weigh(sim)
         td_loss = two_domain_loss(q, y, real_rows, weight)
         q_real, q_sim = q[:, :real_rows], q[:, real_rows:]
-        metrics |= {"td_loss": td_loss.detach(), "q_real": q_real.detach().mean(), "q_sim": q_sim.detach().mean()}
+        metrics |= {"td_loss": td_loss.detach(), "q_sim": q_sim.detach().mean()}
+        if real_rows:
+            metrics["q_real"] = q_real.detach().mean()
         if self.config.regulariser_weight == 0:
             return td_loss, metrics
         penalty, penalty_metrics = self.regularise(q_real, q_sim, sim, noise)
@@ -365,7 +367,7 @@ class H2O(Stateful):
         gap = raw.clamp(config.gap_floor, config.gap_cap)
         log_omega = log_gap_weights(gap)
         floored = (raw <= config.gap_floor).float().mean()
-        return log_omega, {"gap": gap.mean(), "gap_floored": floored, "omega_std": log_omega.exp().std()}
+        return log_omega, {"gap": gap.mean(), "gap_floored": floored, "omega_std": log_omega.exp().std(correction=0)}
 
 
 H2O_SPEC = AgentSpec(

@@ -84,6 +84,11 @@ class M2TD3Config(RolloutConfig, TD3Config):
                 "parameter_noise_updates": optional(POSITIVE),
             },
         )
+        if self.restart_probability * self.adversaries > 1:
+            raise ValueError(
+                f"--agent.restart-probability {self.restart_probability:g} would restart each of {self.adversaries} "
+                f"adversaries after every episode; it must be at most 1/{self.adversaries}, what each has at first"
+            )
 
 
 # --- the mathematics -------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def state_value(critic: TwinQ, policy: TanhGaussianPolicy, obs: Tensor) -> Tenso
 def td_loss(q: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Return `twin_q_loss` of q (2, B) and y (B,), and what to log of it."""
     loss = twin_q_loss(q, y)
-    return loss, {"critic_loss": loss.detach(), "q": q.detach().mean(), "q_std": q.detach().std()}
+    return loss, {"critic_loss": loss.detach(), "q": q.detach().mean(), "q_std": q.detach().std(correction=0)}
 
 
 def regulariser(
@@ -304,7 +304,8 @@ class LipschitzMBRL(Stateful):
         with torch.no_grad():
             v, own = value(rows.next_obs), critic(rows.obs, policy.mode(rows.obs))
             error = value_aware_error(v, value(predicted)).clamp(min=1e-12)
-            miss = (predicted - rows.next_obs) / self.obs_scale.clamp(min=1e-12)
+            unit = torch.where(self.obs_scale < 1e-12, 1.0, self.obs_scale)  # a coordinate that never moves: its own
+            miss = (predicted - rows.next_obs) / unit
             return {
                 "value_aware_error": error.log(),
                 "value_aware_error_relative": (error / v.var().clamp(min=1e-12)).log(),

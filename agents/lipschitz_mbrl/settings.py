@@ -112,9 +112,9 @@ class LipschitzMBRLConfig(ImaginationConfig, DynamicsConfig, ActorCriticConfig):
         }
         rules |= {
             "spectral_bound": (lambda x: 0 < x < float("inf"), "positive and finite"),
-            "random_steps": (lambda x: x >= 2, "at least 2"),
+            **dict.fromkeys(["random_steps", "diagnose_rows"], (lambda x: x >= 2, "at least 2")),
         }
-        counts = ["updates_per_step", "power_iterations", "diagnose_every", "diagnose_rows", "offline_rows"]
+        counts = ["updates_per_step", "power_iterations", "diagnose_every", "offline_rows"]
         rules |= dict.fromkeys(counts, AT_LEAST_1) | {"real_ratio": UNIT_INTERVAL}
         rules["variant"] = (lambda x: x in VARIANTS, f"one of {', '.join(VARIANTS)}")
         rules["model_output"] = (lambda x: x in ("nll_mean", "mse"), "nll_mean or mse; pe and sp are Gaussian")

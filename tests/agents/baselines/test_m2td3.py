@@ -252,6 +252,7 @@ def test_it_finds_the_policy_whose_worst_case_is_best(soft):
     [
         ({"adversaries": 1}, "--agent.adversaries must be at least 2, not 1"),
         ({"restart_probability": 1.0}, "--agent.restart-probability must be in"),
+        ({"adversaries": 25, "restart_probability": 0.05}, "would restart each of 25 adversaries after every episode"),
         ({"restart_distance": -1.0}, "--agent.restart-distance must be at least 0"),
         ({"parameter_noise": 0.0}, "--agent.parameter-noise must be at least 0.1"),
         ({"parameter_noise_updates": 0}, "--agent.parameter-noise-updates must be positive"),

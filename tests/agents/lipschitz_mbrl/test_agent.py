@@ -358,6 +358,15 @@ def test_a_run_that_stops_anywhere_goes_on_as_the_same_run(changes, stop):
 # --- what is measured ------------------------------------------------------------------------------------------------
 
 
+def test_a_coordinate_that_never_moves_has_its_own_unit():
+    agent = played(40, random_steps=38, diagnose_rows=30)
+    agent.obs_scale[1] = 0.0
+    agent.model.predict = lambda obs, action, generator: (obs[:, 0], obs.clone())  # type: ignore[method-assign]
+    agent.replay.rows[: len(agent.replay)] = 0.0
+    agent.replay.unpack(agent.replay.rows).next_obs[:, 1] = 0.25
+    assert_close(agent.diagnose()["model_error"], torch.tensor(0.25 / OBS**0.5))
+
+
 def test_the_measurements_by_hand():
     """A value linear in s and a model that is off by a known shift."""
     agent = played(40, random_steps=38, diagnose_rows=30)

@@ -266,7 +266,7 @@ class DeepNORA(Stateful):
         updates = self.refresh() if self.drifted() else 0
         self.policy.updates += 1
         steps, episodes = self.play()
-        self.episodes += 1
+        self.episodes += len(self.interaction.obs)
         if self.config.uncertainty == "covariance":
             self.growth = log_det(self.covariance) - self.frozen_log_det
         return Progress(steps * len(self.interaction.obs), updates, self.metrics(), episodes)

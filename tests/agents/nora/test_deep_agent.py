@@ -162,6 +162,16 @@ def test_between_refreshes_the_critic_is_frozen_and_the_policy_climbs_it():
         assert not torch.equal(agent.critic.inverse, before["inverse"])
 
 
+def test_the_largest_gap_between_refreshes_is_in_episodes_whatever_the_environments():
+    agent = agent_of(dataclasses.replace(SEA, num_envs=3), switch_growth=1e9, max_gap=7)
+    refreshed = []
+    for episode in range(0, 30, 3):
+        before = agent.refreshes
+        agent.step()
+        refreshed += [episode] * (agent.refreshes > before)
+    assert refreshed == [0, 9, 18, 27]  # the first multiple of three from seven on
+
+
 def test_a_refresh_comes_when_the_log_determinant_has_grown_by_kappa():
     agent = agent_of(switch_growth=2.0, max_gap=1000)
     fresh = log_det(agent.covariance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -25,7 +26,7 @@ UNSEEN |= {"line_search_steps", "cg_iterations", "accept_ratio", "kl_slack", "ta
 UNSEEN |= {"threshold_by", "gate_memory", "gate_choice", "gate_tolerance", "repeat_tolerance", "solved_window"}
 UNSEEN |= {"model_batch_size", "holdout_rows", "model_patience", "model_improvement", "model_keep_factor"}
 UNSEEN |= {"runaway_factor", "offline_rows", "max_gap", "switch_ratio", "loss_slack"}
-UNSEEN |= {"doubling", "path", "bonus_width", "offline", "exploration_weight", "oracle_regret"}
+UNSEEN |= {"solved_at", "doubling", "path", "bonus_width", "offline", "exploration_weight", "oracle_regret"}
 ELSEWHERE = {("td3-bc", "exploration_noise")}  # a policy's, when it acts with noise: it learns from data alone
 # The length of a run, which all agents of a comparison are given.
 ELSEWHERE |= {(name, "horizon") for name in ("ar2", "human-budget", "oracle", "uniform")}
@@ -83,20 +84,44 @@ def others(config: Any, field: dataclasses.Field[Any]) -> list[Any]:
     return [tuple(type(x)(1.5 * x + 1) for x in value)] if numbers else []
 
 
-def learned(name: str, config: Any) -> tuple[dict[str, torch.Tensor], str]:
-    """Return the policy after some updates, and all that was logged but times."""
-    agent, done, logged = make(name, config, "eager"), 0, []
+def steps_of(name: str, config: Any) -> Iterator[tuple[Any, dict[str, float]]]:
+    """Yield the agent and what it logged but times, step by step, until it has made some updates."""
+    agent, done = make(name, config, "eager"), 0
     for _ in range(300 if agents.get(name).regret is None else 60):
         progress = agent.step()
         done += progress.updates
         values = {metric: value.float().mean().item() for metric, value in progress.metrics.items()}
-        logged.append({metric: value for metric, value in values.items() if "seconds" not in metric})
+        yield agent, {metric: value for metric, value in values.items() if "seconds" not in metric}
         if progress.done or done >= UPDATES.get(name, 30):
             break
-    kept = tensors(agent.state_dict() if agents.get(name).regret else agent.policy.state_dict())
-    if not getattr(config.agent, "trains_all_parts", True):  # what was never trained is only kept
-        kept = {key: value for key, value in kept.items() if ".critics." not in key and ".predictors." not in key}
-    return kept, str(logged)
+
+
+def learned(name: str, config: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """Return the policy after some updates, and what was logged."""
+    steps = list(steps_of(name, config))
+    return kept(name, config, steps[-1][0]), [logged for _, logged in steps]
+
+
+def kept(name: str, config: Any, agent: Any) -> dict[str, torch.Tensor]:
+    """Return what was learned."""
+    found = tensors(agent.state_dict() if agents.get(name).regret else agent.policy.state_dict())
+    if getattr(config.agent, "trains_all_parts", True):
+        return found
+    return {key: value for key, value in found.items() if ".critics." not in key and ".predictors." not in key}
+
+
+def differs(name: str, config: Any, state: dict[str, torch.Tensor], log: list[dict[str, float]]) -> bool:
+    """Return whether a run comes to another state or log; at the first step that is another it is left."""
+    made = 0
+    for agent, logged in steps_of(name, config):  # noqa: B007
+        if made == len(log) or str(logged) != str(log[made]):  # as text, nan is nan
+            return True
+        made += 1
+    found = kept(name, config, agent)
+    same = found.keys() == state.keys() and all(
+        found[key].shape == state[key].shape and found[key].equal(state[key]) for key in state
+    )
+    return made < len(log) or not same
 
 
 def changes(name: str, config: Any, field: dataclasses.Field[Any], before: Any) -> bool | None:
@@ -107,15 +132,11 @@ def changes(name: str, config: Any, field: dataclasses.Field[Any], before: Any) 
     found = None
     for value in others(config.agent, field):
         try:
-            agent = dataclasses.replace(config.agent, **{field.name: value})
-            (state, logged), (first, log) = learned(name, dataclasses.replace(config, agent=agent)), before
+            changed = dataclasses.replace(config.agent, **{field.name: value})
+            if differs(name, dataclasses.replace(config, agent=changed), *before):
+                return True
         except (ValueError, RuntimeError):
             continue
-        same = state.keys() == first.keys() and all(
-            state[key].shape == first[key].shape and state[key].equal(first[key]) for key in first
-        )
-        if not same or logged != log:
-            return True
         found = False
     return found
 

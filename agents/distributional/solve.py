@@ -194,7 +194,12 @@ def _support(task: Task, atoms: int, ends: tuple[float, float] | None) -> Tensor
 
 
 def _unclipped(low: float, high: float, atoms: int, gamma: float, horizon: int | None) -> tuple[float, float]:
-    """Return ends that no projection reaches, eq. (6.3): each may push an atom out by one spacing, discounted later."""
+    """Return ends that no projection reaches, eq. (6.3): each may push an atom out by one spacing, discounted later.
+
+    Where all returns are one, an atom lies on it, and no projection moves it.
+    """
+    if low == high:
+        return low, low + 1.0
     pushes = float(horizon or 0) if gamma == 1 else (1 - gamma ** (horizon or math.inf)) / (1 - gamma)
     if atoms - 1 <= 2 * pushes:
         raise ValueError(f"{atoms} categories are too few for gamma = {gamma}: take more than {2 * pushes + 1:.0f}")

@@ -26,7 +26,8 @@ class AR2(LearnerDefaults):
 
     An arm is triggered once its reward may have drifted above the superior one's. As in the authors' code a triggered
     arm is never released, so the odd rounds draw from the arms that were triggered first. Unlike there, estimates decay
-    from the first round on, also while every arm is played once (§10.6).
+    from the first round on, also while every arm is played once (§10.6). Where the noise is so large that
+    their formulas give an epoch shorter than that, or the root of a negative number, each arm has a round and c₀ is 0.
     """
 
     STATEFUL = ("estimates", "drift", "triggered", "recent", "uniforms", "t")
@@ -41,9 +42,9 @@ class AR2(LearnerDefaults):
         if alpha == 0.0 or sigma == 0.0:
             raise ValueError(f"AR2 divides by the spectral radius {alpha:g} and the noise {sigma:g}; both must be > 0")
         self.alpha, self.arms = alpha, arms
-        self.epoch = math.ceil(arms * alpha**-3 * sigma**-3)
-        c0 = math.sqrt(4 * math.log(1 / (alpha * sigma)) + 4 * math.log(self.epoch) + 2 * math.log(4 * arms))
-        self.threshold = 24 * c0 * sigma
+        self.epoch = max(arms, math.ceil(arms * alpha**-3 * sigma**-3))
+        squared = 4 * math.log(1 / (alpha * sigma)) + 4 * math.log(self.epoch) + 2 * math.log(4 * arms)
+        self.threshold = 24 * math.sqrt(max(0.0, squared)) * sigma  # c₀, the root, times 24σ
         like = {"dtype": torch.float64, "device": problem.device}
         self.estimates = torch.zeros(arms, replicates, **like)  # type: ignore[call-overload]
         self.drift = torch.full((arms, replicates), alpha**2, **like)  # type: ignore[call-overload]  # α^{2(t − τ + 1)}

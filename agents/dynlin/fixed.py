@@ -40,11 +40,16 @@ class HumanBudgetConfig(FixedConfig):
 
 
 def human_budget_action(budgets: tuple[float, ...], daily_budget: float) -> np.ndarray:
-    """Return the action (d,): fractions clipped at 1/budget, the others rescaled to fill up, times the budget."""
+    """Return the action (d,): fractions clipped at 1/budget, the others rescaled to fill up, times the budget.
+
+    What rescaling lifts above the bound is clipped in its turn, so that no component exceeds 1.
+    """
     fractions = np.array(budgets) / sum(budgets)
-    clipped = fractions > 1 / daily_budget
-    fractions[clipped] = 1 / daily_budget
-    fractions[~clipped] *= (1 - fractions[clipped].sum()) / fractions[~clipped].sum()
+    clipped = np.zeros(len(fractions), bool)
+    while not clipped.all() and (fractions[~clipped] > 1 / daily_budget).any():
+        clipped |= fractions > 1 / daily_budget
+        fractions[clipped] = 1 / daily_budget
+        fractions[~clipped] *= (1 - fractions[clipped].sum()) / fractions[~clipped].sum() if not clipped.all() else 1
     return fractions * daily_budget
 
 

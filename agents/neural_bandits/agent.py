@@ -154,6 +154,7 @@ class InverseGap(Stateful):
         self.best_probability = torch.zeros_like(self.best_loss)
         self.loss = torch.zeros_like(self.best_loss)
         self.t = 0  # rounds done
+        self.gamma = torch.zeros((), dtype=torch.float64)  # of the last round
 
     def rate(self) -> Tensor | float:
         """Return γ of the next round, a number or (N,)."""
@@ -183,6 +184,7 @@ class InverseGap(Stateful):
     def choose(self, contexts: Tensor) -> Tensor:
         """Return arms (N,) drawn from `probabilities`."""
         losses = self.oracle.predict(contexts)
+        self.gamma = torch.as_tensor(self.rate(), dtype=torch.float64)
         p = self.allocate(losses)
         self.best_loss += losses.amin(1)
         self.best_probability = p.amax(1).double()
@@ -199,8 +201,7 @@ class InverseGap(Stateful):
 
     def metrics(self) -> dict[str, Tensor]:
         """Return γ, the probability of the arm played most, and the regression's loss, of the last round."""
-        gamma = torch.as_tensor(self.rate(), dtype=torch.float64)
-        return {"rate": gamma, "best_probability": self.best_probability, "regression_loss": self.loss}
+        return {"rate": self.gamma, "best_probability": self.best_probability, "regression_loss": self.loss}
 
 
 NEU_SQUARE_CB_SPEC = AgentSpec(

@@ -104,14 +104,16 @@ class Ring(Generic[Rows]):
         return blocks.without(names, 0, past * row)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        rows = state["rows"]
+        rows, position = state["rows"], state["position"]
         if len(rows) > self.capacity or rows.shape[1] != self.rows.shape[1]:
             raise ValueError(
                 f"the saved replay holds rows of shape {tuple(rows.shape)}, this one takes up to "
                 f"{self.capacity} rows of {self.rows.shape[1]} numbers; resume with the run's own config"
             )
+        if len(rows) < self.capacity and position != len(rows):  # of a smaller ring that was full: the oldest first
+            rows, position = rows.roll(-position, 0), len(rows)
         self.rows[: len(rows)] = rows
-        self.size, self.position, self.names = len(rows), state["position"], []
+        self.size, self.position, self.names = len(rows), position, []
         self.generator.set_state(state["generator"])
 
 

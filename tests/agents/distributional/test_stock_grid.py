@@ -387,6 +387,15 @@ def test_bad_arguments_are_refused_in_one_line(kwargs, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("horizon", "gamma"), [(3, 1.0), (3, 0.9), (None, 0.9)])
+@pytest.mark.parametrize("method", ["dvi", "dpi"])
+def test_categories_where_every_reward_is_zero_lie_on_the_one_return_there_is(method, horizon, gamma):
+    mdp = table(Bet)
+    nothing = mdp._replace(reward=torch.zeros_like(mdp.reward))
+    solution = solve(nothing, "cvar(0.5)", gamma=gamma, horizon=horizon, method=method, representation="categorical")
+    assert (solution.value, solution.returns.abs().max().item()) == (0.0, 0.0)
+
+
 def test_a_broken_table_is_refused():
     mdp = table(Bet)
     with pytest.raises(ValueError, match="state 0, action 0: the reward is nan; it must be finite"):

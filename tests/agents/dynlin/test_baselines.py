@@ -222,6 +222,14 @@ def test_ar2_forgets_by_alpha_a_round_and_takes_a_late_reward_unless_it_knows_a_
         assert [float(learner.drift[arm, i]) for i, arm, _ in rows] == pytest.approx([alpha**8, alpha**6, alpha**6])
 
 
+@pytest.mark.parametrize("noise", [1.2, 2.0, 100.0])
+def test_ar2_plays_every_arm_also_where_the_noise_is_large(noise):
+    agent = play(make("ar2", horizon=100, env={"system": "s1", "noise": noise}), 20)
+    arms = agent.learner.arms
+    assert agent.learner.epoch >= arms
+    assert agent.learner.threshold >= 0
+
+
 def test_ar2_needs_memory_and_noise():
     with pytest.raises(ValueError, match="AR2 divides by the spectral radius"):
         make("ar2", horizon=100, env={"system": "s1", "noise": 0.0})

@@ -121,6 +121,10 @@ def test_a_budget_is_shared_out_in_proportion_but_none_above_one():
     action = human_budget_action((1.0, 2.0, 7.0), 1.5)
     assert action == pytest.approx([1 / 6, 1 / 3, 1.0])  # 0.7 · 1.5 is clipped, the rest is 1 : 2
     assert human_budget_action((1.0, 1.0, 2.0), 1.5) == pytest.approx([0.375, 0.375, 0.75])
+    # 0.45 · 2.5 is clipped; the rest is 38 : 17 of 1.5, of which the first is clipped, too.
+    assert human_budget_action((45.0, 38.0, 17.0), 2.5) == pytest.approx([1.0, 1.0, 0.5])
+    assert human_budget_action((3.0,), 1.0) == pytest.approx([1.0])
+    assert human_budget_action((1.0, 2.0), 2.0) == pytest.approx([1.0, 1.0])
     default = HumanBudgetConfig()
     assert human_budget_action(default.budgets, default.daily_budget).sum() == pytest.approx(1.5)
     with pytest.raises(ValueError, match=r"--agent.rounds-per-step must be at least 1"):

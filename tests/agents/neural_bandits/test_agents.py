@@ -79,6 +79,15 @@ def test_on_the_logistic_problem_regret_is_sublinear_where_gamma_grows():
         assert found_slope < 0.6 if rule == "growing" else found_slope > 0.8
 
 
+def test_the_rate_that_is_logged_is_that_of_the_round_that_was_played():
+    agent = make("neusquarecb", gamma_rule="growing", gamma_scale=2.0, gamma_power=0.5)
+    rates = []
+    for _ in range(3):
+        agent.play()
+        rates.append(agent.learner.metrics()["rate"].item())
+    assert rates == pytest.approx([2.0, 8**0.5, 12**0.5])
+
+
 def test_a_constant_gamma_costs_every_round_what_it_says():
     """Linear regret: the slope is 1 where γ stays, and far below where it grows; the fast rule is below the square."""
     found = {}

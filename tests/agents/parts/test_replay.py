@@ -31,6 +31,20 @@ def contents(replay: Replay) -> set[float]:
     return {float(r[0]) for r in replay.rows[: len(replay)]}
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+@pytest.mark.parametrize("capacity", [3, 6])
+def test_a_saved_ring_goes_on_in_one_of_its_size_or_larger(count, capacity):
+    saved, loaded = make_replay(3), make_replay(capacity, seed=1)
+    for number in range(count):
+        saved.push(row(number))
+    loaded.load_state_dict(saved.state_dict())
+    for number in range(count, count + 2):
+        loaded.push(row(number))
+    kept = min(min(count, 3) + 2, capacity)
+    assert len(loaded) == kept
+    assert contents(loaded) == set(range(count + 2 - kept, count + 2))
+
+
 @pytest.mark.parametrize("count", [3, 5, 13])
 def test_holds_the_newest_rows(count):
     replay = make_replay(5)

@@ -20,19 +20,25 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
-def afresh(monkeypatch, tmp_path):
-    """Forget the library, and look for it in an empty cache."""
+def forgotten():
+    """Forget which library was opened."""
 
     def forget() -> None:
         native._library.cache_clear()
         native.load.cache_clear()
 
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def afresh(forgotten, monkeypatch, tmp_path):
+    """Look for the library in an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(native, "installed", lambda capability: None)
     monkeypatch.delenv("CXX", raising=False)
-    forget()
-    yield tmp_path / "cache"
-    forget()
+    return tmp_path / "cache"
 
 
 def refused(device: torch.device = CPU, wanted: str = "native", *, traced: bool = False) -> str:
@@ -67,7 +73,7 @@ def test_bf16_products_are_the_native_engines_on_a_cpu():
 
 
 @pytest.mark.parametrize("known", [{"avx512f"}, {"amx_bf16", "amx_tile"}, set()])
-def test_bf16_products_need_the_processor(afresh, monkeypatch, known):
+def test_bf16_products_need_the_processor(forgotten, monkeypatch, known):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(native, "processor_flags", lambda: known)
     monkeypatch.setattr(native.platform, "machine", lambda: "x86_64")

@@ -16,7 +16,7 @@ import torch
 from surefoot import agents as registry
 from surefoot.configs import preset_names
 from surefoot.configs.allowed_modules import imports_allowed, named_modules
-from surefoot.configs.casting import overlay
+from surefoot.configs.casting import nested, overlay
 from surefoot.envs import EnvConfig, make_own, own_action_space, spaces_of
 from surefoot.evaluation.episodes import NUM_ENVS, EvalResult
 from surefoot.evaluation.episodes import evaluate as evaluate_act
@@ -26,7 +26,7 @@ from surefoot.evaluation.policies.own_units import act_of, own_policy
 from surefoot.offline_data import DataConfig, Transitions, load_for
 from surefoot.offline_data import load as load_recorded
 from surefoot.training import session
-from surefoot.training.config.presets import default_config, load_preset
+from surefoot.training.config.presets import default_config, laid_over, load_preset, with_changes
 from surefoot.training.config.run import RunConfig
 from surefoot.training.config.unread import refuse_unread
 from surefoot.training.loop.loop import Callback
@@ -117,7 +117,7 @@ def train(
     """
     with _allowing(overrides, allow_code):
         base = load_preset(agent, preset) if preset is not None else default_config(agent)
-        config = overlay(base, _nested(overrides), "surefoot.train")
+        config = with_changes(base, _with_id(overrides), "surefoot.train")
         refuse_unread(agent, config, preset, base)
         return Run(session.train(agent, config, out=Path(out), name=name, preset=preset, callback=callback))
 
@@ -147,7 +147,7 @@ def resume(
     folder = run.folder if isinstance(run, Run) else Path(run)
     with _allowing(overrides, allow_code):
         agent_name, before = run_folder.read_config(folder)
-        config = overlay(before, _nested(overrides), "surefoot.resume")
+        config = with_changes(before, _with_id(overrides), "surefoot.resume")
         return Run(session.resume_run(folder, agent_name, config, from_step=from_step, callback=callback))
 
 
@@ -275,7 +275,7 @@ def make_env(env: Task, *, render_mode: str | None = None, **fields: Any) -> gym
         ImportError: a package that the task needs is missing.
     """
     with _allowing({"env": env, **fields}):
-        return make_own(overlay(_task(env, None), fields, "surefoot.make_env"), render_mode)
+        return make_own(_changed(_task(env, None), fields, "surefoot.make_env"), render_mode)
 
 
 def presets(agent: str) -> list[str]:
@@ -292,18 +292,10 @@ def _rows(path: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with dotted names taken apart, dataclasses as they are, and `env="ID"` as its field."""
-    nested: dict[str, Any] = {}
-    for name, value in settings.items():
-        *parents, last = name.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        if name == "env" and isinstance(value, str):
-            value = {"id": value}
-        place[last] = _nested(value) if isinstance(value, Mapping) and last != "kwargs" else value
-    return nested
+def _with_id(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with `env="ID"` as its field."""
+    env = settings.get("env")
+    return {**settings, "env": {"id": env}} if isinstance(env, str) else {**settings}
 
 
 def _allowing(settings: Mapping[str, Any], everything: bool = False) -> AbstractContextManager[None]:
@@ -329,7 +321,11 @@ def _task(env: Task | None, own: EnvConfig | None) -> EnvConfig:
         return EnvConfig(id=env)
     if own is None and not (env and "id" in env):
         raise ValueError("which task? pass env, a Gymnasium id such as 'Hopper-v5'")
-    return overlay(own or EnvConfig(), _nested(env or {}), "env")
+    return _changed(own or EnvConfig(), env or {}, "env")
+
+
+def _changed(base: EnvConfig, fields: Mapping[str, Any], where: str) -> EnvConfig:
+    return laid_over(overlay(base, nested(fields, where), where), base)
 
 
 def _open(policy: Any, checkpoint: str | int, allow_code: bool, device: str) -> LoadedPolicy | None:

@@ -49,16 +49,41 @@ def flattened(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return dotted names taken apart, the inverse of `flattened`."""
+def nested(flat: Mapping[str, Any], where: str = "settings") -> dict[str, Any]:
+    """Return dotted names taken apart, the inverse of `flattened`; what several names say of one section is merged.
+
+    Names in a mapping are taken apart, too, but for those in `kwargs`, which are a task's own and may have dots.
+
+    Raises:
+        ValueError: a setting that is given twice, or both as a value and by names below it.
+    """
     whole: dict[str, Any] = {}
     for name, value in flat.items():
-        *parents, last = name.split(".")
-        place = whole
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
+        parts = name.split(".")
+        if isinstance(value, Mapping) and "kwargs" not in parts:
+            value = nested(value, where)
+        for part in reversed(parts):
+            value = {part: value}
+        _join(whole, value, where)
     return whole
+
+
+def _join(whole: dict[str, Any], more: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Add nested settings to others of which they may repeat none."""
+    for key, value in more.items():
+        if isinstance(value, Mapping) and isinstance(whole.setdefault(key, {}), dict):
+            _join(whole[key], value, where, f"{prefix}{key}.")
+        elif key in whole:
+            raise ValueError(f"{where}: {prefix}{key} is given as {whole[key]!r} and as {value!r}; leave one out")
+        else:
+            whole[key] = value
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with others laid over it, key by key, also within mappings that both have."""
+    both = {key for key in base.keys() & changes.keys() if isinstance(base[key], Mapping)}
+    inner = {key: merged(base[key], changes[key]) for key in both if isinstance(changes[key], Mapping)}
+    return {**base, **changes, **inner}
 
 
 def option(name: str) -> str:

@@ -42,7 +42,8 @@ class EnvConfig:
     action_bound: float | None = None
     """Largest action to take, in the task's own units, where its own bounds are infinite or larger."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Further keyword arguments of the task's constructor: plain values or lists; merged over those of a preset."""
+    """Further keyword arguments of the task's constructor: plain values or lists; merged over those of a preset or run
+    of the same task."""
     termination: str | None = None
     """Termination rule for model-based agents: `module:function` of tensors (obs, action, next_obs) to (N,) bool. None:
     the rule known for the id. It is checked against the task at the start of a run."""

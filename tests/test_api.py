@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import surefoot
-from surefoot import agents
+from surefoot import agents, api
 from surefoot.agents.distributional.dhn.equations import DHNConfig
 from surefoot.agents.interface import Spaces
 from surefoot.agents.iwocs.config import IWOCSConfig
 from surefoot.agents.sac import SACConfig
-from surefoot.envs import EnvConfig, own_action_space, spaces_of
+from surefoot.envs import EnvConfig, Physics, own_action_space, spaces_of
 from surefoot.evaluation import policy_files
 from surefoot.training.config.presets import to_plain
 from surefoot.training.config.run import RunConfig
@@ -106,12 +106,34 @@ def test_settings_lie_over_the_preset_by_the_names_of_the_command_line(tmp_path)
     assert named.config.env == EnvConfig("MountainCarContinuous-v0")
 
 
+def test_a_dotted_setting_and_its_section_are_one_in_any_order(monkeypatch):
+    begun = []
+    monkeypatch.setattr(api.session, "train", lambda agent, config, **_: begun.append(config.env))
+    monkeypatch.setattr(api, "Run", lambda folder: folder)
+    settings = {"env.physics.gravity": 2.0, "env": "Pendulum-v1", "env.physics": {"friction": 0.5}}
+    surefoot.train("sac", **settings)
+    surefoot.train("sac", **dict(reversed(settings.items())))
+    assert begun == [EnvConfig("Pendulum-v1", Physics(gravity=2.0, friction=0.5))] * 2
+
+
+def test_fields_of_a_task_lie_over_its_own_with_its_arguments():
+    own = EnvConfig("Pendulum-v1", kwargs={"g": 5.0, "render_mode": None})
+    over = {"kwargs.g": 4.0, "physics": {"gravity": 2.0}}
+    assert api._task(over, own) == EnvConfig(
+        "Pendulum-v1", Physics(gravity=2.0), kwargs={"g": 4.0, "render_mode": None}
+    )
+    assert api._task({"id": "Reacher-v5", "kwargs": {"xml_file": "x"}}, own).kwargs == {"xml_file": "x"}
+    assert surefoot.make_env(own, kwargs={"render_mode": None}).unwrapped.g == 5.0
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"stepz": 3}, "unknown key 'stepz'; did you mean 'steps'"),
         ({"agent": {"hiden": 3}}, "unknown key 'agent.hiden'"),
         ({"steps": "many"}, "steps is 'many'; expected int"),
+        ({"steps": 1, "steps.x": 1}, r"surefoot.train: steps is given as 1 and as {'x': 1}; leave one out"),
+        ({"env.id": "Pendulum-v1", "env": "Pendulum-v1"}, "env.id is given as 'Pendulum-v1' and as"),
     ],
 )
 def test_wrong_settings_are_one_line_and_leave_nothing_behind(overrides, message, tmp_path):

@@ -30,8 +30,9 @@ from surefoot.offline_data.health import Health, check_health
 from surefoot.offline_data.minari_io import Format, local_ids, minari_metadata, require_id
 from surefoot.offline_data.scores import ADDRESS, D4RL_DATASETS, REFERENCE_SCORES, find_d4rl
 from surefoot.offline_data.sources import d4rl_path, is_minari, sample_names
-from surefoot.training.cli.options import laid_over, read_options
+from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
+from surefoot.training.config.presets import laid_over
 from surefoot.training.loop.behaviour import documented_epsilon, record_behaviour
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs import provenance as provenance_of

@@ -30,7 +30,7 @@ from surefoot.evaluation.policies import AnyPolicy, fitted, for_task
 from surefoot.evaluation.statistics import iqm, stratified_bootstrap
 from surefoot.evaluation.storage import load
 from surefoot.training.cli.opening import Opening, open_all
-from surefoot.training.cli.options import laid_over, read_options
+from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
 from surefoot.training.cli.results import (
     exit_code,
@@ -42,7 +42,7 @@ from surefoot.training.cli.results import (
     write_record,
 )
 from surefoot.training.comparison import grid_table, objectives_table
-from surefoot.training.config.presets import from_plain
+from surefoot.training.config.presets import from_plain, laid_over
 from surefoot.training.config.unread import refuse_given
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.console import print_table

@@ -8,14 +8,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, suppress
-from dataclasses import is_dataclass, replace
+from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 import tyro
 import yaml
 
 from surefoot.configs.yaml_text import parse_yaml
-from surefoot.envs import EnvConfig
 from surefoot.training.cli.field_texts import describe_fields
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
@@ -119,11 +118,6 @@ def _uncut(form: Any, settings: dict[str, Any]) -> str | None:
         return None
     message = " ".join(found["message"].replace("│", " ").split())
     return re.sub(r"^Error parsing (?!-)[^:]*: |^Error parsing ", "", message)
-
-
-def laid_over(task: EnvConfig, base: EnvConfig) -> EnvConfig:
-    """Return `task` with the keyword arguments of `base`, where both are the same task, below its own."""
-    return replace(task, kwargs=base.kwargs | task.kwargs) if task.id == base.id else task
 
 
 def long_names(options: Sequence[str], aliases: dict[str, str]) -> list[str]:

@@ -21,8 +21,9 @@ from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.stress.measure import SEED, stress
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.training.cli.opening import Opening, open_all
-from surefoot.training.cli.options import laid_over, read_options
+from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
+from surefoot.training.config.presets import laid_over
 from surefoot.training.config.unread import refuse_given
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.folder import seed_folders

@@ -15,8 +15,8 @@ from surefoot.configs import preset_names
 from surefoot.configs.allowed_modules import flag_to_go_on
 from surefoot.configs.casting import read_yaml
 from surefoot.training.cli.errors import one_line_errors, program
-from surefoot.training.cli.options import laid_over, long_names, read_options
-from surefoot.training.config.presets import default_config, from_plain, load_preset
+from surefoot.training.cli.options import long_names, read_options
+from surefoot.training.config.presets import default_config, from_plain, laid_over, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.config.unread import refuse_unread
 from surefoot.training.loop.finite import NOT_FINITE

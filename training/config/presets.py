@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from surefoot import agents
 from surefoot.configs import preset_file
-from surefoot.configs.casting import overlay, plain, read_yaml
+from surefoot.configs.casting import merged, nested, overlay, plain, read_yaml
+from surefoot.envs import EnvConfig
 from surefoot.training.config.run import RunConfig
 
 FORMAT = 2  # of settings: goes up when names or meanings change; other formats are refused, not translated
@@ -30,6 +32,21 @@ def load_preset(agent_name: str, preset: str) -> RunConfig[Any]:
     defaults = default_config(agent_name)
     source = _locate(agent_name, preset)
     return overlay(defaults, read_yaml(source), str(source))
+
+
+def with_changes(base: RunConfig[Any], changes: Mapping[str, Any], where: str) -> RunConfig[Any]:
+    """Return a configuration with settings laid over it, each cast to its type: dotted names, nested mappings or both.
+
+    Arguments of the task's constructor lie over those of `base`, as on the command line. `ValueError` for a setting
+    that is unknown, does not fit or is given twice.
+    """
+    config = overlay(base, nested(changes, where), where)
+    return replace(config, env=laid_over(config.env, base.env))
+
+
+def laid_over(task: EnvConfig, base: EnvConfig) -> EnvConfig:
+    """Return `task`, made of `base`, with the constructor's arguments of both, its own above, where it is one task."""
+    return replace(task, kwargs=merged(base.kwargs, task.kwargs)) if task.id == base.id else task
 
 
 def is_file(preset: str) -> bool:

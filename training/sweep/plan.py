@@ -29,7 +29,7 @@ from surefoot.configs.ranges import require_between, require_finite
 from surefoot.envs import Physics, find_spec
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.measure import measure_of
-from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
+from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain, with_changes
 from surefoot.training.config.run import RunConfig
 from surefoot.training.config.unread import refuse_never_read
 from surefoot.training.loop.budget import settle
@@ -236,7 +236,8 @@ def search_range(field: str, what: Any) -> tuple[str, list[Any]]:
 
 
 def _require_searchable(config: RunConfig[Any], search: Mapping[str, Any]) -> None:
-    """Raise where a field of a search is unknown or one of its ends or choices does not fit."""
+    """Raise where a field of a search is unknown or given twice, or one of its ends or choices does not fit."""
+    nested({name: search_range(name, what)[1][0] for name, what in search.items()}, "search")
     for field_name, what in search.items():
         for value in search_range(field_name, what)[1]:
             with_settings(config, {field_name: _whole(value)}, "search")
@@ -260,7 +261,7 @@ def with_settings(config: RunConfig[Any], settings: Mapping[str, Any], where: st
     for key in settings:
         if key in OWN_OPTIONS:
             raise ValueError(f"{where}: {key} is the sweep's own; use {OWN_OPTIONS[key]}")
-    return overlay(config, nested(settings), where)
+    return with_changes(config, settings, where)
 
 
 def _name(agent_name: str, preset: str | None, config: RunConfig[Any], settings: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Presets: what YAML reads as something else arrives as the annotated type, and what does not fit is named."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,10 +8,14 @@ import pytest
 import yaml
 from fake_agent import FakeConfig
 
+import surefoot
+from surefoot import api
 from surefoot.configs.casting import overlay
-from surefoot.envs import Physics
+from surefoot.envs import EnvConfig, Physics
+from surefoot.training.cli.train import parse
 from surefoot.training.config.presets import default_config, from_plain, load_preset, to_plain
 from surefoot.training.config.run import EvalConfig, RunConfig
+from surefoot.training.sweep.plan import with_settings
 
 
 @dataclass(frozen=True)
@@ -174,3 +178,37 @@ def test_the_configuration_of_an_older_format_is_one_clear_line(tiny):
     older = {key: value for key, value in plain.items() if key not in ("format", "baselines")} | {"beside": []}
     with pytest.raises(ValueError, match=r"unknown key 'beside'.* it names no format: an older Surefoot, which had"):
         from_plain(older, "config.yaml")
+
+
+ROTATED = {"frameskip": 1, "repeat_action_probability": 0.0}
+ANOTHER = "ale_py:ALE/Breakout-v5"
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "expected"),
+    [
+        ({"env.kwargs.frameskip": 4}, ["--env.kwargs", "frameskip", "4"], ROTATED | {"frameskip": 4}),
+        ({"env.kwargs.mode": {"a": 1}}, ["--env.kwargs", "mode", "{a: 1}"], ROTATED | {"mode": {"a": 1}}),
+        ({"env.kwargs": {"frameskip": 4}}, ["--env.kwargs", "frameskip", "4"], ROTATED | {"frameskip": 4}),
+        ({"env.id": ANOTHER, "env.kwargs.mode": 1}, ["--env.id", ANOTHER, "--env.kwargs", "mode", "1"], {"mode": 1}),
+        ({"steps": 9}, ["--steps", "9"], ROTATED),
+    ],
+)
+def test_arguments_of_a_task_lie_over_the_presets_by_one_rule(settings, options, expected, monkeypatch):
+    """On the command line, in a sweep and from Python."""
+    preset = load_preset("dhn", "pong")
+    assert preset.env.kwargs == ROTATED
+    wanted = parse(["dhn", "--preset", "pong", *options])[1].run
+    assert wanted.env.kwargs == expected
+    assert with_settings(preset, settings, "set") == wanted
+    begun = []
+    monkeypatch.setattr(api.session, "train", lambda agent, config, **_: begun.append(config))
+    monkeypatch.setattr(api, "Run", lambda folder: folder)
+    surefoot.train("dhn", "pong", **settings)
+    assert begun == [wanted]
+
+
+def test_mappings_among_the_arguments_of_a_task_are_merged_too():
+    base = replace(default_config("sac"), env=EnvConfig("A-v0", kwargs={"task_kwargs": {"random": 1, "time_limit": 5}}))
+    changed = with_settings(base, {"env.kwargs.task_kwargs.random": 0}, "set")
+    assert changed.env.kwargs == {"task_kwargs": {"random": 0, "time_limit": 5}}

@@ -15,6 +15,7 @@ from sameness import assert_same_run
 from sweeps import TINY, words
 from waiting import wait_until
 
+from surefoot.envs import Physics
 from surefoot.evaluation import policy_files
 from surefoot.training.cli.main import main
 from surefoot.training.cli.sweep import StatusLine, parse
@@ -66,6 +67,15 @@ def test_a_setting_may_be_without_effect_in_some_runs_of_a_grid_but_not_in_all()
         expand(Sweep(("cql",), set=both | {"agent.min_q_weight": [0.0]}))
 
 
+def test_a_section_in_a_grid_keeps_what_is_set_within_it():
+    runs = expand(Sweep(("fake",), set={"env.physics.friction": [0.5, 0.9], "env.physics": [{"gravity": 2.0}]}))
+    assert [run.config.env.physics for run in runs] == [Physics(gravity=2.0, friction=f) for f in (0.5, 0.9)]
+    assert ["friction=0.5" in run.name for run in runs] == [True, False]
+    search = {"env.physics": {"choices": [{"gravity": 2.0}]}, "env.physics.gravity": {"range": [1.0, 2.0]}}
+    with pytest.raises(ValueError, match=r"search: env\.physics\.gravity is given as 2\.0 and as 1\.0"):
+        expand(Sweep(("fake",), engine="ray", search=search))
+
+
 def test_an_agent_can_be_tied_to_a_preset_of_its_own():
     runs = expand(Sweep(("h2o/demo", "sac"), ("demo-sim", "sac/halfcheetah")))
     assert [(run.agent_name, run.preset) for run in runs] == [
@@ -111,6 +121,11 @@ def test_a_file_and_its_command_line_are_the_same_sweep(tmp_path):
         ({"set": {"agent.scale": ["much"]}}, "agent.scale is 'much'; expected float"),
         ({"set": {"agent.scale": [0.0]}}, "--agent.scale must be positive"),
         ({"set": {"steps.more": [1]}}, "steps is {'more': 1}; expected int"),
+        ({"set": {"steps": [5], "steps.more": [1]}}, "set: steps is given as 5 and as {'more': 1}; leave one out"),
+        (
+            {"set": {"env.physics.gravity": [2.0, 3.0], "env.physics": [{"gravity": 2.0}]}},
+            "fake: set: env.physics.gravity is given as 2.0 and as 2.0",
+        ),
         ({"set": {"seed": [1, 2]}}, "seed is the sweep's own; use seeds"),
         ({"set": {"steps": []}}, "an empty grid: no steps given"),
         ({"seeds": ()}, "an empty grid: no seeds given"),

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from surefoot import agents
 from surefoot.training.cli.imports import quick_imports
 from surefoot.training.cli.outputs import require_output
+
+LONGEST = 60  # characters by which the label of a method says in what it differs from others
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,37 @@ def parse(arguments: Sequence[str]) -> Request:
 def group(folders: Sequence[Path]) -> dict[str, list[Path]]:
     """Return label -> runs. Runs are seeds of one method where all that decides their numbers is equal but the seed."""
     from surefoot.training.runs.folder import method_name, read_config, read_meta
-    from surefoot.training.runs.setting import setting_of
+    from surefoot.training.runs.setting import Settings, setting_of
 
     methods: dict[str, list[Path]] = {}
     names: dict[str, str] = {}
+    settings: dict[str, Settings] = {}
     for folder in folders:
         agent_name, config = read_config(folder)
-        method = repr(setting_of(agent_name, config, read_meta(folder)))
-        methods.setdefault(method, []).append(folder)
-        names[method] = f"{method_name(agent_name, config)}, {config.env.id}"
+        setting = setting_of(agent_name, config, read_meta(folder))
+        methods.setdefault(repr(setting), []).append(folder)
+        names[repr(setting)] = f"{method_name(agent_name, config)}, {config.env.id}"
+        settings[repr(setting)] = setting
     if len({name.split(", ")[1] for name in names.values()}) == 1:  # the task goes without saying
         names = {method: name.split(", ")[0] for method, name in names.items()}
-    shared = [name for name in names.values() if list(names.values()).count(name) > 1]
-    return {
-        f"{names[method]}: {runs[0].name}" if names[method] in shared else names[method]: runs
-        for method, runs in methods.items()
-    }
+    own: dict[str, str] = {}  # what tells a method apart from those of its name
+    for name in names.values():
+        alike = [method for method in methods if names[method] == name]
+        apart = _told_apart([settings[method] for method in alike], [methods[method][0] for method in alike])
+        own |= dict(zip(alike, apart, strict=True))
+    return {": ".join(filter(None, (names[method], own[method]))): runs for method, runs in methods.items()}
+
+
+def _told_apart(settings: Sequence[dict[str, Any]], firsts: Sequence[Path]) -> list[str]:
+    """Return what to add to the name that some methods share: in what they differ, else the name of a run, or its path.
+
+    Nothing for one alone. No two get the same.
+    """
+    from surefoot.training.runs.folder import whole_run
+    from surefoot.training.runs.setting import in_label, what_differs
+
+    differ = what_differs(settings)
+    said = [", ".join(in_label(setting, differ)) for setting in settings]
+    named = [whole_run(folder).name for folder in firsts]
+    fitting = [labels for labels in (said, named) if max(map(len, labels)) <= LONGEST and len({*labels}) == len(labels)]
+    return [*fitting, list(map(str, firsts))][0]

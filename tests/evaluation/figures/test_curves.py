@@ -16,6 +16,7 @@ from surefoot.evaluation.figures import style
 from surefoot.evaluation.figures.curves import learning_curves, metric_panels, read_curve, spread
 from surefoot.evaluation.figures.style import PALETTE, agent_style, distinct_styles
 from surefoot.evaluation.figures.words import metric_label, parameter_label
+from surefoot.training.cli import plot
 from surefoot.training.cli.plot import group, main
 
 
@@ -203,9 +204,23 @@ def test_wrong_input_is_named(make_run, tmp_path):
     assert not (tmp_path / "a.png").exists()
 
 
+def test_every_method_has_a_label_of_its_own_whatever_its_folders_are_called(make_run, monkeypatch):
+    runs = {f"{run}/seed-0": {"gamma": gamma} for run, gamma in (("a", 0.9), ("b", 0.8), ("c", 0.7))}
+    folders = [make_run(name, **changes) for name, changes in runs.items()]
+    pendulum = make_run("d/seed-0", env=EnvConfig("Pendulum-v1", max_episode_steps=5))
+    assert group(folders) == {f"sac: gamma {0.9 - i / 10:.1f}": [folder] for i, folder in enumerate(folders)}
+    with_task = group([*folders[:1], pendulum, make_run("e", env=EnvConfig("Reacher-v5"))])
+    assert list(map(len, with_task.values())) == [1, 1, 1]
+    monkeypatch.setattr(plot, "LONGEST", 3)  # what differs is too much for a legend
+    assert group(folders) == {f"sac: {folder}": [folder] for folder in folders}
+    for folder in folders:
+        (folder.parent / "config.yaml").write_bytes((folder / "config.yaml").read_bytes())  # a run of several seeds
+    assert group(folders) == {f"sac: {name}": [folder] for name, folder in zip("abc", folders, strict=True)}
+
+
 def test_the_command_pools_seeds_and_names_what_differs(make_run, tmp_path, capsys):
     runs = [make_run("a", seed=0), make_run("b", seed=1), make_run("c", gamma=0.5)]
-    assert group(runs) == {"sac: a": runs[:2], "sac: c": runs[2:]}
+    assert group(runs) == {"sac: gamma 0.99": runs[:2], "sac: gamma 0.5": runs[2:]}
     assert group(runs[:2]) == {"sac": runs[:2]}
     out = tmp_path / "curve.svg"
     assert main([*map(str, runs), "--out", str(out)]) == 0

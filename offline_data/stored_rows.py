@@ -57,7 +57,7 @@ def fill(columns: Mapping[str, np.ndarray], rows: Mapping[str, StoredRows], sour
         for parts in zip(*(stored.parts(step) for stored in rows.values()), strict=True):
             for (name, fault), part in zip(faults.items(), parts, strict=True):
                 place = columns[name][done : done + len(part)]
-                place[...] = part.reshape(len(part), -1)
+                place[...] = part.reshape(place.shape)  # not (·, -1), of which there is none without rows
                 finite = np.isfinite(part if part.dtype == np.float32 else place)
                 if not finite.all():
                     fault.note(~finite, done)

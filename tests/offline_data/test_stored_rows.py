@@ -54,6 +54,20 @@ def test_parts_of_a_file_are_what_its_arrays_are(file, monkeypatch, same, option
         np.testing.assert_array_equal(data.reward, arrays["rewards"][rows].astype(np.float32))
 
 
+@pytest.mark.parametrize("n", [8, 9, 10, 16, 17, 33])
+@pytest.mark.parametrize("view", ["exact", "qlearning"])
+def test_a_part_of_which_no_row_is_kept_is_passed_over(file, monkeypatch, n, view):
+    """The last row has no successor, and rows 8 to 15 are time-outs each: parts of 8 rows without any to keep."""
+    monkeypatch.setattr(stored_rows, "PART", 8)
+    timeouts = (np.arange(n) >= 8) & (np.arange(n) < 16)
+    arrays = recording(n, terminals=np.zeros(n, bool), timeouts=timeouts)
+    del arrays["next_observations"]
+    kept = np.flatnonzero(~timeouts & (np.arange(n) < n - 1))
+    for data in (read_d4rl(file(arrays), view=view), from_d4rl_arrays(arrays, view=view)):
+        np.testing.assert_array_equal(data.reward, arrays["rewards"][kept].astype(np.float32))
+        np.testing.assert_array_equal(data.next_obs, arrays["observations"][kept + 1].astype(np.float32))
+
+
 def test_faults_of_all_parts_are_counted_and_the_first_field_with_some_is_named(monkeypatch):
     monkeypatch.setattr(stored_rows, "PART", 4)
     broken = np.zeros((30, 2))

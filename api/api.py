@@ -252,10 +252,14 @@ def load_data(source: str | Path, env: Task | None = None, *, seed: int = 0, **s
 
     Raises:
         FileNotFoundError: no such data, with the command that fetches them.
-        ValueError: a damaged file, or data of another task.
+        ValueError: a damaged file, data of another task, or a setting that has no effect on these.
     """
     config = overlay(DataConfig(source=str(source)), settings, "surefoot.load_data")
     if env is None:
+        if config.clip_actions:
+            raise ValueError(
+                "surefoot.load_data: clip_actions needs env, the task that says whether actions have bounds"
+            )
         data = load_recorded(source, view=config.view, max_episode_steps=config.max_episode_steps)
         return data.subsample(config.fraction, torch.Generator().manual_seed(seed))
     with _allowing({"env": env}):

@@ -32,10 +32,15 @@ View = Literal["exact", "qlearning"]
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("next_observations", "timeouts")
 FLAGS = ("terminals", "timeouts")
+LONGEST = 10**15  # steps of an episode
 
 
 def read_d4rl(path: str | Path, *, view: View = "exact", max_episode_steps: int | None = None) -> Transitions:
-    """Return the transitions of a D4RL file; `max_episode_steps` is used only where the file has no `timeouts`."""
+    """Return the transitions of a D4RL file.
+
+    `max_episode_steps` gives the time-outs of a file without `timeouts`, or whose `timeouts` name none. `ValueError`
+    where others do not agree with it, and for a limit below 1.
+    """
     with open_hdf5(path) as file:
         names = [name for name in REQUIRED + OPTIONAL if name in file]
         arrays = {name: (_read if name in FLAGS else _numbers)(file, name, path) for name in names}
@@ -213,22 +218,47 @@ def _flag(arrays: Mapping[str, Any], name: str, source: str) -> np.ndarray:
 
 def _timeouts(arrays: Mapping[str, Any], max_episode_steps: int | None, source: str) -> np.ndarray:
     """Return (N,) bool: stored, or counted as D4RL does."""
-    if "timeouts" in arrays:
-        return _flag(arrays, "timeouts", source)
-    if max_episode_steps is None:
+    stored = _flag(arrays, "timeouts", source) if "timeouts" in arrays else None
+    if stored is None and max_episode_steps is None:
         raise ValueError(
             f"{source}: no 'timeouts'; pass --data.max-episode-steps (surefoot data: --max-episode-steps), which gives "
             "the ends of episodes"
         )
-    return infer_timeouts(_flag(arrays, "terminals", source), max_episode_steps)
+    try:
+        return settled_timeouts(_flag(arrays, "terminals", source), stored, max_episode_steps)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def settled_timeouts(terminals: np.ndarray, stored: np.ndarray | None, max_episode_steps: int | None) -> np.ndarray:
+    """Return (N,) bool: stored time-outs, or those of a time limit where none are; `ValueError` where they differ."""
+    if max_episode_steps is None:
+        assert stored is not None, "there is nothing to know them by"
+        return stored
+    counted = infer_timeouts(terminals, max_episode_steps)
+    if stored is None or not stored.any():
+        return counted
+    if (other := (stored != counted) & ~terminals).any():
+        raise ValueError(
+            f"its 'timeouts' are not those of episodes of {max_episode_steps} steps (first in row {other.argmax()}); "
+            "leave max-episode-steps out, or take that array out of the file"
+        )
+    return stored
 
 
 def infer_timeouts(terminals: np.ndarray, max_episode_steps: int) -> np.ndarray:
     """Return (N,) bool: rows at which an episode that began after the last terminal reaches the time limit."""
+    require_limit(max_episode_steps, "max_episode_steps")
     row = np.arange(len(terminals))
     first = np.maximum.accumulate(np.where(np.roll(terminals, 1), row, 0))  # first row after the last terminal
     timeouts: np.ndarray = (row - first + 1) % max_episode_steps == 0
     return timeouts
+
+
+def require_limit(max_episode_steps: int | None, name: str) -> None:
+    """Raise `ValueError` for a time limit, called `name`, that no episode can have."""
+    if max_episode_steps is not None and not 1 <= max_episode_steps <= LONGEST:
+        raise ValueError(f"{name} is {max_episode_steps}; it must be from 1 to {LONGEST:,}")
 
 
 def _check_successors(data: Transitions, ends: np.ndarray, source: str) -> None:

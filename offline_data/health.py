@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from surefoot.offline_data.d4rl import REQUIRED, infer_timeouts, read_arrays, read_metadata
+from surefoot.offline_data.d4rl import REQUIRED, read_arrays, read_metadata, require_limit, settled_timeouts
 from surefoot.offline_data.minari_io import open_minari, read_minari_arrays, reference_scores, unit_actions
 from surefoot.offline_data.scores import d4rl_references, scale_score
 from surefoot.offline_data.sources import ROUNDING, d4rl_path, is_minari
@@ -43,8 +43,9 @@ def check_health(
     """Return the report of a source as `load` takes it; spaces, if given, are those the data should fit.
 
     Scores use `env_id`, else the task named in the file or by "d4rl:NAME"; a Minari set is scored by its own
-    references only. Raises only when there is nothing to look at: no such file, not HDF5.
+    references only. Raises only when there is nothing to look at: no such file, not HDF5; or for a time limit below 1.
     """
+    require_limit(max_episode_steps, "max_episode_steps")
     report = Health(str(source))
     references: tuple[float, float] | None
     if is_minari(source):
@@ -172,7 +173,7 @@ def _flags(rows: Mapping[str, np.ndarray], report: Health, max_episode_steps: in
     if "terminals" not in flags or ("timeouts" not in flags and max_episode_steps is None):
         return None
     terminals = flags["terminals"]
-    timeouts = flags["timeouts"] if "timeouts" in flags else infer_timeouts(terminals, max_episode_steps or 1)
+    timeouts = _ends_by_time(terminals, flags.get("timeouts"), max_episode_steps, report)
     report.facts["both_flags"] = int((terminals & timeouts).sum())
     if report.facts["both_flags"]:
         report.notes.append(f"{report.facts['both_flags']} rows are terminal and time-out at once; read as terminal")
@@ -182,6 +183,18 @@ def _flags(rows: Mapping[str, np.ndarray], report: Health, max_episode_steps: in
         report.notes.append("the last episode is cut: its final row has neither flag")
     ends[-1] = True
     return ends
+
+
+def _ends_by_time(
+    terminals: np.ndarray, stored: np.ndarray | None, max_episode_steps: int | None, report: Health
+) -> np.ndarray:
+    try:
+        return settled_timeouts(terminals, stored, max_episode_steps)
+    except ValueError as error:
+        if stored is None:
+            raise
+        report.problems.append(str(error))
+        return stored
 
 
 def _episodes(rewards: np.ndarray, ends: np.ndarray, report: Health) -> None:

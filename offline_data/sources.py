@@ -11,13 +11,12 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from surefoot.offline_data.d4rl import View, read_d4rl
+from surefoot.offline_data.d4rl import View, read_d4rl, require_limit
 from surefoot.offline_data.download import cached_file
 from surefoot.offline_data.minari_io import read_minari
 from surefoot.offline_data.transitions import Transitions
 
 BEHAVIOUR = "behaviour:"  # before a number of episodes, which the task's own behaviour policy records for a run
-LONGEST = 10**15  # steps of an episode
 ROUNDING = 1e-3  # actions this little beyond [-1, 1] are float noise of a tanh and are clipped without asking
 
 
@@ -33,24 +32,27 @@ class DataConfig:
     """D4RL files: `exact` keeps only transitions with their true successor, `qlearning` is D4RL's own conversion
     (docs/guides/data.md)."""
     max_episode_steps: int | None = None
-    """Time limit of the recorded task; needed for D4RL files without a timeouts array."""
+    """Time limit of the recorded task; needed for D4RL files without a timeouts array, or where it names none."""
     clip_actions: bool = False
     """Clip actions to [-1, 1]; otherwise actions out of bounds by more than 0.001 are an error."""
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"--data.fraction is {self.fraction}; it must be in (0, 1]")
-        if self.max_episode_steps is not None and not 1 <= self.max_episode_steps <= LONGEST:
-            raise ValueError(f"--data.max-episode-steps is {self.max_episode_steps}; it must be from 1 to {LONGEST:,}")
+        require_limit(self.max_episode_steps, "--data.max-episode-steps")
 
 
 def load(source: str | Path, *, view: View = "exact", max_episode_steps: int | None = None) -> Transitions:
     """Return the transitions of a source: a D4RL .hdf5, a Minari folder, or "d4rl:NAME", "minari:ID", "sample:NAME".
 
-    `view` and `max_episode_steps` concern D4RL files only (see `surefoot.offline_data.d4rl`).
+    `view` and `max_episode_steps` are for D4RL files only (see `surefoot.offline_data.d4rl`): `ValueError` with others.
     """
     source = str(source)
     if is_minari(source):
+        if view != "exact" or max_episode_steps is not None:
+            raise ValueError(
+                f"{source}: view and max_episode_steps have no effect on what is no D4RL file; leave them out"
+            )
         return read_minari(source.removeprefix("minari:"))
     return replace(read_d4rl(d4rl_path(source), view=view, max_episode_steps=max_episode_steps), source=source)
 
@@ -94,8 +96,10 @@ def load_for(
     _check_dimensions(data, observation_space, action_space)
     if isinstance(action_space, gym.spaces.Discrete):
         _check_discrete(data, action_space)
-    elif isinstance(action_space, gym.spaces.Box) and action_space.is_bounded():
+    if isinstance(action_space, gym.spaces.Box) and action_space.is_bounded():
         data = _bounded_actions(data, clip=config.clip_actions)
+    elif config.clip_actions:
+        raise ValueError(f"{data.source}: --data.clip-actions has no effect on actions {action_space}; leave it out")
     return data.subsample(config.fraction, torch.Generator().manual_seed(seed))
 
 

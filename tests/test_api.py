@@ -329,3 +329,10 @@ def test_a_log_identifies_its_system():
     found = surefoot.identify(actions, rewards, lags=3)
     np.testing.assert_allclose(found.markov[:, 0], [2.0, 0.5, 0.0, 0.0], atol=1e-10)
     assert found.h[0].value == pytest.approx(2.5)
+
+
+def test_actions_are_clipped_for_a_task_and_nothing_is_ignored_without_one(data_file):
+    data = surefoot.load_data(data_file, "Pendulum-v1", clip_actions=True)
+    assert torch.equal(data.action, surefoot.load_data(data_file).action.clamp(-1, 1))
+    with pytest.raises(ValueError, match=r"surefoot\.load_data: clip_actions needs env, the task that says whether"):
+        surefoot.load_data(data_file, clip_actions=True)

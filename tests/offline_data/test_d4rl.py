@@ -69,6 +69,31 @@ def test_missing_timeouts_need_the_time_limit(rows, save):
         read_d4rl(save(rows))
 
 
+@pytest.mark.parametrize("names", ["none", "those of 4 steps", "others"])
+def test_a_time_limit_takes_effect_or_is_refused_where_there_are_timeouts(rows, save, same, names):
+    expected = from_d4rl_arrays(rows)
+    if names == "none":
+        rows["timeouts"][:] = False
+        assert read_d4rl(save(rows)).episode_end.nonzero().tolist() == [[2], [9]]
+    if names != "others":
+        same(read_d4rl(save(rows), max_episode_steps=4), expected)
+        return
+    with pytest.raises(
+        ValueError, match=r"hdf5: its 'timeouts' are not those of episodes of 3 steps \(first in row 5\)"
+    ):
+        read_d4rl(save(rows), max_episode_steps=3)
+
+
+@pytest.mark.parametrize("limit", [0, -5, 10**16])
+def test_a_time_limit_that_no_episode_can_have_is_refused(rows, save, limit):
+    for leave_out in ("", "timeouts"):
+        arrays = {name: values for name, values in rows.items() if name != leave_out}
+        with pytest.raises(
+            ValueError, match=f"max_episode_steps is {limit}; it must be from 1 to 1,000,000,000,000,000"
+        ):
+            read_d4rl(save(arrays), max_episode_steps=limit)
+
+
 def test_columns_and_float_terminals_of_old_files(rows, save, same):
     plain = read_d4rl(save(rows))
     for name in ("rewards", "terminals", "timeouts"):

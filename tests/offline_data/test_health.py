@@ -45,6 +45,23 @@ SICK = [
 ]
 
 
+def test_a_time_limit_counts_the_ends_that_a_file_does_not_name(rows, save):
+    expected = report_of(rows, max_episode_steps=4).facts
+    assert (expected["episodes"], report_of(rows, max_episode_steps=4).problems) == (3, [])
+    assert "not those of episodes of 3 steps (first in row 5)" in " ".join(
+        report_of(rows, max_episode_steps=3).problems
+    )
+    rows["timeouts"][:] = False
+    assert report_of(rows).facts["episodes"] == 2
+    facts = report_of(rows, max_episode_steps=4).facts
+    assert {name: facts[name] for name in ("episodes", "length", "crossings", "discontinuities")} == {
+        name: expected[name] for name in ("episodes", "length", "crossings", "discontinuities")
+    }
+    for limit in (0, -5):
+        with pytest.raises(ValueError, match=f"max_episode_steps is {limit}; it must be from 1 to"):
+            check_health(save(rows), max_episode_steps=limit)
+
+
 def test_a_successor_that_differs_in_one_coordinate_is_a_jump(rows):
     rows["next_observations"][1, 0] += 1
     report = report_of(rows)

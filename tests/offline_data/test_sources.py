@@ -23,6 +23,18 @@ def test_every_option_reaches_the_reader(rows, save):
     assert len(prepare(path, view="qlearning", max_episode_steps=4, fraction=0.5)) == 4
 
 
+def test_an_option_that_has_no_effect_is_refused(rows, save, data, tmp_path):
+    path, numbers = save(rows), gym.spaces.Discrete(2)
+    assert len(load_for(DataConfig(str(path), clip_actions=True), OBSERVATIONS, ACTIONS, seed=0)) == 10
+    zeros = DataConfig(str(save(rows | {"actions": np.zeros((10, 1))}, "zeros.hdf5")), clip_actions=True)
+    for space in (numbers, gym.spaces.Box(-np.inf, np.inf, (1,))):
+        with pytest.raises(ValueError, match=r"--data\.clip-actions has no effect on actions"):
+            load_for(zeros, OBSERVATIONS, space, seed=0)
+    for options in ({"view": "qlearning"}, {"max_episode_steps": 5}):
+        with pytest.raises(ValueError, match="have no effect on what is no D4RL file; leave them out"):
+            load(tmp_path, **options)
+
+
 def test_the_sample_depends_on_the_seed_alone(rows, save):
     config, spaces = DataConfig(str(save(rows)), fraction=0.5), (OBSERVATIONS, ACTIONS)
     draws = [load_for(config, *spaces, seed=seed).reward.tolist() for seed in (1, 1, 2)]

@@ -23,7 +23,7 @@ from surefoot.evaluation.episodes import Act, make_act
 from surefoot.evaluation.policies import AnyPolicy, load_any, ready_for
 from surefoot.offline_data import Transitions, load, write_d4rl, write_minari
 from surefoot.offline_data import collect as record
-from surefoot.offline_data.d4rl import View, read_metadata
+from surefoot.offline_data.d4rl import View, read_metadata, require_limit
 from surefoot.offline_data.download import cache_dir
 from surefoot.offline_data.download import download as fetch
 from surefoot.offline_data.health import Health, check_health
@@ -105,8 +105,9 @@ def info(
     Args:
         source: a D4RL .hdf5, a Minari folder, or d4rl:NAME, minari:ID, sample:NAME.
         env: Gymnasium id of the task whose spaces the data should match and whose reference scores apply.
-        max_episode_steps: time limit of the recorded task, for files without a timeouts array.
+        max_episode_steps: time limit of the recorded task, for files without a timeouts array, or where it names none.
     """
+    require_limit(max_episode_steps, "--max-episode-steps")
     _refuse_what_is_for_d4rl(source, {"--max-episode-steps": max_episode_steps is not None})
     observation_space, action_space = spaces_of(EnvConfig(id=env, flatten=True)) if env else (None, None)
     report = check_health(
@@ -252,7 +253,7 @@ def convert(
         target: minari:ID for Minari's local store, else the path of a D4RL .hdf5 file.
         format: storage format of a Minari target.
         view: how a D4RL source without next_observations is read (docs/guides/data.md).
-        max_episode_steps: time limit of the recorded task, for D4RL sources without timeouts.
+        max_episode_steps: time limit of the recorded task, for D4RL sources without timeouts, or that name none.
         force: replace an existing target.
     """
     if not target.startswith("minari:") and not target.endswith(".hdf5"):
@@ -261,8 +262,7 @@ def convert(
         require_id(target.removeprefix("minari:"), force=force)
     else:
         require_output(Path(target), ".hdf5", force=force)
-    if max_episode_steps is not None and max_episode_steps < 1:
-        raise ValueError(f"--max-episode-steps is {max_episode_steps}; it must be at least 1")
+    require_limit(max_episode_steps, "--max-episode-steps")
     given = {"--view": view != "exact", "--max-episode-steps": max_episode_steps is not None}
     _refuse_what_is_for_d4rl(source, given)
     if format != "hdf5" and not target.startswith("minari:"):

@@ -136,13 +136,20 @@ def test_convert_refuses_what_it_would_lose_or_replace(file, rows, save, tmp_pat
 
 
 def test_how_a_d4rl_file_is_read_is_refused_where_there_is_none(file, tmp_path, capsys):
-    assert call("convert", file, "minari:toy/line-v0", "--view", "qlearning", "--max-episode-steps", "5") == 0
+    assert call("convert", file, "minari:toy/line-v0", "--max-episode-steps", "4") == 0
     options = (["--view", "qlearning"], ["--max-episode-steps", "5"])
     calls = [["convert", "minari:toy/line-v0", tmp_path / "back.hdf5", *words] for words in options]
     for words in (*calls, ["info", "minari:toy/line-v0", "--max-episode-steps", "5"]):
         assert call(*words) == 2
         assert "has no effect on minari:toy/line-v0, which is no D4RL file; leave it out" in capsys.readouterr().err
     assert not (tmp_path / "back.hdf5").exists()
+
+
+@pytest.mark.parametrize("limit", ["0", "-5"])
+def test_a_time_limit_below_one_is_one_line(file, tmp_path, capsys, limit):
+    for words in (["info", file], ["convert", file, tmp_path / "out.hdf5"]):
+        assert call(*words, "--max-episode-steps", limit) == 2
+        assert f"error: --max-episode-steps is {limit}; it must be from 1 to" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def write_d4rl(
     """Write transitions as a D4RL file (gzip + shuffle), atomically; `metadata` values are stored as text.
 
     Without `successors` the file has no `next_observations`: half the size, and read back without the last row of each
-    episode.
+    episode. The view "qlearning" does not know the successors of terminal rows: write what it returned without.
 
     An episode that the recording cut in the middle of the file is written as a time-out, the only way the layout has to
     end it. A cut at the very end of the file carries neither flag, as in D4RL's own files.
@@ -262,12 +262,24 @@ def require_limit(max_episode_steps: int | None, name: str) -> None:
 
 
 def _check_successors(data: Transitions, ends: np.ndarray, source: str) -> None:
-    """Refuse successors that were made by shifting the observations, which cross every episode end."""
+    """Refuse successors that were made by shifting the observations, which cross every episode end; warn of some.
+
+    Some may be right: where a task goes on after a time-out, or where an episode can end in the state that the next
+    begins in.
+    """
     last = torch.from_numpy(np.flatnonzero(ends[:-1]))
-    if len(last) and torch.equal(data.next_obs[last], data.obs[last + 1]):
+    crossing = last[(data.next_obs[last] == data.obs[last + 1]).all(1)]
+    said = f"{source}: 'next_observations' holds the next episode's first observation at"
+    if len(last) and len(crossing) == len(last):
         raise ValueError(
-            f"{source}: 'next_observations' holds the next episode's first observation at all {len(last)} episode ends;"
+            f"{said} all {len(last)} episode ends;"
             " take that array out of the file, or use view 'qlearning', which does not read it"
+        )
+    if len(crossing):
+        warnings.warn(
+            f"{said} {len(crossing)} of {len(last)} episode ends (first in row {int(crossing[0])}); where these are not"
+            " true successors, take that array out of the file, or use view 'qlearning', which does not read it",
+            stacklevel=3,
         )
 
 

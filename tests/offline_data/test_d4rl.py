@@ -116,6 +116,25 @@ def test_next_observations_made_by_shifting_are_refused(rows, save):
     assert len(read_d4rl(save(rows, "b.hdf5"), view="qlearning")) == 8
 
 
+@pytest.mark.parametrize("end", [2, 6])
+def test_next_observations_that_cross_some_episode_ends_are_warned_of(rows, save, end):
+    """At a terminal, as of rows that were read by the view qlearning, or at a time-out after which the task went on."""
+    rows["next_observations"][end] = rows["observations"][end + 1]
+    with pytest.warns(
+        UserWarning, match=rf"hdf5: .* at 1 of 2 episode ends \(first in row {end}\); where these are not"
+    ):
+        data = read_d4rl(save(rows))
+    assert data.next_obs.tolist() == rows["next_observations"].tolist()
+
+
+def test_true_successors_are_not_warned_of(rows, save, recwarn):
+    rows["next_observations"][2, 0] = rows["observations"][3, 0]  # equal in one coordinate of two
+    read_d4rl(save(rows))
+    rows["next_observations"][-1] = rows["observations"][0]  # after which there is no episode
+    read_d4rl(save(rows, "b.hdf5"))
+    assert not recwarn
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

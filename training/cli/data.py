@@ -252,7 +252,8 @@ def convert(
         source: a D4RL .hdf5, a Minari folder, or d4rl:NAME, minari:ID, sample:NAME.
         target: minari:ID for Minari's local store, else the path of a D4RL .hdf5 file.
         format: storage format of a Minari target.
-        view: how a D4RL source without next_observations is read (docs/guides/data.md).
+        view: how a D4RL source without next_observations is read (docs/guides/data.md); qlearning only where it has no
+            terminal rows, whose successors that view does not know.
         max_episode_steps: time limit of the recorded task, for D4RL sources without timeouts, or that name none.
         force: replace an existing target.
     """
@@ -268,6 +269,11 @@ def convert(
     if format != "hdf5" and not target.startswith("minari:"):
         raise ValueError(f"--format {format} has no effect on {target}, which is not in Minari's store; leave it out")
     data = load(source, view=view, max_episode_steps=max_episode_steps)
+    if view == "qlearning" and (unknown := int(data.terminated.sum())):
+        raise ValueError(
+            f"{source}: view 'qlearning' does not know the successors of {unknown} terminal rows, which {target} would "
+            "hold; leave --view out, or read the source itself with --data.view qlearning"
+        )
     origin = {"converted_from": source if ":" in source else Path(source).name}
     if target.startswith("minari:"):
         description = json.dumps({**_source_metadata(source), **origin})

@@ -145,6 +145,25 @@ def test_how_a_d4rl_file_is_read_is_refused_where_there_is_none(file, tmp_path, 
     assert not (tmp_path / "back.hdf5").exists()
 
 
+@pytest.mark.parametrize("target", ["minari:toy/line-v0", "out.hdf5"])
+def test_convert_claims_no_successor_that_its_view_does_not_know(
+    rows, save, tmp_path, monkeypatch, capsys, target, same
+):
+    monkeypatch.chdir(tmp_path)
+    del rows["next_observations"]
+    assert call("convert", save(rows), target, "--view", "qlearning") == 2
+    error = capsys.readouterr().err
+    assert f"does not know the successors of 1 terminal rows, which {target} would hold; leave --view out" in error
+    assert not (tmp_path / "out.hdf5").exists()
+    rows["timeouts"] |= rows["terminals"]
+    rows["terminals"][:] = False
+    expected = load(save(rows, "timed.hdf5"))
+    assert call("convert", "timed.hdf5", target, "--view", "qlearning") == 0
+    written = load(target)
+    for name in ("obs", "next_obs", "reward", "episode_end"):
+        assert torch.equal(getattr(written, name), getattr(expected, name)), name
+
+
 @pytest.mark.parametrize("limit", ["0", "-5"])
 def test_a_time_limit_below_one_is_one_line(file, tmp_path, capsys, limit):
     for words in (["info", file], ["convert", file, tmp_path / "out.hdf5"]):

@@ -33,7 +33,7 @@ from surefoot.offline_data.sources import d4rl_path, is_minari, sample_names
 from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
 from surefoot.training.config.presets import laid_over
-from surefoot.training.loop.behaviour import documented_epsilon, record_behaviour
+from surefoot.training.loop.behaviour import documented_epsilon, record_behaviour, steps_of_behaviour
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs import provenance as provenance_of
 from surefoot.training.runs.console import Terminal, print_table
@@ -227,7 +227,7 @@ def _record(
 def _collect_behaviour(out: Path, env: EnvConfig, steps: int, seed: int, epsilon: float | None, force: bool) -> None:
     """Record whole episodes of a task's own behaviour policy: as many as fit into `steps`."""
     task: Any = make_vec(replace(env, num_envs=1))
-    episodes = max(1, steps // getattr(task, "horizon", 1))
+    episodes = max(1, steps // steps_of_behaviour(task, env.id))
     data = record_behaviour(env, episodes, seed=seed, epsilon=epsilon, progress=True)
     recipe = {"algorithm": "behaviour", "env_id": env.id, "env": json.dumps(asdict(env)), "seed": seed}
     versions = {f"version_{name}": importlib.metadata.version(name) for name in ("surefoot", "torch")}

@@ -50,11 +50,11 @@ def record_behaviour(
 ) -> Transitions:
     """Return whole episodes of the task's own behaviour policy; `epsilon` None is the documented one."""
     envs: Any = make_vec(replace(env, num_envs=min(episodes, NUM_ENVS)))
-    act = _behaviour(envs, env.id)
+    horizon, act = steps_of_behaviour(envs, env.id), _behaviour(envs)
     chance = documented_epsilon(envs) if epsilon is None else epsilon
     generator = torch.Generator().manual_seed(seed)
     waves = -(-episodes // envs.num_envs)
-    steps = waves * envs.num_envs * envs.horizon
+    steps = waves * envs.num_envs * horizon
     data = collect(
         lambda obs: act(chance, generator),
         envs,
@@ -64,7 +64,16 @@ def record_behaviour(
         progress=progress,
     )
     envs.close()
-    return data.rows(torch.arange(episodes * envs.horizon))
+    return data.rows(torch.arange(episodes * horizon))
+
+
+def steps_of_behaviour(envs: Any, env_id: str) -> int:
+    """Return how many steps an episode of a task's own behaviour policy takes; `ValueError` where it documents none."""
+    horizon: int | None = getattr(envs, "horizon", None)
+    if horizon is None or not (hasattr(envs, "behaviour") or hasattr(envs, "tabular")):
+        envs.close()
+        raise ValueError(f"{env_id} documents no behaviour policy; record a run with `surefoot data collect` instead")
+    return horizon
 
 
 def documented_epsilon(envs: Any) -> float:
@@ -73,15 +82,12 @@ def documented_epsilon(envs: Any) -> float:
     return epsilon
 
 
-def _behaviour(envs: Any, env_id: str) -> Callable[[float, torch.Generator], Tensor]:
+def _behaviour(envs: Any) -> Callable[[float, torch.Generator], Tensor]:
     """Return what acts for an ε and a generator, in every environment, step by step from the reset on."""
     if hasattr(envs, "behaviour"):
         own: Callable[[float, torch.Generator], Tensor] = envs.behaviour
         return own
-    if hasattr(envs, "tabular") and envs.horizon is not None:
-        return _table_behaviour(envs)
-    envs.close()
-    raise ValueError(f"{env_id} documents no behaviour policy; record a run with `surefoot data collect` instead")
+    return _table_behaviour(envs)
 
 
 def _table_behaviour(envs: Any) -> Callable[[float, torch.Generator], Tensor]:

@@ -17,6 +17,7 @@ from surefoot.offline_data import DataConfig, Transitions, load, load_for, write
 from surefoot.offline_data.d4rl import read_metadata
 from surefoot.training.cli.main import main
 from surefoot.training.config.run import EvalConfig, RunConfig
+from surefoot.training.loop import behaviour
 from surefoot.training.loop.behaviour import behaviour_data, record_behaviour
 from surefoot.training.loop.interrupt import StopRequest
 from surefoot.training.loop.setup import resume
@@ -72,6 +73,7 @@ def test_a_finite_task_has_its_epsilon_greedy_optimum_as_behaviour(source, expec
         ("behaviour:0", LOCK, "expected behaviour:EPISODES"),
         ("behaviour:9:1.5", LOCK, r"ε, the probability of a uniform action, must be in \[0, 1\]"),
         ("behaviour:9", EnvConfig("Pendulum-v1"), "Pendulum-v1 documents no behaviour policy"),
+        ("behaviour:9", EnvConfig("surefoot/Crossing-v0"), "Crossing-v0 documents no behaviour policy"),
     ],
 )
 def test_a_source_that_records_nothing_is_refused(source, env, message):
@@ -90,6 +92,16 @@ def test_collect_writes_the_behaviour_that_a_run_reads(tmp_path):
     played = tmp_path / "played.hdf5"
     assert main(["data", "collect", str(run), str(played), "--env.kwargs", "noise", "0.2", "--steps", "9"]) == 0
     assert json.loads(read_metadata(played)["env"])["kwargs"] == LOCK.kwargs | {"noise": 0.2}
+
+
+@pytest.mark.parametrize("env_id", ["surefoot/Crossing-v0", "surefoot/Pendulum-v0", "Pendulum-v1"])
+def test_a_task_without_a_behaviour_is_one_line_before_many_of_it_are_made(env_id, tmp_path, capsys, monkeypatch):
+    """Crossing is finite, but its episodes have no number of steps."""
+    monkeypatch.setattr(behaviour, "make_vec", lambda env: pytest.fail(f"{env.num_envs} made"))
+    assert main(["data", "collect", "behaviour", str(tmp_path / "b.hdf5"), "--env.id", env_id, "--steps", "10"]) == 2
+    error = capsys.readouterr().err
+    assert f"{env_id} documents no behaviour policy; record a run with `surefoot data collect` instead" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_run_in_two_parts_is_the_run_in_one_also_with_seeds_side_by_side(tmp_path):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPResponse
 from pathlib import Path
+from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
 from surefoot.offline_data.d4rl import open_hdf5
-from surefoot.offline_data.files import atomic_file, require_space, sync
+from surefoot.offline_data.files import NO_LOCKS, atomic_file, require_space, sync
 from surefoot.offline_data.scores import find_d4rl
 
 CHUNK = 1 << 20
@@ -38,12 +43,20 @@ def download(url: str, path: Path, *, progress: bool = True) -> Path:
     """Fetch an HDF5 file to `path` and return it; an interrupted call is resumed by the next one.
 
     Bytes go to `path` + ".part" first. When they are complete and open as HDF5, the file gets its name and its SHA-256
-    is written to `path` + ".sha256". A file that is there already is only verified.
+    is written to `path` + ".sha256". A file that is there already is only verified. Where another process fetches it,
+    this one says so and waits; it takes the other's file, or goes on with what that has left.
     """
-    if path.exists():
-        verify_sha256(path)
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path):
+            if not path.exists():  # made by whoever was waited for
+                _fetch_whole(url, path, progress)
+                return path
+    verify_sha256(path)
+    return path
+
+
+def _fetch_whole(url: str, path: Path, progress: bool) -> None:
     part = path.with_name(path.name + ".part")
     try:
         _fetch(url, part, progress)
@@ -59,7 +72,6 @@ def download(url: str, path: Path, *, progress: bool = True) -> Path:
     sync(part)
     _write_sha256(path, _sha256(part))
     os.replace(part, path)
-    return path
 
 
 def verify_sha256(path: Path) -> None:
@@ -81,7 +93,7 @@ def _fetch(url: str, part: Path, progress: bool) -> None:
         if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":
             return  # nothing is missing: stopped between the last byte and the rename
         if error.code == 416:
-            part.unlink()
+            part.unlink()  # longer than the file: another's
             return _fetch(url, part, progress)
         raise ConnectionError(f"{url}: the server answers {error.code} {error.reason}") from error
     except URLError as error:
@@ -92,13 +104,14 @@ def _fetch(url: str, part: Path, progress: bool) -> None:
         _refuse_page(url, response.headers.get_content_type())
         total = have + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
         require_space(part.parent, (total or have) - have)
-        got = _copy(response, part, have, total, progress)
+        _copy(response, part, have, total, progress)
+    got = part.stat().st_size
     if total is not None and got != total:
         raise ConnectionError(f"{url}: interrupted at {got} of {total} bytes; run the same command to resume")
 
 
-def _copy(response: HTTPResponse, part: Path, have: int, total: int | None, progress: bool) -> int:
-    """Write the answer's bytes behind the first `have` of `part`; return the size reached."""
+def _copy(response: HTTPResponse, part: Path, have: int, total: int | None, progress: bool) -> None:
+    """Write the answer's bytes behind the first `have` of `part`."""
     bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=not progress)
     with bar, open(part, "ab" if have else "wb") as file:
         try:
@@ -108,7 +121,44 @@ def _copy(response: HTTPResponse, part: Path, have: int, total: int | None, prog
                 bar.update(len(chunk))
         except (TimeoutError, ConnectionError) as error:
             raise ConnectionError(f"interrupted at {have} bytes ({error}); run the same command to resume") from error
-    return have
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` + ".lock", the kernel's, which ends with its process; wait for one that holds it.
+
+    The file names the holder, for people, and goes with it. The part's own lock is what HDF5 asks for when it opens it.
+    """
+    name = path.with_name(path.name + ".lock")
+    while True:
+        with open(name, "a+b", buffering=0) as lock:
+            _wait_for(lock, path)
+            if not (name.exists() and os.path.samestat(os.fstat(lock.fileno()), name.stat())):
+                continue  # it went with the holder that was waited for
+            with suppress(OSError):  # a full disk: the lock holds, its file says less
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            try:
+                yield
+            finally:
+                name.unlink(missing_ok=True)
+            return
+
+
+def _wait_for(lock: IO[bytes], path: Path) -> None:
+    """Take a lock, once no one holds it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        tqdm.write(
+            f"note: waiting for {lock.read().decode(errors='replace') or 'another process'}, which fetches {path}"
+        )
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        tqdm.write(f"note: the file system of {path.parent} has no locks; start no second download of this file")
 
 
 def _refuse_page(url: str, content_type: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from zlib import crc32
 
 OLD = 86_400.0  # seconds after which what a process of another machine has left is no write under way
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that have none
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp")
 
 

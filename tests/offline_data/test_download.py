@@ -1,12 +1,17 @@
+import errno
+import fcntl
 import hashlib
 import shutil
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from leftovers import FORK
 
+from surefoot.offline_data import download as download_module
 from surefoot.offline_data import load, write_d4rl
 from surefoot.offline_data.download import cached_file, download, verify_sha256
 
@@ -146,6 +151,93 @@ def test_a_stopped_connection_keeps_the_part(server, path, monkeypatch):
     fetch(server, path)
     assert server.asked == ["bytes=500-"]
     assert path.read_bytes() == server.body
+
+
+def test_of_two_downloads_at_once_one_fetches_and_the_other_takes_its_file(server, path, monkeypatch, capfd):
+    """Both would go on with the same part: twice its end, under a checksum of its own."""
+    path.parent.mkdir()
+    part(path).write_bytes(server.body[:1000])
+    original, asked, told = Handler.do_GET, threading.Event(), threading.Event()
+
+    def slowly(self):
+        asked.set()
+        told.wait(20)
+        original(self)
+
+    monkeypatch.setattr(Handler, "do_GET", slowly)
+    processes = [FORK.Process(target=fetch, args=(server, path)) for _ in range(2)]
+    for process in processes:
+        process.start()
+        asked.wait(20)
+    out = ""
+    while "note" not in out and processes[1].is_alive():
+        out += capfd.readouterr().out
+    told.set()
+    for process in processes:
+        process.join(20)
+    assert (
+        out.strip() == f"note: waiting for process {processes[0].pid} on {socket.gethostname()}, which fetches {path}"
+    )
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert server.asked == ["bytes=1000-"]
+    assert path.read_bytes() == server.body
+    verify_sha256(path)
+    assert sorted(item.name for item in path.parent.iterdir()) == ["data.hdf5", "data.hdf5.sha256"]
+
+
+def test_who_waited_goes_on_with_what_a_failed_download_has_left(server, path, monkeypatch):
+    server.stop_after = 1000
+    failed = []
+    original = fcntl.flock
+
+    def wait(file, how):
+        """Let another fetch first, as the process that holds the lock does."""
+        monkeypatch.setattr(fcntl, "flock", original)
+        with pytest.raises(ConnectionError, match="interrupted at 1000"):
+            fetch(server, path)
+        failed.append(True)
+        return original(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", wait)
+    fetch(server, path)
+    assert (failed, server.asked) == ([True], [None, "bytes=1000-"])
+    assert path.read_bytes() == server.body
+    assert sorted(item.name for item in path.parent.iterdir()) == ["data.hdf5", "data.hdf5.sha256"]
+
+
+def test_the_lock_of_a_killed_process_is_taken_and_file_systems_without_locks_say_so(server, path, monkeypatch, capsys):
+    path.parent.mkdir()
+    path.with_name("data.hdf5.lock").write_text("process 1 on mars")
+
+    def none(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    server.stop_after = 1000
+    with pytest.raises(ConnectionError, match="interrupted at 1000"):
+        fetch(server, path)
+    assert "has no locks; start no second download of this file" in capsys.readouterr().out
+    monkeypatch.undo()
+    path.with_name("data.hdf5.lock").write_text("process 1 on mars")
+    fetch(server, path)
+    assert (capsys.readouterr().out, path.read_bytes()) == ("", server.body)
+
+
+def test_a_part_that_another_has_written_to_is_not_taken_for_the_file(server, path, monkeypatch):
+    """As on a file system without locks."""
+    original = download_module._copy
+
+    def copy(response, part, *rest):
+        original(response, part, *rest)
+        with open(part, "ab") as file:
+            file.write(b"another's")
+
+    monkeypatch.setattr(download_module, "_copy", copy)
+    with pytest.raises(ConnectionError, match=rf"at {len(server.body) + 9} of {len(server.body)} bytes; run the same"):
+        fetch(server, path)
+    monkeypatch.undo()
+    assert not path.exists()
+    assert fetch(server, path).read_bytes() == server.body
 
 
 def test_404_names_the_address(server, path):

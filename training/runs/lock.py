@@ -7,7 +7,6 @@ is also the mark by which a folder is known as ours before anything else is in i
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -22,11 +21,10 @@ from typing import Any
 from tqdm import tqdm
 
 from surefoot.evaluation.storage import explained
-from surefoot.offline_data.files import is_leftover, runs
+from surefoot.offline_data.files import NO_LOCKS, is_leftover, runs
 
 NAME = "lock"
 MARK = "surefoot"  # the key by which the file is known as ours; its value says whether someone holds it
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems that have none
 FOR_THE_DEAD = 30.0  # seconds for what a killed process has started to end
 FOR_THE_LIVING = 60.0  # seconds for the run of a killed driver to save and end
 LOOK_EVERY = 0.1

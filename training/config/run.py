@@ -143,6 +143,10 @@ class RunConfig(Generic[C]):
         if self.threads is not None:
             _require_positive("threads", self.threads)
         require_between(self, {"seed": (0, LARGEST_SEED), "num_seeds": (1, 10_000), "threads": (1, MOST_THREADS)})
+        if (last := self.seed + self.num_seeds - 1) > LARGEST_SEED:
+            raise ValueError(
+                f"--num-seeds {self.num_seeds} from --seed {self.seed} on ends at {last}, beyond {LARGEST_SEED}"
+            )
         require_device(self.device)
         if self.eval.grid is not None and self.uncertainty is None:
             raise ValueError(f"--eval.grid {self.eval.grid} needs --uncertainty, whose parameters are on the grid")

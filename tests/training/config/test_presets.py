@@ -146,6 +146,10 @@ def test_unknown_presets_and_agents_list_the_known_ones(tmp_path):
         ({"keep_finished": 0}, "--keep-finished is 0"),
         ({"threads": 0}, "threads is 0"),
         ({"seed": -1}, "seed is -1; it must not be negative"),
+        (
+            {"seed": 2**32 - 2, "num_seeds": 3},
+            "--num-seeds 3 from --seed 4294967294 on ends at 4294967296, beyond 4294967295",
+        ),
         ({"device": "gpu"}, "device is 'gpu'; choose auto, cpu, cuda or cuda:N"),
         ({"baselines": ("sac",)}, "baselines: 'sac' is not AGENT/PRESET"),
     ],
@@ -153,6 +157,11 @@ def test_unknown_presets_and_agents_list_the_known_ones(tmp_path):
 def test_impossible_runs_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         RunConfig(agent=FakeConfig(), **changes)
+
+
+def test_the_last_of_several_seeds_may_be_the_largest():
+    assert RunConfig(agent=FakeConfig(), seed=2**32 - 3, num_seeds=3).num_seeds == 3
+    assert RunConfig(agent=FakeConfig(), seed=2**32 - 1).seed == 2**32 - 1
 
 
 @pytest.mark.parametrize("changes", [{"every": 0}, {"episodes": -2}, {"seed": -1}])

@@ -13,8 +13,8 @@ import numpy as np
 from surefoot.offline_data.d4rl import REQUIRED, read_arrays, read_metadata, require_limit, settled_timeouts
 from surefoot.offline_data.minari_io import open_minari, read_minari_arrays, reference_scores, unit_actions
 from surefoot.offline_data.scores import d4rl_references, scale_score
-from surefoot.offline_data.sources import ROUNDING, d4rl_path, is_minari
-from surefoot.offline_data.transitions import squeeze_column
+from surefoot.offline_data.sources import d4rl_path, is_minari
+from surefoot.offline_data.transitions import ROUNDING, are_numbers, squeeze_column
 
 AT_BOUND = 0.999  # an action coordinate beyond this in magnitude counts as saturated
 
@@ -127,12 +127,6 @@ def _values(rows: Mapping[str, np.ndarray], report: Health) -> None:
         if nan or infinite:
             first = int(np.argwhere(~np.isfinite(values))[0][0])
             report.problems.append(f"{name}: {nan} NaN and {infinite} infinite values, the first in row {first}")
-
-
-def are_numbers(actions: np.ndarray) -> bool:
-    """Return whether actions, (N,) or (N, 1), are whole numbers from 0 on: those of a Discrete space."""
-    column = squeeze_column(actions)
-    return column.ndim == 1 and len(column) > 0 and bool(((column >= 0) & (column == np.round(column))).all())
 
 
 def _numbers(actions: np.ndarray, report: Health) -> None:

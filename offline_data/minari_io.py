@@ -23,7 +23,7 @@ import numpy as np
 from surefoot.offline_data.d4rl import open_hdf5
 from surefoot.offline_data.files import require_space, temporary_folder
 from surefoot.offline_data.hdf5_files import MOST_TIMES
-from surefoot.offline_data.transitions import Transitions
+from surefoot.offline_data.transitions import ROUNDING, Transitions, are_numbers
 
 ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+", re.ASCII)
 Format = Literal["hdf5", "arrow", "parquet"]
@@ -94,39 +94,58 @@ def write_minari(
     transitions: Transitions,
     metadata: Mapping[str, str] | None = None,
     *,
+    action_space: gym.spaces.Discrete | None = None,
     data_format: Format = "hdf5",
     force: bool = False,
 ) -> Path:
     """Write a Minari data set to the local store and return its folder.
 
-    Spaces are Box float32, actions in [-1, 1]. `metadata` may hold Minari's text entries: description, algorithm_name,
-    author, author_email, code_permalink. Minari keeps T + 1 observations per episode, so inside one every `next_obs`
+    Spaces are Box float32, actions in [-1, 1] and clipped to it where rounding left it. Numbers of actions, one column
+    of whole numbers from 0 on, are written in `action_space`, by default the Discrete space that ends with the largest
+    of them. `metadata` may hold Minari's text entries: description, algorithm_name, author, author_email,
+    code_permalink.
+
+    Raises `ValueError` for other actions. Minari keeps T + 1 observations per episode, so inside one every `next_obs`
     must be the next row's `obs`; otherwise `ValueError` names where it is not.
     """
     minari = _minari()
     require_id(dataset_id, force=force)
     folder = store() / dataset_id
     data = transitions.to("cpu")
-    if (largest := float(data.action.abs().max())) > 1:
-        raise ValueError(
-            f"{data.source}: actions reach {largest:g}; only continuous ones in [-1, 1] can be written as a Minari "
-            "set, choose a .hdf5 file for others"
-        )
+    space, actions = _in_space(data, action_space)
     store().mkdir(parents=True, exist_ok=True)
     require_space(store(), 4 * data.obs.numel() + 4 * data.action.numel() + 10 * len(data))  # it writes plain arrays
-    episodes = [_buffer(data, rows) for rows in episode_slices(data)]
+    episodes = [_buffer(data, actions, rows) for rows in episode_slices(data)]
     with _temporary_store(folder) as made, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is set to None.*|env_spec is None.*", category=UserWarning)
         minari.create_dataset_from_buffers(
             dataset_id=dataset_id,
             buffer=episodes,
             observation_space=gym.spaces.Box(-np.inf, np.inf, data.obs.shape[1:], np.float32),
-            action_space=gym.spaces.Box(-1.0, 1.0, data.action.shape[1:], np.float32),
+            action_space=space,
             data_format=data_format,
             **(metadata or {}),
         )
         _replace_folder(made / dataset_id, folder)
     return folder
+
+
+def _in_space(data: Transitions, space: gym.spaces.Discrete | None) -> tuple[gym.spaces.Space[Any], np.ndarray]:
+    """Return the space of actions to write, and the actions in it: (N,) int64 numbers, or (N, act) float32."""
+    actions = data.action.numpy()
+    if space is None and are_numbers(actions) and actions.any():  # zeros alone may be of either kind
+        space = gym.spaces.Discrete(int(actions.max()) + 1)
+    if space is not None:
+        first, last = int(space.start), int(space.start + space.n) - 1
+        if not are_numbers(actions - first) or actions.max() > last:
+            raise ValueError(f"{data.source}: actions are not all among the numbers {first} to {last} of {space}")
+        return space, actions[:, 0].astype(np.int64)
+    if (largest := float(np.abs(actions).max())) > 1 + ROUNDING:
+        raise ValueError(
+            f"{data.source}: actions reach {largest:g}; only numbers of actions and continuous ones in [-1, 1] can be "
+            "written as a Minari set, choose a .hdf5 file for others"
+        )
+    return gym.spaces.Box(-1.0, 1.0, actions.shape[1:], np.float32), actions.clip(-1, 1)
 
 
 def require_id(dataset_id: str, *, force: bool = False) -> None:
@@ -274,12 +293,12 @@ def _check_spaces(dataset: Any, name: str) -> None:
             raise ValueError(f"{name}: {what} are {space}; only flat Box spaces and Discrete actions can be read")
 
 
-def _buffer(data: Transitions, rows: slice) -> Any:
+def _buffer(data: Transitions, actions: np.ndarray, rows: slice) -> Any:
     from minari.data_collector import EpisodeBuffer  # the root module does not export it
 
     return EpisodeBuffer(
         observations=np.concatenate([data.obs[rows].numpy(), data.next_obs[rows][-1:].numpy()]),
-        actions=data.action[rows].numpy(),
+        actions=actions[rows],
         rewards=data.reward[rows].numpy(),
         terminations=data.terminated[rows].numpy().astype(bool),
         truncations=data.truncated[rows].numpy(),

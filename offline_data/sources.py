@@ -14,10 +14,9 @@ import torch
 from surefoot.offline_data.d4rl import View, read_d4rl, require_limit
 from surefoot.offline_data.download import cached_file
 from surefoot.offline_data.minari_io import read_minari
-from surefoot.offline_data.transitions import Transitions
+from surefoot.offline_data.transitions import ROUNDING, Transitions
 
 BEHAVIOUR = "behaviour:"  # before a number of episodes, which the task's own behaviour policy records for a run
-ROUNDING = 1e-3  # actions this little beyond [-1, 1] are float noise of a tanh and are clipped without asking
 
 
 @dataclass(frozen=True)

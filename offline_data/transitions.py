@@ -11,6 +11,8 @@ from torch import Tensor
 
 from surefoot.offline_data.stored_rows import StoredRows, fill
 
+ROUNDING = 1e-3  # actions this little beyond [-1, 1] are float noise of a tanh and are clipped without asking
+
 
 @dataclass(frozen=True, eq=False)
 class Transitions:
@@ -181,3 +183,9 @@ def _check_lengths(numbers: dict[str, StoredRows], flags: dict[str, np.ndarray],
 def squeeze_column(array: np.ndarray) -> np.ndarray:
     """Return (N,) for a column stored as (N, 1), else the array itself."""
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def are_numbers(actions: np.ndarray) -> bool:
+    """Return whether actions, (N,) or (N, 1), are whole numbers from 0 on: those of a Discrete space."""
+    column = squeeze_column(actions)
+    return column.ndim == 1 and len(column) > 0 and bool(((column >= 0) & (column == np.round(column))).all())

@@ -73,10 +73,51 @@ def test_discrete_actions_stay_numbers_and_must_fit_the_task(data_format):
     config = DataConfig("minari:toy/poles/plain-v0")
     data = load_for(config, *spaces.values(), seed=0)
     assert data.action.tolist() == [[0.0], [2.0], [1.0], [2.0]]
-    with pytest.raises(ValueError, match=r"actions reach 2; only continuous ones in \[-1, 1\] can be written"):
-        write_minari("toy/poles/ours-v0", data)
     with pytest.raises(ValueError, match="the action of row 1 is 2, but the environment has actions 0 to 1"):
         load_for(config, spaces["observation_space"], gym.spaces.Discrete(2), seed=0)
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("largest", [1, 4])
+def test_numbers_of_actions_are_written_as_such(data, data_format, largest, same):
+    numbers = replace(data, action=(torch.arange(10.0) % (largest + 1))[:, None])
+    write_minari("toy/poles/ours-v0", numbers, data_format=data_format)
+    written = minari.load_dataset("toy/poles/ours-v0")
+    assert written.action_space == gym.spaces.Discrete(largest + 1)
+    assert all(action in written.action_space for episode in written.iterate_episodes() for action in episode.actions)
+    same(load("minari:toy/poles/ours-v0"), numbers)
+    known = gym.spaces.Discrete(9)  # of which not every action was taken
+    write_minari("toy/poles/known-v0", numbers, action_space=known, data_format=data_format)
+    assert open_minari("toy/poles/known-v0").action_space == known
+    same(load("minari:toy/poles/known-v0"), numbers)
+    with pytest.raises(ValueError, match=rf"actions are not all among the numbers 0 to {largest - 1} of Discrete"):
+        write_minari("toy/poles/small-v0", numbers, action_space=gym.spaces.Discrete(largest))
+    with pytest.raises(ValueError, match="actions are not all among the numbers 0 to 8 of Discrete"):
+        write_minari("toy/poles/broken-v0", data, action_space=known)
+    assert local_ids() == ["toy/poles/known-v0", "toy/poles/ours-v0"]
+
+
+@pytest.mark.parametrize(
+    ("largest", "written"), [(1.0, 1.0), (1.0000001, 1.0), (1.0009, 1.0), (1.0011, None), (2.5, None)]
+)
+def test_actions_that_rounding_took_out_of_bounds_are_clipped_and_others_refused(data, largest, written):
+    for sign in (1, -1):
+        action = torch.linspace(-0.5, 0.5, 10)[:, None]
+        action[3] = sign * largest
+        changed = replace(data, action=action.clone())
+        if written is None:
+            with pytest.raises(ValueError, match=rf"actions reach {largest:g}; only numbers of actions and continuous"):
+                write_minari("toy/line/round-v0", changed)
+            continue
+        write_minari("toy/line/round-v0", changed, force=True)
+        assert open_minari("toy/line/round-v0").action_space == gym.spaces.Box(-1, 1, (1,), np.float32)
+        assert torch.equal(read_minari("toy/line/round-v0").action, action.clamp(-1, 1))
+        assert torch.equal(changed.action, action)  # what was given stays as it is
+
+
+def test_zeros_are_written_as_continuous_actions(data):
+    write_minari("toy/line/still-v0", replace(data, action=torch.zeros(10, 1)))
+    assert open_minari("toy/line/still-v0").action_space == gym.spaces.Box(-1, 1, (1,), np.float32)
 
 
 @pytest.mark.parametrize("data_format", FORMATS)

@@ -11,6 +11,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
+import gymnasium as gym
 import torch
 import tyro
 from rich.table import Table
@@ -27,7 +28,7 @@ from surefoot.offline_data.d4rl import View, read_metadata, require_limit
 from surefoot.offline_data.download import cache_dir
 from surefoot.offline_data.download import download as fetch
 from surefoot.offline_data.health import Health, check_health
-from surefoot.offline_data.minari_io import Format, local_ids, minari_metadata, require_id
+from surefoot.offline_data.minari_io import Format, local_ids, minari_metadata, open_minari, require_id
 from surefoot.offline_data.scores import ADDRESS, D4RL_DATASETS, REFERENCE_SCORES, find_d4rl
 from surefoot.offline_data.sources import d4rl_path, is_minari, sample_names
 from surefoot.training.cli.options import read_options
@@ -277,9 +278,8 @@ def convert(
     origin = {"converted_from": source if ":" in source else Path(source).name}
     if target.startswith("minari:"):
         description = json.dumps({**_source_metadata(source), **origin})
-        place = write_minari(
-            target.removeprefix("minari:"), data, {"description": description}, data_format=format, force=force
-        )
+        kind: dict[str, Any] = {"action_space": _numbered(source), "data_format": format}
+        place = write_minari(target.removeprefix("minari:"), data, {"description": description}, **kind, force=force)
     else:
         place = Path(target)
         write_d4rl(place, data, {**_source_metadata(source), **origin}, force=force)
@@ -357,6 +357,12 @@ def _provenance(policy: Path, chosen: AnyPolicy, env: EnvConfig) -> dict[str, ob
 
 def _source_metadata(source: str) -> dict[str, str]:
     return minari_metadata(source.removeprefix("minari:")) if is_minari(source) else read_metadata(d4rl_path(source))
+
+
+def _numbered(source: str) -> gym.spaces.Discrete | None:
+    """Return the Discrete space of actions that a source states; None where it states none."""
+    space = open_minari(source.removeprefix("minari:")).action_space if is_minari(source) else None
+    return space if isinstance(space, gym.spaces.Discrete) else None
 
 
 def _print_report(report: Health) -> None:

@@ -1,5 +1,6 @@
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -8,8 +9,9 @@ from surefoot import agents
 from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig, Physics, own_action_space, spaces_of
 from surefoot.evaluation.policy_files import save_policy
-from surefoot.offline_data import load, read_d4rl, scores, write_d4rl
+from surefoot.offline_data import load, read_d4rl, scores, write_d4rl, write_minari
 from surefoot.offline_data.d4rl import read_metadata
+from surefoot.offline_data.minari_io import open_minari
 from surefoot.training.cli import data as commands_data
 from surefoot.training.cli.main import main as surefoot
 from surefoot.training.config.presets import to_plain
@@ -121,6 +123,17 @@ def test_there_and_back_loses_nothing(file, data, tmp_path, format, same):
     same(read_d4rl(tmp_path / "back.hdf5"), data)
     kept = json.loads(read_metadata(tmp_path / "back.hdf5")["description"])
     assert kept == {"seed": "3", "converted_from": "data.hdf5"}
+
+
+def test_convert_keeps_the_numbers_of_actions_and_how_many_there_are(rows, save, tmp_path, same):
+    path = save(rows | {"actions": np.arange(10) % 3})
+    write_minari("toy/poles/first-v0", read_d4rl(path), action_space=gym.spaces.Discrete(5))
+    assert call("convert", "minari:toy/poles/first-v0", "minari:toy/poles/second-v0") == 0
+    assert call("convert", "minari:toy/poles/second-v0", tmp_path / "back.hdf5") == 0
+    same(read_d4rl(tmp_path / "back.hdf5"), read_d4rl(path))
+    assert call("convert", path, "minari:toy/poles/third-v0") == 0
+    spaces = [open_minari(f"toy/poles/{name}-v0").action_space for name in ("second", "third")]
+    assert spaces == [gym.spaces.Discrete(5), gym.spaces.Discrete(3)]
 
 
 def test_convert_refuses_what_it_would_lose_or_replace(file, rows, save, tmp_path, capsys):

@@ -47,7 +47,7 @@ from surefoot.training.config.unread import refuse_given
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.console import print_table
 from surefoot.training.runs.folder import best_in_words, read_config, read_meta, seed_folders
-from surefoot.training.runs.setting import Settings, in_label, setting_of, what_differs
+from surefoot.training.runs.setting import Copy, Settings, copies_of, copy_note, in_label, setting_of, what_differs
 
 EPISODES = 20
 STATISTICS: dict[str, Callable[..., Any]] = {"iqm": iqm, "mean": np.mean, "median": np.median}
@@ -121,7 +121,11 @@ def main(arguments: list[str]) -> int:
         if request.video:
             with noting_unwritten(unwritten):
                 _film(path, policy, task, request, records[-1])
-    groups = aggregate(records, settings) if len(records) > 1 else []
+    copies = copies_of([_copy(*one) for one in zip(request.runs, chosen, settings, records, strict=True)])
+    for place, counted in copies.items():
+        print(f"note: {copy_note(request.runs[place], chosen[place].training_seed, request.runs[counted])}")
+    once = [place for place in range(len(records)) if place not in copies]
+    groups = aggregate([records[i] for i in once], [settings[i] for i in once]) if len(records) > 1 else []
     show(records, groups)
     if request.json is not None:
         with noting_unwritten(unwritten):
@@ -257,6 +261,13 @@ def _setting(path: Path) -> Settings:
         return setting_of(*read_config(path), read_meta(path))
     content = load(path)
     return setting_of(*from_plain(content["config"], str(path)), content)
+
+
+def _copy(path: Path, policy: AnyPolicy, setting: Settings, record: Record) -> Copy:
+    """Return what tells whether a policy is of the seed and setting of another; one of others does not say."""
+    seed = policy.training_seed if policy.policy is not None else None
+    updated = read_meta(path).get("updated", "") if path.is_dir() else ""
+    return Copy(repr((setting, record["env"])), seed, policy.step, str(updated))
 
 
 def aggregate(records: Sequence[Record], settings: Sequence[Settings]) -> list[Record]:

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     with quick_imports():  # not sooner: `--help` needs neither PyTorch nor matplotlib
         from surefoot.evaluation.figures.curves import EVALUATION_LABELS, learning_curves, metric_panels, regret_curves
         from surefoot.training.runs.folder import read_config, seed_folders
-    folders = [folder for run in request.runs for folder in seed_folders(run)]
+    folders = one_a_seed([folder for run in request.runs for folder in seed_folders(run)])
     runs = group(folders)
     logged = [name for name in request.metric if name not in EVALUATION_LABELS]
     if request.metric in ((), ("episode_return",)) and all((run / "regret.npz").is_file() for run in folders):
@@ -63,6 +63,22 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: Sequence[str]) -> Request:
     """Return the request; wrong options end the process, as `argparse` does."""
     return tyro.cli(Request, args=arguments, default=Request(runs=()), prog="surefoot plot")
+
+
+def one_a_seed(folders: Sequence[Path]) -> list[Path]:
+    """Return the runs without those of a seed and setting that another of them has, too; say which these are."""
+    from surefoot.training.runs.folder import last_step, read_config, read_meta
+    from surefoot.training.runs.setting import Copy, copies_of, copy_note, setting_of
+
+    found = []
+    for folder in folders:
+        (agent_name, config), meta = read_config(folder), read_meta(folder)
+        setting = repr(setting_of(agent_name, config, meta))
+        found.append(Copy(setting, config.seed, last_step(folder), str(meta.get("updated", ""))))
+    copies = copies_of(found)
+    for place, counted in copies.items():
+        print(f"note: {copy_note(folders[place], found[place].seed, folders[counted])}")
+    return [folder for place, folder in enumerate(folders) if place not in copies]
 
 
 def group(folders: Sequence[Path]) -> dict[str, list[Path]]:

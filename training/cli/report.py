@@ -41,5 +41,7 @@ def main(arguments: list[str]) -> int:
     write_atomically(out, lambda file: file.write(text.encode()))
     finished = sum(run.finished for run in findings.runs)
     print(f"{finished} finished runs, {len(findings.losses)} others, {len(findings.skipped)} skipped")
+    for repeat in findings.repeats:
+        print(f"note: {repeat.note}")
     print(f"page: {out}\nnumbers: {out.with_suffix('.csv')}")
     return 0

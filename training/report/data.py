@@ -20,7 +20,7 @@ from surefoot.training.config.measure import OBJECTIVE_COLUMN, RETURN, WORST_CAS
 from surefoot.training.config.run import RunConfig
 from surefoot.training.report.records import Measurements, Skipped, read_failures, read_measurements, skipping
 from surefoot.training.runs.folder import full_name, read_config, read_meta, seed_folder, seed_folders, whole_run
-from surefoot.training.runs.setting import Settings, in_label, setting_of, what_differs
+from surefoot.training.runs.setting import Copy, Settings, copies_of, copy_note, in_label, setting_of, what_differs
 from surefoot.training.sweep import plan
 
 OF_THE_TASK = (
@@ -40,6 +40,18 @@ class Loss(NamedTuple):
     name: str
     status: str
     end_of_log: str
+
+
+class Repeat(NamedTuple):
+    """A finished run that is part of no number: another one of the same seed and settings counts in its place."""
+
+    run: RunFacts
+    counted: RunFacts
+
+    @property
+    def note(self) -> str:
+        """Which run it is, and which one counts."""
+        return copy_note(self.run.folder, self.run.config.seed, self.counted.folder)
 
 
 @dataclass(frozen=True)
@@ -81,12 +93,12 @@ class Method:
 
 @dataclass(frozen=True)
 class Cell:
-    """The finished runs of a method on a task."""
+    """The finished runs of a method on a task, one a seed."""
 
     task: str
     method: Method
     runs: tuple[RunFacts, ...]
-    begun: int  # unfinished ones included
+    begun: int  # seeds, unfinished ones included
 
 
 @dataclass(frozen=True)
@@ -96,9 +108,10 @@ class Findings:
     cells: tuple[Cell, ...]
     methods: tuple[Method, ...]
     tasks: tuple[str, ...]
-    runs: tuple[RunFacts, ...]
+    runs: tuple[RunFacts, ...]  # without `repeats`
     losses: tuple[Loss, ...]
     skipped: tuple[Skipped, ...]
+    repeats: tuple[Repeat, ...]
 
 
 # --- from folders to cells --------------------------------------------------------------------------------------------
@@ -118,11 +131,24 @@ def gather(roots: Sequence[Path]) -> Findings:
     if not runs:
         reasons = "".join(f"; {one.path}: {one.reason}" for one in skipped)
         raise ValueError(f"no run in {', '.join(map(str, roots))}{reasons}; name run folders or folders that hold some")
-    methods = name_methods(runs)
-    cells = tuple(_cells(runs, methods))
-    tasks = tuple(dict.fromkeys(cell.task for cell in cells))
     losses = tuple(_losses(runs, roots, skipped))
-    return Findings(cells, tuple(methods.values()), tasks, tuple(runs), losses, tuple(skipped))
+    repeats = tuple(_repeats([run for run in runs if run.finished]))
+    once = [run for run in runs if all(run is not repeat.run for repeat in repeats)]
+    methods = name_methods(once)
+    cells = tuple(_cells(once, methods))
+    tasks = tuple(dict.fromkeys(cell.task for cell in cells))
+    return Findings(cells, tuple(methods.values()), tasks, tuple(once), losses, tuple(skipped), repeats)
+
+
+def _repeats(runs: Sequence[RunFacts]) -> Iterator[Repeat]:
+    """Yield the runs of a seed that another run of the same task and method has, too."""
+    for place, counted in copies_of([_copy(run) for run in runs]).items():
+        yield Repeat(runs[place], runs[counted])
+
+
+def _copy(run: RunFacts) -> Copy:
+    last = max((max(curve) for curve in run.curves.values() if curve), default=0)  # a bandit's run has no evaluation
+    return Copy(task_key(run) + method_key(run), run.config.seed, last, str(run.meta.get("updated", "")))
 
 
 def find_runs(roots: Sequence[Path]) -> list[Path]:
@@ -229,7 +255,8 @@ def _cells(runs: Sequence[RunFacts], methods: dict[str, Method]) -> Iterator[Cel
     for run in runs:
         groups.setdefault((task_key(run), method_key(run)), []).append(run)
     for (task, key), members in sorted(groups.items(), key=lambda item: item[0][0]):
-        yield Cell(task, methods[key], tuple(run for run in members if run.finished), len(members))
+        seeds = {run.config.seed for run in members}
+        yield Cell(task, methods[key], tuple(run for run in members if run.finished), len(seeds))
 
 
 def _losses(runs: Sequence[RunFacts], roots: Sequence[Path], skipped: list[Skipped]) -> Iterator[Loss]:

@@ -164,6 +164,9 @@ def _summary(findings: Findings) -> str:
     if findings.losses or findings.skipped:
         text += f" <span class='warn'>Runs that did not finish: {len(findings.losses)}; folders and files skipped: "
         text += f"{len(findings.skipped)}; see the end of the page.</span>"
+    if findings.repeats:
+        text += f" <span class='warn'>Runs of a seed that another run has, too, and left out: {len(findings.repeats)}; "
+        text += "see the end of the page.</span>"
     return (
         f"<p>{text}</p>\n<p class='soft'>The seed is the unit of replication: episodes of one run never count as "
         "replicates. Every number is an interquartile mean over seeds, with a 95% interval from a stratified bootstrap "
@@ -356,6 +359,9 @@ def _losses(findings: Findings) -> Iterator[str]:
             for loss in findings.losses
         ]
         yield section("Runs that did not finish", *parts)
+    if findings.repeats:
+        lines = [f"<li>{escape(repeat.note)}</li>" for repeat in findings.repeats]
+        yield section("Seeds that were run twice", "<ul>", *lines, "</ul>")
     if findings.skipped:
         rows = [[escape(str(one.path)), escape(one.reason)] for one in findings.skipped]
         yield section("Skipped", table(["folder or file", "reason"], rows, words=True))

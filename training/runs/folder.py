@@ -147,6 +147,15 @@ def best_in_words(folder: Path) -> str:
     return f"its {best['measure']}{over}, {best['value']:.4g} at step {best['step']:,}"
 
 
+def last_step(folder: Path) -> int:
+    """Return the step of the last whole row of a run's metrics.csv; 0 where it has none yet."""
+    try:
+        lines = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
+        return int(float(lines[-1].split(",")[0]))  # the first column is `step`
+    except (OSError, ValueError, IndexError, OverflowError):  # not there yet, only a header, or being rewritten
+        return 0
+
+
 def is_finished(folder: Path, config: RunConfig[Any]) -> bool:
     """Whether the run was carried through and `config` is the same."""
     return read_meta(folder).get("status") == "finished" and config == read_config(folder)[1]

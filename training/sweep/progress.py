@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from surefoot.training.runs.folder import seed_folders
+from surefoot.training.runs.folder import last_step, seed_folders
 
 
 class SweepProgress(NamedTuple):
@@ -33,12 +33,4 @@ def _duration(seconds: float) -> str:
 
 def fraction_done(run: Path, steps: int, num_seeds: int = 1) -> float:
     """Return which part of its budget a run under way has spent, by the last whole rows of its seeds' metrics.csv."""
-    return sum(_fraction(folder / "metrics.csv", steps) for folder in seed_folders(run)) / num_seeds
-
-
-def _fraction(path: Path, steps: int) -> float:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return min(1.0, float(lines[-1].split(",")[0]) / steps)  # the first column is `step`
-    except (OSError, ValueError, IndexError):  # not there yet, only a header, or being rewritten
-        return 0.0
+    return sum(min(1.0, last_step(folder) / steps) for folder in seed_folders(run)) / num_seeds

@@ -114,6 +114,16 @@ def test_steps_that_not_all_runs_reached_are_left_out(make_run, figure, tmp_path
     np.testing.assert_array_equal(lines(figure[0].axes[0])["x (2 runs)"].get_xdata(), [100])
 
 
+def test_of_runs_of_one_seed_and_setting_the_longest_is_drawn(make_run, figure, tmp_path, capsys):
+    runs = [make_run("a"), make_run("b"), make_run("c", seed=1)]
+    for run, step in zip(runs, (100, 200, 200), strict=True):
+        (run / "metrics.csv").write_text(f"step,seconds\n{step},1\n")
+    assert main([*map(str, runs), "--out", str(tmp_path / "a.png")]) == 0
+    assert list(lines(figure[0].axes[0])) == ["sac (2 runs)"]
+    said = f"note: {runs[0]}: seed 0 again, in the settings of {runs[1]}, which counts in its place\n"
+    assert said in capsys.readouterr().out
+
+
 def test_an_agent_keeps_its_colour_in_every_figure_and_its_baseline_runs_have_others(make_run, figure, tmp_path):
     run = make_run("a")
     learning_curves({"x": run}, tmp_path / "a.png")

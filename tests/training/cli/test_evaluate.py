@@ -101,6 +101,15 @@ def test_runs_that_differ_in_more_than_their_seed_are_no_seeds_of_one_method(mak
     assert "sac, gamma 0.5" in capsys.readouterr().out
 
 
+def test_copies_of_a_seed_are_measured_and_count_once_in_an_interval(make_run, capsys, tmp_path):
+    runs = [make_run("a", seed=0), make_run("b", seed=0), make_run("c", seed=1), make_run("d", seed=0, gamma=0.5)]
+    main([*map(str, runs), "--episodes", "1", "--json", str(tmp_path / "out.json")])
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert [(g["method"], g["runs"]) for g in content["aggregate"]] == [("sac, gamma 0.99", 2), ("sac, gamma 0.5", 1)]
+    assert len(content["results"]) == 4
+    assert f"note: {runs[1]}: seed 0 again, in the settings of {runs[0]}, which counts" in capsys.readouterr().out
+
+
 def test_a_single_run_is_said_to_have_no_interval(make_run, capsys):
     one, other = make_run("a"), make_run("b", env=EnvConfig("InvertedPendulum-v5"))
     main([str(one), str(other), "--episodes", "1"])

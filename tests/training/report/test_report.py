@@ -139,6 +139,33 @@ def test_episodes_never_count_as_seeds(tmp_path):
     assert found(tmp_path, "final return").interval == (3.0, 3.0)  # the two runs agree; their episodes do not
 
 
+def again(folder, returns, updated, seed=0, status="finished"):
+    """Write a run that another one may be the copy of, last touched at `updated`."""
+    run_folder.write_meta(write_run(folder, returns=returns, seed=seed, status=status), {"updated": updated})
+
+
+def test_runs_of_one_seed_and_setting_count_once_and_the_others_are_named(tmp_path, capsys):
+    curve, longer = ((100, 1.0), (200, 3.0)), ((100, 1.0), (200, 3.0), (300, 5.0))
+    again(tmp_path / "a" / "run", curve, "2025-01-02")
+    again(tmp_path / "b" / "run", longer, "2025-01-01")  # most steps: it counts, though another is newer
+    again(tmp_path / "c", longer, "2024-01-01")
+    again(tmp_path / "d", longer, "2026-01-01", status="failed")
+    statistic = found(tmp_path, "final return")
+    assert (statistic.value, statistic.interval, statistic.seeds, statistic.begun) == (5.0, None, 1, 1)
+    assert main(["report", str(tmp_path)]) == 0
+    said, text = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    assert said.startswith("1 finished runs, 1 others, 0 skipped")
+    for name in ("a/run", "c"):
+        note = f"{tmp_path}/{name}: seed 0 again, in the settings of {tmp_path}/b/run, which counts in its place"
+        assert f"note: {note}\n" in said
+        assert note in text
+    assert "left out: 2" in text
+    again(tmp_path / "e", ((200, 7.0),), "2025-01-01", seed=1)
+    again(tmp_path / "f", ((200, 9.0),), "2025-01-02", seed=1)  # of as many steps the newest
+    statistic = found(tmp_path, "final return")
+    assert (statistic.value, statistic.interval, statistic.seeds, statistic.begun) == (7.0, (5.0, 9.0), 2, 2)
+
+
 def test_unfinished_runs_are_told_and_not_counted(two_agents):
     write_run(two_agents / "sac9", "sac", ((100, 1000.0),), 9, status="failed")
     statistic = found(two_agents, "final return")

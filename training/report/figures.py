@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -208,7 +209,7 @@ def return_distributions(cells: Sequence[Cell], env: str) -> str:
 
 def heat_map(measured: ParameterMap, cell: Cell, where: str) -> str:
     """Draw mean returns over two physical parameters; a point not measured stays empty."""
-    _, table, rows, columns, labels, nominal = measured
+    _, table, rows, columns, labels, nominal, runs, left_out = measured
 
     def draw(axes: Axes) -> None:
         image = axes.imshow(np.ma.masked_invalid(table), cmap="cividis", origin="lower", aspect="auto")
@@ -229,8 +230,10 @@ def heat_map(measured: ParameterMap, cell: Cell, where: str) -> str:
     star = (
         "no nominal point" if nominal is None else f"star: nominal, {nominal.row:.4g} up, {nominal.column:.4g} across"
     )
-    shows = f"number: mean over {len(cell.runs)} runs; worst {np.nanmin(table):.4g}; {star}; no band"
-    return drawing(f"{cell.method.label}: {where}", draw, caption_of_cells([cell], shows))
+    some = f" of {len(cell.runs)}" if len(runs) < len(cell.runs) else ""
+    partly = f"; {left_out} points left out at which only some of them were measured" if left_out else ""
+    shows = f"number: mean over {len(runs)}{some} runs; worst {np.nanmin(table):.4g}; {star}; no band{partly}"
+    return drawing(f"{cell.method.label}: {where}", draw, caption_of_cells([replace(cell, runs=runs)], shows))
 
 
 def _place(value: float, ticks: Sequence[float]) -> float:

@@ -206,6 +206,8 @@ class ParameterMap(NamedTuple):
     columns: list[float]
     labels: tuple[str, str]  # of the axes
     nominal: Nominal | None  # None where the map does not hold the unmodified task
+    runs: tuple[RunFacts, ...]  # that every number is the mean of
+    left_out: int = 0  # points that not all of these runs were measured at
 
 
 def grid_map(cell: Cell, name: str) -> ParameterMap | None:
@@ -220,26 +222,24 @@ def grid_map(cell: Cell, name: str) -> ParameterMap | None:
     value = float(np.mean([record["nominal"]["mean"] for record in records]))
     labels = parameter_label(first), parameter_label(second)
     table = means.mean(0).reshape(len(rows), len(columns))
-    return ParameterMap((first, second), table, rows, columns, labels, Nominal(at[first], at[second], value))
+    return ParameterMap((first, second), table, rows, columns, labels, Nominal(at[first], at[second], value), cell.runs)
 
 
 def physics_map(cell: Cell) -> ParameterMap | None:
     """Return the mean over runs in single environments, measured by `surefoot evaluate`.
 
-    None unless these environments differ in exactly two parameters. Runs count by their mean; a point not measured is
-    NaN. Of measurements that differ in more than physics, such as the number of episodes, those count that are most.
+    None unless these environments differ in exactly two parameters. Runs count by their mean; a point at which not all
+    measured runs were measured is NaN. Of measurements that differ in more than physics, such as the number of
+    episodes, those count that are most.
     """
-    records = _most_alike([record for run in cell.runs for record in run.measurements.single])
-    points = [dynamics(record["env"]["physics"]) for record in records]
+    runs, found, left_out = _measured_alike(cell)
+    points = [point for point, _ in found]
     every = dict.fromkeys(name for point in points for name in point)
     names = [name for name in every if len({point.get(name) for point in points}) > 1]
     if len(names) != 2 or any(name not in point for name in names for point in points):
         return None
     rows, columns = (sorted({point[name] for point in points}) for name in names)
-    there: dict[tuple[float, float], list[float]] = {}
-    for record, point in zip(records, points, strict=True):
-        there.setdefault((point[names[0]], point[names[1]]), []).append(record["return"]["mean"])
-    means = {place: float(np.mean(values)) for place, values in there.items()}
+    means = {(point[names[0]], point[names[1]]): float(np.mean(values)) for point, values in found}
     table = np.array([[means.get((row, column), np.nan) for column in columns] for row in rows])
     usual = dynamics(dataclasses.asdict(Physics()))
     others_usual = all(value == usual.get(name) for name, value in points[0].items() if name not in names)
@@ -248,13 +248,25 @@ def physics_map(cell: Cell) -> ParameterMap | None:
         place = usual[names[0]], usual[names[1]]
         nominal = Nominal(*place, means.get(place, np.nan))
     labels = physics_label(names[0]), physics_label(names[1])
-    return ParameterMap((names[0], names[1]), table, rows, columns, labels, nominal)
+    return ParameterMap((names[0], names[1]), table, rows, columns, labels, nominal, runs, left_out)
 
 
-def _most_alike(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _measured_alike(cell: Cell) -> tuple[tuple[RunFacts, ...], list[tuple[dict[str, float], list[float]]], int]:
+    """Return the runs of the most frequent way to measure, and of the dynamics that all of them have the mean returns.
+
+    Last the number of dynamics that only some have: in a mean over other runs a difference would be that of the runs.
+    """
     usual = dataclasses.asdict(Physics())
-    kinds = [where({**record, "env": {**record["env"], "physics": usual}}) for record in records]
-    return [record for record, kind in zip(records, kinds, strict=True) if kind == max(kinds, key=kinds.count)]
+    records = [(run, record) for run in cell.runs for record in run.measurements.single]
+    kinds = [where({**record, "env": {**record["env"], "physics": usual}}) for _, record in records]
+    alike = [one for one, kind in zip(records, kinds, strict=True) if kind == max(kinds, key=kinds.count)]
+    runs = tuple(run for run in cell.runs if any(run is one for one, _ in alike))
+    there: dict[str, tuple[dict[str, float], list[float]]] = {}
+    for _, record in alike:  # a run has one record of each `where`
+        values = there.setdefault(where(record), (dynamics(record["env"]["physics"]), []))[1]
+        values.append(record["return"]["mean"])
+    of_all = [(point, values) for point, values in there.values() if len(values) == len(runs)]
+    return runs, of_all, len(there) - len(of_all)
 
 
 class Improvement(NamedTuple):

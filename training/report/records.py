@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -67,22 +67,49 @@ class Measurements:
 
 
 def read_measurements(run: Path, config: RunConfig[Any]) -> Measurements:
-    """Return what was measured when a run ended, and since."""
-    found = Measurements()
-    for path in sorted([*run.glob("objectives.json"), *run.glob("evaluations/*.json")]):
-        with skipping(path, found.skipped):
+    """Return what was measured when a run ended, and since; what older policies of it did is skipped by name."""
+    files, skipped = [], list[Skipped]()
+    for path in [*run.glob("objectives.json"), *sorted(run.glob("evaluations/*.json"))]:
+        with skipping(path, skipped):
             content = json.loads(path.read_text(encoding="utf-8"))
-            if path.parent == run:
-                found.objectives = dict(_own_objectives(content, config)) | found.objectives
-            elif not isinstance(content, dict):
-                raise ValueError("not what surefoot evaluate writes: no object")
-            elif "axes" in content:
-                found.grids[_grid_name(content)] = _grid(content)
-            elif "objectives" in content:
-                found.objectives |= dict(_objectives(content))
-            else:
-                found.single.append(_single(content))
-    return found
+            files.append(_own(path, content, config) if path.parent == run else _read(path, content))
+    found: dict[str, dict[str, Record]] = {"single": {}, "grids": {}, "objectives": {}}
+    times: dict[tuple[str, str], str] = {}
+    for file in _of_newest_policies(files, skipped):
+        for name, record in file.records.items():
+            if times.setdefault((file.kind, name), file.time) <= file.time:  # the last measurement counts
+                times[file.kind, name] = file.time
+                found[file.kind][name] = record
+    return Measurements(list(found["single"].values()), found["grids"], found["objectives"], skipped)
+
+
+class _File(NamedTuple):
+    """What a file holds of one policy of a run."""
+
+    path: Path
+    kind: str  # a field of `Measurements`
+    checkpoint: str  # that was asked for: `latest`, `best` or a step
+    step: int | None  # of the policy; None where the file does not say
+    time: str  # ISO
+    records: dict[str, Record]  # by where and how they were measured
+
+
+def _of_newest_policies(files: Sequence[_File], skipped: list[Skipped]) -> Iterator[_File]:
+    """Yield the files of the newest policy that was measured for each kind and checkpoint; the others are skipped.
+
+    A run that is extended has measurements of the policy that it had before.
+    """
+    newest: dict[tuple[str, str], int] = {}
+    for file in files:
+        key = file.kind, file.checkpoint
+        newest[key] = max(newest.get(key, 0), file.step or 0)
+    for file in files:
+        last = newest[file.kind, file.checkpoint]
+        if file.step is None or file.step == last:
+            yield file
+        else:
+            reason = f"of the policy at step {file.step:,}; the run was measured at step {last:,} since, which counts"
+            skipped.append(Skipped(file.path, reason))
 
 
 def read_failures(sweep: Path, skipped: list[Skipped]) -> dict[str, Record]:
@@ -95,6 +122,29 @@ def read_failures(sweep: Path, skipped: list[Skipped]) -> dict[str, Record]:
 
 
 # --- each kind --------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, content: Any) -> _File:
+    if not isinstance(content, dict):
+        raise ValueError("not what surefoot evaluate writes: no object")
+    if "axes" in content:
+        kind, records = "grids", {_grid_name(content): _grid(content)}
+    elif "objectives" in content:
+        kind, records = "objectives", dict(_objectives(content))
+    else:
+        kind, records = "single", {where(content): _single(content)}
+    checkpoint, time = str(content.get("checkpoint", "latest")), str(content.get("time", ""))
+    return _File(path, kind, checkpoint, _step(content), time, records)
+
+
+def _own(path: Path, rows: Any, config: RunConfig[Any]) -> _File:
+    """Return the objectives that were measured when the run ended."""
+    records = dict(_own_objectives(rows, config))
+    return _File(path, "objectives", "latest", _step(rows[0]) if rows else None, "", records)
+
+
+def _step(record: Record) -> int | None:
+    return int(_number(record["step"])) if "step" in record else None
 
 
 def _single(record: Record) -> Record:

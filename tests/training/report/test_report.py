@@ -21,7 +21,7 @@ from surefoot.training.cli.main import main
 from surefoot.training.config.presets import default_config, load_preset, to_plain
 from surefoot.training.config.run import RunConfig
 from surefoot.training.report.data import gather, name_methods, read_run
-from surefoot.training.report.figures import style_of
+from surefoot.training.report.figures import heat_map, style_of
 from surefoot.training.report.numbers import (
     changes,
     differences,
@@ -54,12 +54,13 @@ def write_run(
     return folder
 
 
-def measured(folder, gravity, friction, values):
-    """Write what `surefoot evaluate` would of one environment."""
+def measured(folder, gravity, friction, values, **said):
+    """Write what `surefoot evaluate` would of one environment; `said` is what else the file says."""
     env = {**vars(PENDULUM), "physics": {**vars(Physics()), "gravity": gravity, "friction": friction}}
-    record = {"env": env, "return": {"mean": float(np.mean(values)), "values": list(values)}}
+    record = {"env": env, "return": {"mean": float(np.mean(values)), "values": list(values)}} | said
     (folder / "evaluations").mkdir(exist_ok=True)
-    (folder / "evaluations" / f"{gravity}-{friction}.json").write_text(json.dumps(record))
+    name = "-".join(map(str, (gravity, friction, *([said["step"]] if said else ()))))
+    (folder / "evaluations" / f"{name}.json").write_text(json.dumps(record))
 
 
 @pytest.fixture
@@ -423,7 +424,8 @@ def test_measurements_under_other_dynamics_become_tails_and_a_heat_map(tmp_path)
             measured(run, gravity, friction, np.arange(20.0) + 10 * gravity + seed)
         (run / "evaluations" / "grid.json").write_text("[1, 2]")  # of another kind: left out
     (cell,) = gather([tmp_path]).cells
-    names, table, rows, columns, labels, nominal = physics_map(cell)
+    names, table, rows, columns, labels, nominal, runs, left_out = physics_map(cell)
+    assert (len(runs), left_out) == (2, 0)
     assert labels == ("gravity (factor)", "friction (factor)")
     assert nominal == (1.0, 1.0, 20.0)
     assert cell.runs[0].measurements.grids == {}
@@ -450,11 +452,64 @@ def test_measurements_that_differ_in_how_they_were_made_are_not_pooled(tmp_path,
     (cell,) = gather([tmp_path]).cells
     assert tails(cell) == {}  # no environment in which all runs were measured in the same way
     np.testing.assert_allclose(physics_map(cell)[1], [[np.nan, 11.0], [21.0, 21.0]])  # of those that are most
+    caption = heat_map(physics_map(cell), cell, "x")
+    assert "seeds 0, 2. Number: mean over 2 of 3 runs" in caption
     for path in (tmp_path / "1" / "evaluations").iterdir():
         shutil.copy(tmp_path / "0" / "evaluations" / path.name, path)
     (cell,) = gather([tmp_path]).cells
     assert len(tails(cell)) == 3
     assert all(name.endswith(", 20 episodes from seed 0") for name in tails(cell))
+
+
+def test_of_a_run_that_was_extended_the_measurements_of_its_newest_policy_count(tmp_path):
+    for seed in range(2):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        for step, value in ((200, 0.0), (60, 1000.0)):
+            for gravity, friction in ((1.0, 1.0), (2.0, 1.0), (2.0, 0.5), (1.0, 0.5)):
+                measured(run, gravity, friction, [value + gravity + seed], step=step)
+        measured(run, 3.0, 1.0, [5.0], step=60)  # where the newest policy was not measured
+        measured(run, 1.0, 1.0, [7.0], step=100, checkpoint="best")  # another kind
+    findings = gather([tmp_path])
+    (cell,) = findings.cells
+    np.testing.assert_allclose(physics_map(cell).table, [[1.5, 1.5], [2.5, 2.5]])
+    assert sorted(values[0] for values in tails(cell).values()) == [1.0, 1.0, 2.0, 2.0, 7.0]
+    assert [one.path.name for one in findings.skipped[:5]] == [
+        f"{name}-60.json" for name in ("1.0-0.5", "1.0-1.0", "2.0-0.5", "2.0-1.0", "3.0-1.0")
+    ]
+    reason = "of the policy at step 60; the run was measured at step 200 since, which counts"
+    assert {one.reason for one in findings.skipped} == {reason}
+
+
+def test_a_map_averages_what_all_its_runs_have_and_says_what_it_leaves_out(tmp_path):
+    for seed, points in enumerate(
+        (((1.0, 1.0), (2.0, 1.0), (2.0, 0.5), (3.0, 0.5)), ((1.0, 1.0), (2.0, 1.0), (2.0, 0.5)))
+    ):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        for gravity, friction in points:
+            measured(run, gravity, friction, [10.0 * gravity + 100 * seed])
+    (cell,) = gather([tmp_path]).cells
+    found_map = physics_map(cell)
+    np.testing.assert_allclose(found_map.table, [[np.nan, 60.0], [70.0, 70.0]])
+    assert (len(found_map.runs), found_map.left_out) == (2, 1)
+    caption = heat_map(found_map, cell, "x")
+    assert "seeds 0, 1. Number: mean over 2 runs" in caption
+    assert "no band; 1 points left out at which only some of them were measured" in caption
+    shutil.rmtree(tmp_path / "1" / "evaluations")
+    (cell,) = gather([tmp_path]).cells
+    assert "seed 0. Number: mean over 1 of 2 runs" in heat_map(physics_map(cell), cell, "x")
+
+
+@pytest.mark.parametrize(("step", "value"), [(60, 1.0), (200, 5.0)])
+def test_objectives_of_an_older_policy_do_not_replace_those_of_the_runs_end(tmp_path, step, value):
+    run = write_run(tmp_path / "a", agent="dhn")
+    row = {"run": "dhn", "objective": "mean", "value": 1.0, "predicted": 1.0, "step": 200}
+    (run / "objectives.json").write_text(json.dumps([row]))
+    env = vars(PENDULUM) | {"physics": vars(Physics())}
+    record = {"env": env, "objectives": ["mean"], "results": [row | {"value": 5.0}], "step": step}
+    (run / "evaluations").mkdir()
+    (run / "evaluations" / "a.json").write_text(json.dumps(record))
+    ((_, found_row),) = read_run(run).measurements.objectives.items()
+    assert found_row["value"] == value
 
 
 def test_grids_become_worst_cases_averages_and_heat_maps(tmp_path):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -54,7 +57,18 @@ def load_set(name: str) -> UncertaintySet:
         ValueError: no such set, or a file that does not describe one.
         FileNotFoundError: no such file.
     """
-    return set_from_mapping(read_yaml(Path(name)), name) if name.endswith((".yaml", ".yml")) else find_set(name)
+    return set_from_mapping(read_yaml(Path(name)), name) if is_file(name) else find_set(name)
+
+
+def is_file(name: str) -> bool:
+    """Whether a set is named by its YAML file, not as a published one."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def code_of(uncertainty: UncertaintySet) -> str:
+    """Return eight digits of all that a set is but its name, by which sets of one name are told apart."""
+    content = {name: value for name, value in asdict(uncertainty).items() if name != "name"}
+    return f"{crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def evaluate_static(

@@ -320,6 +320,8 @@ def _for_objectives(
         settings["search_episodes"] = request.search_episodes
         measured = objectives.measure_objectives(policy.policy, task, request.objective, **settings)
         record["objectives"] = list(request.objective)
+        if request.search_episodes is not None:
+            record["search_episodes"] = request.search_episodes
         where = (output_path(path, "plots", record, f"-{name}.png") for name in ("distribution", "paths"))
         caption = caption_of_policy(policy.label, task, policy.training_seed, request.seeds)
         with noting_unwritten(unwritten):
@@ -358,6 +360,8 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
         record |= {"checkpoint": request.checkpoint, "seeds": list(request.seeds), "episodes": episodes}
         record |= {"set": Path(request.grid).stem, **_origin(policy)}
+        if grid.is_file(request.grid):  # of which there can be several of a name
+            record["set_code"] = grid.code_of(uncertainty)
         record |= {"grid": "closed" if request.closed else "half-open", "n": request.n}
         out = {suffix: output_path(path, "evaluations", record, suffix) for suffix in (".json", ".csv", ".png")}
         records.append(record | grid.plain(result))

@@ -19,7 +19,7 @@ from surefoot.evaluation.storage import explained, write_atomically
 from surefoot.training.runs.console import print_table
 from surefoot.training.runs.provenance import git_commit
 
-ASKED = ("step", "env", "seeds", "episodes", "objectives", "set", "grid", "n")
+ASKED = ("step", "env", "seeds", "episodes", "objectives", "search_episodes", "set", "set_code", "grid", "n")
 
 
 def show(records: Sequence[Record], groups: Sequence[Record]) -> None:
@@ -68,8 +68,10 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def output_path(path: Path, subfolder: str, record: Record, suffix: str) -> Path:
-    """Return a path that depends on task, seed and checkpoint, so that only the same request overwrites it."""
+    """Return a path that depends on task, set, seed and checkpoint, so that only the same request overwrites it."""
     asked = {name: record[name] for name in ASKED if name in record}
+    if record["checkpoint"] != "latest":  # the usual one has the names that it had before there was a choice
+        asked["checkpoint"] = record["checkpoint"]
     code = crc32(json.dumps(asked, sort_keys=True).encode())
     what = record.get("set") or record["env"]["id"].replace("/", "-").replace(":", "-")
     name = f"{what}-{record['step']:09d}-{code:08x}{suffix}"

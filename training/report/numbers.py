@@ -186,7 +186,8 @@ def _missed(row: dict[str, Any]) -> bool:
 def shared(kind: Literal["grids", "objectives"], cell: Cell) -> list[str]:
     """Return the uncertainty sets, or the objectives, that all runs of a cell were measured on."""
     found = [getattr(run.measurements, kind) for run in cell.runs]
-    return [name for name in found[0] if all(name in other for other in found)]
+    names = [name for name in found[0] if all(name in other for other in found)]
+    return [name for name in names if len({repr(other[name].get("axes")) for other in found}) == 1]  # other sets' names
 
 
 class Nominal(NamedTuple):

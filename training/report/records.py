@@ -208,7 +208,8 @@ def _grid_name(record: Record) -> str:
     """Return the uncertainty set of a grid, and how it was measured."""
     changes = describe(record["env"]).split(", ")[1:] if "env" in record else []
     per_axis = f"n={record['n']}"
-    return f"{record['set']} ({', '.join([record['grid'], per_axis, *changes, *_how(record)])})"
+    name = " ".join(str(record[part]) for part in ("set", "set_code") if part in record)  # a code of sets from files
+    return f"{name} ({', '.join([record['grid'], per_axis, *changes, *_how(record)])})"
 
 
 def _how(record: Record) -> Iterator[str]:
@@ -219,5 +220,7 @@ def _how(record: Record) -> Iterator[str]:
     if "episodes" in record and "seeds" in record:
         seeds = ", ".join(map(str, record["seeds"]))
         yield f"{record['episodes']:,} episodes from seed {seeds}"
+    if "search_episodes" in record:
+        yield f"stocks searched by {record['search_episodes']:,} episodes"
     if record.get("checkpoint", "latest") != "latest":
         yield f"checkpoint {record['checkpoint']}"

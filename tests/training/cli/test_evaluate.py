@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import old_archives
@@ -10,11 +12,16 @@ import pytest
 import stable_baselines3 as sb3
 
 from surefoot.envs import EnvConfig, Physics, TaskError
+from surefoot.evaluation import uncertainty_grid as grid
 from surefoot.evaluation.episodes import evaluate
 from surefoot.evaluation.policies import load_any
 from surefoot.training.cli import evaluate as commands_evaluate
 from surefoot.training.cli.evaluate import aggregate, main
 from surefoot.training.cli.main import main as surefoot
+from surefoot.training.cli.parameters import as_yaml
+from surefoot.training.cli.results import output_path
+from surefoot.training.report.records import read_measurements
+from surefoot.training.runs.folder import read_config
 
 PENDULUM = EnvConfig("Pendulum-v1")
 
@@ -246,6 +253,45 @@ def test_where_nothing_can_be_written_the_table_is_shown_and_the_place_named(mak
     assert f"surefoot: error: {run}/evaluations/" in shown.err
     assert f"{run}/videos" in shown.err
     assert "could not be written" in shown.err
+
+
+# --- what overwrites what ---------------------------------------------------------------------------------------------
+
+
+def test_the_best_policy_and_the_latest_one_of_the_same_step_have_files_of_their_own(make_run):
+    run = make_run("a")
+    (run / "checkpoints" / "best.pt").write_bytes((run / "checkpoints" / "policy-000000100.pt").read_bytes())
+    for checkpoint in ("latest", "best", "100", "best"):
+        main([str(run), "--episodes", "1", "--checkpoint", checkpoint])
+    assert sorted(record["checkpoint"] for record in evaluations(run)) == ["100", "best", "latest"]
+
+
+def test_a_file_keeps_the_name_that_it_had_before_the_checkpoint_and_the_set_were_part_of_it(tmp_path):
+    record = {"step": 7, "env": {"id": "A-v1"}, "seeds": [1], "episodes": 2, "set": "s", "grid": "closed", "n": 3}
+    code = crc32(json.dumps(record, sort_keys=True).encode())
+    where = tmp_path, "evaluations"
+    before = output_path(*where, record | {"checkpoint": "latest"}, ".json")
+    assert before.name == f"s-000000007-{code:08x}.json"
+    changes = {"checkpoint": "best"}, {"checkpoint": "7"}, {"set_code": "1"}, {"set_code": "2"}, {"search_episodes": 5}
+    others = {output_path(*where, record | {"checkpoint": "latest"} | change, ".json") for change in changes}
+    assert len(others - {before}) == len(changes)
+
+
+def test_sets_of_one_name_in_two_folders_have_files_of_their_own_and_are_told_apart_in_a_report(make_run, tmp_path):
+    run = make_run("a", env=EnvConfig("surefoot/Pendulum-v0", max_episode_steps=2))
+    box, files = grid.load_set("pendulum-2"), []
+    for name, factor in (("a", 1.0), ("b", 2.0)):
+        wider = tuple(one._replace(high=factor * one.high) for one in box.parameters)
+        files.append(tmp_path / "sets" / name / "my.yaml")
+        files[-1].parent.mkdir(parents=True)
+        files[-1].write_text(as_yaml(replace(box, parameters=wider)))
+    for file in (*files, files[0]):
+        assert main([str(run), "--grid", str(file), "--n", "2", "--episodes", "1"]) == 0
+    for suffix in (".json", ".csv", ".png"):
+        assert len(list((run / "evaluations").glob(f"my-*{suffix}"))) == 2
+    assert len(read_measurements(run, read_config(run)[1]).grids) == 2
+    (tmp_path / "copy.yaml").write_text(files[0].read_text())
+    assert grid.code_of(grid.load_set(str(files[0]))) == grid.code_of(grid.load_set(str(tmp_path / "copy.yaml")))
 
 
 def test_a_grid_is_shown_too_where_it_cannot_be_written(make_run, capsys):

@@ -533,6 +533,25 @@ def test_grids_become_worst_cases_averages_and_heat_maps(tmp_path):
     assert "seeds 0, 1. Number: mean over 2 runs; worst 0.5; star: nominal, 1 up, 2.5 across; no band." in text
 
 
+def grid_of(folder, values, **said):
+    """Write what `surefoot evaluate --grid` would of one parameter of a set called `mine`."""
+    axes, mean = {"axes": {"mass": values}}, {"mean": values[-1]}
+    record = {"set": "mine", "grid": "closed", "n": len(values), **axes, "table": [mean] * len(values), "average": 0.0}
+    record |= {"worst": mean, "nominal": mean | {"at": {"mass": 1.0}}} | said
+    (folder / "evaluations").mkdir(exist_ok=True)
+    (folder / "evaluations" / f"{values[-1]}-{said.get('set_code')}.json").write_text(json.dumps(record))
+
+
+def test_other_sets_of_the_same_name_are_not_pooled(tmp_path):
+    runs = [write_run(tmp_path / str(seed), seed=seed) for seed in range(2)]
+    for run, high in zip(runs, (2.0, 3.0), strict=True):
+        grid_of(run, [1.0, high])  # as files were written before a set had a code
+        grid_of(run, [1.0, 4.0], set_code="abc")
+        grid_of(run, [1.0, 5.0], set_code=f"def{high}")
+    metrics = [one.metric for one in numbers(gather([tmp_path])) if one.metric.startswith("worst case")]
+    assert metrics == ["worst case over mine abc (closed, n=2)"]
+
+
 def test_objectives_show_what_was_predicted_and_what_was_achieved(tmp_path):
     for seed in range(2):
         run = write_run(tmp_path / str(seed), agent="dhn", seed=seed)

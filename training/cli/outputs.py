@@ -32,3 +32,29 @@ def require_output(path: Path | None, *suffixes: str, force: bool = True) -> Non
         raise OSError(f"{path}: {folder} is a file, not a folder; choose another place")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OSError(f"{path}: {folder} cannot be written; choose another place")
+
+
+def require_beside(page: Path, suffix: str, start: str) -> None:
+    """Raise unless the numbers of a page can be written next to it, under its name.
+
+    Nobody has named that file: one that is there is replaced only where it holds the numbers of such a page.
+
+    Args:
+        page: the page.
+        suffix: of the file with its numbers.
+        start: what that begins with, without white space.
+
+    Raises:
+        ValueError: a file that begins otherwise, or a folder.
+        OSError: its folder cannot be made or written.
+    """
+    beside = page.with_suffix(suffix)
+    require_output(beside)
+    if not beside.is_file():
+        return
+    with beside.open(encoding="utf-8", errors="replace") as file:
+        found = "".join(file.read(2 * len(start)).split())
+    if found and not found.startswith(start):
+        raise ValueError(
+            f"{beside}: the numbers of {page.name} would replace this file, which holds none; choose another --out"
+        )

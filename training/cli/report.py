@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from surefoot.training.cli.imports import quick_imports
-from surefoot.training.cli.outputs import require_output
+from surefoot.training.cli.outputs import require_beside, require_output
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Request:
     folders: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, sweeps, or folders that contain some."""
     out: Path | None = None
-    """The HTML file; the CSV file is written next to it. Default: report.html in the first folder."""
+    """The HTML file; the CSV file of the same name is written next to it. Default: report.html in the first folder."""
 
 
 def main(arguments: list[str]) -> int:
@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
         raise ValueError("name at least one run folder, sweep or folder that holds some")
     out = request.out or request.folders[0] / "report.html"
     require_output(out, ".html")
+    require_beside(out, ".csv", "task,method,agent,metric,")
     with quick_imports():  # not sooner: `--help` needs neither PyTorch nor matplotlib
         from surefoot.evaluation.storage import write_atomically
         from surefoot.training.report.data import gather

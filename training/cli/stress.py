@@ -22,7 +22,7 @@ from surefoot.evaluation.stress.measure import SEED, stress
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.training.cli.opening import Opening, open_all
 from surefoot.training.cli.options import read_options
-from surefoot.training.cli.outputs import require_output
+from surefoot.training.cli.outputs import require_beside, require_output
 from surefoot.training.config.presets import laid_over
 from surefoot.training.config.unread import refuse_given
 from surefoot.training.loop.engines import pick_device
@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> int:
     request = parse(arguments)
     request = replace(request, policies=tuple(folder for path in request.policies for folder in seed_folders(path)))
     check(request)
-    for suffix in (".html", ".json"):
-        require_output(out_of(request).with_suffix(suffix))
+    require_output(out_of(request))
+    require_beside(out_of(request), ".json", '{"stress":')
     torch.set_num_threads(1)  # the cores are the physics'; a policy's small products would only wait for each other
     device = pick_device(request.device)
     chosen, task = _opened(arguments, request, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -27,6 +28,7 @@ from surefoot.evaluation.statistics import (
     probability_of_improvement,
     stratified_bootstrap,
 )
+from surefoot.evaluation.storage import write_atomically
 from surefoot.training.config.baselines import conditions, differing, shown
 from surefoot.training.config.measure import OBJECTIVE_COLUMN, RETURN, WORST_CASE
 from surefoot.training.config.presets import default_config, to_plain
@@ -327,8 +329,9 @@ def changes(run: RunFacts) -> dict[str, tuple[Any, Any]]:
 def write_csv(statistics: Sequence[Statistic], path: Path) -> None:
     """Write one row a number; the cells of an interval that does not exist are empty."""
     names = [field.name for field in dataclasses.fields(Statistic) if field.name != "interval"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*names, "low", "high"])
-        for statistic in statistics:
-            writer.writerow([*(getattr(statistic, name) for name in names), *(statistic.interval or ("", ""))])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, "low", "high"])
+    for statistic in statistics:
+        writer.writerow([*(getattr(statistic, name) for name in names), *(statistic.interval or ("", ""))])
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))

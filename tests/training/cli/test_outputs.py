@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.training.cli.main import main
-from surefoot.training.cli.outputs import require_output
+from surefoot.training.cli.outputs import require_beside, require_output
 
 
 def test_a_file_that_can_be_written_passes_and_nothing_is_made(tmp_path):
@@ -34,6 +34,29 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # permissions do not stop a root user
     with pytest.raises(OSError, match="cannot be written"):
         require_output(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "own"),
+    [
+        ("report {run}", "metrics.csv", "task,method,agent,metric,unit\n"),
+        ("stress {run} --budget 50", "meta.json", '{\n "stress": 1,\n "time": 3}'),
+    ],
+)
+def test_the_numbers_beside_a_page_replace_only_such_numbers(make_run, capsys, words, name, own):
+    run = make_run("run")
+    (run / "metrics.csv").write_text("step,seconds\n1,1\n")
+    before = (run / name).read_text()
+    page = (run / name).with_suffix(".html")
+    assert main([*words.format(run=run).split(), "--out", str(page)]) == 2
+    said = f"{run / name}: the numbers of {page.name} would replace this file, which holds none; choose another --out"
+    assert capsys.readouterr().err == f"surefoot: error: {said}\n"
+    assert (run / name).read_text() == before
+    for content in (own, ""):
+        (run / name).write_text(content)
+        require_beside(page, Path(name).suffix, "".join(own.split())[:10])
+    (run / name).unlink()
+    require_beside(page, Path(name).suffix, "task")
 
 
 def test_a_report_in_a_folder_that_cannot_be_written_is_refused_before_the_runs_are_read(make_run, monkeypatch, capsys):

@@ -31,6 +31,7 @@ from surefoot.training.report.numbers import (
     numbers,
     physics_map,
     tails,
+    write_csv,
 )
 from surefoot.training.report.page import page
 from surefoot.training.runs import folder as run_folder
@@ -641,6 +642,16 @@ def test_the_csv_holds_every_number_and_empty_cells_for_missing_intervals(full_r
     )
     lone = rows["sb3-td3", "final return"]
     assert (lone["low"], lone["high"], lone["seeds"]) == ("", "", "1")
+
+
+def test_the_csv_of_before_is_whole_where_it_cannot_be_written_anew(two_agents, monkeypatch):
+    path = two_agents / "x.csv"
+    path.write_text("before")
+    monkeypatch.setattr("os.replace", lambda *names: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(OSError, match=r"x\.csv: could not be written"):
+        write_csv(numbers(gather([two_agents])), path)
+    assert path.read_text() == "before"
+    assert not list(two_agents.glob("x.csv?*"))
 
 
 @pytest.fixture

@@ -3,7 +3,16 @@
 from surefoot.envs.check import examine_task, require_time_limit
 from surefoot.envs.config import EnvConfig
 from surefoot.envs.finite import TaskError
-from surefoot.envs.make import episode_limit, find_spec, make_own, make_single, make_vec, own_action_space, spaces_of
+from surefoot.envs.make import (
+    episode_limit,
+    find_spec,
+    make_own,
+    make_single,
+    make_vec,
+    own_action_space,
+    spaces_of,
+    time_limit,
+)
 from surefoot.envs.parameters import Parameter, Uncertain, UncertaintySet
 from surefoot.envs.physics import ActionNoise, Physics, apply_physics
 from surefoot.envs.resumable import Resumable
@@ -91,6 +100,7 @@ __all__ = [
     "set_from_mapping",
     "spaces_of",
     "subset",
+    "time_limit",
 ]
 
 register("surefoot/Pendulum-v0", Pendulum, max_episode_steps=200)

@@ -228,8 +228,17 @@ def episode_limit(config: EnvConfig) -> int | None:
     Raises:
         As `find_spec`.
     """
-    limit = config.max_episode_steps or find_spec(config.id).max_episode_steps
+    limit = time_limit(config)
     return limit and -(-limit // config.action_repeat)
+
+
+def time_limit(config: EnvConfig) -> int | None:
+    """Return after how many of the task's own steps an episode is truncated; None: never.
+
+    Raises:
+        As `find_spec`.
+    """
+    return config.max_episode_steps or find_spec(config.id).max_episode_steps
 
 
 def native_task(env_id: str) -> Callable[..., TensorEnv] | None:

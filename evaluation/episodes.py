@@ -13,8 +13,8 @@ from torch import Tensor
 
 from surefoot.agents.interface import Agent, Policy, StatefulPolicy
 from surefoot.agents.parts.interaction import require_rewards, rewards_of
-from surefoot.envs import EnvConfig, TaskError, make_vec
-from surefoot.offline_data import normalized_score
+from surefoot.envs import EnvConfig, TaskError, make_vec, time_limit
+from surefoot.offline_data import scores
 
 NUM_ENVS = 32  # most environments stepped side by side; more episodes run in further waves
 LONGEST_EPISODE = 100_000  # steps; a task without a time limit would otherwise never return
@@ -48,7 +48,9 @@ class EvalResult(NamedTuple):
 
     returns: np.ndarray  # (E,) float64, undiscounted
     lengths: np.ndarray  # (E,) int64, steps
-    score: np.ndarray | None  # (E,) D4RL-normalised, x100; None where the task has no reference returns
+    score: (
+        np.ndarray | None
+    )  # (E,) D4RL-normalised, x100; None where the task, or its time limit, has no reference returns
     discounted: np.ndarray  # (E,) float64, by the `gamma` that was given; (E, m) of a policy for m `rewards`
 
 
@@ -84,7 +86,13 @@ def evaluate(
     returns, discounted, lengths = columns
     if (wrong := np.flatnonzero(~np.isfinite(returns))).size:
         raise TaskError(f"{env_config.id}: in an evaluation the return of episode {wrong[0]} is {returns[wrong[0]]}")
-    return EvalResult(returns, lengths, normalized_score(env_config.id, returns), discounted)
+    return EvalResult(returns, lengths, score_of(env_config, returns), discounted)
+
+
+def score_of(env_config: EnvConfig, returns: np.ndarray) -> np.ndarray | None:
+    """Return D4RL's score (E,) of the returns (E,); None where its references are of no such task or time limit."""
+    comparable = time_limit(env_config) == scores.EPISODE_STEPS
+    return scores.normalized_score(env_config.id, returns) if comparable else None
 
 
 def _first_episodes(act: Act, env: Any, seed: int, gamma: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ REFERENCE_SCORES = {
     "walker2d": (1.629008, 4592.3),
     "ant": (-325.6, 3879.7),
 }
+EPISODE_STEPS = 1_000  # the time limit of the tasks that these are returns of
 QUALITIES = ("random", "medium", "medium-replay", "medium-expert", "expert", "full-replay")
 ADDRESS = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
 

@@ -6,7 +6,7 @@ import torch
 
 from surefoot.envs import EnvConfig
 from surefoot.evaluation import episodes as evaluation
-from surefoot.evaluation.episodes import evaluate
+from surefoot.evaluation.episodes import evaluate, score_of
 
 SCRIPTED = EnvConfig("ScriptedReturns-v0")
 
@@ -59,8 +59,23 @@ def test_same_call_same_bits_and_no_global_randomness():
     other = evaluate(act, config, episodes=3, seed=9)
     np.testing.assert_allclose(other.returns[:2], first.returns[1:], rtol=1e-5)
     assert first.returns[0] != first.returns[1]
-    # the constants of D4RL's infos.py
-    np.testing.assert_allclose(first.score, 100 * (first.returns + 280.178953) / (12135.0 + 280.178953))
+
+
+@pytest.mark.parametrize("limit", [None, 1000, 999, 20])
+def test_a_score_is_of_episodes_as_long_as_those_of_its_references(limit):
+    returns = np.array([100.0, 2000.0])
+    for change in ({}, {"action_repeat": 4}):  # a limit counts the task's own steps
+        score = score_of(EnvConfig("HalfCheetah-v5", max_episode_steps=limit, **change), returns)
+        if limit in (None, 1000):  # the constants of D4RL's infos.py
+            np.testing.assert_allclose(score, 100 * (returns + 280.178953) / (12135.0 + 280.178953))
+        else:
+            assert score is None
+    assert score_of(EnvConfig("Swimmer-v5"), returns) is None
+
+
+def test_an_evaluation_of_shorter_episodes_has_no_score():
+    config = EnvConfig("HalfCheetah-v5", max_episode_steps=2)
+    assert evaluate(lambda obs: torch.zeros(len(obs), 6), config, episodes=1, seed=0).score is None
 
 
 def test_returns_are_summed_in_double_precision():

@@ -22,7 +22,7 @@ from surefoot.training.config.presets import from_plain, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.loop.budget import settle
 from surefoot.training.loop.interrupt import DRIVER
-from surefoot.training.loop.setup import changeable, require_not_beyond, what_may_not_change
+from surefoot.training.loop.setup import CHANGEABLE, require_not_beyond, what_may_not_change
 from surefoot.training.runs.folder import read_config, read_meta, seed_folders, write_config
 from surefoot.training.runs.lock import remove_own
 
@@ -174,7 +174,7 @@ class BaselineRuns:
         agent_name, config = read_baseline(self.run, entry)
         call = [sys.executable, "-P", "-m", "surefoot.training.cli.main", "train", agent_name]
         if _steps_of(folder):
-            names = [name for name in changeable(agent_name) if name not in ("threads", "logger", "baselines")]
+            names = [name for name in CHANGEABLE if name not in ("threads", "logger", "baselines")]
             options = [f"--{name.replace('_', '-')}={attrgetter(name)(config)}" for name in names]
             return [*call, "--resume", str(folder), *options, "--logger", *config.logger]
         remove_own(folder, waits=True)  # killed before its first checkpoint; it may be ending with its parent

@@ -320,19 +320,14 @@ def require_not_beyond(step: int, before: RunConfig[Any], after: RunConfig[Any],
 def require_same_settings(agent_name: str, before: RunConfig[Any], after: RunConfig[Any], where: Path) -> None:
     """Raise `ValueError` where settings differ that a run may not change when it is resumed."""
     if changes := what_may_not_change(agent_name, before, after):
-        raise ValueError(
-            f"{where}: {changes}; only {', '.join(map(option, changeable(agent_name)))} may change on resume"
-        )
-
-
-def changeable(agent_name: str) -> tuple[str, ...]:
-    """Return what a run may change when it is resumed."""
-    # Where the agent never acts, the time limit is that of the evaluations alone.
-    return (*CHANGEABLE, "env.max_episode_steps") if agents.get(agent_name).offline else CHANGEABLE
+        may = f"only {', '.join(map(option, CHANGEABLE))} may change on resume"
+        limit = option("env.max_episode_steps")  # of evaluations alone where nobody acts: a run's must be comparable
+        advice = f"; begin a new run for another {limit}, or measure this one with it by `surefoot evaluate`"
+        raise ValueError(f"{where}: {changes}; {may}{advice if limit in changes else ''}")
 
 
 def what_may_not_change(agent_name: str, before: RunConfig[Any], after: RunConfig[Any]) -> str:
     """Return in words which settings differ that a run may not change when it is resumed; nothing where none does."""
     old, new = (flattened(to_plain(agent_name, settings)) for settings in (before, after))
-    names = [name for name in (old | new) if name not in changeable(agent_name) and old.get(name) != new.get(name)]
+    names = [name for name in (old | new) if name not in CHANGEABLE and old.get(name) != new.get(name)]
     return ", ".join(f"{option(name)} was {old.get(name)!r}, not {new.get(name)!r}" for name in names)

@@ -16,6 +16,7 @@ from surefoot.agents.interface import Style
 from surefoot.evaluation.describe import describe_task
 from surefoot.evaluation.figures.style import agent_style, distinct_styles
 from surefoot.evaluation.regret import load_regret
+from surefoot.offline_data.scores import EPISODE_STEPS
 from surefoot.training.config.measure import OBJECTIVE_COLUMN, RETURN, WORST_CASE, Measure, measure_of
 from surefoot.training.config.run import RunConfig
 from surefoot.training.report.records import Measurements, Skipped, read_failures, read_measurements, skipping
@@ -177,6 +178,8 @@ def read_run(folder: Path) -> RunFacts:
     curves = read_evaluations(folder / "evaluations.csv")
     if meta.get("status") == "finished" and not by_regret and not curves:
         raise ValueError("finished, but its evaluations.csv has no row")
+    if config.env.max_episode_steps not in (None, EPISODE_STEPS):
+        curves.pop("score", None)  # of a version that scaled returns of any time limit
     returns = curves.get(RETURN.column, {})
     if wrong := [step for step, mean in returns.items() if not np.isfinite(mean)]:
         raise ValueError(f"the return of its evaluation at step {wrong[0]} is {returns[wrong[0]]}")

@@ -88,7 +88,7 @@ def test_new_episodes_of_dhn_have_stocks_of_their_own(tmp_path):
     assert torch.equal(agent.envs.interaction.length, torch.zeros(2, dtype=torch.int64))
 
 
-def test_the_time_limit_may_change_where_only_evaluations_need_it(tmp_path, data_file):
+def test_the_time_limit_may_not_change_even_where_only_evaluations_have_it(tmp_path, data_file):
     from surefoot.offline_data import DataConfig
 
     data = DataConfig(str(data_file))
@@ -97,9 +97,11 @@ def test_the_time_limit_may_change_where_only_evaluations_need_it(tmp_path, data
     capped = dataclasses.replace(
         config, env=EnvConfig("surefoot/Pendulum-v0", num_envs=2, max_episode_steps=7), steps=30
     )
-    run = resume(folder, "bc", capped)
-    execute(run, StopRequest())
-    assert (folder / "evaluations.csv").read_text().splitlines()[-1].split(",")[5] == "7"
+    advice = "or measure this one with it by `surefoot evaluate`$"
+    with pytest.raises(
+        ValueError, match=rf"--env\.max-episode-steps was None, not 7; only --steps, .* a new run .*{advice}"
+    ):
+        resume(folder, "bc", capped)
     other = train("sac", run_of("sac", "Pendulum-v1"), out=tmp_path, name="acts")
     with pytest.raises(ValueError, match=r"--env\.max-episode-steps was None, not 7"):
         resume(

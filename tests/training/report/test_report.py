@@ -395,7 +395,7 @@ def test_the_probability_of_improvement_counts_pairs_and_halves_ties(two_agents)
 
 
 def test_scores_are_used_across_tasks_only_where_every_run_has_one(tmp_path):
-    other = replace(PENDULUM, max_episode_steps=7)
+    other = replace(PENDULUM, physics=Physics(gravity=2.0))
     for seed in range(2):
         write_run(tmp_path / f"a{seed}", seed=seed, scores=True)
         write_run(tmp_path / f"b{seed}", seed=seed, env=other, returns=((200, 5.0 + seed),), scores=True)
@@ -403,6 +403,11 @@ def test_scores_are_used_across_tasks_only_where_every_run_has_one(tmp_path):
     assert final_values(findings)[0].name == "score"
     (pooled,) = [f for f in numbers(findings) if f.task == "all its 2 tasks"]
     assert (pooled.value, pooled.seeds, pooled.begun) == (40.0, 4, 4)  # IQM of 30, 30, 50, 60
+    write_run(tmp_path / "d", seed=5, env=replace(PENDULUM, max_episode_steps=1000), scores=True)
+    assert final_values(gather([tmp_path]))[0].name == "score"
+    capped = write_run(tmp_path / "e", seed=5, env=replace(PENDULUM, max_episode_steps=7), scores=True)
+    assert final_values(gather([tmp_path]))[0].name == "return"  # the references are of 1,000 steps
+    shutil.rmtree(capped)
     write_run(tmp_path / "c", "sb3-sac")
     findings = gather([tmp_path])
     assert final_values(findings)[0].name == "return"

@@ -156,13 +156,17 @@ def side_by_side(sweep: Sweep, cpus: int, gpus: int) -> int:
 
 
 def devices_of(slot: int, gpus_per_run: float) -> dict[str, str]:
-    """Return the environment by which the run in a slot sees its CUDA devices; empty where it needs none."""
+    """Return the environment by which the run in a slot sees its CUDA devices; empty where it needs none.
+
+    They are of those that this process sees, by the names that it was given: numbers of the machine's, or UUIDs.
+    """
     if gpus_per_run <= 0:
         return {}
-    if gpus_per_run <= 1:
-        return {"CUDA_VISIBLE_DEVICES": str(slot // int(1 / gpus_per_run))}
-    width = int(gpus_per_run)
-    return {"CUDA_VISIBLE_DEVICES": ",".join(str(slot * width + i) for i in range(width))}
+    width = max(1, int(gpus_per_run))
+    first = slot // int(1 / gpus_per_run) if gpus_per_run < 1 else slot * width
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    seen = range(first, first + width)
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[i] if names else str(i) for i in seen)}
 
 
 def end_of_log(folder: Path, name: str) -> str:

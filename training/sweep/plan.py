@@ -108,7 +108,7 @@ class Sweep:
     cpus_per_run: float = 1.0
     """CPUs per run, which limits how many run at once; whole numbers are also the threads of a run."""
     gpus_per_run: float = 0.0
-    """GPUs per run; with 0.25 four runs share one."""
+    """GPUs per run, a part of one or a whole number; with 0.25 four runs share one."""
     max_restarts: int = 2
     """How often a run that crashes is restarted from its own checkpoint before it counts as failed. One that diverges
     is not restarted: the same seed would diverge again."""
@@ -122,6 +122,8 @@ class Sweep:
             raise ValueError(f"--cpus-per-run is {self.cpus_per_run}; it must be positive")
         if not 0 <= self.gpus_per_run < math.inf:
             raise ValueError(f"--gpus-per-run is {self.gpus_per_run}; it must not be negative")
+        if self.gpus_per_run > 1 and self.gpus_per_run != int(self.gpus_per_run):
+            raise ValueError(f"--gpus-per-run is {self.gpus_per_run}; above 1 it must be a whole number of GPUs")
         require_between(self, {"max_restarts": (0, 1_000), "asha_grace": (1, 10**15)})
 
 

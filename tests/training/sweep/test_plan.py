@@ -236,7 +236,33 @@ def test_a_run_that_asks_for_more_than_there_is_is_refused():
         sweep_local.side_by_side(Sweep(gpus_per_run=0.5), cpus=8, gpus=0)
 
 
-def test_the_slots_share_the_gpus_out():
+@pytest.mark.parametrize(("gpus", "fits"), [(0.3, True), (1.0, True), (2.0, True), (1.5, False), (2.01, False)])
+def test_a_run_has_a_part_of_one_gpu_or_whole_ones(gpus, fits):
+    if fits:
+        assert Sweep(gpus_per_run=gpus).gpus_per_run == gpus
+        return
+    with pytest.raises(ValueError, match=rf"--gpus-per-run is {gpus}; above 1 it must be a whole number"):
+        Sweep(gpus_per_run=gpus)
+
+
+@pytest.mark.parametrize(
+    ("inherited", "gpus_per_run", "seen"),
+    [
+        ("2,3", 1.0, ["2", "3"]),
+        ("2,3", 0.5, ["2", "2", "3", "3"]),
+        ("7, 4,5,1", 2.0, ["7,4", "5,1"]),
+        ("GPU-a,GPU-b", 1.0, ["GPU-a", "GPU-b"]),
+        ("", 2.0, ["0,1", "2,3"]),  # of a process that sees none, no slot is asked for
+    ],
+)
+def test_the_gpus_of_a_slot_are_of_those_that_the_sweep_itself_may_use(monkeypatch, inherited, gpus_per_run, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)
+    slots = [sweep_local.devices_of(slot, gpus_per_run) for slot in range(len(seen))]
+    assert slots == [{"CUDA_VISIBLE_DEVICES": devices} for devices in seen]
+
+
+def test_the_slots_share_the_gpus_out(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     seen = [sweep_local.devices_of(slot, 0.5)["CUDA_VISIBLE_DEVICES"] for slot in range(4)]
     assert seen == ["0", "0", "1", "1"]
     assert sweep_local.devices_of(1, 2)["CUDA_VISIBLE_DEVICES"] == "2,3"

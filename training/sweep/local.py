@@ -25,6 +25,7 @@ from surefoot.training.sweep.server import ForkedRun, Request, WarmServer, log_o
 
 LAST_LINES = 15  # of a failed run's log, enough for the error and where it came from
 SAME_AGAIN = 2  # exit code, of wrong input and of a run that diverged: another try would end the same way
+STOPPED = (128 + signal.SIGINT, -signal.SIGINT)  # exit codes of a run that was asked to save and end
 LOOK_EVERY = 0.1  # seconds between two looks at the processes
 SHOW_EVERY = 1.0  # seconds between two counts of all their steps
 
@@ -88,8 +89,11 @@ class WorkerPool:
             self.server = WarmServer(server_command(self.folder), pass_fds=(self.lock,))
         return self.server
 
-    def collect(self) -> None:
-        """Sort the processes that have ended: finished, to be restarted, or failed for good."""
+    def collect(self, stopped: bool = False) -> None:
+        """Sort the processes that have ended: finished, to be restarted, or failed for good.
+
+        Those that have been `stopped` wait, however often they were tried: nothing has failed.
+        """
         for slot, (entry, _, process) in list(self.children.items()):
             if (code := process.poll()) is None:
                 continue
@@ -97,7 +101,9 @@ class WorkerPool:
             self.free.append(slot)
             if plan.is_done(self.folder, entry.name):
                 self.done.add(entry.name)
-            elif code != SAME_AGAIN and self.tries[entry.name] <= self.sweep.max_restarts:
+            elif (stopped and code in STOPPED) or (
+                code != SAME_AGAIN and self.tries[entry.name] <= self.sweep.max_restarts
+            ):
                 self.waiting.insert(0, entry)
             else:
                 failure = {"tries": self.tries[entry.name], "end_of_log": end_of_log(self.folder, entry.name)}
@@ -127,7 +133,7 @@ class WorkerPool:
         finally:
             if self.server is not None:
                 self.server.close()
-        self.collect()
+        self.collect(stopped=True)
         self.children.clear()
 
 

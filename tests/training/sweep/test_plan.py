@@ -400,14 +400,47 @@ def has_checkpoint(folder: Path) -> bool:
     return any(policy_files.checkpoint_steps(run) for run in folder.glob("runs/*"))
 
 
+class Ended:
+    """The process of a run that ends with a code as soon as it is asked to."""
+
+    def __init__(self, code):
+        self.code, self.asked = code, []
+
+    def poll(self):
+        return self.code if self.asked else None
+
+    def wait(self):
+        return self.poll()
+
+    def send_signal(self, number):
+        self.asked.append(number)
+
+
+@pytest.mark.parametrize(("code", "failed"), [(130, False), (-2, False), (1, True), (-9, True), (2, True)])
+def test_a_run_that_the_end_of_a_sweep_has_interrupted_has_not_failed(tmp_path, code, failed):
+    sweep = Sweep(("sac",), max_restarts=0)
+    create(tmp_path / "many", sweep, expand(sweep))
+    (entry,) = read_plan(tmp_path / "many")
+    (tmp_path / "many" / "logs" / f"{entry.name}.log").write_text("the end")
+    pool = sweep_local.WorkerPool(tmp_path / "many", sweep, lock=0)
+    pool.tries[pool.waiting.pop().name] = 1
+    pool.children[pool.free.pop(0)] = entry, (1, 1), Ended(code)
+    pool.end()
+    assert list(read_failures(tmp_path / "many")) == [entry.name] * failed
+    assert pool.progress()[:3] == (0, 0, int(failed))
+    assert pool.waiting == [entry] * (not failed)
+
+
 def test_ctrl_c_stops_cleanly_and_resume_finishes_only_what_was_missing(tmp_path, knows_fake, capsys):
-    process = driver(tmp_path, *sweep_of(tmp_path, steps=[30, 900]))
+    process = driver(tmp_path, *sweep_of(tmp_path, "--max-restarts", "0", steps=[30, 900]))
     folder = tmp_path / "many"
     wait_until(lambda: len(list(folder.glob("runs/*steps=900*/checkpoints/step-*"))) > 0)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert f"resume with: surefoot sweep --resume {folder}" in out
+    assert read_failures(folder) == {}
+    assert " failed" not in err
     stamps = {run: (run / "meta.json").read_text() for run in folder.glob("runs/*")}
     assert {run_folder.read_meta(run)["status"] for run in stamps} <= {"finished", "interrupted"}
     assert "interrupted" in {run_folder.read_meta(run)["status"] for run in stamps}

@@ -153,18 +153,33 @@ def _copy(run: RunFacts) -> Copy:
 
 
 def find_runs(roots: Sequence[Path]) -> list[Path]:
-    """Return the folders under `roots` that are or were meant to be runs, each once, baseline runs included."""
+    """Return the folders under `roots` that are or were meant to be runs, each once: linked and baseline runs, too."""
     found: dict[Path, Path] = {}
+    for place, folders, files in _walk(roots):
+        if {"config.yaml", "meta.json"} & files:
+            seeds = seed_folders(place)
+            found |= {path.resolve(): path for path in seeds if path.resolve() not in found}
+            folders[:] = [name for name in folders if name == "baselines"]
+    return list(found.values())
+
+
+def _walk(roots: Sequence[Path]) -> Iterator[tuple[Path, list[str], set[str]]]:
+    """Yield every folder under the roots that may hold runs, with the names in it, as `os.walk` does.
+
+    Links are followed, and each folder is visited once: a link may lead to a folder above it.
+    """
+    visited: set[Path] = set()
     for root in roots:
         if not root.is_dir():
             raise FileNotFoundError(f"{root}: no such folder; name run folders or folders that hold some")
-        for place, folders, files in os.walk(root):
+        for place, folders, files in os.walk(root, followlinks=True):
+            real = Path(place).resolve()
             folders[:] = sorted(name for name in folders if name not in PASSED_BY)
-            if {"config.yaml", "meta.json"} & set(files):
-                seeds = seed_folders(Path(place))
-                found |= {path.resolve(): path for path in seeds if path.resolve() not in found}
-                folders[:] = [name for name in folders if name == "baselines"]
-    return list(found.values())
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            yield Path(place), folders, set(files)
 
 
 def read_run(folder: Path) -> RunFacts:
@@ -265,7 +280,7 @@ def _cells(runs: Sequence[RunFacts], methods: dict[str, Method]) -> Iterator[Cel
 def _losses(runs: Sequence[RunFacts], roots: Sequence[Path], skipped: list[Skipped]) -> Iterator[Loss]:
     """Yield the runs that did not finish, with the end of their log where a sweep kept one, and those never begun."""
     failures: dict[Path, dict[str, Any]] = {}
-    sweeps = {path.parent for root in roots for path in root.rglob("sweep.yaml")}
+    sweeps = {place for place, _, files in _walk(roots) if "sweep.yaml" in files}
     for place in sorted(sweeps):
         failures |= {(place / "runs" / name).resolve(): one for name, one in read_failures(place, skipped).items()}
     begun = {whole_run(run.folder.resolve()) for run in runs}

@@ -272,6 +272,25 @@ def test_every_run_counts_once_and_baseline_runs_are_runs_too(two_agents):
     assert len(gather([two_agents, two_agents / "sac0", two_agents / "." / "sb30"]).runs) == 5
 
 
+def test_links_to_runs_and_sweeps_are_followed_and_each_real_folder_counts_once(two_agents, tmp_path_factory):
+    root = tmp_path_factory.mktemp("links")
+    (root / "sac0").symlink_to(two_agents / "sac0")
+    (root / "again").symlink_to(two_agents / "sac0")
+    (root / "up").symlink_to(root)  # endless
+    (root / "gone").symlink_to(root / "nothing")
+    assert [run.folder for run in gather([root]).runs] == [root / "again"]
+    write_run(two_agents / "many" / "runs" / "bad", seed=7, status="failed")
+    (two_agents / "many" / "sweep.yaml").write_text("agents: [sac]\n")
+    (two_agents / "many" / "failures.json").write_text('{"bad": {"tries": 3, "end_of_log": "oh"}}')
+    (two_agents / "many" / "runs" / "back").symlink_to(two_agents)
+    (root / "many").symlink_to(two_agents / "many")
+    for roots in ([root], [two_agents, root], [root / "many"]):
+        findings = gather(roots)
+        assert len(findings.runs) == 6
+        assert [(loss.name, loss.status) for loss in findings.losses] == [("bad", "failed after 3 tries")]
+        assert not findings.repeats
+
+
 def test_no_run_at_all_is_an_error(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert main(["report", str(tmp_path / "absent")]) == 2

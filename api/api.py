@@ -18,7 +18,7 @@ from surefoot.configs import preset_names
 from surefoot.configs.allowed_modules import imports_allowed, named_modules
 from surefoot.configs.casting import nested, overlay
 from surefoot.envs import EnvConfig, make_own, own_action_space, spaces_of
-from surefoot.evaluation.episodes import NUM_ENVS, EvalResult
+from surefoot.evaluation.episodes import NUM_ENVS, EvalResult, divergence
 from surefoot.evaluation.episodes import evaluate as evaluate_act
 from surefoot.evaluation.loaded_policy import LoadedPolicy
 from surefoot.evaluation.policies import bound_to, load_any
@@ -161,7 +161,7 @@ def evaluate(
     allow_code: bool = False,
     device: str = "cpu",
 ) -> EvalResult:
-    """Return the outcome of fresh episodes: `returns`, `lengths` and, where the task has references, `score`.
+    """Return the outcome of fresh episodes: `returns`, `lengths`, `broken` and, where the task has references, `score`.
 
     Args:
         policy: a run, a folder or file that `load_policy` takes, a loaded policy, or any function from observations
@@ -174,6 +174,7 @@ def evaluate(
         allow_code: as for `load_policy`.
         device: where the policy computes.
 
+    Warns where the physics diverged, which ends an episode (`broken`).
     Raises:
         ValueError: a function without a task, or a policy whose spaces are not the task's.
     """
@@ -186,7 +187,10 @@ def evaluate(
         else:
             opened = opened.fitted_to(task)
             act, task = opened.act, opened.env or task
-        return evaluate_act(act, task, episodes=episodes, seed=seed, device=device, num_envs=NUM_ENVS)
+        result = evaluate_act(act, task, episodes=episodes, seed=seed, device=device, num_envs=NUM_ENVS)
+    if note := divergence(int(result.broken.sum()), episodes):
+        warnings.warn(f"{task.id}: {note}", stacklevel=2)
+    return result
 
 
 def load_policy(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import gymnasium as gym
 import mujoco
 import numpy as np
 
@@ -36,3 +37,36 @@ def quiet_mujoco() -> Iterator[None]:
 def _warn_unless_diverged(text: str) -> None:
     if "unstable" not in text and "Nan, Inf or huge" not in text:
         warnings.warn(text, stacklevel=2)
+
+
+class EndsWhereDiverged(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """A MuJoCo task whose episode ends in the step in which its physics diverges; everything else is the task's.
+
+    Such a step ends it as `WithParameters` does: `terminated`, with the last good observation, no reward and
+    `info["broken"]`. Only MuJoCo's counters are looked at, for a microsecond; a number that is not finite is for
+    `FiniteGuard` to refuse.
+    """
+
+    def __init__(self, env: gym.Env):
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self._task: Any = env.unwrapped
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._obs, info = self.env.reset(seed=seed, options=options)
+        self._number = self._task.data.warning.number  # a view: to ask for it in every step would take as long again
+        self._number[:] = 0  # of a task that starts without mj_resetData
+        self._none = self._number.tobytes()
+        return self._obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        before = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(_warn_unless_diverged)  # `quiet_mujoco` would cost five times as much
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        finally:
+            mujoco.set_mju_user_warning(before)
+        if self._number.tobytes() != self._none and self._number[DIVERGED].any():
+            return self._obs, 0.0, True, truncated, {**info, "broken": True}
+        self._obs = obs
+        return obs, reward, terminated, truncated, info

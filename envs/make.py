@@ -24,6 +24,7 @@ from surefoot.configs.memory import require_memory
 from surefoot.envs.action_repeat import ActionRepeat
 from surefoot.envs.atari import flattened_frames, is_atari
 from surefoot.envs.config import EnvConfig
+from surefoot.envs.divergence import EndsWhereDiverged
 from surefoot.envs.minatar import NAMESPACE, FlattenedChannels, is_minatar, register_games
 from surefoot.envs.packages import import_tasks, known_problem, package_hint
 from surefoot.envs.parameters import UncertaintySet
@@ -138,6 +139,8 @@ def make_single(
     fixed = config.physics.fixed()
     if uncertainty is not None or fixed:
         env = WithParameters(env, uncertainty, fixed)
+    elif isinstance(getattr(env.unwrapped, "data", None), mujoco.MjData):
+        env = EndsWhereDiverged(env)
     return float32_observations(Resumable(env))
 
 

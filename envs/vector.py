@@ -29,6 +29,7 @@ class Stepped(NamedTuple):
     terminated: np.ndarray  # (N,) bool
     truncated: np.ndarray  # (N,) bool
     final_obs: dict[int, np.ndarray]
+    broken: Sequence[int] = ()  # rows whose episode ended because the physics diverged
 
 
 class SubEnvs(Protocol):
@@ -62,13 +63,15 @@ class SyncEnvs:
         n = len(self.envs)
         obs, reward = np.empty(self._shape, np.float32), np.empty(n)
         terminated, truncated = np.empty(n, np.bool_), np.empty(n, np.bool_)
-        final_obs = {}
+        final_obs, broken = {}, []
         for i, env in enumerate(self.envs):
-            obs[i], reward[i], terminated[i], truncated[i], _ = env.step(actions[i])
+            obs[i], reward[i], terminated[i], truncated[i], info = env.step(actions[i])
             if terminated[i] or truncated[i]:
                 final_obs[i] = obs[i].copy()
+                if info.get("broken"):
+                    broken.append(i)
                 obs[i], _ = env.reset()
-        return Stepped(obs, reward, terminated, truncated, final_obs)
+        return Stepped(obs, reward, terminated, truncated, final_obs, broken)
 
     def episode_states(self) -> list[EpisodeState]:
         return [env.get_wrapper_attr("episode_state") for env in self.envs]
@@ -100,7 +103,8 @@ class AsyncEnvs:
     def step(self, actions: np.ndarray) -> Stepped:
         obs, reward, terminated, truncated, info = self._envs.step(actions)
         final_obs = {int(i): info["final_obs"][i] for i in np.flatnonzero(terminated | truncated)}
-        return Stepped(obs, reward, terminated, truncated, final_obs)
+        broken = np.flatnonzero(info.get("final_info", {}).get("broken", ())).tolist()
+        return Stepped(obs, reward, terminated, truncated, final_obs, broken)
 
     def episode_states(self) -> Sequence[EpisodeState]:
         return self._envs.get_attr("episode_state")
@@ -131,8 +135,9 @@ class TensorVectorEnv(gym.vector.VectorEnv):
     """Environments of one task as `surefoot.agents.interface.VectorEnv`: SAME_STEP autoreset.
 
     `info["final_obs"]` (N, obs) is the true successor in every environment, `info["_final_obs"]` (N,) marks whose
-    episode ended. Where none did, `final_obs` *is* the returned observation and all flags are one tensor: read them, do
-    not write into them. (Each small tensor costs 2 to 3 µs after a physics step has filled the caches.)
+    episode ended, `info["broken"]` (N,) whose did because the physics diverged. Where none did, `final_obs` *is* the
+    returned observation and all flags are one tensor: read them, do not write into them. (Each small tensor costs 2 to
+    3 µs after a physics step has filled the caches.)
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's own declaration
@@ -169,23 +174,27 @@ class TensorVectorEnv(gym.vector.VectorEnv):
         return self._tensor(obs), {}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Observation (N, obs), reward (N,), terminated, truncated (N,) bool, {"final_obs", "_final_obs"}.
+        """Observation (N, obs), reward (N,), terminated, truncated (N,) bool, {"final_obs", "_final_obs", "broken"}.
 
         Raises:
-            TaskError: a reward or an observation is not finite, or beyond float32.
+            TaskError: a reward or an observation is not finite, or beyond float32; an action that broke the physics.
         """
         given = actions.numpy(force=True)
         stepped = self.sub_envs.step(given)
-        rewards = as_float32(stepped.reward)
+        rewards = _rewards(given, stepped)
         final_obs = stepped.obs.copy() if stepped.final_obs else stepped.obs
         for i, row in stepped.final_obs.items():
             final_obs[i] = row
         self.guard.check_step(given, rewards, final_obs, stepped.obs)
         obs, reward = self._tensor(stepped.obs), self._tensor(rewards)
+        none = self._none
         if not stepped.final_obs:
-            return obs, reward, self._none, self._none, {"final_obs": obs, "_final_obs": self._none}
+            return obs, reward, none, none, {"final_obs": obs, "_final_obs": none, "broken": none}
         terminated, truncated = self._tensor(stepped.terminated), self._tensor(stepped.truncated)
-        info = {"final_obs": self._tensor(final_obs), "_final_obs": terminated | truncated}
+        info = {"final_obs": self._tensor(final_obs), "_final_obs": terminated | truncated, "broken": none}
+        if stepped.broken:
+            info["broken"] = none.clone()
+            info["broken"][stepped.broken] = True
         return obs, reward, terminated, truncated, info
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -233,6 +242,15 @@ class TensorVectorEnv(gym.vector.VectorEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         self.sub_envs.close()
+
+
+def _rewards(given: np.ndarray, stepped: Stepped) -> np.ndarray:
+    """Return the rewards (N,) float32: NaN, which the guard names, where it was not the physics but the policy."""
+    rewards = as_float32(stepped.reward)
+    for i in stepped.broken:
+        if not np.isfinite(given[i]).all():
+            rewards[i] = np.nan
+    return rewards
 
 
 def _with_tensors(state: EpisodeState) -> EpisodeState:

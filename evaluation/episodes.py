@@ -48,10 +48,9 @@ class EvalResult(NamedTuple):
 
     returns: np.ndarray  # (E,) float64, undiscounted
     lengths: np.ndarray  # (E,) int64, steps
-    score: (
-        np.ndarray | None
-    )  # (E,) D4RL-normalised, x100; None where the task, or its time limit, has no reference returns
+    score: np.ndarray | None  # (E,) D4RL-normalised, x100; None where the task, or its time limit, has no references
     discounted: np.ndarray  # (E,) float64, by the `gamma` that was given; (E, m) of a policy for m `rewards`
+    broken: np.ndarray  # (E,) bool, the physics diverged: the return up to there
 
 
 @torch.inference_mode()
@@ -83,10 +82,10 @@ def evaluate(
     finally:
         env.close()
     columns = (torch.cat(column)[:episodes].cpu().numpy() for column in zip(*outcomes, strict=True))
-    returns, discounted, lengths = columns
+    returns, discounted, lengths, broken = columns
     if (wrong := np.flatnonzero(~np.isfinite(returns))).size:
         raise TaskError(f"{env_config.id}: in an evaluation the return of episode {wrong[0]} is {returns[wrong[0]]}")
-    return EvalResult(returns, lengths, score_of(env_config, returns), discounted)
+    return EvalResult(returns, lengths, score_of(env_config, returns), discounted, broken)
 
 
 def score_of(env_config: EnvConfig, returns: np.ndarray) -> np.ndarray | None:
@@ -95,8 +94,15 @@ def score_of(env_config: EnvConfig, returns: np.ndarray) -> np.ndarray | None:
     return scores.normalized_score(env_config.id, returns) if comparable else None
 
 
-def _first_episodes(act: Act, env: Any, seed: int, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (N,) returns, discounted returns and lengths of each environment's first episode.
+def divergence(diverged: int, episodes: int) -> str:
+    """Return what a reader of returns must know of episodes whose physics diverged, "" where none did."""
+    if not diverged:
+        return ""
+    return f"the physics diverged in {diverged} of {episodes} episodes; those episodes count up to there"
+
+
+def _first_episodes(act: Act, env: Any, seed: int, gamma: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (N,) returns, discounted returns, lengths and `broken` of each environment's first episode.
 
     An environment whose episode is over waits for the others.
     """
@@ -108,6 +114,7 @@ def _first_episodes(act: Act, env: Any, seed: int, gamma: float) -> tuple[Tensor
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=obs.device)
     discounted = returns.new_zeros((env.num_envs, len(names)) if names else (env.num_envs,))
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=obs.device)
+    broken = torch.zeros_like(running)
     longest = env.episode_limit or LONGEST_EPISODE
     for step in range(longest):
         obs, reward, terminated, truncated, info = env.step(act(obs))
@@ -115,9 +122,11 @@ def _first_episodes(act: Act, env: Any, seed: int, gamma: float) -> tuple[Tensor
         returns += torch.where(running, reward.double(), 0.0)
         discounted += gamma**step * torch.where(running[:, None] if names else running, rewards, 0.0)
         lengths += running
+        if "broken" in info:
+            broken |= running & info["broken"]
         ended = (terminated | truncated).bool()
         observe(act, rewards, ended)
         running &= ~ended
         if not running.any():
-            return returns, discounted, lengths
+            return returns, discounted, lengths, broken
     raise TaskError(f"no end of an episode after {longest} steps; set a limit with --env.max-episode-steps N")

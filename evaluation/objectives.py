@@ -19,7 +19,7 @@ from surefoot.agents.distributional.vectors import AnyObjective, parse_any
 from surefoot.agents.interface import ObjectivePolicy, Policy
 from surefoot.envs import EnvConfig, make_vec
 from surefoot.envs.make import native_task
-from surefoot.evaluation.episodes import NUM_ENVS, EvalResult, evaluate
+from surefoot.evaluation.episodes import NUM_ENVS, EvalResult, divergence, evaluate
 from surefoot.evaluation.statistics import Interval
 
 EPISODES = 20_000  # a CVaR of a small tau rests on few of them
@@ -112,6 +112,8 @@ def _measure(
         predicted, forecast = float(objective.measure(torch.from_numpy(other))), bootstrap(objective, other)
     warn_outside(stock, policy, objective)
     result = play(stock, episodes, seed)
+    if line := divergence(int(result.broken.sum()), episodes):
+        warn(f"{objective.name}: {line}")
     returns = result.discounted
     figure, interval = float(objective.measure(torch.from_numpy(returns))), bootstrap(objective, returns)
     return Measured(objective.name, stock, predicted, figure, interval, returns, result.lengths, forecast)

@@ -195,6 +195,13 @@ def test_a_loop_over_make_env_and_evaluate_agree_and_so_does_a_function(tmp_path
     assert heavy.lengths.tolist() == [20]
 
 
+def test_evaluate_warns_of_physics_that_diverged():
+    light = {"id": "Swimmer-v5", "physics": {"mass": 0.01}, "max_episode_steps": 5}
+    with pytest.warns(UserWarning, match=r"^Swimmer-v5: the physics diverged in 2 of 2 episodes; those"):
+        result = surefoot.evaluate(lambda obs: 0 * obs[:, :2] + [1.0, -1.0], light, episodes=2)
+    assert (result.broken.tolist(), result.returns.tolist()) == ([True, True], [0.0, 0.0])
+
+
 def test_evaluate_needs_a_task_that_fits(tmp_path):
     folder, _ = write_policy(tmp_path / "run", "sac", SACConfig(hidden=(8,)), EnvConfig("Valve-v0"))
     with pytest.raises(ValueError, match="which task"):

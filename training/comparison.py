@@ -19,7 +19,7 @@ from surefoot.configs.casting import plain
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
 from surefoot.evaluation import objectives, uncertainty_grid
 from surefoot.evaluation.describe import describe
-from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
+from surefoot.evaluation.episodes import EvalResult, divergence, evaluate, make_act
 from surefoot.evaluation.figures.caption import caption_of_policy, caption_of_runs, configs_of, seeds_in_words
 from surefoot.evaluation.objectives import SEED, Measured, measure_objectives
 from surefoot.evaluation.policy_files import load_policy
@@ -136,6 +136,10 @@ def compare(run: Path, agent_name: str, config: RunConfig[Any], device: torch.de
         rows = [_measure(label, one, config, device) for label, one in runs.items()]
         _write_comparison(run, rows)
         print_table(_table(rows, runs, config))
+        for row, one in zip(rows, runs.values(), strict=True):
+            played = 2 * len(seed_folders(one.folder)) * config.eval.episodes  # in the simulator and in reality
+            if line := divergence(row["diverged"], played):
+                print(f"note: {row['method']}: {line}")
 
 
 def _of_seed(runs: Mapping[str, Compared], folder: Path) -> dict[str, Compared]:
@@ -255,7 +259,7 @@ def _measure(label: str, one: Compared, config: RunConfig[Any], device: torch.de
 def _numbers(simulator: Sequence[EvalResult], real: Sequence[EvalResult]) -> dict[str, Any]:
     returns = {"simulator": [one.returns for one in simulator], "real": [one.returns for one in real]}
     scores = [one.score for one in real if one.score is not None]
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, Any] = {"diverged": sum(int(one.broken.sum()) for one in (*simulator, *real))}
     for place, found in returns.items():
         numbers[f"{place}_return"] = float(np.mean(np.concatenate(found)))
         numbers[f"{place}_std"] = float(np.std(np.concatenate(found)))

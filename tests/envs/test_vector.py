@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from surefoot.envs import EnvConfig, make_single, make_vec
+from surefoot.envs import EnvConfig, Physics, TaskError, make_single, make_vec
 
 BOTH = pytest.mark.parametrize("vectorization", ["sync", "async"])
 
@@ -144,3 +145,54 @@ def test_frames_of_every_environment(vectorization):
     env.step(torch.zeros(2, 1))
     assert [frame.tolist() for frame in env.render()] == [[[[1, 1, 1]]]] * 2  # a pixel as bright as the step count
     env.close()
+
+
+# --- physics that diverges --------------------------------------------------------------------------------------------
+
+LIGHT = EnvConfig("Swimmer-v5", Physics(mass=0.01), num_envs=2)  # a command is too much for it, to do nothing is not
+
+
+@BOTH
+def test_an_episode_ends_where_its_physics_diverges_and_the_others_go_on(vectorization, capfd, tmp_path, monkeypatch):
+    """Left alone, MuJoCo starts from the initial state again, and only stderr and a file in the folder say so."""
+    monkeypatch.chdir(tmp_path)
+    env = make_vec(replace(LIGHT, vectorization=vectorization))
+    env.reset(seed=0)
+    last, *_, info = env.step(torch.zeros(2, 2))
+    assert info["broken"].tolist() == [False, False]
+    _, reward, terminated, truncated, info = env.step(torch.tensor([[0.0, 0.0], [1.0, -1.0]]))
+    assert info["broken"].tolist() == terminated.tolist() == info["_final_obs"].tolist() == [False, True]
+    assert not truncated.any()
+    assert (reward[0] != 0.0, reward[1]) == (True, 0.0)
+    torch.testing.assert_close(info["final_obs"][1], last[1], rtol=0, atol=0)  # the last good one
+    *_, terminated, _, info = env.step(torch.zeros(2, 2))
+    assert not (terminated | info["broken"]).any()
+    env.close()
+    assert not list(tmp_path.iterdir())  # no MUJOCO_LOG.TXT
+    assert capfd.readouterr().err == ""
+
+
+def test_an_action_held_for_several_steps_breaks_its_own_episode_only():
+    env = make_vec(replace(LIGHT, action_repeat=3))
+    env.reset(seed=0)
+    _, reward, *_, info = env.step(torch.tensor([[0.0, 0.0], [1.0, -1.0]]))
+    assert info["broken"].tolist() == [False, True]
+    assert reward[1] == 0.0
+
+
+@pytest.mark.parametrize("physics", [Physics(), Physics(parameters=("body_mass_scale.*=1.5",))])
+def test_a_policy_that_is_no_longer_finite_is_not_taken_for_physics_that_diverged(physics):
+    env = make_vec(EnvConfig("InvertedPendulum-v5", physics, num_envs=2))
+    env.reset(seed=0)
+    with pytest.raises(TaskError, match=r"action of environment 1 is nan .*: the policy is no longer finite"):
+        env.step(torch.tensor([[0.0], [torch.nan]]))
+
+
+def test_the_counters_of_mujoco_are_cleared_for_a_task_that_does_not_do_so_itself():
+    env = make_single(replace(LIGHT, num_envs=1))
+    env.reset(seed=0)
+    assert env.step(np.array([1.0, -1.0]))[4]["broken"]
+    env.unwrapped.reset = lambda **_: (np.zeros(8), {})  # as one that only sets positions and velocities
+    env.unwrapped.data.warning.number[5] = 1
+    env.reset()
+    assert not env.step(np.zeros(2))[2]

@@ -1,12 +1,14 @@
 """Returns of scripted episodes are known exactly, whatever environment runs them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from surefoot.envs import EnvConfig
+from surefoot.envs import EnvConfig, Physics
 from surefoot.evaluation import episodes as evaluation
-from surefoot.evaluation.episodes import evaluate, score_of
+from surefoot.evaluation.episodes import divergence, evaluate, score_of
 
 SCRIPTED = EnvConfig("ScriptedReturns-v0")
 
@@ -94,3 +96,34 @@ def test_a_task_that_never_ends_is_an_error(monkeypatch):
 def test_no_episodes_is_an_error():
     with pytest.raises(ValueError, match="at least 1"):
         evaluate(half, SCRIPTED, episodes=0, seed=0)
+
+
+def swims(seeds):
+    """Let every environment swim after as many steps as its seed says: too much for bodies that weigh a hundredth."""
+    steps = iter(range(100))
+
+    def act(obs):
+        moves = torch.tensor([next(steps)]) >= torch.tensor(seeds)
+        return torch.where(moves[:, None], torch.tensor([1.0, -1.0]), 0.0)
+
+    return act
+
+
+@pytest.mark.parametrize("parameters", [(), ("control_delay=0",)])  # each looks at MuJoCo's counters in its own way
+def test_an_episode_counts_up_to_where_its_physics_diverged_and_says_so(parameters):
+    light = EnvConfig("Swimmer-v5", Physics(mass=0.01, parameters=parameters), max_episode_steps=8)
+    result = evaluate(swims([3, 99, 5]), light, episodes=3, seed=1)
+    assert result.broken.tolist() == [True, False, True]
+    assert result.lengths.tolist() == [4, 8, 6]  # with the step that diverged, which pays nothing
+    still = [
+        evaluate(swims([99]), replace(light, max_episode_steps=n), episodes=1, seed=1 + i).returns[0]
+        for i, n in enumerate([3, 8, 5])
+    ]
+    np.testing.assert_array_equal(result.returns, still)
+
+
+def test_physics_that_holds_is_not_said_to_have_diverged():
+    result = evaluate(half, SCRIPTED, episodes=3, seed=4)
+    assert result.broken.tolist() == [False] * 3
+    assert divergence(int(result.broken.sum()), 3) == ""
+    assert divergence(2, 3) == "the physics diverged in 2 of 3 episodes; those episodes count up to there"

@@ -105,7 +105,7 @@ def test_a_search_by_episodes_compares_starts_on_the_same_seeds_and_predicts_on_
 
     def play(stock, episodes, seed):
         seen.append((stock, episodes, seed))
-        return EvalResult(None, None, None, np.array([0.0, 4.0 - (stock + 1) ** 2]))
+        return EvalResult(None, None, None, np.array([0.0, 4.0 - (stock + 1) ** 2]), None)
 
     assert objectives.best_of(parse("cvar(1)"), [-3.0, -1.0, 2.0], 2, 7, play) == -1.0
     assert seen == [(-3.0, 2, 7), (-1.0, 2, 7), (2.0, 2, 7)]

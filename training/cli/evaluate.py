@@ -22,7 +22,7 @@ from surefoot.envs.uncertainty import batched_episodes
 from surefoot.evaluation import objectives
 from surefoot.evaluation import uncertainty_grid as grid
 from surefoot.evaluation.describe import Record, describe
-from surefoot.evaluation.episodes import NUM_ENVS, evaluate
+from surefoot.evaluation.episodes import NUM_ENVS, divergence, evaluate
 from surefoot.evaluation.figures.caption import caption_of_policy
 from surefoot.evaluation.figures.video import STEPS as VIDEO_STEPS
 from surefoot.evaluation.figures.video import record_episode
@@ -127,6 +127,9 @@ def main(arguments: list[str]) -> int:
     once = [place for place in range(len(records)) if place not in copies]
     groups = aggregate([records[i] for i in once], [settings[i] for i in once]) if len(records) > 1 else []
     show(records, groups)
+    for record in records:
+        if line := divergence(record["diverged"], len(record["lengths"])):
+            print(f"note: {record['label']}: {line}")
     if request.json is not None:
         with noting_unwritten(unwritten):
             write_json(request.json, {**provenance(), "results": records, "aggregate": groups})
@@ -234,6 +237,7 @@ def measure(policy: AnyPolicy, task: EnvConfig, request: Request, device: torch.
         "return": _summary(np.concatenate([result.returns for result in results])),
         "score": _summary(np.concatenate(scores)) if scores else None,
         "lengths": np.concatenate([result.lengths for result in results]).tolist(),
+        "diverged": sum(int(result.broken.sum()) for result in results),
         **_origin(policy),
     }
 

@@ -38,12 +38,14 @@ def _task_table(task: str, runs: Sequence[Record]) -> Table:
     table = Table(title=title, caption="± std, IQM, min and max over the episodes; score: D4RL-normalised")
     for name in ("run", "agent", "step"):
         table.add_column(name, overflow="fold")
-    for name in ("return", "IQM", "min", "max", "score"):
+    diverged = ["diverged"] if any(record["diverged"] for record in runs) else []
+    for name in ("return", "IQM", "min", "max", "score", *diverged):
         table.add_column(name, justify="right", no_wrap=True)
     for record in runs:
         mean, std, *others = [f"{record['return'][name]:.1f}" for name in ("mean", "std", "iqm", "min", "max")]
         score = f"{record['score']['mean']:.1f}" if record["score"] else "-"
-        table.add_row(record["label"], record["agent"], str(record["step"]), f"{mean} ± {std}", *others, score)
+        counts = [str(record[name]) for name in diverged]
+        table.add_row(record["label"], record["agent"], str(record["step"]), f"{mean} ± {std}", *others, score, *counts)
     return table
 
 

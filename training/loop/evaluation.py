@@ -11,7 +11,7 @@ import torch
 from surefoot.agents.distributional.vectors import parse_any
 from surefoot.agents.interface import Agent
 from surefoot.envs import BatchedPerturbedEnvs
-from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
+from surefoot.evaluation.episodes import EvalResult, divergence, evaluate, make_act
 from surefoot.evaluation.uncertainty_grid import worlds, worst_case
 from surefoot.training.config.measure import OBJECTIVE_COLUMN, WORST_CASE, Measure, further_columns, measure_of
 from surefoot.training.config.run import RunConfig
@@ -56,6 +56,7 @@ class Evaluation:
             parts.append(f"{self.measure.name} {self.further[OBJECTIVE_COLUMN]:.3f}")
         if WORST_CASE.column in self.further:
             parts.append(f"worst case {self.further[WORST_CASE.column]:.1f} at {self.where}")
+        parts += [note] if (note := divergence(int(self.result.broken.sum()), len(returns))) else []
         return ", ".join(parts)
 
 

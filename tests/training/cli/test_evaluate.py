@@ -146,6 +146,29 @@ def test_a_function_is_evaluated_and_its_result_is_written_here(tmp_path, monkey
         main(["still_policies:rest"])
 
 
+@pytest.mark.parametrize("physics", [["mass", "0.01"], ["parameters", "body_mass_scale.*=0.0001"]])
+def test_episodes_whose_physics_diverged_are_counted_and_named(physics, tmp_path, monkeypatch, capsys):
+    (tmp_path / "strong_policies.py").write_text("def turn(obs):\n    return 0 * obs[:, :2] + [1.0, -1.0]\n")
+    monkeypatch.chdir(tmp_path)
+    call = ["strong_policies:turn", "--env.id", "Swimmer-v5", "--episodes", "2", "--env.max-episode-steps", "9"]
+    assert main([*call, f"--env.physics.{physics[0]}", physics[1], "--json", "all.json"]) == 0
+    assert not (tmp_path / "MUJOCO_LOG.TXT").exists()
+    shown = capsys.readouterr().out
+    assert "diverged" in shown.partition("note:")[0]  # the column of the table
+    note = "strong_policies:turn: the physics diverged in 2 of 2 episodes; those episodes count up to there"
+    assert f"note: {note}\n" in shown
+    (found,) = tmp_path.glob("strong_policies-turn-*.json")
+    for record in (json.loads(found.read_text()), json.loads((tmp_path / "all.json").read_text())["results"][0]):
+        assert (record["diverged"], record["lengths"]) == (2, [1, 1])
+
+
+def test_nothing_is_said_of_physics_that_hold(make_run, capsys):
+    run = make_run("a")
+    main([str(run), "--episodes", "1"])
+    assert "diverged" not in capsys.readouterr().out
+    assert evaluations(run)[0]["diverged"] == 0
+
+
 def test_an_older_task_is_run_as_its_v5_and_that_is_said(tmp_path, capsys):
     data, weights = old_archives.sac_data(obs=17, act=6, bound="1."), old_archives.sac_weights(17, 6)
     archive = old_archives.write(tmp_path / "Walker2d-v3.zip", data, weights)

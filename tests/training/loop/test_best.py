@@ -123,7 +123,7 @@ def test_an_objective_goes_before_the_worst_case_which_is_measured_too(tmp_path,
 
 
 def test_of_equally_good_policies_the_later_is_kept_and_nan_never(tmp_path, tiny, monkeypatch):
-    same = EvalResult(np.full(2, 7.0), np.full(2, 10), None, np.full(2, 7.0))
+    same = EvalResult(np.full(2, 7.0), np.full(2, 10), None, np.full(2, 7.0), np.zeros(2, bool))
     monkeypatch.setattr(evaluation, "evaluate", lambda *rest, **more: same)
     run = train("fake", tiny, out=tmp_path, name="run")
     assert best_of(run) == (60, {"measure": "return", "value": 7.0, "step": 60, "episodes": 2})

@@ -25,3 +25,12 @@ class ActionRepeat(gym.Wrapper):
             if terminated or truncated:
                 break
         return obs, total, terminated, truncated, info
+
+
+def repeats_of(env: gym.Env) -> int:
+    """Return for how many steps of a task an action of an environment is held."""
+    count = 1
+    while isinstance(env, gym.Wrapper):
+        count *= env.repeats if isinstance(env, ActionRepeat) else 1
+        env = env.env
+    return count

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from surefoot.envs.action_repeat import repeats_of
 from surefoot.envs.divergence import has_diverged, quiet_mujoco
 from surefoot.envs.parameters import UncertaintySet
 from surefoot.envs.resumable import generator_state, set_generator_state
@@ -36,6 +37,7 @@ class WithParameters(gym.Wrapper):
         self._signals = Signals(self.parameters.layout) if self.parameters.layout else None
         self._task: Any = env.unwrapped
         self._mujoco = has_model(self._task)
+        self._repeats = repeats_of(env)
         self._own_frame_skip = getattr(self._task, "frame_skip", None)
         self._values = self._params = self.nominal.copy()
 
@@ -103,7 +105,7 @@ class WithParameters(gym.Wrapper):
                 self._push(signals.in_force)
             action = signals.command(action)
             if signals.layout.pushes:
-                pushed = signals.push(self._task.data, self._task.dt)
+                pushed = signals.push(self._task.data, self._task.dt * self._repeats)
         with quiet_mujoco():
             obs, reward, terminated, truncated, info = self.env.step(action)
         if pushed:

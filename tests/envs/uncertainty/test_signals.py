@@ -188,6 +188,13 @@ def test_a_push_has_its_impulse_a_random_horizontal_direction_and_its_rate():
     assert (np.diff(np.flatnonzero(pushed)) == 1).any()
 
 
+@pytest.mark.parametrize("repeats", [2, 5])
+def test_a_push_has_its_impulse_however_often_an_action_is_repeated(repeats):
+    env = fixed("Puck-v0", "push.puck=5", "push_rate=1", action_repeat=repeats)
+    change = np.diff(play(env, np.zeros((20, 1), np.float32))[0].astype(np.float64), axis=0)
+    np.testing.assert_allclose(np.linalg.norm(change, axis=1), 5 / 2.5, rtol=1e-3)
+
+
 # --- when parameters change -------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ starts from the unmodified model, so that nothing is left of the values before, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import mujoco
@@ -102,6 +102,8 @@ def _rows(model: mujoco.MjModel, field: Field, name: str, thing: str) -> Any:
 class ModelParameters:
     """Parameters of one compiled model. Always the whole vector is written: nothing leaks from before.
 
+    `held` are further arrays that every write puts back, and what MuJoCo derives with them: those that others change.
+
     Raises:
         ValueError: a parameter that the model does not have, or a `*` over values that differ and no nominal.
     """
@@ -114,9 +116,10 @@ class ModelParameters:
         *,
         scale_inertia: bool = False,
         recompute_constants: bool = False,
+        held: Collection[str] = (),
     ):
         slots = [None if _is_composite(name) else slot_of(model, name) for name in names]
-        self.scale_inertia = scale_inertia
+        self.scale_inertia, self.held = scale_inertia, held
         # A centre of mass that moves takes the boxes of MuJoCo's collision tree with it, which are constants too.
         self.recompute_constants = recompute_constants or any(slot and slot.array == "body_ipos" for slot in slots)
         self.values_of = [(k, slot) for k, slot in enumerate(slots) if slot and not slot.in_data and not slot.factor]
@@ -136,11 +139,21 @@ class ModelParameters:
     @property
     def changes(self) -> tuple[str, ...]:
         """The arrays of the model that a write may change; `gravity` is of its options."""
-        gravity = {"gravity"} if set(_GRAVITY) & set(self.whole) else set()
+        gravity = {"gravity"} if set(_GRAVITY) & set(self.whole) or "gravity" in self.held else set()
         return tuple(sorted(self._stock.keys() | gravity))
 
+    @property
+    def changes_masses(self) -> bool:
+        """Whether a parameter is the mass of a body."""
+        return any(slot.array == "body_mass" for _, slot in [*self.values_of, *self.factors])
+
+    @property
+    def derives_masses(self) -> bool:
+        """Whether a write may leave other masses of sub-trees than were compiled."""
+        return self.recompute_constants
+
     def _touched(self, model: mujoco.MjModel) -> set[str]:
-        arrays = {slot.array for _, slot in [*self.values_of, *self.factors]}
+        arrays = {slot.array for _, slot in [*self.values_of, *self.factors]} | (set(self.held) - {"gravity"})
         if self.scale_inertia:
             arrays |= {"body_mass", "body_inertia"}
         if self.actuators or "dead_actuator" in self.whole:
@@ -166,7 +179,7 @@ class ModelParameters:
         for name, array in self._stock.items():
             getattr(model, name)[...] = array
         self._write_gravity(model, values)
-        if self.recompute_constants:
+        if self.recompute_constants or self.held:
             model.stat.meaninertia = self._mean_inertia
         if np.array_equal(values, self.neutral):
             return
@@ -191,7 +204,7 @@ class ModelParameters:
     @property
     def is_arithmetic(self) -> bool:
         """Whether a write only assigns and multiplies, so that `arrays` can do it for many models at once."""
-        return not (self.whole or self.actuators or self.recompute_constants)
+        return not (self.whole or self.actuators or self.recompute_constants or "gravity" in self.held)
 
     def stock(self, device: torch.device) -> dict[str, Tensor]:
         """Return the arrays that a write changes as the model was compiled, float64."""
@@ -221,7 +234,7 @@ class ModelParameters:
 
     def _write_gravity(self, model: mujoco.MjModel, values: np.ndarray) -> None:
         places = {name: self.whole[name] for name in ("gravity", "gravity_pitch", "gravity_roll") if name in self.whole}
-        if not places:
+        if not (places or "gravity" in self.held):
             return
         model.opt.gravity[:] = self._gravity
         if all(values[k] == self.neutral[k] for k in places.values()):

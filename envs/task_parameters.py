@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 
 from surefoot.envs.classic import classic_quantity, known_parameters
+from surefoot.envs.fixed_parameters import FixedFirst
 from surefoot.envs.model_parameters import ModelParameters
 from surefoot.envs.parameters import Uncertain, UncertaintySet, check_task
 from surefoot.envs.quantities import SENSOR_FIELDS, SIGNALS, Quantity, is_signal, quantity_of
@@ -44,16 +45,16 @@ class TaskParameters:
         outside = np.array([is_signal(name) and name not in names_of(theirs) for name in self.names], bool)
         self.physical, self._theirs = np.flatnonzero(~outside), theirs
         physical_names = [self.names[k] for k in self.physical]
-        self.model = _model_parameters(task, physical_names, [own[k] for k in self.physical], uncertainty)
+        own_physical, count = [own[k] for k in self.physical], int((self.physical < len(varied)).sum())
+        self.model = _model_parameters(task, physical_names, own_physical, count, uncertainty)
         self._fill = filler(theirs, physical_names, self.label) if self.model is None and physical_names else None
         self._limit(task)
         self.layout = self._layout(env, outside) if outside.any() else None
-        self.nominal = np.array(
-            [there if value is None else value for value, there in zip(own, self._stock(), strict=True)]
-        )
+        usual = self._stock(self.model.nominal if self.model else None)
+        self.nominal = np.array([there if value is None else value for value, there in zip(own, usual, strict=True)])
         self.count = len(varied)
         self._rest = self.nominal[self.count :]
-        self.untimed = self._untimed(fixed)
+        self.untimed = self._untimed(fixed, np.array([value is None for value in own], bool))
         self.check(self.low)
         self.check(self.high)
         self.check(self.nominal)
@@ -62,20 +63,24 @@ class TaskParameters:
         names = [name if there else "" for name, there in zip(self.names, outside, strict=True)]
         return Layout(env, names, self.low, self.high, is_time_aware(env))
 
-    def _stock(self) -> np.ndarray:
-        """Return the values (D,) of the unmodified task; NaN where a `*` is over values that differ."""
+    def _stock(self, of_model: np.ndarray | None) -> np.ndarray:
+        """Return the values (D,) of the task, some those of its model; NaN where a `*` is over values that differ."""
         theirs = self._theirs
         task = dict(zip(names_of(theirs), [] if theirs is None else np.asarray(theirs.nominal, float), strict=True))
         found = np.full(len(self.names), np.nan) if self.layout is None else self.layout.neutral.copy()
         for place, k in enumerate(self.physical):
-            found[k] = self.model.neutral[place] if self.model else task[self.names[k]]
+            found[k] = task[self.names[k]] if of_model is None else of_model[place]
         return found
 
-    def _untimed(self, fixed: Mapping[str, float]) -> np.ndarray:
-        """Return what holds before an onset: nominal values; stock ones of fixed parameters with a fixed onset."""
-        before, stock = self.nominal.copy(), self._stock()
+    def _untimed(self, fixed: Mapping[str, float], unnamed: np.ndarray) -> np.ndarray:
+        """Return what holds before an onset: nominal values; with a fixed onset those of the unmodified task.
+
+        A set's own ones stay where it names them; `unnamed` (D,) are those without a value of their own.
+        """
+        before, stock = self.nominal.copy(), self._stock(self.model.neutral if self.model else None)
         if {"onset", "duration"} & set(self.names[self.count :]):
-            before[self.count :] = stock[self.count :]
+            theirs = unnamed | (np.arange(len(before)) >= self.count)
+            before[theirs] = stock[theirs]
         if np.isnan(before).any():
             name = self.names[int(np.argmax(np.isnan(before)))]
             raise ValueError(f"{name} has no single value before the onset; {name.replace('.', '_scale.')} has, 1")
@@ -146,14 +151,17 @@ class TaskParameters:
 
 
 def _model_parameters(
-    task: Any, names: list[str], own: list[float | None], uncertainty: UncertaintySet | None
-) -> ModelParameters | None:
+    task: Any, names: list[str], own: list[float | None], count: int, uncertainty: UncertaintySet | None
+) -> ModelParameters | FixedFirst | None:
+    """Return who writes these parameters, of which `count` are the set's; None where MuJoCo has none of them."""
     if not (names and has_model(task)):
         return None
-    inertia, constants = (
-        (uncertainty.scale_inertia, uncertainty.recompute_constants) if uncertainty is not None else (False, True)
-    )
-    return ModelParameters(task.model, names, own, scale_inertia=inertia, recompute_constants=constants)
+    if uncertainty is None or not count:
+        return ModelParameters(task.model, names, own, recompute_constants=True)
+    switches = {"scale_inertia": uncertainty.scale_inertia, "recompute_constants": uncertainty.recompute_constants}
+    if count == len(names):
+        return ModelParameters(task.model, names, own, **switches)
+    return FixedFirst(task.model, names, own, count, **switches)
 
 
 def has_model(task: Any) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.envs.fixed_parameters import FixedFirst
 from surefoot.envs.model_parameters import ModelParameters, assign
 from surefoot.envs.parameters import UncertaintySet
 from surefoot.envs.signals import Signals, put_back
@@ -57,8 +58,8 @@ class ParameterRows:
         own = self.parameters.model if self.parameters else None
         changes = [name for name in (own.changes if own else ()) if not name.startswith(_UNUSED)]
         self.varied = [name for name in changes if Simulation.varies(name)]
-        self.own_centres = own_centres and "body_mass" in self.varied and "body_subtreemass" not in self.varied
-        if self.own_centres:
+        self.own_centres = own_centres and "body_mass" in self.varied and not (own and own.derives_masses)
+        if self.own_centres and "body_subtreemass" not in self.varied:
             self.varied.append("body_subtreemass")
         self._offset = "actuator_biastype" in changes
         self._rows = {name: np.repeat(_array(model, name)[None], num_worlds, axis=0) for name in self.varied}
@@ -121,7 +122,9 @@ class ParameterRows:
             self.disturbed[world], full = self._signals[world].active, self._signals[world].in_force
         self._write(world, full)
 
-    def _change_together(self, simulation: Simulation, own: ModelParameters, values: Tensor, full: np.ndarray) -> None:
+    def _change_together(
+        self, simulation: Simulation, own: ModelParameters | FixedFirst, values: Tensor, full: np.ndarray
+    ) -> None:
         """Write parameters (N, d) of the set, with the fixed ones `full` (N, D), into the rows of all worlds."""
         if self._stock is None:
             self._stock = own.stock(simulation.device)

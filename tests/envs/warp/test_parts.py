@@ -174,6 +174,15 @@ def test_parameters_that_change_for_all_at_once_are_those_of_the_loop_bit_for_bi
 
 
 @pytest.mark.parametrize(
+    ("fixed", "own"), [({"dof_armature.*": 2.0}, True), ({"body_mass.foot": 9.0}, False), ({}, True)]
+)
+def test_worlds_have_centres_of_their_own_where_no_mass_is_derived_from_those_that_are_fixed(fixed, own):
+    env = make_single(EnvConfig("Hopper-v5"))
+    rows = ParameterRows(env, find_set("hopper-2"), fixed, WORLDS, own_centres=True)
+    assert (rows.own_centres, rows.varied.count("body_subtreemass")) == (own, 1)
+
+
+@pytest.mark.parametrize(
     ("names", "arithmetic"),
     [
         (("body_mass.torso", "force_x.foot"), True),

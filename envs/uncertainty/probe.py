@@ -21,7 +21,7 @@ from surefoot.envs.signals import TIMING
 from surefoot.envs.task_parameters import full_vector, nominal_of
 
 Span = tuple[float, float]
-Path = Callable[[np.ndarray, list[Any], int], np.ndarray]  # parameters, actions, seed -> observations (T, obs)
+Path = Callable[[np.ndarray, list[Any], int], np.ndarray]  # parameters, actions, seed -> what came of it, (T + 1, …)
 FEW = 3  # steps, in which most parameters show
 
 
@@ -38,12 +38,13 @@ def nominal_params(config: EnvConfig, uncertainty: UncertaintySet) -> np.ndarray
 def indistinct(
     config: EnvConfig, uncertainty: UncertaintySet, axes: Sequence[np.ndarray], *, steps: int = 100, seed: int = 0
 ) -> dict[str, list[Span]]:
-    """Return the ranges (first, last) of neighbouring values of each parameter within which nothing moves differently.
+    """Return the ranges (first, last) of neighbouring values of each parameter within which nothing is different.
 
-    One start, `steps` random actions or to the episode's end, the other parameters nominal; a push comes in every step,
-    and where the set has no `push_rate` so few come that pushes are passed over. A parameter is absent where
-    each value makes a difference; one without any effect has its whole axis. A task that hides the difference for
-    longer, as a floor that is not slipped on, is reported as it was seen.
+    Compared are observations, rewards and whether the task ended, over one start, `steps` random actions or to the
+    episode's end, the other parameters nominal; a push comes in every step, and where the set has no `push_rate` so few
+    come that pushes are passed over. A parameter is absent where each value makes a difference; one without any effect
+    has its whole axis. A task that hides the difference for longer, as a floor that is not slipped on, is reported as
+    it was seen.
 
     Raises:
         ValueError: as `nominal_params`.
@@ -69,7 +70,7 @@ def indistinct(
 
 
 def _neighbours_alike(path: Path, rows: np.ndarray, actions: list[Any], seed: int) -> list[bool]:
-    """Return which neighbours among parameters (n, d) move alike: tried to the end only where a few steps show none."""
+    """Return which neighbours among parameters (n, d) are alike: tried to the end only where a few steps show none."""
     for some in (actions[:FEW], actions):
         paths = [path(row, some, seed) for row in rows]
         alike = [np.array_equal(one, other) for one, other in pairwise(paths)]
@@ -106,21 +107,30 @@ def _open(config: EnvConfig, uncertainty: UncertaintySet) -> tuple[np.ndarray, g
 
     def path(values: np.ndarray, actions: list[Any], seed: int) -> np.ndarray:
         batch.set_params(torch.from_numpy(full(np.repeat(values[None], num_envs, axis=0))))
-        seen = [batch.reset(seed=seed)[0]]
-        seen += [batch.step(torch.from_numpy(np.repeat(action[None], num_envs, axis=0)))[0] for action in actions]
-        return torch.stack(seen).numpy()
+        none = torch.zeros(num_envs)
+        seen = [_seen(batch.reset(seed=seed)[0], none, none)]
+        for action in actions:
+            obs, reward, terminated, *_ = batch.step(torch.from_numpy(np.repeat(action[None], num_envs, axis=0)))
+            seen.append(_seen(obs, reward, terminated))
+        return np.stack(seen)
 
     return nominal_of(batch, uncertainty), batch.single_action_space, path
 
 
 def _gym_path(env: gym.Env, values: np.ndarray, actions: list[Any], seed: int) -> np.ndarray:
-    seen = [env.reset(seed=seed, options={"params": values})[0]]
+    seen = [_seen(env.reset(seed=seed, options={"params": values})[0], 0.0, 0.0)]
     for action in actions:
-        obs, _, terminated, truncated, _ = env.step(action)
-        seen.append(obs)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        seen.append(_seen(obs, reward, terminated))
         if terminated or truncated:
             break
     return np.stack(seen)
+
+
+def _seen(obs: Any, reward: Any, terminated: Any) -> np.ndarray:
+    """Return what a step showed, (obs + 2,) or of many environments (N, obs + 2), exact in float64."""
+    columns = (obs, np.expand_dims(reward, -1), np.expand_dims(terminated, -1))
+    return np.concatenate([np.asarray(column, np.float64) for column in columns], -1)
 
 
 def _spans(axis: np.ndarray, same: list[bool]) -> list[Span]:

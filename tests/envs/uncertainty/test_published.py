@@ -392,8 +392,53 @@ def test_a_tensor_task_is_tried_at_its_start_and_step_by_step(num_envs):
     env = Pendulum(num_envs)
     env.set_params(torch.tensor([[0.5, 1.3]] * num_envs, dtype=torch.float64))
     expected = [env.reset(seed=3)[0], *(env.step(torch.full((num_envs, 1), 0.5))[0] for _ in range(2))]
-    np.testing.assert_array_equal(seen, torch.stack(expected).numpy())
+    np.testing.assert_array_equal(seen[..., :-2], torch.stack(expected).numpy())
     assert probe.indistinct(task, own, own.axes(3), steps=5) == {}
+
+
+class Priced(gym.Env):
+    """Shows nothing of its parameters: a price in the reward, a step at which it ends, and one that nothing reads."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-1, 1, (1,))
+    param_names, low, high, nominal = ("price", "last", "idle"), np.zeros(3), np.full(3, 9.0), np.array([1.0, 9.0, 0.0])
+
+    def __init__(self):
+        self.set_params(self.nominal)
+
+    def set_params(self, values):
+        self.price, self.last, _ = values
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        ended = self.steps == 5  # in any case, so that the number of steps tells nothing
+        return np.zeros(1, np.float32), -self.price, ended and self.last < 5, ended, {}
+
+
+def test_a_parameter_of_the_reward_or_of_the_end_alone_has_an_effect():
+    gym.register("Priced-v0", Priced)
+    own = UncertaintySet("own", "Priced-v0", tuple(Parameter(name, 0.0, 9.0) for name in Priced.param_names))
+    found = probe.indistinct(EnvConfig("Priced-v0"), own, own.axes(4, closed=True))
+    assert found == {"last": [(0.0, 3.0), (6.0, 9.0)], "idle": [(0.0, 9.0)]}
+    assert probe.without_effect(EnvConfig("Priced-v0"), own) == ["idle"]
+
+
+@pytest.mark.parametrize("of", ["reward", "end"])
+def test_so_has_one_of_a_tensor_task(of, monkeypatch):
+    step = Pendulum.step
+
+    def priced(self, action):
+        obs, reward, terminated, *others = step(self, action)
+        at = slice(1, None)  # one environment is as another, but any may tell
+        reward[at] += self.mass[at] if of == "reward" else 0
+        return obs * 0, reward * (of == "reward"), terminated | ((self.mass > 1) & (of == "end")), *others
+
+    monkeypatch.setattr(Pendulum, "step", priced)
+    own = UncertaintySet("own", "surefoot/Pendulum-v0", (Parameter("mass", 0.5, 1.5),))
+    assert probe.without_effect(EnvConfig("surefoot/Pendulum-v0", num_envs=2), own) == []
 
 
 @pytest.mark.parametrize("rate", [True, False])

@@ -28,7 +28,10 @@ def is_vector(space: gym.Space[Any]) -> bool:
 
 
 def describe(space: gym.Space[Any]) -> str:
-    """Return a space in few words and one line; Gymnasium's own text holds every bound."""
+    """Return a space in few words and one line; Gymnasium's own text holds every bound.
+
+    Only spaces of the same words can fit one another: where numbers begin is among them, where not at 0.
+    """
     match space:
         case Dict():
             return f"Dict({', '.join(f'{name}: {describe(part)}' for name, part in space.items())})"
@@ -37,12 +40,16 @@ def describe(space: gym.Space[Any]) -> str:
         case Box():
             return f"Box{space.shape}"
         case Discrete():
-            return f"Discrete({space.n})"
+            return f"Discrete({space.n}{_beginning(space.start)})"
         case MultiDiscrete():
-            return f"MultiDiscrete({space.nvec.tolist()})"
+            return f"MultiDiscrete({space.nvec.tolist()}{_beginning(space.start)})"
         case MultiBinary():
             return f"MultiBinary({space.n})"
     return type(space).__name__
+
+
+def _beginning(start: Any) -> str:
+    return f", start={np.asarray(start).tolist()}" if np.any(start) else ""
 
 
 def require_vectors(observation: gym.Space[Any], action: gym.Space[Any], config: EnvConfig) -> None:

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete, MultiDiscrete
 from gymnasium.utils.env_checker import check_env
 from space_tasks import ACTIONS, NESTED, OBSERVATIONS
 
@@ -126,7 +127,7 @@ def test_a_bound_cuts_larger_ones_and_must_do_something():
     assert own_action_space(task(action_bound=0.5)) == gym.spaces.Box(-0.5, 0.5, (1,), np.float32)
     with pytest.raises(ValueError, match=r"smaller bounds than --env.action-bound 9; leave it out"):
         spaces_of(task(action_bound=9.0))
-    with pytest.raises(ValueError, match=r"Discrete\(3\); leave --env.action-bound out"):
+    with pytest.raises(ValueError, match=r"Discrete\(3, start=2\); leave --env.action-bound out"):
         spaces_of(task(action="Number", action_bound=9.0))
     for bad in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match=r"--env.action-bound must be (positive and )?finite"):
@@ -170,6 +171,12 @@ def test_what_was_done_is_said_and_nothing_else():
 def test_a_space_is_described_in_one_line():
     text = "Dict(arm: Box(2,), camera: Box(2, 2, 3), goal: Tuple(Discrete(3), MultiBinary(2)))"
     assert describe(NESTED) == text
+
+
+def test_where_numbers_begin_is_said_where_it_is_not_at_zero():
+    texts = [describe(space) for space in (ACTIONS["Number"], Discrete(3), ACTIONS["Numbers"], MultiDiscrete([3, 2]))]
+    assert texts[:2] == ["Discrete(3, start=2)", "Discrete(3)"]
+    assert texts[2:] == ["MultiDiscrete([3, 2], start=[0, 1])", "MultiDiscrete([3, 2])"]
 
 
 class Grid(TensorEnv):

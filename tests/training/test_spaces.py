@@ -133,8 +133,8 @@ def test_the_page_names_the_agents_for_each_kind_of_action():
     [
         ("sac", "Nested", "Parts", {}, "actions Dict(push: Box(2,), turn: Box(1,)) become Box(3,)"),
         ("sac", "Vector", "Matrix", {"action_bound": 0.5}, "actions are within ±0.5"),
-        ("sb3-ppo", "Cell", "Number", {}, "observations Discrete(4) become Box(4,)"),
-        ("qr-dqn", "Cells", "Numbers", {}, "actions MultiDiscrete([3, 2]) become Discrete(6)"),
+        ("sb3-ppo", "Cell", "Number", {}, "observations Discrete(4, start=1) become Box(4,)"),
+        ("qr-dqn", "Cells", "Numbers", {}, "actions MultiDiscrete([3, 2], start=[0, 1]) become Discrete(6)"),
     ],
 )
 def test_a_policy_is_evaluated_and_deployed_behind_the_wrappers_it_was_trained_behind(

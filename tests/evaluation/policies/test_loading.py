@@ -3,6 +3,7 @@
 import base64
 import json
 import pickle
+import re
 import sys
 import zipfile
 
@@ -18,8 +19,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig, Physics
+from surefoot.envs.spaces import describe
 from surefoot.evaluation.episodes import evaluate
-from surefoot.evaluation.policies import load_any, require_fit
+from surefoot.evaluation.policies import fit, load_any, require_fit
 from surefoot.evaluation.policy_files import load_policy
 
 
@@ -71,6 +73,18 @@ def test_a_policy_is_refused_where_it_does_not_fit(task, message):
     spaces = Spaces(gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(3))
     with pytest.raises(ValueError, match=message):
         require_fit("model.zip", spaces, EnvConfig(task))
+
+
+@pytest.mark.parametrize("starts", [(0, 1), (1, 0), (2, -1)])
+def test_a_policy_is_refused_where_its_actions_are_numbered_from_elsewhere(starts, monkeypatch):
+    own, other = (gym.spaces.Discrete(3, start=start) for start in starts)
+    seen = gym.spaces.Box(-1, 1, (4,))
+    monkeypatch.setattr(fit, "spaces_of", lambda task: (seen, other))
+    wanted, given = (re.escape(describe(space)) for space in (own, other))
+    with pytest.raises(ValueError, match=f"to actions {wanted}, but .* actions {given}"):
+        require_fit("model.zip", Spaces(seen, own), EnvConfig("CartPole-v1"))
+    monkeypatch.setattr(fit, "spaces_of", lambda task: (seen, own))
+    require_fit("model.zip", Spaces(seen, own), EnvConfig("CartPole-v1"))
 
 
 def test_an_archive_earns_what_the_library_measures(tmp_path):

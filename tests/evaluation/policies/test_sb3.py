@@ -11,6 +11,7 @@ import pytest
 import sb3_contrib
 import stable_baselines3 as sb3
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
@@ -105,6 +106,25 @@ def test_box_actions_are_those_of_the_library(name, settings, tmp_path):
 )
 def test_discrete_actions_are_those_of_the_library(name, settings, tmp_path):
     same_actions(trained(name, "CartPole-v1", **settings), tmp_path / "model.zip", "CartPole-v1")
+
+
+def test_discrete_actions_that_begin_elsewhere_are_refused(tmp_path, monkeypatch):
+    """The library counts from 0, so the archive of another task would push to the other side."""
+    trained("A2C", "CartPole-v1", net_arch=(8,)).save(tmp_path / "model.zip")
+    monkeypatch.setitem(gym.registry, "Later-v0", gym.envs.registration.EnvSpec("Later-v0", Later))
+    message = (
+        r"gives actions Discrete\(2\), but Later-v0 takes Discrete\(2, start=1\); choose a fitting task with --env\.id$"
+    )
+    with pytest.raises(ValueError, match=message):
+        fitted(load_any(tmp_path / "model.zip"), EnvConfig("Later-v0"))
+
+
+class Later(CartPoleEnv):
+    """CartPole whose actions are 1 and 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = gym.spaces.Discrete(2, start=1)
 
 
 @pytest.mark.parametrize(("name", "settings"), [("PPO", {"n_steps": 8}), ("DQN", LARGE)])

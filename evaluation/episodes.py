@@ -47,7 +47,7 @@ class EvalResult(NamedTuple):
     """One entry per episode, in the order of the reset seeds."""
 
     returns: np.ndarray  # (E,) float64, undiscounted
-    lengths: np.ndarray  # (E,) int64, steps
+    lengths: np.ndarray  # (E,) int64, steps; the one in which the physics diverged is the last of them
     score: np.ndarray | None  # (E,) D4RL-normalised, x100; None where the task, or its time limit, has no references
     discounted: np.ndarray  # (E,) float64, by the `gamma` that was given; (E, m) of a policy for m `rewards`
     broken: np.ndarray  # (E,) bool, the physics diverged: the return up to there

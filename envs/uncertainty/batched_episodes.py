@@ -48,8 +48,8 @@ class BatchedEpisodes(gym.vector.VectorEnv):
 
     SAME_STEP autoreset: where an episode ends, the environment begins the next job. Without one it rests: its
     observation stays, its reward is 0 and no flag is raised. `info["job"]` (N,) is the job that a step belonged to, -1
-    for none. Where the physics diverges (MuJoCo resets such a state silently) the step is not counted and the episode
-    ends as `terminated` with `info["broken"]`; the other environments continue.
+    for none. Where the physics diverges (MuJoCo resets such a state silently) the step pays nothing and the episode
+    ends with it, as `terminated` with `info["broken"]`; the other environments continue.
 
     Raises:
         ValueError: a set for another task, or with parameters or values that the task does not have.
@@ -181,7 +181,7 @@ class JobOutcomes(NamedTuple):
     """One entry per job, in the order of the jobs."""
 
     returns: np.ndarray  # (J,) float64, undiscounted; up to the last good step where the physics diverged
-    lengths: np.ndarray  # (J,) int64, steps
+    lengths: np.ndarray  # (J,) int64, steps; the one in which the physics diverged is the last of them
     broken: np.ndarray  # (J,) bool, the physics diverged
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from surefoot.envs import EnvConfig, Physics
+from surefoot.envs import EnvConfig, Parameter, Physics, UncertaintySet, play
 from surefoot.evaluation import episodes as evaluation
 from surefoot.evaluation.episodes import divergence, evaluate, score_of
 
@@ -120,6 +120,16 @@ def test_an_episode_counts_up_to_where_its_physics_diverged_and_says_so(paramete
         for i, n in enumerate([3, 8, 5])
     ]
     np.testing.assert_array_equal(result.returns, still)
+
+
+def test_a_diverged_episode_is_as_long_in_a_set_as_without():
+    light = EnvConfig("Swimmer-v5", Physics(mass=0.01), max_episode_steps=8)
+    one = UncertaintySet("own", "Swimmer-v5", (Parameter("sensor_drop", 0.0, 0.5),))
+    played = play(swims([3, 99, 5]), light, one, np.zeros((3, 1)), [1, 2, 3])
+    result = evaluate(swims([3, 99, 5]), light, episodes=3, seed=1)
+    for name in ("lengths", "broken"):
+        np.testing.assert_array_equal(getattr(played, name), getattr(result, name))
+    np.testing.assert_array_equal(played.returns, result.returns)
 
 
 def test_physics_that_holds_is_not_said_to_have_diverged():

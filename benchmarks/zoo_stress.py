@@ -73,7 +73,7 @@ def crossings(curve: Record) -> Record:
 
 def short(sample: Record) -> Record:
     """Return a sample without its single returns."""
-    kept = ("mean", "interval", "std", "cvar", "episodes", "fell", "diverged", "low")
+    kept = ("mean", "interval", "std", "cvar", "episodes", "ended_early", "ended_early_low", "diverged", "low")
     return {key: _rounded(sample[key]) for key in kept}
 
 

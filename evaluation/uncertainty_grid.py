@@ -95,7 +95,7 @@ def evaluate_static(
     axes, points = uncertainty.axes(n, closed=closed), uncertainty.grid(n, closed=closed)
     envs = BatchedPerturbedEnvs(task, uncertainty, device=device, num_envs=task.num_envs)
     starts = [seed + i for seed in seeds for i in range(episodes)]
-    returns, lengths, broken = envs.play(act, np.concatenate([points, envs.nominal[None]]), starts)
+    returns, lengths, broken, _ = envs.play(act, np.concatenate([points, envs.nominal[None]]), starts)
     worst = points[returns[:-1].mean(1).argmin()]
     fresh = envs.play(act, worst[None], [max(starts) + 1 + i for i in range(len(starts))]).returns
     same = indistinct(task, uncertainty, axes)

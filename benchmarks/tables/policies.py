@@ -7,6 +7,8 @@ import json
 from record import RESULTS
 from tables.markdown import Result, by_name, markdown, number
 
+from surefoot.evaluation.stress.statistics import ended_early
+
 ZOO_REASONS = {
     "ars/Walker2d-v3": "the archive was trained for 10 million steps, the published policy for 75 million; a program "
     "of NumPy alone gets 1613 ± 598 from it on v4 with Gymnasium 0.29 and MuJoCo 2.3.7.",
@@ -55,7 +57,7 @@ def zoo_stress(result: Result) -> str:
             with_span(job["worst"]),
             number(job["worst"]["cvar"]),
             where_of(job["worst"]["at"]),
-            f"{job['worst']['fell'] + job['worst']['diverged']} of {job['worst']['episodes']}",
+            ended(job["worst"]),
             job.get("episodes", job["budget"]),
             f"`{job['sha256'][:12]}`",
         )
@@ -69,7 +71,7 @@ def zoo_stress(result: Result) -> str:
         "worst",
         "CVaR 10% there",
         "where",
-        "falls there",
+        "ended early there",
         "episodes",
         "SHA-256",
     )
@@ -81,6 +83,11 @@ def zoo_stress(result: Result) -> str:
         notes += f" Policies were measured one by one, at the commits {', '.join(f'`{one}`' for one in commits)}."
     left_out = f" Not opened: {'; '.join(refused)}." if refused else ""
     return f"{markdown(header, rows, right=False)}\n\n{notes}{left_out}"
+
+
+def ended(sample: Result) -> str:
+    """Return how many episodes of a sample the task ended, or the physics by diverging."""
+    return f"{ended_early(sample) + sample['diverged']} of {sample['episodes']}"
 
 
 def where_of(point: dict[str, float]) -> str:
@@ -100,13 +107,13 @@ def zoo_stress_ours(result: Result) -> str:
             job["training_cpu_seconds"],
             *(with_span(job[part]) for part in ("nominal", "average", "worst")),
             number(job["worst"]["cvar"]),
-            f"{job['worst']['fell'] + job['worst']['diverged']} of {job['worst']['episodes']}",
+            ended(job["worst"]),
             job["episodes"],
         )
         for name, job in sorted(result["jobs"].items(), key=lambda item: (item[1]["task"], -item[1]["worst"]["mean"]))
     ]
     trained = ("task", "agent", "training steps", "CPU seconds of training")
-    header = (*trained, "nominal", "average", "worst", "CVaR 10% there", "falls there", "episodes")
+    header = (*trained, "nominal", "average", "worst", "CVaR 10% there", "ended early there", "episodes")
     return markdown(header, rows, right=False)
 
 

@@ -183,6 +183,7 @@ class JobOutcomes(NamedTuple):
     returns: np.ndarray  # (J,) float64, undiscounted; up to the last good step where the physics diverged
     lengths: np.ndarray  # (J,) int64, steps; the one in which the physics diverged is the last of them
     broken: np.ndarray  # (J,) bool, the physics diverged
+    terminated: np.ndarray  # (J,) bool, the task itself ended the episode, at a goal or a fall, be it in its last step
 
 
 @torch.inference_mode()
@@ -221,13 +222,14 @@ def play(
         _notify(act, "reset")
         while not env.finished:
             _notify(act, "track", env.job, len(seeds))
-            obs, reward, _, _, info = env.step(act(obs))
+            obs, reward, terminated, _, info = env.step(act(obs))
             _notify(act, "observe", reward, info["_final_obs"])
             job = info["job"].numpy(force=True)
             busy = job >= 0
             played.returns[job[busy]] += reward.numpy(force=True)[busy]
             played.lengths[job[busy]] += 1
             played.broken[job[busy]] |= info["broken"].numpy(force=True)[busy]
+            played.terminated[job[busy]] |= (terminated & ~info["broken"]).numpy(force=True)[busy]
             _check_length(played.lengths)
     finally:
         env.close()
@@ -240,7 +242,7 @@ def _notify(act: Any, name: str, *what: Tensor | int) -> None:
 
 
 def _blank(jobs: int) -> JobOutcomes:
-    return JobOutcomes(np.zeros(jobs), np.zeros(jobs, np.int64), np.zeros(jobs, bool))
+    return JobOutcomes(np.zeros(jobs), np.zeros(jobs, np.int64), np.zeros(jobs, bool), np.zeros(jobs, bool))
 
 
 def _check_length(lengths: np.ndarray) -> None:
@@ -267,16 +269,20 @@ def _play_waves(
         jobs = np.arange(first, min(first + num_envs, len(seeds)))
         rows = np.resize(jobs, num_envs)  # the last wave is filled up with jobs of its own, which are not counted
         env.set_params(torch.from_numpy(full(params[rows])).to(env.device))
-        returns, lengths = _first_episodes(act, env, seeds[first], jobs, len(seeds))
+        returns, lengths, ended = _first_episodes(act, env, seeds[first], jobs, len(seeds))
         played.returns[jobs], played.lengths[jobs] = returns[: len(jobs)], lengths[: len(jobs)]
         played.broken[jobs] = ~np.isfinite(played.returns[jobs])
+        played.terminated[jobs] = ended[: len(jobs)] & ~played.broken[jobs]
     return played
 
 
 def _first_episodes(
     act: Callable[[Tensor], Tensor], env: TensorEnv, seed: int, jobs: np.ndarray, of: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N,) returns and lengths of each environment's first episode; the first have the `jobs`, of so many."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (N,) returns, lengths and whether the task ended it, of each environment's first episode.
+
+    The first environments have the `jobs`, of so many.
+    """
     job = torch.full((env.num_envs,), -1, device=env.device)
     job[: len(jobs)] = torch.from_numpy(jobs)
     obs, _ = env.reset(seed=seed)
@@ -284,13 +290,15 @@ def _first_episodes(
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     returns = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
     lengths = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+    by_task = torch.zeros_like(running)
     while running.any():
         _notify(act, "track", torch.where(running, job, -1), of)
         obs, reward, terminated, truncated, _ = env.step(act(obs))
         returns += torch.where(running, reward.double(), 0.0)
         lengths += running
+        by_task |= running & terminated
         ended = terminated | truncated
         running &= ~ended
         _notify(act, "observe", reward, ended)
         _check_length(lengths.numpy(force=True))
-    return returns.numpy(force=True), lengths.numpy(force=True)
+    return returns.numpy(force=True), lengths.numpy(force=True), by_task.numpy(force=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertaintySet, episode_limit, nominal_params, play
+from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertaintySet, nominal_params, play
 from surefoot.envs.quantities import quantity_of
 from surefoot.envs.uncertainty.probe import indistinct, inert
 from surefoot.evaluation.episodes import Act
@@ -97,16 +97,12 @@ def _method(seed: int, moment: int) -> Record:
 def player(
     act: Act, task: EnvConfig, box: UncertaintySet, device: torch.device | str = "cpu"
 ) -> tuple[Play, np.ndarray]:
-    """Return what plays a policy at points of a set, and the nominal point (d,).
-
-    An episode fell where the task ended it before its time limit; in a task without one nothing counts as a fall.
-    """
-    limit = episode_limit(task) or 0
+    """Return what plays a policy at points of a set, and the nominal point (d,)."""
     checked = CheckedActions(act)
 
     def outcomes(points: np.ndarray, seeds: Sequence[int]) -> Episodes:
         played = play(checked, task, box, points, seeds, num_envs=task.num_envs, device=device)
-        return Episodes(played.returns, (played.lengths < limit) & ~played.broken, played.broken)
+        return Episodes(played.returns, played.terminated, played.broken)
 
     return outcomes, nominal_params(task, box)
 
@@ -206,7 +202,7 @@ def stress_set(
     axes = curve_values(box, plan)
     curves, tried = _curves(play, box, centre, plan, nominal, axes, seed)
     tell(f"{box.name}: curves of {len(axes)} parameters")
-    maps, more = _maps(play, box, centre, plan, _chosen_pairs(curves), seed)
+    maps, more = _maps(play, box, centre, plan, _chosen_pairs(curves), nominal.limit, seed)
     tried = _inside(box, Tried(*(np.concatenate(both) for both in zip(tried, more, strict=True))))
     if maps:
         tell(f"{box.name}: maps of {len(maps)} pairs")
@@ -301,9 +297,7 @@ def _curve(name: str, axis: np.ndarray, middle: float, part: Episodes, nominal: 
         "mean": part.returns.mean(1).tolist(),
         "interval": [None if one is None else list(one) for one in intervals],
         "episodes": part.returns.shape[1],
-        "fell": part.fell.sum(1).tolist(),
-        "diverged": part.broken.sum(1).tolist(),
-        "low": (~(part.fell | part.broken) & (part.returns < nominal.limit)).sum(1).tolist(),
+        **{name: counts.tolist() for name, counts in part.counts(nominal.limit).items()},
         "radius": radii,
     }
 
@@ -319,7 +313,13 @@ def _drawn(pair: tuple[str, str], maps: Sequence[Record]) -> bool:
 
 
 def _maps(
-    play: Play, box: UncertaintySet, centre: np.ndarray, plan: SetPlan, pairs: Sequence[tuple[int, int]], seed: int
+    play: Play,
+    box: UncertaintySet,
+    centre: np.ndarray,
+    plan: SetPlan,
+    pairs: Sequence[tuple[int, int]],
+    limit: float,
+    seed: int,
 ) -> tuple[list[Record], Tried]:
     """Return a map of mean returns over each pair, the other parameters nominal, and the points that were tried."""
     nothing = Tried.none(len(centre))
@@ -328,7 +328,7 @@ def _maps(
     ticks = _ticks(box, plan.map_side)
     points = np.concatenate([_slice(centre, ticks, pair) for pair in pairs])
     played = crossed(play, points, reset_seeds("choosing", plan.map_seeds, seed))
-    means, failed = played.returns.mean(1), (played.fell | played.broken).sum(1)
+    means, failed = played.returns.mean(1), played.failed(limit).sum(1)
     shape = (len(pairs), plan.map_side, plan.map_side)
     drawn = zip(pairs, means.reshape(shape), failed.reshape(shape), played.broken.sum(1).reshape(shape), strict=True)
     maps = [

@@ -27,12 +27,32 @@ class Episodes(NamedTuple):
     """Outcomes of episodes; every field (E,), or (P, E) for each of P points."""
 
     returns: np.ndarray  # float64, undiscounted
-    fell: np.ndarray  # bool: the task ended the episode before its time limit
+    early: np.ndarray  # bool: the task itself ended the episode, and no time limit: at a fall, or at a goal
     broken: np.ndarray  # bool: the physics diverged
 
     def at(self, index: Any) -> Episodes:
         """Return the outcomes of one point, or of some."""
         return Episodes(*(column[index] for column in self))
+
+    def failed(self, limit: float) -> np.ndarray:
+        """Return which diverged, or ended early with a return below `limit`: whether an end is bad, the return says."""
+        failed: np.ndarray = self.broken | (self.early & (self.returns < limit))
+        return failed
+
+    def counts(self, limit: float) -> dict[str, np.ndarray]:
+        """Return how many of the last axis ended early, of these with a return below `limit`, diverged, or are `low`.
+
+        `low` are those that neither ended early nor diverged, and yet returned less than `limit`.
+        """
+        low = self.returns < limit
+        kinds = {"ended_early": self.early, "ended_early_low": self.early & ~self.broken & low}
+        kinds |= {"diverged": self.broken, "low": ~(self.early | self.broken) & low}
+        return {name: kind.sum(-1) for name, kind in kinds.items()}
+
+
+def ended_early(sample: Record) -> int:
+    """Return how many episodes of a sample the task itself ended; files of before it had this name have `fell`."""
+    return int(sample["ended_early"] if "ended_early" in sample else sample["fell"])
 
 
 # --- means ------------------------------------------------------------------------------------------------------------
@@ -87,13 +107,9 @@ def threshold(nominal: float, kept: float = KEPT) -> float:
 
 
 def summary(episodes: Episodes, limit: float) -> Record:
-    """Return a sample (E,) as plain values: mean with its interval, tail, quantiles, failures apart from low returns.
-
-    `low` are the episodes that neither fell nor broke, and yet returned less than `limit`.
-    """
-    returns, fell, broken = episodes
+    """Return a sample (E,) as plain values: mean with its interval, tail, quantiles, the counts of `Episodes`."""
+    returns = episodes.returns
     interval = mean_interval(returns)
-    whole = ~(fell | broken)
     return {
         "episodes": len(returns),
         "mean": float(returns.mean()),
@@ -101,9 +117,7 @@ def summary(episodes: Episodes, limit: float) -> Record:
         "std": float(returns.std()),
         "cvar": cvar(returns, TAIL),
         "quantiles": np.quantile(returns, QUANTILES).tolist(),
-        "fell": int(fell.sum()),
-        "diverged": int(broken.sum()),
-        "low": int((whole & (returns < limit)).sum()),
+        **{name: int(count) for name, count in episodes.counts(limit).items()},
     }
 
 

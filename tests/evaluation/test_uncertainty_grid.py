@@ -72,7 +72,7 @@ class KnownReturns:
         returns = np.array([[11.0, 7.0], [3.0, 1.0], [1.0, 3.0], [8.0, 8.0], [0.0, 0.0]])[: len(points)]
         broken = np.zeros(returns.shape, bool)
         broken[0, 1] = True
-        return JobOutcomes(returns, np.full(returns.shape, 4), broken)
+        return JobOutcomes(returns, np.full(returns.shape, 4), broken, np.zeros_like(broken))
 
 
 def test_what_is_told_of_a_grid(monkeypatch, tmp_path):

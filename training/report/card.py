@@ -9,11 +9,10 @@ import yaml
 
 from surefoot.evaluation.describe import Record, describe
 from surefoot.evaluation.figures.words import parameter_label
+from surefoot.evaluation.stress.statistics import ended_early
 from surefoot.training.report.page import shown
 from surefoot.training.report.stress import parts_of, radius_in_words, where
 from surefoot.training.report.stress_figures import worst_set
-
-COUNTS = ("fell", "diverged", "episodes")
 
 
 def card(facts: Mapping[str, Any], stress: Record | None, *, license_name: str, name: str) -> str:
@@ -101,13 +100,14 @@ def _measured(stress: Record, record: Record) -> Iterator[str]:
             part,
             _with_interval(sample),
             shown(sample["cvar"]),
-            *(str(sample[k]) for k in ("fell", "diverged", "episodes")),
+            *map(str, (ended_early(sample), sample["diverged"], sample["episodes"])),
         ]
         for part, sample in parts_of(record).items()
     ]
-    yield markdown_table(["", "mean return", "CVaR 10%", "fell", "diverged", "episodes"], rows)
+    yield markdown_table(["", "mean return", "CVaR 10%", "ended early", "diverged", "episodes"], rows)
     yield (
-        f"Task: {describe(record['env'])}. Nominal: nothing disturbed. Average: uniform over the uncertainty set "
+        f"Task: {describe(record['env'])}. Ended early: the task itself ended the episode, and no time limit: a fall "
+        f"in one task, the goal in another. Nominal: nothing disturbed. Average: uniform over the uncertainty set "
         f"`{box['name']}`. Worst: at {where(box['worst']['at'])}, found by search and measured on episodes that did "
         "not choose it. In brackets 95% intervals over episodes of this very policy."
     )

@@ -85,8 +85,8 @@ def summary(records: Sequence[Record]) -> str:
     lines = []
     for record in records:
         box, parts = worst_set(record), parts_of(record)
-        falls = box["worst"]["fell"] + box["worst"]["diverged"]
-        ends = f"; {falls} of its {box['worst']['episodes']} episodes ended in a fall or diverged" if falls else ""
+        failed, episodes = box["worst"]["ended_early_low"] + box["worst"]["diverged"], box["worst"]["episodes"]
+        ends = f"; {failed} of its {episodes} episodes ended early with a low return or diverged" if failed else ""
         lines.append(
             f"<p><strong>{escape(record['name'])}</strong> returns {with_interval(parts['nominal'])} where nothing is "
             f"disturbed, {with_interval(parts['average'])} on average over {escape(box['name'])}, and "
@@ -155,7 +155,7 @@ def _curves(records: Sequence[Record]) -> str:
         for k in range(len(box["curves"])):
             drawings.append(figures.response_curves(records, b, k))
             rows += [_radius_row(record["sets"][b], record, k) for record in records]
-    header = ["parameter", "policy", "nominal", "range", "down to", "up to", "lowest mean", "fell", "diverged"]
+    header = ["parameter", "policy", "nominal", "range", "down to", "up to", "lowest mean", "ended early", "diverged"]
     text = (
         "<p class='soft'>Robust radius: how far the parameter may go from its nominal value, the others nominal, "
         "before the mean return falls below 80 % of the nominal one (of a negative one: by a fifth of its magnitude). "
@@ -178,7 +178,7 @@ def _radius_row(box: Record, record: Record, k: int) -> list[str]:
         radius_in_words(curve["radius"]["down"]),
         radius_in_words(curve["radius"]["up"]),
         shown(min(curve["mean"])),
-        f"{sum(curve['fell'])} of {episodes}",
+        f"{sum(curve['ended_early'])} of {episodes}",
         str(sum(curve["diverged"])),
     ]
 
@@ -263,15 +263,16 @@ def _failures(records: Sequence[Record]) -> str:
         for box in record["sets"]:
             samples += [(f"average over {box['name']}", box["average"]), (f"worst of {box['name']}", box["worst"])]
         for part, sample in samples:
-            counts = [str(sample[key]) for key in ("episodes", "fell", "diverged", "low")]
+            counts = [str(sample[key]) for key in ("episodes", "ended_early", "ended_early_low", "diverged", "low")]
             rows.append([escape(record["name"]), escape(part), *counts])
-    header = ["policy", "where", "episodes", "fell", "physics diverged", "low return"]
+    header = ["policy", "where", "episodes", "ended early", "of these low", "physics diverged", "low otherwise"]
     text = (
-        "<p class='soft'>Fell: the task ended the episode before its time limit. Diverged: MuJoCo's state became huge "
-        "or not a number; such an episode counts with its return up to there. Low: neither, and yet below 80 % of the "
-        "nominal mean return.</p>"
+        "<p class='soft'>Ended early: the task itself ended the episode, and no time limit: a fall in one task, the "
+        "goal in another. Low: below 80 % of the nominal mean return; an early end counts as a failure where its "
+        "return is low. Diverged: MuJoCo's state became huge or not a number; such an episode counts with its return "
+        "up to there. Low otherwise: neither ended early nor diverged, and yet low.</p>"
     )
-    return section("Failures, apart from low returns", table(header, rows), text)
+    return section("How episodes ended", table(header, rows), text)
 
 
 def _untried(content: Record) -> str:

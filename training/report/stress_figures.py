@@ -84,8 +84,8 @@ def pair_map(record: Record, box: Record, number: int, limits: tuple[float, floa
     episodes = found["episodes"]
     shows = (
         f"mean over {episodes} episode{'s' * (episodes > 1)} at each of {len(x)} × {len(y)} points, other parameters "
-        "nominal; star: nominal; ring: lowest cell; cross: cells with falls or diverged physics, larger for more of "
-        "them; no interval is drawn"
+        "nominal; star: nominal; ring: lowest cell; cross: cells with episodes that diverged, or ended early below "
+        "80 % of the nominal return, larger for more of them; no interval is drawn"
     )
     caption = caption_of_stress([record], "choosing", episodes, shows)
     return drawing(f"{record['name']}, {box['name']}: {parameter_label(across)}, {parameter_label(up)}", draw, caption)

@@ -1,6 +1,7 @@
 """Many parameter vectors at once against Gymnasium's own environments, one after the other."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise
 
 import gymnasium as gym
@@ -155,6 +156,7 @@ def test_diverged_physics_ends_its_own_episode_only_and_is_reported(fast, monkey
     np.testing.assert_array_equal(played.returns[[0, 2]], alone.returns)
     assert np.isfinite(played.returns).all()
     assert played.returns[1] == played.lengths[1] - 1  # 1 per step, but for the one that diverged
+    assert played.terminated.tolist() == [True, False, True]  # the others fall
     assert not list(tmp_path.iterdir())  # no MUJOCO_LOG.TXT
     assert "unstable" not in capfd.readouterr().err
 
@@ -209,6 +211,28 @@ def test_a_policy_is_told_in_which_job_each_environment_is_and_which_are_not_cou
 def test_parameters_that_are_no_rows_of_the_set_are_refused_before_anything_begins(params):
     with pytest.raises(ValueError, match=r"parameters have the shape|cannot be nan"):
         BatchedEpisodes(EnvConfig("Hopper-v5"), SETS["hopper-1"], params, [0])
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_whether_the_task_ended_an_episode_is_told_apart_from_its_length(at_once, monkeypatch):
+    """The heaviest ends in its second step, the middle one in its last, the lightest at the time limit."""
+    step = Pendulum.advance
+
+    def ending(self, state, action):
+        successor, reward, terminated = step(self, state, action)
+        mass = torch.as_tensor(self.mass)
+        ends = torch.where(mass == one.high[0], 2, torch.where(mass == 1.0, 3, 9))
+        return successor, reward, terminated | (self._elapsed_steps + 1 >= ends)
+
+    monkeypatch.setattr(Pendulum, "advance", ending)
+    one = SETS["pendulum-2"]
+    if not at_once:  # a parameter of single environments
+        one = replace(one, parameters=(*one.parameters, Parameter("control_delay", 0.0, 2.0)))
+    row = [1.0, 0.0][: len(one.parameters) - 1]
+    params = [[mass, *row] for mass in (one.high[0], 1.0, one.low[0])]
+    config = EnvConfig("surefoot/Pendulum-v0", max_episode_steps=3)
+    played = play(linear("surefoot/Pendulum-v0"), config, one, params, range(3), num_envs=2)
+    assert (played.lengths.tolist(), played.terminated.tolist()) == ([2, 3, 3], [True, True, False])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

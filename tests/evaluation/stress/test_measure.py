@@ -2,14 +2,25 @@
 
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-from surefoot.envs import SETS, BatchedPerturbedEnvs, EnvConfig, disturbances, play, subset
+from surefoot.envs import (
+    SETS,
+    BatchedPerturbedEnvs,
+    EnvConfig,
+    Parameter,
+    UncertaintySet,
+    disturbances,
+    play,
+    subset,
+)
 from surefoot.evaluation import worst_moment
 from surefoot.evaluation.stress.measure import CheckedActions, curve_values, idle_parameters, stress
 from surefoot.evaluation.stress.plan import make_plan
+from surefoot.training.report.stress import summary
 
 SHORT = EnvConfig("InvertedPendulum-v5", max_episode_steps=25, num_envs=64)
 SET = SETS["inverted-pendulum-2"]
@@ -44,7 +55,7 @@ def test_every_figure_is_that_of_the_episodes_it_names(found):
     worst = box["worst"]
     assert worst["returns"] == returns(list(worst["at"].values()), 300_050, worst["episodes"])
     assert worst["mean"] <= found["nominal"]["mean"]
-    assert worst["fell"] == sum(one < 25 for one in worst["returns"])  # a reward of 1 a step
+    assert worst["ended_early"] == sum(one < 25 for one in worst["returns"])  # a reward of 1 a step
 
 
 def test_the_same_request_gives_the_same_numbers_whatever_runs_side_by_side(found):
@@ -63,6 +74,61 @@ def test_what_changes_nothing_is_found_in_sets_whose_grid_would_be_too_large():
     assert not {"gravity", "control_delay"} & set(idle_parameters(short, some))
     delays = curve_values(some, make_plan(2000, [some]).sets[0])[1]
     assert delays.tolist() == np.round(delays).tolist()
+
+
+class Walk(gym.Env):
+    """Steps that cost, to an end after the fifth: a goal worth 10, a fall that costs 10, or a time limit of its own."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    param_names = ("cost", "wind")
+    low, high, nominal = np.zeros(2), np.full(2, 0.2), np.full(2, 0.1)
+
+    def __init__(self, end):
+        self.end, self.cost = end, 0.1
+
+    def set_params(self, values):
+        self.cost = float(values.sum()) / 2
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == 5
+        reward = -self.cost + over * {"goal": 10.0, "fall": -10.0 * (self.cost > 0.15), "limit": 0.0}[self.end]
+        return np.zeros(1, np.float32), reward, over and self.end != "limit", over and self.end == "limit", {}
+
+
+for end, limit in (("goal", 100), ("goal", 5), ("fall", 100), ("limit", 100)):
+    if f"Walk-{end}{limit}-v0" not in gym.registry:
+        gym.register(f"Walk-{end}{limit}-v0", Walk, max_episode_steps=limit, kwargs={"end": end})
+
+
+@pytest.mark.parametrize(
+    ("task", "ended", "failed"),
+    [
+        ("Walk-goal100-v0", True, False),
+        ("Walk-goal5-v0", True, False),  # it ends in the last step that there is
+        ("Walk-fall100-v0", True, True),
+        ("Walk-limit100-v0", False, False),  # it truncates itself before the registered limit
+    ],
+)
+def test_an_early_end_is_told_from_a_time_limit_and_a_fall_from_a_goal(task, ended, failed):
+    ranges = tuple(Parameter(name, 0.0, 0.2) for name in Walk.param_names)
+    box = UncertaintySet("box", task, ranges)
+    config = EnvConfig(task, num_envs=64)
+    record = stress(lambda obs: torch.zeros(len(obs), 1), config, [box], budget=250)
+    (found,) = record["sets"]
+    for sample in (record["nominal"], found["average"], found["worst"]):
+        assert sample["ended_early"] == ended * sample["episodes"]
+    assert found["worst"]["ended_early_low"] == failed * found["worst"]["episodes"]
+    assert found["curves"][0]["ended_early"] == [ended * found["curves"][0]["episodes"]] * 5
+    assert (np.max(found["maps"][0]["failed"]) > 0) == failed
+    words = summary([{"name": "idle", **record}])
+    assert ("ended early with a low return" in words) == failed
 
 
 def test_actions_that_mean_nothing_are_refused():

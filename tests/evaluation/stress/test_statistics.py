@@ -22,19 +22,23 @@ def test_the_interval_of_a_mean_is_students():
     assert st.mean_interval(values[:1]) is None
 
 
-def test_failures_are_counted_apart_from_low_returns():
+def test_an_early_end_is_a_failure_only_where_its_return_is_low():
     returns = np.array([100.0, 70.0, 10.0, 5.0, 90.0])
-    fell, broken = np.array([0, 0, 1, 0, 0], bool), np.array([0, 0, 0, 1, 0], bool)
-    found = st.summary(st.Episodes(returns, fell, broken), limit=80.0)
-    assert {key: found[key] for key in ("episodes", "fell", "diverged", "low")} == {
+    early, broken = np.array([1, 0, 1, 0, 0], bool), np.array([0, 0, 0, 1, 0], bool)
+    episodes = st.Episodes(returns, early, broken)
+    found = st.summary(episodes, limit=80.0)
+    assert {key: found[key] for key in ("episodes", "ended_early", "ended_early_low", "diverged", "low")} == {
         "episodes": 5,
-        "fell": 1,
+        "ended_early": 2,  # one at the goal, with the best return of all
+        "ended_early_low": 1,
         "diverged": 1,
         "low": 1,
     }
+    assert episodes.failed(80.0).tolist() == [False, False, True, True, False]
     assert found["mean"] == 55.0
     assert found["cvar"] == 5.0
     assert found["quantiles"][0] == 5.0
+    assert (st.ended_early(found), st.ended_early({"fell": 3})) == (2, 3)  # files of earlier versions say `fell`
 
 
 def radius(values, means, nominal, nominal_mean, up, spread=0.0):

@@ -26,7 +26,7 @@ def test_two_policies_on_one_page(make_run, tmp_path, capsys):
         assert f"<h2>{heading}</h2>" in text
     for words in (
         "What was not tried",
-        "Failures, apart from low returns",
+        "How episodes ended",
         "rank 1",
         "mass of pole",
         "values beyond its",

@@ -21,7 +21,8 @@ import tyro
 from record import record
 
 from surefoot.envs import Parameter, UncertaintySet
-from surefoot.evaluation.stress.measure import Nominal, stress_set
+from surefoot.evaluation.stress.measure import stress_set
+from surefoot.evaluation.stress.nominal import Nominal
 from surefoot.evaluation.stress.plan import make_plan
 from surefoot.evaluation.stress.search import crossed, reset_seeds
 from surefoot.evaluation.stress.statistics import Episodes, mean_interval, threshold

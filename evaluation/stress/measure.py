@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertaintySet, nomin
 from surefoot.envs.quantities import quantity_of
 from surefoot.envs.uncertainty.probe import indistinct, inert
 from surefoot.evaluation.episodes import Act
+from surefoot.evaluation.stress.nominal import Nominal, measure_nominals, nominal_point, plain
 from surefoot.evaluation.stress.plan import LEAST, MOST_PAIRS, SetPlan, make_plan
 from surefoot.evaluation.stress.search import SEEDS, Play, Tried, crossed, find_worst, reset_seeds
 from surefoot.evaluation.stress.statistics import (
@@ -28,20 +29,12 @@ from surefoot.evaluation.stress.statistics import (
     Record,
     mean_interval,
     robust_radius,
-    summary,
-    threshold,
+    sample,
 )
 from surefoot.evaluation.worst_moment import timed, worst_moment
 
 PROBED = 5  # values of a parameter that are compared, to see whether it changes anything
 SEED = 10_000  # the first reset seed: away from those of evaluations during training
-
-
-class Nominal(NamedTuple):
-    """The policy where nothing is disturbed."""
-
-    episodes: Episodes  # (E,)
-    limit: float  # the return below which it no longer holds
 
 
 def stress(
@@ -57,6 +50,9 @@ def stress(
 ) -> Record:
     """Return everything that `budget` episodes of a policy say of it in a task and its uncertainty sets.
 
+    Each set is judged against its own nominal point. `limit` and `nominal` are those of the first set; a set with
+    another nominal point has its own.
+
     `act` maps (N, obs) to (N, act) in [-1, 1]; `task.num_envs` episodes run side by side. `tell` receives a line per
     part. `moment`: also search for the step from which the worst point of each set hurts most when it lasts so many
     steps, with episodes beyond the budget; 0: not. The same arguments give the same numbers.
@@ -66,23 +62,21 @@ def stress(
     """
     if moment < 0:
         raise ValueError(f"the worst moment is searched for a disturbance of {moment} steps; it must last at least 1")
-    plan = make_plan(budget, sets)
+    players = [player(act, task, one, device) for one in sets]
+    points = [nominal_point(task, one, centre) for one, (_, centre) in zip(sets, players, strict=True)]
+    plan = make_plan(budget, sets, nominals=len(set(points)))
     for one in sets if moment else ():  # what cannot change within an episode is refused before anything is played
         BatchedPerturbedEnvs(task, timed(one, moment), num_envs=1)
-    seeds = reset_seeds("nominal", plan.nominal, seed)
-    outcomes, centre = player(act, task, sets[0], device)
-    episodes = crossed(outcomes, centre[None], seeds).at(0)
-    nominal = Nominal(episodes, threshold(float(episodes.returns.mean())))
-    tell(f"nominal: {plan.nominal} episodes, mean return {episodes.returns.mean():.4g}")
+    nominals = measure_nominals(sets, players, points, reset_seeds("nominal", plan.nominal, seed), tell)
     return {
         "env": asdict(task),
         "seed": seed,
         "budget": budget,
-        "limit": nominal.limit,
-        "nominal": sample(episodes, nominal.limit),
+        **plain(nominals[0]),
         "sets": [
-            _labelled(act, task, one, share, nominal, seed, moment, device, tell)
-            for one, share in zip(sets, plan.sets, strict=True)
+            _labelled(act, task, one, share, nominal, played, seed, moment, device, tell)
+            | ({} if nominal is nominals[0] else plain(nominal))
+            for one, share, nominal, played in zip(sets, plan.sets, nominals, players, strict=True)
         ],
         "method": _method(seed, moment),
     }
@@ -140,14 +134,14 @@ def _labelled(
     box: UncertaintySet,
     plan: SetPlan,
     nominal: Nominal,
+    played: tuple[Play, np.ndarray],
     seed: int,
     moment: int,
     device: torch.device | str,
     tell: Callable[[str], None],
 ) -> Record:
     """Return what a set of a task came to, which of its parameters change nothing, and when its worst point hurts."""
-    outcomes, centre = player(act, task, box, device)
-    found = stress_set(outcomes, box, centre, plan, nominal, seed=seed, tell=tell)
+    found = stress_set(played[0], box, played[1], plan, nominal, seed=seed, tell=tell)
     if moment:
         found["worst_moment"] = _moment(act, task, box, found["worst"]["at"], moment, seed, device)
         tell(f"{box.name}: worst moment, from step {found['worst_moment']['onset']} on")
@@ -244,11 +238,6 @@ def _ticks(box: UncertaintySet, count: int) -> list[np.ndarray]:
 def _is_whole(name: str) -> bool:
     quantity = quantity_of(name)
     return quantity is not None and quantity.whole
-
-
-def sample(episodes: Episodes, limit: float) -> Record:
-    """Return a summary with every return."""
-    return summary(episodes, limit) | {"returns": episodes.returns.tolist()}
 
 
 def _at(box: UncertaintySet, point: np.ndarray) -> dict[str, float]:

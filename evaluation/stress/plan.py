@@ -54,44 +54,48 @@ class SetPlan(NamedTuple):
 class Plan(NamedTuple):
     """What is done at the nominal parameters, and in each set."""
 
-    nominal: int
+    nominal: int  # episodes at each nominal point
     sets: tuple[SetPlan, ...]
+    nominals: int = 1  # points; sets with nominal values of their own may have several
 
 
-def make_plan(budget: int, sets: Sequence[UncertaintySet]) -> Plan:
+def make_plan(budget: int, sets: Sequence[UncertaintySet], nominals: int = 1) -> Plan:
     """Return what `budget` episodes per policy are spent on; a set's share goes with the root of its parameters.
+
+    The sets have so many different nominal points (`stress.nominal`).
 
     Raises:
         ValueError: too few for every part to have its least; says how many are needed.
     """
     dims = [len(one.parameters) for one in sets]
-    if (enough := least_budget(budget, sets)) > budget:
+    if (enough := least_budget(budget, sets, nominals)) > budget:
         raise ValueError(
             f"--budget {budget} is too small: {len(sets)} uncertainty set{'s' * (len(sets) > 1)} of "
             f"{', '.join(map(str, dims))} parameters need {enough} episodes; raise --budget, or name fewer --sets"
         )
-    return _divided(budget, dims)
+    return _divided(budget, dims, nominals)
 
 
-def least_budget(budget: int, sets: Sequence[UncertaintySet]) -> int:
+def least_budget(budget: int, sets: Sequence[UncertaintySet], nominals: int = 1) -> int:
     """Return the budget, or how many episodes the sets need at least where that is more."""
     dims = [len(one.parameters) for one in sets]
-    while (needed := total(_divided(budget, dims), dims)) > budget:
+    while (needed := total(_divided(budget, dims, nominals), dims)) > budget:
         budget = needed
     return budget
 
 
-def _divided(budget: int, dims: Sequence[int]) -> Plan:
+def _divided(budget: int, dims: Sequence[int], nominals: int) -> Plan:
     """Return a plan in which every part has its share, or its least where that is more."""
     nominal = min(100, max(LEAST, round(0.06 * budget)))
     weights = [math.sqrt(d) for d in dims]
-    shares = [max(0, budget - nominal) * weight / sum(weights) for weight in weights]
-    return Plan(nominal, tuple(map(_plan_set, shares, dims)))
+    shares = [max(0, budget - nominals * nominal) * weight / sum(weights) for weight in weights]
+    return Plan(nominal, tuple(map(_plan_set, shares, dims)), nominals)
 
 
 def total(plan: Plan, dims: Sequence[int]) -> int:
     """Return the episodes of a plan for sets of so many parameters."""
-    return plan.nominal + sum(sum(one.episodes(d).values()) for one, d in zip(plan.sets, dims, strict=True))
+    spent = sum(sum(one.episodes(d).values()) for one, d in zip(plan.sets, dims, strict=True))
+    return plan.nominals * plan.nominal + spent
 
 
 def _plan_set(budget: float, dims: int) -> SetPlan:

@@ -121,6 +121,11 @@ def summary(episodes: Episodes, limit: float) -> Record:
     }
 
 
+def sample(episodes: Episodes, limit: float) -> Record:
+    """Return a summary with every return."""
+    return summary(episodes, limit) | {"returns": episodes.returns.tolist()}
+
+
 # --- how far a parameter may go ---------------------------------------------------------------------------------------
 
 

@@ -202,8 +202,8 @@ def out_of(request: Request) -> Path:
 
 def write(request: Request, content: Record) -> None:
     """Write the page and the JSON file, and print where they are and what stands first on the page."""
-    from surefoot.training.report.stress import page, parts_of, where  # matplotlib takes half a second
-    from surefoot.training.report.stress_figures import worst_set
+    from surefoot.training.report.stress import page, parts_of  # matplotlib takes half a second
+    from surefoot.training.report.stress_figures import where, worst_set
 
     out, text = out_of(request), page(content)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,8 @@ from surefoot.evaluation.describe import Record, describe
 from surefoot.evaluation.figures.words import parameter_label
 from surefoot.evaluation.stress.statistics import ended_early
 from surefoot.training.report.page import shown
-from surefoot.training.report.stress import parts_of, radius_in_words, where
-from surefoot.training.report.stress_figures import worst_set
+from surefoot.training.report.stress import parts_of, radius_in_words
+from surefoot.training.report.stress_figures import nominal_in_words, nominal_of, where, worst_set
 
 
 def card(facts: Mapping[str, Any], stress: Record | None, *, license_name: str, name: str) -> str:
@@ -107,9 +107,9 @@ def _measured(stress: Record, record: Record) -> Iterator[str]:
     yield markdown_table(["", "mean return", "CVaR 10%", "ended early", "diverged", "episodes"], rows)
     yield (
         f"Task: {describe(record['env'])}. Ended early: the task itself ended the episode, and no time limit: a fall "
-        f"in one task, the goal in another. Nominal: nothing disturbed. Average: uniform over the uncertainty set "
-        f"`{box['name']}`. Worst: at {where(box['worst']['at'])}, found by search and measured on episodes that did "
-        "not choose it. In brackets 95% intervals over episodes of this very policy."
+        f"in one task, the goal in another. Nominal: {nominal_in_words(nominal_of(record, box)[0])}. Average: uniform "
+        f"over the uncertainty set `{box['name']}`. Worst: at {where(box['worst']['at'])}, found by search and "
+        "measured on episodes that did not choose it. In brackets 95% intervals over episodes of this very policy."
     )
     yield "### One parameter at a time"
     rows = [_radius_row(curve) for one in record["sets"] for curve in one["curves"]]

@@ -13,7 +13,7 @@ from surefoot.evaluation.figures.words import parameter_label
 from surefoot.evaluation.stress.statistics import Rank, ranks, tail_mean
 from surefoot.training.report import stress_figures as figures
 from surefoot.training.report.page import document, gallery, section, shown, table
-from surefoot.training.report.stress_figures import worst_set
+from surefoot.training.report.stress_figures import nominal_in_words, nominal_of, where, worst_set
 
 PARTS = ("nominal", "average", "worst")
 
@@ -48,23 +48,9 @@ def with_interval(sample: Record) -> str:
 
 
 def parts_of(record: Record) -> dict[str, Record]:
-    """Return the samples that a policy is judged by: nominal, average over its worst set, at its worst point."""
+    """Return the samples that a policy is judged by: at the nominal point of its worst set, over it, at its worst."""
     box = worst_set(record)
-    return {"nominal": record["nominal"], "average": box["average"], "worst": box["worst"]}
-
-
-def where(at: dict[str, float]) -> str:
-    """Return a point in words: `mass of pole 3 kg, …`."""
-    return ", ".join(f"{_short(name)} {value:.4g}{_unit(name)}" for name, value in at.items())
-
-
-def _short(name: str) -> str:
-    return parameter_label(name).partition(" (")[0]
-
-
-def _unit(name: str) -> str:
-    unit = parameter_label(name).partition(" (")[2].removesuffix(")")
-    return f" {unit}" if unit in ("kg", "N", "steps", "rad", "°") else ""
+    return {"nominal": nominal_of(record, box)[0], "average": box["average"], "worst": box["worst"]}
 
 
 def radius_in_words(radius: Record | None) -> str:
@@ -88,9 +74,10 @@ def summary(records: Sequence[Record]) -> str:
         failed, episodes = box["worst"]["ended_early_low"] + box["worst"]["diverged"], box["worst"]["episodes"]
         ends = f"; {failed} of its {episodes} episodes ended early with a low return or diverged" if failed else ""
         lines.append(
-            f"<p><strong>{escape(record['name'])}</strong> returns {with_interval(parts['nominal'])} where nothing is "
-            f"disturbed, {with_interval(parts['average'])} on average over {escape(box['name'])}, and "
-            f"{with_interval(parts['worst'])} at the worst point found: {escape(where(box['worst']['at']))}{ends}.</p>"
+            f"<p><strong>{escape(record['name'])}</strong> returns {with_interval(parts['nominal'])} "
+            f"{escape(nominal_in_words(parts['nominal']))}, {with_interval(parts['average'])} on average over "
+            f"{escape(box['name'])}, and {with_interval(parts['worst'])} at the worst point found: "
+            f"{escape(where(box['worst']['at']))}{ends}.</p>"
         )
     count = sum(episodes_of(records[0]).values())
     task = escape(task_with_dynamics(records[0]["env"]))
@@ -103,11 +90,17 @@ def summary(records: Sequence[Record]) -> str:
 
 def episodes_of(record: Record) -> dict[str, int]:
     """Return the episodes that stand behind each part, over all sets."""
-    counts = {"nominal": record["nominal"]["episodes"]}
+    counts = {"nominal": sum(sample["episodes"] for sample in nominals_of(record))}
     for box in record["sets"]:
         for part, count in box["episodes"].items():
             counts[part] = counts.get(part, 0) + count
     return counts
+
+
+def nominals_of(record: Record) -> list[Record]:
+    """Return the samples at the different nominal points, that of the first set first."""
+    others = [box["nominal"] for box in record["sets"] if "nominal" in box]
+    return [record["nominal"], *{sample["of"]: sample for sample in others}.values()]
 
 
 def _overview(records: Sequence[Record]) -> str:
@@ -117,7 +110,7 @@ def _overview(records: Sequence[Record]) -> str:
         cells = [escape(record["name"])]
         for part, sample in parts_of(record).items():
             tail = _place(places["cvar"], record["name"]) if part == "worst" else ""
-            cells += [with_interval(sample) + _place(places[part], record["name"]), shown(sample["cvar"]) + tail]
+            cells += [_return_of(part, sample) + _place(places[part], record["name"]), shown(sample["cvar"]) + tail]
         rows.append(cells)
     header = ["policy", *(text for part in PARTS for text in (f"{part} return", f"CVaR 10%, {part}"))]
     ranked = "A rank counts from the best; its interval resamples the episodes of every policy. " * (len(records) > 1)
@@ -131,12 +124,23 @@ def _overview(records: Sequence[Record]) -> str:
     return section("Returns", table(header, rows), text, gallery(drawings))
 
 
+def _return_of(part: str, sample: Record) -> str:
+    """Return a mean and its interval; where a nominal one is not the undisturbed task's, with where it is."""
+    elsewhere = part == "nominal" and sample.get("at")
+    return with_interval(sample) + (f" {escape(nominal_in_words(sample))}" if elsewhere else "")
+
+
 def rank_all(records: Sequence[Record]) -> dict[str, dict[str, Rank]]:
-    """Return the ranks of the policies by mean return, nominal, average and worst; and by CVaR at the worst."""
-    found = {}
+    """Return the ranks of the policies by mean return, nominal, average and worst; and by CVaR at the worst.
+
+    None of nominal returns where those of the policies are of different nominal points.
+    """
+    found: dict[str, dict[str, Rank]] = {}
     for part in PARTS:
         samples = {record["name"]: np.array(parts_of(record)[part]["returns"]) for record in records}
         found[part] = ranks(samples, generator=np.random.default_rng(0))
+    if len({nominal_in_words(parts_of(record)["nominal"]) for record in records}) > 1:
+        found["nominal"] = {}
     tails = {record["name"]: np.array(parts_of(record)["worst"]["returns"]) for record in records}
     return found | {"cvar": ranks(tails, tail_mean, generator=np.random.default_rng(0))}
 
@@ -259,7 +263,7 @@ def _moments(records: Sequence[Record]) -> Iterator[str]:
 def _failures(records: Sequence[Record]) -> str:
     rows = []
     for record in records:
-        samples = [("nominal", record["nominal"])]
+        samples = [(f"nominal: {nominal_in_words(sample)}", sample) for sample in nominals_of(record)]
         for box in record["sets"]:
             samples += [(f"average over {box['name']}", box["average"]), (f"worst of {box['name']}", box["worst"])]
         for part, sample in samples:

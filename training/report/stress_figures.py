@@ -45,8 +45,9 @@ def response_curves(records: Sequence[Record], box: int, number: int) -> str:
             axes.plot([], [], style.dash, color=style.color, label=record["name"])
             if all(curve["interval"]):
                 axes.fill_between(curve["values"], *np.array(curve["interval"]).T, color=style.color, alpha=0.2, lw=0)
-            axes.plot(curve["nominal"], record["nominal"]["mean"], "*", ms=13, color=style.color, mec=INK, mew=0.6)
-            axes.axhline(record["limit"], color=style.color, lw=0.8, ls=":")
+            nominal, limit = nominal_of(record, record["sets"][box])
+            axes.plot(curve["nominal"], nominal["mean"], "*", ms=13, color=style.color, mec=INK, mew=0.6)
+            axes.axhline(limit, color=style.color, lw=0.8, ls=":")
         axes.plot([], [], "*", ms=11, color="none", mec=INK, label="nominal")
         axes.plot([], [], ":", color=INK, label="80 % of nominal")
         axes.set(xlabel=parameter_label(name), ylabel=MEAN_RETURN)
@@ -79,7 +80,7 @@ def pair_map(record: Record, box: Record, number: int, limits: tuple[float, floa
         assert isinstance(figure, Figure)
         figure.colorbar(image, ax=axes, label=MEAN_RETURN)
         at_x, at_y = found["nominal"]
-        mark_nominal(axes, at_x, at_y, record["nominal"]["mean"], image)
+        mark_nominal(axes, at_x, at_y, nominal_of(record, box)[0]["mean"], image)
 
     episodes = found["episodes"]
     shows = (
@@ -119,24 +120,25 @@ def moments(records: Sequence[Record], box: int) -> str:
 def tail_distributions(record: Record) -> str:
     """Draw which fraction of episodes returned at most so much: nominal, over the worst set, at the worst point."""
     box = worst_set(record)
-    samples = {"nominal": record["nominal"], "average": box["average"], "worst": box["worst"]}
+    nominal, limit = nominal_of(record, box)
+    samples = {"nominal": nominal, "average": box["average"], "worst": box["worst"]}
 
     def draw(axes: Axes) -> None:
         for part, sample in samples.items():
             color, dash = PARTS[part]
             label = f"{part}, {sample['episodes']} episodes"
             axes.ecdf(sample["returns"], color=color, linestyle=dash, linewidth=1.6, label=label)
-        axes.axvline(record["limit"], color=INK, lw=0.8, ls=":", label="80 % of nominal")
+        axes.axvline(limit, color=INK, lw=0.8, ls=":", label="80 % of nominal")
         axes.set(xlabel="return of an episode (sum of rewards)", ylabel="fraction of episodes")
         axes.grid(True, linewidth=0.5, alpha=0.35)
         _legend_below(axes)
 
     shows = (
-        f"line: fraction of episodes with at most this return; average: uniform over {box['name']}, worst: at its "
-        "worst point; no band"
+        f"line: fraction of episodes with at most this return; nominal: {nominal_in_words(nominal)}; average: "
+        f"uniform over {box['name']}, worst: at its worst point; no band"
     )
     caption = caption_of_stress([record], "worst", box["worst"]["episodes"], shows)
-    return drawing(f"{record['name']}: returns where nothing is disturbed, on average, and at the worst", draw, caption)
+    return drawing(f"{record['name']}: nominal returns, on average, and at the worst", draw, caption)
 
 
 def nominal_and_worst(records: Sequence[Record]) -> str:
@@ -144,7 +146,8 @@ def nominal_and_worst(records: Sequence[Record]) -> str:
 
     def draw(axes: Axes) -> None:
         for i, record in enumerate(reversed(records)):
-            for part, sample in (("nominal", record["nominal"]), ("worst", worst_set(record)["worst"])):
+            box = worst_set(record)
+            for part, sample in (("nominal", nominal_of(record, box)[0]), ("worst", box["worst"])):
                 color, _ = PARTS[part]
                 if sample["interval"] is not None:
                     axes.plot(sample["interval"], (i, i), color=color, lw=3, alpha=0.5, solid_capstyle="butt")
@@ -158,7 +161,9 @@ def nominal_and_worst(records: Sequence[Record]) -> str:
         _legend_below(axes)
 
     episodes = worst_set(records[0])["worst"]["episodes"]
-    shows = "mean return where nothing is disturbed, and at the worst point found of all sets; bar: 95% interval"
+    kinds = [nominal_in_words(nominal_of(record, worst_set(record))[0]) for record in records]
+    wheres = " or ".join(dict.fromkeys(kinds))
+    shows = f"mean return {wheres}, and at the worst point found of all sets; bar: 95% interval"
     caption = caption_of_stress(records, "worst", episodes, shows)
     return drawing("Nominal and worst", draw, caption, (SIZE[0], 1.4 + 0.45 * len(records)))
 
@@ -169,10 +174,40 @@ def worst_set(record: Record) -> Record:
     return found
 
 
+def nominal_of(record: Record, box: Record) -> tuple[Record, float]:
+    """Return the sample at a set's nominal point, and the return below which the policy no longer holds there.
+
+    A set has its own where that is another point than the first set's.
+    """
+    own = box if "nominal" in box else record
+    return own["nominal"], own["limit"]
+
+
+def nominal_in_words(nominal: Record) -> str:
+    """Return what a nominal sample is of: where nothing is disturbed, or the nominal point of which set."""
+    if nominal.get("at"):  # files of earlier versions have none
+        return f"at the nominal point of {nominal['of']} ({where(nominal['at'])})"
+    return "where nothing is disturbed"
+
+
+def where(at: dict[str, float]) -> str:
+    """Return a point in words: `mass of pole 3 kg, …`."""
+    return ", ".join(f"{_short(name)} {value:.4g}{_unit(name)}" for name, value in at.items())
+
+
+def _short(name: str) -> str:
+    return parameter_label(name).partition(" (")[0]
+
+
+def _unit(name: str) -> str:
+    unit = parameter_label(name).partition(" (")[2].removesuffix(")")
+    return f" {unit}" if unit in ("kg", "N", "steps", "rad", "°") else ""
+
+
 def colour_limits(records: Sequence[Record]) -> tuple[float, float]:
     """Return the range of all maps and nominal returns, so that maps of one page compare."""
     cells = [value for r in records for one in r["sets"] for m in one["maps"] for row in m["mean"] for value in row]
-    cells += [record["nominal"]["mean"] for record in records]
+    cells += [nominal_of(record, box)[0]["mean"] for record in records for box in record["sets"]]
     return min(cells), max(cells)
 
 

@@ -1,6 +1,7 @@
 """A stress test of a policy in a simulator: its numbers are those of single episodes, and come again."""
 
 import json
+from itertools import permutations
 
 import gymnasium as gym
 import numpy as np
@@ -14,13 +15,18 @@ from surefoot.envs import (
     Parameter,
     UncertaintySet,
     disturbances,
+    nominal_params,
     play,
     subset,
 )
 from surefoot.evaluation import worst_moment
+from surefoot.evaluation.stress import measure
 from surefoot.evaluation.stress.measure import CheckedActions, curve_values, idle_parameters, stress
-from surefoot.evaluation.stress.plan import make_plan
-from surefoot.training.report.stress import summary
+from surefoot.evaluation.stress.nominal import NominalPoint, nominal_point
+from surefoot.evaluation.stress.plan import least_budget, make_plan
+from surefoot.evaluation.stress.statistics import sample
+from surefoot.training.report.stress import episodes_of, nominals_of, rank_all, summary
+from surefoot.training.report.stress_figures import nominal_of
 
 SHORT = EnvConfig("InvertedPendulum-v5", max_episode_steps=25, num_envs=64)
 SET = SETS["inverted-pendulum-2"]
@@ -122,13 +128,61 @@ def test_an_early_end_is_told_from_a_time_limit_and_a_fall_from_a_goal(task, end
     config = EnvConfig(task, num_envs=64)
     record = stress(lambda obs: torch.zeros(len(obs), 1), config, [box], budget=250)
     (found,) = record["sets"]
-    for sample in (record["nominal"], found["average"], found["worst"]):
-        assert sample["ended_early"] == ended * sample["episodes"]
+    for part in (record["nominal"], found["average"], found["worst"]):
+        assert part["ended_early"] == ended * part["episodes"]
     assert found["worst"]["ended_early_low"] == failed * found["worst"]["episodes"]
     assert found["curves"][0]["ended_early"] == [ended * found["curves"][0]["episodes"]] * 5
     assert (np.max(found["maps"][0]["failed"]) > 0) == failed
     words = summary([{"name": "idle", **record}])
     assert ("ended early with a low return" in words) == failed
+
+
+TASK = "Walk-limit100-v0"
+PLAIN = UncertaintySet("plain", TASK, (Parameter("wind", 0.0, 0.15, 0.1),))  # gives what the task has
+DEAR = UncertaintySet("dear", TASK, (Parameter("cost", 0.1, 0.2, 0.2),))
+BARE = UncertaintySet("bare", TASK, (Parameter("cost", 0.0, 0.15),))
+
+
+def stress_idle(*sets):
+    budget = least_budget(1, sets, nominals=2)
+    return stress(lambda obs: torch.zeros(len(obs), 1), EnvConfig(TASK, num_envs=64), sets, budget=budget)
+
+
+@pytest.mark.parametrize("order", list(permutations([PLAIN, DEAR, BARE])))
+def test_every_set_is_judged_against_its_own_nominal_point_in_whatever_order(order, monkeypatch):
+    judged = {}
+
+    def judge(play, box, centre, plan, nominal, **settings):
+        judged[box.name] = nominal
+        found = sample(nominal.episodes, nominal.limit)
+        return {"name": box.name, "episodes": plan.episodes(1), "average": found, "worst": found | {"at": {}}}
+
+    monkeypatch.setattr(measure, "stress_set", judge)
+    record = stress_idle(*order)
+    for name, mean, box in zip(("plain", "dear", "bare"), (-0.5, -0.75, -0.5), (PLAIN, DEAR, BARE), strict=True):
+        own, limit = nominal_of(record, record["sets"][order.index(box)])
+        assert (own["mean"], limit) == (pytest.approx(mean), pytest.approx(1.2 * mean))
+        assert (judged[name].episodes.returns.tolist(), judged[name].limit) == (own["returns"], limit)
+        assert own["at"] == ({"cost": 0.2} if box is DEAR else {})
+    assert judged["plain"] is judged["bare"]
+    assert len(nominals_of(record)) == 2
+    assert sum(episodes_of(record).values()) == record["budget"]
+    record |= {"name": "idle"}
+    assert "at the nominal point of dear (cost 0.2)" in summary([record])  # whose worst case is the lowest
+    elsewhere = {**record, "name": "other", "sets": [one for one in record["sets"] if one["name"] != "dear"]}
+    if order[0] is not DEAR:
+        assert "where nothing is disturbed" in summary([elsewhere])
+        assert rank_all([record, elsewhere])["nominal"] == {}  # returns of different nominal points
+
+
+def test_a_nominal_point_is_what_the_set_changes_in_the_task_and_how():
+    task = EnvConfig("Hopper-v5")
+    every = Parameter("body_mass.*", 1.0, 9.0, 3.0)  # masses differ, so the task has no value of its own
+    box = UncertaintySet("box", task.id, (every, Parameter("gravity", 5.0, 15.0, 9.81)), scale_inertia=True)
+    assert nominal_point(task, box, np.array([3.0, 9.81])) == NominalPoint((("body_mass.*", 3.0),), scale_inertia=True)
+    scaled = UncertaintySet("box", task.id, (Parameter("body_mass_scale.*", 0.5, 2.0, 1.0),), scale_inertia=True)
+    assert nominal_point(task, scaled, np.array([1.0])) == NominalPoint()
+    assert nominal_point(task, disturbances(task), nominal_params(task, disturbances(task))) == NominalPoint()
 
 
 def test_actions_that_mean_nothing_are_refused():

@@ -8,7 +8,8 @@ import pytest
 from surefoot.envs import Parameter, UncertaintySet
 from surefoot.evaluation.stress import plan as plans
 from surefoot.evaluation.stress import search
-from surefoot.evaluation.stress.measure import Nominal, stress_set
+from surefoot.evaluation.stress.measure import stress_set
+from surefoot.evaluation.stress.nominal import Nominal
 from surefoot.evaluation.stress.search import SEEDS, crossed, reset_seeds
 from surefoot.evaluation.stress.statistics import Episodes
 
@@ -35,6 +36,9 @@ def test_too_small_a_budget_says_what_is_needed_and_that_is_enough(budget):
         plans.make_plan(budget, sets)
     needed = int(re.search(r"need (\d+) episodes", str(error.value))[1])
     assert plans.total(plans.make_plan(needed, sets), [2, 6]) <= needed
+    more = plans.least_budget(1, sets, nominals=2)
+    two = plans.make_plan(more, sets, nominals=2)
+    assert more >= plans.total(two, [2, 6]) == plans.total(two._replace(nominals=1), [2, 6]) + two.nominal
 
 
 def bowl(target, played):

@@ -317,19 +317,20 @@ def _maps(
     ticks = _ticks(box, plan.map_side)
     points = np.concatenate([_slice(centre, ticks, pair) for pair in pairs])
     played = crossed(play, points, reset_seeds("choosing", plan.map_seeds, seed))
-    means, failed = played.returns.mean(1), played.failed(limit).sum(1)
+    counts = (played.failed(limit).sum(1), played.early.sum(1), played.broken.sum(1))
     shape = (len(pairs), plan.map_side, plan.map_side)
-    drawn = zip(pairs, means.reshape(shape), failed.reshape(shape), played.broken.sum(1).reshape(shape), strict=True)
+    drawn = zip(pairs, *(column.reshape(shape) for column in (played.returns.mean(1), *counts)), strict=True)
     maps = [
         {
             "axes": {box.param_names[k]: ticks[k].tolist() for k in pair},
             "nominal": centre[list(pair)].tolist(),
             "mean": mean.tolist(),
-            "failed": failures.tolist(),
+            "failed": failed.tolist(),
+            "ended_early": early.tolist(),
             "diverged": broken.tolist(),
             "episodes": plan.map_seeds,
         }
-        for pair, mean, failures, broken in drawn
+        for pair, mean, failed, early, broken in drawn
     ]
     return maps, nothing.plus(points, played)
 

@@ -132,7 +132,9 @@ def test_an_early_end_is_told_from_a_time_limit_and_a_fall_from_a_goal(task, end
         assert part["ended_early"] == ended * part["episodes"]
     assert found["worst"]["ended_early_low"] == failed * found["worst"]["episodes"]
     assert found["curves"][0]["ended_early"] == [ended * found["curves"][0]["episodes"]] * 5
-    assert (np.max(found["maps"][0]["failed"]) > 0) == failed
+    drawn = found["maps"][0]
+    assert (np.max(drawn["failed"]) > 0) == failed
+    assert (np.array(drawn["ended_early"]) == ended * drawn["episodes"]).all()
     words = summary([{"name": "idle", **record}])
     assert ("ended early with a low return" in words) == failed
 

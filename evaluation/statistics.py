@@ -98,8 +98,11 @@ def performance_profile(runs: np.ndarray, thresholds: np.ndarray, axis: int = -1
     return fractions
 
 
-def cvar(values: np.ndarray, level: float) -> float:
-    """Return the mean of the worst fraction `level` of the values (E,), each as probable as the others."""
-    worst = level * len(values)  # how many values that is, the last of them perhaps in part
-    weights = np.clip(worst - np.arange(len(values)), 0, 1)
-    return float(weights @ np.sort(np.asarray(values, dtype=np.float64)) / worst)
+def cvar(values: np.ndarray, level: float, axis: int = -1) -> np.ndarray:
+    """Return the mean of the worst fraction `level` of the values along `axis`, each as probable as the others."""
+    ordered = np.sort(np.moveaxis(np.asarray(values, dtype=np.float64), axis, -1))
+    count = ordered.shape[-1]
+    worst = level * count  # how many values that is, the last of them perhaps in part
+    weights = np.clip(worst - np.arange(count), 0, 1)
+    means: np.ndarray = ordered @ weights / worst
+    return means

@@ -115,7 +115,7 @@ def summary(episodes: Episodes, limit: float) -> Record:
         "mean": float(returns.mean()),
         "interval": None if interval is None else list(interval),
         "std": float(returns.std()),
-        "cvar": cvar(returns, TAIL),
+        "cvar": float(cvar(returns, TAIL)),
         "quantiles": np.quantile(returns, QUANTILES).tolist(),
         **{name: int(count) for name, count in episodes.counts(limit).items()},
     }
@@ -226,10 +226,3 @@ def _places(values: np.ndarray) -> np.ndarray:
     """Return (K, R): in each column, one more than how many values lie above."""
     places: np.ndarray = 1 + (values[None] > values[:, None]).sum(1)
     return places
-
-
-def tail_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return CVaR along an axis: the mean of the worst tenth, at least of one."""
-    ordered = np.sort(values, axis=axis)
-    worst: np.ndarray = ordered.take(range(max(1, round(TAIL * ordered.shape[axis]))), axis=axis).mean(axis)
-    return worst

@@ -110,6 +110,9 @@ def test_cvar_is_that_of_the_distribution_of_equally_probable_values(level):
     assert cvar(values, level) == pytest.approx(
         float(lower_cvar(sample, torch.full_like(sample, 1 / 83), level)), 1e-12
     )
+    rows = np.stack([values, values[::-1], values + 1.0])
+    np.testing.assert_allclose(cvar(rows, level), [cvar(row, level) for row in rows], rtol=1e-12)
+    np.testing.assert_array_equal(cvar(rows.T, level, axis=0), cvar(rows, level))
 
 
 def rliable():

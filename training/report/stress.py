@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from html import escape
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from surefoot.evaluation.describe import Record
 from surefoot.evaluation.figures.caption import task_with_dynamics
 from surefoot.evaluation.figures.words import parameter_label
-from surefoot.evaluation.stress.statistics import Rank, ranks, tail_mean
+from surefoot.evaluation.statistics import cvar
+from surefoot.evaluation.stress.statistics import TAIL, Rank, ranks
 from surefoot.training.report import stress_figures as figures
 from surefoot.training.report.page import document, gallery, section, shown, table
 from surefoot.training.report.stress_figures import nominal_in_words, nominal_of, where, worst_set
@@ -142,7 +144,7 @@ def rank_all(records: Sequence[Record]) -> dict[str, dict[str, Rank]]:
     if len({nominal_in_words(parts_of(record)["nominal"]) for record in records}) > 1:
         found["nominal"] = {}
     tails = {record["name"]: np.array(parts_of(record)["worst"]["returns"]) for record in records}
-    return found | {"cvar": ranks(tails, tail_mean, generator=np.random.default_rng(0))}
+    return found | {"cvar": ranks(tails, partial(cvar, level=TAIL), generator=np.random.default_rng(0))}
 
 
 def _place(places: dict[str, Rank], name: str) -> str:

@@ -291,7 +291,7 @@ def measure(run: ActiveRun, objective: SearchObjective) -> float:
         returns.append(found.returns)
     if objective.metric == "worst_case":
         return float(min(values.mean() for values in returns))
-    return cvar(np.concatenate(returns), objective.level)
+    return float(cvar(np.concatenate(returns), objective.level))
 
 
 # --- back in the driver -----------------------------------------------------------------------------------------------

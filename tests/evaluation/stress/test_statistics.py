@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 from surefoot.evaluation.stress import statistics as st
+from surefoot.training.report.stress import rank_all
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 30, 1000])
@@ -76,4 +77,17 @@ def test_ranks_have_the_better_first_and_intervals_where_samples_overlap():
     assert found["a"] == (1, 1, 1)
     assert (found["c"].rank, found["b"].rank) == (2, 3)
     assert (found["b"].low, found["b"].high) == (2, 3)
-    assert st.tail_mean(np.array([[5.0, *range(6, 25)], [1.0, *range(6, 25)]])).tolist() == [5.5, 3.5]
+
+
+def test_ranks_by_cvar_are_those_of_the_cvar_that_is_shown():
+    """Of 14 episodes the worst tenth is 1.4 of them: the second counts in part."""
+    samples = {"a": np.array([0.0, *[10.0] * 13]), "b": np.array([1.0, 1.0, *[10.0] * 12])}
+    records = [
+        {"name": name, "nominal": one, "limit": 0.0, "sets": [{"average": one, "worst": one}]}
+        for name, returns in samples.items()
+        for one in [st.sample(st.Episodes(returns, *np.zeros((2, 14), bool)), 0.0)]
+    ]
+    shown = [record["sets"][0]["worst"]["cvar"] for record in records]
+    assert shown == pytest.approx([4 / 1.4, 1.0])
+    places = rank_all(records)["cvar"]
+    assert (places["a"].rank, places["b"].rank) == (1, 2)

@@ -49,8 +49,9 @@ def worst_moment(
 ) -> WorstMoment:
     """Search for the onset at which `values` (name → value, the others nominal) cost a policy most.
 
-    First `moments` onsets over the longest nominal episode, then both neighbours of the worst at half the distance,
-    down to single steps. All onsets meet the same `episodes` reset seeds; the worst is measured again from others.
+    First at most `moments` onsets, evenly over the longest nominal episode, then both neighbours of the worst at half
+    the distance, down to single steps. All onsets meet the same `episodes` reset seeds; the worst is measured again
+    from others.
 
     Raises:
         ValueError: fewer than one moment, episode or step; an unknown parameter; as `play`.
@@ -72,7 +73,7 @@ def worst_moment(
         return list(returns(onsets, seeds).mean(1).tolist())
 
     longest = int(envs.play(act, envs.nominal[None], seeds).lengths.max())
-    step = max(longest // moments, 1)
+    step = max(-(-longest // moments), 1)
     first = list(range(0, longest, step))
     tried = dict(zip(first, means(first), strict=True))
     while step > 1:

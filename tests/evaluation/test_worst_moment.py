@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from surefoot.envs import EnvConfig, Parameter, UncertaintySet
+from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, Parameter, UncertaintySet
+from surefoot.evaluation import worst_moment as search
 from surefoot.evaluation.worst_moment import timed, worst_moment
 
 WEAKEST = 23
@@ -53,6 +54,23 @@ def test_the_search_finds_the_weakest_step_and_measures_it_again_on_other_seeds(
     assert found.interval.low < found.fresh < found.interval.high < found.nominal
     assert found.episodes == 3 * (len(found.tried) + 3)
     assert len(found.tried) < 20  # of 40
+
+
+@pytest.mark.parametrize(("moments", "first"), [(1, 1), (8, 8), (16, 14), (31, 20), (39, 20), (40, 40), (100, 40)])
+def test_no_more_moments_are_tried_at_first_than_were_asked_for(moments, first, monkeypatch):
+    tried = []
+
+    class Noted(BatchedPerturbedEnvs):
+        def play(self, act, points, seeds):
+            tried.append(points[:, self.names.index("onset")].tolist())
+            return super().play(act, points, seeds)
+
+    monkeypatch.setattr(search, "BatchedPerturbedEnvs", Noted)
+    search.worst_moment(idle, EnvConfig("Fragile-v0"), LOAD, {"load": 0.5}, duration=1, moments=moments, episodes=1)
+    _, onsets, *_ = tried  # after the nominal episodes
+    assert len(onsets) == first <= moments
+    assert len(set(np.diff(onsets))) <= 1  # evenly
+    assert onsets[0] == 0
 
 
 def test_a_longer_disturbance_has_an_earlier_worst_onset_and_the_whole_episode_the_first():

@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from surefoot.configs.ranges import LARGEST_SEED, require_between
-from surefoot.envs import SETS, EnvConfig, UncertaintySet, disturbances
+from surefoot.envs import SETS, EnvConfig, UncertaintySet, disturbances, examine_task, require_time_limit
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
 from surefoot.evaluation.describe import Record, describe
 from surefoot.evaluation.policies import AnyPolicy, fitted, for_task
@@ -68,6 +68,8 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)  # the cores are the physics'; a policy's small products would only wait for each other
     device = pick_device(request.device)
     chosen, task = _opened(arguments, request, device)
+    examine_task(task)
+    require_time_limit(task)
     sets = chosen_sets(request.sets, task)
     content = measure(request, chosen, task, sets, device)
     write(request, content)

@@ -1,10 +1,12 @@
 """`surefoot stress`: one page, one JSON file, and one line where something is wrong."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from surefoot.envs import EnvConfig
+from surefoot.training.cli import stress
 from surefoot.training.cli.main import main
 from surefoot.training.cli.stress import chosen_sets, short_names
 
@@ -61,6 +63,27 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(options, said, make_ru
     assert said in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("task", "breach", "said"),
+    [
+        (
+            "EndlessBox",
+            "",
+            "no time limit, so an episode of an evaluation might never end; add --env.max-episode-steps N",
+        ),
+        ("CarelessBox", "no reward", "returned None (NoneType) as the reward; it must be one number"),
+    ],
+)
+def test_a_task_is_looked_at_before_its_episodes_are_played(task, breach, said, make_run, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "envs")
+    monkeypatch.setattr(stress, "stress", lambda *arguments, **settings: pytest.fail("episodes are played"))
+    run = make_run("a", env=EnvConfig(f"faulty_tasks:{task}-v0", kwargs={"breach": breach}))
+    assert main(["stress", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
 
 
 def test_the_worst_moment_is_on_the_page_and_in_the_numbers(make_run, tmp_path, capsys):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertaintySet, nominal_params, play
+from surefoot.envs.model_parameters import round_half_up
 from surefoot.envs.quantities import quantity_of
 from surefoot.envs.uncertainty.probe import indistinct, inert
 from surefoot.evaluation.episodes import Act
@@ -230,9 +231,17 @@ def curve_values(box: UncertaintySet, plan: SetPlan) -> list[np.ndarray]:
 
 
 def _ticks(box: UncertaintySet, count: int) -> list[np.ndarray]:
-    """Return evenly spaced values of every parameter; whole numbers where it counts something, maybe one twice."""
-    even = [(p.name, np.linspace(p.low, p.high, count)) for p in box.parameters]
-    return [np.round(values) if _is_whole(name) else values for name, values in even]
+    """Return evenly spaced values of every parameter; whole numbers where it counts something, maybe one twice.
+
+    That whole number is the one that is in force there (`round_half_up`); where it lies beyond the range, the end of
+    the range stands for it.
+    """
+    even = [(p, np.linspace(p.low, p.high, count)) for p in box.parameters]
+    return [_whole(values).clip(p.low, p.high) if _is_whole(p.name) else values for p, values in even]
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    return np.array([float(round_half_up(value)) for value in values.tolist()])
 
 
 def _is_whole(name: str) -> bool:

@@ -19,6 +19,7 @@ from surefoot.envs import (
     play,
     subset,
 )
+from surefoot.envs.model_parameters import round_half_up
 from surefoot.evaluation import worst_moment
 from surefoot.evaluation.stress import measure
 from surefoot.evaluation.stress.measure import CheckedActions, curve_values, idle_parameters, stress
@@ -79,7 +80,23 @@ def test_what_changes_nothing_is_found_in_sets_whose_grid_would_be_too_large():
         some.axes(5)
     assert not {"gravity", "control_delay"} & set(idle_parameters(short, some))
     delays = curve_values(some, make_plan(2000, [some]).sets[0])[1]
-    assert delays.tolist() == np.round(delays).tolist()
+    assert delays.tolist() == [round_half_up(delay) for delay in delays]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.0, 5.0, [0, 1, 3, 4, 5]),  # of 0, 1.25, 2.5, 3.75, 5
+        (0.5, 2.5, [1, 1, 2, 2, 2.5]),  # 3 is in force at the upper end, and lies beyond it
+        (0.4, 2.4, [0.4, 1, 1, 2, 2]),  # 0 is in force at the lower end
+    ],
+)
+def test_values_of_a_count_are_those_in_force_and_lie_in_the_range(low, high, ticks):
+    some = UncertaintySet("some", "Pendulum-v1", (Parameter("control_delay", low, high), Parameter("mass", low, high)))
+    delays, masses = measure._ticks(some, 5)
+    assert delays.tolist() == ticks
+    assert [round_half_up(tick) for tick in delays] == [round_half_up(value) for value in np.linspace(low, high, 5)]
+    assert masses.tolist() == np.linspace(low, high, 5).tolist()
 
 
 class Walk(gym.Env):

@@ -21,7 +21,7 @@ from surefoot.envs.uncertainty.probe import indistinct, inert
 from surefoot.evaluation.episodes import Act
 from surefoot.evaluation.stress.nominal import Nominal, measure_nominals, nominal_point, plain
 from surefoot.evaluation.stress.plan import LEAST, MOST_PAIRS, SetPlan, make_plan
-from surefoot.evaluation.stress.search import SEEDS, Play, Tried, crossed, find_worst, reset_seeds
+from surefoot.evaluation.stress.search import SEEDS, Play, Tried, Worst, crossed, find_worst, reset_seeds
 from surefoot.evaluation.stress.statistics import (
     KEPT,
     LEVEL,
@@ -48,6 +48,7 @@ def stress(
     moment: int = 0,
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = lambda line: None,
+    keep: Callable[[Record], None] = lambda found: None,
 ) -> Record:
     """Return everything that `budget` episodes of a policy say of it in a task and its uncertainty sets.
 
@@ -55,8 +56,8 @@ def stress(
     another nominal point has its own.
 
     `act` maps (N, obs) to (N, act) in [-1, 1]; `task.num_envs` episodes run side by side. `tell` receives a line per
-    part. `moment`: also search for the step from which the worst point of each set hurts most when it lasts so many
-    steps, with episodes beyond the budget; 0: not. The same arguments give the same numbers.
+    part, `keep` what was found so far. `moment`: also search for the step from which the worst point of each set hurts
+    most when it lasts so many steps, with episodes beyond the budget; 0: not. The same arguments give the same numbers.
 
     Raises:
         ValueError: too small a budget, a set that does not fit the task, actions that are not finite.
@@ -69,18 +70,22 @@ def stress(
     for one in sets if moment else ():  # what cannot change within an episode is refused before anything is played
         BatchedPerturbedEnvs(task, timed(one, moment), num_envs=1)
     nominals = measure_nominals(sets, players, points, reset_seeds("nominal", plan.nominal, seed), tell)
-    return {
-        "env": asdict(task),
-        "seed": seed,
-        "budget": budget,
-        **plain(nominals[0]),
-        "sets": [
-            _labelled(act, task, one, share, nominal, played, seed, moment, device, tell)
-            | ({} if nominal is nominals[0] else plain(nominal))
-            for one, share, nominal, played in zip(sets, plan.sets, nominals, players, strict=True)
-        ],
-        "method": _method(seed, moment),
-    }
+    about = {"env": asdict(task), "seed": seed, "budget": budget, **plain(nominals[0])}
+    found: list[Record] = []
+
+    def all_of(*more: Record) -> Record:
+        return {**about, "sets": [*found, *more], "method": _method(seed, moment)}
+
+    keep(all_of())
+    for one, share, nominal, played in zip(sets, plan.sets, nominals, players, strict=True):
+        own = {} if nominal is nominals[0] else plain(nominal)
+
+        def keep_part(part: Record, own: Record = own) -> None:
+            keep(all_of(part | own))
+
+        found.append(_labelled(act, task, one, share, nominal, played, seed, moment, device, tell, keep_part) | own)
+        keep(all_of())
+    return all_of()
 
 
 def _method(seed: int, moment: int) -> Record:
@@ -140,9 +145,10 @@ def _labelled(
     moment: int,
     device: torch.device | str,
     tell: Callable[[str], None],
+    keep: Callable[[Record], None],
 ) -> Record:
     """Return what a set of a task came to, which of its parameters change nothing, and when its worst point hurts."""
-    found = stress_set(played[0], box, played[1], plan, nominal, seed=seed, tell=tell)
+    found = stress_set(played[0], box, played[1], plan, nominal, seed=seed, tell=tell, keep=keep)
     if moment:
         found["worst_moment"] = _moment(act, task, box, found["worst"]["at"], moment, seed, device)
         tell(f"{box.name}: worst moment, from step {found['worst_moment']['onset']} on")
@@ -192,36 +198,43 @@ def stress_set(
     *,
     seed: int,
     tell: Callable[[str], None] = lambda line: None,
+    keep: Callable[[Record], None] = lambda found: None,
 ) -> Record:
-    """Return curves, maps, average and worst case of a policy in a set whose nominal point is `centre` (d,)."""
+    """Return curves, maps, average and worst case of a policy in a set whose nominal point is `centre` (d,).
+
+    `tell` receives a line, and `keep` what was found so far, after each part.
+    """
     axes = curve_values(box, plan)
-    curves, tried = _curves(play, box, centre, plan, nominal, axes, seed)
+    parameters = zip(box.parameters, centre.tolist(), strict=True)
+    ranges = [{"name": p.name, "low": p.low, "high": p.high, "nominal": value} for p, value in parameters]
+    found: Record = {"name": box.name, "parameters": ranges, "episodes": plan.episodes(len(axes))}
+    found["curves"], tried = _curves(play, box, centre, plan, nominal, axes, seed)
     tell(f"{box.name}: curves of {len(axes)} parameters")
-    maps, more = _maps(play, box, centre, plan, _chosen_pairs(curves), nominal.limit, seed)
+    keep(found)
+    maps, more = _maps(play, box, centre, plan, _chosen_pairs(found["curves"]), nominal.limit, seed)
     tried = _inside(box, Tried(*(np.concatenate(both) for both in zip(tried, more, strict=True))))
+    left_out = [list(pair) for pair in combinations(box.param_names, 2) if not _drawn(pair, maps)]
+    found |= {"maps": maps, "pairs_left_out": left_out}
     if maps:
         tell(f"{box.name}: maps of {len(maps)} pairs")
+        keep(found)
     worst = find_worst(play, box, plan, tried, seed=seed)
+    found["worst"] = _worst(box, worst, nominal.limit)
     tell(f"{box.name}: worst mean return {worst.episodes.returns.mean():.4g}")
-    average = _average(play, box, plan, seed)
-    parameters = zip(box.parameters, centre.tolist(), strict=True)
+    keep(found)
+    found["average"] = sample(_average(play, box, plan, seed), nominal.limit)
+    return found
+
+
+def _worst(box: UncertaintySet, worst: Worst, limit: float) -> Record:
     return {
-        "name": box.name,
-        "parameters": [{"name": p.name, "low": p.low, "high": p.high, "nominal": value} for p, value in parameters],
-        "episodes": plan.episodes(len(axes)),
-        "curves": curves,
-        "maps": maps,
-        "pairs_left_out": [list(pair) for pair in combinations(box.param_names, 2) if not _drawn(pair, maps)],
-        "average": sample(average, nominal.limit),
-        "worst": {
-            "at": _at(box, worst.point),
-            "points_searched": worst.points,
-            "lowest_of_search": worst.least,
-            "mean_when_chosen": worst.chosen_at,
-            "finalists": [_at(box, point) for point in worst.finalists],
-            **sample(worst.episodes, nominal.limit),
-            "interval": worst.interval and list(worst.interval),
-        },
+        "at": _at(box, worst.point),
+        "points_searched": worst.points,
+        "lowest_of_search": worst.least,
+        "mean_when_chosen": worst.chosen_at,
+        "finalists": [_at(box, point) for point in worst.finalists],
+        **sample(worst.episodes, limit),
+        "interval": worst.interval and list(worst.interval),
     }
 
 

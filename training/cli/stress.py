@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +74,7 @@ def main(arguments: list[str]) -> int:
     sets = chosen_sets(request.sets, task)
     content = measure(request, chosen, task, sets, device)
     write(request, content)
+    unfinished(request).unlink(missing_ok=True)
     return 0
 
 
@@ -153,12 +155,38 @@ def measure(
     for name, policy in zip(short_names(request.policies), chosen, strict=True):
         print(f"{name}: {request.budget:,} episodes on {task.id}, sets {', '.join(one.name for one in sets)}")
         settings = {"budget": request.budget, "seed": request.seed, "moment": request.worst_moment}
-        found = stress(policy.act, task, sets, **settings, device=device, tell=_tell)
-        known = {"label": policy.label, "agent": policy.agent_name, "step": policy.step}
-        origin = {"training_seed": policy.training_seed, "sha256": policy.sha256, "notes": list(policy.notes)}
-        policies.append({"name": name, **known, **origin, **found})
+        known = {"name": name, "label": policy.label, "agent": policy.agent_name, "step": policy.step}
+        known |= {"training_seed": policy.training_seed, "sha256": policy.sha256, "notes": list(policy.notes)}
+        with _keeping(request, [*policies], known) as keep:
+            found = stress(policy.act, task, sets, **settings, device=device, tell=_tell, keep=keep)
+        policies.append(known | found)
     when = {"time": datetime.now(UTC).isoformat(timespec="seconds")}
     return {"stress": 1, **when, **provenance(), "policies": policies, "not_tried": not_tried(policies, sets)}
+
+
+@contextmanager
+def _keeping(request: Request, policies: list[Record], known: Record) -> Iterator[Callable[[Record], None]]:
+    """Yield what keeps all that was found so far in a file of its own, and say where that is if the rest fails."""
+    path, kept, origin = unfinished(request), list(policies), provenance()
+
+    def keep(found: Record) -> None:
+        kept[len(policies) :] = [known | found]
+        numbers = json.dumps({"unfinished": 1, **origin, "policies": kept}, indent=1) + "\n"
+        with suppress(OSError):  # no reason to stop here: where the final numbers cannot be written, that is said
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda file: file.write(numbers.encode()))
+
+    try:
+        yield keep
+    except BaseException:
+        if kept and path.is_file():
+            print(f"what was measured until here: {path}", flush=True)
+        raise
+
+
+def unfinished(request: Request) -> Path:
+    """Return where the numbers are kept until all are measured."""
+    return out_of(request).with_suffix(".unfinished.json")
 
 
 def _tell(line: str) -> None:

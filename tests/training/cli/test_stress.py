@@ -1,11 +1,13 @@
 """`surefoot stress`: one page, one JSON file, and one line where something is wrong."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from surefoot.envs import EnvConfig
+from surefoot.evaluation.stress import measure
 from surefoot.training.cli import stress
 from surefoot.training.cli.main import main
 from surefoot.training.cli.stress import chosen_sets, short_names
@@ -84,6 +86,42 @@ def test_a_task_is_looked_at_before_its_episodes_are_played(task, breach, said, 
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [TypeError("a policy's own"), KeyboardInterrupt(), ValueError("bad")])
+def test_what_was_measured_before_an_error_is_kept(error, make_run, tmp_path, monkeypatch, capsys):
+    out, kept = tmp_path / "new" / "page.html", tmp_path / "new" / "page.unfinished.json"
+    call = ["stress", str(make_run("a", env=POLE)), "--sets", "inverted-pendulum-1", "--budget", "170"]
+
+    def find_worst(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr(measure, "find_worst", find_worst)
+    with pytest.raises(TypeError) if isinstance(error, TypeError) else nullcontext():
+        assert main([*call, "--out", str(out)]) == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert f"what was measured until here: {kept}" in capsys.readouterr().out
+    assert [path.name for path in out.parent.iterdir()] == [kept.name]
+    (found,) = json.loads(kept.read_text())["policies"]
+    assert (found["name"], len(found["nominal"]["returns"])) == ("a", 10)
+    assert set(found["sets"][0]) == {"name", "parameters", "episodes", "curves"}
+
+
+def test_finished_policies_are_kept_until_all_are_and_no_longer(make_run, tmp_path, monkeypatch):
+    runs = [str(make_run(name, seed, env=POLE)) for seed, name in enumerate(("first", "second"))]
+    out, kept = tmp_path / "page.html", tmp_path / "page.unfinished.json"
+    seen = []
+
+    def parts(act, task, sets, *, keep, **settings):
+        keep({"sets": ["some"]})
+        seen.append([(one["name"], one["sets"]) for one in json.loads(kept.read_text())["policies"]])
+        return {"sets": ["all"]}
+
+    monkeypatch.setattr(stress, "stress", parts)
+    monkeypatch.setattr(stress, "not_tried", lambda *what: [])
+    monkeypatch.setattr(stress, "write", lambda request, content: None)
+    assert main(["stress", *runs, "--sets", "inverted-pendulum-1", "--out", str(out)]) == 0
+    assert seen == [[("first", ["some"])], [("first", ["all"]), ("second", ["some"])]]
+    assert not kept.exists()
 
 
 def test_the_worst_moment_is_on_the_page_and_in_the_numbers(make_run, tmp_path, capsys):

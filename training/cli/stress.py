@@ -151,7 +151,7 @@ def measure(
     device: torch.device,
 ) -> Record:
     """Return what all policies came to, and everything needed to get it again, as plain values."""
-    policies = []
+    policies: list[Record] = []
     for name, policy in zip(short_names(request.policies), chosen, strict=True):
         print(f"{name}: {request.budget:,} episodes on {task.id}, sets {', '.join(one.name for one in sets)}")
         settings = {"budget": request.budget, "seed": request.seed, "moment": request.worst_moment}

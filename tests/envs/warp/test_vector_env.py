@@ -226,6 +226,7 @@ def test_a_job_has_the_outcome_that_it_has_in_c_whatever_runs_beside_it():
     assert len(set(theirs.lengths.tolist())) > 1  # some fall
     for played in ours:
         np.testing.assert_array_equal(played.lengths, theirs.lengths)
+        np.testing.assert_array_equal(played.terminated, theirs.terminated)
         np.testing.assert_allclose(played.returns, theirs.returns, rtol=1e-3)
         assert not played.broken.any()
     np.testing.assert_allclose(ours[0].returns, ours[1].returns, rtol=1e-6)

@@ -49,9 +49,8 @@ def worst_moment(
 ) -> WorstMoment:
     """Search for the onset at which `values` (name → value, the others nominal) cost a policy most.
 
-    First at most `moments` onsets, evenly over the longest nominal episode, then both neighbours of the worst at half
-    the distance, down to single steps. All onsets meet the same `episodes` reset seeds; the worst is measured again
-    from others.
+    At most `moments` onsets over the longest nominal episode, then both neighbours of the worst at half the distance,
+    down to single steps. All onsets meet the same `episodes` reset seeds; the worst is measured again from others.
 
     Raises:
         ValueError: fewer than one moment, episode or step; an unknown parameter; as `play`.

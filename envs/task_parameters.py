@@ -158,7 +158,8 @@ def _model_parameters(
         return None
     if uncertainty is None or not count:
         return ModelParameters(task.model, names, own, recompute_constants=True)
-    switches = {"scale_inertia": uncertainty.scale_inertia, "recompute_constants": uncertainty.recompute_constants}
+    inertia, constants = uncertainty.scale_inertia, uncertainty.recompute_constants
+    switches: dict[str, Any] = {"scale_inertia": inertia, "recompute_constants": constants}
     if count == len(names):
         return ModelParameters(task.model, names, own, **switches)
     return FixedFirst(task.model, names, own, count, **switches)

@@ -49,9 +49,7 @@ def load(source: str | Path, *, view: View = "exact", max_episode_steps: int | N
     source = str(source)
     if is_minari(source):
         if view != "exact" or max_episode_steps is not None:
-            raise ValueError(
-                f"{source}: view and max_episode_steps have no effect on what is no D4RL file; leave them out"
-            )
+            raise ValueError(f"{source}: a view and a limit of steps are for D4RL files alone; leave them out")
         return read_minari(source.removeprefix("minari:"))
     return replace(read_d4rl(d4rl_path(source), view=view, max_episode_steps=max_episode_steps), source=source)
 

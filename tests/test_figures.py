@@ -154,9 +154,10 @@ class Examples:
         return report.return_distributions([replace(cell, runs=runs)], "Pendulum-v1, gravity 2.0")
 
     def report_heat_map(self):
-        labels = "gravity (factor)", "mass (factor)"
-        found = ParameterMap(("gravity", "mass"), np.eye(2), [1.0, 2.0], [1.0, 3.0], labels, Nominal(1.0, 4.0, 0.5))
-        return report.heat_map(found, self.cells().cells[0], "Pendulum-v1")
+        labels, cell = ("gravity (factor)", "mass (factor)"), self.cells().cells[0]
+        axes = np.eye(2), [1.0, 2.0], [1.0, 3.0]
+        found = ParameterMap(("gravity", "mass"), *axes, labels, Nominal(1.0, 4.0, 0.5), cell.runs)
+        return report.heat_map(found, cell, "Pendulum-v1")
 
     def report_regret_curves(self):
         run_folder.mark(self.folder / "bandit", "finished", 1.0)

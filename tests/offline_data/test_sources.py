@@ -31,7 +31,7 @@ def test_an_option_that_has_no_effect_is_refused(rows, save, data, tmp_path):
         with pytest.raises(ValueError, match=r"--data\.clip-actions has no effect on actions"):
             load_for(zeros, OBSERVATIONS, space, seed=0)
     for options in ({"view": "qlearning"}, {"max_episode_steps": 5}):
-        with pytest.raises(ValueError, match="have no effect on what is no D4RL file; leave them out"):
+        with pytest.raises(ValueError, match="are for D4RL files alone; leave them out"):
             load(tmp_path, **options)
 
 

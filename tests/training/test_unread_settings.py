@@ -23,7 +23,7 @@ INSTALLED = sorted(name for name in agents.REGISTRY if name not in agents.REFERE
 OTHER = {  # than the defaults
     "data.fraction": 0.5,
     "data.view": "qlearning",
-    "data.max_episode_steps": 7,
+    "data.max_episode_steps": 40,  # as in the file that some read all the same
     "data.clip_actions": True,
     "env.num_envs": 2,
     "env.termination": "surefoot.envs.termination:inverted_pendulum",  # another task's: whoever asks it is refused

@@ -15,6 +15,11 @@ from surefoot.configs.yaml_text import parse_yaml
 T = TypeVar("T")
 
 
+def is_yaml(name: str) -> bool:
+    """Whether something is named by the path of its YAML file."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def read_yaml(source: Traversable) -> dict[str, Any]:
     """Return the mapping in a YAML file; loading never runs code."""
     if not source.is_file():

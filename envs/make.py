@@ -39,6 +39,7 @@ from surefoot.envs.spaces import (
     vector_actions,
     vector_observations,
 )
+from surefoot.envs.task_parameters import has_model
 from surefoot.envs.tensor_env import TensorEnv, TimeAwareObservation
 from surefoot.envs.vector import AsyncEnvs, MakeEnv, SubEnvs, SyncEnvs, TensorVectorEnv
 from surefoot.envs.warp import require_installed
@@ -139,7 +140,7 @@ def make_single(
     fixed = config.physics.fixed()
     if uncertainty is not None or fixed:
         env = WithParameters(env, uncertainty, fixed)
-    elif isinstance(getattr(env.unwrapped, "data", None), mujoco.MjData):
+    elif has_model(env.unwrapped):
         env = EndsWhereDiverged(env)
     return float32_observations(Resumable(env))
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surefoot.configs.casting import read_yaml
+from surefoot.configs.casting import is_yaml, read_yaml
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertaintySet, find_set, indistinct, set_from_mapping
 from surefoot.envs.uncertainty.probe import inert
 from surefoot.evaluation.storage import write_atomically
@@ -57,12 +57,7 @@ def load_set(name: str) -> UncertaintySet:
         ValueError: no such set, or a file that does not describe one.
         FileNotFoundError: no such file.
     """
-    return set_from_mapping(read_yaml(Path(name)), name) if is_file(name) else find_set(name)
-
-
-def is_file(name: str) -> bool:
-    """Whether a set is named by its YAML file, not as a published one."""
-    return name.endswith((".yaml", ".yml"))
+    return set_from_mapping(read_yaml(Path(name)), name) if is_yaml(name) else find_set(name)
 
 
 def code_of(uncertainty: UncertaintySet) -> str:

@@ -175,17 +175,18 @@ class InverseGap(Stateful):
 
     def probabilities(self, contexts: Tensor) -> Tensor:
         """Return the probability (N, K) with which each arm is played in contexts (N, d) or (N, K, d)."""
-        return self.allocate(self.oracle.predict(contexts))
+        return self.allocate(self.oracle.predict(contexts), self.rate())
 
-    def allocate(self, losses: Tensor) -> Tensor:
+    def allocate(self, losses: Tensor, gamma: Tensor | float) -> Tensor:
         rule = inverse_gap if self.config.loss == "square" else reweighted_inverse_gap
-        return rule(losses, self.rate())
+        return rule(losses, gamma)
 
     def choose(self, contexts: Tensor) -> Tensor:
         """Return arms (N,) drawn from `probabilities`."""
         losses = self.oracle.predict(contexts)
-        self.gamma = torch.as_tensor(self.rate(), dtype=torch.float64)
-        p = self.allocate(losses)
+        gamma = self.rate()
+        p = self.allocate(losses, gamma)
+        self.gamma = torch.as_tensor(gamma, dtype=torch.float64)
         self.best_loss += losses.amin(1)
         self.best_probability = p.amax(1).double()
         return draw_arm(p, self.uniforms.next())

@@ -16,6 +16,7 @@ import torch
 import tyro
 
 from surefoot.agents.parts.ranges import unread_where
+from surefoot.configs.casting import is_yaml
 from surefoot.configs.ranges import LARGEST_SEED, require_between
 from surefoot.envs import EnvConfig, examine_task, require_time_limit
 from surefoot.envs.uncertainty import batched_episodes
@@ -364,7 +365,7 @@ def _over_grid(request: Request, chosen: Sequence[AnyPolicy], tasks: Sequence[En
         record: Record = {"label": policy.label, "agent": policy.agent_name, "step": policy.step, "env": asdict(task)}
         record |= {"checkpoint": request.checkpoint, "seeds": list(request.seeds), "episodes": episodes}
         record |= {"set": Path(request.grid).stem, **_origin(policy)}
-        if grid.is_file(request.grid):  # of which there can be several of a name
+        if is_yaml(request.grid):  # of which there can be several of a name
             record["set_code"] = grid.code_of(uncertainty)
         record |= {"grid": "closed" if request.closed else "half-open", "n": request.n}
         out = {suffix: output_path(path, "evaluations", record, suffix) for suffix in (".json", ".csv", ".png")}

@@ -10,7 +10,7 @@ from typing import Any
 
 from surefoot import agents
 from surefoot.configs import preset_file
-from surefoot.configs.casting import merged, nested, overlay, plain, read_yaml
+from surefoot.configs.casting import is_yaml, merged, nested, overlay, plain, read_yaml
 from surefoot.envs import EnvConfig
 from surefoot.training.config.run import RunConfig
 
@@ -49,13 +49,8 @@ def laid_over(task: EnvConfig, base: EnvConfig) -> EnvConfig:
     return replace(task, kwargs=merged(base.kwargs, task.kwargs)) if task.id == base.id else task
 
 
-def is_file(preset: str) -> bool:
-    """Return whether a preset is named by the path of its file."""
-    return preset.endswith((".yaml", ".yml"))
-
-
 def _locate(agent_name: str, preset: str) -> Traversable:
-    if is_file(preset):
+    if is_yaml(preset):
         return Path(preset)
     owner, _, name = preset.rpartition("/")
     agents.get(owner or agent_name)  # an unknown agent is the better message

@@ -9,10 +9,10 @@ from typing import Any
 
 from surefoot import agents
 from surefoot.agents.parts.ranges import unread_by, unread_where
-from surefoot.configs.casting import option
+from surefoot.configs.casting import is_yaml, option
 from surefoot.envs import Physics
 from surefoot.offline_data.sources import BEHAVIOUR, is_minari
-from surefoot.training.config.presets import default_config, is_file
+from surefoot.training.config.presets import default_config
 from surefoot.training.config.run import RunConfig
 
 OF_DATA = ("data.fraction", "data.view", "data.max_episode_steps", "data.clip_actions")
@@ -57,7 +57,7 @@ def refuse_unread(agent_name: str, config: RunConfig[Any], preset: str | None, b
     Given is what differs from `base`, which the settings were laid over. What a packaged preset has left without effect
     by then is as it was; a preset from a file is somebody's own, and all that it sets is given.
     """
-    own_file = preset is not None and is_file(preset)
+    own_file = preset is not None and is_yaml(preset)
     refuse_given(config, default_config(agent_name) if own_file else base, unread_of(agent_name, config))
 
 

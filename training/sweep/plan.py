@@ -24,7 +24,7 @@ import yaml
 
 from surefoot import agents
 from surefoot.configs.allowed_modules import require_named_allowed
-from surefoot.configs.casting import nested, option, overlay, read_yaml
+from surefoot.configs.casting import is_yaml, nested, option, overlay, read_yaml
 from surefoot.configs.ranges import require_between, require_finite
 from surefoot.envs import Physics, find_spec
 from surefoot.evaluation.storage import write_atomically
@@ -280,7 +280,7 @@ def _name(agent_name: str, preset: str | None, config: RunConfig[Any], settings:
 
 def preset_label(preset: str) -> str:
     """Return a short name: that of a preset file without its folders."""
-    return Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset.replace("/", "-")
+    return Path(preset).stem if is_yaml(preset) else preset.replace("/", "-")
 
 
 def _require_possible(run: PlannedRun) -> None:

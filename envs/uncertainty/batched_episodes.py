@@ -209,7 +209,7 @@ def play(
     (N,) of each environment, -1 for none, and the number of jobs.
 
     Raises:
-        ValueError: as `BatchedEpisodes`.
+        ValueError: as `BatchedEpisodes`; actions that are not finite, or of another number of rows than observations.
     """
     check_task(uncertainty, config.id)
     params = np.asarray(params, np.float64)
@@ -222,7 +222,7 @@ def play(
         _notify(act, "reset")
         while not env.finished:
             _notify(act, "track", env.job, len(seeds))
-            obs, reward, terminated, _, info = env.step(act(obs))
+            obs, reward, terminated, _, info = env.step(_actions(act, obs))
             _notify(act, "observe", reward, info["_final_obs"])
             job = info["job"].numpy(force=True)
             busy = job >= 0
@@ -234,6 +234,18 @@ def play(
     finally:
         env.close()
     return played
+
+
+def _actions(act: Callable[[Tensor], Tensor], obs: Tensor) -> Tensor:
+    """Return the actions of a policy; one that is not a number would count as physics that diverge, or as none."""
+    actions = act(obs)
+    if len(actions) != len(obs):
+        raise ValueError(f"the policy gave {len(actions)} actions for {len(obs)} observations")
+    if not actions.isfinite().all():
+        raise ValueError(
+            "the policy gave an action that is not finite (NaN or infinite); its returns would mean nothing"
+        )
+    return actions
 
 
 def _notify(act: Any, name: str, *what: Tensor | int) -> None:
@@ -293,7 +305,7 @@ def _first_episodes(
     by_task = torch.zeros_like(running)
     while running.any():
         _notify(act, "track", torch.where(running, job, -1), of)
-        obs, reward, terminated, truncated, _ = env.step(act(obs))
+        obs, reward, terminated, truncated, _ = env.step(_actions(act, obs))
         returns += torch.where(running, reward.double(), 0.0)
         lengths += running
         by_task |= running & terminated

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from surefoot.envs import BatchedPerturbedEnvs, EnvConfig, UncertaintySet, nominal_params, play
 from surefoot.envs.model_parameters import round_half_up
@@ -98,37 +97,12 @@ def player(
     act: Act, task: EnvConfig, box: UncertaintySet, device: torch.device | str = "cpu"
 ) -> tuple[Play, np.ndarray]:
     """Return what plays a policy at points of a set, and the nominal point (d,)."""
-    checked = CheckedActions(act)
 
     def outcomes(points: np.ndarray, seeds: Sequence[int]) -> Episodes:
-        played = play(checked, task, box, points, seeds, num_envs=task.num_envs, device=device)
+        played = play(act, task, box, points, seeds, num_envs=task.num_envs, device=device)
         return Episodes(played.returns, played.terminated, played.broken)
 
     return outcomes, nominal_params(task, box)
-
-
-class CheckedActions:
-    """A policy whose actions are looked at: one that is not a number would count as a return like any other.
-
-    Raises:
-        ValueError: actions of another shape than one row per observation, or not finite.
-    """
-
-    def __init__(self, act: Act):
-        self._act = act
-
-    def __getattr__(self, name: str) -> Any:  # `reset`, `observe` and `track` of a stateful policy
-        return getattr(self._act, name)
-
-    def __call__(self, obs: Tensor) -> Tensor:
-        action = self._act(obs)
-        if len(action) != len(obs):
-            raise ValueError(f"the policy gave {len(action)} actions for {len(obs)} observations")
-        if not action.isfinite().all():
-            raise ValueError(
-                "the policy gave an action that is not finite (NaN or infinite); its returns would mean nothing"
-            )
-        return action
 
 
 # --- one uncertainty set ----------------------------------------------------------------------------------------------
@@ -167,7 +141,7 @@ def _moment(
     """Return when the worst point of a set hurts most, where it holds for `duration` steps of an episode only."""
     values = {name: value for name, value in at.items() if name not in ("onset", "duration")}
     settings = {"duration": duration, "episodes": LEAST, "seed": seed + SEEDS["moment"]}
-    found = worst_moment(CheckedActions(act), task, box, values, **settings, device=device)
+    found = worst_moment(act, task, box, values, **settings, device=device)
     tried = {str(onset): mean for onset, mean in sorted(found.tried.items())}
     return {
         "at": values,

@@ -270,3 +270,13 @@ def test_an_episode_without_an_end_is_an_error(monkeypatch):
     monkeypatch.setattr("surefoot.envs.uncertainty.batched_episodes.LONGEST_EPISODE", 50)
     with pytest.raises(ValueError, match="no end of an episode after 50 steps"):
         play(linear("HalfCheetah-v5"), EnvConfig("HalfCheetah-v5"), SETS["halfcheetah-1"], [[0.4]], [0])
+
+
+@pytest.mark.parametrize("task", ["HalfCheetah-v5", "surefoot/Pendulum-v0"])
+def test_a_policy_that_is_not_finite_is_not_physics_that_diverge(task):
+    one, width = (SETS["halfcheetah-2"], 6) if task == "HalfCheetah-v5" else (SETS["pendulum-2"], 1)
+    config, points = EnvConfig(task, max_episode_steps=3), np.array([one.low] * 2)
+    with pytest.raises(ValueError, match="the policy gave an action that is not finite"):
+        play(lambda obs: torch.zeros(len(obs), width) / 0, config, one, points, range(2))
+    with pytest.raises(ValueError, match="the policy gave 1 actions for 2 observations"):
+        play(lambda obs: torch.zeros(1, width), config, one, points, range(2))

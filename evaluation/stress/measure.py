@@ -20,6 +20,7 @@ from surefoot.envs.uncertainty.probe import indistinct, inert
 from surefoot.evaluation.episodes import Act
 from surefoot.evaluation.stress.nominal import Nominal, measure_nominals, nominal_point, plain
 from surefoot.evaluation.stress.plan import LEAST, MOST_PAIRS, SetPlan, make_plan
+from surefoot.evaluation.stress.plays import Plays
 from surefoot.evaluation.stress.search import SEEDS, Play, Tried, Worst, crossed, find_worst, reset_seeds
 from surefoot.evaluation.stress.statistics import (
     KEPT,
@@ -48,6 +49,7 @@ def stress(
     device: torch.device | str = "cpu",
     tell: Callable[[str], None] = lambda line: None,
     keep: Callable[[Record], None] = lambda found: None,
+    plays: Plays | None = None,
 ) -> Record:
     """Return everything that `budget` episodes of a policy say of it in a task and its uncertainty sets.
 
@@ -57,6 +59,8 @@ def stress(
     `act` maps (N, obs) to (N, act) in [-1, 1]; `task.num_envs` episodes run side by side. `tell` receives a line per
     part, `keep` what was found so far. `moment`: also search for the step from which the worst point of each set hurts
     most when it lasts so many steps, with episodes beyond the budget; 0: not. The same arguments give the same numbers.
+    `plays` are those of a call that was stopped, which this one takes over where the nominal episodes, which it plays
+    anew, come out the same; they grow as it goes on.
 
     Raises:
         ValueError: too small a budget, a set that does not fit the task, actions that are not finite.
@@ -69,6 +73,9 @@ def stress(
     for one in sets if moment else ():  # what cannot change within an episode is refused before anything is played
         BatchedPerturbedEnvs(task, timed(one, moment), num_envs=1)
     nominals = measure_nominals(sets, players, points, reset_seeds("nominal", plan.nominal, seed), tell)
+    plays = plays or Plays()
+    if not plays.trust_if([one.episodes for one in nominals]):
+        tell("an earlier test that was stopped had other nominal episodes: nothing is taken from it")
     about = {"env": asdict(task), "seed": seed, "budget": budget, **plain(nominals[0])}
     found: list[Record] = []
 
@@ -76,7 +83,8 @@ def stress(
         return {**about, "sets": [*found, *more], "method": _method(seed, moment)}
 
     keep(all_of())
-    for one, share, nominal, played in zip(sets, plan.sets, nominals, players, strict=True):
+    for one, share, nominal, (play_in, centre) in zip(sets, plan.sets, nominals, players, strict=True):
+        played = plays.remembered(play_in, repr((task, one, device))), centre
         own = {} if nominal is nominals[0] else plain(nominal)
 
         def keep_part(part: Record, own: Record = own) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -20,6 +21,7 @@ from surefoot.evaluation.describe import Record, describe
 from surefoot.evaluation.policies import AnyPolicy, fitted, for_task
 from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.stress.measure import SEED, stress
+from surefoot.evaluation.stress.plays import Outcomes, Plays, require_plays
 from surefoot.evaluation.uncertainty_grid import load_set
 from surefoot.training.cli.opening import Opening, open_all
 from surefoot.training.cli.options import read_options
@@ -152,36 +154,64 @@ def measure(
 ) -> Record:
     """Return what all policies came to, and everything needed to get it again, as plain values."""
     policies: list[Record] = []
+    known_plays = read_unfinished(request)
     for name, policy in zip(short_names(request.policies), chosen, strict=True):
         print(f"{name}: {request.budget:,} episodes on {task.id}, sets {', '.join(one.name for one in sets)}")
         settings = {"budget": request.budget, "seed": request.seed, "moment": request.worst_moment}
         known = {"name": name, "label": policy.label, "agent": policy.agent_name, "step": policy.step}
         known |= {"training_seed": policy.training_seed, "sha256": policy.sha256, "notes": list(policy.notes)}
-        with _keeping(request, [*policies], known) as keep:
-            found = stress(policy.act, task, sets, **settings, device=device, tell=_tell, keep=keep)
+        outcomes = known_plays.setdefault(policy.label, {})
+        with _keeping(request, [*policies], known, known_plays) as (keep, save):
+            tools: Any = {"device": device, "tell": _tell, "keep": keep, "plays": Plays(outcomes, save)}
+            found = stress(policy.act, task, sets, **settings, **tools)
         policies.append(known | found)
     when = {"time": datetime.now(UTC).isoformat(timespec="seconds")}
     return {"stress": 1, **when, **provenance(), "policies": policies, "not_tried": not_tried(policies, sets)}
 
 
 @contextmanager
-def _keeping(request: Request, policies: list[Record], known: Record) -> Iterator[Callable[[Record], None]]:
-    """Yield what keeps all that was found so far in a file of its own, and say where that is if the rest fails."""
+def _keeping(
+    request: Request, policies: list[Record], known: Record, plays: dict[str, Outcomes]
+) -> Iterator[tuple[Callable[[Record], None], Callable[[], None]]]:
+    """Yield what keeps all that was found so far in a file of its own, and what writes that file again.
+
+    If the rest fails, say where it is.
+    """
     path, kept, origin = unfinished(request), list(policies), provenance()
 
-    def keep(found: Record) -> None:
-        kept[len(policies) :] = [known | found]
-        numbers = json.dumps({"unfinished": 1, **origin, "policies": kept}, indent=1) + "\n"
+    def save() -> None:
+        numbers = json.dumps({"unfinished": 1, **origin, "policies": kept, "plays": plays}, indent=1) + "\n"
         with suppress(OSError):  # no reason to stop here: where the final numbers cannot be written, that is said
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda file: file.write(numbers.encode()))
 
+    def keep(found: Record) -> None:
+        kept[len(policies) :] = [known | found]
+        save()
+
     try:
-        yield keep
+        yield keep, save
     except BaseException:
         if kept and path.is_file():
-            print(f"what was measured until here: {path}", flush=True)
+            print(f"what was measured until here: {path}; the same command goes on from it", flush=True)
         raise
+
+
+def read_unfinished(request: Request) -> dict[str, Outcomes]:
+    """Return the outcomes that a test of this name played before it was stopped, by policy.
+
+    Raises:
+        ValueError: a file of that name is not such a test's.
+    """
+    path = unfinished(request)
+    if not path.is_file():
+        return {}
+    try:
+        plays = require_plays(json.loads(path.read_text())["plays"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path}: not what a stress test keeps until it is done; move it away") from None
+    print(f"going on from {path}")
+    return plays
 
 
 def unfinished(request: Request) -> Path:

@@ -1,7 +1,9 @@
 """`surefoot stress`: one page, one JSON file, and one line where something is wrong."""
 
 import json
+import shutil
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,60 @@ def test_what_was_measured_before_an_error_is_kept(error, make_run, tmp_path, mo
     (found,) = json.loads(kept.read_text())["policies"]
     assert (found["name"], len(found["nominal"]["returns"])) == ("a", 10)
     assert set(found["sets"][0]) == {"name", "parameters", "episodes", "curves"}
+
+
+@pytest.mark.parametrize("moment", [0, 3])
+def test_a_stopped_test_goes_on_where_it_was_and_comes_to_the_same(moment, make_run, tmp_path, monkeypatch, capsys):
+    out, played = tmp_path / "page.html", []
+    runs = [str(make_run(name, seed, env=POLE)) for seed, name in enumerate(("first", "second"))]
+    options = ["--sets", "inverted-pendulum-1", "--budget", "170", "--worst-moment", str(moment)]
+    play = measure.play
+
+    def counted(act, task, box, points, seeds, stop_at=10**9, **settings):
+        if len(played) == stop_at:
+            raise KeyboardInterrupt
+        played.append((points.tolist(), list(seeds)))
+        return play(act, task, box, points, seeds, **settings)
+
+    monkeypatch.setattr(measure, "play", counted)
+    assert main(["stress", *runs, *options, "--out", str(tmp_path / "whole.html")]) == 0
+    whole, played[:] = list(played), []
+    for stop_at in (len(whole) // 3, len(whole) - 3):  # within the first policy, and within the second
+        monkeypatch.setattr(measure, "play", partial(counted, stop_at=stop_at))
+        assert main(["stress", *runs, *options, "--out", str(out)]) == 130
+        assert "the same command goes on from it" in capsys.readouterr().out
+    monkeypatch.setattr(measure, "play", counted)
+    assert main(["stress", *runs, *options, "--out", str(out)]) == 0
+    again = [one for one in whole if played.count(one) > whole.count(one)]
+    assert all(len(points) == 10 for points, _ in again)  # the nominal episodes, by which a policy is known again
+    assert len(played) < len(whole) + 5
+    found, expected = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("page", "whole"))
+    assert found["policies"] == expected["policies"]
+    assert not (tmp_path / "page.unfinished.json").exists()
+
+
+def test_nothing_is_taken_from_a_stopped_test_of_another_policy(make_run, tmp_path, monkeypatch, capsys):
+    out, options = tmp_path / "page.html", ["--sets", "inverted-pendulum-1", "--budget", "170"]
+    run = make_run("a", env=POLE)
+    monkeypatch.setattr(measure, "find_worst", lambda *arguments, **settings: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["stress", str(run), *options, "--out", str(out)]) == 130
+    monkeypatch.undo()
+    shutil.rmtree(run)
+    make_run("a", 1, env=POLE)
+    assert main(["stress", str(run), *options, "--out", str(out)]) == 0
+    assert "nothing is taken from it" in capsys.readouterr().out
+    assert main(["stress", str(run), *options, "--out", str(tmp_path / "fresh.html")]) == 0
+    found, expected = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("page", "fresh"))
+    assert found["policies"] == expected["policies"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"plays": 3}', '{"plays": {"a": {"key": [[1], [2, 3], [4]]}}}'])
+def test_a_file_in_the_place_of_a_stopped_test_is_not_replaced(text, make_run, tmp_path, capsys):
+    out, kept = tmp_path / "page.html", tmp_path / "page.unfinished.json"
+    kept.write_text(text)
+    assert main(["stress", str(make_run("a", env=POLE)), "--sets", "inverted-pendulum-1", "--out", str(out)]) == 2
+    assert f"{kept}: not what a stress test keeps until it is done; move it away" in capsys.readouterr().err
+    assert kept.read_text() == text
 
 
 def test_finished_policies_are_kept_until_all_are_and_no_longer(make_run, tmp_path, monkeypatch):

@@ -66,7 +66,7 @@ from torch import Tensor
 
 from surefoot.agents.interface import AgentSpec, Progress, Setting, Style, UncertainEnv
 from surefoot.agents.iwocs import entries
-from surefoot.agents.iwocs.choice import compare, highest_return, holds, next_model, reaches
+from surefoot.agents.iwocs.choice import compare, highest_return, holds, most_reward, next_model, reaches
 from surefoot.agents.iwocs.composite import Composite, repeated
 from surefoot.agents.iwocs.config import TINY, IWOCSConfig, plan
 from surefoot.agents.iwocs.models import Lessons, Recorder
@@ -213,8 +213,8 @@ class IWOCS:
             self.scale = self.solver.usual_error(self.config.error_quantile)
             self.policy.usual[self.iteration - 1] = self.scale
         assert self.solver is not None
-        replay = self.solver.replay
-        self.most_reward = max(self.most_reward, float(replay.unpack(replay.rows[: len(replay)]).reward.max()))
+        seen = most_reward(self.solver.replay, self.solver.collector.env_steps)
+        self.most_reward = max(self.most_reward, seen)
         self.solver = None
         if self.lessons is not None:
             self.lessons.begin(self.config.gate_updates if self.iteration else 0)

@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from surefoot.agents.parts.replay import Replay
+
 LEVEL = 0.95
 RESAMPLES = 2_000
 HOLDS = 0.9  # κ of (4.24)
@@ -45,6 +47,11 @@ def compare(ours: Tensor, theirs: Tensor, generator: torch.Generator) -> Compari
     ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     low, high = differences.quantile(ends).tolist()
     return Comparison(difference, low, high)
+
+
+def most_reward(replay: Replay, steps: int) -> float:
+    """Return the largest reward of so many steps; infinite where the replay has lost some, which may have had more."""
+    return float(replay.everything().reward.max()) if len(replay) >= steps else math.inf
 
 
 def highest_return(reward: float, limit: int | None) -> float:

@@ -227,6 +227,12 @@ def test_where_no_model_can_give_more_no_further_model_is_trained_in():
     assert (default.status, len(default.path), env.calls) == ("solved", 1, [])
 
 
+def test_rewards_that_have_left_the_replay_may_have_been_higher():
+    agent, _, _ = scripted(lambda call, point: 7.0, limit=7, iterations=1, replay_capacity=8)
+    finish(agent)
+    assert (agent.status, agent.path[0]["highest_possible"]) == ("stagnated", None)
+
+
 def test_a_tie_below_the_highest_return_is_a_worst_model_like_any_other():
     agent, _, env = scripted(lambda call, point: 6.9, limit=7, iterations=1)
     finish(agent)

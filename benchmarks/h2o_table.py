@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 from simulator_gap import EPISODES, FIRST_SEED, NO_SIMULATOR, Method, measured
-from trained import ON_ONE_CORE, carry_out, train_to_the_end
+from trained import ON_ONE_CORE, carry_out, origin, train_to_the_end
 
 from surefoot.envs import Physics
 from surefoot.offline_data.scores import normalized_score
@@ -102,8 +102,7 @@ def run(job: str, options: Options) -> dict[str, Any]:
         "data": config.data.source,
         **found,
         "score": round(float(np.asarray(score)), 1),
-        "minutes": meta["minutes"],
-        "commit": meta["commit"],
+        **origin(meta),
     }
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import tyro
-from record import STARTED, record_job
+from record import record_job
 
 from surefoot import agents
 from surefoot.agents.baselines.trpo import TRPOConfig
@@ -202,7 +202,7 @@ def rate_on_test_split(agent: Any, env: EnvConfig, num_envs: int = 2000) -> list
 def main(options: Options) -> None:
     began = time.perf_counter()
     for job in options.jobs:
-        figures = {**run(job, options), "commit": STARTED["commit"]}
+        figures = run(job, options)
         record_job(NAME, job, figures, began=began, seeds=list(range(options.seeds)))
 
 

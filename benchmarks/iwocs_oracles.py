@@ -30,7 +30,6 @@ import numpy as np
 import torch
 import tyro
 from mujoco import rollout
-from record import STARTED
 from torch import Tensor
 from trained import carry_out, train_to_the_end
 from worst_cases import FIRST_SEED, PUBLISHED_GRID
@@ -154,7 +153,6 @@ def take_apart(seed: str, runs: Path) -> dict[str, Any]:
         "specialists": len(deployed.specialists),
         "gates": found,
         "trained_at": meta["commit"],
-        "commit": STARTED["commit"],
     }
 
 

@@ -164,7 +164,7 @@ def main(options: Options) -> None:
         if job in results_of(name) and not options.again:
             continue
         began = time.perf_counter()
-        figures = {**run(job, options), "commit": STARTED["commit"]}
+        figures = run(job, options)
         figures["minutes"] = round((time.perf_counter() - began) / 60, 2)
         seeds = sorted({int(one.rpartition("/")[2]) for one in (*results_of(name), job)})
         record_job(name, job, figures, began=began, seeds=seeds)

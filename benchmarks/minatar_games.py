@@ -22,7 +22,7 @@ import torch
 import tyro
 from record import record_job, results_of
 from torch import Tensor, nn
-from trained import train_to_the_end
+from trained import origin, train_to_the_end
 
 from surefoot.agents.distributional.objectives import parse
 from surefoot.envs import EnvConfig
@@ -65,7 +65,7 @@ def ours(job: str, runs: Path, steps: int | None) -> dict[str, Any]:
     config, folder = configuration(task, agent, int(seed), steps), runs / job.replace("/", "-")
     meta = train_to_the_end(job, folder, agent, config)
     figures = achieved(make_act(load_policy(folder).policy), config.env, config.agent.gamma)
-    return {"steps": config.steps, **figures, "minutes": meta["minutes"], "commit": meta["commit"]}
+    return {"steps": config.steps, **figures, **origin(meta)}
 
 
 def achieved(act: Act, env: EnvConfig, gamma: float) -> dict[str, float]:

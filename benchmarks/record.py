@@ -33,7 +33,12 @@ def results_of(name: str) -> dict[str, Any]:
 
 
 def record_job(name: str, job: str, figures: Any, *, began: float, seeds: list[int]) -> None:
-    """Add what one job came to, or put it in place of what it came to before; several processes may at once."""
+    """Add what one job came to, or put it in place of what it came to before; several processes may at once.
+
+    A job is of the code that records it, unless its figures have the `commit` that it was trained at.
+    """
+    if isinstance(figures, dict):
+        figures = {"commit": STARTED["commit"]} | ({"dirty": True} if STARTED["dirty"] else {}) | figures
     RESULTS.mkdir(exist_ok=True)
     folder = os.open(RESULTS, os.O_RDONLY)
     try:

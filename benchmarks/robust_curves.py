@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from trained import ON_ONE_CORE, carry_out, train_to_the_end
+from trained import ON_ONE_CORE, carry_out, origin, train_to_the_end
 from worst_cases import EPISODES, FIRST_SEED, PUBLISHED_GRID, Method, played, without_tables
 
 from surefoot.envs import SETS, BatchedPerturbedEnvs
@@ -192,8 +192,7 @@ def run(job: str, options: Options) -> dict[str, Any]:
         "cpu_seconds": spent,
         **played_policy(folder, config, name),
         **({} if method == "iwocs" else {"kept": kept_best(folder, config, name)}),
-        "minutes": meta["minutes"],
-        "commit": meta["commit"],
+        **origin(meta),
         **path_of(folder),
     }
 
@@ -261,11 +260,12 @@ def updates_of(folder: Path) -> int:
 
 
 def path_of(folder: Path) -> dict[str, Any]:
-    """Return the steps that IWOCS searched for, and its path."""
+    """Return the steps that IWOCS searched for, the updates of its gate, which are not among a run's, and its path."""
     if not (folder / "path.json").is_file():
         return {}
     path = without_tables(json.loads((folder / "path.json").read_text()))
-    return {"search_steps": path[-1]["search_steps"] if path else 0, "path": path}
+    of_all = {name: path[-1][name] if path else 0 for name in ("search_steps", "gate_updates")}
+    return of_all | {"path": path}
 
 
 def main(options: Options) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 from record import RESULTS
-from trained import carry_out, train_to_the_end
+from trained import carry_out, origin, train_to_the_end
 
 from surefoot.envs import Physics
 from surefoot.evaluation.episodes import EvalResult, evaluate, make_act
@@ -182,7 +182,7 @@ def run(job: str, options: Options) -> dict[str, Any]:
     folder = options.runs / job.replace("/", "-").replace(":", "-")
     meta = train_to_the_end(job, folder, method.agent, config, method.preset)
     found = measured(folder, config) | corrections(folder)
-    return {"steps": config.steps, **found, "minutes": meta["minutes"], "commit": meta["commit"]}
+    return {"steps": config.steps, **found, **origin(meta)}
 
 
 def corrections(folder: Path) -> dict[str, float]:

@@ -37,6 +37,14 @@ def train_to_the_end(
     return meta
 
 
+def origin(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return how long a run took, and the commits that it was begun and resumed at; `dirty` where one had changes."""
+    parts = [meta, *meta.get("resumed", [])]
+    again = dict.fromkeys(part["commit"] for part in parts[1:] if part["commit"] != meta["commit"])
+    more = ({"resumed_at": list(again)} if again else {}) | ({"dirty": True} if any(p["dirty"] for p in parts) else {})
+    return {"minutes": meta["minutes"], "commit": meta["commit"], **more}
+
+
 def learning_curve(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
     """Return what a run with its meta came to: every evaluation's mean return, the last, and the mean of all (area)."""
     found: dict[int, list[float]] = defaultdict(list)
@@ -45,7 +53,7 @@ def learning_curve(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
             found[int(row["step"])].append(float(row["episode_return"]))
     returns = [round(float(np.mean(episodes)), 1) for _, episodes in sorted(found.items())]
     figures = {"final": returns[-1], "area": round(float(np.mean(returns)), 1), "curve": returns}
-    return figures | {"minutes": meta["minutes"], "commit": meta["commit"]}
+    return figures | origin(meta)
 
 
 def carry_out(name: str, jobs: Sequence[str], run: Callable[[str], Any], seeds: Sequence[int], runs: Path) -> None:

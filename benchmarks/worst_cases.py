@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import STARTED, record_job
+from record import record_job
 
 from surefoot.envs import SETS, EnvConfig, UncertaintySet
 from surefoot.evaluation.episodes import Act, make_act
@@ -56,7 +56,6 @@ def run(method: Method, seed: int) -> dict[str, Any]:
         **played(make_act(policy), task, GRID, closed=True),
         "published_grid": played(make_act(policy), task, PUBLISHED_GRID, closed=False),
         "cpu_seconds": round(seconds, 1),
-        "commit": STARTED["commit"],
         **({"path": without_tables(path)} if path else {}),
     }
 

@@ -20,7 +20,7 @@ import mujoco
 import numpy as np
 import torch
 import tyro
-from record import STARTED, record_job, results_of
+from record import record_job, results_of
 from zoo import agreement, read_published
 
 from surefoot.evaluation.episodes import evaluate
@@ -54,7 +54,7 @@ def main(options: Options) -> None:
             began = time.perf_counter()
             algorithm, task = name.split("/")
             figures = measure(options.zoo / name / f"{task}.zip", published[algorithm, task], options)
-            record_job(NAME, name, figures | {"commit": STARTED["commit"]}, began=began, seeds=[options.seed])
+            record_job(NAME, name, figures, began=began, seeds=[options.seed])
 
 
 def measure(path: Path, published: dict[str, float], options: Options) -> dict[str, Any]:

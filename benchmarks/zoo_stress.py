@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import tyro
-from record import STARTED, record_job, results_of
+from record import record_job, results_of
 
 from surefoot.envs import SETS, EnvConfig, UncertaintySet, disturbances
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
@@ -117,7 +117,7 @@ def main(
             found = stress_file(path, task_id, budget, parameters, disturbances)
         except ValueError as error:
             found = {"refused": str(error), "budget": budget}
-        record_job(NAME, job, found | {"commit": STARTED["commit"]}, began=start, seeds=[SEED])
+        record_job(NAME, job, found, began=start, seeds=[SEED])
 
 
 if __name__ == "__main__":

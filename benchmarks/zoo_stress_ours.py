@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 import tyro
-from record import STARTED, record_job, results_of
+from record import record_job, results_of
 from trained import train_to_the_end
 from zoo_stress import sets_of, stress_file
 
@@ -73,7 +73,7 @@ def run(job: str, budget: int) -> dict[str, Any]:
         train_to_the_end(job, place, method, config_of(method, task, str(description)), "demo")
         training = round(time.process_time() - began, 1)
         found = stress_file(policy_path(place, "latest"), task, budget, PARAMETERS, disturbed=False)
-    return found | {"training_cpu_seconds": training, "seed": SEED, "commit": STARTED["commit"]}
+    return found | {"training_cpu_seconds": training, "seed": SEED}
 
 
 def config_of(method: str, task: str, uncertainty: str) -> RunConfig[Any]:

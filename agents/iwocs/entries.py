@@ -35,6 +35,7 @@ def of_iteration(
         "in_its_own_model": agent.own_scores() if trained else None,
         "training_steps": agent.trained_steps,
         "search_steps": agent.search_steps,
+        "gate_updates": 0 if agent.lessons is None else i * agent.config.gate_updates,
         "status": status,
         **of_held_out(outcome),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tables.markdown import Result, by_name, commits_of, markdown, number, with_interval
+from tables.markdown import Result, by_name, markdown, number, with_interval
 
 
 def sac_sb3(result: Result) -> str:
@@ -18,7 +18,7 @@ def sac_sb3(result: Result) -> str:
         each = (with_interval(final), " ".join(map(number, final)), with_interval(area), " ".join(map(number, area)))
         rows.append((task, agent, f"{runs[0]['steps']:,}", *each, minutes))
     header = ("task", "agent", "steps", "return at the end", "by seed", "mean of all evaluations", "by seed", "minutes")
-    return f"{markdown(header, rows)}\n\nRuns of commits {commits_of(result['jobs'].values())}."
+    return markdown(header, rows)
 
 
 def dmc_sac(result: Result) -> str:
@@ -33,7 +33,7 @@ def dmc_sac(result: Result) -> str:
         each = [text for values in pairs for text in (with_interval(values), " ".join(map(number, values)))]
         rows.append((task, *each, " ".join(number(run["minutes"]) for run in runs)))
     header = ("task", "return", "by seed", "public SAC", "by seed", "minutes")
-    return f"{markdown(header, rows)}\n\nRuns of commits {commits_of(result['jobs'].values())}."
+    return markdown(header, rows)
 
 
 def bf16_learning(result: Result) -> str:

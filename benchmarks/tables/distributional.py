@@ -66,14 +66,21 @@ def dhn(result: Result) -> str:
         for name, runs in jobs.items()
         if "error" in runs[0]
     ]
-    targets = markdown(("target returns", "mean distance from the target", "by seed", "slope of mean in target"), rows)
+    targets = markdown(
+        ("target returns", *of_seeds("mean distance"), "by seed", *of_seeds("slope of mean in target")), rows
+    )
     means = [
         (name, number(median(jobs["mean"], name), 3), seeds(jobs["mean"], name, 3))
         for name in ("dhn", "qr-dqn")
         if "mean" in jobs
     ]
-    neutral = markdown(("FORK for the mean (optimum 1.997)", "mean return", "by seed"), means)
+    neutral = markdown(("FORK for the mean (optimum 1.997)", *of_seeds("mean return"), "by seed"), means)
     return "\n\n".join((dhn_tails(jobs), targets, neutral))
+
+
+def of_seeds(*names: str) -> list[str]:
+    """Return the headers of columns that are medians over seeds."""
+    return [f"{name}, median" for name in names]
 
 
 def dhn_tails(jobs: Result) -> str:
@@ -85,7 +92,9 @@ def dhn_tails(jobs: Result) -> str:
             cells = [run["tau"][tau] for run in runs]
             figures = [number(median(cells, key), 3) for key in ("achieved", "predicted", "mean", "length")]
             rows.append((f"{name}, CVaR at {tau}", number(optimum, 3), *figures, seeds(cells, "achieved", 3)))
-    return markdown(("task", "exact", "achieved", "predicted", "mean return", "steps", "achieved by seed"), rows)
+    return markdown(
+        ("task", "exact", *of_seeds("achieved", "predicted", "mean return", "steps"), "achieved by seed"), rows
+    )
 
 
 def dhn_cartpole(result: Result) -> str:
@@ -117,7 +126,8 @@ def dhn_horizon(result: Result) -> str:
             )
         )
     return markdown(
-        ("task and objective", "exact", "achieved", "predicted", "achieved by seed", "predicted by seed"), rows
+        ("task and objective", "exact", *of_seeds("achieved", "predicted"), "achieved by seed", "predicted by seed"),
+        rows,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tables.markdown import Result, by_name, commits_of, markdown, number, with_interval
+from tables.markdown import Result, by_name, markdown, number, with_interval
 
 # Real returns in simulator (b) of an independent implementation of the same set-up (docs/derivations/h2o.md §11.2).
 H2O_REFERENCE = {
@@ -72,12 +72,9 @@ def simulator_gap(result: Result) -> str:
         cuts[cut].setdefault((method, data[0] if data else gap), []).append(figures["real"])
     tables = "\n\n".join(gap_table(cells) for cells in cuts.values() if cells)
     steps = sorted({figures["steps"] for figures in result["jobs"].values()})
-    minutes = sum(figures.get("minutes", 0.0) for figures in result["jobs"].values())
-    commits = commits_of(result["jobs"].values())
     return (
         f"{tables}\n\nMean over seeds (each seed); a cell without a number was not run. "
-        f"Steps or updates: {', '.join(f'{n:,}' for n in steps)}; runs of commits {commits}; {minutes:.0f} minutes "
-        "besides the demo's runs."
+        f"Steps or updates: {', '.join(f'{n:,}' for n in steps)}."
     )
 
 
@@ -149,7 +146,7 @@ def h2o_table(result: Result) -> str:
     steps, data = (sorted({figures[name] for figures in jobs}) for name in ("steps", "data"))
     return (
         f"{gap_table(cells)}\n\nMean over seeds (each seed). Steps or updates: {', '.join(f'{n:,}' for n in steps)}; "
-        f"data: {', '.join(f'`{Path(name).name}`' for name in data)}; runs of commits {commits_of(jobs)}."
+        f"data: {', '.join(f'`{Path(name).name}`' for name in data)}."
     )
 
 

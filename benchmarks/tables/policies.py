@@ -78,9 +78,6 @@ def zoo_stress(result: Result) -> str:
     cpu = sum(job["cpu_seconds"] for job in jobs.values())
     refused = [f"{name}: {job['refused']}" for name, job in result["jobs"].items() if "refused" in job]
     notes = f"{len(jobs)} policies, {cpu / 60:.0f} CPU minutes in all."
-    commits = sorted({job["commit"][:10] for job in jobs.values() if "commit" in job})
-    if len(commits) > 1:
-        notes += f" Policies were measured one by one, at the commits {', '.join(f'`{one}`' for one in commits)}."
     left_out = f" Not opened: {'; '.join(refused)}." if refused else ""
     return f"{markdown(header, rows, right=False)}\n\n{notes}{left_out}"
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from record import RESULTS
-from tables.markdown import Result, by_name, commits_of, markdown, number, thousands, with_interval
+from tables.markdown import Result, by_name, markdown, number, thousands, with_interval
 from tables.policies import with_span
 
 
@@ -126,18 +126,20 @@ def curves_of(name: str, methods: dict[str, list[Result]]) -> str:
     rows = []
     for method, cells in sorted(methods.items(), key=lambda item: -float(np.mean([cell["worst"] for cell in item[1]]))):
         worst = [cell["worst"] for cell in cells]
-        updates = " ".join(dict.fromkeys(f"{cell['updates']:,}" for cell in cells))
+        updates = each_of(cell["updates"] for cell in cells)
+        of_gate = each_of(cell["gate_updates"] for cell in cells if "gate_updates" in cell)
         others = [with_interval([cell[key] for cell in cells]) for key in ("average", "nominal")]
         seconds = [number(np.mean([cell["cpu_seconds"][part] for cell in cells])) for part in ("training", "curve")]
         published = PUBLISHED_WORST.get(name, {}).get(method, "")
         kept = [cell["kept"]["worst"] for cell in cells if "kept" in cell]
         each = tuple(" ".join(map(number, of)) for of in (worst, kept))
-        size = thousands(cells[0]["steps"]), updates
+        size = thousands(cells[0]["steps"]), updates, of_gate
         rows.append((method, *size, with_interval(worst), *each, published, *others, *seconds))
     header = (
         "method",
         "steps",
         "updates",
+        "and of the gate",
         "worst",
         "by seed",
         "best policy kept",
@@ -149,8 +151,14 @@ def curves_of(name: str, methods: dict[str, list[Result]]) -> str:
     )
     cells = [cell for of_method in methods.values() for cell in of_method]
     searched = [cell["search_steps"] for cell in cells if "search_steps" in cell]
-    beside = f" The searches of IWOCS played {thousands(np.mean(searched))} steps a run besides." if searched else ""
-    return f"{markdown(header, rows)}\n\nRuns of commits {commits_of(cells)}.{beside}{public_policies(name)}"
+    beside = f"The searches of IWOCS played {thousands(np.mean(searched))} steps a run besides." if searched else ""
+    return f"{markdown(header, rows)}\n\n{beside}{public_policies(name)}"
+
+
+def each_of(counts: Iterable[int]) -> str:
+    """Return the counts of all seeds, or the one that is all theirs."""
+    counts = list(counts)
+    return " ".join(f"{count:,}" for count in (counts if len({*counts}) > 1 else counts[:1]))
 
 
 def public_policies(name: str) -> str:

@@ -99,6 +99,7 @@ def test_it_trains_in_the_default_then_in_each_worst_model_and_counts_both_kinds
     assert [entry["model"] for entry in agent.path] == [None, *map(list, (CORNERS[2], CORNERS[1], CORNERS[3]))]
     assert [entry["worst_model"] for entry in agent.path] == [list(CORNERS[k]) for k in (2, 1, 3, 0)]
     assert [entry["training_steps"] for entry in agent.path] == [20, 32, 44, 56]
+    assert [entry["gate_updates"] for entry in agent.path] == [0] * 4  # the gate by predictors has no updates
     assert sum(p.env_steps for p in progress) == 56
     assert sum(p.updates for p in progress) == (20 - 4) + 3 * (12 - 4)
     grid, held_out, own = 4 * 10, 3 * 4 * 10, 2 * OWN_EPISODES * 10

@@ -322,6 +322,7 @@ def test_a_run_stopped_in_its_lessons_is_the_same_run_bit_for_bit(tmp_path, monk
     assert len({stop[2] for stop in stops if stop[:2] == (1, 9)} - {0, 12}) >= 2  # in the middle of the updates
     assert straight.path[1]["rho"] is None
     assert straight.path[1]["by_threshold"] == []
+    assert [entry["gate_updates"] for entry in straight.path] == [12 * i for i in range(len(straight.path))]
     ceilings = [straight.policy.models.ceiling(n) for n in range(1, len(straight.path) + 1)]
     assert [entry["ceiling"] for entry in straight.path] == ceilings
     assert ceilings[0] == straight.path[0]["worst"]  # the default's own: the same episodes

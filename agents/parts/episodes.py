@@ -51,20 +51,32 @@ def join_waves(rollouts: list[RolloutBatch]) -> RolloutBatch:
 
 
 def require_horizon(env: VectorEnv, horizon: int, seed: int) -> None:
-    """Raise `ValueError` unless every episode of the task ends at its H-th step and no earlier; seen by trying."""
+    """Raise `ValueError` where the task's episodes do not end at their H-th step while the action 0 is held.
+
+    Other actions may end them earlier: `require_whole` sees that in what is collected.
+    """
     obs, _ = env.reset(seed=seed)
     shape = env.single_action_space.shape or ()
     dtype = torch.float32 if shape else torch.int64  # Discrete actions have no shape
     still = torch.zeros((env.num_envs, *shape), dtype=dtype, device=obs.device)
+    ended = []
     for step in range(1, horizon + 1):
         _, _, terminated, truncated, _ = env.step(still)
-        ended = terminated | truncated
-        if bool(ended.any()) and step < horizon:
-            raise ValueError(
-                f"--agent.horizon is {horizon}, but an episode of this task ended after {step} steps; the "
-                "finite-horizon form needs episodes of one length: set it to that, or to None for the discounted form"
-            )
-    if not bool(ended.all()):
+        ended.append(terminated | truncated)
+        if bool(ended[-1].any()) and step < horizon:
+            break
+    require_whole(torch.stack(ended), horizon)
+
+
+def require_whole(ended: Tensor, horizon: int) -> None:
+    """Raise `ValueError` unless every episode of ended (T, …), begun together, ends at its H-th step and no earlier."""
+    early = ended[: horizon - 1].flatten(1).any(1).nonzero()
+    if len(early):
+        raise ValueError(
+            f"--agent.horizon is {horizon}, but an episode of this task ended after {int(early[0]) + 1} steps; the "
+            "finite-horizon form needs episodes of one length: set it to that, or to None for the discounted form"
+        )
+    if not bool(ended[horizon - 1].all()):
         raise ValueError(
             f"--agent.horizon is {horizon}, but episodes of this task continue after {horizon} steps; set it "
             f"to their length, cut them with --env.max-episode-steps {horizon}, or set it to None (discounted form)"

@@ -29,6 +29,7 @@ from surefoot.agents.parts.episodes import (
     collect_rollout,
     join_waves,
     require_horizon,
+    require_whole,
 )
 from surefoot.agents.parts.gae import backward_sums, generalised_advantages
 from surefoot.agents.parts.heads import head_for
@@ -167,7 +168,10 @@ class OnPolicy(Stateful):
 
     @torch.no_grad()
     def collect(self) -> tuple[RolloutBatch, list[Episodes], dict[str, Tensor]]:
-        """Return one batch of experience under the current policies, what ended in it, and success metrics."""
+        """Return one batch of experience under the current policies, what ended in it, and success metrics.
+
+        `ValueError` where an episode does not last the horizon: networks, returns and advantages go by the step.
+        """
         config = self.config
         steps = config.horizon or -(-config.batch_steps // self.envs_per_seed)
         waves = -(-config.batch_steps // (steps * self.envs_per_seed))
@@ -175,6 +179,7 @@ class OnPolicy(Stateful):
         rollout = join_waves([rollout for rollout, _ in taken])
         episodes = [entry for _, entries in taken for entry in entries]
         if config.horizon is not None:  # the step has selected the networks and is not an input
+            require_whole(rollout.ended, config.horizon)
             rollout = rollout._replace(obs=rollout.obs[..., :-1], next_obs=rollout.next_obs[..., :-1])
         self.env_steps += steps * waves * self.envs_per_seed
         return rollout, episodes, self.success.add(episodes, self.env_steps)

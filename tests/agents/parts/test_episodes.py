@@ -3,11 +3,12 @@
 from types import SimpleNamespace
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from tiny import ACT, OBS, DriftEnv
 
-from surefoot.agents.interface import Episodes
+from surefoot.agents.interface import Episodes, Setting, Spaces
 from surefoot.agents.parts.episodes import (
     SuccessConfig,
     SuccessMeter,
@@ -18,6 +19,7 @@ from surefoot.agents.parts.episodes import (
 )
 from surefoot.agents.parts.heads import GaussianHead
 from surefoot.agents.parts.interaction import Interaction
+from surefoot.agents.parts.on_policy import OnPolicy, OnPolicyConfig
 
 
 def test_a_rollout_is_laid_out_by_time_seed_and_environment():
@@ -71,6 +73,40 @@ def test_a_horizon_is_the_length_of_every_episode_or_it_is_refused():
         require_horizon(env_of([5, 3]), 5, 0)
     with pytest.raises(ValueError, match=r"continue after 5 steps; .* --env.max-episode-steps 5"):
         require_horizon(env_of([5, 6]), 5, 0)
+
+
+class Goal:
+    """Three environments of 6 steps at most: action 1 ends an episode at once, as reaching a goal does."""
+
+    num_envs = 3
+    single_observation_space = gym.spaces.Box(np.zeros(2, np.float32), np.array([1, np.inf], np.float32))
+    single_action_space = gym.spaces.Discrete(2)
+
+    def obs(self):
+        return torch.stack([torch.ones(3), self.t.float()], 1)
+
+    def reset(self, *, seed=None):
+        self.t = torch.zeros(3, dtype=torch.int64)
+        return self.obs(), {}
+
+    def step(self, action):
+        self.t = self.t + 1
+        terminated, truncated, final = action == 1, self.t >= 6, self.obs()
+        self.t = torch.where(terminated | truncated, 0, self.t)
+        return self.obs(), torch.ones(3), terminated, truncated, {"final_obs": final}
+
+
+def test_an_episode_that_the_policy_ends_early_is_refused_where_it_is_collected():
+    env = Goal()
+    setting = Setting(Spaces(env.single_observation_space, env.single_action_space), 0, torch.device("cpu"), env=env)
+    nets = OnPolicy(OnPolicyConfig(horizon=6, batch_steps=18), setting)
+    actions = torch.zeros(6, 3, dtype=torch.int64)
+    nets.draw = lambda obs, t: torch.nn.functional.one_hot(actions[t], 2).float()[None]
+    rollout, _, _ = nets.collect()
+    assert nets.returns(rollout).tolist() == [[6.0 - h] * 3 for h in range(6)]
+    actions[2, 1] = 1
+    with pytest.raises(ValueError, match=r"--agent.horizon is 6, but an episode of this task ended after 3 steps"):
+        nets.collect()
 
 
 def recorded(lengths, steps=None):

@@ -124,8 +124,8 @@ class Learner(Protocol):
         """Learn from the last and the mean reward (N,) of the rounds for which the action was repeated."""
         ...
 
-    def memo(self, action: Tensor) -> Tensor | None:
-        """Return what has to be kept of the moment of a choice (N,), should its reward come late."""
+    def memo(self) -> Tensor | None:
+        """Return what has to be kept of the moment of the last choice (N,), should its reward come late."""
         ...
 
     def skip(self, action: Tensor) -> None:

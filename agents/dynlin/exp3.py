@@ -62,7 +62,7 @@ def arm_probabilities(gains: Tensor, gamma: float) -> Tensor:
 class Exp3(LearnerDefaults):
     """Exponential weights; an action is repeated for `length` rounds and updated with their mean reward."""
 
-    STATEFUL = ("gains", "probabilities", "uniforms", "gamma", "length")
+    STATEFUL = ("gains", "probabilities", "chance", "uniforms", "gamma", "length")
     needs: Literal["last", "mean"] = "mean"
 
     def __init__(self, config: Exp3Config, problem: BanditProblem, *, batched: bool = False) -> None:
@@ -74,6 +74,7 @@ class Exp3(LearnerDefaults):
         self.gamma = exp3_rate(self.arms, horizon / self.length)
         self.gains = torch.zeros(self.arms, problem.replicates, dtype=torch.float64, device=problem.device)
         self.probabilities = arm_probabilities(self.gains, self.gamma)
+        self.chance = self.probabilities[0].clone()  # (N,) that the arms under way were drawn with
         self.uniforms = replicate_uniforms(problem, "arms")
 
     def choose(self, t: int) -> tuple[Tensor, int]:
@@ -82,15 +83,17 @@ class Exp3(LearnerDefaults):
 
     def draw(self) -> Tensor:
         cumulative = self.probabilities.cumsum(0)  # (K, N)
-        return (self.uniforms.next() * cumulative[-1] >= cumulative[:-1]).sum(0)
+        arm = (self.uniforms.next() * cumulative[-1] >= cumulative[:-1]).sum(0)
+        self.chance = self.probabilities.gather(0, arm[None])[0]  # late rewards of others may move it before this one's
+        return arm
 
     def observe(self, action: Tensor, last: Tensor, mean: Tensor) -> None:
-        """Add r/p to the gain of the arm played, r = (mean + 2M)/(4M)."""
-        self.late(action, mean, self.memo(action), 0)
+        """Add r/p to the gain of the arm drawn last, r = (mean + 2M)/(4M)."""
+        self.late(action, mean, self.chance, 0)
 
-    def memo(self, action: Tensor) -> Tensor:
+    def memo(self) -> Tensor:
         """Return the probability p of the arm, at the time of its choice."""
-        return self.probabilities.gather(0, action[None])[0]
+        return self.chance.clone()
 
     def late(self, action: Tensor, reward: Tensor, memo: Tensor | None, age: int) -> None:
         """Add r/p with the p that the arm was drawn with."""

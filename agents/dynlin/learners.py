@@ -56,7 +56,7 @@ class LearnerDefaults:
     misses = True  # whether it can go on without a reward
     holds_bounds = False  # whether it is DynLin-UCB, whose ρ̄, constants and ridge can be checked and changed
 
-    def memo(self, action: Tensor) -> Tensor | None:
+    def memo(self) -> Tensor | None:
         return None
 
     def skip(self, action: Tensor) -> None:

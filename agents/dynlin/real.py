@@ -122,7 +122,7 @@ class RealBandit:
         self.turns.begin()
         self.first = self.turns.t + 1
         self.rewards = self._rewards(self.turns.length)
-        self.memo = self.learner.memo(self.turns.action) if not self.turns.action.is_floating_point() else None
+        self.memo = self.learner.memo()
         return self._decision()
 
     def _decision(self) -> Decision:

@@ -301,6 +301,30 @@ def test_a_batch_waits_for_all_its_rewards_or_for_what_is_given_up():
     assert learner.open == []
 
 
+@pytest.mark.parametrize(("name", "repeat"), [("exp3", 1), ("batch-exp3", 2)])
+def test_a_reward_counts_by_the_probability_of_its_draw_though_a_late_one_came_in_between(name, repeat):
+    settings = {"horizon": 100} | ({"repeat": repeat} if repeat > 1 else {})
+    learner, again = real(name, **settings), real(name, **settings)
+    exp3 = learner.learner
+    learner.ask()
+    for _ in range(repeat):
+        learner.tell(None)
+    decision = learner.ask()
+    drawn = exp3.probabilities[decision.index].clone()
+    for _ in range(repeat - 1):
+        learner.tell(0.5)
+    for of in range(1, repeat + 1):
+        learner.tell(3.0, of=of)
+    moved = exp3.gains.clone()
+    assert not torch.equal(exp3.probabilities[decision.index], drawn)
+    again.load_state_dict(learner.state_dict())
+    for one in (learner, again):  # the probability is part of the state
+        one.tell(0.5)
+        expected = (0.5 + 2 * exp3.bound) / (4 * exp3.bound) / drawn
+        added = one.learner.gains[decision.index] - moved[decision.index]
+        torch.testing.assert_close(added, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_one_of_three_systems_may_miss_a_reward():
     learner, alone = real("linucb", replicates=3, horizon=50), real("linucb", replicates=3, horizon=50)
     for both in (learner, alone):

@@ -151,8 +151,12 @@ class SuccessMeter:
         return self._metrics(rate, average)
 
     def _metrics(self, rate: Tensor, average: Tensor) -> dict[str, Tensor]:
-        """Return what to log; no rate of a seed without an episode that ended."""
-        named = {"success": rate, "success_average": average, "solved_at": self.solved_steps}
+        """Return what to log; no rate of a seed without an episode that ended, and no `solved_at` before there is one.
+
+        A number in its place would go into the mean of a log interval.
+        """
+        solved_at = torch.where(self.solved_steps >= 0, self.solved_steps, torch.inf)
+        named = {"success": rate, "success_average": average, "solved_at": solved_at}
         if self.seeds == 1:
             found = {name: value[0] for name, value in named.items()}
         else:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import ACT, OBS, DriftEnv
 
-from surefoot.agents.interface import Episodes, Setting, Spaces
+from surefoot.agents.interface import Episodes, Progress, Setting, Spaces
 from surefoot.agents.parts.episodes import (
     SuccessConfig,
     SuccessMeter,
@@ -20,6 +20,7 @@ from surefoot.agents.parts.episodes import (
 from surefoot.agents.parts.heads import GaussianHead
 from surefoot.agents.parts.interaction import Interaction
 from surefoot.agents.parts.on_policy import OnPolicy, OnPolicyConfig
+from surefoot.training.runs.meters import Meter
 
 
 def test_a_rollout_is_laid_out_by_time_seed_and_environment():
@@ -147,7 +148,7 @@ def test_a_rate_counts_episodes_that_ended_and_reached_the_return():
 
 def test_iterations_shorter_than_an_episode_do_not_lower_the_rate():
     meter = SuccessMeter(SuccessConfig(1.0, solved_window=8, stop_when_solved=True), 1, torch.device("cpu"))
-    assert set(meter.add(finished([(False, 0.0)]), 1)) == {"solved_at"}
+    assert meter.add(finished([(False, 0.0)]), 1) == {}
     for steps in range(2, 8):
         metrics = meter.add(finished([(steps % 3 == 0, 1.0)]), steps)
     assert metrics["success_average"].item() == 1.0
@@ -159,16 +160,32 @@ def test_a_seed_without_an_episode_is_left_out_of_the_mean():
     metrics = meter.add(finished([(True, 1.0), (False, 0.0)]), 5)
     assert metrics["success"].item() == metrics["success_average"].item() == 1.0
     assert "success/seed-1" not in metrics
-    assert metrics["solved_at/seed-1"].item() == -1.0
+    assert (metrics["solved_at/seed-0"].item(), "solved_at/seed-1" in metrics) == (5.0, False)
 
 
 def test_several_seeds_are_told_apart():
     meter = SuccessMeter(SuccessConfig(1.0), 2, torch.device("cpu"))
     metrics = meter.add(finished([(True, 1.0), (True, 0.0)]), 7)
-    assert set(metrics) == {"success", "success_average"} | {
-        f"{name}/seed-{s}" for name in ("success", "success_average", "solved_at") for s in (0, 1)
+    assert set(metrics) == {"success", "success_average", "solved_at/seed-0"} | {
+        f"{name}/seed-{s}" for name in ("success", "success_average") for s in (0, 1)
     }
     assert metrics["success"].item() == 0.5
     assert (metrics["success/seed-0"].item(), metrics["success/seed-1"].item()) == (1.0, 0.0)
-    assert (metrics["solved_at/seed-0"].item(), metrics["solved_at/seed-1"].item()) == (7.0, -1.0)
+    assert metrics["solved_at/seed-0"].item() == 7.0
     assert not meter.done  # was not to stop
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_row_of_several_iterations_says_the_step_at_which_the_task_was_solved(seeds):
+    """Seven iterations in the row, the last of them the first success: no mean with those before."""
+    meter, row = (
+        SuccessMeter(SuccessConfig(1.0, solved_window=1), seeds, torch.device("cpu")),
+        Meter(torch.device("cpu")),
+    )
+    for i in range(1, 8):
+        row.add(Progress(200, 1, meter.add(finished([(True, float(i == 7))] * seeds), 200 * i)))
+    names = ["solved_at"] if seeds == 1 else ["solved_at/seed-0", "solved_at/seed-1"]
+    found = row.read()
+    assert {name: found[name] for name in found if name.startswith("solved_at")} == dict.fromkeys(names, 1400.0)
+    row.add(Progress(200, 1, meter.add(finished([(True, 0.0)] * seeds), 1600)))
+    assert row.read()[names[0]] == 1400.0  # it stays

@@ -20,6 +20,10 @@ class AR2Config(BanditConfig):
     def __post_init__(self) -> None:
         check_ranges(self, {"rounds_per_step": AT_LEAST_1})
 
+    @property
+    def needs_horizon(self) -> bool:
+        return False
+
 
 class AR2(LearnerDefaults):
     """Alternate between the better of the last two arms and the arm that was triggered first.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Budget, Plan, Progress, Setting, Spaces
+from surefoot.agents.parts.ranges import unread_where
 from surefoot.agents.parts.regret import Regret
 from surefoot.agents.parts.state import pack, unpack
 
@@ -79,6 +80,10 @@ class BanditConfig:
         """Whether a constant is computed for T rounds."""
         return True
 
+    def unread(self) -> dict[str, str]:
+        """Return what is left without effect where no constant is computed for T rounds, and why."""
+        return unread_where((not self.needs_horizon, ("doubling",), "where no constant is computed for a horizon"))
+
 
 C = TypeVar("C", bound=BanditConfig)
 FIRST_HORIZON = 64  # of `doubling`
@@ -102,7 +107,7 @@ def plan(config: BanditConfig, budget: Budget) -> Plan:
             f"--agent.horizon is {config.horizon}, but the run has {budget.steps} rounds (--steps), and the "
             f"constants are computed for the former; start a run with --agent.horizon {budget.steps}, or None"
         )
-    made_for = f", constants for {config.horizon:,}" if config.horizon not in (None, budget.steps) else ""
+    made_for = f", constants for {config.horizon:,}" if config.needs_horizon and config.horizon != budget.steps else ""
     return Plan(budget.steps, None, (f"{budget.steps:,} rounds{made_for}",))
 
 

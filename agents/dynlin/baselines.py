@@ -31,9 +31,9 @@ from typing import Any
 from surefoot.agents.dynlin.agent import DYNLIN_UCB_SPEC
 from surefoot.agents.dynlin.ar2 import AR2, AR2Config
 from surefoot.agents.dynlin.bandit import Bandit, BanditConfig, BanditProblem
-from surefoot.agents.dynlin.exp3 import BatchExp3Paper, Exp3, Exp3Config, make_batch_exp3
+from surefoot.agents.dynlin.exp3 import BatchExp3Config, BatchExp3Paper, Exp3, Exp3Config, make_batch_exp3
 from surefoot.agents.dynlin.fixed import FixedConfig, HumanBudgetConfig, Uniform, make_human_budget, make_oracle
-from surefoot.agents.dynlin.linucb import DLinUCB, LinUCB, LinUCBConfig
+from surefoot.agents.dynlin.linucb import DLinUCB, DLinUCBConfig, LinUCB, LinUCBConfig
 from surefoot.agents.dynlin.real import RealBandit
 from surefoot.agents.interface import AgentSpec, Style
 
@@ -57,11 +57,9 @@ LINUCB_PAPER_SPEC = spec(
 LINUCB_LOG_SPEC = spec(
     LinUCBConfig(variant="log"), LinUCB, "linear UCB with DynLin-UCB's c₂ and σ̃, λ = ln T", style=Style("#E69F00", ":")
 )
-D_LINUCB_SPEC = spec(
-    LinUCBConfig(gamma=1 - 1e-4), DLinUCB, "discounted linear UCB (arXiv 1909.09146)", style=Style("#CC79A7", "-")
-)
+D_LINUCB_SPEC = spec(DLinUCBConfig(), DLinUCB, "discounted linear UCB (arXiv 1909.09146)", style=Style("#CC79A7", "-"))
 D_LINUCB_PAPER_SPEC = spec(
-    LinUCBConfig(variant="paper", gamma=1 - 1e-9),
+    DLinUCBConfig(variant="paper", gamma=1 - 1e-9),
     DLinUCB,
     "discounted linear UCB with the authors' constants",
     style=Style("#CC79A7", "--"),
@@ -74,13 +72,13 @@ D_LINUCB_LOG_SPEC = spec(
 )
 EXP3_SPEC = spec(Exp3Config(), Exp3, "exponential weights over the actions", style=Style("#56B4E9", "-"))
 BATCH_EXP3_SPEC = spec(
-    Exp3Config(),
+    BatchExp3Config(),
     make_batch_exp3,
     "Exp3 with repeated actions, updated at the end of each batch",
     style=Style("#009E73", "-"),
 )
 BATCH_EXP3_PAPER_SPEC = spec(
-    Exp3Config(),
+    BatchExp3Config(),
     BatchExp3Paper,
     "Exp3 with repeated actions and the authors' indexing slip",
     style=Style("#009E73", "--"),

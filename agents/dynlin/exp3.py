@@ -30,11 +30,24 @@ class Exp3Config(BanditConfig):
     """Exponential weights."""
 
     repeat: int | None = None
-    """Rounds per batch (k): how often an action is repeated. None: ⌈ln M_T / ln(1/ρ)⌉ for the batched agents, with M_T
+    """Rounds per batch (k) of the batched agents: how often an action is repeated. None: ⌈ln M_T / ln(1/ρ)⌉, with M_T
     epochs of DynLin-UCB."""
 
     def __post_init__(self) -> None:
         check_ranges(self, {"rounds_per_step": AT_LEAST_1, "repeat": optional(AT_LEAST_1)})
+
+    def unread(self) -> dict[str, str]:
+        """Return what is left without effect where no action is repeated, and why."""
+        return super().unread() | {"repeat": "on exp3, which repeats no action; batch-exp3 does"}
+
+
+@dataclass(frozen=True)
+class BatchExp3Config(Exp3Config):
+    """Exponential weights with repeated actions."""
+
+    def unread(self) -> dict[str, str]:
+        """Return what is left without effect, and why: a batch has a length."""
+        return BanditConfig.unread(self)
 
 
 def exp3_rate(arms: int, rounds: float) -> float:
@@ -122,7 +135,7 @@ class Exp3(LearnerDefaults):
         unpack(self, self.STATEFUL, state)
 
 
-def make_batch_exp3(config: Exp3Config, problem: BanditProblem) -> Exp3:
+def make_batch_exp3(config: BatchExp3Config, problem: BanditProblem) -> Exp3:
     """Return Exp3 with repeated actions: one update at the end of each batch, with its own rewards."""
     return Exp3(config, problem, batched=True)
 
@@ -141,7 +154,7 @@ class BatchExp3Paper(LearnerDefaults):
     STATEFUL = ("weights", "recent", "arm", "played")
     misses = False
 
-    def __init__(self, config: Exp3Config, problem: BanditProblem) -> None:
+    def __init__(self, config: BatchExp3Config, problem: BanditProblem) -> None:
         if config.doubling:
             raise ValueError("batch-exp3-paper needs a horizon: its batches cannot change; take batch-exp3")
         self.weights = Exp3(config, problem, batched=True)

@@ -75,7 +75,7 @@ class LinUCBConfig(BanditConfig):
     action_bound: float = 1.5
     """Action bound L of `paper`: the daily budget."""
     gamma: float | None = None
-    """Discount factor γ of D-LinUCB; None for LinUCB. Theory: 1 − (B_T/(dT))^{2/3} for a total variation B_T."""
+    """Discount factor γ in the radius of `log`, as in the authors' D-LinUCB "log", which discounts nothing else."""
 
     def __post_init__(self) -> None:
         rules = {"rounds_per_step": AT_LEAST_1, "action_bound": POSITIVE}
@@ -84,7 +84,27 @@ class LinUCBConfig(BanditConfig):
 
     def unread(self) -> dict[str, str]:
         """Return what the variant leaves without effect, and why."""
-        return unread_where((self.variant != "paper", ("action_bound",), f"with --agent.variant {self.variant}"))
+        why = f"with --agent.variant {self.variant}"
+        return super().unread() | unread_where(
+            (self.variant != "paper", ("action_bound",), why),
+            (self.variant != "log", ("gamma",), f"{why}; d-linucb discounts"),
+        )
+
+
+@dataclass(frozen=True)
+class DLinUCBConfig(LinUCBConfig):
+    """A regression that forgets."""
+
+    variant: Literal["textbook", "paper"] = "textbook"
+    """`textbook`: λ stays; `paper`, the authors' code: λγ^{-t}, and the action bound L. Their "log" is d-linucb-log."""
+    ridge: float | None = None
+    """Ridge parameter λ; None: 1."""
+    gamma: float = 1 - 1e-4
+    """Discount factor γ. Theory: 1 − (B_T/(dT))^{2/3} for a total variation B_T."""
+
+    def unread(self) -> dict[str, str]:
+        """Return what the variant leaves without effect, and why: γ is read by both."""
+        return {name: why for name, why in super().unread().items() if name != "gamma"}
 
 
 class LinUCB(LearnerDefaults):
@@ -151,9 +171,8 @@ class DLinUCB(LearnerDefaults):
 
     STATEFUL = ("ridge", "squared", "uniforms", "beta", "t", "horizon")
 
-    def __init__(self, config: LinUCBConfig, problem: BanditProblem) -> None:
-        self.config, self.horizon = config, require_horizon(config)
-        self.gamma = 1 - 1e-4 if config.gamma is None else config.gamma
+    def __init__(self, config: DLinUCBConfig, problem: BanditProblem) -> None:
+        self.config, self.horizon, self.gamma = config, require_horizon(config), config.gamma
         self.table, self.bounds = table_of(problem), bounds_of(problem, ("theta", "u", "sigma"))
         self.d = self.table.actions.shape[1]
         self.lam = config.ridge or 1.0

@@ -3,11 +3,12 @@
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Literal, get_type_hints
 
 import numpy as np
 import pytest
 import torch
-from bandits import make
+from bandits import NAMES, make
 
 from surefoot import agents
 from surefoot.agents.dynlin.bandit import BanditProblem, ConstantPolicy, Turns, derive, plan
@@ -25,7 +26,9 @@ from surefoot.agents.dynlin.bounds import (
 from surefoot.agents.dynlin.exp3 import arm_probabilities
 from surefoot.agents.dynlin.fixed import FixedConfig, HumanBudgetConfig, human_budget_action, make_oracle
 from surefoot.agents.dynlin.learners import bounds_of, require_horizon, table_of
+from surefoot.agents.dynlin.linucb import DLinUCBConfig
 from surefoot.agents.interface import Budget
+from surefoot.agents.parts.ranges import unread_by
 
 A = np.array([[0.5, 1.0], [0.0, -0.8]])
 SYSTEM = SimpleNamespace(
@@ -102,6 +105,18 @@ def test_no_round_is_planned_after_the_horizon_that_constants_are_made_for():
     assert "doubled when over" in plan(replace(config, doubling=True), Budget(5_000)).phases[0]
     with pytest.raises(ValueError, match=r"--agent.horizon is 900, but the run has 901 rounds"):
         plan(config, Budget(901))
+
+
+def test_what_a_bandit_does_not_read_is_said():
+    idle = {name: " ".join(unread_by(agents.get(name).default)) for name in NAMES}
+    assert {name: fields for name, fields in idle.items() if fields} == {
+        **dict.fromkeys(("linucb-log", "d-linucb-log", "d-linucb"), "action_bound"),
+        **{"linucb": "action_bound gamma", "linucb-paper": "gamma", "exp3": "repeat"},
+        **dict.fromkeys(("ar2", "human-budget", "oracle", "uniform"), "doubling"),
+    }
+    given = replace(agents.get("dynlin-ucb").default, ridge=1.0, failure_probability=0.1)
+    assert unread_by(given) == {"doubling": "where no constant is computed for a horizon"}
+    assert get_type_hints(DLinUCBConfig)["variant"] == Literal["textbook", "paper"]  # "log" is no form of this one
 
 
 @pytest.mark.parametrize("name", ["linucb", "linucb-log", "d-linucb"])

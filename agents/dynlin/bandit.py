@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from surefoot.agents.interface import Budget, Plan, Progress, Setting, Spaces
+from surefoot.agents.parts.budget import rounded_up
 from surefoot.agents.parts.ranges import unread_where
 from surefoot.agents.parts.regret import Regret
 from surefoot.agents.parts.state import pack, unpack
@@ -90,25 +91,29 @@ FIRST_HORIZON = 64  # of `doubling`
 
 
 def derive(config: C, budget: Budget) -> C:
-    """Return the config with T the rounds of the run, where it is needed and not given; the first T for `doubling`."""
-    if not config.needs_horizon or config.horizon is not None:
+    """Return the config with T the rounds of the run where it is not given; the first T for `doubling`.
+
+    Also where no constant needs it: the last step and the last epoch are cut there.
+    """
+    if config.horizon is not None:
         return config
-    return replace(config, horizon=FIRST_HORIZON if config.doubling else budget.steps)
+    return replace(config, horizon=FIRST_HORIZON if config.doubling and config.needs_horizon else budget.steps)
 
 
 def plan(config: BanditConfig, budget: Budget) -> Plan:
     """Return what will run: rounds, none of them after the horizon, where what the constants promise has ended."""
+    rounds = rounded_up(budget.steps, config.rounds_per_step)
     if config.doubling:
-        return Plan(
-            budget.steps, None, (f"{budget.steps:,} rounds, constants for {config.horizon}, doubled when over",)
-        )
+        return Plan(rounds, None, (f"{rounds:,} rounds, constants for {config.horizon}, doubled when over",))
     if config.needs_horizon and (config.horizon or 0) < budget.steps:
         raise ValueError(
             f"--agent.horizon is {config.horizon}, but the run has {budget.steps} rounds (--steps), and the "
             f"constants are computed for the former; start a run with --agent.horizon {budget.steps}, or None"
         )
     made_for = f", constants for {config.horizon:,}" if config.needs_horizon and config.horizon != budget.steps else ""
-    return Plan(budget.steps, None, (f"{budget.steps:,} rounds{made_for}",))
+    if budget.steps <= (config.horizon or 0):
+        rounds = min(rounds, config.horizon or 0)
+    return Plan(rounds, None, (f"{rounds:,} rounds{made_for}",))
 
 
 class Learner(Protocol):

@@ -50,6 +50,7 @@ from surefoot.agents.neural_bandits.bandit import (
     ContextualProblem,
     make_greedy_policy,
     require_rewards,
+    rounds_of,
 )
 from surefoot.agents.neural_bandits.linear import Logistic, Ridge
 from surefoot.agents.neural_bandits.real import RealContextualBandit
@@ -130,7 +131,7 @@ def plan(config: InverseGapConfig, budget: Budget) -> Plan:
             f"--agent.horizon is {config.horizon}, but the run has {budget.steps} rounds (--steps), and γ is computed "
             f"for the former; start a run with --agent.horizon {budget.steps}, or None"
         )
-    return Plan(budget.steps, None, (f"{budget.steps:,} rounds",))
+    return rounds_of(config, budget)
 
 
 class InverseGap(Stateful):

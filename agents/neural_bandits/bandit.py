@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import Progress, Setting, Spaces
+from surefoot.agents.interface import Budget, Plan, Progress, Setting, Spaces
 from surefoot.agents.neural_bandits.network import Shape
+from surefoot.agents.parts.budget import rounded_up
 from surefoot.agents.parts.regret import Regret
 from surefoot.agents.parts.state import pack, unpack
 
@@ -210,6 +211,12 @@ class ContextualAgent:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         unpack(self, self.STATEFUL, state)
+
+
+def rounds_of(config: Any, budget: Budget) -> Plan:
+    """Return what will run: rounds, up to a multiple of `rounds_per_step`."""
+    rounds = rounded_up(budget.steps, config.rounds_per_step)
+    return Plan(rounds, None, (f"{rounds:,} rounds",))
 
 
 def make_greedy_policy(

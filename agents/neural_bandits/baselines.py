@@ -31,13 +31,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from surefoot.agents.interface import Budget, Plan, Style
+from surefoot.agents.interface import Budget, Style
 from surefoot.agents.neural_bandits.agent import NEU_SQUARE_CB_SPEC
 from surefoot.agents.neural_bandits.bandit import (
     ContextualAgent,
     ContextualProblem,
     make_greedy_policy,
     require_rewards,
+    rounds_of,
 )
 from surefoot.agents.neural_bandits.linear import Ridge
 from surefoot.agents.neural_bandits.network import Diagonal, Pass
@@ -275,10 +276,6 @@ def spec(config: Any, make_learner: Any, summary: str, style: Style) -> Any:
 
 def as_given(config: Any, budget: Budget) -> Any:
     return config
-
-
-def rounds_of(config: Any, budget: Budget) -> Plan:
-    return Plan(budget.steps, None, (f"{budget.steps:,} rounds",))
 
 
 CONTEXTUAL_LINUCB_SPEC = spec(

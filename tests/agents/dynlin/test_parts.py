@@ -101,7 +101,7 @@ def test_no_round_is_planned_after_the_horizon_that_constants_are_made_for():
     config = replace(agents.get("linucb").default, horizon=900)
     assert plan(config, Budget(900)).phases == ("900 rounds",)
     assert plan(config, Budget(700)).phases == ("700 rounds, constants for 900",)
-    assert plan(FixedConfig(), Budget(700)).phases == ("700 rounds",)
+    assert plan(FixedConfig(horizon=900), Budget(700)).phases == ("700 rounds",)
     assert "doubled when over" in plan(replace(config, doubling=True), Budget(5_000)).phases[0]
     with pytest.raises(ValueError, match=r"--agent.horizon is 900, but the run has 901 rounds"):
         plan(config, Budget(901))
@@ -166,7 +166,27 @@ def test_a_horizon_is_two_rounds_at_least_and_that_of_the_run_where_it_is_needed
     assert derive(config, budget).horizon == 500
     given = replace(config, horizon=30)
     assert derive(given, budget) is given
-    assert derive(FixedConfig(), budget).horizon is None
+    for doubling in (False, True):  # where no constant needs one, the run ends there all the same
+        assert derive(FixedConfig(doubling=doubling), budget).horizon == 500
+
+
+GIVEN = {"ridge": 1.0, "failure_probability": 0.1}
+
+
+@pytest.mark.parametrize(("name", "settings"), [("uniform", {}), ("ar2", {}), ("linucb", {}), ("dynlin-ucb", GIVEN)])
+def test_a_run_ends_at_its_last_round_as_planned(name, settings):
+    config = derive(replace(agents.get(name).default, **settings), Budget(1050))
+    assert plan(config, Budget(1050)) == (1050, None, ("1,050 rounds",))
+    bandit = make(name, horizon=config.horizon, **settings)
+    assert sum(bandit.step().env_steps for _ in range(11)) == bandit.regret.t == 1050
+
+
+def test_a_run_that_no_horizon_ends_is_planned_to_the_end_of_a_step():
+    config = replace(agents.get("linucb").default, horizon=1100)
+    for horizon, rounds in ((1100, 1100), (1075, 1075), (2000, 1100), (1050, 1050)):
+        assert plan(replace(config, horizon=horizon), Budget(1050)).steps == rounds
+    assert plan(FixedConfig(horizon=500), Budget(1050)) == (1100, None, ("1,100 rounds",))  # resumed with more steps
+    assert plan(replace(config, doubling=True), Budget(1050)).steps == 1100
 
 
 def test_a_constant_policy_repeats_its_actions_over_the_environments_and_is_saved_as_a_copy():

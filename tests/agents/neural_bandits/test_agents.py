@@ -142,6 +142,8 @@ def test_the_horizon_of_the_theory_is_the_run_and_no_round_comes_after_it():
     assert derive(replace(theory, loss="kl"), Budget(700)).horizon is None
     for config in (replace(theory, horizon=700), growing):
         assert plan(config, Budget(700)) == (700, None, ("700 rounds",))
+    for spec in (agents.get("contextual-linucb"), agents.get("neusquarecb")):
+        assert spec.plan(spec.default, Budget(1797)) == (1800, None, ("1,800 rounds",))  # steps of ten rounds
     with pytest.raises(ValueError, match=r"--agent.horizon is 699, but the run has 700 rounds \(--steps\)"):
         plan(replace(theory, horizon=699), Budget(700))
 

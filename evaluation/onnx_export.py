@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -137,7 +138,12 @@ def export(policy: AnyPolicy, out: Path, metadata: Mapping[str, Any], *, checkpo
         entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
     content = model.SerializeToString()
     difference = compare(runtime.InferenceSession(content, providers=["CPUExecutionProvider"]), module, policy)
-    if difference > TOLERANCE and difference > min(COARSEST, ROUNDINGS * rounding(module, policy)):
+    if math.isnan(difference):
+        raise ValueError(
+            f"{policy.label}: its actions, or those of its ONNX graph, are not finite; nothing was written. Choose an "
+            "earlier --checkpoint"
+        )
+    if difference > TOLERANCE and difference > min(ROUNDINGS * rounding(module, policy), COARSEST):
         raise ValueError(
             f"{policy.label}: its ONNX graph gives other actions than the policy (by {difference:.2g} of their bound): "
             "this kind of policy cannot be exported; nothing was written"
@@ -233,7 +239,10 @@ def draw_inputs(module: Any, policy: AnyPolicy, rows: int, generator: np.random.
 
 
 def compare(session: Any, module: Any, policy: AnyPolicy, rows: int = CHECKED) -> float:
-    """Return the largest difference of any output on random inputs, in units of the largest action bound or 1."""
+    """Return the largest difference of any output on random inputs, in units of the largest action bound or 1.
+
+    NaN where an action is not finite, or any output is NaN; a memory may be infinite in both.
+    """
     inputs = draw_inputs(module, policy, rows, np.random.default_rng(1))
     with torch.no_grad():
         wanted = module(*inputs.values())
@@ -242,7 +251,10 @@ def compare(session: Any, module: Any, policy: AnyPolicy, rows: int = CHECKED) -
         raise ValueError(f"{policy.label}: no network to export: its graph does not depend on the observation")
     given = session.run(None, {name: value.numpy() for name, value in inputs.items() if name in taken})
     pairs = zip(given, wanted if isinstance(wanted, tuple) else (wanted,), strict=True)
-    return max(float(np.abs(one - other.numpy()).max()) for one, other in pairs) / _bound(policy)
+    with np.errstate(invalid="ignore"):
+        worst = [np.where(one == other.numpy(), 0.0, np.abs(one - other.numpy())).max() for one, other in pairs]
+    finite = np.isfinite(given[0]).all()
+    return float(np.max(worst)) / _bound(policy) if finite else math.nan  # Python's own `max` passes over NaN
 
 
 def difference_of(path: Path, module: Any, policy: AnyPolicy) -> float:

@@ -197,6 +197,35 @@ def test_what_float32_rounds_coarser_is_allowed_and_nothing_beyond(tmp_path, mon
         onnx_export.export(policy, tmp_path / "b.onnx", {})
 
 
+class Faulty(torch.nn.Module):
+    """A policy with a memory, of which one output is the root of an observation, NaN below 0."""
+
+    signature = onnx_export.Signature({"stock": 0}, {"next_stock": 0})
+
+    def __init__(self, wrong):
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, obs, stock):
+        root = obs[:, 0].sqrt() if self.wrong != "infinite" else 1 / obs[:, 0].relu()
+        return (root[:, None], stock + 1) if self.wrong == "action" else (obs[:, :1], stock + root)
+
+
+@pytest.mark.parametrize("wrong", ["action", "next_stock"])
+def test_what_is_not_finite_is_no_agreement(wrong, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "deployed", lambda policy, checkpoint: Faulty(wrong))
+    with pytest.raises(
+        ValueError, match="its actions, or those of its ONNX graph, are not finite; nothing was written"
+    ):
+        onnx_export.export(opened("bc", POLE, hidden=(8,)), tmp_path / "a.onnx", {})
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_memory_that_is_infinite_in_both_is_an_agreement(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "deployed", lambda policy, checkpoint: Faulty("infinite"))
+    assert onnx_export.export(opened("bc", POLE, hidden=(8,)), tmp_path / "a.onnx", {}).is_file()
+
+
 @pytest.mark.parametrize("agent", ["iwocs", "dhn"])
 def test_a_model_with_a_memory_is_loaded_back_and_plays_the_same_episodes(agent, plainly, tmp_path):
     if agent == "iwocs":

@@ -11,6 +11,7 @@ import numpy as np
 
 PACKAGED = {"digits": 16.0, "wine": None, "breast-cancer": None, "iris": None}  # what pixels are divided by, if any
 MISSING = -1.0  # what stands for a number that is not there
+EMPTY = ("?", "")  # cells without one
 
 
 class Classes(NamedTuple):
@@ -54,10 +55,15 @@ def _packaged(name: str) -> Classes:
 
 
 def by_column(table: np.ndarray) -> np.ndarray:
-    """Return columns scaled to [0, 1] each; a missing number (NaN) is −1, a constant column 0."""
-    low, high = np.nanmin(table, axis=0), np.nanmax(table, axis=0)
-    scaled = (table - low) / np.where(high > low, high - low, 1.0)
-    return np.where(np.isnan(scaled), MISSING, scaled)
+    """Return columns scaled to [0, 1] each; a missing number (NaN) is −1, a constant column 0. What is infinite stays.
+
+    `make_classes` refuses that, and says in which row it is.
+    """
+    infinite = np.isinf(table)
+    finite = np.where(infinite, np.nan, table)
+    low, high = np.fmin.reduce(finite), np.fmax.reduce(finite)  # pass over NaN
+    scaled = (finite - low) / np.where(high > low, high - low, 1.0)
+    return np.where(infinite, table, np.where(np.isnan(scaled), MISSING, scaled))
 
 
 def make_classes(features: np.ndarray, labels: np.ndarray, where: str) -> Classes:
@@ -84,9 +90,7 @@ def _from_csv(path: Path, label_column: int) -> Classes:
     """Read rows of numbers or words; a column with a word in it becomes one column per word. "?" and "" are missing."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    numeric = [any(_number(cell) is not None for cell in row) for row in rows]
-    if any(numeric) and not numeric[0]:  # a header
-        rows = rows[1:]
+    rows = rows[1:] if _has_header(rows, label_column) else rows
     widths = {len(row) for row in rows}
     if len(widths) != 1 or not -min(widths) <= label_column < min(widths):
         raise ValueError(
@@ -97,15 +101,34 @@ def _from_csv(path: Path, label_column: int) -> Classes:
     return make_classes(np.concatenate([_column(column) for column in columns], 1), np.array(labels), str(path))
 
 
+def _has_header(rows: list[list[str]], label_column: int) -> bool:
+    """Return whether the first row names columns: no number in it, though others have some, and no row of data itself.
+
+    It may be that where numbers are missing, so a word has to stand above numbers, or in place of a label that no other
+    row has.
+    """
+    numeric = [any(_number(cell) is not None for cell in row) for row in rows]
+    if not any(numeric) or numeric[0]:
+        return False
+    columns = list(zip(*rows, strict=False))
+    above_numbers = any(_is_word(first) and not any(map(_is_word, rest)) for first, *rest in columns)
+    fits = -len(columns) <= label_column < len(columns)
+    return above_numbers or not fits or columns[label_column][0] not in columns[label_column][1:]
+
+
+def _is_word(cell: str) -> bool:
+    return cell not in EMPTY and _number(cell) is None
+
+
 def _column(cells: list[str]) -> np.ndarray:
     """Return numbers (n, 1) scaled to [0, 1], or words as indicators (n, words)."""
-    known = [cell for cell in cells if cell not in ("?", "")]
-    if all(_number(cell) is not None for cell in known):
-        numbers = [np.nan if cell in ("?", "") else float(cell) for cell in cells]
+    known = [cell for cell in cells if cell not in EMPTY]
+    if not any(map(_is_word, known)):
+        numbers = [np.nan if cell in EMPTY else float(cell) for cell in cells]
         return by_column(np.array(numbers)[:, None]) if known else np.full((len(cells), 1), MISSING)
     words = sorted(set(known))
     shown = np.array([[float(cell == word) for word in words] for cell in cells])
-    return np.where(np.array([cell in ("?", "") for cell in cells])[:, None], MISSING, shown)
+    return np.where(np.array([cell in EMPTY for cell in cells])[:, None], MISSING, shown)
 
 
 def _number(cell: str) -> float | None:

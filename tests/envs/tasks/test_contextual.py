@@ -129,6 +129,36 @@ def test_columns_are_scaled_and_missing_numbers_marked(tmp_path):
     assert first.names == ("?", "blue", "red")
 
 
+@pytest.mark.parametrize("cell", ["inf", "-inf", "1e999"])
+def test_a_number_that_is_infinite_is_refused_and_not_taken_for_missing(tmp_path, cell):
+    path = tmp_path / "own.csv"
+    path.write_text(f"1,yes\n2,no\n{cell},yes\n3,no\n")
+    with pytest.raises(ValueError, match="row 2 has a feature that is not finite"):
+        load_classes(str(path))
+    np.savez(tmp_path / "own.npz", x=[[1.0], [2.0], [float(cell)], [3.0]], y=[1, 0, 1, 0])
+    with pytest.raises(ValueError, match="row 2 has a feature that is not finite"):
+        load_classes(str(tmp_path / "own.npz"))
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("?,x\n1,y\n2,x\n3,y\n", 4),  # a row without a number, not a header
+        (",x\n1,y\n2,x\n3,y\n", 4),
+        ("?,red,x\n1,red,y\n2,?,x\n", 3),
+        ("?,x\nsize,kind\n1,x\n2,y\n", 4),  # words among numbers below: a column of words
+        ("size,kind\n1,y\n2,x\n", 2),
+        (",colour,kind\n0,red,y\n1,red,x\n", 2),  # a header whose first column has no name
+        ("red,x\nblue,y\n", 2),  # words alone
+        ("size,kind\n1,0\n2,1\n", 2),
+    ],
+)
+def test_a_first_row_is_a_header_only_where_it_is_no_row_of_data(tmp_path, text, rows):
+    path = tmp_path / "own.csv"
+    path.write_text(text)
+    assert len(load_classes(str(path)).labels) == rows
+
+
 def idx(path, array):
     head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
     raw = head + array.astype(np.uint8).tobytes()

@@ -92,7 +92,9 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
 
         Raises:
             TaskError: a reward or an observation is not finite; on an accelerator within 1,000 steps.
+            ValueError: on the CPU, a number of an action that the task does not have.
         """
+        self._require_known(actions)
         successor, reward, terminated = self.advance(self._state, self._executed(actions))
         elapsed = self._elapsed_steps + 1
         truncated = elapsed >= self._limit
@@ -103,6 +105,19 @@ class TensorEnv(gym.vector.VectorEnv, ABC):
         self.guard.check_tensors(actions, reward, final_obs, obs)
         info = {"final_obs": final_obs, "_final_obs": ended} | self.extra_info
         return obs, reward, terminated, truncated, info
+
+    def _require_known(self, actions: Tensor) -> None:
+        """Raise for an index (N,) out of range, which would read another row of a table: from the end, or beyond."""
+        space = self.single_action_space
+        if not isinstance(space, gym.spaces.Discrete) or actions.is_floating_point() or actions.device.type != "cpu":
+            return
+        low, high = actions.aminmax()  # one pass; a look at an accelerator would have to be waited for
+        if low.item() < 0 or high.item() >= space.n:
+            env = int(((actions < 0) | (actions >= int(space.n))).int().argmax())
+            raise ValueError(
+                f"{self.guard.task}: the action of environment {env} is {int(actions[env])}; actions go from 0 to "
+                f"{int(space.n) - 1}"
+            )
 
     def _shown(self, state: State, elapsed: Tensor) -> Tensor:
         obs = self.observe(state)

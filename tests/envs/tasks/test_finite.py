@@ -6,7 +6,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from torch.testing import assert_close
 
-from surefoot.envs import FiniteEnv, Outcomes, SingleEnv
+from surefoot.envs import EnvConfig, FiniteEnv, Outcomes, SingleEnv, make_vec
 
 
 def table(steps=3, seed=0):
@@ -109,6 +109,29 @@ def test_a_table_by_step_needs_its_horizon_and_state_is_saved():
             env.step(torch.zeros(50).long())[:4], twin.step(torch.zeros(50).long())[:4], strict=True
         ):
             assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("task", "actions", "message"),
+    [
+        ("surefoot/Gate-v0", [1, 2], "Gate: the action of environment 1 is 2; actions go from 0 to 1"),
+        ("surefoot/Gate-v0", [-1, 0], "Gate: the action of environment 0 is -1; actions go from 0 to 1"),
+        ("surefoot/Tetris-v0", [0, -1], "Tetris: the action of environment 1 is -1; actions go from 0 to 19"),
+        ("surefoot/Tetris-v0", [20, 0], "Tetris: the action of environment 0 is 20; actions go from 0 to 19"),
+        ("surefoot/DynamicalLinear-v0", [-1, 0], "DynamicalLinear: the action of environment 0 is -1; actions"),
+        ("surefoot/ContextualBandit-v0", [0, -1], "ContextualBandit: the action of environment 1 is -1; actions"),
+    ],
+)
+def test_an_action_that_a_task_does_not_have_is_refused_and_reads_no_other_row(task, actions, message):
+    env = make_vec(EnvConfig(task, num_envs=2))
+    env.reset(seed=0)
+    env.step(torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        env.step(torch.tensor(actions))
+    single = SingleEnv(lambda num_envs: FiniteEnv(table(), num_envs, horizon=3))
+    single.reset(seed=0)
+    with pytest.raises(ValueError, match="FiniteEnv: the action of environment 0 is -1"):
+        single.step(-1)
 
 
 def test_the_single_view_is_a_gymnasium_environment():

@@ -265,12 +265,13 @@ def _check_successors(data: Transitions, ends: np.ndarray, source: str) -> None:
     """Refuse successors that were made by shifting the observations, which cross every episode end; warn of some.
 
     Some may be right: where a task goes on after a time-out, or where an episode can end in the state that the next
-    begins in.
+    begins in; so may all, where every episode begins in one state.
     """
     last = torch.from_numpy(np.flatnonzero(ends[:-1]))
     crossing = last[(data.next_obs[last] == data.obs[last + 1]).all(1)]
     said = f"{source}: 'next_observations' holds the next episode's first observation at"
-    if len(last) and len(crossing) == len(last):
+    first = data.obs[torch.cat([last.new_zeros(1), last + 1])]
+    if len(last) and len(crossing) == len(last) and bool((first != first[0]).any()):
         raise ValueError(
             f"{said} all {len(last)} episode ends;"
             " take that array out of the file, or use view 'qlearning', which does not read it"

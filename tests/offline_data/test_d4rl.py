@@ -127,6 +127,14 @@ def test_next_observations_that_cross_some_episode_ends_are_warned_of(rows, save
     assert data.next_obs.tolist() == rows["next_observations"].tolist()
 
 
+def test_episodes_that_all_end_where_every_episode_begins_are_warned_of(rows, save):
+    for begin, end in ((3, 2), (7, 6)):
+        rows["observations"][begin] = rows["observations"][0]
+        rows["next_observations"][end] = rows["observations"][0]
+    with pytest.warns(UserWarning, match=r"at 2 of 2 episode ends \(first in row 2\); where these are not"):
+        assert len(read_d4rl(save(rows))) == 10
+
+
 def test_true_successors_are_not_warned_of(rows, save, recwarn):
     rows["next_observations"][2, 0] = rows["observations"][3, 0]  # equal in one coordinate of two
     read_d4rl(save(rows))

@@ -111,7 +111,45 @@ def test_crossing_successors_are_counted(rows):
     report = report_of(rows)
     assert report.facts["crossings"] == 2
     assert report.facts["discontinuities"] == 0
-    assert len(report.problems) == 1
+    assert report.problems == [
+        "2 of 2 last rows of episodes hold the next episode's first observation as successor: next_observations was "
+        "made by shifting observations"
+    ]
+
+
+def walk(starts, ends_at):
+    """Episodes of two steps, s, s + 5, and a successor at the end."""
+    obs = np.array([[s + step] for s in starts for step in (0, 5)], np.float32)
+    successors = np.array([[x] for s, end in zip(starts, ends_at, strict=True) for x in (s + 5, end)], np.float32)
+    n = len(obs)
+    flags = {"terminals": np.zeros(n, bool), "timeouts": np.arange(n) % 2 == 1}
+    return {"observations": obs, "next_observations": successors, "actions": np.zeros((n, 1), np.float32)} | {
+        "rewards": np.ones(n, np.float32),
+        **flags,
+    }
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends_at", "crossings", "is_a_problem"),
+    [
+        ([0] * 12, [7, 0, 7, 0] + [7] * 8, 2, False),  # an episode may end where every episode begins
+        ([0] * 12, [0] * 12, 11, False),  # so may all
+        ([0, 1] * 6, [7, 0] + [9] * 10, 1, False),
+        ([0, 1] * 6, [1, 0] * 6, 11, True),
+        ([0, 1] * 6, [1, 0] * 5 + [9, 0], 10, True),  # nearly all
+        ([0, 1] * 6, [1, 0] * 4 + [9, 9, 1, 0], 9, False),
+    ],
+)
+def test_a_crossing_is_a_problem_where_nearly_all_ends_have_it_and_first_observations_vary(
+    starts, ends_at, crossings, is_a_problem
+):
+    report = report_of(walk(starts, ends_at))
+    assert report.facts["crossings"] == crossings
+    said = f"{crossings} of 11 last rows of episodes hold the next episode's first observation as successor"
+    assert [line.startswith(said) for line in report.problems] == [True] * is_a_problem
+    assert any(line == f"{said}, which is right only where episodes can end there" for line in report.notes) != (
+        is_a_problem
+    )
 
 
 def test_both_flags_and_rounded_actions_are_notes(rows):

@@ -116,7 +116,7 @@ class DynamicalLinear(TensorEnv):
             raise ValueError("a repeated action cannot cross an episode's end; set no --env.max-episode-steps")
         x, last, earlier, _, steady = self._apply(rounds, self._state[0].T, action)
         self._state = (x.T,)
-        self._elapsed_steps += rounds
+        self._elapsed_steps = self._elapsed_steps + rounds  # not in place: a state that was taken keeps its own
         return RepeatedRounds(last, earlier + last, steady)
 
     def vectors(self, action: Tensor) -> Tensor:

@@ -225,7 +225,8 @@ class Worlds:
             self.simulation.field(name).copy_(values)
         for name, values in state["before"].items():
             self._before[name].copy_(values)
-        self._obs, self._elapsed = state["obs"].to(self._obs), state["elapsed"].to(self._elapsed)
+        self._obs = state["obs"].to(self._obs)
+        self._elapsed = state["elapsed"].to(self._elapsed, copy=True)  # counted in place
         for generator, saved in zip(self.generators, state["generators"], strict=True):
             set_generator_state(generator, saved)
 

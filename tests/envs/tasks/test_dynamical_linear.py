@@ -138,6 +138,17 @@ def test_epochs_and_rounds_agree_in_distribution():
     torch.testing.assert_close(samples[0].cov(), samples[1].cov(), rtol=0, atol=0.04)
 
 
+def test_a_repeated_action_leaves_a_state_that_was_taken_as_it_was():
+    env = DynamicalLinear(2, system="s1")
+    env.reset(seed=0)
+    env.step(torch.zeros(2, dtype=torch.int64))
+    state = env.state_dict()
+    for _ in range(2):
+        env.repeat(torch.zeros(2, dtype=torch.int64), 7)
+        assert (state["elapsed_steps"].tolist(), env.state_dict()["elapsed_steps"].tolist()) == ([1, 1], [8, 8])
+        env.load_state_dict(state)
+
+
 def test_an_epoch_does_not_cross_an_episodes_end():
     env = DynamicalLinear(2, system="s1", max_episode_steps=10)
     env.reset(seed=0)

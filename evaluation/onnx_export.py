@@ -13,6 +13,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,7 +188,7 @@ def _eager(path: Path, checkpoint: str | int) -> Policy:
 def _best_start(act: StockPolicy, task: EnvConfig | None) -> float:
     """Return the initial stock that the outer search chooses over start states of the task."""
     assert task is not None
-    env = make_vec(EnvConfig(task.id, task.physics, num_envs=STARTS, kwargs=task.kwargs, time_aware=task.time_aware))
+    env = make_vec(replace(task.in_c(), num_envs=STARTS, vectorization="sync"))
     obs, _ = env.reset(seed=0)
     env.close()
     stock = act.policy.outer(obs, act.objective).stock

@@ -173,6 +173,16 @@ def test_dhn_goes_on_with_its_stock(plainly, tmp_path):
     assert len(seen) > 1
 
 
+def test_the_stock_that_dhn_begins_with_is_searched_in_the_task_of_the_run(plainly, tmp_path):
+    lake = EnvConfig("FrozenLake-v1", flatten=True)
+    policy = opened("dhn", lake, hidden=(8,), quantiles=4, stock_range=(-5.0, 1.0), objective="cvar(0.5)")
+    policy = plainly(policy)._replace(act=make_act(policy.policy))
+    onnx_export.export(policy, tmp_path / "a.onnx", {})
+    starts = torch.eye(16)[:1].expand(onnx_export.STARTS, -1)  # one-hot: every episode begins in the first field
+    wanted = policy.policy.outer(starts, policy.act.objective).stock
+    assert onnx_export._best_start(policy.act, lake) == wanted
+
+
 def test_what_cannot_be_exported_is_one_line_and_leaves_no_file(make_run, tmp_path, capsys):
     run = make_run("a", env=POLE)
     assert main(["export", str(run), str(tmp_path / "policy.pt")]) == 2

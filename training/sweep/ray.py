@@ -282,11 +282,14 @@ class Reporter:
 
 
 def measure(run: ActiveRun, objective: SearchObjective) -> float:
-    """Return the worst mean return over the objective's dynamics, or the CVaR of all their episodes."""
+    """Return the worst mean return over the objective's dynamics, or the CVaR of all their episodes.
+
+    MuJoCo in C steps them, as in every other evaluation, whatever steps those of training.
+    """
     settings = run.config.eval
     returns = []
     for changes in objective.physics:
-        env = replace(run.config.env, physics=overlay(settings.physics, changes, "objective.physics"))
+        env = replace(run.config.env.in_c(), physics=overlay(settings.physics, changes, "objective.physics"))
         found = evaluate(make_act(run.agent), env, episodes=objective.episodes, seed=settings.seed, device=run.device)
         returns.append(found.returns)
     if objective.metric == "worst_case":

@@ -16,7 +16,7 @@ from sameness import assert_same_run
 from sweeps import TINY, words
 from waiting import wait_until
 
-from surefoot.envs import Physics
+from surefoot.envs import EnvConfig, Physics
 from surefoot.evaluation.episodes import evaluate
 from surefoot.training.cli.main import main
 from surefoot.training.config.presets import to_plain
@@ -129,6 +129,23 @@ def test_the_robust_objectives_are_the_worst_case_and_the_tail_of_all(sweep_ray,
     tail = sweep_ray.measure(run, SearchObjective("cvar", physics=dynamics, episodes=4, level=0.25))
     assert tail == pytest.approx(np.sort(np.concatenate(returns))[:2].mean())
     run.env.close()
+
+
+def test_the_robust_objectives_are_measured_in_c_whatever_steps_training(sweep_ray, monkeypatch):
+    measured_in = []
+
+    def evaluate(act, env, **plays):
+        measured_in.append(env)
+        return SimpleNamespace(returns=np.array([1.0, 3.0]))
+
+    monkeypatch.setattr(sweep_ray, "evaluate", evaluate)
+    monkeypatch.setattr(sweep_ray, "make_act", lambda agent: None)
+    task = EnvConfig("Hopper-v5", backend="warp", nconmax=20, njmax=50)
+    config = SimpleNamespace(eval=EvalConfig(physics=Physics(mass=2.0)), env=task)
+    run = SimpleNamespace(config=config, agent=None, device=None)
+    assert sweep_ray.measure(run, SearchObjective("worst_case", physics=({"gravity": 0.5}, {}), episodes=2)) == 2.0
+    physics = (Physics(mass=2.0, gravity=0.5), Physics(mass=2.0))
+    assert measured_in == [EnvConfig("Hopper-v5", physics=one) for one in physics]
 
 
 def test_a_run_reports_its_objective_and_hands_every_new_checkpoint_over_once(sweep_ray, tiny, tmp_path, monkeypatch):

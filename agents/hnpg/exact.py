@@ -86,8 +86,11 @@ def hybrid_table(
 
 
 def hybrid_least_squares(phi_off: Tensor, z: Tensor, phi_on: Tensor, y: Tensor, lam: float) -> Tensor:
-    """Return argmin_w of (2.1) for f = wᵀφ: (Φ_offᵀΦ_off/M + λΦ_onᵀΦ_on/n)⁻¹(Φ_offᵀz/M + λΦ_onᵀy/n), least in norm."""
-    m, n = len(z), len(y)
+    """Return argmin_w of (2.1) for f = wᵀφ: (Φ_offᵀΦ_off/M + λΦ_onᵀΦ_on/n)⁻¹(Φ_offᵀz/M + λΦ_onᵀy/n), least in norm.
+
+    phi_off (M, d) and z (M,), phi_on (n, d) and y (n,); where M or n is 0, the other term is all there is.
+    """
+    m, n = max(len(z), 1), max(len(y), 1)
     gram = phi_off.T @ phi_off / m + lam * phi_on.T @ phi_on / n
     inverse: Tensor = torch.linalg.pinv(gram)
     return inverse @ (phi_off.T @ z / m + lam * phi_on.T @ y / n)

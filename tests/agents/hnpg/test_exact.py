@@ -64,6 +64,8 @@ def test_linear_minimiser_and_its_limits():
     fqe, monte_carlo = (torch.linalg.lstsq(a, b).solution for a, b in ((phi_off, z), (phi_on, y)))
     assert_close(hybrid_least_squares(phi_off, z, phi_on, y, 0.0), fqe)
     assert_close(hybrid_least_squares(phi_off, z, phi_on, y, 1e9), monte_carlo, rtol=1e-6, atol=1e-6)
+    assert_close(hybrid_least_squares(phi_off[:0], z[:0], phi_on, y, 2.5), monte_carlo)  # the term that has samples
+    assert_close(hybrid_least_squares(phi_off, z, phi_on[:0], y[:0], 2.5), fqe)
 
 
 @pytest.mark.parametrize(("lam", "factor"), [(0.0, 1.8), (0.1, 1.8 / 1.4), (0.25, 0.9), (1.0, 0.36)])

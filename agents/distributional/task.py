@@ -6,6 +6,7 @@ docs/derivations/distributional.md §6.3 (what the return can be) and §6.7 (wit
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -15,9 +16,10 @@ import torch
 
 from surefoot.agents.distributional.objectives import Objective
 from surefoot.agents.distributional.utilities import Shape
-from surefoot.agents.parts.sparse import Backup, Rows, SparseMDP, backup_of, ended, reachable, worst_totals
+from surefoot.agents.parts.sparse import LONGEST, Backup, SparseMDP, backup_of, ended, reachable, worst_totals
 
 TIE = 1e-10  # relative: expected utilities that differ by less are equal, and the mean return decides
+SETTLED = 1e-9  # of the largest reward, at most of 1: bounds of the return have settled when a sweep moves them less
 
 
 @dataclass(frozen=True)
@@ -118,35 +120,47 @@ def return_bounds(mdp: SparseMDP, gamma: float, horizon: int | None) -> tuple[fl
 
 
 def _largest(mdp: SparseMDP, gamma: float, horizon: int | None) -> float:
-    value, most = np.zeros(mdp.states), 0.0
     firsts = [np.searchsorted(rows.pair, np.arange(mdp.states) * mdp.actions) for rows in mdp.steps]
-    for sweep in range(horizon or 100_000):
-        h = -1 - sweep if len(mdp.steps) > 1 else 0
-        rows: Rows = mdp.steps[h]
-        new = np.maximum.reduceat(rows.reward + gamma * value[rows.after], firsts[h])
-        settled = float(np.abs(new - value).max()) < 1e-9
-        value = new
-        most = max(most, float(value.max()))
-        if settled:
-            break
-    return most
+
+    def sweep(h: int, value: np.ndarray) -> np.ndarray:
+        rows = mdp.steps[h]
+        best: np.ndarray = np.maximum.reduceat(rows.reward + gamma * value[rows.after], firsts[h])
+        return best
+
+    return max(0.0, max(float(value.max()) + rest for value, rest in _swept(mdp, gamma, horizon, sweep)))
 
 
 def guaranteed(mdp: SparseMDP, gamma: float, horizon: int | None) -> float:
     """Return what can be guaranteed whatever the state and the number of steps, at most 0: eq. (6.6)."""
-    value, least = np.zeros(mdp.states), 0.0
     pairs = [np.searchsorted(rows.pair, np.arange(mdp.states * mdp.actions)) for rows in mdp.steps]
-    for sweep in range(horizon or 100_000):
-        h = -1 - sweep if len(mdp.steps) > 1 else 0
+
+    def sweep(h: int, value: np.ndarray) -> np.ndarray:
         rows = mdp.steps[h]
         worst = np.minimum.reduceat(rows.reward + gamma * value[rows.after], pairs[h])
-        new = worst.reshape(mdp.states, -1).max(1)
-        settled = float(np.abs(new - value).max()) < 1e-9
-        value = new
-        least = min(least, float(value.min()))
-        if settled:
-            break
-    return least
+        best: np.ndarray = worst.reshape(mdp.states, -1).max(1)
+        return best
+
+    return min(0.0, min(float(value.min()) - rest for value, rest in _swept(mdp, gamma, horizon, sweep)))
+
+
+def _swept(
+    mdp: SparseMDP, gamma: float, horizon: int | None, sweep: Callable[[int, np.ndarray], np.ndarray]
+) -> Iterator[tuple[np.ndarray, float]]:
+    """Yield the values (S,) of one step, two and so on, counted from the last, and by how much they may yet change.
+
+    `sweep` puts a step h before values. Where every step is alike, a sweep that changes nothing is the last; where they
+    differ only the horizon is, for the step before may pay again.
+    """
+    value, alike = np.zeros(mdp.states), len(mdp.steps) == 1
+    still = SETTLED * min(1.0, max(float(np.abs(rows.reward).max()) for rows in mdp.steps))
+    for count in range(horizon or LONGEST):
+        new = sweep(0 if alike else -1 - count, value)
+        change, value = float(np.abs(new - value).max()), new
+        yield value, 0.0
+        if alike and change <= still:
+            return
+    if horizon is None and gamma < 1:  # so near 1 that the sweeps ran out: the rest is a geometric series
+        yield value, change * gamma / (1 - gamma)
 
 
 def sweeps_for(tolerance: float, largest: float, gamma: float) -> int:

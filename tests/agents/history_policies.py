@@ -38,9 +38,9 @@ def random_mdp(seed):
     )
 
 
-def outcomes_of(mdp):
-    """Return what can happen, [state][action], as (probability, next state, reward) in fractions."""
-    fields = (field[0].tolist() for field in (mdp.probability, mdp.next_state, mdp.reward))
+def outcomes_of(mdp, step=0):
+    """Return what can happen at a step, [state][action], as (probability, next state, reward) in fractions."""
+    fields = (field[step].tolist() for field in (mdp.probability, mdp.next_state, mdp.reward))
     return [
         [
             [(as_fraction(p), s, as_fraction(r)) for p, s, r in zip(*cell, strict=True) if p]
@@ -52,11 +52,16 @@ def outcomes_of(mdp):
 
 def achievable(table, state, left, gamma):
     """Return the distributions that deterministic history-dependent policies have from a state."""
-    if left == 0:
+    return achievable_along([table] * left, state, gamma)
+
+
+def achievable_along(tables, state, gamma):
+    """Return the same for a table of every step that is left."""
+    if not tables:
         return {NOTHING}
     distributions = set()
-    for outcomes in table[state]:
-        children = product(*(achievable(table, after, left - 1, gamma) for _, after, _ in outcomes))
+    for outcomes in tables[0][state]:
+        children = product(*(achievable_along(tables[1:], after, gamma) for _, after, _ in outcomes))
         distributions |= {
             mixed([(chance, pay, child) for (chance, _, pay), child in zip(outcomes, chosen, strict=True)], gamma)
             for chosen in children

@@ -217,8 +217,8 @@ def _particle_policy(program: exact.Program, actions: dict[exact.Node, int]) -> 
         for state in {state for state, _ in nodes}:
             known = [k for k, stock in enumerate(points) if (state, stock) in nodes]
             chosen = torch.tensor([nodes[state, points[k]] for k in known], dtype=torch.int16)
-            between = torch.tensor([float(points[a] + points[b]) / 2 for a, b in pairwise(known)])
-            table[state] = chosen[torch.bucketize(_float64(points), between.double())]
+            between = _float64([(points[a] + points[b]) / 2 for a, b in pairwise(known)])
+            table[state] = chosen[torch.bucketize(_float64(points), between)]
         stocks.append(_float64(points))
         tables.append(table)
     return SolvedPolicy(tuple(stocks), tuple(tables))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from history_policies import NOTHING, achievable, mixed, outcomes_of, random_mdp
 
-from surefoot.agents.distributional import exact
+from surefoot.agents.distributional import exact, solve
 from surefoot.agents.distributional.exact import best_start, make_program, reachable
 from surefoot.agents.distributional.objectives import as_fraction, own, parse
 from surefoot.agents.parts.tabular import TabularMDP, optimal_return
@@ -570,3 +570,17 @@ def test_too_many_stocks_are_refused_in_one_line(monkeypatch):
     with pytest.raises(ValueError, match="more than 50 pairs of state and stock") as error:
         found("bet", "cvar(1/2)")
     assert "\n" not in str(error.value)
+
+
+def test_stocks_that_float32_takes_for_equal_have_actions_of_their_own():
+    """0.01 or .02, then 1,000,000.02 or .01: the target is met to the cent, as the value says, and by the table too."""
+    reward = torch.zeros(2, 1, 2, 2, dtype=torch.float64)
+    reward[0] = torch.tensor([0.01, 0.02], dtype=torch.float64)
+    reward[1] = torch.tensor([[1_000_000.02], [1_000_000.01]], dtype=torch.float64)
+    mdp = TabularMDP(
+        torch.ones(1, dtype=torch.float64), torch.zeros(reward.shape).long(), torch.full_like(reward, 0.5), reward
+    )
+    solution = solve(mdp, "target(1000000.03)", gamma=1.0, horizon=2, method="exact")
+    after = solution.stock + reward[0, 0, 0]
+    assert solution.value == 0
+    assert solution.policy(torch.zeros(2).long(), after, 1).tolist() == [0, 1]

@@ -151,7 +151,9 @@ class VectorPolicy(NamedTuple):
             ValueError: a state that cannot be reached then, a stock that is NaN.
         """
         states, stocks = self.states[step], self.stocks[step]
-        distance = torch.cdist(stock.to(stocks), stocks).masked_fill(state[:, None] != states, math.inf)
+        plainly = "donot_use_mm_for_euclid_dist"  # by a product near stocks far from 0 would be taken for each other
+        distance = torch.cdist(stock.to(stocks), stocks, compute_mode=plainly)
+        distance = distance.masked_fill(state[:, None] != states, math.inf)
         nearest = distance.min(-1)
         if not (nearest.values < math.inf).all():
             wrong = int((~(nearest.values < math.inf)).int().argmax())

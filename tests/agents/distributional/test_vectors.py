@@ -16,7 +16,7 @@ import torch
 from surefoot.agents.distributional import exact
 from surefoot.agents.distributional.objectives import as_fraction
 from surefoot.agents.distributional.vector import Vector, sum_of
-from surefoot.agents.distributional.vectors import OBJECTIVES, VectorObjective, solve_vectors
+from surefoot.agents.distributional.vectors import OBJECTIVES, VectorObjective, VectorPolicy, solve_vectors
 from surefoot.agents.parts.tabular import TabularMDP
 from surefoot.envs import Larder
 
@@ -162,6 +162,13 @@ def test_a_wrong_update_of_the_stocks_is_seen(wrong, monkeypatch):
     found = [solve_vectors(LARDER, objective, gamma=0.9, horizon=3).value for objective in objectives]
     assert all(one <= other + 1e-12 for one, other in zip(found, right, strict=True))
     assert any(one < other - 1e-3 for one, other in zip(found, right, strict=True))
+
+
+def test_stocks_far_from_0_are_told_from_their_neighbours():
+    """40 stocks of −10⁶ with steps of 0.01, all asked at once; a distance by a matrix product is off by 0.01 there."""
+    stocks = torch.stack([-1e6 + 0.01 * torch.arange(40, dtype=torch.float64), torch.zeros(40).double()], -1)
+    policy = VectorPolicy((torch.zeros(40).long(),), (stocks,), (torch.arange(40),))
+    assert policy(torch.zeros(40).long(), stocks).tolist() == [*range(40)]
 
 
 def test_the_policy_acts_as_its_distribution_says():

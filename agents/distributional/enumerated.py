@@ -17,6 +17,7 @@ from torch import Tensor
 from surefoot.agents.distributional.policy import SolvedPolicy, snapped
 from surefoot.agents.distributional.task import TIE, Bracketed, Task
 from surefoot.agents.parts.sparse import Backup
+from surefoot.agents.parts.tabular import narrow
 
 MAX_SUMS = 20_000  # returns so far at one step
 MAX_CELLS = 5e8  # states × returns so far × steps: above, a sweep takes minutes
@@ -98,7 +99,7 @@ def policy_from(task: Task, sums: Sums, start: float) -> SolvedPolicy:
         ahead, later = worth[b.after[:, None], near], means[b.after[:, None], near]
         ahead[ends], later[ends] = task.utility(start + total[ends]), 0.0
         (worth,), means, chosen = choose(b, ahead[None], later + paid[:, None])
-        actions.append(torch.from_numpy(b.action[chosen].astype(np.int16)))
+        actions.append(narrow(torch.from_numpy(b.action[chosen])))
     stocks = tuple(torch.from_numpy((start + p) / task.gamma**t) for t, p in enumerate(sums[:-1]))
     return SolvedPolicy(stocks, tuple(actions[::-1]))
 

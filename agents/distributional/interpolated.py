@@ -22,6 +22,7 @@ from surefoot.agents.distributional.policy import SolvedPolicy, snapped
 from surefoot.agents.distributional.task import Task, guaranteed
 from surefoot.agents.distributional.utilities import Shape
 from surefoot.agents.parts.sparse import Backup
+from surefoot.agents.parts.tabular import narrow
 
 CHUNK = 1e7  # numbers of one array of a sweep
 LOWER, UPPER, MIDDLE, MEAN = range(4)
@@ -192,14 +193,14 @@ def solve_on_grid(task: Task, axes: list[Axis], tolerance: float, max_sweeps: in
     """Sweep until the end is reached, or until neither bound moves by more than the tolerance."""
     if not stationary(task):
         return _to_the_horizon(task, axes)
-    axis, sweep, change, actions = axes[0], 0, np.inf, np.zeros((task.mdp.states, len(axes[0].points)), np.int16)
+    axis, sweep, change, actions = axes[0], 0, np.inf, np.zeros((task.mdp.states, len(axes[0].points)), np.int64)
     tables = _at_first(task, axis)
     limit = max_sweeps or 2 * task.sweeps
     while sweep < limit and change > tolerance:
         new, actions = _sweep(task, task.backups[0], axis, axis, tables, 0)
         change = float(np.abs(new[:2] - tables[:2]).max())
         tables, sweep = new, sweep + 1
-    policy = SolvedPolicy((torch.from_numpy(axis.points),), (torch.from_numpy(actions),))
+    policy = SolvedPolicy((torch.from_numpy(axis.points),), (narrow(torch.from_numpy(actions)),))
     return Solved(axis, tables, policy, sweep, change)
 
 
@@ -220,7 +221,7 @@ def _to_the_horizon(task: Task, axes: list[Axis]) -> Solved:
     chosen = []
     for step in reversed(range(task.sweeps)):
         tables, actions = _sweep(task, task.backup(step), axes[step], axes[step + 1], tables, step)
-        chosen.append(torch.from_numpy(actions))
+        chosen.append(narrow(torch.from_numpy(actions)))
     stocks = tuple(torch.from_numpy(axis.points / task.gamma**t) for t, axis in enumerate(axes[:-1]))
     return Solved(axes[0], tables, SolvedPolicy(stocks, tuple(chosen[::-1])), task.sweeps, 0.0)
 
@@ -267,4 +268,4 @@ def _swept(
         inside = np.searchsorted(following.points, points)
         new[LOWER] = np.maximum(new[LOWER], tables[LOWER][:, inside])
         new[UPPER] = np.minimum(new[UPPER], tables[UPPER][:, inside])
-    return new, b.action[chosen].astype(np.int16)
+    return new, b.action[chosen]

@@ -18,6 +18,7 @@ import torch
 from surefoot.agents.distributional.policy import SolvedPolicy
 from surefoot.agents.distributional.task import TIE, Task
 from surefoot.agents.parts.sparse import Backup, first_best, stationary_optimum, worst_totals
+from surefoot.agents.parts.tabular import narrow
 
 
 class SolvedStates(NamedTuple):
@@ -42,7 +43,7 @@ def solve_states(task: Task) -> SolvedStates:
         tied = worth >= (best - TIE * np.abs(best) - 1e-13 * np.abs(values).max())[b.state]
         chosen = first_best(b, np.where(tied, mean, -np.inf))
         values, means = worth[chosen], mean[chosen]
-        tables.append(torch.from_numpy(b.action[chosen][:, None].astype(np.int16)))
+        tables.append(narrow(torch.from_numpy(b.action[chosen][:, None])))
     no_stock = torch.zeros(1, dtype=torch.float64)
     policy = SolvedPolicy((no_stock,) * task.horizon, tuple(tables[::-1]))
     value = float(_equivalent(values, task.mdp.start, task.objective.aversion))
@@ -78,6 +79,6 @@ def _endless_mean(task: Task) -> SolvedStates:
     best = stationary_optimum(b, task.aside, gamma)
     rest = 1 / (1 - gamma) if gamma < 1 else float(worst_totals([b], [np.ones(len(b.state))], task.aside).max())
     value = float(mdp.start @ best.values)
-    table = torch.from_numpy(b.action[best.chosen][:, None].astype(np.int16))
+    table = narrow(torch.from_numpy(b.action[best.chosen][:, None]))
     policy = SolvedPolicy((torch.zeros(1, dtype=torch.float64),), (table,))
     return SolvedStates(policy, value, value + best.residual * rest, best.turns)

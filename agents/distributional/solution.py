@@ -17,6 +17,7 @@ from surefoot.agents.distributional.objectives import Objective, parse
 from surefoot.agents.distributional.policy import Law, SolvedPolicy, law_of
 from surefoot.agents.distributional.start_search import Tried
 from surefoot.agents.distributional.task import Task
+from surefoot.agents.parts.tabular import narrow
 
 LAWS = 8  # starts whose policies are evaluated exactly
 CERTAIN = 1e-8  # relative: figures and bounds that are nearer than this are equal
@@ -213,14 +214,14 @@ def _particle_policy(program: exact.Program, actions: dict[exact.Node, int]) -> 
     for step in range(program.horizon):
         nodes = {(state, stock): action for (t, state, stock), action in actions.items() if t == step}
         points = sorted({stock for _, stock in nodes}) or [Fraction(0)]
-        table = torch.zeros(states, len(points), dtype=torch.int16)
+        table = torch.zeros(states, len(points), dtype=torch.int64)
         for state in {state for state, _ in nodes}:
             known = [k for k, stock in enumerate(points) if (state, stock) in nodes]
-            chosen = torch.tensor([nodes[state, points[k]] for k in known], dtype=torch.int16)
+            chosen = torch.tensor([nodes[state, points[k]] for k in known])
             between = _float64([(points[a] + points[b]) / 2 for a, b in pairwise(known)])
             table[state] = chosen[torch.bucketize(_float64(points), between)]
         stocks.append(_float64(points))
-        tables.append(table)
+        tables.append(narrow(table))
     return SolvedPolicy(tuple(stocks), tuple(tables))
 
 

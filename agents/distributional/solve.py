@@ -21,7 +21,7 @@ from surefoot.agents.distributional.solution import Found, Solution, evaluated, 
 from surefoot.agents.distributional.start_search import Tried, peaks_between, search
 from surefoot.agents.distributional.task import Task, sweeps_for
 from surefoot.agents.parts.sparse import SparseMDP, check, from_tabular, require_ending, table_bytes, to_tabular
-from surefoot.agents.parts.tabular import TabularMDP, check_shapes
+from surefoot.agents.parts.tabular import TabularMDP, check_shapes, narrow
 
 MethodName = Literal["vi", "exact", "dvi", "dpi"]
 Representation = Literal["particles", "quantiles", "categorical"]
@@ -240,7 +240,7 @@ def _enumerable(task: Task, limit: float) -> enumerated.Sums | None:
     if sums is None or _work(task, sums) > WORK:
         return None
     cells = sum(len(p) for p in sums) * task.mdp.states
-    _refuse_above(limit, 2 * cells + 64 * enumerated.CHUNK, "vi", "shorten the horizon")
+    _refuse_above(limit, task.action_bytes * cells + 64 * enumerated.CHUNK, "vi", "shorten the horizon")
     return sums
 
 
@@ -335,7 +335,7 @@ def _bracketed(
 
 def _grid_bytes(task: Task, axes: list[interpolated.Axis]) -> float:
     most = max(len(axis.points) for axis in axes)
-    actions = 2.0 * task.mdp.states * sum(len(axis.points) for axis in axes)
+    actions = 1.0 * task.action_bytes * task.mdp.states * sum(len(axis.points) for axis in axes)
     return 8 * 12 * task.mdp.states * most + actions + 64 * interpolated.CHUNK
 
 
@@ -358,7 +358,7 @@ def _from_projected(
     bracket = _bracket(task, len(problem.stocks), tolerance, limit)
     tried = Tried(stocks, figures, figures, bracket[1])
     grids = tuple(problem.grid(step) for step in range(len(solved.actions)))
-    policy = SolvedPolicy(grids, tuple(table.to(torch.int16) for table in solved.actions))
+    policy = SolvedPolicy(grids, tuple(narrow(table) for table in solved.actions))
 
     def anew(other: Objective) -> Solution:
         same, again = replace(problem, objective=other), replace(task, objective=other)

@@ -65,6 +65,11 @@ class Task:
         return self._still_to_come, self._still_to_come
 
     @property
+    def action_bytes(self) -> int:
+        """What an entry of a table of actions takes, by `narrow`."""
+        return 2 if self.mdp.actions <= 2**15 else 4
+
+    @property
     def sweeps(self) -> int:
         """The horizon; else after how many steps the mean of what is left is at most the tolerance."""
         return self._end[0]

@@ -49,7 +49,7 @@ from surefoot.agents.nora.task import checked_features, derive, plan, range_of, 
 from surefoot.agents.parts.random import make_generator
 from surefoot.agents.parts.regret import Regret
 from surefoot.agents.parts.state import Stateful
-from surefoot.agents.parts.tabular import TabularMDP, expected_return, optimal_return
+from surefoot.agents.parts.tabular import TabularMDP, expected_return, narrow, optimal_return
 
 # --- the mathematics -------------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class NORA(Stateful):
     def policy(self) -> TablePolicy:
         """The most likely actions of the first replicate."""
         policy = TablePolicy()
-        policy.actions, policy.codes = self.best_actions(), self.codes
+        policy.actions, policy.codes = narrow(self.best_actions()), self.codes
         return policy
 
     def best_actions(self) -> Tensor:
@@ -251,11 +251,11 @@ class NORA(Stateful):
         if self.exact:
             table = self.table()
             assert table is not None
-            return self.actor.policy(table[:1] if isinstance(self.actor, Actor) else table)[0].argmax(-1).short()
+            return self.actor.policy(table[:1] if isinstance(self.actor, Actor) else table)[0].argmax(-1)
         assert isinstance(self.critic, LinearCritic)
         first, states = torch.zeros(1, dtype=torch.int64, device=self.device), torch.arange(self.shape[2])
         rows = [self.critic.optimistic(h, first, states.to(self.device)[None])[0] for h in range(self.shape[1])]
-        return torch.stack([row.argmax(-1).short() for row in rows])
+        return torch.stack([row.argmax(-1) for row in rows])
 
     def act(self, obs: Tensor, *, explore: bool = False) -> Tensor:
         """Return actions (M,) for time-aware observations (M, O + 1); the agent explores in `step`, not here."""

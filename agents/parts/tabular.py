@@ -126,6 +126,12 @@ def greedy(values: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
 
 
+def narrow(actions: Tensor) -> Tensor:
+    """Return a table of actions (…) in two bytes an entry where they fit, else in four."""
+    fits = not actions.numel() or int(actions.max()) <= torch.iinfo(torch.int16).max
+    return actions.to(torch.int16 if fits else torch.int32)
+
+
 def occupancies(mdp: TabularMDP, policy: Tensor) -> Tensor:
     """Return the probability d_h^π(s, a) of being in s and taking a at step h, (…, H, S, A)."""
     d = torch.empty_like(policy)

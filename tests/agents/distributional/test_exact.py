@@ -6,6 +6,7 @@ table. Numbers, E1 to E9 and E15, and what they are for, E18 to E28, are those o
 
 from fractions import Fraction
 from itertools import pairwise, product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from history_policies import NOTHING, achievable, mixed, outcomes_of, random_mdp
 from surefoot.agents.distributional import exact, solve
 from surefoot.agents.distributional.exact import best_start, make_program, reachable
 from surefoot.agents.distributional.objectives import as_fraction, own, parse
+from surefoot.agents.distributional.solution import _particle_policy
 from surefoot.agents.parts.tabular import TabularMDP, optimal_return
 from surefoot.envs import Bet, Gate
 
@@ -570,6 +572,12 @@ def test_too_many_stocks_are_refused_in_one_line(monkeypatch):
     with pytest.raises(ValueError, match="more than 50 pairs of state and stock") as error:
         found("bet", "cvar(1/2)")
     assert "\n" not in str(error.value)
+
+
+def test_an_action_beyond_32767_is_named_by_its_own_number():
+    program = SimpleNamespace(outcomes=[[None]], horizon=1)
+    policy = _particle_policy(program, {(0, 0, F(0)): 32_999})
+    assert policy.actions[0].tolist() == [[32_999]]
 
 
 def test_stocks_that_float32_takes_for_equal_have_actions_of_their_own():

@@ -32,6 +32,7 @@ OBJECTIVES = [
     "mean-variance(0.1)",
     "mean-variance(1)",
 ]
+FEW = {"atoms": 2, "stocks": 2}
 OWN = {
     "window": own(lambda x: ((x >= 1) & (x <= 3)).to(x.dtype), name="window"),
     "clip": own(lambda x: x.clamp(-1, 5), name="clip"),
@@ -121,6 +122,30 @@ def test_between_the_points_of_a_grid_a_jump_is_refused(monkeypatch):
 
 
 # --- figures of issues ------------------------------------------------------------------------------------------------
+
+
+MANY = 33_000  # actions, more than two bytes can count
+
+
+@pytest.mark.parametrize("way", ["enumerated", "grid", "dvi", "dpi"])
+@pytest.mark.parametrize(("objective", "value"), [(f"target({MANY - 1})", 0.0), ("mean", MANY - 1.0)])
+def test_actions_beyond_32767_are_named_by_their_own_number(way, objective, value, monkeypatch):
+    """Action k pays k; the last one is the best, and came out as number -32,537."""
+    if way == "grid":
+        monkeypatch.setattr(enumerated, "partial_sums", lambda task: None)
+    reward = torch.arange(MANY, dtype=torch.float64).view(1, 1, MANY, 1)
+    mdp = TabularMDP(float64(1.0), torch.zeros(reward.shape).long(), torch.ones_like(reward), reward)
+    method = way if way in ("dvi", "dpi") else "vi"
+    solution = solve(mdp, objective, gamma=1.0, horizon=1, method=method, **({} if method == "vi" else FEW))
+    assert int(solution.policy(torch.zeros(1).long(), float64(solution.stock))) == MANY - 1
+    assert (solution.value, solution.bound) == pytest.approx((value, value), abs=1e-6)
+
+
+def test_an_endless_mean_names_actions_beyond_32767_by_their_own_number():
+    reward = torch.arange(MANY, dtype=torch.float64).view(1, 1, MANY, 1)
+    mdp = TabularMDP(float64(1.0), torch.zeros(reward.shape).long(), torch.ones_like(reward), reward)
+    solution = solve(mdp, "mean", gamma=0.5, method="vi")
+    assert solution.policy.actions[0].tolist() == [[MANY - 1]]
 
 
 def two_arms(one, other):

@@ -12,6 +12,7 @@ from surefoot.agents.parts.tabular import (
     expected_return,
     from_dense,
     greedy,
+    narrow,
     occupancies,
     optimal_return,
     optimal_values,
@@ -81,6 +82,13 @@ def test_one_table_for_all_steps_is_the_table_repeated():
     assert_close(optimal_values(short, 4), optimal_values(long, 4), rtol=0, atol=0)
     policy = random_policies()
     assert_close(occupancies(short, policy), occupancies(long, policy), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("last", "width"), [(32_767, torch.int16), (32_768, torch.int32)])
+def test_actions_are_held_as_narrowly_as_they_fit(last, width):
+    held = narrow(torch.tensor([[0, last]]))
+    assert (held.dtype, held.tolist()) == (width, [[0, last]])
+    assert narrow(torch.zeros(0, 3, dtype=torch.int64)).dtype == torch.int16
 
 
 def test_concentrability_is_the_largest_ratio_and_infinite_without_support():

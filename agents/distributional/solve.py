@@ -18,7 +18,7 @@ from surefoot.agents.distributional import enumerated, exact, interpolated, neut
 from surefoot.agents.distributional.objectives import Objective, parse, soundness
 from surefoot.agents.distributional.policy import SolvedPolicy
 from surefoot.agents.distributional.solution import Found, Solution, evaluated, from_particles
-from surefoot.agents.distributional.start_search import Tried, peaks_between, search
+from surefoot.agents.distributional.start_search import Tried, bounded_by_all, peaks_between, search
 from surefoot.agents.distributional.task import Task, sweeps_for
 from surefoot.agents.parts.sparse import SparseMDP, check, from_tabular, require_ending, table_bytes, to_tabular
 from surefoot.agents.parts.tabular import TabularMDP, check_shapes, narrow
@@ -290,7 +290,9 @@ def _searched(
         first = every[np.unique(np.linspace(0, len(every) - 1, STARTS).round().astype(int))]
     shape = task.shape(float(every[0] - every[-1]), float(every[-1] - every[0]))
     kinks = every if objective.degree == 1 else None
-    return search(objective, known, first, shape, 1e-3 * tolerance, kinks)
+    tried = search(objective, known, first, shape, 1e-3 * tolerance, kinks)
+    every = partial(_searched, task, sums, known, STARTS, tolerance)
+    return bounded_by_all(objective, tried, every) if isinstance(stocks, Tensor) else tried
 
 
 def _interpolated(
@@ -314,10 +316,7 @@ def _bracketed(
     _refuse_above(limit, _grid_bytes(task, axes), "vi, on a grid,", "take fewer --stocks, or a shorter horizon")
     solved = interpolated.solve_on_grid(task, axes, tolerance, max_sweeps)
     objective, axis = task.objective, solved.axis
-    lower, upper = (
-        task.mdp.start @ solved.tables[interpolated.LOWER],
-        task.mdp.start @ solved.tables[interpolated.UPPER],
-    )
+    lower, upper = (task.mdp.start @ solved.tables[side] for side in (interpolated.LOWER, interpolated.UPPER))
     if float(np.abs([lower, upper]).max()) > 1e100:
         raise ValueError(
             f"{objective.name}: the stocks are too many to be enumerated, and its utility jumps: nothing can be said "
@@ -330,7 +329,11 @@ def _bracketed(
     else:
         peaks, _ = peaks_between(objective, axis.points[kept], high, axis.shape)
         bound = max(float(high.max()), float(peaks.max(initial=-np.inf)))
-    return solved, Tried(axis.points[kept], low, high, bound)
+    tried = Tried(axis.points[kept], low, high, bound)
+    if isinstance(stocks, Tensor):
+        every = partial(_bracketed, task, len(stocks), tolerance, max_sweeps, limit)
+        tried = bounded_by_all(objective, tried, lambda: every()[1])
+    return solved, tried
 
 
 def _grid_bytes(task: Task, axes: list[interpolated.Axis]) -> float:

@@ -59,6 +59,14 @@ def search(
     return Tried(*tried, bound)
 
 
+def bounded_by_all(objective: Objective, tried: Tried, every: Callable[[], Tried]) -> Tried:
+    """Return starts of a given range with the bound of a search over `every` start: a better one may lie outside.
+
+    Of an upper tail each figure bounds all policies, eq. (5.4), so that the least of a range does, too.
+    """
+    return tried._replace(bound=every().bound) if objective.outer == "max" else tried
+
+
 def _figures(objective: Objective, stocks: np.ndarray, found: Bracketed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return stocks, objective.score(stocks, found.lower), objective.score(stocks, found.upper)
 

@@ -61,7 +61,8 @@ class Request:
     stocks: int = 200
     """Grid points of the stock, where the stocks that can be reached are too many to be enumerated."""
     stock_range: tuple[float, float] | None = None
-    """Range of the initial stocks that are tried; default: wide enough for the objective."""
+    """Range of the initial stocks that are tried; default: wide enough for the objective. The bound of all policies
+    stays that of every initial stock."""
     return_range: tuple[float, float] | None = None
     """Range of the categories; default: wide enough that no return is clipped."""
     out: Path = Path("distributions.png")

@@ -165,6 +165,22 @@ def test_a_policy_that_needs_stocks_beyond_the_returns_is_found(method):
     assert arms.value == pytest.approx(6.55, abs=1e-9 if method != "dvi" else 0.05)
 
 
+SAFE = float64(0, 0, 3, -1).view(1, 1, 2, 2)  # a sure 0, or 3 or −1
+
+
+@pytest.mark.parametrize("way", ["enumerated", "grid", "dvi"])
+@pytest.mark.parametrize(("objective", "first", "inside"), [("cvar(0.5)", 5, -1.0), ("mean-variance(1)", -6, -3.0)])
+def test_the_bound_of_a_range_of_starts_is_that_of_all_policies(way, objective, first, inside, monkeypatch):
+    """From starts so far off the gamble looks best; no policy has more than the sure 0, which is better."""
+    if way == "grid":
+        monkeypatch.setattr(enumerated, "partial_sums", lambda task: None)
+    mdp = TabularMDP(float64(1.0), torch.zeros(SAFE.shape).long(), torch.full_like(SAFE, 0.5), SAFE)
+    options = {"method": "dvi", "atoms": 4} if way == "dvi" else {"method": "vi"}
+    solution = solve(mdp, objective, gamma=1.0, horizon=1, stocks=first + torch.linspace(0, 1, 11).double(), **options)
+    assert solution.value == pytest.approx(inside)
+    assert -1e-9 <= solution.bound <= (0.2 if way == "grid" else 1e-6)
+
+
 @pytest.mark.parametrize("method", ["vi", "dvi"])
 def test_a_window_is_not_cut(method):
     window = own(lambda x: ((x >= 4) & (x <= 6)).to(x.dtype), name="window")

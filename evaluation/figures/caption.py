@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -94,7 +94,12 @@ def band_of_runs(counts: Iterable[int]) -> str:
     if runs == {1}:
         return "one run a line: no band"
     lone = "; no band where there is a single run" if 1 in runs else ""
-    return f"line: interquartile mean over runs; band: its 95% bootstrap interval{lone}"
+    return f"line: interquartile mean over runs, at the steps that all have; band: its 95% bootstrap interval{lone}"
+
+
+def without_steps(steps: Sized) -> str:
+    """Return what a legend adds to a line of several runs that have no step in common; "" where it has points."""
+    return "" if len(steps) else ", no step in common"
 
 
 def configs_of(folders: Sequence[Path]) -> list[Record]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from surefoot.agents.interface import Style
-from surefoot.evaluation.figures.caption import Caption, band_of_runs, caption_of_runs, configs_of
+from surefoot.evaluation.figures.caption import Caption, band_of_runs, caption_of_runs, configs_of, without_steps
 from surefoot.evaluation.figures.style import (
     agent_of,
     agent_style,
@@ -174,7 +174,7 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     intervals = [
         stratified_bootstrap([column], generator=np.random.default_rng(0), resamples=2000) for column in values.T
     ]
-    return middle, np.array(intervals).T
+    return middle, np.reshape(intervals, (-1, 2)).T
 
 
 def _draw_curves(
@@ -188,7 +188,8 @@ def _draw_curves(
         # Runs that stopped early would bend the line where they leave it: show the steps that all of them reached.
         shared = ~np.isnan(curve.values).any(axis=0)
         middle, band = spread(curve.values[:, shared])
-        facts = [f"{len(paths)} runs"] * (len(paths) > 1) + _unit(label) * (mixed and counts_updates(agents_of[label]))
+        counted = f"{len(paths)} runs{without_steps(middle)}"
+        facts = [counted] * (len(paths) > 1) + _unit(label) * (mixed and counts_updates(agents_of[label]))
         name = f"{label} ({', '.join(facts)})" if facts else label
         marker = "os^Dv"[list(styles).index(label) % 5]
         axes.plot(

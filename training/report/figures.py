@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from surefoot import agents
-from surefoot.evaluation.figures.caption import Caption, band_of_runs, caption_of_runs
+from surefoot.evaluation.figures.caption import Caption, band_of_runs, caption_of_runs, without_steps
 from surefoot.evaluation.figures.curves import band_of_replicates, spread
 from surefoot.evaluation.figures.maps import mark_nominal
 from surefoot.evaluation.figures.words import MEAN_RETURN, step_label
@@ -118,7 +118,7 @@ def learning_curves(cells: Sequence[Cell], measured: EvalFigure) -> str:
             steps = sorted(set.intersection(*map(set, curves)))  # what all seeds have; else the line would bend
             middle, band = spread(np.array([[curve[step] for step in steps] for curve in curves]))
             color, dash, marker = style_of(cell.method)
-            label = seeds_label(cell.method, len(cell.runs))
+            label = seeds_label(cell.method, len(cell.runs)) + without_steps(steps)
             axes.plot(steps, middle, dash, color=color, marker=marker, markersize=3, linewidth=1.6, label=label)
             if band is not None:
                 axes.fill_between(steps, *band, color=color, alpha=0.2, linewidth=0)

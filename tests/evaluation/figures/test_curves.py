@@ -114,6 +114,20 @@ def test_steps_that_not_all_runs_reached_are_left_out(make_run, figure, tmp_path
     np.testing.assert_array_equal(lines(figure[0].axes[0])["x (2 runs)"].get_xdata(), [100])
 
 
+def test_runs_without_a_step_in_common_have_a_note_and_no_line(make_run, figure, tmp_path):
+    """Such as seeds that were solved before the first evaluation of the others; it ended in a `TypeError`."""
+    runs = [make_run("a"), make_run("b", seed=1)]
+    for run, left_out in zip(runs, ("200", "100"), strict=True):
+        rows = list(csv.reader((run / "evaluations.csv").open()))
+        with (run / "evaluations.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(row for row in rows if row[0] != left_out)
+    learning_curves({"x": runs, "y": make_run("c", seed=2)}, tmp_path / "a.png")
+    shown = lines(figure[0].axes[0])
+    assert list(shown) == ["x (2 runs, no step in common)", "y"]
+    assert len(shown["x (2 runs, no step in common)"].get_xdata()) == 0
+    np.testing.assert_array_equal(shown["y"].get_xdata(), [100, 200])
+
+
 def test_of_runs_of_one_seed_and_setting_the_longest_is_drawn(make_run, figure, tmp_path, capsys):
     runs = [make_run("a"), make_run("b"), make_run("c", seed=1)]
     for run, step in zip(runs, (100, 200, 200), strict=True):
@@ -171,8 +185,8 @@ def test_the_caption_names_what_differs_between_the_runs(make_run, figure, tmp_p
     learning_curves(runs, tmp_path / "a.png")
     assert " ".join(figure[0].get_suptitle().split()) == (
         "Pendulum-v1, unmodified dynamics (light); Pendulum-v1, gravity 2.0; evaluated in the unmodified dynamics "
-        "(heavy); seeds 0–2, 5, 7 Point: mean over 5 evaluation episodes; line: interquartile mean over runs; "
-        "band: its 95% bootstrap interval; no band where there is a single run"
+        "(heavy); seeds 0–2, 5, 7 Point: mean over 5 evaluation episodes; line: interquartile mean over runs, "
+        "at the steps that all have; band: its 95% bootstrap interval; no band where there is a single run"
     )
 
 

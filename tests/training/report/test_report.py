@@ -20,6 +20,7 @@ from surefoot.evaluation.figures.style import agent_style
 from surefoot.training.cli.main import main
 from surefoot.training.config.presets import default_config, load_preset, to_plain
 from surefoot.training.config.run import RunConfig
+from surefoot.training.report import figures
 from surefoot.training.report.data import gather, name_methods, read_run
 from surefoot.training.report.figures import heat_map, style_of
 from surefoot.training.report.numbers import (
@@ -144,6 +145,18 @@ def test_episodes_never_count_as_seeds(tmp_path):
 def again(folder, returns, updated, seed=0, status="finished"):
     """Write a run that another one may be the copy of, last touched at `updated`."""
     run_folder.write_meta(write_run(folder, returns=returns, seed=seed, status=status), {"updated": updated})
+
+
+def test_seeds_without_an_evaluation_step_in_common_have_a_note_and_no_line(tmp_path, monkeypatch):
+    """Such as those that were solved before the first evaluation of the others; one such cell ended the report."""
+    for seed, step in enumerate((100, 200)):
+        write_run(tmp_path / f"sac{seed}", "sac", ((step, 1.0),), seed)
+        write_run(tmp_path / f"sb3{seed}", "sb3-sac", ((200, 1.0),), seed)
+    legends = []
+    monkeypatch.setattr(figures, "_legend", lambda axes: legends.append(axes.get_legend_handles_labels()[1]))
+    findings = gather([tmp_path])
+    assert "at the steps that all have" in page(findings, numbers(findings))
+    assert [label.partition(" (")[2] for label in legends[0]] == ["2 seeds), no step in common", "2 seeds)"]
 
 
 def test_runs_of_one_seed_and_setting_count_once_and_the_others_are_named(tmp_path, capsys):

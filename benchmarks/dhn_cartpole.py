@@ -55,6 +55,7 @@ def run(variant: str, seed: int) -> list[dict[str, float]]:
         while agent.env_steps < part * preset.steps // PARTS:
             agent.step()
         (m,) = measure_objectives(agent.policy, preset.env, [OBJECTIVE], episodes=EPISODES, seed=SEED)
+        assert m.interval is not None
         moves, (low, high) = agent.updates // config.target_update_interval, m.interval
         reach = (1 - config.gamma**moves) / (1 - config.gamma)
         figures = {"achieved": m.value, "low": low, "high": high, "predicted": m.predicted, "stock": m.stock}

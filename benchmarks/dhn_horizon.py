@@ -69,6 +69,7 @@ def run(job: str, seed: int) -> dict[str, float]:
     objective, preset = job.split("/", 1)[1], preset_of(job)
     policy = trained(replace(preset.agent, objective=objective), preset.env, preset.steps, seed)
     (m,) = measure_objectives(policy, preset.env, [objective], episodes=EPISODES, seed=SEED)
+    assert m.interval is not None
     low, high = m.interval
     numbers = {"achieved": m.value, "low": low, "high": high, "predicted": m.predicted, "stock": m.stock}
     return {name: round(float(number), 4) for name, number in numbers.items()}

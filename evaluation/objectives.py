@@ -38,14 +38,20 @@ class Measured(NamedTuple):
     stock: float | tuple[float, ...]  # c_0 the episodes started with; of m rewards one for each
     predicted: float  # by the network
     value: float  # achieved, over all episodes together
-    interval: Interval  # 95%, bootstrap over episodes
+    interval: Interval | None  # 95%, bootstrap over episodes; None of one, which has no spread
     returns: np.ndarray  # (E,) discounted; of m rewards (E, m)
     lengths: np.ndarray  # (E,)
     forecast: Interval | None = None  # 95%, of a prediction that comes from other episodes, not from the network
+    by_episodes: bool = False  # whether it does; of one episode it has no interval
 
     @property
     def misjudged(self) -> bool:
-        """Whether the prediction, or all of its own interval, lies outside of the interval of what was achieved."""
+        """Whether the prediction, or all of its own interval, lies outside of the interval of what was achieved.
+
+        Not where one episode alone says what was achieved, or was predicted: any other would differ.
+        """
+        if self.interval is None or (self.by_episodes and self.forecast is None):
+            return False
         if self.forecast is None:
             return outside(self.predicted, self.interval)
         return not (self.forecast.low <= self.interval.high and self.interval.low <= self.forecast.high)
@@ -104,8 +110,10 @@ def _measure(
         return evaluate(policy.stateful(objective, stock), task, gamma=policy.config.gamma, **plays)
 
     outer, forecast = policy.outer(start_states(task, min(episodes, most), seed, device), objective), None
+    by_episodes = search_episodes is not None and objective.outer is not None
     stock, predicted = outer.stock, outer.predicted
-    if search_episodes is not None and objective.outer is not None:
+    if by_episodes:
+        assert search_episodes is not None
         first = (seed + APART) % 2**31  # a seed may be the largest there is
         stock = best_of(objective, _starts(policy, stock), search_episodes, first, play)
         other = play(stock, search_episodes, first + search_episodes).discounted
@@ -116,7 +124,7 @@ def _measure(
         warn(f"{objective.name}: {line}")
     returns = result.discounted
     figure, interval = float(objective.measure(torch.from_numpy(returns))), bootstrap(objective, returns)
-    return Measured(objective.name, stock, predicted, figure, interval, returns, result.lengths, forecast)
+    return Measured(objective.name, stock, predicted, figure, interval, returns, result.lengths, forecast, by_episodes)
 
 
 def _starts(policy: ObjectivePolicy, preferred: float) -> list[float]:
@@ -146,11 +154,13 @@ def start_states(task: EnvConfig, num_envs: int, seed: int, device: torch.device
         env.close()
 
 
-def bootstrap(objective: AnyObjective, returns: np.ndarray, level: float = 0.95) -> Interval:
-    """Return the percentile bootstrap interval over episodes of the objective's figure.
+def bootstrap(objective: AnyObjective, returns: np.ndarray, level: float = 0.95) -> Interval | None:
+    """Return the percentile bootstrap interval over episodes of the objective's figure; None of a single one.
 
     A resample is a draw of how often each distinct return occurs: the same, and small where there are few of them.
     """
+    if len(returns) < 2:
+        return None
     values, counts = np.unique(returns, return_counts=True, axis=0)
     generator = np.random.default_rng(0)
     atoms = torch.from_numpy(values)
@@ -185,6 +195,12 @@ def written(figure: Any, digits: int) -> str:
     return ", ".join(f"{one:.{digits}f}" for one in np.atleast_1d(figure))
 
 
+def with_interval(measured: Measured, gap: str = " ") -> str:
+    """Return what was achieved and its interval, where it has one."""
+    ends = "" if measured.interval is None else "{}[{:.3f}, {:.3f}]".format(gap, *measured.interval)
+    return f"{measured.value:.3f}{ends}"
+
+
 def warn(text: str) -> None:
     print(f"surefoot: warning: {text}", file=sys.stderr)
 
@@ -194,14 +210,13 @@ def warn(text: str) -> None:
 
 def plain(measured: Measured) -> dict[str, Any]:
     """Return the figures as plain values."""
-    low, high = measured.interval
     return {
         "objective": measured.objective,
         "stock": list(measured.stock) if isinstance(measured.stock, tuple) else measured.stock,
         "predicted": measured.predicted,
-        "predicted_by": "network" if measured.forecast is None else "episodes",
+        "predicted_by": "episodes" if measured.by_episodes else "network",
         "value": measured.value,
-        "interval": [low, high],
+        "interval": None if measured.interval is None else list(measured.interval),
         "misjudged": measured.misjudged,
         "episodes": len(measured.returns),
         "mean_return": measured.returns.mean(0).tolist(),

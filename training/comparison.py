@@ -298,8 +298,7 @@ def objectives_table(title: str, measured: Sequence[Measured]) -> Table:
     for name in ("objective", "start", "predicted", "achieved", "mean", "steps"):
         shown.add_column(name, justify="left" if name == "objective" else "right", no_wrap=True)
     for m in measured:
-        low, high = m.interval
-        achieved = f"{m.value:.3f} [{low:.3f}, {high:.3f}]"
+        achieved = objectives.with_interval(m)
         means = objectives.written(m.returns.mean(0), 3), f"{m.lengths.mean():.1f}"
         predicted = f"{m.predicted:.3f}{'!' if m.misjudged else ' '}"
         shown.add_row(m.objective, objectives.written(m.stock, 2), predicted, achieved, *means)

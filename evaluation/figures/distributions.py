@@ -23,7 +23,7 @@ from surefoot.envs.make import native_task
 from surefoot.evaluation.episodes import LONGEST_EPISODE
 from surefoot.evaluation.figures.caption import Caption
 from surefoot.evaluation.figures.style import write_figure
-from surefoot.evaluation.objectives import Measured
+from surefoot.evaluation.objectives import Measured, with_interval
 
 COLUMNS = 3
 WALKERS = 2_000  # episodes in a figure of paths
@@ -43,7 +43,6 @@ def return_histograms(measured: Sequence[Measured], out: Path, caption: Caption)
     edges = np.histogram_bin_edges(np.concatenate([m.returns.ravel() for m in measured]), bins=60)
     axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
     for axis, m in zip(axes, measured, strict=False):
-        low, high = m.interval
         if isinstance(m.stock, tuple):
             _draw_several(axis, m, edges)
         else:
@@ -51,9 +50,10 @@ def return_histograms(measured: Sequence[Measured], out: Path, caption: Caption)
         if isinstance(m.stock, float) and not parse(m.objective).charge:
             axis.axvline(-m.stock, color="0.3", linewidth=1.2, linestyle="--")
         elif isinstance(m.stock, float):
-            axis.axvspan(low, high, color="#D55E00", alpha=0.25, linewidth=0)
+            if m.interval is not None:
+                axis.axvspan(*m.interval, color="#D55E00", alpha=0.25, linewidth=0)
             axis.axvline(m.value, color="#D55E00", linewidth=1.4)
-        axis.set_title(f"{m.objective} = {m.value:.3f}  [{low:.3f}, {high:.3f}]", fontsize=9)
+        axis.set_title(f"{m.objective} = {with_interval(m, '  ')}", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(measured) :]:
         axis.set_visible(False)

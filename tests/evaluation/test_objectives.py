@@ -17,8 +17,10 @@ from surefoot.agents.interface import Spaces
 from surefoot.envs import EnvConfig, spaces_of
 from surefoot.evaluation import objectives, policy_files
 from surefoot.evaluation.episodes import EvalResult
-from surefoot.evaluation.figures.distributions import count_moves, map_of
+from surefoot.evaluation.figures.caption import Caption
+from surefoot.evaluation.figures.distributions import count_moves, map_of, return_histograms
 from surefoot.evaluation.objectives import bootstrap, measure_objectives
+from surefoot.evaluation.statistics import Interval
 from surefoot.training.cli.main import main
 from surefoot.training.comparison import objectives_table
 from surefoot.training.config.presets import to_plain
@@ -79,6 +81,20 @@ def test_a_prediction_outside_of_the_interval_is_marked(exact):
     assert f"{wrong.predicted:.3f}!" in text
     assert f"{right.predicted:.3f} " in text
     assert "prediction lies outside of the interval: cvar(1)" in " ".join(text.split())
+
+
+def test_one_episode_has_no_interval_and_no_prediction_is_called_wrong_by_it(exact, tmp_path):
+    """The interval was [3, 3], or [−1.5, −1.5], and the right prediction, 0.75, outside of it."""
+    (one,) = measure_objectives(exact, GATE, ["cvar(1/2)"], episodes=1, seed=0)
+    assert (one.interval, one.misjudged, one.by_episodes) == (None, False, False)
+    assert objectives.plain(one)["interval"] is None
+    assert objectives.with_interval(one) == f"{one.value:.3f}"
+    assert objectives.with_interval(one._replace(interval=Interval(0, 1))) == f"{one.value:.3f} [0.000, 1.000]"
+    assert return_histograms([one], tmp_path / "a.png", Caption("GATE", "seed 0", "")).stat().st_size > 0
+    options = {"episodes": 200, "seed": 0, "search_episodes": 1}
+    (searched,) = measure_objectives(exact, GATE, ["cvar(1/2)"], **options)
+    assert (searched.forecast, searched.by_episodes, searched.misjudged) == (None, True, False)
+    assert objectives.plain(searched)["predicted_by"] == "episodes"
 
 
 def test_a_search_by_episodes_corrects_a_network_that_promises_too_much(exact, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from surefoot.training.cli.main import main
 from surefoot.training.cli.train import parse
 from surefoot.training.config.presets import load_preset
 from surefoot.training.loop.baselines import plan_baselines
+from surefoot.training.loop.loop import _shown
 
 SHORT = ("--preset", "s1", "--steps", "300", "--agent.horizon", "300", "--log-every", "100", "--threads", "1")
 
@@ -37,6 +39,15 @@ def test_a_run_is_measured_by_its_regret(tmp_path):
     assert rows(run / "evaluations.csv") == []
     assert (run / "plots" / "regret.png").stat().st_size > 10_000
     assert load_policy(run).policy.act(torch.zeros(7, 1)).shape == (7,)
+
+
+def test_one_replicate_has_no_standard_error(tmp_path):
+    """It was 0.0, as if the regret were known."""
+    assert train(tmp_path, "dynlin-ucb", *SHORT, "--num-envs", 1) == 0
+    assert {row["regret_se"] for row in rows(tmp_path / "run" / "metrics.csv")} == {""}
+    spec = SimpleNamespace(regret="round", shown=())
+    assert _shown(spec, {"regret": 12.34, "regret_se": None}) == ["regret 12.3"]
+    assert _shown(spec, {"regret": 12.34, "regret_se": 1.0}) == ["regret 12.3 ± 1.0 (standard error)"]
 
 
 def test_replicates_are_the_same_runs_whatever_their_number(tmp_path):

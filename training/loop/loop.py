@@ -235,7 +235,9 @@ def log_metrics(run: ActiveRun, bar: tqdm[Any] | None = None) -> Row:
 
 def _shown(spec: AgentSpec, row: Row) -> list[str]:
     """Return the text of the progress line."""
-    regret = [f"regret {row['regret']:,.1f} ± {row['regret_se']:,.1f} (standard error)"] if spec.regret else []
+    error = row.get("regret_se")  # of one replicate there is none
+    either_side = "" if error is None else f" ± {error:,.1f} (standard error)"
+    regret = [f"regret {row['regret']:,.1f}{either_side}"] if spec.regret else []
     first = {} if spec.regret else {"episode return": row.get("episode_return")}
     named = first | {name: row.get(name) for name in spec.shown}
     shown = {name: value for name, value in named.items() if value is not None}
@@ -243,12 +245,12 @@ def _shown(spec: AgentSpec, row: Row) -> list[str]:
 
 
 def _regret(run: ActiveRun) -> Row:
-    """Return the regret so far: mean over replicates, its standard error (0 for one), and the realised one."""
+    """Return the regret so far: mean over replicates, its standard error (None of one), and the realised one."""
     if not run.spec.regret:
         return {}
     regret = cast(BanditAgent, run.agent).regret
     replicates = len(regret.total)
-    error = float(regret.total.std()) / replicates**0.5 if replicates > 1 else 0.0
+    error = float(regret.total.std()) / replicates**0.5 if replicates > 1 else None
     return {"regret": float(regret.total.mean()), "regret_se": error, "realised_regret": float(regret.realised.mean())}
 
 

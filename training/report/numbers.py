@@ -182,7 +182,7 @@ def misjudged(findings: Findings, statistic: Statistic) -> str:
 
 
 def _missed(row: dict[str, Any]) -> bool:
-    return "interval" in row and outside(row["predicted"], row["interval"])
+    return bool(row.get("interval")) and outside(row["predicted"], row["interval"])
 
 
 def shared(kind: Literal["grids", "objectives"], cell: Cell) -> list[str]:

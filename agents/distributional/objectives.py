@@ -80,6 +80,12 @@ class Objective:
     aversion: float | None = None
     """λ of `entropic`, which needs no stock: risk-sensitive dynamic programming in log space, §4.7."""
 
+    @property
+    def target(self) -> float | None:
+        """The return that `target`, `shortfall` and `probability` name, −c_0; None of others, whatever their c_0."""
+        names_one = self.utility in (utilities.closeness, utilities.loss, utilities.at_least_zero)
+        return -float(self.stock) if names_one and self.stock is not None else None
+
     def score(self, stock: Any, expected: Any) -> Any:
         """Return the figure that c_0 and E u(c_0 + G) stand for, eq. (3.1); tensors, floats or fractions."""
         if self.transform is not None:

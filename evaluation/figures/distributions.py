@@ -34,8 +34,8 @@ Stocks = dict[tuple[int, int], float]
 def return_histograms(measured: Sequence[Measured], out: Path, caption: Caption) -> Path:
     """Draw the discounted returns of each objective as a histogram.
 
-    An objective in the unit of the return, such as a CVaR, is a line and its interval a band; for one that measures the
-    distance to a target, the target is a dashed line.
+    An objective in the unit of the return, such as a CVaR or an entropic one, is a line and its interval a band; of one
+    that measures against a target, the target is a dashed line.
     """
     columns = min(COLUMNS, len(measured))
     rows = -(-len(measured) // columns)
@@ -47,8 +47,8 @@ def return_histograms(measured: Sequence[Measured], out: Path, caption: Caption)
             _draw_several(axis, m, edges)
         else:
             axis.hist(m.returns, edges, weights=np.full(len(m.returns), 1 / len(m.returns)), color="#56B4E9")
-        if isinstance(m.stock, float) and not parse(m.objective).charge:
-            axis.axvline(-m.stock, color="0.3", linewidth=1.2, linestyle="--")
+        if isinstance(m.stock, float) and (target := parse(m.objective).target) is not None:
+            axis.axvline(target, color="0.3", linewidth=1.2, linestyle="--")
         elif isinstance(m.stock, float):
             if m.interval is not None:
                 axis.axvspan(*m.interval, color="#D55E00", alpha=0.25, linewidth=0)
@@ -84,8 +84,10 @@ def solution_distributions(solutions: Sequence[Solution], out: Path, task: str) 
     panels = figure.subplots(len(solutions), 2, squeeze=False, sharex="col")
     for (distribution, search), one in zip(panels, solutions, strict=True):
         distribution.hist(one.returns.numpy(), edges, weights=one.chances.numpy(), color="#56B4E9")
-        mark = one.value if one.objective.charge else -one.stock
-        distribution.axvline(mark, color="#D55E00", linewidth=1.4, linestyle="-" if one.objective.charge else "--")
+        target, in_returns = one.objective.target, one.objective.of_distribution is not None
+        if in_returns or target is not None:  # a utility of one's own has neither
+            mark, dash = (one.value, "-") if target is None else (target, "--")
+            distribution.axvline(mark, color="#D55E00", linewidth=1.4, linestyle=dash)
         distribution.set_title(f"{one.objective.name} = {one.value:.3f}", fontsize=9)
         search.plot(one.stocks, one.scores, color="#0072B2", linewidth=1.4)
         search.plot([one.stock], [one.value], "o", color="#D55E00")

@@ -10,16 +10,19 @@ import torch
 from rich.console import Console
 
 from surefoot import agents
+from surefoot.agents.distributional import solve
 from surefoot.agents.distributional.dhn.equations import DHNConfig
 from surefoot.agents.distributional.dhn.policy import make_policy
 from surefoot.agents.distributional.objectives import parse
 from surefoot.agents.interface import Spaces
-from surefoot.envs import EnvConfig, spaces_of
+from surefoot.agents.parts.tabular import TabularMDP
+from surefoot.envs import EnvConfig, Gate, spaces_of
 from surefoot.evaluation import objectives, policy_files
 from surefoot.evaluation.episodes import EvalResult
+from surefoot.evaluation.figures import distributions
 from surefoot.evaluation.figures.caption import Caption
-from surefoot.evaluation.figures.distributions import count_moves, map_of, return_histograms
-from surefoot.evaluation.objectives import bootstrap, measure_objectives
+from surefoot.evaluation.figures.distributions import count_moves, map_of, return_histograms, solution_distributions
+from surefoot.evaluation.objectives import Measured, bootstrap, measure_objectives
 from surefoot.evaluation.statistics import Interval
 from surefoot.training.cli.main import main
 from surefoot.training.comparison import objectives_table
@@ -29,6 +32,7 @@ from surefoot.training.runs import folder as run_folder
 from surefoot.training.session import train
 
 GATE, FORK = EnvConfig("surefoot/Gate-v0"), EnvConfig("surefoot/Fork-v0")
+CAPTION = Caption("gate", "seed 0", "")
 SMALL = DHNConfig(stock_range=(-5.0, 1.0), gamma=0.5, hidden=(8,), quantiles=4, batch_size=8, learning_starts=8)
 # GATE's distributions of G for the tail at τ = 1/2 (docs/derivations/distributional.md E1): risk at A; at B only if
 # behind.
@@ -90,11 +94,42 @@ def test_one_episode_has_no_interval_and_no_prediction_is_called_wrong_by_it(exa
     assert objectives.plain(one)["interval"] is None
     assert objectives.with_interval(one) == f"{one.value:.3f}"
     assert objectives.with_interval(one._replace(interval=Interval(0, 1))) == f"{one.value:.3f} [0.000, 1.000]"
-    assert return_histograms([one], tmp_path / "a.png", Caption("GATE", "seed 0", "")).stat().st_size > 0
+    assert return_histograms([one], tmp_path / "a.png", CAPTION).stat().st_size > 0
     options = {"episodes": 200, "seed": 0, "search_episodes": 1}
     (searched,) = measure_objectives(exact, GATE, ["cvar(1/2)"], **options)
     assert (searched.forecast, searched.by_episodes, searched.misjudged) == (None, True, False)
     assert objectives.plain(searched)["predicted_by"] == "episodes"
+
+
+@pytest.mark.parametrize(
+    ("objective", "target"),
+    [
+        ("mean", None),
+        ("cvar(0.5)", None),
+        ("upper-cvar(0.5)", None),
+        ("mean-cvar(0.5, 0.5)", None),
+        ("mean-variance(1)", None),
+        ("entropic(2)", None),
+        ("target(1)", 1.0),
+        ("target(0)", 0.0),
+        ("shortfall(-1)", -1.0),
+        ("probability(2)", 2.0),
+    ],
+)
+def test_what_is_a_return_is_marked_and_what_names_a_target_has_it_dashed(objective, target, monkeypatch, tmp_path):
+    """An entropic objective starts from a stock of 0, which is no target."""
+    drawn = []
+    monkeypatch.setattr(distributions, "write_figure", lambda figure, *rest: drawn.append(figure))
+    stock = -1.5 if target is None and "entropic" not in objective else -(target or 0.0)
+    returns = np.array([0.0, 1.0, 4.0])
+    return_histograms([Measured(objective, stock, 0.7, 0.7, Interval(0, 1), returns, returns)], tmp_path, CAPTION)
+    solution_distributions([solve(TabularMDP(*Gate().tabular()), objective, gamma=0.5, horizon=2)], tmp_path, "gate")
+    measured, solved = (figure.axes[0] for figure in drawn)
+    value = float(solved.get_title().partition("= ")[2])
+    for axis, own in ((measured, 0.7), (solved, value)):
+        (line,) = axis.get_lines()
+        place, dash = (own, "-") if target is None else (target, "--")
+        assert (line.get_xdata()[0], line.get_linestyle()) == (pytest.approx(place, abs=1e-3), dash)
 
 
 def test_a_search_by_episodes_corrects_a_network_that_promises_too_much(exact, monkeypatch):

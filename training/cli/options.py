@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import is_dataclass
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ import yaml
 from surefoot.configs.yaml_text import parse_yaml
 from surefoot.training.cli.field_texts import describe_fields
 
+T = TypeVar("T")
 REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
@@ -68,7 +70,17 @@ def _whole(word: str) -> int:
 def _read(words: list[str]) -> dict[str, Any]:
     if len(words) % 2:
         raise ValueError("expected KEY VALUE pairs")
-    return {key: parse_yaml(value) for key, value in zip(words[::2], words[1::2], strict=True)}
+    return once_each((key, parse_yaml(value)) for key, value in zip(words[::2], words[1::2], strict=True))
+
+
+def once_each(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Return pairs as a mapping; `ValueError` for a key that occurs twice, of which only the last would count."""
+    mapping: dict[str, T] = {}
+    for key, value in pairs:
+        if key in mapping:
+            raise ValueError(f"{key} is given as {mapping[key]!r} and as {value!r}; leave one out")
+        mapping[key] = value
+    return mapping
 
 
 def _write(value: dict[str, Any]) -> list[str]:
@@ -78,7 +90,6 @@ def _write(value: dict[str, Any]) -> list[str]:
     return [word for key, item in value.items() for word in (key, text(item))]
 
 
-T = TypeVar("T")
 # tyro's box around a value that its type refuses: a title, the message, a rule, help.
 REFUSED = re.compile(
     r"^[^\w\n]*Value error[^\w\n]*\n(?:[ -]*\n)?(?P<message>.*?)\n[│ ]*[─-]{9,}[│ ]*$",
@@ -87,7 +98,12 @@ REFUSED = re.compile(
 
 
 def read_options(form: Callable[..., T] | type[T], **settings: Any) -> T:
-    """Return what `tyro.cli` reads; a value that a type refuses is one line, in the form of all other errors."""
+    """Return what `tyro.cli` reads; a value that a type refuses is one line, in the form of all other errors.
+
+    Raises:
+        ValueError: an option that is given twice.
+    """
+    refuse_repeated(settings["args"])
     said = io.TextIOWrapper(io.BytesIO(), encoding=sys.stderr.encoding or "utf-8")  # tyro draws what that can show
     try:
         with redirect_stderr(said):
@@ -118,6 +134,16 @@ def _uncut(form: Any, settings: dict[str, Any]) -> str | None:
         return None
     message = " ".join(found["message"].replace("│", " ").split())
     return re.sub(r"^Error parsing (?!-)[^:]*: |^Error parsing ", "", message)
+
+
+def refuse_repeated(arguments: Sequence[str]) -> None:
+    """Raise `ValueError` for an option that is given twice, of which tyro takes the last and drops the others."""
+    seen: set[str] = set()
+    for word in itertools.takewhile(lambda word: word != "--", arguments):
+        name = word.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name in seen:
+            raise ValueError(f"{name} is given twice, and only the last would count; give it once, with all it holds")
+        seen.add(name)
 
 
 def long_names(options: Sequence[str], aliases: dict[str, str]) -> list[str]:

@@ -11,6 +11,7 @@ import tyro
 
 from surefoot import agents
 from surefoot.training.cli.imports import quick_imports
+from surefoot.training.cli.options import refuse_repeated
 from surefoot.training.cli.outputs import require_output
 
 LONGEST = 60  # characters by which the label of a method says in what it differs from others
@@ -62,6 +63,7 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> Request:
     """Return the request; wrong options end the process, as `argparse` does."""
+    refuse_repeated(arguments)
     return tyro.cli(Request, args=arguments, default=Request(runs=()), prog="surefoot plot")
 
 

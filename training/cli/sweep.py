@@ -19,7 +19,7 @@ from surefoot.configs.allowed_modules import flag_to_go_on
 from surefoot.configs.casting import option
 from surefoot.configs.yaml_text import parse_yaml
 from surefoot.training.cli.errors import one_line_errors
-from surefoot.training.cli.options import read_options
+from surefoot.training.cli.options import once_each, read_options
 from surefoot.training.config.unread import refuse_given
 from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
@@ -63,7 +63,7 @@ def grid_mapping(info: Any) -> Any:
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="[FIELD=VALUE,...]",
-        instance_from_str=lambda words: dict(map(_read_setting, words)),
+        instance_from_str=lambda words: once_each(map(_read_setting, words)),
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [f"{key}={yaml.safe_dump(items)}" for key, items in value.items()],
     )

@@ -165,6 +165,47 @@ def test_wrong_options_show_what_was_meant_and_exit_code_2(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
+        (
+            "train sac --env.physics.parameters control_delay=2 --env.physics.parameters dead_actuator=1",
+            "--env.physics.parameters",
+        ),
+        ("train fake --env.kwargs g 5 --env.kwargs x 3", "--env.kwargs"),
+        ("train fake --steps 5 --steps=5", "--steps"),
+        ("train fake --env.num_envs 5 --num-envs 5", "--env.num-envs"),
+        ("sweep --agents sac --agents bc/demo", "--agents"),
+        ("sweep --agents sac --set steps=1 --set seed=2", "--set"),
+        ("solve model.npz --objective mean --objective cvar:0.1", "--objective"),
+        ("plot run --metric regret --metric loss", "--metric"),
+        ("report run --out a.html --out b.html", "--out"),
+        ("data info x.hdf5 --env A --env B", "--env"),
+        ("bandit new x.json --seed 1 --seed 2", "--seed"),
+    ],
+)
+def test_an_option_that_is_given_twice_is_refused_by_every_command(arguments, what, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments.split()) == 2
+    line = f"surefoot: error: {what} is given twice, and only the last would count; give it once, with all it holds\n"
+    assert capsys.readouterr().err == line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--env.kwargs g 5 g 9", "--env.kwargs: g is given as 5 and as 9; leave one out"),
+        ("--env.kwargs g 5 m 1 g 5", "--env.kwargs: g is given as 5 and as 5; leave one out"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(options, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train("fake", *options.split()) == 2
+    assert capsys.readouterr().err == f"surefoot: error: {message}\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
         (["train", "sac", "--name", ""], "--name"),
         (["train", "--config", "", "--steps", "5"], "--config"),
         (["train", "sac", "--resume="], "--resume"),

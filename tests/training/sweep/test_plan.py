@@ -112,6 +112,14 @@ def test_a_file_and_its_command_line_are_the_same_sweep(tmp_path):
     assert parse([str(file), "--seeds", "5"]).sweep.seeds == ("5",)
 
 
+def test_a_field_that_a_grid_names_twice_is_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "--agents", "fake", "--set", "steps=10", "seed=1", "steps=20"]) == 2
+    line = "surefoot: error: --set: steps is given as [10] and as [20]; leave one out\n"
+    assert capsys.readouterr().err == line
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [

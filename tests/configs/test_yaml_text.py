@@ -63,6 +63,28 @@ def test_ordinary_texts_are_read():
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("steps: 5\nseed: 1\nsteps: 6", "steps is given on line 1 and on line 3"),
+        ("steps: 5\nsteps: 5", "steps is given on line 1 and on line 2"),
+        ("env:\n  physics:\n    gravity: 1\n    'gravity': 2", "gravity is given on line 3 and on line 4"),
+        ("[{x: 1, x: 2}]", "x is given on line 1 and on line 1"),
+        ("a: &a {x: 1, x: 2}\nb: *a", "x is given on line 1 and on line 1"),
+        ("1: a\n1: b", "1 is given on line 1 and on line 2"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_with_its_lines(text, what):
+    with pytest.raises(ValueError, match=f"^not YAML that can be read \\({what}; leave one out\\)$"):
+        parse_yaml(text)
+
+
+def test_equal_keys_of_several_mappings_or_of_several_types_are_read():
+    assert parse_yaml("a: {x: 1}\nb: {x: 2}\nx: 3") == {"a": {"x": 1}, "b": {"x": 2}, "x": 3}
+    assert parse_yaml("<<: {x: 1}\ny: 2\n<<: {z: 3}\nx: 4") == {"x": 4, "y": 2, "z": 3}
+    assert parse_yaml("1: a\n'1': b") == {1: "a", "1": "b"}
+
+
 def test_as_many_values_as_are_allowed_may_be_repeated():
     part = ", ".join(["1"] * 999)  # with the list itself 1,000 values
     repeats = MOST_VALUES // 1000

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from surefoot.offline_data.d4rl import open_hdf5
 from surefoot.offline_data.files import NO_LOCKS, atomic_file, require_space, sync
-from surefoot.offline_data.scores import find_d4rl
+from surefoot.offline_data.scores import D4RL_DATASETS, find_d4rl
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a byte
@@ -39,17 +39,18 @@ def cached_file(name: str) -> Path:
     return path
 
 
-def download(url: str, path: Path, *, progress: bool = True) -> Path:
+def download(url: str, path: Path, *, progress: bool = True, replace: bool = False) -> Path:
     """Fetch an HDF5 file to `path` and return it; an interrupted call is resumed by the next one.
 
     Bytes go to `path` + ".part" first. When they are complete and open as HDF5, the file gets its name and its SHA-256
-    is written to `path` + ".sha256". A file that is there already is only verified. Where another process fetches it,
-    this one says so and waits; it takes the other's file, or goes on with what that has left.
+    is written to `path` + ".sha256". A file that is there already is only verified; one that is to be replaced stays
+    until the new one is whole. Where another process fetches it, this one says so and waits; it takes the other's file,
+    or goes on with what that has left.
     """
-    if not path.exists():
+    if replace or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
-            if not path.exists():  # made by whoever was waited for
+            if replace or not path.exists():  # made by whoever was waited for
                 _fetch_whole(url, path, progress)
                 return path
     verify_sha256(path)
@@ -79,8 +80,13 @@ def verify_sha256(path: Path) -> None:
     checksum = _checksum_path(path)
     if checksum.exists() and checksum.read_text().split()[0] != _sha256(path):
         raise ValueError(
-            f"{path}: SHA-256 differs from {checksum.name}; the file is damaged or changed, download it again"
+            f"{path}: SHA-256 differs from {checksum.name}; the file is damaged or changed; {_how_to_replace(path)}"
         )
+
+
+def _how_to_replace(path: Path) -> str:
+    name = next((entry.name for entry in D4RL_DATASETS.values() if entry.file_name == path.name), None)
+    return f"run `surefoot data download {name} --force`" if name else "download it with replace=True"
 
 
 def _fetch(url: str, part: Path, progress: bool) -> None:

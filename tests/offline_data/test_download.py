@@ -289,8 +289,21 @@ def test_a_file_that_is_there_is_verified_and_not_fetched(server, path):
     fetch(server, path)
     assert len(server.asked) == 1
     path.write_bytes(server.body + b"x")
-    with pytest.raises(ValueError, match="SHA-256 differs"):
+    with pytest.raises(ValueError, match=r"SHA-256 differs .* changed; download it with replace=True$"):
         fetch(server, path)
+
+
+def test_a_file_is_replaced_once_the_new_one_is_whole(server, path):
+    fetch(server, path)
+    path.write_bytes(b"old")
+    server.stop_after = 1000
+    with pytest.raises(ConnectionError, match="interrupted at 1000"):
+        download(server.url, path, progress=False, replace=True)
+    assert path.read_bytes() == b"old"
+    assert download(server.url, path, progress=False, replace=True) == path
+    assert server.asked == [None, None, "bytes=1000-"]
+    assert path.read_bytes() == server.body
+    verify_sha256(path)
 
 
 def test_files_without_sha256_are_accepted(path):
@@ -307,5 +320,6 @@ def test_d4rl_names_are_loaded_from_the_cache(server, tmp_path, monkeypatch, dat
     assert cached_file("hopper-medium-v2") == tmp_path / "cache" / "hopper_medium-v2.hdf5"
     same(load("d4rl:hopper-medium-v2"), data)
     (tmp_path / "cache" / "hopper_medium-v2.hdf5").write_bytes(server.body[:-1])
-    with pytest.raises(ValueError, match="SHA-256 differs"):
+    advice = "changed; run `surefoot data download hopper-medium-v2 --force`$"
+    with pytest.raises(ValueError, match=f"SHA-256 differs .* {advice}"):
         load("d4rl:hopper-medium-v2")

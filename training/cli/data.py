@@ -128,16 +128,15 @@ def download(name: tyro.conf.Positional[str], *, url: str | None = None, force: 
     Args:
         name: as `surefoot data list` shows it, with or without "d4rl:".
         url: address of a mirror of the file.
-        force: replace the local file.
+        force: fetch it although it is there; the local file is replaced once the new one is whole.
     """
     entry = find_d4rl(name.removeprefix("d4rl:"))
     path = cache_dir() / entry.file_name
-    if force:
-        path.unlink(missing_ok=True)
     try:
-        fetch(url or entry.url, path)
+        fetch(url or entry.url, path, replace=force)
     except KeyboardInterrupt:
-        print(f"stopped; `surefoot data download {entry.name}` resumes", file=sys.stderr)
+        again = f"surefoot data download {entry.name}" + (f" --url {url}" if url else "") + " --force" * force
+        print(f"stopped; `{again}` resumes", file=sys.stderr)
         raise
     print(f"{path}: {path.stat().st_size} bytes, SHA-256 next to it; use it as d4rl:{entry.name}")
 

@@ -92,11 +92,13 @@ def test_info_of_a_missing_file_is_one_line(tmp_path, capsys):
 
 def test_download_fetches_to_the_cache(file, tmp_path, monkeypatch, capsys):
     called = []
-    monkeypatch.setattr(commands_data, "fetch", lambda url, path: (called.append(url), path.write_bytes(b"x")))
+    monkeypatch.setattr(
+        commands_data, "fetch", lambda url, path, replace: (called.append((url, replace)), path.write_bytes(b"x"))
+    )
     (tmp_path / "cache").mkdir()
     assert call("download", "d4rl:hopper-medium-v2") == 0
     assert call("download", "hopper-medium-v2", "--url", "http://mirror/x.hdf5", "--force") == 0
-    assert called == [scores.find_d4rl("hopper-medium-v2").url, "http://mirror/x.hdf5"]
+    assert called == [(scores.find_d4rl("hopper-medium-v2").url, False), ("http://mirror/x.hdf5", True)]
     assert "use it as d4rl:hopper-medium-v2" in capsys.readouterr().out
     assert call("download", "hopper") == 2
 
@@ -106,13 +108,25 @@ def test_download_without_a_network_is_one_line(capsys):
     assert "check the network" in capsys.readouterr().err
 
 
+def test_a_forced_download_that_fails_leaves_the_file_that_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SUREFOOT_DATA", str(tmp_path))
+    (tmp_path / "hopper_medium-v2.hdf5").write_bytes(b"good")
+    assert call("download", "hopper-medium-v2", "--url", "http://127.0.0.1:9/x.hdf5", "--force") == 2
+    assert "check the network" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["hopper_medium-v2.hdf5"]
+    assert (tmp_path / "hopper_medium-v2.hdf5").read_bytes() == b"good"
+
+
 def test_an_interrupted_download_says_that_it_resumes(monkeypatch, capsys):
-    def interrupt(*_):
+    def interrupt(*_, replace):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(commands_data, "fetch", interrupt)
     assert call("download", "hopper-medium-v2") == 130
-    assert "`surefoot data download hopper-medium-v2` resumes" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("stopped; `surefoot data download hopper-medium-v2` resumes\n")
+    assert call("download", "hopper-medium-v2", "--url", "http://mirror/x", "--force") == 130
+    again = "stopped; `surefoot data download hopper-medium-v2 --url http://mirror/x --force` resumes\n"
+    assert capsys.readouterr().err.startswith(again)
 
 
 @pytest.mark.parametrize("format", ["hdf5", "arrow", "parquet"])

@@ -36,7 +36,9 @@ def execute_locally(folder: Path, sweep: Sweep, show: Callable[[SweepProgress], 
     A run that dies is resumed from its own checkpoint, `max_restarts` times, but for one that diverged: the same seed
     would again. Then it is noted in failures.json with the end of its log, and the others continue.
     """
-    with one_driver(folder, sweep) as lock:
+    with one_driver(folder) as lock:
+        require_resources(sweep)
+        plan.save_sweep(folder, sweep)
         pool = WorkerPool(folder, sweep, lock)
         shown = 0.0
         try:
@@ -182,8 +184,8 @@ def end_of_log(folder: Path, name: str) -> str:
 
 
 @contextmanager
-def one_driver(folder: Path, sweep: Sweep) -> Iterator[int]:
-    """Hold the sweep's lock, write what is asked for now, and yield the lock's descriptor.
+def one_driver(folder: Path) -> Iterator[int]:
+    """Hold the sweep's lock, and yield its descriptor; the caller saves what is asked for now, once that is possible.
 
     Its runs inherit the descriptor: after the driver was killed the lock stays until the last of them has noticed.
 
@@ -192,7 +194,6 @@ def one_driver(folder: Path, sweep: Sweep) -> Iterator[int]:
     """
     lock = take(folder)
     try:
-        plan.save_sweep(folder, sweep)
         yield lock.descriptor
     finally:
         lock.release()

@@ -59,7 +59,8 @@ def execute_on_ray(folder: Path, sweep: Sweep, show: Callable[[SweepProgress], N
     """
     entries = plan.read_plan(folder)
     studies = [[entry] for entry in entries] if sweep.search else [entries]
-    with one_driver(folder, sweep), cluster(sweep):
+    with one_driver(folder), cluster(sweep):
+        plan.save_sweep(folder, sweep)
         plan.write_json(folder / "failures.json", {})
         for study in studies:
             if stop:

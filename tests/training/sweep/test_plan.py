@@ -471,6 +471,11 @@ def test_who_is_refused_a_sweep_changes_nothing_in_it(tmp_path, capsys):
     assert f"{folder}: in use by process" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     lock.release()
+    unlocked = {path: content for path, content in before.items() if path.name != "lock"}
+    assert main(["sweep", "--resume", str(folder), "--cpus-per-run", "9999"]) == 2
+    assert "--cpus-per-run is 9999.0, but this machine has " in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in unlocked} == unlocked
+    assert not (folder / "failures.json").exists()
     assert main(["sweep", "--resume", str(folder), "--max-restarts", "7"]) == 0
     assert read_sweep(folder / "sweep.yaml").max_restarts == 7
 

@@ -40,7 +40,7 @@ class LoadedPolicy:
         step: of the training.
         path: where it was read from.
         source: the same in words, with the revision where it was downloaded.
-        sha256: of its file; None for a run folder.
+        sha256: of its file, of a run folder that of the checkpoint; None for a function without a file.
         wrappers: what stands between the task and the network of an archive, outermost last.
         notes: what a reader of its numbers must know, a line each.
         stateful: whether it has a memory, and so needs `reset`.

@@ -16,7 +16,7 @@ from surefoot.evaluation.policies.opened import AnyPolicy, Permissions, sha256_o
 from surefoot.evaluation.policies.sb3 import load_archive
 from surefoot.evaluation.policies.sb3_archives import is_archive
 from surefoot.evaluation.policies.torchscript import is_torchscript, load_torchscript
-from surefoot.evaluation.policy_files import load_policy
+from surefoot.evaluation.policy_files import load_policy, policy_path
 
 
 def load_any(
@@ -75,7 +75,8 @@ def _load_file(
 
 
 def _load_ours(path: Path, checkpoint: str | int, device: torch.device | str) -> AnyPolicy:
-    loaded = load_policy(path, checkpoint, device)
+    file = path if path.is_file() else policy_path(path, checkpoint)
+    loaded = load_policy(file, device=device)
     task = replace(loaded.env_config.in_c(), physics=loaded.physics, num_envs=1, vectorization="sync")
     return AnyPolicy(
         act=make_act(loaded.policy),
@@ -87,6 +88,6 @@ def _load_ours(path: Path, checkpoint: str | int, device: torch.device | str) ->
         env_config=task,
         policy=loaded.policy,
         training_seed=loaded.seed,
-        sha256=sha256_of(path) if path.is_file() else None,
+        sha256=sha256_of(file),
         source=str(path),
     )

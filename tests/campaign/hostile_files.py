@@ -416,13 +416,16 @@ def _texts(place: Path, run: Path) -> dict[str, Reader]:
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan | {"objective": {"level": 0.1}, "cpus_per_run": 1.0}))
     preset = {"env": {"id": "Pendulum-v1", "physics": {"mass": 1.5}}, "agent": {"hidden": [8]}, "steps": 5000}
     (folder / "preset.yaml").write_text(yaml.safe_dump(preset))
-    stressed = {"label": "run", "env": {"id": "Pendulum-v1"}, "sets": [{"name": "disturbances"}]}
+    policy = load_any(run)
+    known = {"agent": policy.agent_name, "step": policy.step, "training_seed": policy.training_seed, "sha256": None}
+    task = {"id": policy.env_config.id}
+    stressed = {"label": "run", **known, "env": task, "sets": [{"name": "disturbances"}]}
     (folder / "stress.json").write_text(json.dumps({"stress": 1, "policies": [stressed]}))
     return {
         "set yaml": Reader(lambda path: load_set(str(path)), folder / "set.yaml", folder),
         "sweep yaml": Reader(lambda path: expand(read_sweep(path)), folder / "plan.yaml", folder),
         "preset yaml": Reader(lambda path: load_preset("sac", str(path)), folder / "preset.yaml", folder),
-        "stress json": Reader(lambda path: read_stress(run, path), folder / "stress.json", folder),
+        "stress json": Reader(lambda path: read_stress(run, policy, path), folder / "stress.json", folder),
     }
 
 

@@ -48,7 +48,7 @@ def text_of(request: Request, name: str | None = None) -> str:
     """Return the card of a request; `ValueError` where the task is not known."""
     path = request.policy
     (policy,) = open_all([path], request)
-    stress = read_stress(path, request.stress)
+    stress = read_stress(path, policy, request.stress)
     known = [policy.env_config.id] if policy.env_config else []
     known += [stress["policies"][0]["env"]["id"]] if stress else []
     task = request.task or next(iter(known), None)

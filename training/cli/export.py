@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 def metadata_of(path: Path, policy: AnyPolicy) -> dict[str, Any]:
     """Return what the model says of itself: names, units and bounds of both ends, origin, where it was stressed."""
-    stress = read_stress(path)
+    stress = read_stress(path, policy)
     known: dict[str, Any] = {
         "surefoot": metadata.version("surefoot"),
         "agent": policy.agent_name,

@@ -39,8 +39,8 @@ def files_of(request: Request) -> dict[str, Path]:
     """Return what is sent besides the card, by its name in the repository."""
     path = request.policy
     file = policy_path(path, request.checkpoint) if path.is_dir() else path
-    page = stress_page(path)
-    beside = {"stress.html": page, "stress.json": request.stress or page.with_suffix(".json")}
+    numbers = request.stress or stress_page(path).with_suffix(".json")
+    beside = {"stress.html": numbers.with_suffix(".html"), "stress.json": numbers}
     if path.is_dir():
         beside |= {name: path / name for name in ("config.yaml", "meta.json", "policy.onnx")}
     elif path.with_suffix(".onnx").is_file():

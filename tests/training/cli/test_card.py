@@ -9,7 +9,10 @@ import huggingface_hub
 import pytest
 
 from surefoot.envs import EnvConfig
+from surefoot.evaluation.policies import load_any
+from surefoot.evaluation.policies.opened import sha256_of
 from surefoot.training.cli.main import main
+from surefoot.training.runs.shared_policy import read_stress
 
 POLE = EnvConfig("InvertedPendulum-v5", max_episode_steps=12)
 STRESS = ["--sets", "inverted-pendulum-1", "--budget", "170"]
@@ -48,6 +51,40 @@ def test_a_file_that_is_no_stress_test_of_one_policy_is_refused(content, make_ru
     assert main(["card", str(run), "--stress", str(other)]) == 2
     assert str(other) in capsys.readouterr().err
     assert not (run / "README.md").exists()
+
+
+@pytest.mark.parametrize("command", ["card", "export"])
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("agent", "td3", "agent td3, not sac"),
+        ("step", 90, "step 90, not 100"),
+        ("training_seed", 4, "training seed 4, not 3"),
+        ("env", {"id": "Hopper-v5"}, "task Hopper-v5, not InvertedPendulum-v5"),
+        ("sha256", "0" * 64, f"SHA-256 {'0' * 64}, not "),
+    ],
+)
+def test_the_stress_test_of_another_policy_is_refused(command, key, value, words, make_run, tmp_path, capsys):
+    run, model = make_run("pole", 3, env=POLE), tmp_path / "pole.onnx"
+    (policy,) = (run / "checkpoints").glob("policy-*.pt")
+    known = {"agent": "sac", "step": 100, "training_seed": 3, "env": {"id": POLE.id}, "sha256": sha256_of(policy)}
+    (run / "stress.json").write_text(json.dumps({"stress": 1, "policies": [known | {key: value}]}))
+    assert main([command, str(run), *([str(model)] if command == "export" else [])]) == 2
+    error = capsys.readouterr().err
+    assert f"stress.json: of another policy ({words}" in error
+    assert error.endswith("; stress it again\n")
+    assert not (run / "README.md").exists()
+    assert not model.exists()
+
+
+def test_a_run_has_the_checksum_of_its_checkpoint_and_a_test_without_one_is_taken(make_run):
+    run = make_run("pole", 3, env=POLE)
+    (file,) = (run / "checkpoints").glob("policy-*.pt")
+    policy = load_any(run)
+    assert policy.sha256 == load_any(file).sha256 == sha256_of(file)
+    known = {"agent": "sac", "step": 100, "training_seed": 3, "env": {"id": POLE.id}, "sha256": None}
+    (run / "stress.json").write_text(json.dumps({"stress": 1, "policies": [known]}))
+    assert read_stress(run, policy)["policies"] == [known]
 
 
 class Hub(BaseHTTPRequestHandler):

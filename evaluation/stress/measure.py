@@ -65,17 +65,12 @@ def stress(
     Raises:
         ValueError: too small a budget, a set that does not fit the task, actions that are not finite.
     """
-    if moment < 0:
-        raise ValueError(f"the worst moment is searched for a disturbance of {moment} steps; it must last at least 1")
+    _require_moment(task, sets, moment)
     players = [player(act, task, one, device) for one in sets]
     points = [nominal_point(task, one, centre) for one, (_, centre) in zip(sets, players, strict=True)]
     plan = make_plan(budget, sets, nominals=len(set(points)))
-    for one in sets if moment else ():  # what cannot change within an episode is refused before anything is played
-        BatchedPerturbedEnvs(task, timed(one, moment), num_envs=1)
     nominals = measure_nominals(sets, players, points, reset_seeds("nominal", plan.nominal, seed), tell)
-    plays = plays or Plays()
-    if not plays.trust_if([one.episodes for one in nominals]):
-        tell("an earlier test that was stopped had other nominal episodes: nothing is taken from it")
+    plays = _trusted(plays, nominals, tell)
     about = {"env": asdict(task), "seed": seed, "budget": budget, **plain(nominals[0])}
     found: list[Record] = []
 
@@ -93,6 +88,22 @@ def stress(
         found.append(_labelled(act, task, one, share, nominal, played, seed, moment, device, tell, keep_part) | own)
         keep(all_of())
     return all_of()
+
+
+def _require_moment(task: EnvConfig, sets: Sequence[UncertaintySet], moment: int) -> None:
+    """Raise `ValueError` for a disturbance of so many steps, or in a set, that cannot be within an episode."""
+    if moment < 0:
+        raise ValueError(f"the worst moment is searched for a disturbance of {moment} steps; it must last at least 1")
+    for one in sets if moment else ():
+        BatchedPerturbedEnvs(task, timed(one, moment), num_envs=1)
+
+
+def _trusted(plays: Plays | None, nominals: Sequence[Nominal], tell: Callable[[str], None]) -> Plays:
+    """Return plays that are this policy's, none of an earlier call whose nominal episodes were others."""
+    plays = plays or Plays()
+    if not plays.trust_if([one.episodes for one in nominals]):
+        tell("an earlier test that was stopped had other nominal episodes: nothing is taken from it")
+    return plays
 
 
 def _method(seed: int, moment: int) -> Record:

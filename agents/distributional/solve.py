@@ -291,8 +291,8 @@ def _searched(
     shape = task.shape(float(every[0] - every[-1]), float(every[-1] - every[0]))
     kinks = every if objective.degree == 1 else None
     tried = search(objective, known, first, shape, 1e-3 * tolerance, kinks)
-    every = partial(_searched, task, sums, known, STARTS, tolerance)
-    return bounded_by_all(objective, tried, every) if isinstance(stocks, Tensor) else tried
+    anywhere = partial(_searched, task, sums, known, STARTS, tolerance)
+    return bounded_by_all(objective, tried, anywhere) if isinstance(stocks, Tensor) else tried
 
 
 def _interpolated(

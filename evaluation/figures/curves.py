@@ -174,7 +174,7 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     intervals = [
         stratified_bootstrap([column], generator=np.random.default_rng(0), resamples=2000) for column in values.T
     ]
-    return middle, np.reshape(intervals, (-1, 2)).T
+    return middle, np.array(intervals, np.float64).reshape(-1, 2).T
 
 
 def _draw_curves(

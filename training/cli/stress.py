@@ -157,7 +157,7 @@ def measure(
     known_plays = read_unfinished(request)
     for name, policy in zip(short_names(request.policies), chosen, strict=True):
         print(f"{name}: {request.budget:,} episodes on {task.id}, sets {', '.join(one.name for one in sets)}")
-        settings = {"budget": request.budget, "seed": request.seed, "moment": request.worst_moment}
+        settings: Any = {"budget": request.budget, "seed": request.seed, "moment": request.worst_moment}
         known = {"name": name, "label": policy.label, "agent": policy.agent_name, "step": policy.step}
         known |= {"training_seed": policy.training_seed, "sha256": policy.sha256, "notes": list(policy.notes)}
         outcomes = known_plays.setdefault(policy.label, {})

@@ -308,16 +308,17 @@ def objectives_table(title: str, measured: Sequence[Measured]) -> Table:
 def compare_objectives(run: Path, runs: Mapping[str, Compared], device: torch.device) -> None:
     """Measure the objectives of each run's configuration; print a table, write objectives.json and figures to `run`."""
     from surefoot.evaluation.figures.distributions import draw_objectives
+    from surefoot.evaluation.figures.style import file_names
 
     rows: list[dict[str, Any]] = []
+    names = file_names(runs)
     for label, one in runs.items():
         loaded = load_policy(one.folder, device=device)
         settings = one.config.eval
         task = replace(loaded.env_config.in_c(), physics=settings.physics)
         counts: dict[str, Any] = {"episodes": settings.objective_episodes, "seed": SEED, "device": device}
         measured = measure_objectives(loaded.policy, task, settings.objectives, **counts)
-        name = label.replace("/", "-")
-        places = (run / "plots" / f"{kind}-{name}.png" for kind in ("distribution", "paths"))
+        places = (run / "plots" / f"{kind}-{names[label]}.png" for kind in ("distribution", "paths"))
         caption = caption_of_policy(label, task, loaded.seed, (SEED,))
         draw_objectives(loaded.policy, task, measured, caption, *places, seed=SEED)
         rows += [{"run": label, **_facts(label, one, loaded.step), **objectives.plain(m)} for m in measured]

@@ -15,7 +15,7 @@ from matplotlib.patheffects import Normal, Stroke, withStroke
 
 from surefoot.agents.interface import Style
 from surefoot.evaluation.figures.caption import Caption
-from surefoot.evaluation.figures.style import agent_style, distinct_styles, legend_below, write_figure
+from surefoot.evaluation.figures.style import agent_style, distinct_styles, file_names, legend_below, write_figure
 from surefoot.evaluation.figures.words import MEAN_RETURN, parameter_label
 from surefoot.evaluation.uncertainty_grid import GridResult
 
@@ -53,8 +53,8 @@ def draw_side_by_side(results: dict[str, GridResult], out: Path, caption: Captio
     first = next(iter(results.values()))
     if len(first.axes) > 2:
         limits = shared_limits(list(results.values()))
-        each = {out.with_stem(f"{out.stem}-{label.replace('/', '-')}"): label for label in results}
-        drawn = [draw(label, results[label], path, caption, limits) for path, label in each.items()]
+        each = {label: out.with_stem(f"{out.stem}-{name}") for label, name in file_names(results).items()}
+        drawn = [draw(label, results[label], path, caption, limits) for label, path in each.items()]
         return [path for path in drawn if path]
     surfaces = {label: surface(result) for label, result in results.items()}
     return [parameter_maps(out, _axes_of(first), surfaces, caption=caption)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Iterable, Sequence
+from itertools import chain, count, product
 from pathlib import Path
 from zlib import crc32
 
@@ -55,6 +55,16 @@ def style_of(folder: Path) -> Style:
     settings = config_of(folder).get("agent") or {}
     style = agents.get(agent).style_of(settings) if agent in agents.REGISTRY else None
     return style or agent_style(agent)
+
+
+def file_names(labels: Iterable[str]) -> dict[str, str]:
+    """Return a name for each label that a file may have, no two of them alike: `a/b` and `a-b` both come to `a-b`."""
+    names: dict[str, str] = {}
+    for label in labels:
+        plain = label.replace("/", "-")
+        numbered = (f"{plain}-{number}" for number in count(2))
+        names[label] = next(name for name in chain([plain], numbered) if name not in names.values())
+    return names
 
 
 def write_figure(figure: Figure, out: Path, caption: Caption) -> Path:

@@ -1,6 +1,7 @@
 """Curves are the numbers of the files; figures are written whole, with the right words on them."""
 
 import csv
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.image
@@ -12,7 +13,7 @@ from surefoot import agents
 from surefoot.agents.interface import Style
 from surefoot.envs import EnvConfig, Physics
 from surefoot.evaluation.figures import curves as plots
-from surefoot.evaluation.figures import style
+from surefoot.evaluation.figures import maps, style
 from surefoot.evaluation.figures.curves import learning_curves, metric_panels, read_curve, spread
 from surefoot.evaluation.figures.style import PALETTE, agent_style, distinct_styles
 from surefoot.evaluation.figures.words import metric_label, parameter_label
@@ -92,6 +93,21 @@ def test_what_runs_are_for_is_drawn_next_to_the_return_and_only_of_runs_that_mea
         "objective of the discounted return (sum of rewards)",
         "evaluation return (sum of rewards)",
     ]
+
+
+def test_labels_that_differ_in_a_slash_have_files_of_their_own(monkeypatch, tmp_path):
+    """With three parameters each policy has a figure: that of `a/b` was lost under `a-b`."""
+    assert style.file_names(["a/b", "a-b", "a-b-2", "c"]) == {
+        "a/b": "a-b",
+        "a-b": "a-b-2",
+        "a-b-2": "a-b-2-2",
+        "c": "c",
+    }
+    monkeypatch.setattr(maps, "shared_limits", lambda results: None)
+    monkeypatch.setattr(maps, "draw", lambda label, result, path, *rest: path)
+    several = dict.fromkeys(("a/b", "a-b"), SimpleNamespace(axes=[np.zeros(2)] * 3))
+    drawn = maps.draw_side_by_side(several, tmp_path / "grid.png", None)
+    assert [path.name for path in drawn] == ["grid-a-b.png", "grid-a-b-2.png"]
 
 
 def test_the_command_draws_what_runs_are_for_and_one_metric_where_it_is_named(make_run, figure, tmp_path):

@@ -251,7 +251,7 @@ def load_data(source: str | Path, env: Task | None = None, *, seed: int = 0, **s
     Args:
         source: a D4RL file (.hdf5), `d4rl:NAME`, `minari:ID` or `sample:NAME`.
         env: a task that the data must fit; None: they are taken as they are.
-        seed: of the choice of a fraction of the episodes.
+        seed: of the choice of a fraction of the transitions, whatever their episodes.
         settings: further fields of `surefoot.offline_data.DataConfig`, such as `fraction=0.1`.
 
     Raises:

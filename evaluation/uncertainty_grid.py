@@ -25,7 +25,11 @@ Record = dict[str, Any]
 
 
 class GridResult(NamedTuple):
-    """The outcome of E episodes at each of the P points of a grid; every point has the same E reset seeds."""
+    """The outcome of E episodes at each of the P points of a grid.
+
+    Every point has the same E reset seeds, and in Gymnasium tasks so the same starts. Tasks that are written as one
+    batched tensor program draw the starts of a wave of environments from one generator: there points differ in them.
+    """
 
     uncertainty: UncertaintySet
     axes: list[np.ndarray]  # the grid values of each of the d parameters
@@ -79,8 +83,9 @@ def evaluate_static(
 ) -> GridResult:
     """Return what `act` gets at every grid point, with the parameters fixed for whole episodes (the static model).
 
-    Episode i of a seed starts from reset seed `seed + i` at every point. The minimum over many noisy means is biased
-    low: the worst point is therefore measured again from fresh seeds. `task.num_envs` episodes run side by side.
+    Episode i of a seed starts from reset seed `seed + i` at every point, but for tasks that are one batched tensor
+    program (`GridResult`). The minimum over many noisy means is biased low: the worst point is therefore measured again
+    from fresh seeds. `task.num_envs` episodes run side by side.
 
     Raises:
         ValueError: as `play`; fewer than one episode.

@@ -22,7 +22,7 @@ from surefoot.agents.parts.ask_tell import BanditRequest, Decision
 from surefoot.configs.casting import read_yaml
 from surefoot.evaluation import bandit_files
 from surefoot.evaluation.bandit_files import OpenBandit
-from surefoot.training.cli.options import REGISTRY, refuse_repeated
+from surefoot.training.cli.options import read_options
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,7 @@ def main(arguments: list[str]) -> int:
     if verb not in VERBS:
         raise ValueError(f"bandit {verb!r}: {USAGE}")
     form, run = VERBS[verb]
-    refuse_repeated(rest)
-    request: Any = tyro.cli(form, args=_numbers_first(rest), prog=f"surefoot bandit {verb}", registry=REGISTRY)
+    request: Any = read_options(form, args=_numbers_first(rest), prog=f"surefoot bandit {verb}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they stand in the line
         print(json.dumps(run(request), ensure_ascii=False))

@@ -7,6 +7,8 @@ import itertools
 import os
 import re
 import sys
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import is_dataclass
@@ -101,13 +103,14 @@ def read_options(form: Callable[..., T] | type[T], **settings: Any) -> T:
     """Return what `tyro.cli` reads; a value that a type refuses is one line, in the form of all other errors.
 
     Raises:
-        ValueError: an option that is given twice.
+        ValueError: an option of several values that is given twice.
     """
-    refuse_repeated(settings["args"])
+    settings = {"registry": REGISTRY, **settings}
+    _refuse_repeated(form, settings)
     said = io.TextIOWrapper(io.BytesIO(), encoding=sys.stderr.encoding or "utf-8")  # tyro draws what that can show
     try:
         with redirect_stderr(said):
-            read: T = tyro.cli(form, **{"registry": REGISTRY, **settings})
+            read: T = tyro.cli(form, **settings)
             return read
     finally:
         said.seek(0)
@@ -125,7 +128,7 @@ def _uncut(form: Any, settings: dict[str, Any]) -> str | None:
     os.environ["COLUMNS"] = "100000"
     try:
         with redirect_stderr(said), suppress(SystemExit):
-            tyro.cli(form, **{"registry": REGISTRY, **settings})
+            tyro.cli(form, **settings)
     finally:
         os.environ.pop("COLUMNS")
         os.environ.update({} if before is None else {"COLUMNS": before})
@@ -136,14 +139,26 @@ def _uncut(form: Any, settings: dict[str, Any]) -> str | None:
     return re.sub(r"^Error parsing (?!-)[^:]*: |^Error parsing ", "", message)
 
 
-def refuse_repeated(arguments: Sequence[str]) -> None:
-    """Raise `ValueError` for an option that is given twice, of which tyro takes the last and drops the others."""
-    seen: set[str] = set()
-    for word in itertools.takewhile(lambda word: word != "--", arguments):
-        name = word.partition("=")[0].replace("_", "-")
-        if name.startswith("--") and name in seen:
-            raise ValueError(f"{name} is given twice, and only the last would count; give it once, with all it holds")
-        seen.add(name)
+def _refuse_repeated(form: Any, settings: dict[str, Any]) -> None:
+    """Raise `ValueError` for an option of several values that is given twice: the last drops what the others hold.
+
+    Of an option of one value the last counts, as everywhere, so that a command can be written with others behind it.
+    """
+    own = itertools.takewhile(lambda word: word != "--", settings["args"])
+    counts = Counter(word.partition("=")[0].replace("_", "-") for word in own if word.startswith("--"))
+    repeated = [name for name, count in counts.items() if count > 1]
+    lists = _lists(form, settings) if repeated else set()
+    if twice := [name for name in repeated if name in lists]:
+        raise ValueError(f"{twice[0]} is given twice, and only the last would count; give it once, with all values")
+
+
+def _lists(form: Any, settings: dict[str, Any]) -> set[str]:
+    """Return the options that take several values."""
+    known = {name: value for name, value in settings.items() if name != "args"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # tyro has no other way to ask
+        actions = tyro.extras.get_parser(form, **known)._actions
+    return {name for action in actions if action.nargs not in (None, 0, 1, "?") for name in action.option_strings}
 
 
 def long_names(options: Sequence[str], aliases: dict[str, str]) -> list[str]:

@@ -11,7 +11,7 @@ import tyro
 
 from surefoot import agents
 from surefoot.training.cli.imports import quick_imports
-from surefoot.training.cli.options import refuse_repeated
+from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
 
 LONGEST = 60  # characters by which the label of a method says in what it differs from others
@@ -63,8 +63,7 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> Request:
     """Return the request; wrong options end the process, as `argparse` does."""
-    refuse_repeated(arguments)
-    return tyro.cli(Request, args=arguments, default=Request(runs=()), prog="surefoot plot")
+    return read_options(Request, args=arguments, default=Request(runs=()), prog="surefoot plot")
 
 
 def one_a_seed(folders: Sequence[Path]) -> list[Path]:

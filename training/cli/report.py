@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from surefoot.training.cli.imports import quick_imports
-from surefoot.training.cli.options import refuse_repeated
+from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_beside, require_output
 
 
@@ -24,8 +24,7 @@ class Request:
 
 def main(arguments: list[str]) -> int:
     """Write the page and the CSV file, and return the exit code."""
-    refuse_repeated(arguments)
-    request = tyro.cli(Request, args=arguments, default=Request(folders=()), prog="surefoot report")
+    request = read_options(Request, args=arguments, default=Request(folders=()), prog="surefoot report")
     if not request.folders:
         raise ValueError("name at least one run folder, sweep or folder that holds some")
     out = request.out or request.folders[0] / "report.html"

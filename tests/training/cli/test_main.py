@@ -170,23 +170,27 @@ def test_wrong_options_show_what_was_meant_and_exit_code_2(arguments, capsys):
             "--env.physics.parameters",
         ),
         ("train fake --env.kwargs g 5 --env.kwargs x 3", "--env.kwargs"),
-        ("train fake --steps 5 --steps=5", "--steps"),
-        ("train fake --env.num_envs 5 --num-envs 5", "--env.num-envs"),
+        ("train fake --steps 5 --eval.objectives mean --eval.objectives=mean", "--eval.objectives"),
         ("sweep --agents sac --agents bc/demo", "--agents"),
         ("sweep --agents sac --set steps=1 --set seed=2", "--set"),
         ("solve model.npz --objective mean --objective cvar:0.1", "--objective"),
         ("plot run --metric regret --metric loss", "--metric"),
-        ("report run --out a.html --out b.html", "--out"),
-        ("data info x.hdf5 --env A --env B", "--env"),
-        ("bandit new x.json --seed 1 --seed 2", "--seed"),
+        ("evaluate run --seeds 1 --seeds 2", "--seeds"),
+        ("bandit new x.json --bounds noise_std 1 --bounds action_weight 1", "--bounds"),
     ],
 )
-def test_an_option_that_is_given_twice_is_refused_by_every_command(arguments, what, capsys, tmp_path, monkeypatch):
+def test_a_list_that_is_given_twice_is_refused_by_every_command(arguments, what, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments.split()) == 2
-    line = f"surefoot: error: {what} is given twice, and only the last would count; give it once, with all it holds\n"
+    line = f"surefoot: error: {what} is given twice, and only the last would count; give it once, with all values\n"
     assert capsys.readouterr().err == line
     assert not list(tmp_path.iterdir())
+
+
+def test_of_an_option_with_one_value_the_last_counts():
+    options = ["fake", "--steps", "5", "--num-envs", "2", "--steps=6", "--env.num_envs", "3"]
+    run = parse(options)[1].run
+    assert (run.steps, run.env.num_envs) == (6, 3)
 
 
 @pytest.mark.parametrize(

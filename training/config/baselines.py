@@ -61,6 +61,7 @@ def plan_baseline(
     baseline_agent = entry.partition("/")[0]
     spec, own = agents.get(baseline_agent), agents.get(agent_name)
     _require_same_measure(entry, spec, own)
+    _require_same_task(entry, theirs, config, base)
     start = None if own.regret else base
     changed = _changed(own, config, start)
     kept = _kept(spec, theirs, config, base, changed)
@@ -68,10 +69,6 @@ def plan_baseline(
     taken["env.kwargs"] = _kwargs(theirs, config, start)
     follower = overlay(theirs, nested(taken), f"baselines: {entry}")
     follower = replace(follower, baselines=(), threads=config.threads if own.regret else 1)
-    if _bare(follower.env.id) != _bare(config.env.id):
-        raise ValueError(
-            f"baselines: {entry}: its task is {follower.env.id}, the run's {config.env.id}; name a preset of that task"
-        )
     return Planned(baseline_agent, follower, tuple(_notes(entry, theirs, changed, kept)))
 
 
@@ -79,6 +76,15 @@ def _require_same_measure(entry: str, spec: AgentSpec, own: AgentSpec) -> None:
     if spec.regret != own.regret:
         kinds = " and ".join(f"regret per {unit}" if unit else "return" for unit in (own.regret, spec.regret))
         raise ValueError(f"baselines: {entry}: cannot be compared: they are measured by {kinds}")
+
+
+def _require_same_task(entry: str, theirs: RunConfig[Any], config: RunConfig[Any], base: RunConfig[Any] | None) -> None:
+    """Raise `ValueError` where a preset is neither of the run's task nor of that which the run has put another for."""
+    tasks = {_bare(one.env.id) for one in (config, base) if one is not None}
+    if _bare(theirs.env.id) not in tasks:
+        raise ValueError(
+            f"baselines: {entry}: its task is {theirs.env.id}, the run's {config.env.id}; name a preset of that task"
+        )
 
 
 def _changed(own: AgentSpec, config: RunConfig[Any], start: RunConfig[Any] | None) -> Settings:

@@ -9,7 +9,7 @@ from surefoot.configs import preset_names
 from surefoot.configs.casting import flattened, nested, overlay, plain
 from surefoot.training import comparison
 from surefoot.training.config.baselines import plan_baseline
-from surefoot.training.config.presets import load_preset
+from surefoot.training.config.presets import default_config, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.runs.folder import write_config
 
@@ -204,6 +204,17 @@ def test_a_baseline_of_another_task_is_refused():
     config = load_preset("h2o", "demo")
     with pytest.raises(ValueError, match=r"baselines: mbpo/demo: its task is Pendulum-v1, the run's HalfCheetah-v5"):
         of_demo(config, "mbpo/demo")
+
+
+@pytest.mark.parametrize("base", [None, "demo-sim"])
+def test_a_preset_of_another_task_is_refused_though_the_run_passes_its_own_on(base):
+    base = base and load_preset("sac", base)
+    config = default_config("sac")
+    config = replace(config, env=replace(config.env, id="Hopper-v5"))
+    with pytest.raises(ValueError, match=r"^baselines: mbpo/demo: its task is Pendulum-v1, the run's Hopper-v5; name"):
+        plan_baseline("mbpo/demo", load_preset("mbpo", "demo"), "sac", config, base)
+    pendulum = replace(config, env=replace(config.env, id="Pendulum-v1"))
+    assert plan_baseline("mbpo/demo", load_preset("mbpo", "demo"), "sac", pendulum, base).config.env.id == "Pendulum-v1"
 
 
 @pytest.mark.parametrize("entries", [("sac",), ("sac//x",), ("sac/x", "sac/x")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,3 +41,18 @@ def _require_fit(entry: Entry, path: Path) -> None:
         raise ValueError(f"{path}: {entry.name}: unknown agent {entry.agent_name!r}")
     if not isinstance(entry.preset, str | None) or type(entry.seed) is not int:
         raise ValueError(f"{path}: {entry.name}: preset {entry.preset!r} and seed {entry.seed!r} are no such")
+
+
+def require_different(runs: Sequence[tuple[str, str]]) -> None:
+    """Raise `ValueError` for two runs of a sweep, given as name and settings, of one name or of the same settings.
+
+    Those of `gravity=2` and `gravity=2.0` are the same, as are those of a preset and of a copy of it.
+    """
+    names, settings = set[str](), dict[str, str]()
+    for name, own in runs:
+        if name in names:
+            raise ValueError(f"the sweep has the same run twice: {name}")
+        if own in settings:
+            raise ValueError(f"the sweep has the same run twice: {settings[own]} and {name}; leave one out")
+        names.add(name)
+        settings[own] = name

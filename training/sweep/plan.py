@@ -38,7 +38,7 @@ from surefoot.training.runs.console import quoted
 from surefoot.training.runs.folder import read_meta
 from surefoot.training.runs.lock import is_begun, make
 from surefoot.training.runs.loggers import require_installed
-from surefoot.training.sweep.entry import Entry, read_entries
+from surefoot.training.sweep.entry import Entry, read_entries, require_different
 from surefoot.training.sweep.seeds import parse_seeds, split_words
 
 RAY_FOLDER = "ray-tune"  # where Ray Tune keeps its own state and copies of the runs
@@ -181,9 +181,7 @@ def expand(sweep: Sweep, *, allow_many: bool = False) -> list[PlannedRun]:
         for seed in seeds
     ]
     refuse_never_read([(run.agent_name, run.config) for run in runs], sweep.set)
-    names = [run.name for run in runs]
-    if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
-        raise ValueError(f"the sweep has the same run twice: {twice[0]}")
+    require_different([(run.name, repr((run.agent_name, run.config))) for run in runs])
     for run in runs:
         _require_possible(run)
         _require_apart(run, seeds, sweep)

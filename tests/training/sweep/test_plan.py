@@ -138,6 +138,10 @@ def test_a_field_that_a_grid_names_twice_is_refused(capsys, tmp_path, monkeypatc
         ({"set": {"steps": []}}, "an empty grid: no steps given"),
         ({"seeds": ()}, "an empty grid: no seeds given"),
         ({"seeds": ("3", "3")}, "the same run twice: fake-HalfCheetah-v5-s3"),
+        (
+            {"set": {"env.physics.gravity": [2, 2.0]}},
+            "twice: fake-HalfCheetah-v5-gravity=2-s0 and fake-HalfCheetah-v5-gravity=2.0-s0; leave one out$",
+        ),
         ({"seeds": ("0..10000",)}, "the grid has 10,001 runs; add --yes"),
         (
             {"seeds": ("0..2",), "set": {"num_seeds": [2]}},

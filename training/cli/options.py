@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -159,6 +160,12 @@ def _lists(form: Any, settings: dict[str, Any]) -> set[str]:
         warnings.simplefilter("ignore", DeprecationWarning)  # tyro has no other way to ask
         actions = tyro.extras.get_parser(form, **known)._actions
     return {name for action in actions if action.nargs not in (None, 0, 1, "?") for name in action.option_strings}
+
+
+def refuse_place(out: Path, name: str | None, resumed: Path) -> None:
+    """Raise `ValueError` where `--out` or `--name` say how a new folder is called beside `--resume`, which has one."""
+    if given := [option for option, is_given in (("--out", out != Path("runs")), ("--name", name)) if is_given]:
+        raise ValueError(f"{given[0]} has no effect with --resume {resumed}, whose folder stays; leave it out")
 
 
 def long_names(options: Sequence[str], aliases: dict[str, str]) -> list[str]:

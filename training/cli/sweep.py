@@ -19,7 +19,7 @@ from surefoot.configs.allowed_modules import flag_to_go_on
 from surefoot.configs.casting import option
 from surefoot.configs.yaml_text import parse_yaml
 from surefoot.training.cli.errors import one_line_errors
-from surefoot.training.cli.options import once_each, read_options
+from surefoot.training.cli.options import once_each, read_options, refuse_place
 from surefoot.training.config.unread import refuse_given
 from surefoot.training.loop.finite import NOT_FINITE
 from surefoot.training.loop.interrupt import StopRequest, stop_on_signals
@@ -110,7 +110,23 @@ def execute_one(run: AnyRun, stop: StopRequest) -> None:
 def parse(arguments: Sequence[str]) -> Launch:
     """Return the launch: options lie over the file, or over the sweep that is resumed."""
     default = Launch(_starting_point(arguments))
-    launch = read_options(
+    launch = _read_launch(arguments, default)
+    if launch.file and not launch.resume and arguments[0] != str(launch.file):  # behind options: known only now
+        launch = _read_launch(arguments, Launch(plan.read_sweep(launch.file)))
+    if launch.only and not launch.resume:
+        raise ValueError("--only is one run of a sweep that is there: add --resume FOLDER")
+    if launch.resume:
+        refuse_place(launch.out, launch.name, launch.resume)
+        if launch.file:
+            raise ValueError(f"{launch.file} does not go with --resume {launch.resume}, which has its own sweep.yaml")
+        _require_same_sweep(default.sweep, launch.sweep, launch.resume)
+    else:
+        refuse_given(launch.sweep, Sweep(), unread_of(launch.sweep))
+    return launch
+
+
+def _read_launch(arguments: Sequence[str], default: Launch) -> Launch:
+    return read_options(
         Launch,
         args=arguments,
         default=default,
@@ -118,13 +134,6 @@ def parse(arguments: Sequence[str]) -> Launch:
         description="Train many runs: every agent with every preset, seed and setting, or a search for settings.",
         registry=RULES,
     )
-    if launch.only and not launch.resume:
-        raise ValueError("--only is one run of a sweep that is there: add --resume FOLDER")
-    if launch.resume:
-        _require_same_sweep(default.sweep, launch.sweep, launch.resume)
-    else:
-        refuse_given(launch.sweep, Sweep(), unread_of(launch.sweep))
-    return launch
 
 
 def unread_of(sweep: Sweep) -> dict[str, str]:

@@ -15,7 +15,7 @@ from surefoot.configs import preset_names
 from surefoot.configs.allowed_modules import flag_to_go_on
 from surefoot.configs.casting import read_yaml
 from surefoot.training.cli.errors import one_line_errors, program
-from surefoot.training.cli.options import long_names, read_options
+from surefoot.training.cli.options import long_names, read_options, refuse_place
 from surefoot.training.config.presets import default_config, from_plain, laid_over, load_preset
 from surefoot.training.config.run import RunConfig
 from surefoot.training.config.unread import refuse_unread
@@ -66,6 +66,7 @@ def prepare(agent_name: str, launch: Launch[Any]) -> AnyRun | None:
             raise ValueError(f"--from {launch.from_step} is a step of a run that is there: add --resume RUN")
         name = launch.name or run_folder.default_name(agent_name, launch.run, launch.preset)
         return begin(agent_name, launch.run, launch.out / name, launch.preset)
+    refuse_place(launch.out, launch.name, launch.resume)
     if launch.from_step is None and run_folder.is_finished(launch.resume, launch.run):
         print(f"{launch.resume} is finished; --steps more than {launch.run.steps} resumes it")
         return None

@@ -253,6 +253,17 @@ def test_resume_takes_agent_and_settings_from_the_run(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_a_resumed_run_stays_where_it_is(tmp_path, capsys):
+    assert train("fake", *TASK, "--steps", 9, "--out", tmp_path, "--name", "a") == 0
+    capsys.readouterr()
+    for name in ("--out", "--name"):
+        assert train("--resume", tmp_path / "a", "--steps", 12, name, tmp_path / "b") == 2
+        line = f"surefoot: error: {name} has no effect with --resume {tmp_path / 'a'}, whose folder stays; leave it out"
+        assert capsys.readouterr().err == line + "\n"
+    assert run_folder.last_step(tmp_path / "a") == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_an_existing_folder_is_not_written_over(tmp_path, capsys):
     arguments = ("fake", *TASK, "--steps", 9, "--out", tmp_path, "--name", "a")
     assert train(*arguments) == 0

@@ -110,6 +110,9 @@ def test_a_file_and_its_command_line_are_the_same_sweep(tmp_path):
     )
     assert parse_seeds(by_file.seeds) == parse_seeds(by_words.seeds) == [0, 1, 2]
     assert parse([str(file), "--seeds", "5"]).sweep.seeds == ("5",)
+    for options in (["--max-restarts", "3"], ["--max-restarts=3"], ["--yes", "--max-restarts", "3"]):
+        behind = parse([*options, str(file)]).sweep
+        assert behind == replace(by_file, max_restarts=3)
 
 
 def test_a_field_that_a_grid_names_twice_is_refused(capsys, tmp_path, monkeypatch):
@@ -464,6 +467,22 @@ def test_ctrl_c_stops_cleanly_and_resume_finishes_only_what_was_missing(tmp_path
             assert (run / "meta.json").read_text() == text
     assert main(["sweep", "--resume", str(folder), "--seeds", "0..9"]) == 2
     assert "seeds may not change on resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--name", "x"], "--name has no effect with --resume {0}, whose folder stays; leave it out"),
+        (["--out", "x", "--name", "x"], "--out has no effect with --resume {0}, whose folder stays; leave it out"),
+        (["many.yaml"], "many.yaml does not go with --resume {0}, which has its own sweep.yaml"),
+    ],
+)
+def test_a_sweep_is_resumed_under_its_own_name_and_file(options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    create(tmp_path / "many", Sweep(("sac",)), [])
+    assert main(["sweep", "--resume", "many", *options]) == 2
+    assert capsys.readouterr().err == f"surefoot: error: {message.format('many')}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["many"]
 
 
 def test_who_is_refused_a_sweep_changes_nothing_in_it(tmp_path, capsys):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import tyro
 
+from surefoot.configs.casting import option
 from surefoot.configs.ranges import LARGEST_SEED, require_between
 from surefoot.envs import SETS, EnvConfig, UncertaintySet, disturbances, examine_task, require_time_limit
 from surefoot.envs.uncertainty.batched_episodes import NUM_ENVS
@@ -31,6 +32,7 @@ from surefoot.training.config.unread import refuse_given
 from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs.folder import seed_folders
 from surefoot.training.runs.provenance import provenance
+from surefoot.training.runs.setting import what_differs
 from surefoot.training.runs.shared_policy import stress_page
 
 BUDGET, EVERYTHING = 2_000, "disturbances"
@@ -105,12 +107,28 @@ def check(request: Request) -> None:
 def _opened(arguments: Sequence[str], request: Request, device: torch.device) -> tuple[list[AnyPolicy], EnvConfig]:
     """Return the policies ready for their one task, and that."""
     ready = [_for_task(arguments, request, policy) for policy in open_all(request.policies, request, device)]
-    tasks = {describe(asdict(task)): task for _, task in ready}
-    if len(tasks) > 1:
-        raise ValueError(f"the policies are of different tasks ({'; '.join(tasks)}); stress those of one task together")
+    require_one_task([task for _, task in ready])
     for line in dict.fromkeys(f"note: {policy.label}: {note}" for policy, _ in ready for note in policy.notes):
         print(line)
     return [policy for policy, _ in ready], ready[0][1]
+
+
+def require_one_task(tasks: Sequence[EnvConfig]) -> None:
+    """Raise `ValueError` where tasks differ in anything that decides what an episode of a stress test is."""
+    if names := what_differs([_by_option(task) for task in tasks]):
+        named = "; ".join(dict.fromkeys(describe(asdict(task)) for task in tasks))
+        by = ", ".join(option(f"env.{name}") for name in names)
+        raise ValueError(
+            f"the policies are of different tasks ({named}), which differ in {by}; stress those of one task together"
+        )
+
+
+def _by_option(task: EnvConfig) -> Record:
+    """Return what decides the episodes of a task."""
+    env = asdict(replace(task, num_envs=1, vectorization="sync", termination=None))  # these do not
+    physics = env.pop("physics")
+    fields = {f"physics.{name}": value for name, value in physics.items() if name != "parameters"}
+    return env | fields | {"physics.parameters": sorted(task.physics.fixed().items())}
 
 
 def _for_task(arguments: Sequence[str], request: Request, policy: AnyPolicy) -> tuple[AnyPolicy, EnvConfig]:

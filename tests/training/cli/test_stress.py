@@ -3,16 +3,17 @@
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from surefoot.envs import EnvConfig
+from surefoot.envs import EnvConfig, Physics
 from surefoot.evaluation.stress import measure
 from surefoot.training.cli import stress
 from surefoot.training.cli.main import main
-from surefoot.training.cli.stress import chosen_sets, short_names
+from surefoot.training.cli.stress import chosen_sets, require_one_task, short_names
 
 POLE = EnvConfig("InvertedPendulum-v5", max_episode_steps=12)
 
@@ -221,7 +222,34 @@ def test_policies_of_different_tasks_do_not_share_a_page(make_run, capsys):
     runs = [str(make_run("a", env=POLE)), str(make_run("b", env=EnvConfig("Pendulum-v1")))]
     assert main(["stress", *runs]) == 2
     error = capsys.readouterr().err
-    assert "different tasks (InvertedPendulum-v5, max episode steps 12; Pendulum-v1)" in error
+    assert (
+        "different tasks (InvertedPendulum-v5, max episode steps 12; Pendulum-v1), which differ in --env.id, " in error
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"action_bound": 0.5}, "--env.action-bound"),
+        ({"time_aware": True}, "--env.time-aware"),
+        ({"flatten": True}, "--env.flatten"),
+        ({"kwargs": {"reset_noise_scale": 0.5}}, "--env.kwargs"),
+        ({"physics": Physics(parameters=("control_delay=2",))}, "--env.physics.parameters"),
+    ],
+)
+def test_tasks_that_differ_in_any_field_are_different(changes, option):
+    with pytest.raises(ValueError, match=rf"which differ in {option}; stress those of one task together$"):
+        require_one_task([POLE, replace(POLE, **changes)])
+
+
+def test_what_decides_no_episode_makes_no_other_task():
+    require_one_task([POLE, replace(POLE, num_envs=7, vectorization="async", termination="rules:ends")])
+
+
+def test_a_policy_of_smaller_actions_has_a_page_of_its_own(make_run, capsys):
+    runs = [str(make_run("a", env=POLE)), str(make_run("b", env=replace(POLE, action_bound=0.5)))]
+    assert main(["stress", *runs]) == 2
+    assert "12), which differ in --env.action-bound; stress" in capsys.readouterr().err
 
 
 def test_a_set_with_a_body_that_this_robot_lacks(make_run, tmp_path, capsys):

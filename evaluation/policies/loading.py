@@ -30,30 +30,41 @@ def load_any(
 ) -> AnyPolicy:
     """Return the policy at `path`.
 
-    That is a run folder (at `checkpoint`) or a `.pt` policy file of one, a Stable-Baselines3 archive (`.zip`), an ONNX
-    model (`.onnx`), a TorchScript program (with `allow_code`), `module:function`, or any file of these on the Hub,
-    `hf:ORG/REPO[/FILE][@REVISION]`.
+    That is a run folder (at `checkpoint`; all others have but one policy) or a `.pt` policy file of one, a
+    Stable-Baselines3 archive (`.zip`), an ONNX model (`.onnx`), a TorchScript program (with `allow_code`),
+    `module:function`, or any file of these on the Hub, `hf:ORG/REPO[/FILE][@REVISION]`.
 
     `normalizer` names the `vecnormalize.pkl` of an archive where it does not lie beside it; `none` says that there is
     none. `allow_pickle` lets Stable-Baselines3 itself open an archive that cannot be read without running code.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: a file that is none of these or refused.
+        ValueError: a file that is none of these or refused; of what is no run folder another checkpoint than `latest`.
         ImportError: an extra or the module of a function is missing, named.
     """
     allowed = Permissions(pickle=allow_pickle, code=allow_code)
     if str(path).startswith(hub.PREFIX):
+        _require_no_choice(path, checkpoint)
         there = hub.download(str(path))
         opened = _load_file(there.path, checkpoint, allowed, normalizer, device, hint=there.repo)
         return opened._replace(label=str(path), source=there.source)
     if functions.NAME.fullmatch(str(path)) and not Path(path).exists():
+        _require_no_choice(path, checkpoint)
         return functions.load_function(str(path))
     if not Path(path).exists():
         raise FileNotFoundError(
             f"{path}: no run folder, policy file (.pt), Stable-Baselines3 archive (.zip) or ONNX model (.onnx) there"
         )
+    if not Path(path).is_dir():
+        _require_no_choice(path, checkpoint)
     return _load_file(Path(path), checkpoint, allowed, normalizer, device)
+
+
+def _require_no_choice(path: Path | str, checkpoint: str | int) -> None:
+    if checkpoint != "latest":
+        raise ValueError(
+            f"{path}: --checkpoint {checkpoint} chooses among those of a run folder, and this is none; leave it out"
+        )
 
 
 def _load_file(

@@ -49,6 +49,21 @@ def test_a_run_and_its_policy_file_are_the_same_policy(make_run, as_file):
     assert [space.shape for space in loaded.spaces] == [(3,), (1,)]
 
 
+@pytest.mark.parametrize("checkpoint", ["best", "100", 100])
+@pytest.mark.parametrize("kind", ["file", "archive", "function", "hub"])
+def test_a_checkpoint_is_refused_of_what_has_but_one_policy(make_run, tmp_path, kind, checkpoint):
+    run = make_run("a")
+    (tmp_path / "archive.zip").write_bytes(b"never opened")
+    names = {"file": run / "checkpoints" / "policy-000000100.pt", "archive": tmp_path / "archive.zip"}
+    names |= {"function": "math:sin", "hub": "hf:org/repo"}
+    message = f"{names[kind]}: --checkpoint {checkpoint} chooses among those of a run folder, and this is none; leave"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_any(names[kind], checkpoint=checkpoint)
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        load_any(tmp_path / "absent.pt", checkpoint=checkpoint)
+    assert load_any(run, checkpoint=100).step == 100
+
+
 def test_a_policy_is_brought_to_the_device_that_it_is_asked_for(make_run, monkeypatch):
     run, seen = make_run("a"), []
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: seen.append((type(self).__name__, device)) or self)

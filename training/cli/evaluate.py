@@ -32,7 +32,7 @@ from surefoot.evaluation.statistics import iqm, stratified_bootstrap
 from surefoot.evaluation.storage import load
 from surefoot.training.cli.opening import Opening, open_all
 from surefoot.training.cli.options import read_options
-from surefoot.training.cli.outputs import require_output
+from surefoot.training.cli.outputs import require_output, require_own
 from surefoot.training.cli.results import (
     exit_code,
     noting_unwritten,
@@ -170,6 +170,7 @@ def check(request: Request) -> None:
     if not request.runs:
         raise ValueError("name at least one run folder, policy file or archive to evaluate")
     require_output(request.json, ".json")
+    require_own(request.json, "an evaluation", "results")
     require_between(
         request,
         {"episodes": (1, 10_000_000), "search_episodes": (1, 10_000_000), "n": (2, 10_000), "video_steps": (1, 10**9)},

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+
+from surefoot.configs.yaml_text import parse_yaml
 
 
 def require_output(path: Path | None, *suffixes: str, force: bool = True) -> None:
@@ -32,6 +35,26 @@ def require_output(path: Path | None, *suffixes: str, force: bool = True) -> Non
         raise OSError(f"{path}: {folder} is a file, not a folder; choose another place")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OSError(f"{path}: {folder} cannot be written; choose another place")
+
+
+def require_own(path: Path | None, what: str, *keys: str) -> None:
+    """Raise `ValueError` where a JSON or YAML file would be replaced that holds something else, such as a `meta.json`.
+
+    Args:
+        path: the file; None, not there or empty: there is nothing to replace.
+        what: it is to hold.
+        keys: one of which the mapping in it has, or the first of a list of mappings, where it holds that.
+    """
+    if path is None or not path.is_file() or path.stat().st_size == 0:
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix.lower() == ".json" else parse_yaml(text)
+    except (ValueError, RecursionError):
+        content = None
+    first = next(iter(content), None) if isinstance(content, list) else content
+    if not (isinstance(first, dict) and first.keys() & set(keys)):
+        raise ValueError(f"{path}: {what} would replace this file, which holds none; choose another name")
 
 
 def require_beside(page: Path, suffix: str, start: str) -> None:

@@ -19,7 +19,7 @@ from surefoot.envs.signals import sensor_count, sensor_groups
 from surefoot.envs.task_parameters import TaskParameters, has_model, is_time_aware
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.cli.options import read_options
-from surefoot.training.cli.outputs import require_output
+from surefoot.training.cli.outputs import require_output, require_own
 from surefoot.training.runs.console import print_table
 
 KINDS = {
@@ -52,6 +52,7 @@ def main(arguments: list[str]) -> int:
     """Print the parameters of a task, write the set, and return the exit code."""
     request = read_options(Request, args=arguments, prog="surefoot parameters")
     require_output(request.yaml, ".yaml", ".yml")
+    require_own(request.yaml, "an uncertainty set", "parameters")
     config = EnvConfig(request.task, request.physics, kwargs=request.kwargs)
     found = disturbances(config, per_part=request.per_part)
     chosen = subset(found, *request.only) if request.only else found

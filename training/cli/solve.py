@@ -26,7 +26,7 @@ from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.tables import is_table, read_table
 from surefoot.training.cli import solve_models, solve_vectors
 from surefoot.training.cli.options import read_options
-from surefoot.training.cli.outputs import require_output
+from surefoot.training.cli.outputs import require_output, require_own
 from surefoot.training.config.unread import refuse_given
 from surefoot.training.runs.console import print_table
 
@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)  # the tensors are small, and threads would wait for each other
     request = read_options(Request, args=arguments, prog="surefoot solve")
     require_output(request.json, ".json")
+    require_own(request.json, "a solution", "objective", "worst_case")
     require_output(request.out, ".png", ".pdf", ".svg")
     refuse_given(request, Request(), unread_of(request))
     if request.models:

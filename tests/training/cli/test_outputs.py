@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.training.cli.main import main
-from surefoot.training.cli.outputs import require_beside, require_output
+from surefoot.training.cli.outputs import require_beside, require_output, require_own
 
 
 def test_a_file_that_can_be_written_passes_and_nothing_is_made(tmp_path):
@@ -57,6 +57,33 @@ def test_the_numbers_beside_a_page_replace_only_such_numbers(make_run, capsys, w
         require_beside(page, Path(name).suffix, "".join(own.split())[:10])
     (run / name).unlink()
     require_beside(page, Path(name).suffix, "task")
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "what", "own"),
+    [
+        ("evaluate {run} --json {file}", "meta.json", "an evaluation", '{"time": "now", "results": []}'),
+        ("solve surefoot/Fork-v0 --json {file}", "meta.json", "a solution", '[{"objective": "mean"}]'),
+        ("solve surefoot/Fork-v0 --json {file}", "other.json", "a solution", '{"worst_case": 0.5}'),
+        ("parameters Pendulum-v1 --yaml {file}", "config.yaml", "an uncertainty set", "env: a\nparameters: {}\n"),
+    ],
+)
+def test_numbers_replace_only_numbers_of_their_kind(make_run, capsys, words, name, what, own):
+    run = make_run("run")
+    file = run / name
+    for content in (file.read_text() if file.exists() else "[]", "no: [numbers", "[1, 2]", '{"stress": 1}'):
+        file.write_text(content)
+        assert main(words.format(run=run, file=file).split()) == 2
+        assert capsys.readouterr().err == (
+            f"surefoot: error: {file}: {what} would replace this file, which holds none; choose another name\n"
+        )
+        assert file.read_text() == content
+    keys = ("results", "objective", "worst_case", "parameters")
+    for content in (own, ""):
+        file.write_text(content)
+        require_own(file, what, *keys)
+    require_own(run / "new.json", what, *keys)
+    require_own(None, what, *keys)
 
 
 def test_a_report_in_a_folder_that_cannot_be_written_is_refused_before_the_runs_are_read(make_run, monkeypatch, capsys):

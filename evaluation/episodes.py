@@ -69,7 +69,9 @@ def evaluate(
     Episode `i` starts from reset seed `seed + i` in every Gymnasium task, so which environment runs it and how many
     (`num_envs`) there are does not matter, except that a matrix product over another number of rows may round its last
     bit differently. The same call on the same machine gives the same bits. Tasks that are written as one batched tensor
-    program draw all starts from one generator: there they depend on `num_envs` too. `gamma` is that of `discounted`.
+    program draw all starts from one generator: there they depend on `num_envs` too. So does a
+    stock to start with that a policy searches for over the starts of its first call, and then keeps
+    (`QuantilePolicy.stateful`). `gamma` is that of `discounted`.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; an evaluation needs at least 1")

@@ -109,6 +109,10 @@ class QuantilePolicy(nn.Module):
         """Return a stateful policy for an objective, from an initial stock; None: the trained objective, the best
         stock.
 
+        The best stock is searched for at the first call, over its first 64 rows of start states, and then kept, also
+        by `reset`: another number of environments, and another task, may find another. A policy of its own for each
+        task, or a `stock`, as `measure_objectives` gives one, does not depend on what came first.
+
         `explore`: with the ε that training ends with.
         """
         return StockPolicy(self, objective or self.objective, stock, self.config.final_epsilon * explore, generator)

@@ -23,6 +23,7 @@ from surefoot.configs.casting import read_yaml
 from surefoot.evaluation import bandit_files
 from surefoot.evaluation.bandit_files import OpenBandit
 from surefoot.training.cli.options import read_options
+from surefoot.training.cli.outputs import require_output
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,14 @@ def new(request: New) -> dict[str, Any]:
     """Make the file."""
     path = request.state
     given = _preset(request)
-    with bandit_files.locked(path):
-        if path.exists() and not request.force:
-            raise FileExistsError(f"{path} exists already; choose another name or pass --force to replace it")
-        actions = bandit_files.action_set(given["actions"])
-        made = BanditRequest(actions, given["bounds"], given["replicates"], given["seed"])
-        opened = bandit_files.make(request.learner, given["settings"], made, where="surefoot bandit new")
-        if request.log is not None:
-            opened.warm_start(identify(*read_log(request.log)))
+    require_output(path, force=request.force)
+    actions = bandit_files.action_set(given["actions"])
+    made = BanditRequest(actions, given["bounds"], given["replicates"], given["seed"])
+    opened = bandit_files.make(request.learner, given["settings"], made, where="surefoot bandit new")
+    if request.log is not None:
+        opened.warm_start(identify(*read_log(request.log)))
+    with bandit_files.locked(path):  # not sooner: it makes folders
+        require_output(path, force=request.force)  # another process may have made it meanwhile
         opened.save(path)
     return {"state": str(path), **opened.summary()}
 

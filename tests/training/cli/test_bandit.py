@@ -83,6 +83,15 @@ def test_wrong_calls_say_one_line_and_leave_the_file_as_it_is(state, tmp_path):
     assert "damaged" in refused("tell", state, 0.3)
 
 
+def test_a_learner_that_is_refused_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "bounds: action_weight" in refused("new", "nested/deep/x.json", "--actions", ACTIONS)
+    assert "ucb" in refused("new", "nested/x.json", "ucb", "--actions", ACTIONS, *BOUNDS)
+    assert refused("new", ".", "--force") == "surefoot: error: .: a folder; name the file to write\n"
+    assert refused("ask", "nested/x.json").startswith("surefoot: error: nested/x.json: no such file; ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_learners_sets_and_suffixes(tmp_path):
     polytope = '{"polytope": {"matrix": [[1,0],[0,1],[-1,0],[0,-1],[1,1]], "bound": [1,1,0,0,1.5]}}'
     made = line("new", tmp_path / "p.npz", "linucb", "--actions", polytope, *BOUNDS, "--horizon", 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -68,20 +69,33 @@ def make_plan(budget: int, sets: Sequence[UncertaintySet], nominals: int = 1) ->
         ValueError: too few for every part to have its least; says how many are needed.
     """
     dims = [len(one.parameters) for one in sets]
-    if (enough := least_budget(budget, sets, nominals)) > budget:
-        raise ValueError(
-            f"--budget {budget} is too small: {len(sets)} uncertainty set{'s' * (len(sets) > 1)} of "
-            f"{', '.join(map(str, dims))} parameters need {enough} episodes; raise --budget, or name fewer --sets"
-        )
-    return _divided(budget, dims, nominals)
+    if plan := _fitting(budget, dims, nominals):
+        return plan
+    raise ValueError(
+        f"--budget {budget} is too small: {len(sets)} uncertainty set{'s' * (len(sets) > 1)} of "
+        f"{', '.join(map(str, dims))} parameters need {least_budget(budget, sets, nominals)} episodes; raise --budget, "
+        "or name fewer --sets"
+    )
 
 
 def least_budget(budget: int, sets: Sequence[UncertaintySet], nominals: int = 1) -> int:
     """Return the budget, or how many episodes the sets need at least where that is more."""
     dims = [len(one.parameters) for one in sets]
-    while (needed := total(_divided(budget, dims, nominals), dims)) > budget:
-        budget = needed
-    return budget
+    if _fitting(budget, dims, nominals):
+        return budget
+    return next(more for more in itertools.count(max(budget, 1)) if total(_divided(more, dims, nominals), dims) <= more)
+
+
+def _fitting(budget: int, dims: Sequence[int], nominals: int) -> Plan | None:
+    """Return the plan of the budget, or of the largest smaller one, that fits into its budget; None where none does.
+
+    Parts grow by whole episodes of all their points, so that a plan can be larger than what it is made for.
+    """
+    for smaller in range(budget, 0, -1):
+        plan = _divided(smaller, dims, nominals)
+        if total(plan, dims) <= smaller:
+            return plan
+    return None
 
 
 def _divided(budget: int, dims: Sequence[int], nominals: int) -> Plan:

@@ -41,6 +41,18 @@ def test_too_small_a_budget_says_what_is_needed_and_that_is_enough(budget):
     assert more >= plans.total(two, [2, 6]) == plans.total(two._replace(nominals=1), [2, 6]) + two.nominal
 
 
+@pytest.mark.parametrize(("dims", "least"), [((1,), 154), ((2,), 167), ((3,), 228), ((7,), 349), ((1, 2), 311)])
+def test_every_budget_from_the_least_on_is_enough_and_no_smaller_one(dims, least):
+    sets = [box(d) for d in dims]
+    for budget in (1, 110, least - 1):
+        with pytest.raises(ValueError, match=rf"--budget {budget} is too small: .* need {least} episodes;"):
+            plans.make_plan(budget, sets)
+        assert plans.least_budget(budget, sets) == least
+    spent = [plans.total(plans.make_plan(budget, sets), dims) for budget in range(least, least + 100)]
+    assert all(spent[i] <= least + i for i in range(100))
+    assert plans.least_budget(least + 6, sets) == least + 6
+
+
 def bowl(target, played):
     """Return a policy whose mean is least, 0, at `target`, and which notes what is played from which seeds."""
 

@@ -29,6 +29,7 @@ from surefoot.training import session
 from surefoot.training.config.presets import default_config, laid_over, load_preset, with_changes
 from surefoot.training.config.run import RunConfig
 from surefoot.training.config.unread import refuse_unread
+from surefoot.training.loop.engines import pick_device
 from surefoot.training.loop.loop import Callback
 from surefoot.training.runs import folder as run_folder
 
@@ -172,12 +173,13 @@ def evaluate(
         seed: the default is away from the seeds of evaluations during training.
         checkpoint: of a run or folder.
         allow_code: as for `load_policy`.
-        device: where the policy computes.
+        device: where the policy computes: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Warns where the physics diverged, which ends an episode (`broken`).
     Raises:
         ValueError: a function without a task, or a policy whose spaces are not the task's.
     """
+    device = str(pick_device(device))
     with _allowing({"env": env}, allow_code):
         opened = _open(policy, checkpoint, allow_code, device)
         task = _task(env, opened.env if opened else None)
@@ -218,13 +220,14 @@ def load_policy(
         allow_pickle: let Stable-Baselines3 itself open an archive that cannot be read otherwise, which runs code stored
             in it.
         allow_code: run a TorchScript program, and import the module that a file names for its task (`module:EnvId`).
-        device: where it computes.
+        device: where it computes: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Warns of what a reader of its numbers must know, such as another version of its task (`LoadedPolicy.notes`).
     Raises:
         FileNotFoundError: nothing there, or no such checkpoint.
         ValueError: a file that is none of these, or refused; an objective that this policy was not trained for.
     """
+    device = str(pick_device(device))
     with _allowing({"env": env}, allow_code):
         if callable(path):
             opened = own_policy(path, getattr(path, "__qualname__", type(path).__name__), "function")

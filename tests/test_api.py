@@ -343,3 +343,13 @@ def test_actions_are_clipped_for_a_task_and_nothing_is_ignored_without_one(data_
     assert torch.equal(data.action, surefoot.load_data(data_file).action.clamp(-1, 1))
     with pytest.raises(ValueError, match=r"surefoot\.load_data: clip_actions needs env, the task that says whether"):
         surefoot.load_data(data_file, clip_actions=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "device is 'gpu'"), ("cuda:99", "device cuda:99 was requested")]
+)
+def test_a_device_that_is_not_there_is_named_before_anything_is_opened(device, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        surefoot.load_policy(tmp_path / "none.pt", device=device)
+    with pytest.raises(ValueError, match=message):
+        surefoot.evaluate(tmp_path / "none.pt", device=device)

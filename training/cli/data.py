@@ -35,6 +35,7 @@ from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
 from surefoot.training.config.presets import laid_over
 from surefoot.training.loop.behaviour import documented_epsilon, record_behaviour, steps_of_behaviour
+from surefoot.training.loop.engines import pick_device
 from surefoot.training.runs import folder as run_folder
 from surefoot.training.runs import provenance as provenance_of
 from surefoot.training.runs.console import Terminal, print_table
@@ -160,8 +161,8 @@ def collect(
     """Record a policy in a task and write a D4RL file with its provenance.
 
     Args:
-        policy: a run folder, a policy file (.pt), a Stable-Baselines3 .zip (with --allow-pickle), or `behaviour`: the
-            behaviour policy that the task itself documents.
+        policy: a run folder, a policy file (.pt), a Stable-Baselines3 archive (.zip), an ONNX model (.onnx),
+            `module:function`, or `behaviour`: the behaviour policy that the task itself documents.
         out: the .hdf5 file to write.
         env: the task. Fields not given are the run's own, with the dynamics of its eval.physics.
         steps: transitions to record, over all copies of the task together.
@@ -170,12 +171,13 @@ def collect(
         stochastic: sample from the policy instead of taking its mean action.
         noise: standard deviation of the Gaussian noise on the actions, which are in [-1, 1].
         epsilon: probability of a uniformly random action; default: 0, or as documented for `behaviour`.
-        device: where policy and task run.
+        device: where policy and task run: `auto`, `cpu`, `cuda` or `cuda:N`.
         allow_pickle: let Stable-Baselines3 itself open an archive that cannot be read otherwise, which runs its code.
         allow_code: run a TorchScript program, and import the module that the policy's file names for its task.
         force: replace an existing file.
     """
     require_output(out, ".hdf5", force=force)
+    device = str(pick_device(device))
     _check_recording(policy, env, steps=steps, seed=seed, noise=noise, epsilon=epsilon)
     if str(policy) == "behaviour":
         if stochastic or noise:
@@ -185,7 +187,7 @@ def collect(
         return _collect_behaviour(out, env, steps, seed, epsilon, force)
     chosen = load_any(policy, checkpoint=checkpoint, allow_pickle=allow_pickle, allow_code=allow_code, device=device)
     chosen, task = ready_for(chosen, laid_over(env, chosen.env_config or env))
-    act = _stochastic(policy, checkpoint, device) if stochastic else chosen.act
+    act = _stochastic(chosen) if stochastic else chosen.act
     recipe = {"stochastic": stochastic, "noise_std": noise, "epsilon": epsilon or 0.0, "seed": seed, "steps": steps}
     data = _record(act, chosen, task, recipe, str(out), device)
     write_d4rl(out, data, {**_provenance(policy, chosen, task), **recipe}, force=force)
@@ -325,10 +327,10 @@ def _task_of_policy(arguments: list[str]) -> EnvConfig:
     return EnvConfig(id="")
 
 
-def _stochastic(policy: Path, checkpoint: str, device: str) -> Act:
-    if policy.suffix == ".zip":
-        raise ValueError(f"{policy}: --stochastic is for runs of ours; use --noise or --epsilon with an archive")
-    return make_act(policy_files.load_policy(policy, checkpoint, device).policy, explore=True)
+def _stochastic(chosen: AnyPolicy) -> Act:
+    if chosen.policy is None:
+        raise ValueError(f"{chosen.label}: --stochastic is for runs of ours; use --noise or --epsilon with any other")
+    return make_act(chosen.policy, explore=True)
 
 
 def _check_task(chosen: AnyPolicy, task: Spaces, env_id: str) -> None:

@@ -240,6 +240,23 @@ def test_collect_refuses_what_cannot_work(archive, tmp_path, capsys, options, me
     assert not (tmp_path / "out.hdf5").exists()
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_no_damaged_file(device, archive, tmp_path, capsys):
+    assert call("collect", archive, tmp_path / "out.hdf5", "--env.id", "Pendulum-v1", "--device", device) == 2
+    error = capsys.readouterr().err
+    assert "--device is 'gpu'; choose auto" in error or "device cuda:99 was requested, but PyTorch sees" in error
+    assert "damaged" not in error
+
+
+def test_a_function_has_no_distribution_to_sample_from(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "zero_policy.py").write_text("def act(observations):\n    return observations[:, :1] * 0\n")
+    task = ["--env.id", "Pendulum-v1", "--steps", 10]
+    assert call("collect", "zero_policy:act", tmp_path / "out.hdf5", *task, "--stochastic") == 2
+    assert "zero_policy:act: --stochastic is for runs of ours; use --noise or" in capsys.readouterr().err
+    assert call("collect", "zero_policy:act", tmp_path / "out.hdf5", *task, "--device", "auto") == 0
+
+
 def test_collect_takes_the_task_of_a_run_in_its_evaluation_dynamics(tmp_path):
     sac = agents.get("sac")
     simulator = EnvConfig("Pendulum-v1", physics=Physics(action_noise=0.5), max_episode_steps=50)

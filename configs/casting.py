@@ -22,6 +22,8 @@ def is_yaml(name: str) -> bool:
 
 def read_yaml(source: Traversable) -> dict[str, Any]:
     """Return the mapping in a YAML file; loading never runs code."""
+    if source.is_dir():
+        raise FileNotFoundError(f"{source}: a folder; name the YAML file, such as its config.yaml")
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such file")
     try:

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from surefoot.configs.casting import flattened, merged, nested
+from surefoot.configs.casting import flattened, merged, nested, read_yaml
 
 TOGETHER = {"env.id": "A-v0", "env.physics.gravity": 2.0, "env.physics": {"friction": 0.5}, "env": {"num_envs": 3}}
 
@@ -45,3 +45,8 @@ def test_a_mapping_lies_over_another_key_by_key():
     over = {"a": 6, "b": {"d": {"x": 7}}, "f": None, "h": {"i": 8}}
     assert merged(base, over) == {"a": 6, "b": {"c": 2, "d": {"e": 3, "x": 7}}, "f": None, "h": {"i": 8}}
     assert base["b"] == {"c": 2, "d": {"e": 3}}
+
+
+def test_a_folder_in_place_of_a_yaml_file_is_named_as_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"^{tmp_path}: a folder; name the YAML file, such as its config.yaml$"):
+        read_yaml(tmp_path)

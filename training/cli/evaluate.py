@@ -67,12 +67,12 @@ class Request(Opening):
     of episodes run in parallel."""
     objective: tuple[str, ...] = ()
     """Objectives to evaluate on the discounted return instead, for runs of dhn: mean, cvar(0.1), target(2), ... The
-    policy acts for each in turn, without retraining. Results are values with 95%% intervals, and figures."""
+    policy acts for each in turn, without retraining. Results are values with 95% intervals, and figures."""
     search_episodes: int | None = None
     """Choose the initial stock of each objective by the returns of so many episodes from each of ten stocks, in place
     of the network's estimates, and predict by as many others."""
     grid: str | None = None
-    """Evaluate over this uncertainty set instead: hopper-2, ..., or a YAML file (docs/methods/iwocs.md)."""
+    """Evaluate over this uncertainty set instead: hopper-2, ..., or a YAML file (docs/guides/uncertainty_sets.md)."""
     n: int = 10
     """Grid values per parameter."""
     closed: bool = False

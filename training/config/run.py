@@ -87,9 +87,10 @@ class RunConfig(Generic[C]):
     env: EnvConfig = field(default_factory=EnvConfig)
     """The task, with the dynamics that the agent trains in."""
     uncertainty: str | None = None
-    """Uncertainty set whose parameters vary in training: hopper-2, ..., or a YAML file; see docs/methods/iwocs.md. They
-    are drawn uniformly for each episode (domain randomisation), unless the agent chooses them itself. Evaluations
-    during training are at the nominal values, and for the worst case at `eval.worlds` points of the set."""
+    """Uncertainty set whose parameters vary in training: hopper-2, ..., or a YAML file; see
+    docs/guides/uncertainty_sets.md. They are drawn uniformly for each episode (domain randomisation), unless the agent
+    chooses them itself. Evaluations during training are at the nominal values, and for the worst case at `eval.worlds`
+    points of the set."""
     data: DataConfig = field(default_factory=DataConfig)
     """Recorded transitions, for agents that learn from data."""
     eval: EvalConfig = field(default_factory=EvalConfig)

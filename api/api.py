@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from surefoot import agents as registry
 from surefoot.configs import preset_names
 from surefoot.configs.allowed_modules import imports_allowed, named_modules
 from surefoot.configs.casting import nested, overlay
+from surefoot.configs.ranges import LARGEST_SEED
 from surefoot.envs import EnvConfig, make_own, own_action_space, spaces_of
 from surefoot.evaluation.episodes import NUM_ENVS, EvalResult, divergence
 from surefoot.evaluation.episodes import evaluate as evaluate_act
@@ -179,6 +181,8 @@ def evaluate(
     Raises:
         ValueError: a function without a task, or a policy whose spaces are not the task's.
     """
+    _require_whole("episodes", episodes, 1, 10**9)
+    _require_whole("seed", seed, 0, LARGEST_SEED)
     device = str(pick_device(device))
     with _allowing({"env": env}, allow_code):
         opened = _open(policy, checkpoint, allow_code, device)
@@ -196,7 +200,7 @@ def evaluate(
 
 
 def load_policy(
-    path: str | Path | Callable[[Any], Any],
+    path: str | Path | Run | Callable[[Any], Any],
     env: Task | None = None,
     *,
     checkpoint: str | int = "latest",
@@ -209,7 +213,7 @@ def load_policy(
     """Return a policy ready to act.
 
     Args:
-        path: a run folder, a policy file (.pt) of one, a Stable-Baselines3 archive (.zip), which is read without
+        path: a run or its folder, a policy file (.pt) of one, a Stable-Baselines3 archive (.zip), which is read without
             running code and without that library, an ONNX model (.onnx), a TorchScript program, `module:function`, a
             function from observations (N, obs) to actions (N, act) in the task's own units, or a file on the Hub,
             `hf:ORG/REPO[/FILE][@REVISION]`.
@@ -229,6 +233,7 @@ def load_policy(
     """
     device = str(pick_device(device))
     with _allowing({"env": env}, allow_code):
+        path = path.folder if isinstance(path, Run) else path
         if callable(path):
             opened = own_policy(path, getattr(path, "__qualname__", type(path).__name__), "function")
         else:
@@ -330,6 +335,8 @@ def _task(env: Task | None, own: EnvConfig | None) -> EnvConfig:
         return env
     if isinstance(env, str):
         return EnvConfig(id=env)
+    if not isinstance(env, Mapping | None):
+        raise ValueError(f"env is {env!r}; pass a Gymnasium id, an EnvConfig or a mapping of its fields")
     if own is None and not (env and "id" in env):
         raise ValueError("which task? pass env, a Gymnasium id such as 'Hopper-v5'")
     return _changed(own or EnvConfig(), env or {}, "env")
@@ -346,4 +353,13 @@ def _open(policy: Any, checkpoint: str | int, allow_code: bool, device: str) -> 
     if isinstance(policy, Run):
         return policy.policy(checkpoint, allow_code=allow_code, device=device)
     allowed: dict[str, Any] = {"checkpoint": checkpoint, "allow_code": allow_code, "device": device}
-    return load_policy(policy, **allowed) if isinstance(policy, str | Path) else None
+    if isinstance(policy, str | Path):
+        return load_policy(policy, **allowed)
+    if not callable(policy):
+        raise ValueError(f"policy is {policy!r}; pass a run, a path, a loaded policy or a function")
+    return None
+
+
+def _require_whole(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
+        raise ValueError(f"surefoot.evaluate: {name} is {value!r}; it must be a whole number from {low} to {high:,}")

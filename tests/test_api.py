@@ -147,7 +147,7 @@ def test_wrong_settings_are_one_line_and_leave_nothing_behind(overrides, message
 
 def test_predict_answers_as_it_is_asked_in_the_tasks_own_units(tmp_path):
     folder, policy = write_policy(tmp_path / "run", "sac", SACConfig(hidden=(8,)), EnvConfig("Valve-v0"))
-    loaded = surefoot.load_policy(folder)
+    loaded = surefoot.load_policy(surefoot.Run(folder))
     obs = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
     expected = 2.5 * (policy.act(torch.from_numpy(obs)).numpy() + 1)
     assert 0 <= expected.min() < expected.max() <= 5
@@ -353,3 +353,18 @@ def test_a_device_that_is_not_there_is_named_before_anything_is_opened(device, m
         surefoot.load_policy(tmp_path / "none.pt", device=device)
     with pytest.raises(ValueError, match=message):
         surefoot.evaluate(tmp_path / "none.pt", device=device)
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "message"),
+    [
+        (abs, {"env": "Pendulum-v1", "episodes": 2.5}, "episodes is 2.5; it must be a whole number from 1 to"),
+        (abs, {"env": "Pendulum-v1", "episodes": 0}, "episodes is 0; it must be a whole number from 1 to"),
+        (abs, {"env": "Pendulum-v1", "seed": -5}, "seed is -5; it must be a whole number from 0 to"),
+        (abs, {"env": 5}, "env is 5; pass a Gymnasium id, an EnvConfig or a mapping of its fields"),
+        (None, {"env": "Pendulum-v1"}, "policy is None; pass a run, a path, a loaded policy or a function"),
+    ],
+)
+def test_what_no_evaluation_can_be_of_is_said_in_a_line(policy, settings, message):
+    with pytest.raises(ValueError, match=message):
+        surefoot.evaluate(policy, **settings)

@@ -7,7 +7,10 @@ earned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surefoot.configs.casting import overlay
+from surefoot.envs import EnvConfig
 from surefoot.evaluation.policies import task_versions
 from surefoot.evaluation.policies.opened import AnyPolicy, sha256_of
 from surefoot.evaluation.policies.own_units import Predict, own_policy
@@ -22,7 +27,7 @@ from surefoot.evaluation.policies.own_units import Predict, own_policy
 FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 WHOLE = ("tensor(int64)", "tensor(int32)")
 NAMES = ("action", "actions")  # of the output that is taken where there are several
-TASK = "task"  # in the model's metadata, as `surefoot export` writes it
+TASK, ENV, STEP = "task", "env", "step"  # in the model's metadata, as `surefoot export` writes it: id, settings, step
 NEXT = "next_"  # before the name of a state: the output that is fed in at the next step
 FRESH, REWARD = "fresh", "reward"  # inputs of a model with a memory that are no state
 LARGEST = 2**31  # bytes of a protobuf message, as which a model is read whole
@@ -46,13 +51,32 @@ def load_onnx(path: Path) -> AnyPolicy:
         given = _output([one for one in session.get_outputs() if one.name not in kept])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    metadata = session.get_modelmeta().custom_metadata_map
-    task = task_versions.task_named(metadata[TASK]) if metadata.get(TASK) else None
-    known: dict[str, Any] = {"sha256": sha256_of(path), "env_config": task.config if task else None}
-    known |= {"trained_on": task.trained_on if task else None, "notes": task.notes if task else ()}
+    known = {"sha256": sha256_of(path), **_origin(session.get_modelmeta().custom_metadata_map, path)}
     seen = int(shown.shape[-1])
     predict = Remembering(session, shown, given, states, path) if states else _predict(session, shown, given, path)
     return own_policy(predict, str(path), "onnx", seen, **known)
+
+
+def _origin(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Return what a model says of where it comes from, as fields of `AnyPolicy`; what it does not say is left out."""
+    step = metadata.get(STEP, "")
+    known: dict[str, Any] = {"step": int(step)} if re.fullmatch(r"[0-9]{1,18}", step) else {}
+    if metadata.get(ENV):
+        return known | {"env_config": _env(metadata[ENV], path)}
+    if metadata.get(TASK):  # a model of others, or of an older version: the task as it is
+        task = task_versions.task_named(metadata[TASK])
+        return known | {"env_config": task.config, "trained_on": task.trained_on, "notes": task.notes}
+    return known
+
+
+def _env(text: str, path: Path) -> EnvConfig:
+    """Return the task of a model with all its settings; they are plain values, so that reading them runs no code."""
+    where = f"{path}: {ENV!r} in its metadata"
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON; export it anew") from error
+    return replace(overlay(EnvConfig(), content, where, "env."), num_envs=1, vectorization="sync")
 
 
 def _session(path: Path) -> Any:

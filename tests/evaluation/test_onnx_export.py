@@ -1,6 +1,7 @@
 """ONNX models act as the policy does: for every agent whose policy is a network, memory included."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 
 from surefoot import agents, load_policy
 from surefoot.agents.interface import Spaces
-from surefoot.envs import EnvConfig, own_action_space, spaces_of
+from surefoot.envs import EnvConfig, Physics, own_action_space, spaces_of
 from surefoot.evaluation import onnx_export
 from surefoot.evaluation.episodes import evaluate, make_act
-from surefoot.evaluation.policies import AnyPolicy, load_any
+from surefoot.evaluation.policies import AnyPolicy, fitted, load_any
 from surefoot.training.cli.main import main
 
 POLE = EnvConfig("InvertedPendulum-v5")
@@ -68,6 +69,66 @@ def test_a_run_becomes_a_model_in_the_tasks_own_units(make_run, tmp_path, capsys
     assert json.loads(known["action_names"]) == ["slide"]
     assert json.loads(known["stressed_in"]) == []
     assert known["task"] == "InvertedPendulum-v5"
+
+
+CHANGED = EnvConfig(
+    "InvertedPendulum-v5",
+    Physics(gravity=2.0, parameters=("control_delay=1",)),
+    max_episode_steps=9,
+    action_repeat=2,
+    time_aware=True,
+    action_bound=0.5,
+    kwargs={"reset_noise_scale": 0.2},
+)
+
+
+def test_a_model_is_measured_in_the_task_of_its_run(make_run, tmp_path):
+    run, out = make_run("a", env=CHANGED), tmp_path / "policy.onnx"
+    assert main(["export", str(run), str(out)]) == 0
+    model, policy = load_any(out), load_any(run)
+    assert model.env_config == policy.env_config == replace(CHANGED, physics=Physics())
+    assert (model.step, policy.step) == (100, 100)
+    model = fitted(model, model.env_config)
+    returns = [evaluate(one.act, policy.env_config, episodes=3, seed=0).returns for one in (model, policy)]
+    np.testing.assert_allclose(*returns, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON; export it anew"),
+        ("3", "env holds settings of its own, found 3"),
+        ('{"code": "import os"}', "unknown key 'env.code'"),
+        ('{"num_envs": "many"}', "env.num_envs"),
+        ('{"action_repeat": 0}', "--env.action-repeat is 0"),
+    ],
+)
+def test_a_model_with_a_task_that_is_none_is_refused_in_one_line(text, message, make_run, tmp_path, capsys):
+    out = tmp_path / "policy.onnx"
+    assert main(["export", str(make_run("a", env=POLE)), str(out)]) == 0
+    model = onnx.load(out)
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "env"]
+    entry.value = text
+    onnx.save(model, out)
+    with pytest.raises(ValueError, match=re.escape(f"{out}: 'env' in its metadata: ")) as raised:
+        load_any(out)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("step", "read"), [("7", 7), ("", 0), ("-1", 0), ("many", 0), ("9" * 40, 0), ("\u0663", 0)])
+def test_a_model_that_names_no_task_and_no_step_is_opened_all_the_same(step, read, make_run, tmp_path):
+    out = tmp_path / "policy.onnx"
+    assert main(["export", str(make_run("a", env=POLE)), str(out)]) == 0
+    model = onnx.load(out)
+    for entry in list(model.metadata_props):
+        if entry.key == "env":
+            model.metadata_props.remove(entry)
+        elif entry.key == "step":
+            entry.value = step
+    onnx.save(model, out)
+    opened_again = load_any(out)
+    assert (opened_again.env_config, opened_again.step) == (POLE, read)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from surefoot.envs.names import action_signals, observation_signals
 from surefoot.evaluation.describe import describe
 from surefoot.evaluation.onnx_export import CHECKED, TOLERANCE, deployed, difference_of, export
 from surefoot.evaluation.policies import AnyPolicy
+from surefoot.evaluation.policies.onnx_models import ENV, STEP, TASK
 from surefoot.training.cli.opening import Opening, open_all
 from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_output
@@ -53,14 +54,14 @@ def metadata_of(path: Path, policy: AnyPolicy) -> dict[str, Any]:
     known: dict[str, Any] = {
         "surefoot": metadata.version("surefoot"),
         "agent": policy.agent_name,
-        "step": str(policy.step),
+        STEP: str(policy.step),
         "observation": bounds_of(policy.spaces.observation),
         "action": bounds_of(policy.own_action),
         "stressed_in": [one["name"] for one in stress["policies"][0]["sets"]] if stress else [],
     }
     if policy.env_config is not None:
         task = policy.env_config
-        known |= {"task": task.id, "dynamics": describe(asdict(task)), **names_of(task)}
+        known |= {TASK: task.id, ENV: asdict(task), "dynamics": describe(asdict(task)), **names_of(task)}
     return known
 
 

@@ -31,6 +31,45 @@ mujoco.Renderer(model, 32, 32).render()
 """
 
 
+def require_drawable(config: EnvConfig) -> None:
+    """Draw one image of a task, so that what is missing is known before its policy is measured.
+
+    Raises:
+        ImportError: a package that draws is not installed, named.
+        OSError: nothing here can draw without a screen; what to install is named.
+        ValueError: a task that draws nothing.
+    """
+    env = make_single(config)
+    modes = env.metadata.get("render_modes") or ()
+    env.close()
+    if "rgb_array" not in modes:
+        raise ValueError(f"{config.id} cannot be drawn: it has no render mode rgb_array; leave --video out")
+    try:
+        env = _drawn(config)
+        try:
+            env.reset(seed=0)
+            env.render()
+        finally:
+            env.close()
+    except (ImportError, OSError):
+        raise
+    except gym.error.DependencyNotInstalled as error:
+        raise ImportError(f"{config.id} cannot be drawn: {error}") from error
+    except Exception as error:  # whatever a driver or the code of others raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{config.id} cannot be drawn ({reason}); leave --video out") from error
+
+
+def _drawn(config: EnvConfig) -> gym.Env:
+    """Return a task that draws its frames."""
+    if find_module("moviepy") is None:
+        raise ImportError('videos need moviepy: pip install "surefoot[video]"')
+    if "mujoco" in str(find_spec(config.id).entry_point):
+        choose_gl()
+        config = replace(config, kwargs={**FRAME, **config.kwargs})
+    return make_single(config, "rgb_array")
+
+
 def record_episode(
     act: Act,
     config: EnvConfig,
@@ -47,14 +86,10 @@ def record_episode(
 
     `ImportError` names the extra where moviepy is missing; `OSError` names what to install where nothing can draw.
     """
-    if find_module("moviepy") is None:
-        raise ImportError('videos need moviepy: pip install "surefoot[video]"')
-    if "mujoco" in str(find_spec(config.id).entry_point):
-        choose_gl()
-        config = replace(config, kwargs={**FRAME, **config.kwargs})
+    task = _drawn(config)
     with temporary_folder(out) as folder:
         frames = str(folder / "new")  # the recorder warns of a folder that exists
-        env: Any = RecordVideo(make_single(config, "rgb_array"), frames, episode_trigger=lambda _: True)
+        env: Any = RecordVideo(task, frames, episode_trigger=lambda _: True)
         try:
             ended = _play(act, env, seed, steps, device)
         except BaseException:

@@ -26,7 +26,7 @@ from surefoot.evaluation.describe import Record, describe
 from surefoot.evaluation.episodes import NUM_ENVS, divergence, evaluate
 from surefoot.evaluation.figures.caption import caption_of_policy
 from surefoot.evaluation.figures.video import STEPS as VIDEO_STEPS
-from surefoot.evaluation.figures.video import record_episode
+from surefoot.evaluation.figures.video import record_episode, require_drawable
 from surefoot.evaluation.policies import AnyPolicy, fitted, for_task
 from surefoot.evaluation.statistics import iqm, stratified_bootstrap
 from surefoot.evaluation.storage import load
@@ -109,6 +109,8 @@ def main(arguments: list[str]) -> int:
         require_time_limit(task)
     for line in dict.fromkeys(f"note: {policy.label}: {note}" for policy in chosen for note in policy.notes):
         print(line)
+    for task in {repr(task): task for task in tasks}.values() if request.video else ():
+        require_drawable(task)
     if request.objective:
         return _for_objectives(request, chosen, tasks, device)
     if request.grid is not None:

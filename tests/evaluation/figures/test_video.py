@@ -12,7 +12,7 @@ import torch
 from surefoot.envs import EnvConfig
 from surefoot.evaluation.episodes import evaluate
 from surefoot.evaluation.figures import video
-from surefoot.evaluation.figures.video import choose_gl, record_episode
+from surefoot.evaluation.figures.video import choose_gl, record_episode, require_drawable
 
 TINY = EnvConfig("InvertedPendulum-v5", max_episode_steps=100, kwargs={"width": 64, "height": 48})
 CAN_DRAW = "DISPLAY" in os.environ or any(video._draws(backend) for backend in ("egl", "osmesa"))
@@ -41,7 +41,7 @@ def drawn(monkeypatch):
     monkeypatch.setattr(video, "choose_gl", lambda: None)
     task = gym.wrappers.TransformReward(gym.make("Pendulum-v1", render_mode="rgb_array"), lambda reward: reward)
     monkeypatch.setattr(task.unwrapped, "render", lambda: np.zeros((48, 64, 3), np.uint8))
-    monkeypatch.setattr(video, "make_single", lambda config, mode: task)
+    monkeypatch.setattr(video, "make_single", lambda config, mode=None: task)
     return EnvConfig("Pendulum-v1")
 
 
@@ -114,3 +114,31 @@ def test_without_moviepy_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "find_module", lambda name: None)
     with pytest.raises(ImportError, match=r"surefoot\[video\]"):
         record_episode(push, TINY, tmp_path / "a.mp4", seed=1)
+
+
+def test_a_task_that_draws_nothing_is_told_before_it_is_measured():
+    message = r"^surefoot/Pendulum-v0 cannot be drawn: it has no render mode rgb_array; leave --video out$"
+    with pytest.raises(ValueError, match=message):
+        require_drawable(EnvConfig("surefoot/Pendulum-v0"))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (gym.error.DependencyNotInstalled("no pygame, run `pip install it`"), ImportError, ": no pygame, run `pip in"),
+        (OSError("no screen"), OSError, "no screen"),
+        (RuntimeError("no\ncontext"), ValueError, r" \(RuntimeError: no context\); leave --video out"),
+    ],
+)
+def test_what_keeps_a_task_from_being_drawn_is_one_line(error, kind, words, monkeypatch):
+    class Undrawn(gym.Wrapper):
+        def render(self):
+            raise error
+
+    monkeypatch.setattr(video, "_drawn", lambda config: Undrawn(gym.make("Pendulum-v1", render_mode="rgb_array")))
+    with pytest.raises(kind, match=words):
+        require_drawable(EnvConfig("Pendulum-v1"))
+
+
+def test_a_task_that_draws_passes(drawn):
+    require_drawable(drawn)

@@ -239,6 +239,7 @@ def test_a_run_given_twice_would_count_twice(make_run):
 
 def test_video_is_written_into_the_run(make_run, monkeypatch, capsys):
     asked = []
+    monkeypatch.setattr(commands_evaluate, "require_drawable", lambda task: None)
     monkeypatch.setattr(
         commands_evaluate, "record_episode", lambda act, task, out, **rest: asked.append((task, out, rest))
     )
@@ -268,7 +269,15 @@ def without_room(run):
     return run
 
 
-def test_where_nothing_can_be_written_the_table_is_shown_and_the_place_named(make_run, capsys):
+def test_a_task_that_cannot_be_drawn_is_refused_before_it_is_measured(make_run, monkeypatch):
+    monkeypatch.setattr(commands_evaluate, "measure", lambda *what: pytest.fail("measured"))
+    run = make_run("a", env=EnvConfig("surefoot/Pendulum-v0"))
+    with pytest.raises(ValueError, match="surefoot/Pendulum-v0 cannot be drawn"):
+        main([str(run), "--video"])
+
+
+def test_where_nothing_can_be_written_the_table_is_shown_and_the_place_named(make_run, monkeypatch, capsys):
+    monkeypatch.setattr(commands_evaluate, "require_drawable", lambda task: None)
     run = without_room(make_run("a"))
     assert main([str(run), "--episodes", "2", "--video", "--video-steps", "2"]) == 1
     shown = capsys.readouterr()

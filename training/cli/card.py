@@ -7,6 +7,8 @@ from pathlib import Path
 
 import tyro
 
+from surefoot.evaluation.describe import Record
+from surefoot.evaluation.policies import AnyPolicy
 from surefoot.evaluation.policy_files import policy_path
 from surefoot.evaluation.storage import write_atomically
 from surefoot.training.cli.opening import Opening, open_all
@@ -45,18 +47,25 @@ def main(arguments: list[str]) -> int:
 
 
 def text_of(request: Request, name: str | None = None) -> str:
-    """Return the card of a request; `ValueError` where the task is not known."""
+    """Return the card of a request; `ValueError` where the task is not known, or another than `--task`."""
     path = request.policy
     (policy,) = open_all([path], request)
     stress = read_stress(path, policy, request.stress)
-    known = [policy.env_config.id] if policy.env_config else []
-    known += [stress["policies"][0]["env"]["id"]] if stress else []
-    task = request.task or next(iter(known), None)
-    if task is None:
-        raise ValueError(f"{path}: neither the file nor a stress test says which task it is for; add --task")
+    task = _task_of(request, policy, stress)
     file = policy_path(path, request.checkpoint) if path.is_dir() else path
     facts = facts_of(path, policy, task, file.name)
     return card(facts, stress, license_name=request.license, name=name or (path.name if path.is_dir() else path.stem))
+
+
+def _task_of(request: Request, policy: AnyPolicy, stress: Record | None) -> str:
+    """Return the task of the card: what the file or its stress test says, which --task may not contradict."""
+    known = [policy.env_config.id] if policy.env_config else []
+    known += [stress["policies"][0]["env"]["id"]] if stress else []
+    if request.task is None and not known:
+        raise ValueError(f"{request.policy}: neither the file nor a stress test says which task it is for; add --task")
+    if request.task is not None and known and request.task not in (*known, policy.trained_on):
+        raise ValueError(f"{request.policy}: is for {known[0]}, not {request.task}; leave --task out")
+    return request.task or known[0]
 
 
 def _default_out(path: Path) -> Path:

@@ -4,13 +4,15 @@ import base64
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 
 from surefoot.envs import EnvConfig
-from surefoot.evaluation.policies import load_any
+from surefoot.evaluation.policies import AnyPolicy, load_any
 from surefoot.evaluation.policies.opened import sha256_of
+from surefoot.training.cli.card import Request, _task_of
 from surefoot.training.cli.main import main
 from surefoot.training.runs.shared_policy import read_stress
 
@@ -85,6 +87,36 @@ def test_a_run_has_the_checksum_of_its_checkpoint_and_a_test_without_one_is_take
     known = {"agent": "sac", "step": 100, "training_seed": 3, "env": {"id": POLE.id}, "sha256": None}
     (run / "stress.json").write_text(json.dumps({"stress": 1, "policies": [known]}))
     assert read_stress(run, policy)["policies"] == [known]
+
+
+def test_a_task_that_contradicts_what_is_known_is_refused(make_run, capsys):
+    run = make_run("pole", env=POLE)
+    for command in (["card", str(run)], ["push", str(run), "--to", "org/pole"]):
+        assert main([*command, "--task", "Hopper-v5"]) == 2
+        said = f"surefoot: error: {run}: is for InvertedPendulum-v5, not Hopper-v5; leave --task out\n"
+        assert capsys.readouterr().err == said
+    assert not (run / "README.md").exists()
+    assert main(["card", str(run), "--task", "InvertedPendulum-v5"]) == 0
+    assert "A policy for `InvertedPendulum-v5`" in (run / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("task", "said"), [("Hopper-v5", "Hopper-v5"), ("Hopper-v3", "Hopper-v3"), (None, "Hopper-v5")]
+)
+def test_the_older_id_that_a_file_names_is_no_contradiction(task, said):
+    policy = AnyPolicy(None, None, None, "sb3-sac", "a.zip", 0, EnvConfig("Hopper-v5"), trained_on="Hopper-v3")
+    assert _task_of(Request(Path("a.zip"), task=task), policy, None) == said
+
+
+def test_a_task_may_not_contradict_the_stress_test_either():
+    policy = AnyPolicy(None, None, None, "function", "mine:act", 0, None)
+    stress = {"policies": [{"env": {"id": "Hopper-v5"}}]}
+    assert _task_of(Request(Path("mine:act")), policy, stress) == "Hopper-v5"
+    with pytest.raises(ValueError, match=r"^mine:act: is for Hopper-v5, not Ant-v5; leave --task out$"):
+        _task_of(Request(Path("mine:act"), task="Ant-v5"), policy, stress)
+    assert _task_of(Request(Path("mine:act"), task="Ant-v5"), policy, None) == "Ant-v5"
+    with pytest.raises(ValueError, match=r"add --task$"):
+        _task_of(Request(Path("mine:act")), policy, None)
 
 
 class Hub(BaseHTTPRequestHandler):

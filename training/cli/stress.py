@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from surefoot.evaluation.policies import AnyPolicy, fitted, for_task
 from surefoot.evaluation.storage import write_atomically
 from surefoot.evaluation.stress.measure import SEED, stress
 from surefoot.evaluation.stress.plays import Outcomes, Plays, require_plays
-from surefoot.evaluation.uncertainty_grid import load_set
+from surefoot.evaluation.uncertainty_grid import code_of, load_set
 from surefoot.training.cli.opening import Opening, open_all
 from surefoot.training.cli.options import read_options
 from surefoot.training.cli.outputs import require_beside, require_output
@@ -149,8 +150,9 @@ def chosen_sets(names: Sequence[str], task: EnvConfig) -> list[UncertaintySet]:
     """Return the sets that are named, or the task's largest published one and all that can be disturbed in it."""
     if names:
         sets = [disturbances(task) if name == EVERYTHING else load_set(name) for name in names]
-        if len({one.name for one in sets}) < len(sets):
-            raise ValueError("--sets names a set twice")
+        for (name, one), (other, two) in combinations(zip(names, sets, strict=True), 2):
+            if code_of(one) == code_of(two):  # whatever they are called
+                raise ValueError(f"--sets names a set twice: {name} and {other}; leave one out")
         return sets
     published = [
         one for name, one in SETS.items() if _same_task(one.env, task.id) and name.rpartition("-")[2].isdigit()

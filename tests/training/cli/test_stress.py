@@ -1,6 +1,7 @@
 """`surefoot stress`: one page, one JSON file, and one line where something is wrong."""
 
 import json
+import re
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
@@ -265,6 +266,19 @@ def test_by_default_a_task_has_its_largest_published_set_and_all_that_can_be_dis
     assert {"control_delay", "sensor_drop"} <= set(every.param_names)
     two = chosen_sets(("disturbances", "walker-1"), EnvConfig("Walker2d-v5"))
     assert [one.env for one in two] == ["Walker2d-v5", "Walker2d-v5"]
+
+
+def test_a_set_that_is_named_twice_is_refused_whatever_it_is_called(tmp_path):
+    one, two, other = (tmp_path / f"{name}.yaml" for name in ("one", "two", "other"))
+    for path in (one, two):
+        path.write_text("env: InvertedPendulum-v5\nparameters: {body_mass.pole: {low: 3, high: 6}}\n")
+    other.write_text("env: InvertedPendulum-v5\nparameters: {body_mass.pole: {low: 3, high: 7}}\n")
+    names = str(one), f"{tmp_path}/./one.yaml", str(two)
+    for first, second in ((names[0], names[1]), (names[0], names[2]), ("disturbances", "disturbances")):
+        message = f"--sets names a set twice: {first} and {second}; leave one out"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            chosen_sets((first, str(other), second), POLE)
+    assert [one.name for one in chosen_sets((names[0], str(other)), POLE)] == [names[0], str(other)]
 
 
 def test_names_are_as_short_as_tells_them_apart(tmp_path):

@@ -62,9 +62,14 @@ def push(request: Request, text: str, files: dict[str, Path]) -> str:
     try:
         api.create_repo(request.to, private=request.private, exist_ok=True)
         done = api.create_commit(request.to, operations, commit_message="Add a policy with where it fails")
-    except (hub.errors.HfHubHTTPError, hub.errors.LocalTokenNotFoundError, ValueError, OSError) as error:
+    except (hub.errors.HfHubHTTPError, hub.errors.LocalTokenNotFoundError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise OSError(f"{request.to}: not sent ({reason}); log in with `hf auth login`, or set HF_TOKEN") from error
+    except Exception as error:  # of its transport, which differs between versions
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConnectionError(
+            f"{request.to}: not sent, for the Hub cannot be reached ({reason}); send it again when it can"
+        ) from error
     return str(done.commit_url)
 
 

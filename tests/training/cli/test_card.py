@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -188,3 +189,15 @@ def test_a_refusal_of_the_hub_is_one_line(make_run, hub, capsys):
     assert error.startswith("surefoot: error: org/pole: not sent (")
     assert error.count("\n") == 1
     assert not hub.files
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(make_run, monkeypatch, capsys):
+    with socket.socket() as taken:  # a port at which nobody listens
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+        assert main(["push", str(make_run("pole", env=POLE)), "--to", "org/pole"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("surefoot: error: org/pole: not sent, for the Hub cannot be reached (")
+    assert error.endswith("); send it again when it can\n")
+    assert error.count("\n") == 1

@@ -49,18 +49,22 @@ def check_health(
     require_limit(max_episode_steps, "max_episode_steps")
     report = Health(str(source))
     references: tuple[float, float] | None
+    own_space: gym.spaces.Space[Any] | None = None
     if is_minari(source):
         dataset = open_minari(str(source).removeprefix("minari:"))
         arrays = read_minari_arrays(dataset)
         arrays["actions"] = unit_actions(arrays["actions"], dataset.action_space)
-        action_space = action_space or _discrete(dataset.action_space)
+        own_space = dataset.action_space
+        action_space = action_space or _discrete(own_space)
         references = reference_scores(dataset)
     else:
         path = d4rl_path(str(source))
         arrays, metadata = read_arrays(path), read_metadata(path)
         report.facts["metadata"] = metadata
         references = d4rl_references(env_id or metadata.get("env_id") or str(source).removeprefix("d4rl:"))
-    examine(arrays, report, max_episode_steps, discrete=isinstance(action_space, gym.spaces.Discrete))
+    examine(
+        arrays, report, max_episode_steps, discrete=_is_discrete(own_space if action_space is None else action_space)
+    )
     _spaces(arrays, report, observation_space, action_space)
     returns = report.facts.get("return")
     score = scale_score(returns["mean"], *references) if references and returns else None
@@ -72,18 +76,27 @@ def _discrete(space: gym.spaces.Space[Any]) -> gym.spaces.Discrete | None:
     return space if isinstance(space, gym.spaces.Discrete) else None
 
 
+def _is_discrete(space: gym.spaces.Space[Any] | None) -> bool | None:
+    """Whether actions of a space are numbers of choices; None where it is not known, or neither Box nor Discrete."""
+    return isinstance(space, gym.spaces.Discrete) if isinstance(space, gym.spaces.Discrete | gym.spaces.Box) else None
+
+
 def examine(
-    arrays: Mapping[str, np.ndarray], report: Health, max_episode_steps: int | None = None, *, discrete: bool = False
+    arrays: Mapping[str, np.ndarray],
+    report: Health,
+    max_episode_steps: int | None = None,
+    *,
+    discrete: bool | None = None,
 ) -> None:
     """Add to the report what the rows show; `arrays` are under D4RL's names, in any state.
 
-    Actions are numbers of a Discrete space where `discrete` says so, or where they are one column of whole numbers.
+    Actions are numbers of a Discrete space where `discrete` says so; None: where they are one column of whole numbers.
     """
     rows = _common_rows(arrays, report)
     if not rows:
         return
     _values(rows, report)
-    if "actions" in rows and (discrete or are_numbers(rows["actions"])):
+    if "actions" in rows and (are_numbers(rows["actions"]) if discrete is None else discrete):
         _numbers(squeeze_column(rows["actions"]), report)
     elif "actions" in rows:
         _actions(rows["actions"], report)

@@ -244,3 +244,16 @@ def test_a_minari_set_of_dictionaries_is_named_for_what_it_is(tmp_path, monkeypa
         minari.create_dataset_from_buffers("toy/dictionaries-v0", [episode], **spaces)
     with pytest.raises(ValueError, match=r"observations are Dict\(.*only flat Box spaces"):
         check_health("minari:toy/dictionaries-v0")
+
+
+@pytest.mark.parametrize("largest", [2, 300])
+def test_whole_numbers_of_a_box_are_no_choices(rows, save, largest):
+    rows["actions"] = np.arange(10)[:, None] % 2 * np.float32(largest)
+    path = save(rows)
+    report = check_health(path, action_space=gym.spaces.Box(-1, 1, (1,)))
+    assert "action_counts" not in report.facts
+    assert report.facts["action_out_of_bounds"] == 5
+    assert f"actions: 5 rows leave [-1, 1], the largest magnitude is {largest}" in report.problems
+    assert check_health(path).facts["action_counts"] == {"0": 5, f"{largest}": 5}  # nothing says that they are a Box's
+    numbers = check_health(path, action_space=gym.spaces.Discrete(largest + 1))
+    assert numbers.facts["action_counts"] == {"0": 5, f"{largest}": 5}

@@ -23,7 +23,7 @@ from surefoot.envs import EnvConfig, make_own, own_action_space, spaces_of
 from surefoot.evaluation.episodes import NUM_ENVS, EvalResult, divergence
 from surefoot.evaluation.episodes import evaluate as evaluate_act
 from surefoot.evaluation.loaded_policy import LoadedPolicy
-from surefoot.evaluation.policies import bound_to, load_any
+from surefoot.evaluation.policies import AnyPolicy, bound_to, load_any
 from surefoot.evaluation.policies.own_units import act_of, own_policy
 from surefoot.offline_data import DataConfig, Transitions, load_for
 from surefoot.offline_data import load as load_recorded
@@ -242,15 +242,20 @@ def load_policy(
             opened = load_any(path, checkpoint=checkpoint, **settings)
         if env is not None:
             opened = bound_to(opened, _task(env, opened.env_config))
-    if objective is not None:
-        from surefoot.evaluation.objectives import served
-
-        owner, (wanted,) = served(opened.policy, [objective])
-        opened = opened._replace(act=owner.stateful(wanted))
-    loaded = LoadedPolicy(opened, device)
+    loaded = LoadedPolicy(_acting_for(opened, objective), device)
     for note in loaded.notes:
         warnings.warn(f"{opened.label}: {note}", stacklevel=2)
     return loaded
+
+
+def _acting_for(opened: AnyPolicy, objective: str | None) -> AnyPolicy:
+    """Return a policy that acts for an objective; None: as it was trained."""
+    if objective is None:
+        return opened
+    from surefoot.evaluation.objectives import served
+
+    owner, (wanted,) = served(opened.policy, [objective])
+    return opened._replace(act=owner.stateful(wanted))
 
 
 def load_data(source: str | Path, env: Task | None = None, *, seed: int = 0, **settings: Any) -> Transitions:

@@ -170,7 +170,7 @@ def test_lengths_that_follow_from_the_run_are_filled_in_and_kept(tmp_path):
     deep, _ = settle("nora-deep", tiny("nora-deep", horizon=None))
     assert deep.agent.horizon == 4
     anytime = dataclasses.replace(config, agent=dataclasses.replace(config.agent, ridge=1.0, failure_probability=0.1))
-    assert settle("dynlin-ucb", anytime)[0].agent.horizon is None
+    assert settle("dynlin-ucb", anytime)[0].agent.horizon == 300  # no constant needs it, and the last epoch ends there
 
 
 def test_what_will_run_is_said(data_file):

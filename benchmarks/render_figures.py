@@ -213,8 +213,8 @@ def draw_robust_curves(results: Path = RESULTS, images: Path = IMAGES) -> Path:
     panels[0].set_ylabel(f"worst case over the grid,\n{MEAN_RETURN}")
     legend_below(figure, max(panels, key=lambda axes: len(axes.lines)))
     episodes = ", ".join(f"{next(iter(methods.values()))[0]['episodes']} in {name}" for name, methods in sets.items())
-    single = [name for name, methods in sets.items() if all(len(curves) == 1 for curves in methods.values())]
-    alone = f"; one seed of each method, no band, in {', '.join(single)}" if single else ""
+    single = [f"{one} in {name}" for name, methods in sets.items() for one in methods if len(methods[one]) == 1]
+    alone = f"; one seed, no band: {', '.join(single)}" if single else ""
     shows = (
         f"lowest mean return of a point of the half-open grid, 10 values a parameter, from seeds that no training saw "
         f"(episodes a point: {episodes}); line: mean over seeds; band: its 95% bootstrap interval{alone}"

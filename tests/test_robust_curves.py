@@ -189,5 +189,5 @@ def test_the_figure_has_a_panel_a_set_a_line_a_method_and_a_band_where_there_are
     corners = pendulum.collections[0].get_paths()[0].vertices
     assert (corners[:, 1].min(), corners[:, 1].max()) == (5, 1000)
     assert "episodes a point: 2 in halfcheetah-2" in caption.shows
-    assert caption.shows.endswith("; one seed of each method, no band, in halfcheetah-2")
+    assert caption.shows.endswith("; one seed, no band: nominal in halfcheetah-2, rarl in inverted-pendulum-2")
     assert caption.seeds == "seeds 20, 21"
